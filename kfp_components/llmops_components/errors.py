@@ -1,0 +1,62 @@
+"""What can go wrong in a component, sorted by who must act.
+
+ComponentError
+├── InputError            the caller's data or settings are wrong; running again as it is cannot help
+│   ├── DataError         a dataset: which file, row and field
+│   ├── SettingError      an argument: which one, what was expected, the nearest valid name
+│   └── ModelError        a model: missing weights, unknown repository, unreadable file
+└── UnavailableError      a service or resource is not there right now; running again may help
+
+A message has four parts: what happened, where, why, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ComponentError(Exception):
+    """Base of every error that a component raises on purpose."""
+
+    retryable = True
+
+
+class InputError(ComponentError):
+    """The caller must change something; a retry fails in the same way."""
+
+    retryable = False
+
+
+class DataError(InputError):
+    """A dataset cannot be used; names the file, the row and the field."""
+
+
+class SettingError(InputError):
+    """An argument is unknown or has a wrong value."""
+
+
+class ModelError(InputError):
+    """A model cannot be found or loaded."""
+
+
+class UnavailableError(ComponentError):
+    """A service or resource was not available after retries."""
+
+
+def check_known(given: Iterable[str], valid: Iterable[str], what: str) -> None:
+    """Raise :class:`SettingError` naming every unknown key and the nearest valid one.
+
+    Args:
+        given: Keys that the caller passed.
+        valid: Keys that are understood.
+        what: Where the keys belong, for the message, for example ``"training_args"``.
+    """
+    valid = sorted(set(valid))
+    problems = []
+    for key in given:
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
+            problems.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    if problems:
+        raise SettingError(f"Unknown {what}: {', '.join(problems)}. Valid names: {', '.join(valid)}.")
