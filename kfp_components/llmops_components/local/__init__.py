@@ -1,1 +1,1 @@
-"""."""
+"""Running compiled pipelines on one machine, without a cluster."""

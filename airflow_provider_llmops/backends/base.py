@@ -1,0 +1,89 @@
+"""The protocol between hooks and whatever executes pipeline runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from airflow_provider_llmops.specs import BoundPipeline
+from airflow_provider_llmops.states import RunState
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to run.
+
+    :param display_name: unique name of the run; contains the token of the task that asks for it
+    :param pipeline: specification and parameters
+    :param labels: where the run comes from: dag, run, task and component digest
+    :param environment: environment variables for the steps. May hold secrets: never stored, logged or shown.
+    """
+
+    display_name: str
+    pipeline: BoundPipeline
+    labels: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pipeline run as its backend sees it now.
+
+    :param run_id: the backend's id
+    :param display_name: name given when it was submitted
+    :param state: current state
+    :param tasks: state of each step by name
+    :param error: what went wrong, in one line, with the step's name
+    :param retryable: False when the step said that the same input will fail again
+    :param created_at: when it was submitted
+    :param finished_at: when it ended
+    :param log_hint: where to read the whole log
+    """
+
+    run_id: str
+    display_name: str
+    state: RunState
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+    retryable: bool = True
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+    log_hint: str | None = None
+
+
+class PipelineBackend(Protocol):
+    """Something that carries out pipeline runs.
+
+    Every method may raise :class:`ApiUnavailableError` (may be retried) or :class:`ConfigurationError` (may not).
+    """
+
+    def submit(self, request: RunRequest) -> str:
+        """Start a run and return its id."""
+
+    def get(self, run_id: str) -> Run:
+        """Read one run; :class:`ConfigurationError` if there is none with that id."""
+
+    def find(self, display_name: str) -> Run | None:
+        """Look a run up by its exact display name."""
+
+    def list_finished(self, since: datetime) -> Iterator[Run]:
+        """Runs that finished at or after a moment."""
+
+    def cancel(self, run_id: str) -> None:
+        """Stop a run; does nothing if it has ended."""
+
+    def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
+        """Complete log lines from a byte offset on, and the offset behind them."""
+
+    def read_result(self, run_id: str, task: str) -> tuple[str, str]:
+        """Text and address of the result that a step wrote; :class:`ResultError` if there is none."""
+
+    def check(self) -> str:
+        """Say in one line what was reached; raises if it cannot be used."""
+
+
+def parse_time(value: Any) -> datetime | None:
+    """Read an ISO 8601 time; ``None`` stays ``None``."""
+    return datetime.fromisoformat(value) if value else None

@@ -1,0 +1,322 @@
+"""Pipeline runs on this machine: each run is a detached process of the data plane's interpreter.
+
+A run's directory is the whole interface to its process, and survives the worker that started it. It is described
+where it is carried out, in ``llmops_components.local.runner``. The process holds a lock on the directory's ``lock`` file
+from before its first instruction until it is gone, so a run that is alive can be told from one that died without
+asking for process ids, which are reused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
+from airflow_provider_llmops.states import RunState
+
+if TYPE_CHECKING:
+    import psutil
+
+MIN_FREE_BYTES = 512 * 1024 * 1024
+LOG_CHUNK_BYTES = 256 * 1024
+TERMINATE_GRACE_SECONDS = 5.0
+RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
+
+_RUNNER_MODULE = "llmops_components.local.runner"
+_NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
+# The worker's environment holds connections, the Fernet key and the task's token; a training step needs none of them.
+_PRIVATE_PREFIXES = ("AIRFLOW_", "AIRFLOW__", "_AIRFLOW")
+
+
+class LocalPipelineBackend:
+    """Carries out runs with ``kfp.local`` in detached processes.
+
+    :param python: interpreter of the data plane's environment
+    :param root: directory that holds ``runs/``
+    """
+
+    def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
+        self._python = Path(python)
+        self._root = Path(root)
+        self._runs = self._root / "runs"
+
+    def submit(self, request: RunRequest) -> str:
+        """Prepare the run's directory, then start its process.
+
+        The id is derived from the display name and the directory appears by one rename, so the same display name
+        never starts twice.
+        """
+        self._check_python()
+        run_id = self._id_of(request.display_name)
+        directory = self._runs / run_id
+        try:
+            self._check_space()
+            aside = self._runs / f".{run_id}.{os.getpid()}"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            _write_json(aside / "pipeline.yaml", request.pipeline.spec)  # JSON is YAML
+            _write_json(
+                aside / "request.json",
+                {
+                    "run_id": run_id,
+                    "display_name": request.display_name,
+                    "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "arguments": request.pipeline.parameters,
+                    "labels": dict(request.labels),
+                },
+            )
+            with (aside / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    aside.rename(directory)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    shutil.rmtree(aside)
+                    return run_id
+                self._start(directory, lock.fileno(), request.environment)
+        except OSError as error:
+            raise ApiUnavailableError(
+                f"Cannot start run {request.display_name!r} in {directory}: {error.strerror or error}. Check the disk "
+                "and the permissions there, or choose another 'root' in the connection's extra."
+            ) from error
+        return run_id
+
+    def get(self, run_id: str) -> Run:
+        """Read the run's directory; a process that vanished without a last word is a failed run."""
+        directory = self._directory(run_id)
+        state = _read_json(directory / "state.json")
+        if not RunState(state.get("state", RunState.PENDING)).is_terminal and not self._is_alive(directory):
+            state = _read_json(directory / "state.json")  # it may have ended between the two looks
+            if not RunState(state.get("state", RunState.PENDING)).is_terminal:
+                state = self._bury(directory, state)
+        return self._describe(directory, state)
+
+    def find(self, display_name: str) -> Run | None:
+        """Look the run up: its id follows from its name."""
+        run_id = self._id_of(display_name)
+        return self.get(run_id) if (self._runs / run_id).is_dir() else None
+
+    def list_finished(self, since: datetime) -> Iterator[Run]:
+        """Runs that finished at or after a moment."""
+        if not self._runs.is_dir():
+            return
+        for directory in self._runs.iterdir():
+            if directory.name.startswith("."):
+                continue
+            run = self.get(directory.name)
+            if run.finished_at is not None and run.finished_at >= since:
+                yield run
+
+    def cancel(self, run_id: str) -> None:
+        """Note the wish, ask the run's processes to end, and kill what is left after a grace time."""
+        directory = self._directory(run_id)
+        if self.get(run_id).state.is_terminal:
+            return
+        (directory / "cancel").touch()
+        _stop(_processes_of(directory))
+        # A process that was just being born when the others were listed is found on the second look.
+        _stop(_processes_of(directory))
+
+    def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
+        """Complete lines from ``offset`` on; a line that is still being written is left for the next call."""
+        try:
+            with (self._directory(run_id) / "log.txt").open("rb") as log:
+                log.seek(offset)
+                chunk = log.read(LOG_CHUNK_BYTES)
+        except FileNotFoundError:
+            return [], offset
+        end = chunk.rfind(b"\n") + 1
+        if end == 0 and len(chunk) == LOG_CHUNK_BYTES:
+            end = len(chunk)  # one line longer than a chunk: pass it on in pieces rather than stand still
+        return chunk[:end].decode("utf-8", errors="replace").splitlines(), offset + end
+
+    def read_result(self, run_id: str, task: str) -> tuple[str, str]:
+        """The step's ``result`` output below the run's pipeline root."""
+        artifacts = self._directory(run_id) / "artifacts"
+        for path in artifacts.glob(f"*/{task}/result"):
+            return path.read_text(encoding="utf-8", errors="replace"), str(path)
+        raise ResultError(
+            f"Run {run_id} succeeded but step {task} left no result under {artifacts}. The component in the data "
+            "plane's environment does not belong to this provider, or the directory was cleaned. Clear the task to run "
+            "it again."
+        )
+
+    def check(self) -> str:
+        """Start the interpreter and make sure that the components can be imported."""
+        self._check_python()
+        answer = subprocess.run(
+            [self._python, "-c", "import llmops_components, sys; print(sys.version.split()[0])"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=_public_environment({}),
+        )
+        if answer.returncode != 0:
+            last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+            raise ConfigurationError(
+                f"{self._python} cannot import the components: {last}. Install kfp_components into that environment "
+                "(dev/setup does), or correct 'python' in the connection's extra."
+            )
+        self._check_space()
+        return f"local backend ready: Python {answer.stdout.strip()} at {self._python}, runs in {self._runs}"
+
+    def _start(self, directory: Path, lock_fd: int, environment: Mapping[str, str]) -> None:
+        with (directory / "log.txt").open("ab") as log:
+            subprocess.Popen(
+                [self._python, "-m", _RUNNER_MODULE, directory],
+                cwd=directory,
+                env=_public_environment(
+                    {**environment, RUN_DIR_VARIABLE: str(directory), "LLMOPS_ROOT": str(self._root)}
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock_fd],
+                start_new_session=True,
+            )
+
+    def _bury(self, directory: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Record the end of a run whose process is gone without having done so, and stop what it left behind."""
+        _stop(_processes_of(directory))
+        canceled = (directory / "cancel").exists()
+        started = "started_at" in state
+        message = (
+            "the run's process disappeared (killed, or the machine was restarted)"
+            if started
+            else "the run was prepared but its process never started working"
+        )
+        ended = {
+            **state,
+            "state": RunState.CANCELED if canceled else RunState.FAILED,
+            "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "error": None if canceled else {"type": "Killed", "message": message, "retryable": True},
+        }
+        with suppress(OSError):  # a full disk must not hide the verdict; the next look comes to the same one
+            _write_json(directory / "state.json", ended)
+        return ended
+
+    def _describe(self, directory: Path, state: Mapping[str, Any]) -> Run:
+        request = _read_json(directory / "request.json")
+        value = RunState(state.get("state", RunState.PENDING))
+        if (directory / "cancel").exists():
+            if not value.is_terminal:
+                value = RunState.CANCELING
+            elif not value.is_successful:
+                value = RunState.CANCELED
+        error = state.get("error")
+        text = None
+        if error and not value.is_canceled:
+            task = f"task {error['task']!r}: " if error.get("task") else ""
+            text = f"{task}{error['type']}: {error['message']}"
+        return Run(
+            run_id=directory.name,
+            display_name=request.get("display_name", directory.name),
+            state=value,
+            tasks=state.get("tasks", {}),
+            error=text,
+            retryable=error.get("retryable", True) if error else True,
+            created_at=parse_time(request.get("created_at")),
+            finished_at=parse_time(state.get("finished_at")),
+            log_hint=str(directory / "log.txt"),
+        )
+
+    def _directory(self, run_id: str) -> Path:
+        try:
+            valid = str(uuid.UUID(run_id)) == run_id  # the only form that becomes a path
+        except ValueError:
+            valid = False
+        directory = self._runs / run_id
+        if not valid or not directory.is_dir():
+            raise ConfigurationError(
+                f"There is no run {run_id!r} in {self._runs}. It was deleted, or the connection's 'root' was changed."
+            )
+        return directory
+
+    @staticmethod
+    def _id_of(display_name: str) -> str:
+        return str(uuid.uuid5(_NAMESPACE, display_name))
+
+    @staticmethod
+    def _is_alive(directory: Path) -> bool:
+        with (directory / "lock").open("r") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def _check_python(self) -> None:
+        if not os.access(self._python, os.X_OK):
+            raise ConfigurationError(
+                f"The data plane's interpreter {str(self._python)!r} does not exist or cannot be executed. Run dev/setup, "
+                "or correct 'python' in the connection's extra."
+            )
+
+    def _check_space(self) -> None:
+        """Refuse to start a run that is bound to fail half-way."""
+        existing = next(parent for parent in [self._runs, *self._runs.parents] if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if free < MIN_FREE_BYTES:
+            raise ApiUnavailableError(
+                f"Only {free // 2**20} MiB are free for runs in {self._runs}, at least {MIN_FREE_BYTES // 2**20} MiB are "
+                "needed. Delete old runs there, or choose another 'root' in the connection's extra."
+            )
+
+
+def _public_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_PREFIXES)}
+    return {**inherited, **extra}
+
+
+def _processes_of(directory: Path) -> list[psutil.Process]:
+    """Every process that was started for a run, its grandchildren in sessions of their own included."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        # Gone since it was listed, or somebody else's.
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError):
+            if process.environ().get(RUN_DIR_VARIABLE) == str(directory):
+                found.append(process)
+    return found
+
+
+def _stop(processes: list[psutil.Process]) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=TERMINATE_GRACE_SECONDS)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=TERMINATE_GRACE_SECONDS)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return value
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Write the file as a whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    aside.replace(path)

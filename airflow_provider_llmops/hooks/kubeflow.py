@@ -1,0 +1,108 @@
+"""Connection to whatever carries out pipeline runs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_provider_llmops.backends.base import PipelineBackend, Run, RunRequest
+
+DEFAULT_ROOT = "~/.llmops"
+_LOCAL_FIELDS = frozenset({"python", "root"})
+
+
+def local_settings(connection: Connection) -> dict[str, Any]:
+    """Interpreter and directory of the local backend, from a connection's extra.
+
+    :param connection: connection without a host
+    :raises ConfigurationError: a field is unknown, or the interpreter is missing
+    """
+    extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
+    if unknown := describe_unknown(extra, _LOCAL_FIELDS):
+        raise ConfigurationError(
+            f"Connection {connection.conn_id!r}: unknown field {unknown} in extra. Known: {', '.join(sorted(_LOCAL_FIELDS))}."
+        )
+    if "python" not in extra:
+        raise ConfigurationError(
+            f"Connection {connection.conn_id!r} has no host, so runs are local and need 'python' in extra: the "
+            "interpreter of the environment in which llmops-components is installed."
+        )
+    return {"python": extra["python"], "root": Path(extra.get("root", DEFAULT_ROOT)).expanduser().absolute()}
+
+
+class KubeflowPipelinesHook(BaseHook):
+    """Submit, watch and cancel pipeline runs.
+
+    A connection without a host runs pipelines on this machine, in detached processes of the data plane's interpreter.
+
+    :param kubeflow_conn_id: connection of type ``kubeflow``
+    """
+
+    conn_name_attr = "kubeflow_conn_id"
+    default_conn_name = "kubeflow_default"
+    conn_type = "kubeflow"
+    hook_name = "Kubeflow Pipelines"
+
+    def __init__(self, kubeflow_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.kubeflow_conn_id = kubeflow_conn_id
+
+    @cached_property
+    def backend(self) -> PipelineBackend:
+        """The backend that the connection chooses."""
+        return self._backend_of(self.get_connection(self.kubeflow_conn_id))
+
+    async def aget_backend(self) -> PipelineBackend:
+        """The same from the triggerer, where connections are read asynchronously."""
+        if "backend" not in self.__dict__:
+            self.__dict__["backend"] = self._backend_of(await self.aget_connection(self.kubeflow_conn_id))
+        return self.backend
+
+    def _backend_of(self, connection: Connection) -> PipelineBackend:
+        if connection.host:
+            raise ConfigurationError(
+                f"Connection {self.kubeflow_conn_id!r} names the host {connection.host!r}. This version carries out runs "
+                "on the local backend only: leave the host empty and set 'python' in extra."
+            )
+        return LocalPipelineBackend(**local_settings(connection))
+
+    def get_conn(self) -> PipelineBackend:
+        """The backend."""
+        return self.backend
+
+    def submit(self, request: RunRequest) -> str:
+        """Start a run and return its id.
+
+        :param request: what to run
+        """
+        return self.backend.submit(request)
+
+    def get_run(self, run_id: str) -> Run:
+        """Read a run.
+
+        :param run_id: the backend's id
+        """
+        return self.backend.get(run_id)
+
+    def cancel(self, run_id: str) -> None:
+        """Stop a run; does nothing if it has ended.
+
+        :param run_id: the backend's id
+        """
+        self.backend.cancel(run_id)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Whether the backend can be used, and why not."""
+        try:
+            return True, self.backend.check()
+        except Exception as error:
+            return False, str(error)

@@ -1,0 +1,83 @@
+"""Connection to an MLflow tracking server and model registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from airflow.sdk import BaseHook
+
+from airflow_provider_llmops.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+CHECK_TIMEOUT_SECONDS = 10
+
+
+class MlflowHook(BaseHook):
+    """Address and credentials of an MLflow server.
+
+    :param mlflow_conn_id: connection of type ``mlflow``
+    """
+
+    conn_name_attr = "mlflow_conn_id"
+    default_conn_name = "mlflow_default"
+    conn_type = "mlflow"
+    hook_name = "MLflow"
+
+    def __init__(self, mlflow_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def get_conn(self) -> Connection:
+        """The connection."""
+        return self.get_connection(self.mlflow_conn_id)
+
+    def tracking_uri(self) -> str:
+        """The server's address, without credentials.
+
+        :raises ConfigurationError: the connection's host is not an http or https address
+        """
+        connection = self.get_conn()
+        host = connection.host or ""
+        if "://" not in host:
+            host = f"http://{host}"
+        address = urlsplit(host)
+        if (
+            address.scheme not in ("http", "https")
+            or not address.hostname
+            or address.username
+            or address.password
+        ):
+            raise ConfigurationError(
+                f"Connection {self.mlflow_conn_id!r}: the host must be an http or https address without credentials, like "
+                "https://mlflow.example.com; user and password have fields of their own."
+            )
+        port = f":{connection.port}" if connection.port and address.port is None else ""
+        return f"{address.scheme}://{address.netloc}{port}{address.path.rstrip('/')}"
+
+    def environment(self) -> dict[str, str]:
+        """Credentials as MLflow's own environment variables."""
+        connection = self.get_conn()
+        if connection.password and connection.login:
+            return {
+                "MLFLOW_TRACKING_USERNAME": connection.login,
+                "MLFLOW_TRACKING_PASSWORD": connection.password,
+            }
+        if connection.password:
+            return {"MLFLOW_TRACKING_TOKEN": connection.password}
+        return {}
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Whether the server answers its health check."""
+        import requests
+
+        try:
+            address = self.tracking_uri()
+            answer = requests.get(f"{address}/health", timeout=CHECK_TIMEOUT_SECONDS)
+        except Exception as error:
+            return False, str(error)
+        if answer.ok:
+            return True, f"MLflow at {address} is healthy"
+        return False, f"MLflow at {address} answered {answer.status_code} to its health check"

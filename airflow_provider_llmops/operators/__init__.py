@@ -1,0 +1,1 @@
+"""Operators: one for each component, named like it."""

@@ -1,0 +1,71 @@
+"""Operators for datasets: make sample data, validate what is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow_provider_llmops.operators.component import ComponentOperator
+
+
+class PrepareSampleDataOperator(ComponentOperator):
+    """Make real training, preference and evaluation rows from the docstrings of Python's standard library.
+
+    Artifacts: ``train``, ``preferences``, ``evaluation``.
+
+    :param train_rows: number of prompt/completion rows
+    :param preference_rows: number of prompt/chosen/rejected rows
+    :param evaluation_rows: number of prompt/reference/contexts rows
+    :param seed: chooses the rows
+    """
+
+    component = "prepare_sample_data"
+    inputs = ("train_rows", "preference_rows", "evaluation_rows", "seed")
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+
+    def __init__(
+        self,
+        *,
+        train_rows: int | str = 400,
+        preference_rows: int | str = 200,
+        evaluation_rows: int | str = 48,
+        seed: int | str = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.train_rows = train_rows
+        self.preference_rows = preference_rows
+        self.evaluation_rows = evaluation_rows
+        self.seed = seed
+
+
+class ValidateDatasetOperator(ComponentOperator):
+    """Check a dataset with Great Expectations; fails when the gate is not passed.
+
+    Artifacts: ``validated`` (accepted rows), ``rejected`` (rows with line number and reasons), ``validation_result``
+    (JSON), ``data_docs`` (page). They are pushed before the task fails.
+
+    :param dataset: URI of JSON lines in one of TRL's formats, or of evaluation rows
+    :param dataset_format: format to insist on, or ``auto``
+    :param min_rows: fewest accepted rows
+    :param max_rejected_fraction: largest fraction of rejected rows, 0 to 1
+    """
+
+    component = "validate_dataset"
+    inputs = ("dataset", "dataset_format", "min_rows", "max_rejected_fraction")
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        dataset_format: str = "auto",
+        min_rows: int | str = 1,
+        max_rejected_fraction: float | str = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset = dataset
+        self.dataset_format = dataset_format
+        self.min_rows = min_rows
+        self.max_rejected_fraction = max_rejected_fraction

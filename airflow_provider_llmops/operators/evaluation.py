@@ -1,0 +1,121 @@
+"""Operators that judge a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, describe_unknown
+from airflow_provider_llmops.operators.component import ComponentOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class EvaluateModelOperator(ComponentOperator):
+    """Answer every evaluation prompt and score the answers.
+
+    Artifacts: ``scores`` (one JSON line a sample), ``report`` (page). With ``baseline_scores`` the metrics hold
+    ``<metric>_baseline`` and ``<metric>_improvement`` beside ``<metric>``.
+
+    :param model: URI of the model
+    :param dataset: URI of JSON lines with ``prompt``, ``reference`` and ``contexts``
+    :param baseline_scores: ``scores`` of another model on the same rows, to compare with
+    :param metric_names: metrics to compute; all that need no judge when left out
+    :param generation_args: passed to ``transformers.GenerationConfig``
+    :param batch_size: prompts generated together
+    :param embedding_model: directory or ``package://name`` of the sentence-embedding model
+    """
+
+    component = "evaluate_model"
+    inputs = (
+        "model",
+        "dataset",
+        "baseline_scores",
+        "metric_names",
+        "generation_args",
+        "batch_size",
+        "embedding_model",
+    )
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        dataset: str,
+        baseline_scores: str | None = None,
+        metric_names: list[str] | None = None,
+        generation_args: dict[str, Any] | None = None,
+        batch_size: int | str = 16,
+        embedding_model: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.dataset = dataset
+        self.baseline_scores = baseline_scores
+        self.metric_names = metric_names
+        self.generation_args = generation_args
+        self.batch_size = batch_size
+        self.embedding_model = embedding_model
+
+
+class QualityGateOperator(BaseOperator):
+    """Fail unless a model beats its baseline by a margin on one metric.
+
+    Runs in the worker: it compares two numbers that an evaluation has already brought home.
+
+    :param metrics: metrics of an evaluation that was given ``baseline_scores``
+    :param metric: metric to decide by; higher is better
+    :param min_improvement: smallest difference to the baseline that passes, in the metric's own unit
+    """
+
+    template_fields: Sequence[str] = ("metrics", "metric", "min_improvement")
+    ui_color = "#fef3e0"
+
+    def __init__(
+        self,
+        *,
+        metrics: Mapping[str, float],
+        metric: str,
+        min_improvement: float | str = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.metrics = metrics
+        self.metric = metric
+        self.min_improvement = min_improvement
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Compare; the numbers are pushed whether or not the gate is passed."""
+        comparable = [
+            name.removesuffix("_improvement") for name in self.metrics if name.endswith("_improvement")
+        ]
+        if unknown := describe_unknown([self.metric], comparable):
+            raise ConfigurationError(
+                f"The evaluation compared no metric {unknown}. It compared: {', '.join(comparable) or 'nothing'}; give "
+                "the evaluation baseline_scores, or choose one of these."
+            )
+        verdict = {
+            "metric": self.metric,
+            "baseline": self.metrics[f"{self.metric}_baseline"],
+            "candidate": self.metrics[self.metric],
+            "improvement": self.metrics[f"{self.metric}_improvement"],
+            "min_improvement": float(self.min_improvement),
+        }
+        verdict["passed"] = verdict["improvement"] >= verdict["min_improvement"]
+        summary = (
+            "{metric}: {candidate:.4f} against {baseline:.4f}, improvement {improvement:+.4f}, at least "
+            "{min_improvement:+.4f} asked for".format(**verdict)
+        )
+        if not verdict["passed"]:
+            context["ti"].xcom_push(key="return_value", value=verdict)
+            raise QualityGateFailed(
+                f"The tuned model does not beat its baseline. {summary}. Train longer, look at the evaluation's report, "
+                "or lower min_improvement."
+            )
+        self.log.info("Gate passed. %s", summary)
+        return verdict

@@ -1,0 +1,111 @@
+"""Operators for the model registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.links import ModelVersionLink
+from airflow_provider_llmops.operators.component import ComponentOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class RegisterModelOperator(ComponentOperator):
+    """Log an MLflow run and make a model version; the same content is registered once.
+
+    Artifacts: ``registration``. ``return_value["details"]`` holds the version and its addresses. The version is tagged
+    with the DAG, its run, and the digests of model and data.
+
+    :param model: URI of the model
+    :param model_name: name in the model registry
+    :param dataset: URI of the data that it was trained on; its digest becomes a tag
+    :param report: URI of the evaluation's page, stored with the run
+    :param mlflow_conn_id: connection of type ``mlflow``; its credentials reach the step through its environment only
+    :param experiment: MLflow experiment
+    :param alias: alias moved to this version
+    :param params_to_log: parameters to log
+    :param model_metrics: metrics to log
+    :param tags: tags of run and version
+    """
+
+    component = "register_model"
+    template_fields: Sequence[str] = (
+        *ComponentOperator.template_fields,
+        "model",
+        "model_name",
+        "dataset",
+        "report",
+        "mlflow_conn_id",
+        "experiment",
+        "alias",
+        "params_to_log",
+        "model_metrics",
+        "tags",
+    )
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        model_name: str,
+        dataset: str | None = None,
+        report: str | None = None,
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
+        experiment: str = "llmops",
+        alias: str = "candidate",
+        params_to_log: dict[str, Any] | None = None,
+        model_metrics: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.model_name = model_name
+        self.dataset = dataset
+        self.report = report
+        self.mlflow_conn_id = mlflow_conn_id
+        self.experiment = experiment
+        self.alias = alias
+        self.params_to_log = params_to_log
+        self.model_metrics = model_metrics
+        self.tags = tags
+        self._origin: dict[str, str] = {}
+
+    def arguments(self) -> dict[str, Any]:
+        """The component's arguments; where the model comes from is added to its tags."""
+        return {
+            "model": self.model,
+            "name": self.model_name,
+            "dataset": self.dataset,
+            "report": self.report,
+            "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
+            "experiment": self.experiment,
+            "run_name": self._origin.get("airflow.run_id"),
+            "alias": self.alias,
+            "params": self.params_to_log,
+            "metrics": self.model_metrics,
+            "tags": {**self._origin, **(self.tags or {})},
+        }
+
+    def environment(self) -> dict[str, str]:
+        """MLflow's credentials."""
+        return MlflowHook(self.mlflow_conn_id).environment()
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Note where the model comes from, then run the component."""
+        ti = context["ti"]
+        self._origin = {
+            "airflow.dag_id": ti.dag_id,
+            "airflow.run_id": ti.run_id,
+            "airflow.task_id": ti.task_id,
+        }
+        return super().execute(context)
+
+    def _finish(self, context: Context, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        value = super()._finish(context, *args, **kwargs)
+        context["ti"].xcom_push(key="model_version_url", value=value["details"].get("version_url"))
+        return value

@@ -1,0 +1,119 @@
+"""What a component leaves behind when it has finished, and what of that goes to XCom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from airflow_provider_llmops.exceptions import ResultError
+
+SUPPORTED_SCHEMA_VERSION = 1
+MAX_XCOM_BYTES = 16 * 1024
+MAX_FINDINGS_IN_XCOM = 20
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """An output of a component: where it lies and what is in it.
+
+    :param uri: address in the artifact store, or an absolute path on the local backend
+    :param digest: content digest, ``sha256:<hex>``
+    :param bytes: size
+    """
+
+    uri: str
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Outcome of one component run.
+
+    :param component: name of the component
+    :param run_id: id of the pipeline run
+    :param component_digest: digest of the specification that ran
+    :param passed: False when a quality gate in the component was not met
+    :param findings: sentences that explain the gate, most important first
+    :param artifacts: outputs by name
+    :param metrics: numbers by name
+    :param details: short facts that are not metrics
+    :param resources: seconds, CPU seconds and peak memory of the step
+    """
+
+    component: str
+    run_id: str
+    component_digest: str
+    passed: bool = True
+    findings: list[str] = field(default_factory=list)
+    artifacts: dict[str, ArtifactRef] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, *, run_id: str, component_digest: str, where: str) -> StageResult:
+        """Read a ``result.json``.
+
+        :param text: content of the file
+        :param run_id: run that wrote it
+        :param component_digest: digest of the specification that ran
+        :param where: the file's address, for messages
+        :raises ResultError: the text is cut off, or of a schema version that this provider does not know
+        """
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ResultError(
+                f"The result of run {run_id} at {where} is not valid JSON ({error}); it was probably cut off while it "
+                "was written. Clear the task to run the component again."
+            ) from error
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != SUPPORTED_SCHEMA_VERSION:
+            raise ResultError(
+                f"The result of run {run_id} at {where} has schema version {version!r}; this provider reads version "
+                f"{SUPPORTED_SCHEMA_VERSION}. Use the component image that belongs to the installed provider."
+            )
+        try:
+            return cls(
+                component=value["component"],
+                run_id=run_id,
+                component_digest=component_digest,
+                passed=value["passed"],
+                findings=list(value["findings"]),
+                artifacts={name: ArtifactRef(**ref) for name, ref in value["artifacts"].items()},
+                metrics=dict(value["metrics"]),
+                details=dict(value["details"]),
+                resources=dict(value["resources"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultError(
+                f"The result of run {run_id} at {where} lacks or garbles a field ({error!r}). Clear the task to run "
+                "the component again."
+            ) from error
+
+    def to_xcom(self) -> dict[str, Any]:
+        """The result as plain JSON of at most 16 KB: URIs and numbers, never payloads.
+
+        Findings beyond the first twenty, and if need be details, are left out and counted; the artifacts have them.
+        """
+        short = self
+        if len(self.findings) > MAX_FINDINGS_IN_XCOM:
+            left_out = len(self.findings) - MAX_FINDINGS_IN_XCOM
+            shown = [*self.findings[:MAX_FINDINGS_IN_XCOM], f"... and {left_out} more"]
+            short = replace(self, findings=shown)
+        for smaller in ({}, {"findings": [f"{len(self.findings)} findings, left out"]}, {"details": {}}):
+            short = replace(short, **smaller)
+            value = asdict(short)
+            if len(json.dumps(value)) <= MAX_XCOM_BYTES:
+                return value
+        raise ResultError(
+            f"The result of run {self.run_id} ({self.component}) is larger than {MAX_XCOM_BYTES} bytes even without "
+            "findings and details. A component reports addresses and numbers; store anything larger as an artifact."
+        )
+
+    def outputs(self) -> Mapping[str, str]:
+        """URI of each artifact by name."""
+        return {name: ref.uri for name, ref in self.artifacts.items()}

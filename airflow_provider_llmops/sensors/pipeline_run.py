@@ -1,0 +1,88 @@
+"""Wait for a pipeline run that something else started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator
+
+from airflow_provider_llmops.exceptions import RunCanceledError, RunFailedError
+from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.states import RunState
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_llmops.backends.base import Run
+
+
+class PipelineRunSensor(BaseSensorOperator):
+    """Succeeds when the run has succeeded, fails when it has failed or was cancelled.
+
+    The run is only watched: whatever happens to this task, it is never cancelled.
+
+    :param run_id: id of the pipeline run
+    :param kubeflow_conn_id: connection of type ``kubeflow``
+    :param deferrable: wait in the triggerer instead of in a worker
+    :param stream_logs: pass the run's log on to the task's log; only while deferred
+    """
+
+    template_fields: Sequence[str] = ("run_id", "kubeflow_conn_id")
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        kubeflow_conn_id: str = KubeflowPipelinesHook.default_conn_name,
+        deferrable: bool = True,
+        stream_logs: bool = False,
+        poke_interval: float = 5.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.run_id = run_id
+        self.kubeflow_conn_id = kubeflow_conn_id
+        self.deferrable = deferrable
+        self.stream_logs = stream_logs
+
+    def execute(self, context: Context) -> Any:
+        """Look once, then wait where it was asked for."""
+        if not self.deferrable:
+            return super().execute(context)
+        if not self.poke(context):
+            from datetime import timedelta
+
+            from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+
+            self.defer(
+                trigger=PipelineRunTrigger(
+                    kubeflow_conn_id=self.kubeflow_conn_id,
+                    run_id=self.run_id,
+                    poll_interval=self.poke_interval,
+                    stream_logs=self.stream_logs,
+                    cancel_on_kill=False,
+                ),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=self.timeout),
+            )
+        return None
+
+    def poke(self, context: Context) -> bool:
+        """Whether the run has succeeded; raises when it can no longer."""
+        return self._has_succeeded(KubeflowPipelinesHook(self.kubeflow_conn_id).get_run(self.run_id))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
+        """Take the outcome that the trigger saw."""
+        if not RunState(event["state"]).is_successful:
+            self.poke(context)
+
+    @staticmethod
+    def _has_succeeded(run: Run) -> bool:
+        where = f" Log: {run.log_hint}" if run.log_hint else ""
+        if run.state.is_canceled:
+            raise RunCanceledError(f"Run {run.run_id} ({run.display_name}) was cancelled.{where}")
+        if run.state.is_terminal and not run.state.is_successful:
+            raise RunFailedError(f"Run {run.run_id} ({run.display_name}) {run.state} at {run.error}.{where}")
+        return run.state.is_successful

@@ -1,0 +1,52 @@
+"""States of pipeline runs and services, as values that answer questions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    """State of a pipeline run, as ``v2beta1RuntimeState`` of the Kubeflow Pipelines API names it."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    CANCELING = "CANCELING"
+    SUCCEEDED = "SUCCEEDED"
+    SKIPPED = "SKIPPED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the state can no longer change."""
+        return self in (RunState.SUCCEEDED, RunState.SKIPPED, RunState.FAILED, RunState.CANCELED)
+
+    @property
+    def is_successful(self) -> bool:
+        """Whether the run's result can be used."""
+        return self in (RunState.SUCCEEDED, RunState.SKIPPED)
+
+    @property
+    def is_canceled(self) -> bool:
+        """Whether the run was cancelled, or is about to be."""
+        return self in (RunState.CANCELED, RunState.CANCELING)
+
+
+class ServiceState(StrEnum):
+    """State of one revision of a service."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the revision answers requests."""
+        return self is ServiceState.READY
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the revision will never become ready."""
+        return self in (ServiceState.FAILED, ServiceState.STOPPED)

@@ -1,0 +1,46 @@
+"""KFP component: carry out the manifest of a service, on KServe or as a local predictor."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import Artifact, Output
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def deploy_model(
+    service: Output[Artifact],
+    result: Output[Artifact],
+    manifest: dict,
+    root: Optional[str] = None,
+    smoke_prompt: str = "What is Python?",
+    timeout_seconds: int = 600,
+):
+    """Start a new revision, wait until it is ready, ask it a question, then give it the traffic.
+
+    The revision that served before goes on serving when the new one fails.
+
+    Args:
+        service: Name, revision and addresses, as JSON.
+        result: The same, with resources of this step.
+        manifest: An ``InferenceService`` as a plain object.
+        root: Directory of local services; only used when not running in a cluster.
+        smoke_prompt: Question that the new revision has to answer.
+        timeout_seconds: How long the revision may take to become ready.
+    """
+    from llmops_components.stage import run_stage
+    from llmops_components.serving.deploy import deploy_model as deploy
+
+    run_stage(
+        "deploy_model",
+        lambda: deploy(
+            service.path,
+            manifest=manifest,
+            root=root,
+            smoke_prompt=smoke_prompt,
+            timeout_seconds=timeout_seconds,
+        ),
+        outputs={"service": service},
+        result=result,
+    )

@@ -1,0 +1,59 @@
+"""KFP component: generate answers and score them against references."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate_model(
+    model: Input[Model],
+    dataset: Input[Dataset],
+    scores: Output[Dataset],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+    result: Output[Artifact],
+    baseline_scores: Optional[Input[Dataset]] = None,
+    metric_names: Optional[list] = None,
+    generation_args: Optional[dict] = None,
+    batch_size: int = 16,
+    embedding_model: Optional[str] = None,
+):
+    """Answer every evaluation prompt and score the answers with ROUGE, BLEU, RAGAS and embedding similarity.
+
+    Args:
+        model: Directory of the model to evaluate.
+        dataset: JSON lines with ``prompt``, ``reference`` and ``contexts``.
+        scores: One JSON line a sample: prompt, reference, answer and every score.
+        report: A page with the scores, side by side with the baseline's where one is given.
+        metrics: Means (corpus score for BLEU), for the pipelines UI.
+        result: Digests, metrics and resources of this step.
+        baseline_scores: The ``scores`` of another model on the same rows, to compare with.
+        metric_names: Metrics to compute; all that need no judge when left out.
+        generation_args: Passed to ``transformers.GenerationConfig``; unknown names are errors.
+        batch_size: Prompts generated together.
+        embedding_model: Directory or ``package://name`` of the sentence-embedding model.
+    """
+    from llmops_components.evaluation.evaluate import evaluate_model as evaluate
+    from llmops_components.stage import run_stage
+
+    run_stage(
+        "evaluate_model",
+        lambda: evaluate(
+            model.path,
+            dataset.path,
+            scores.path,
+            report.path,
+            metrics=metric_names,
+            baseline_scores=baseline_scores.path if baseline_scores else None,
+            generation_args=generation_args,
+            batch_size=batch_size,
+            embedding_model=embedding_model,
+        ),
+        outputs={"scores": scores, "report": report},
+        metrics=metrics,
+        result=result,
+    )

@@ -1,0 +1,66 @@
+"""KFP component: record a model in MLflow's tracking server and model registry."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register_model(
+    model: Input[Model],
+    registration: Output[Artifact],
+    result: Output[Artifact],
+    name: str,
+    dataset: Optional[Input[Dataset]] = None,
+    report: Optional[Input[HTML]] = None,
+    tracking_uri: Optional[str] = None,
+    experiment: str = "llmops",
+    run_name: Optional[str] = None,
+    alias: str = "candidate",
+    params: Optional[dict] = None,
+    metrics: Optional[dict] = None,
+    tags: Optional[dict] = None,
+):
+    """Log an MLflow run and make a model version of the same content once.
+
+    Args:
+        model: Directory of the model.
+        registration: Run id, version and addresses, as JSON.
+        result: The same, with digests and resources of this step.
+        name: Name in the model registry.
+        dataset: The data that it was trained on; its digest becomes a tag.
+        report: The evaluation's page, stored with the run.
+        tracking_uri: Address of the MLflow server; ``MLFLOW_TRACKING_URI`` when left out. Credentials belong in the
+            environment, never here.
+        experiment: MLflow experiment.
+        run_name: Name of the MLflow run.
+        alias: Alias moved to this version, for example ``candidate`` or ``champion``.
+        params: Parameters to log.
+        metrics: Metrics to log.
+        tags: Tags of run and version, for example the digests of the components that made the model.
+    """
+    from llmops_components.stage import run_stage
+    from llmops_components.registry.register import register_model as register
+    from llmops_components.results import StageReport, write_json
+
+    def register_and_describe() -> StageReport:
+        done = register(
+            model.path,
+            name=name,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+            run_name=run_name,
+            alias=alias,
+            params=params,
+            metrics=metrics,
+            tags=tags,
+            datasets={"train": dataset.path} if dataset else None,
+            artifacts={"evaluation.html": report.path} if report else None,
+        )
+        write_json(registration.path, done.details)
+        return done
+
+    run_stage("register_model", register_and_describe, outputs={"registration": registration}, result=result)

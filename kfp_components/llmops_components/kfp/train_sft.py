@@ -1,0 +1,53 @@
+"""KFP component: supervised fine-tuning with TRL."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train_sft(
+    dataset: Input[Dataset],
+    base_model: Input[Model],
+    model: Output[Model],
+    adapter: Output[Model],
+    metrics: Output[Metrics],
+    result: Output[Artifact],
+    training_args: Optional[dict] = None,
+    peft_args: Optional[dict] = None,
+    model_args: Optional[dict] = None,
+):
+    """Fine-tune a model on prompt/completion or conversational rows with TRL's ``SFTTrainer``.
+
+    Args:
+        dataset: JSON lines in a TRL format for supervised fine-tuning.
+        base_model: Directory of the model to start from.
+        model: The tuned model with the adapter merged in, as safetensors with its tokenizer.
+        adapter: The PEFT adapter alone.
+        metrics: Loss, tokens per second and sizes, for the pipelines UI.
+        result: Digests, metrics and resources of this step.
+        training_args: Passed to ``trl.SFTConfig``; unknown names are errors.
+        peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained.
+        model_args: Passed to ``AutoModelForCausalLM.from_pretrained``.
+    """
+    from llmops_components.stage import run_stage
+    from llmops_components.training.sft import train_sft as train
+
+    run_stage(
+        "train_sft",
+        lambda: train(
+            dataset.path,
+            base_model.path,
+            model.path,
+            adapter.path,
+            training_args=training_args,
+            peft_args=peft_args,
+            model_args=model_args,
+        ),
+        outputs={"model": model, "adapter": adapter},
+        metrics=metrics,
+        result=result,
+    )

@@ -1,0 +1,59 @@
+"""KFP component: check a dataset with Great Expectations before anything is trained on it."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Output
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def validate_dataset(
+    dataset: Input[Dataset],
+    validated: Output[Dataset],
+    rejected: Output[Dataset],
+    validation_result: Output[Artifact],
+    data_docs: Output[HTML],
+    result: Output[Artifact],
+    dataset_format: str = "auto",
+    min_rows: int = 1,
+    max_rejected_fraction: float = 0.0,
+):
+    """Validate JSON lines against the TRL dataset format that they are in.
+
+    The step succeeds whatever it finds; whether the gate was passed is ``passed`` in its result, so that a pipeline
+    keeps the accepted rows, the rejected rows with their reasons, and the report.
+
+    Args:
+        dataset: JSON lines in one of TRL's formats, or evaluation rows.
+        validated: The rows that were accepted, unchanged.
+        rejected: The rows that were not, each with its line number and its reasons.
+        validation_result: Great Expectations' validation result as JSON.
+        data_docs: The same as a page to read.
+        result: Verdict, findings, counts and resources of this step.
+        dataset_format: Format to insist on, or ``auto`` to detect it from the first rows.
+        min_rows: Fewest accepted rows for the gate to pass.
+        max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass.
+    """
+    from llmops_components.data.validation import validate_dataset as validate
+    from llmops_components.stage import run_stage
+
+    run_stage(
+        "validate_dataset",
+        lambda: validate(
+            dataset.path,
+            validated.path,
+            rejected.path,
+            validation_result.path,
+            data_docs.path,
+            dataset_format=dataset_format,
+            min_rows=min_rows,
+            max_rejected_fraction=max_rejected_fraction,
+        ),
+        outputs={
+            "validated": validated,
+            "rejected": rejected,
+            "validation_result": validation_result,
+            "data_docs": data_docs,
+        },
+        result=result,
+    )

@@ -1,0 +1,97 @@
+"""What every component does around its library function: time it, describe its outputs, write the result."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kfp.dsl import Artifact, Metrics
+
+from llmops_components.errors import ComponentError
+from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of, write_json
+
+
+def run_stage(
+    component: str,
+    call: Callable[[], StageReport],
+    *,
+    outputs: Mapping[str, Artifact],
+    result: Artifact,
+    metrics: Metrics | None = None,
+) -> None:
+    """Run a library function as a pipeline step.
+
+    Writes ``result`` (the JSON that the Airflow provider reads), and puts the digest and size of each output into
+    its metadata. An error that the library raises on purpose ends the process with its message as the last line
+    instead of a traceback; with ``LLMOPS_ERROR_FILE`` set it is also written there as JSON.
+
+    Args:
+        component: Name of the component.
+        call: Calls the library function and returns its report.
+        outputs: Output artifacts by name.
+        result: Output artifact for the result.
+        metrics: Output artifact that shows the report's metrics in the pipelines UI.
+    """
+    started = time.monotonic()
+    try:
+        report = call()
+    except ComponentError as error:
+        _record_error(error)
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    except Exception as error:
+        _record_error(error)
+        raise
+
+    described = {}
+    for name, artifact in outputs.items():
+        if not Path(artifact.path).exists():
+            continue  # an optional output that this run had no reason to write
+        digest, size = digest_of(artifact.path)
+        artifact.metadata |= {"digest": digest, "bytes": size}
+        described[name] = {"uri": artifact.uri, "digest": digest, "bytes": size}
+    if metrics is not None:
+        for name, value in report.metrics.items():
+            metrics.log_metric(name, value)
+    write_json(
+        result.path,
+        {
+            "schema_version": RESULT_SCHEMA_VERSION,
+            "component": component,
+            "passed": report.passed,
+            "findings": report.findings,
+            "artifacts": described,
+            "metrics": report.metrics,
+            "details": report.details,
+            "resources": _resources(time.monotonic() - started),
+        },
+    )
+    verdict = "finished" if report.passed else "finished, gate not passed"
+    print(f"{component} {verdict} in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _resources(seconds: float) -> dict[str, float | int]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    kib = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return {
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+        "peak_memory_bytes": usage.ru_maxrss * kib,
+    }
+
+
+def _record_error(error: Exception) -> None:
+    if target := os.environ.get("LLMOPS_ERROR_FILE"):
+        write_json(
+            target,
+            {
+                "type": type(error).__name__,
+                "message": str(error),
+                "retryable": getattr(error, "retryable", True),
+                "traceback": None if isinstance(error, ComponentError) else traceback.format_exc(limit=-20),
+            },
+        )
