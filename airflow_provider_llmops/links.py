@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow.sdk import BaseOperatorLink, XCom
+from airflow.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
 
-class _XComLink(BaseOperatorLink):
-    """A link whose address the task pushed to XCom under ``xcom_key``."""
-
-    @property
-    def xcom_key(self) -> str:
-        raise NotImplementedError
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address; empty while the task has not pushed it."""
-        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
-
-
-class ModelVersionLink(_XComLink):
+class ModelVersionLink(BaseOperatorLink):
     """The registered model version in MLflow."""
 
     name = "Model version in MLflow"
-    xcom_key = "model_version_url"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The address that the task pushed; empty if it did not get that far."""
+        return _pushed(ti_key, "model_version_url")
 
 
-class ServiceLink(_XComLink):
-    """The service's OpenAI-compatible API."""
+class ServiceLink(BaseOperatorLink):
+    """The interactive description of the service's API."""
 
-    name = "Service"
-    xcom_key = "service_link"
+    name = "Service API"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The address that the task pushed; empty if it did not get that far."""
+        address = _pushed(ti_key, "url")
+        return f"{address}/docs" if address else ""
+
+
+def _pushed(ti_key: TaskInstanceKey, key: str) -> str:
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return XCom.get_value(ti_key=ti_key, key=key) or ""

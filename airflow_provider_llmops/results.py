@@ -104,9 +104,9 @@ class StageResult:
             left_out = len(self.findings) - MAX_FINDINGS_IN_XCOM
             shown = [*self.findings[:MAX_FINDINGS_IN_XCOM], f"... and {left_out} more"]
             short = replace(self, findings=shown)
-        for smaller in ({}, {"findings": [f"{len(self.findings)} findings, left out"]}, {"details": {}}):
-            short = replace(short, **smaller)
-            value = asdict(short)
+        shorter = replace(short, findings=[f"{len(self.findings)} findings, left out"])
+        for candidate in (short, shorter, replace(shorter, details={})):
+            value = asdict(candidate)
             if len(json.dumps(value)) <= MAX_XCOM_BYTES:
                 return value
         raise ResultError(

@@ -71,7 +71,7 @@ class ComponentSpec:
                 f"There is no packaged component {describe_unknown([name], names)}. There are: {', '.join(names)}."
             )
         text = (directory / f"{name}.yaml").read_bytes()
-        ir = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
+        ir = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return cls(name=name, ir=ir, digest=f"sha256:{hashlib.sha256(text).hexdigest()}")
 
     @property
@@ -100,6 +100,8 @@ class ComponentSpec:
             raise ConfigurationError(f"Component {self.name} needs a value for: {', '.join(missing)}.")
 
         ir = copy.deepcopy(self.ir)
+        # A pipeline named like its only component is read back as that component, importers left out.
+        ir["pipelineInfo"]["name"] += "-run"
         # Reuse of earlier results is decided by the operator, not by the cache of whatever backend carries it out.
         for task in ir["root"]["dag"]["tasks"].values():
             task["cachingOptions"] = {}
@@ -122,6 +124,8 @@ class ComponentSpec:
                 f"{type(value).__name__} {value!r:.80}. A templated number stays a number only in a DAG with "
                 "render_template_as_native_obj=True."
             )
+        if isinstance(value, int) and parameter_type == "NUMBER_DOUBLE":
+            return float(value)
         return list(value) if isinstance(value, tuple) else value
 
     def _checked_uri(self, name: str, value: Any) -> str:

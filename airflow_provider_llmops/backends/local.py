@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
+from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.states import RunState
 
@@ -35,8 +36,6 @@ RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 
 _RUNNER_MODULE = "llmops_components.local.runner"
 _NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
-# The worker's environment holds connections, the Fernet key and the task's token; a training step needs none of them.
-_PRIVATE_PREFIXES = ("AIRFLOW_", "AIRFLOW__", "_AIRFLOW")
 
 
 class LocalPipelineBackend:
@@ -47,7 +46,7 @@ class LocalPipelineBackend:
     """
 
     def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
-        self._python = Path(python)
+        self._data_plane = DataPlane(python)
         self._root = Path(root)
         self._runs = self._root / "runs"
 
@@ -57,7 +56,7 @@ class LocalPipelineBackend:
         The id is derived from the display name and the directory appears by one rename, so the same display name
         never starts twice.
         """
-        self._check_python()
+        self._data_plane.require()
         run_id = self._id_of(request.display_name)
         directory = self._runs / run_id
         try:
@@ -155,30 +154,16 @@ class LocalPipelineBackend:
 
     def check(self) -> str:
         """Start the interpreter and make sure that the components can be imported."""
-        self._check_python()
-        answer = subprocess.run(
-            [self._python, "-c", "import llmops_components, sys; print(sys.version.split()[0])"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=_public_environment({}),
-        )
-        if answer.returncode != 0:
-            last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
-            raise ConfigurationError(
-                f"{self._python} cannot import the components: {last}. Install kfp_components into that environment "
-                "(dev/setup does), or correct 'python' in the connection's extra."
-            )
+        version = self._data_plane.check()
         self._check_space()
-        return f"local backend ready: Python {answer.stdout.strip()} at {self._python}, runs in {self._runs}"
+        return f"local backend ready: Python {version} at {self._data_plane.python}, runs in {self._runs}"
 
     def _start(self, directory: Path, lock_fd: int, environment: Mapping[str, str]) -> None:
         with (directory / "log.txt").open("ab") as log:
             subprocess.Popen(
-                [self._python, "-m", _RUNNER_MODULE, directory],
+                [self._data_plane.python, "-m", _RUNNER_MODULE, directory],
                 cwd=directory,
-                env=_public_environment(
+                env=self._data_plane.environment(
                     {**environment, RUN_DIR_VARIABLE: str(directory), "LLMOPS_ROOT": str(self._root)}
                 ),
                 stdin=subprocess.DEVNULL,
@@ -258,13 +243,6 @@ class LocalPipelineBackend:
                 return True
         return False
 
-    def _check_python(self) -> None:
-        if not os.access(self._python, os.X_OK):
-            raise ConfigurationError(
-                f"The data plane's interpreter {str(self._python)!r} does not exist or cannot be executed. Run dev/setup, "
-                "or correct 'python' in the connection's extra."
-            )
-
     def _check_space(self) -> None:
         """Refuse to start a run that is bound to fail half-way."""
         existing = next(parent for parent in [self._runs, *self._runs.parents] if parent.exists())
@@ -274,11 +252,6 @@ class LocalPipelineBackend:
                 f"Only {free // 2**20} MiB are free for runs in {self._runs}, at least {MIN_FREE_BYTES // 2**20} MiB are "
                 "needed. Delete old runs there, or choose another 'root' in the connection's extra."
             )
-
-
-def _public_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_PREFIXES)}
-    return {**inherited, **extra}
 
 
 def _processes_of(directory: Path) -> list[psutil.Process]:

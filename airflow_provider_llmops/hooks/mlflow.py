@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError
+from airflow_provider_llmops.http import request
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -71,13 +72,9 @@ class MlflowHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the server answers its health check."""
-        import requests
-
         try:
             address = self.tracking_uri()
-            answer = requests.get(f"{address}/health", timeout=CHECK_TIMEOUT_SECONDS)
-        except Exception as error:
+            request(f"{address}/health", timeout=CHECK_TIMEOUT_SECONDS)
+        except LLMOpsError as error:
             return False, str(error)
-        if answer.ok:
-            return True, f"MLflow at {address} is healthy"
-        return False, f"MLflow at {address} answered {answer.status_code} to its health check"
+        return True, f"MLflow at {address} is healthy"

@@ -84,6 +84,10 @@ class ComponentOperator(BaseOperator):
         """The hook of the connection."""
         return KubeflowPipelinesHook(self.kubeflow_conn_id)
 
+    def spec(self) -> ComponentSpec:
+        """The compiled component."""
+        return ComponentSpec.packaged(self.component)
+
     def arguments(self) -> dict[str, Any]:
         """Value of each input of the component; ``None`` means not given."""
         return {name: getattr(self, name) for name in self.inputs}
@@ -129,7 +133,7 @@ class ComponentOperator(BaseOperator):
             self.hook.cancel(self._run_id)
 
     def _submit(self, context: Context) -> str:
-        spec = ComponentSpec.packaged(self.component)
+        spec = self.spec()
         ti = context["ti"]
         request = RunRequest(
             display_name=self._display_name(context, uuid.uuid4().hex),
@@ -146,7 +150,7 @@ class ComponentOperator(BaseOperator):
             environment=self.environment(),
         )
         # The intent is stored first: if this worker dies at any later instant, the name leads to the run.
-        intent = {"display_name": request.display_name, "cycle": self._cycle(context)}
+        intent: dict[str, Any] = {"display_name": request.display_name, "cycle": self._cycle(context)}
         context["task_state_store"].set(INTENT_KEY, intent)
         run_id = self.hook.submit(request)
         context["task_state_store"].set(INTENT_KEY, {**intent, "run_id": run_id})
@@ -219,7 +223,7 @@ class ComponentOperator(BaseOperator):
         result = StageResult.parse(
             text,
             run_id=run.run_id,
-            component_digest=ComponentSpec.packaged(self.component).digest,
+            component_digest=self.spec().digest,
             where=address,
         )
         value = result.to_xcom()

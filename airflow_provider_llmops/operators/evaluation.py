@@ -99,14 +99,15 @@ class QualityGateOperator(BaseOperator):
                 f"The evaluation compared no metric {unknown}. It compared: {', '.join(comparable) or 'nothing'}; give "
                 "the evaluation baseline_scores, or choose one of these."
             )
-        verdict = {
+        improvement, asked = self.metrics[f"{self.metric}_improvement"], float(self.min_improvement)
+        verdict: dict[str, Any] = {
             "metric": self.metric,
             "baseline": self.metrics[f"{self.metric}_baseline"],
             "candidate": self.metrics[self.metric],
-            "improvement": self.metrics[f"{self.metric}_improvement"],
-            "min_improvement": float(self.min_improvement),
+            "improvement": improvement,
+            "min_improvement": asked,
+            "passed": improvement >= asked,
         }
-        verdict["passed"] = verdict["improvement"] >= verdict["min_improvement"]
         summary = (
             "{metric}: {candidate:.4f} against {baseline:.4f}, improvement {improvement:+.4f}, at least "
             "{min_improvement:+.4f} asked for".format(**verdict)

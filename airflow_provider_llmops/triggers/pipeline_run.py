@@ -38,7 +38,7 @@ class PipelineRunTrigger(BaseTrigger):
         log_offset: int = 0,
         cancel_on_kill: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kubeflow_conn_id = kubeflow_conn_id
         self.run_id = run_id
         self.poll_interval = poll_interval
@@ -82,7 +82,7 @@ class PipelineRunTrigger(BaseTrigger):
             if timed_out or run.state.is_terminal:
                 break
             await asyncio.sleep(self.poll_interval)
-        yield TriggerEvent(
+        yield TriggerEvent(  # type: ignore[no-untyped-call]
             {
                 "run_id": self.run_id,
                 "state": str(run.state),

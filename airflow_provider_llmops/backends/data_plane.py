@@ -1,0 +1,74 @@
+"""The other side of the wall, when it is on this machine: an interpreter in another environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from airflow_provider_llmops.exceptions import ConfigurationError
+
+# The worker's environment holds connections, the Fernet key and the task's token; no step or service needs them.
+_PRIVATE_PREFIXES = ("AIRFLOW_", "AIRFLOW__", "_AIRFLOW", "PYTHONPATH", "VIRTUAL_ENV")
+_CHECK_TIMEOUT_SECONDS = 60.0
+
+
+class DataPlane:
+    """The interpreter in whose environment ``llmops-components`` is installed.
+
+    :param python: its path
+    """
+
+    def __init__(self, python: str | os.PathLike[str]) -> None:
+        self.python = Path(python)
+
+    def require(self) -> None:
+        """Raise :class:`ConfigurationError` if the interpreter cannot be executed."""
+        if not os.access(self.python, os.X_OK):
+            raise ConfigurationError(
+                f"The data plane's interpreter {str(self.python)!r} does not exist or cannot be executed. Run dev/setup, "
+                "or correct 'python' in the connection's extra."
+            )
+
+    def check(self) -> str:
+        """Make sure that the components can be imported; returns the version of Python."""
+        answer = self.run(["-c", "import llmops_components, sys; print(sys.version.split()[0])"])
+        if answer.returncode != 0:
+            last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+            raise ConfigurationError(
+                f"{self.python} cannot import the components: {last}. Install kfp_components into that environment "
+                "(dev/setup does), or correct 'python' in the connection's extra."
+            )
+        return answer.stdout.strip()
+
+    def run(
+        self, arguments: Sequence[str], *, stdin: str | None = None, timeout: float = _CHECK_TIMEOUT_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the interpreter and wait for it.
+
+        :param arguments: its arguments
+        :param stdin: text for its standard input
+        :param timeout: seconds after which it is killed
+        """
+        self.require()
+        return subprocess.run(
+            [self.python, *arguments],
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=self.environment({}),
+        )
+
+    @staticmethod
+    def environment(extra: Mapping[str, str]) -> dict[str, str]:
+        """This process's environment without what belongs to Airflow alone, and with more variables.
+
+        :param extra: variables to add
+        """
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_PREFIXES)
+        }
+        return {**inherited, **extra}

@@ -1,0 +1,65 @@
+"""The protocol between the KServe hook and whatever runs services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from airflow_provider_llmops.states import ServiceState
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision of a service.
+
+    :param revision: its name
+    :param state: whether it answers
+    :param url: address that reaches this revision and no other
+    :param traffic: its share of the service's requests in percent
+    :param error: why it failed
+    """
+
+    revision: str
+    state: ServiceState
+    url: str | None = None
+    traffic: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service as its backend sees it now.
+
+    :param name: name of the service
+    :param namespace: its namespace
+    :param url: its stable address; ``None`` before it first got traffic
+    :param revisions: its revisions by name
+    """
+
+    name: str
+    namespace: str
+    url: str | None
+    revisions: Mapping[str, Revision]
+
+
+class ServingBackend(Protocol):
+    """Something that runs services described by a manifest."""
+
+    def apply(self, manifest: Mapping[str, Any]) -> str:
+        """Start a revision from a manifest and return its name at once; traffic stays where it is."""
+
+    def get(self, namespace: str, name: str) -> Service:
+        """Read a service."""
+
+    def set_traffic(self, namespace: str, name: str, percent: Mapping[str, int]) -> Service:
+        """Share the requests out among revisions that are ready; the others are stopped."""
+
+    def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
+        """Stop one revision, or all of the service."""
+
+    def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
+        """The last lines that a revision wrote."""
+
+    def check(self) -> str:
+        """Say in one line what was reached; raises if it cannot be used."""

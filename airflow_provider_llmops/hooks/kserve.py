@@ -1,0 +1,105 @@
+"""Connection to whatever runs services."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from airflow_provider_llmops.backends.local_serving import LocalServingBackend
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.hooks.kubeflow import local_settings
+from airflow_provider_llmops.http import request
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_provider_llmops.backends.serving import Service, ServingBackend
+
+ANSWER_TIMEOUT_SECONDS = 120.0
+
+
+class KServeHook(BaseHook):
+    """Deploy services and ask them.
+
+    A connection without a host runs services on this machine, as detached predictors.
+
+    :param kserve_conn_id: connection of type ``kserve``
+    """
+
+    conn_name_attr = "kserve_conn_id"
+    default_conn_name = "kserve_default"
+    conn_type = "kserve"
+    hook_name = "KServe"
+
+    def __init__(self, kserve_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.kserve_conn_id = kserve_conn_id
+
+    @cached_property
+    def backend(self) -> ServingBackend:
+        """The backend that the connection chooses."""
+        return self._backend_of(self.get_connection(self.kserve_conn_id))
+
+    async def aget_backend(self) -> ServingBackend:
+        """The same from the triggerer, where connections are read asynchronously."""
+        return self._backend_of(await self.aget_connection(self.kserve_conn_id))
+
+    def _backend_of(self, connection: Connection) -> ServingBackend:
+        if connection.host:
+            raise ConfigurationError(
+                f"Connection {self.kserve_conn_id!r} names the host {connection.host!r}. This version runs services on the "
+                "local backend only: leave the host empty and set 'python' in extra."
+            )
+        return LocalServingBackend(**local_settings(connection))
+
+    def get_conn(self) -> ServingBackend:
+        """The backend."""
+        return self.backend
+
+    def apply(self, manifest: Mapping[str, Any]) -> str:
+        """Start a revision and return its name at once; traffic stays where it is.
+
+        :param manifest: an ``InferenceService``
+        """
+        return self.backend.apply(manifest)
+
+    def get_service(self, name: str, namespace: str = "default") -> Service:
+        """Read a service.
+
+        :param name: name of the service
+        :param namespace: its namespace
+        """
+        return self.backend.get(namespace, name)
+
+    @staticmethod
+    def ask(url: str, model: str, prompt: str, **settings: Any) -> str:
+        """Ask a chat model one question through the OpenAI API and return its answer.
+
+        :param url: address of a service or of one revision, without the API's path
+        :param model: name of the model
+        :param prompt: the question
+        :param settings: further fields of the request, for example ``max_tokens``
+        :raises ConfigurationError: the server refuses the question
+        :raises ApiUnavailableError: the server cannot be reached, or does not answer as a chat model does
+        """
+        address = f"{url.rstrip('/')}/openai/v1/chat/completions"
+        body = {"model": model, "messages": [{"role": "user", "content": prompt}], **settings}
+        content = request(address, body=body, timeout=ANSWER_TIMEOUT_SECONDS)
+        try:
+            answer: str = json.loads(content)["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ApiUnavailableError(
+                f"{address} did not answer as a chat model does: {content[:200]!r}"
+            ) from error
+        return answer
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Whether the backend can be used, and why not."""
+        try:
+            return True, self.backend.check()
+        except Exception as error:
+            return False, str(error)

@@ -1,0 +1,38 @@
+"""The little HTTP that the provider speaks itself: JSON to a model server, a health check to MLflow."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+
+MAX_ERROR_CHARACTERS = 300
+
+
+def request(url: str, *, body: Any = None, timeout: float) -> bytes:
+    """Send a request, a POST with JSON if there is a body, and return the answer.
+
+    :param url: http or https address
+    :param body: anything that JSON can hold
+    :param timeout: seconds to wait for each part of the answer
+    :raises ConfigurationError: the address is not http, or the server refuses the request (400 to 499)
+    :raises ApiUnavailableError: the server cannot be reached, is overloaded (429), or failed (500 and up)
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{url!r} is not an http or https address.")
+    data = None if body is None else json.dumps(body).encode()
+    outgoing = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(outgoing, timeout=timeout) as answer:  # noqa: S310 - checked above
+            content: bytes = answer.read()
+            return content
+    except urllib.error.HTTPError as error:
+        said = error.read().decode("utf-8", errors="replace")[:MAX_ERROR_CHARACTERS]
+        kind = ConfigurationError if error.code < 500 and error.code != 429 else ApiUnavailableError
+        raise kind(f"{url} answered {error.code} {error.reason}: {said}") from error
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise ApiUnavailableError(f"{url} cannot be reached: {reason}. Is the server up?") from error

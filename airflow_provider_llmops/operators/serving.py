@@ -1,0 +1,234 @@
+"""Operators for services: deploy a model, ask it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from airflow_provider_llmops.exceptions import LLMOpsError, RunFailedError
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.links import ServiceLink
+from airflow_provider_llmops.manifests import inference_service
+from airflow_provider_llmops.states import ServiceState
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+POLL_INTERVAL_SECONDS = 0.5
+READY_TIMEOUT = timedelta(minutes=15)
+SMOKE_PROMPT = "What is Python?"
+
+
+class DeployModelOperator(BaseOperator):
+    """Serve a model: start a new revision, wait until it is ready, ask it a question, give it the traffic.
+
+    A revision that does not become ready, or does not answer, is stopped, and the one that served before goes on. The
+    same manifest is applied once: a retry finds the revision that the first attempt started.
+
+    XCom: ``url`` (the service's stable address), ``openai_url`` (base URL for OpenAI clients), and all facts together
+    as ``return_value``.
+
+    :param service_name: name of the service and of the model that clients ask for
+    :param model: URI of the model
+    :param namespace: Kubernetes namespace
+    :param model_digest: content digest of the model, kept in the manifest
+    :param predictor_args: arguments of KServe's huggingfaceserver
+    :param predictor_resources: Kubernetes requests and limits of the predictor
+    :param smoke_prompt: question that the new revision has to answer before it gets traffic
+    :param ready_timeout: how long the revision may take to become ready
+    :param kserve_conn_id: connection of type ``kserve``
+    :param deferrable: wait in the triggerer instead of in a worker
+    :param poll_interval: seconds between two looks
+    """
+
+    template_fields: Sequence[str] = (
+        "service_name",
+        "model",
+        "namespace",
+        "model_digest",
+        "predictor_args",
+        "predictor_resources",
+        "smoke_prompt",
+        "kserve_conn_id",
+    )
+    operator_extra_links = (ServiceLink(),)
+    ui_color = "#e6f4ea"
+
+    def __init__(
+        self,
+        *,
+        service_name: str,
+        model: str,
+        namespace: str = "default",
+        model_digest: str | None = None,
+        predictor_args: Mapping[str, Any] | None = None,
+        predictor_resources: Mapping[str, Any] | None = None,
+        smoke_prompt: str = SMOKE_PROMPT,
+        ready_timeout: timedelta = READY_TIMEOUT,
+        kserve_conn_id: str = KServeHook.default_conn_name,
+        deferrable: bool = True,
+        poll_interval: float = POLL_INTERVAL_SECONDS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.service_name = service_name
+        self.model = model
+        self.namespace = namespace
+        self.model_digest = model_digest
+        self.predictor_args = predictor_args
+        self.predictor_resources = predictor_resources
+        self.smoke_prompt = smoke_prompt
+        self.ready_timeout = ready_timeout
+        self.kserve_conn_id = kserve_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self._starting: str | None = None
+
+    @cached_property
+    def hook(self) -> KServeHook:
+        """The hook of the connection."""
+        return KServeHook(self.kserve_conn_id)
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the service."""
+        return inference_service(
+            self.service_name,
+            self.model,
+            namespace=self.namespace,
+            model_digest=self.model_digest,
+            args=self.predictor_args,
+            resources=self.predictor_resources,
+        )
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Start the revision, then wait for it."""
+        revision = self._starting = self.hook.apply(self.manifest())
+        deadline = time.time() + self.ready_timeout.total_seconds()
+        self.log.info("Revision %s of service %s is starting", revision, self.service_name)
+        if self.deferrable:
+            from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
+
+            self.defer(
+                trigger=RevisionReadyTrigger(
+                    kserve_conn_id=self.kserve_conn_id,
+                    namespace=self.namespace,
+                    name=self.service_name,
+                    revision=revision,
+                    poll_interval=self.poll_interval,
+                    deadline=deadline,
+                ),
+                method_name="execute_complete",
+            )
+        while True:
+            seen = self.hook.get_service(self.service_name, self.namespace).revisions[revision]
+            timed_out = time.time() >= deadline
+            if seen.state.is_ready or seen.state.is_over or timed_out:
+                break
+            time.sleep(self.poll_interval)
+        event = {"revision": revision, "state": str(seen.state), "error": seen.error, "timed_out": timed_out}
+        return self.execute_complete(context, event)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Ask the revision that became ready, then give it the traffic."""
+        revision = event["revision"]
+        if not ServiceState(event["state"]).is_ready:
+            why = (
+                f"was not ready after {self.ready_timeout}"
+                if event["timed_out"]
+                else f"failed: {event['error']}"
+            )
+            raise self._give_up(revision, why)
+        address = self.hook.get_service(self.service_name, self.namespace).revisions[revision].url or ""
+        try:
+            answer = self.hook.ask(
+                address, self.service_name, self.smoke_prompt, max_tokens=64, temperature=0
+            )
+        except LLMOpsError as error:
+            raise self._give_up(revision, f"did not answer the smoke question: {error}") from error
+        if not answer.strip():
+            raise self._give_up(revision, "answered the smoke question with nothing")
+        self.log.info("Smoke question: %s\nAnswer: %s", self.smoke_prompt, answer)
+
+        service = self.hook.backend.set_traffic(self.namespace, self.service_name, {revision: 100})
+        self._starting = None
+        facts = {
+            "name": service.name,
+            "namespace": service.namespace,
+            "revision": revision,
+            "url": service.url,
+            "openai_url": f"{service.url}/openai/v1",
+            "smoke_prompt": self.smoke_prompt,
+            "smoke_answer": answer,
+        }
+        for key in ("url", "openai_url"):
+            context["ti"].xcom_push(key=key, value=facts[key])
+        self.log.info("Service %s answers at %s", service.name, facts["openai_url"])
+        return facts
+
+    def on_kill(self) -> None:
+        """Stop the revision that this worker was starting."""
+        if self._starting is not None:
+            self.hook.backend.delete(self.namespace, self.service_name, self._starting)
+
+    def _give_up(self, revision: str, why: str) -> RunFailedError:
+        """Stop the revision and say what serves now."""
+        last_lines = self.hook.backend.logs(self.namespace, self.service_name, revision, 20)
+        self.log.error("Last lines of revision %s:\n%s", revision, "\n".join(last_lines))
+        self.hook.backend.delete(self.namespace, self.service_name, revision)
+        self._starting = None
+        others = self.hook.get_service(self.service_name, self.namespace).revisions.values()
+        serving = ", ".join(f"{other.revision} ({other.traffic}%)" for other in others if other.traffic)
+        return RunFailedError(
+            f"Revision {revision} of service {self.service_name!r} {why}. It was stopped; "
+            + (f"still serving: {serving}." if serving else "nothing else was serving.")
+        )
+
+
+class AskModelOperator(BaseOperator):
+    """Ask a service questions through its stable address, as a client would; fails when one is not answered.
+
+    XCom: a list of ``{"prompt", "answer", "seconds"}``.
+
+    :param url: the service's address
+    :param model_name: name of the model
+    :param prompts: questions
+    :param request: further fields of each request, for example ``{"max_tokens": 64}``
+    """
+
+    template_fields: Sequence[str] = ("url", "model_name", "prompts", "request")
+    ui_color = "#e6f4ea"
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        model_name: str,
+        prompts: Sequence[str],
+        request: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.url = url
+        self.model_name = model_name
+        self.prompts = prompts
+        self.request = request
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Ask one question after the other."""
+        answers = []
+        for prompt in self.prompts:
+            started = time.monotonic()
+            answer = KServeHook.ask(self.url, self.model_name, prompt, **(self.request or {}))
+            seconds = round(time.monotonic() - started, 3)
+            if not answer.strip():
+                raise RunFailedError(
+                    f"{self.url} answered {prompt!r:.80} with nothing. Look at the service's log and at the evaluation's report."
+                )
+            self.log.info("%s\n-> %s (%.2f s)", prompt, answer, seconds)
+            answers.append({"prompt": prompt, "answer": answer, "seconds": seconds})
+        return answers

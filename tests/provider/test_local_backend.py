@@ -1,0 +1,237 @@
+"""The local pipeline backend: detached processes, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from conftest import DATA_PYTHON, REPO
+
+from airflow_provider_llmops.backends import local
+from airflow_provider_llmops.backends.base import RunRequest
+from airflow_provider_llmops.backends.local import LocalPipelineBackend, _processes_of
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
+from airflow_provider_llmops.states import RunState
+
+TIMEOUT_SECONDS = 30
+
+
+def wait_until(condition, timeout=TIMEOUT_SECONDS):
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def finished(backend, run_id):
+    return wait_until(lambda: (run := backend.get(run_id)).state.is_terminal and run)
+
+
+def working(backend, run_id):
+    """Wait until the component itself is at work, not just the run's process."""
+    wait_until(lambda: any(line.startswith("working on") for line in backend.read_log(run_id, 0)[0]))
+    return backend.get(run_id)
+
+
+def request(toy_spec, name="toy run", environment=None, **arguments):
+    return RunRequest(display_name=name, pipeline=toy_spec.bind(arguments), environment=environment or {})
+
+
+def result_of(backend, run_id):
+    return json.loads(backend.read_result(run_id, "toy")[0])
+
+
+def test_run_succeeds_and_leaves_state_log_and_result(backend, toy_spec):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    run_id = backend.submit(request(toy_spec, text="hallo"))
+    run = finished(backend, run_id)
+    assert (run.state, run.error, dict(run.tasks)) == (RunState.SUCCEEDED, None, {"toy": "SUCCEEDED"})
+    assert before < run.created_at < run.finished_at
+    lines, _ = backend.read_log(run_id, 0)
+    assert lines[:3] == ["toy: started", "working on hallo", lines[2]]
+    assert lines[2].startswith("toy finished in ")
+    result = result_of(backend, run_id)
+    assert result["metrics"] == {"length": 5}
+    assert Path(result["artifacts"]["echo"]["uri"]).read_text() == "hallo"
+    assert [run.run_id for run in backend.list_finished(before)] == [run_id]
+    assert list(backend.list_finished(datetime.now(UTC))) == []
+
+
+def test_artifact_input_is_given_as_a_path(backend, toy_spec, tmp_path):
+    (tmp_path / "source.txt").write_text("from a file")
+    run_id = backend.submit(request(toy_spec, source=str(tmp_path / "source.txt")))
+    assert finished(backend, run_id).state.is_successful
+    assert Path(result_of(backend, run_id)["artifacts"]["echo"]["uri"]).read_text() == "from a file"
+
+
+def test_same_display_name_never_starts_twice(backend, toy_spec):
+    first = backend.submit(request(toy_spec, name="one", seconds=0.5))
+    assert backend.submit(request(toy_spec, name="one", seconds=0.5)) == first
+    assert backend.find("one").run_id == first
+    assert backend.find("another") is None
+    finished(backend, first)
+    assert backend.read_log(first, 0)[0].count("toy: started") == 1
+
+
+def test_run_outlives_the_process_that_submitted_it(toy_spec, root, backend, tmp_path):
+    (tmp_path / "spec.json").write_text(json.dumps(toy_spec.ir))
+    script = f"""
+import json, os, signal
+from airflow_provider_llmops.backends.base import RunRequest
+from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.specs import BoundPipeline
+spec = json.load(open({str(tmp_path / "spec.json")!r}))
+backend = LocalPipelineBackend(python={str(DATA_PYTHON)!r}, root={str(root)!r})
+backend.submit(RunRequest(display_name="orphan", pipeline=BoundPipeline(spec, {{"seconds": 1.0}})))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    died = subprocess.run([sys.executable, "-c", script], check=False, cwd=REPO)
+    assert died.returncode == -signal.SIGKILL
+    run = backend.find("orphan")
+    assert not run.state.is_terminal
+    assert finished(backend, run.run_id).state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("ending", "error", "retryable"),
+    [
+        ("refuse", "task 'toy': DataError: row 3: completion is empty", False),
+        ("crash", "task 'toy': RuntimeError: something broke", True),
+        (
+            "sigkill",
+            "task 'toy': Killed: the step's process was killed by SIGKILL (out of memory? the kernel's log tells)",
+            True,
+        ),
+    ],
+)
+def test_failure_names_the_step_and_its_error(backend, toy_spec, ending, error, retryable):
+    run = finished(backend, backend.submit(request(toy_spec, ending=ending)))
+    assert (run.state, run.error, run.retryable) == (RunState.FAILED, error, retryable)
+
+
+def test_sigkill_of_the_component_process_is_a_failed_run(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=60))
+    working(backend, run_id)
+    component = max(_processes_of(local.Path(backend._runs / run_id)), key=lambda p: len(p.parents()))
+    component.kill()
+    run = finished(backend, run_id)
+    assert run.state is RunState.FAILED
+    assert "killed by SIGKILL" in run.error
+
+
+def test_sigkill_of_the_run_process_is_a_failed_run_and_its_children_are_stopped(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=60))
+    working(backend, run_id)
+    directory = backend._runs / run_id
+    os.kill(json.loads((directory / "state.json").read_text())["pid"], signal.SIGKILL)
+    run = finished(backend, run_id)
+    assert run.state is RunState.FAILED
+    assert run.error == "Killed: the run's process disappeared (killed, or the machine was restarted)"
+    assert _processes_of(directory) == []
+    assert backend.get(run_id) == run
+
+
+def test_cancel_stops_every_process_within_ten_seconds(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=60))
+    working(backend, run_id)
+    processes = _processes_of(backend._runs / run_id)
+    assert len(processes) >= 2
+    started = time.monotonic()
+    backend.cancel(run_id)
+    assert time.monotonic() - started < 10
+    assert [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert backend.get(run_id).state is RunState.CANCELED
+    assert backend.get(run_id).error is None
+
+
+def test_cancel_of_a_finished_run_changes_nothing(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec))
+    run = finished(backend, run_id)
+    backend.cancel(run_id)
+    assert backend.get(run_id) == run
+
+
+def test_run_prepared_but_never_started_is_failed(backend, toy_spec, monkeypatch):
+    monkeypatch.setattr(LocalPipelineBackend, "_start", lambda *args: None)
+    run = backend.get(backend.submit(request(toy_spec)))
+    assert run.state is RunState.FAILED
+    assert run.error == "Killed: the run was prepared but its process never started working"
+
+
+def test_steps_do_not_see_airflows_secrets(backend, toy_spec, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_SECRET", "mysql://user:password@host")
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "key")
+    run_id = backend.submit(request(toy_spec, environment={"MLFLOW_TRACKING_TOKEN": "hush"}))
+    finished(backend, run_id)
+    variables = result_of(backend, run_id)["details"]["variables"]
+    assert [name for name in variables if "AIRFLOW" in name] == []
+    assert "MLFLOW_TRACKING_TOKEN" in variables
+    stored = [path for path in (backend._runs / run_id).rglob("*") if path.is_file()]
+    assert [path for path in stored if b"hush" in path.read_bytes()] == []
+
+
+def test_log_is_read_in_whole_lines_from_an_offset(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec))
+    finished(backend, run_id)
+    log = backend._runs / run_id / "log.txt"
+    log.write_bytes("eins\nzwei\nünvollst".encode())
+    assert backend.read_log(run_id, 0) == (["eins", "zwei"], 10)
+    assert backend.read_log(run_id, 10) == ([], 10)
+    with log.open("ab") as handle:
+        handle.write("ändig\n".encode())
+    assert backend.read_log(run_id, 10)[0] == ["ünvollständig"]
+
+
+def test_missing_result_is_named(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, ending="no_result"))
+    assert finished(backend, run_id).state.is_successful
+    with pytest.raises(ResultError, match=f"Run {run_id} succeeded but step toy left no result"):
+        backend.read_result(run_id, "toy")
+
+
+def test_no_disk_space_is_refused_before_anything_starts(backend, toy_spec, monkeypatch, root):
+    free = local.MIN_FREE_BYTES - 1
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(
+        ApiUnavailableError, match=r"Only 511 MiB are free for runs in .*/runs, at least 512 MiB"
+    ):
+        backend.submit(request(toy_spec))
+    assert not (root / "runs").exists()
+
+
+def test_directory_that_cannot_be_written_is_named(toy_spec, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    backend = LocalPipelineBackend(python=DATA_PYTHON, root=tmp_path / "file")
+    with pytest.raises(
+        ApiUnavailableError, match=r"Cannot start run 'toy run' in .*/file/runs/.*: Not a directory"
+    ):
+        backend.submit(request(toy_spec))
+
+
+def test_interpreter_that_does_not_exist_is_named(toy_spec, root):
+    backend = LocalPipelineBackend(python="/nowhere/python", root=root)
+    with pytest.raises(ConfigurationError, match="interpreter '/nowhere/python' does not exist"):
+        backend.submit(request(toy_spec))
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "", "6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55"])
+def test_unknown_or_malicious_run_id_is_refused(backend, run_id):
+    with pytest.raises(ConfigurationError, match="There is no run"):
+        backend.get(run_id)
+
+
+def test_check_tells_a_good_interpreter_from_a_bare_one(backend, root):
+    assert backend.check().startswith("local backend ready: Python 3.")
+    bare = LocalPipelineBackend(python="/usr/bin/env", root=root)
+    with pytest.raises(ConfigurationError, match="cannot import the components"):
+        bare.check()
