@@ -1,0 +1,261 @@
+"""The base operator over the real local backend: submit once, reconnect, finish."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from conftest import clear, retry
+
+from airflow_provider_llmops.exceptions import (
+    ConfigurationError,
+    InvalidInputError,
+    QualityGateFailed,
+    ResultError,
+    RunCanceledError,
+    RunFailedError,
+)
+from airflow_provider_llmops.operators.component import INTENT_KEY, ComponentOperator
+from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+
+pytestmark = pytest.mark.usefixtures("connections")
+
+
+class ToyOperator(ComponentOperator):
+    component = "toy"
+    inputs = ("text", "seconds", "ending")
+    compiled = None
+
+    def __init__(self, *, text="hello", seconds=0.0, ending="well", **kwargs):
+        super().__init__(**kwargs)
+        self.text, self.seconds, self.ending = text, seconds, ending
+
+    def spec(self):
+        return self.compiled
+
+
+@pytest.fixture
+def toy(toy_spec, backend):
+    ToyOperator.compiled = toy_spec
+    return lambda **arguments: ToyOperator(task_id="task", **{"poll_interval": 0.05, **arguments})
+
+
+def runs_of(backend):
+    return sorted(path.name for path in backend._runs.glob("[!.]*"))
+
+
+async def resume(operator, context, deferred):
+    """Run the trigger as the triggerer does, rebuilt from what Airflow stores, then the method it names."""
+    path, arguments = deferred.trigger.serialize()
+    assert path == "airflow_provider_llmops.triggers.pipeline_run.PipelineRunTrigger"
+    events = [event async for event in PipelineRunTrigger(**arguments).run()]
+    assert len(events) == 1
+    return getattr(operator, deferred.method_name)(context, event=events[0].payload)
+
+
+def test_synchronous_run_returns_result_and_pushes_artifacts_and_metrics(toy, context, backend, toy_spec):
+    value = toy(text="abc", deferrable=False).execute(context)
+    (run_id,) = runs_of(backend)
+    assert value["component"] == "toy"
+    assert value["run_id"] == run_id
+    assert value["component_digest"] == toy_spec.digest
+    assert value["metrics"] == {"length": 3}
+    uri = value["artifacts"]["echo"]["uri"]
+    assert context["ti"].xcom == {"echo": uri, "metrics": {"length": 3}}
+    assert context["task_state_store"].get(INTENT_KEY)["run_id"] == run_id
+
+
+async def test_deferred_run_gives_the_same_result_and_streams_the_log(toy, context, backend, capsys):
+    operator = toy(text="abc")
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    value = await resume(operator, context, deferred.value)
+    assert value["metrics"] == {"length": 3}
+    assert runs_of(backend) == [value["run_id"]]
+    assert capsys.readouterr().out.count("working on abc") == 1
+
+
+def test_run_carries_where_it_comes_from(toy, context, backend, toy_spec):
+    import json
+
+    value = toy(deferrable=False).execute(context)
+    stored = json.loads((backend._runs / value["run_id"] / "request.json").read_text())
+    assert stored["display_name"].startswith("dag.task ")
+    assert stored["labels"] == {
+        "dag_id": "dag",
+        "dag_run_id": "manual",
+        "task_id": "task",
+        "map_index": "-1",
+        "try_number": "1",
+        "component": "toy",
+        "component_digest": toy_spec.digest,
+    }
+
+
+def test_retry_reconnects_to_the_running_run(toy, context, backend):
+    with pytest.raises(TaskDeferred):
+        toy(seconds=1.0).execute(context)
+    (run_id,) = runs_of(backend)
+    value = toy(seconds=1.0, deferrable=False).execute(retry(context))
+    assert value["run_id"] == run_id
+    assert runs_of(backend) == [run_id]
+
+
+def test_retry_takes_the_result_of_a_run_that_succeeded_meanwhile(toy, context, backend):
+    first = toy(deferrable=False).execute(context)
+    second = toy(deferrable=False).execute(retry(context))
+    assert second == first
+    assert runs_of(backend) == [first["run_id"]]
+
+
+def test_retry_finds_the_run_by_name_when_the_worker_died_before_it_knew_the_id(toy, context, backend):
+    first = toy(deferrable=False).execute(context)
+    store = context["task_state_store"]
+    intent = store.get(INTENT_KEY)
+    store.set(INTENT_KEY, {key: value for key, value in intent.items() if key != "run_id"})
+    assert toy(deferrable=False).execute(retry(context)) == first
+    assert runs_of(backend) == [first["run_id"]]
+
+
+def test_retry_submits_when_the_worker_died_before_it_submitted(toy, context, backend):
+    context["task_state_store"].set(INTENT_KEY, {"display_name": "dag.task never sent", "cycle": 1})
+    value = toy(deferrable=False).execute(retry(context))
+    assert runs_of(backend) == [value["run_id"]]
+
+
+def test_retry_after_a_failed_run_makes_a_new_one(toy, context, backend):
+    with pytest.raises(RunFailedError):
+        toy(ending="crash", deferrable=False).execute(context)
+    value = toy(deferrable=False).execute(retry(context))
+    assert value["run_id"] in runs_of(backend)
+    assert len(runs_of(backend)) == 2
+
+
+def test_clearing_a_finished_task_makes_a_new_run(toy, context, backend):
+    first = toy(deferrable=False).execute(context)
+    second = toy(deferrable=False).execute(clear(context))
+    assert runs_of(backend) == sorted([first["run_id"], second["run_id"]])
+    assert first["run_id"] != second["run_id"]
+
+
+def test_clearing_a_task_whose_run_was_orphaned_cancels_that_run(toy, context, backend):
+    with pytest.raises(TaskDeferred):
+        toy(seconds=60.0).execute(context)
+    (orphan,) = runs_of(backend)
+    value = toy(deferrable=False).execute(clear(context))
+    assert backend.get(orphan).state.is_canceled
+    assert backend.get(value["run_id"]).state.is_successful
+
+
+def test_failed_run_may_be_retried_and_names_step_error_and_log(toy, context, backend):
+    with pytest.raises(RunFailedError) as caught:
+        toy(ending="crash", deferrable=False).execute(context)
+    (run_id,) = runs_of(backend)
+    assert str(caught.value) == (
+        f"Run {run_id} (toy) FAILED at task 'toy': RuntimeError: something broke. "
+        f"Log: {backend._runs / run_id / 'log.txt'}"
+    )
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_input_that_the_component_refuses_is_not_retried(toy, context):
+    with pytest.raises(InvalidInputError, match="DataError: row 3: completion is empty") as caught:
+        toy(ending="refuse", deferrable=False).execute(context)
+    assert isinstance(caught.value, AirflowFailException)
+
+
+def test_gate_that_is_not_passed_pushes_the_result_before_it_fails(toy, context):
+    with pytest.raises(
+        QualityGateFailed, match=r"did not pass its gate: line 3: completion is empty Artifacts: echo=/"
+    ):
+        toy(ending="gate", deferrable=False).execute(context)
+    pushed = context["ti"].xcom["return_value"]
+    assert (pushed["passed"], pushed["findings"]) == (False, ["line 3: completion is empty"])
+
+
+def test_run_cancelled_by_somebody_else_is_named(toy, context, backend):
+    with pytest.raises(TaskDeferred):
+        toy(seconds=60.0).execute(context)
+    (run_id,) = runs_of(backend)
+    backend.cancel(run_id)
+    event = {"run_id": run_id, "state": "CANCELED", "timed_out": False, "log_offset": 0}
+    with pytest.raises(RunCanceledError, match=f"Run {run_id} \\(toy\\) was cancelled by somebody else"):
+        toy().execute_complete(context, event)
+
+
+@pytest.mark.parametrize("limit", ["run_timeout", "execution_timeout"])
+async def test_deadline_holds_while_deferred_and_cancels_the_run(toy, context, backend, limit):
+    operator = toy(seconds=60.0, **{limit: timedelta(seconds=1)})
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    with pytest.raises(RunFailedError, match="took longer than 0:00:01 and was cancelled"):
+        await resume(operator, context, deferred.value)
+    (run_id,) = runs_of(backend)
+    assert backend.get(run_id).state.is_canceled
+
+
+def test_deadline_holds_in_a_worker(toy, context, backend):
+    with pytest.raises(RunFailedError, match="took longer than"):
+        toy(seconds=60.0, deferrable=False, run_timeout=timedelta(seconds=1)).execute(context)
+    (run_id,) = runs_of(backend)
+    assert backend.get(run_id).state.is_canceled
+
+
+def test_on_kill_cancels_the_run_unless_told_otherwise(toy, context, backend):
+    for cancel_on_kill, canceled in ((False, False), (True, True)):
+        operator = toy(seconds=60.0, cancel_on_kill=cancel_on_kill)
+        with pytest.raises(TaskDeferred):
+            operator.execute(clear(context))
+        operator.on_kill()
+        assert backend.get(operator._run_id).state.is_canceled is canceled
+        backend.cancel(operator._run_id)
+
+
+async def test_on_kill_of_the_trigger_cancels_the_run_unless_told_otherwise(toy, context, backend):
+    with pytest.raises(TaskDeferred) as deferred:
+        toy(seconds=60.0).execute(context)
+    _, arguments = deferred.value.trigger.serialize()
+    await PipelineRunTrigger(**{**arguments, "cancel_on_kill": False}).on_kill()
+    assert not backend.get(arguments["run_id"]).state.is_terminal
+    await PipelineRunTrigger(**arguments).on_kill()
+    assert backend.get(arguments["run_id"]).state.is_canceled
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema_version": 1, "comp', "is not valid JSON"),
+        ('{"schema_version": 2}', "has schema version 2; this provider reads version 1"),
+        ("[]", "has schema version None"),
+        ('{"schema_version": 1, "component": "toy"}', "lacks or garbles a field"),
+    ],
+)
+def test_result_that_cannot_be_read_is_named(toy, context, backend, content, message):
+    value = toy(deferrable=False).execute(context)
+    (path,) = (backend._runs / value["run_id"] / "artifacts").glob("*/toy/result")
+    path.write_text(content)
+    with pytest.raises(ResultError, match=message):
+        toy(deferrable=False).execute(retry(context))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seconds": "soon"}, "input 'seconds' must be int or float, got str 'soon'"),
+        ({"text": 3}, "input 'text' must be str, got int 3"),
+    ],
+)
+def test_argument_of_the_wrong_type_is_refused_before_anything_starts(
+    toy, context, backend, arguments, message
+):
+    with pytest.raises(ConfigurationError, match=message):
+        toy(**arguments).execute(context)
+    assert runs_of(backend) == []
+    assert context["task_state_store"].values == {}
+
+
+def test_mapped_tasks_get_names_of_their_own(toy, context):
+    context["ti"].map_index = 3
+    toy(deferrable=False).execute(context)
+    assert context["task_state_store"].get(INTENT_KEY)["display_name"].startswith("dag.task[3] ")
