@@ -16,6 +16,13 @@ _LOCAL_FIELDS = {
         "schema": {"type": ["string", "null"]},
     },
 }
+_SLOTS_FIELD = {
+    "slots": {
+        "label": "Runs at a time",
+        "description": "Local only: further runs wait. Each run uses every core. Default: 1",
+        "schema": {"type": ["integer", "null"], "minimum": 1},
+    }
+}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -85,7 +92,7 @@ def get_provider_info() -> dict[str, Any]:
                     "relabeling": {},
                     "placeholders": {"python": "/opt/llmops/.venv/data/bin/python"},
                 },
-                "conn-fields": _LOCAL_FIELDS,
+                "conn-fields": {**_LOCAL_FIELDS, **_SLOTS_FIELD},
             },
             {
                 "connection-type": "kserve",

@@ -112,7 +112,7 @@ class ComponentSpec:
                 parameters[_add_importer(ir, name, declared)] = self._checked_uri(name, value)
             else:
                 parameters[name] = self._checked(name, value, declared["parameterType"])
-        _drop_absent_artifacts(ir)
+        _drop_absent(ir, parameters)
         return BoundPipeline(spec=ir, parameters=parameters)
 
     def _checked(self, name: str, value: Any, parameter_type: str) -> Any:
@@ -168,12 +168,20 @@ def _add_importer(ir: dict[str, Any], name: str, declared: dict[str, Any]) -> st
     return parameter
 
 
-def _drop_absent_artifacts(ir: dict[str, Any]) -> None:
-    """Take optional artifact inputs out that nobody gave."""
-    for name in ir["root"].get("inputDefinitions", {}).pop("artifacts", {}):
-        for task in ir["root"]["dag"]["tasks"].values():
-            sources = task.get("inputs", {}).get("artifacts", {})
-            for key in [
-                key for key, source in sources.items() if source.get("componentInputArtifact") == name
-            ]:
-                del sources[key]
+def _drop_absent(ir: dict[str, Any], parameters: Mapping[str, Any]) -> None:
+    """Take optional inputs out that nobody gave and that have no default; ``kfp.local`` cannot pass on nothing."""
+    declared = ir["root"].get("inputDefinitions", {})
+    optional = declared.get("parameters", {})
+    absent = {
+        "componentInputArtifact": list(declared.pop("artifacts", {})),
+        "componentInputParameter": [
+            name for name, spec in optional.items() if name not in parameters and "defaultValue" not in spec
+        ],
+    }
+    for name in absent["componentInputParameter"]:
+        del optional[name]
+    for task in ir["root"]["dag"]["tasks"].values():
+        for sources in task.get("inputs", {}).values():
+            for key, source in list(sources.items()):
+                if any(source.get(kind) in names for kind, names in absent.items()):
+                    del sources[key]

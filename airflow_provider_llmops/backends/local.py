@@ -29,6 +29,7 @@ from airflow_provider_llmops.states import RunState
 if TYPE_CHECKING:
     import psutil
 
+DEFAULT_SLOTS = 1
 MIN_FREE_BYTES = 512 * 1024 * 1024
 LOG_CHUNK_BYTES = 256 * 1024
 TERMINATE_GRACE_SECONDS = 5.0
@@ -43,11 +44,15 @@ class LocalPipelineBackend:
 
     :param python: interpreter of the data plane's environment
     :param root: directory that holds ``runs/``
+    :param slots: runs at a time; the others are pending. Each uses every core, so one is right for most machines.
     """
 
-    def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, *, python: str | os.PathLike[str], root: str | os.PathLike[str], slots: int = DEFAULT_SLOTS
+    ) -> None:
         self._data_plane = DataPlane(python)
         self._root = Path(root)
+        self._slots = slots
         self._runs = self._root / "runs"
 
     def submit(self, request: RunRequest) -> str:
@@ -164,7 +169,12 @@ class LocalPipelineBackend:
                 [self._data_plane.python, "-m", _RUNNER_MODULE, directory],
                 cwd=directory,
                 env=self._data_plane.environment(
-                    {**environment, RUN_DIR_VARIABLE: str(directory), "LLMOPS_ROOT": str(self._root)}
+                    {
+                        **environment,
+                        RUN_DIR_VARIABLE: str(directory),
+                        "LLMOPS_ROOT": str(self._root),
+                        "LLMOPS_SLOTS": str(self._slots),
+                    }
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
-from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.local import DEFAULT_SLOTS, LocalPipelineBackend
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
 
 if TYPE_CHECKING:
@@ -17,26 +17,27 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.base import PipelineBackend, Run, RunRequest
 
 DEFAULT_ROOT = "~/.llmops"
-_LOCAL_FIELDS = frozenset({"python", "root"})
 
 
-def local_settings(connection: Connection) -> dict[str, Any]:
-    """Interpreter and directory of the local backend, from a connection's extra.
+def local_settings(connection: Connection, *further: str) -> dict[str, Any]:
+    """Settings of a local backend, from a connection's extra.
 
     :param connection: connection without a host
+    :param further: fields that are known besides ``python`` and ``root``
     :raises ConfigurationError: a field is unknown, or the interpreter is missing
     """
+    known = {"python", "root", *further}
     extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
-    if unknown := describe_unknown(extra, _LOCAL_FIELDS):
+    if unknown := describe_unknown(extra, known):
         raise ConfigurationError(
-            f"Connection {connection.conn_id!r}: unknown field {unknown} in extra. Known: {', '.join(sorted(_LOCAL_FIELDS))}."
+            f"Connection {connection.conn_id!r}: unknown field {unknown} in extra. Known: {', '.join(sorted(known))}."
         )
     if "python" not in extra:
         raise ConfigurationError(
-            f"Connection {connection.conn_id!r} has no host, so runs are local and need 'python' in extra: the "
-            "interpreter of the environment in which llmops-components is installed."
+            f"Connection {connection.conn_id!r} has no host, so it is local and needs 'python' in extra: the interpreter "
+            "of the environment in which llmops-components is installed."
         )
-    return {"python": extra["python"], "root": Path(extra.get("root", DEFAULT_ROOT)).expanduser().absolute()}
+    return {**extra, "root": Path(extra.get("root", DEFAULT_ROOT)).expanduser().absolute()}
 
 
 class KubeflowPipelinesHook(BaseHook):
@@ -73,7 +74,16 @@ class KubeflowPipelinesHook(BaseHook):
                 f"Connection {self.kubeflow_conn_id!r} names the host {connection.host!r}. This version carries out runs "
                 "on the local backend only: leave the host empty and set 'python' in extra."
             )
-        return LocalPipelineBackend(**local_settings(connection))
+        settings = local_settings(connection, "slots")
+        try:
+            settings["slots"] = int(settings.get("slots", DEFAULT_SLOTS))
+        except ValueError:
+            settings["slots"] = 0
+        if settings["slots"] < 1:
+            raise ConfigurationError(
+                f"Connection {self.kubeflow_conn_id!r}: 'slots' in extra must be a number from 1 on."
+            )
+        return LocalPipelineBackend(**settings)
 
     def get_conn(self) -> PipelineBackend:
         """The backend."""

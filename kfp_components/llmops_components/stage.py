@@ -7,8 +7,9 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from kfp.dsl import Artifact, Metrics
 
@@ -72,6 +73,25 @@ def run_stage(
     )
     verdict = "finished" if report.passed else "finished, gate not passed"
     print(f"{component} {verdict} in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def whole_numbers(value: Any, *, floats: Collection[str] = ()) -> Any:
+    """Give integers back that lost their type on the way here.
+
+    KFP hands an object over as protobuf's ``Struct``, whose only number is the double: 40 arrives as 40.0, which
+    ``range(40.0)`` and most libraries refuse.
+
+    Args:
+        value: A parameter of type object or list; anything else is returned as it is.
+        floats: Names whose values stay floats, whole or not.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {k: v if k in floats else whole_numbers(v, floats=floats) for k, v in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(item, floats=floats) for item in value]
+    return value
 
 
 def _resources(seconds: float) -> dict[str, float | int]:

@@ -180,6 +180,18 @@ def test_steps_do_not_see_airflows_secrets(backend, toy_spec, monkeypatch):
     assert [path for path in stored if b"hush" in path.read_bytes()] == []
 
 
+def test_runs_beyond_the_slots_wait_and_can_be_cancelled_while_they_do(backend, toy_spec):
+    first = backend.submit(request(toy_spec, name="first", seconds=60))
+    working(backend, first)
+    second, third = (backend.submit(request(toy_spec, name=name)) for name in ("second", "third"))
+    wait_until(lambda: backend.read_log(third, 0)[0] == ["waiting for another run on this machine to end"])
+    assert {backend.get(run_id).state for run_id in (second, third)} == {RunState.PENDING}
+    backend.cancel(second)
+    assert backend.get(second).state is RunState.CANCELED
+    backend.cancel(first)
+    assert finished(backend, third).state is RunState.SUCCEEDED
+
+
 def test_log_is_read_in_whole_lines_from_an_offset(backend, toy_spec):
     run_id = backend.submit(request(toy_spec))
     finished(backend, run_id)

@@ -29,14 +29,14 @@ def deploy_model(
         smoke_prompt: Question that the new revision has to answer.
         timeout_seconds: How long the revision may take to become ready.
     """
-    from llmops_components.stage import run_stage
     from llmops_components.serving.deploy import deploy_model as deploy
+    from llmops_components.stage import run_stage, whole_numbers
 
     run_stage(
         "deploy_model",
         lambda: deploy(
             service.path,
-            manifest=manifest,
+            manifest=whole_numbers(manifest),
             root=root,
             smoke_prompt=smoke_prompt,
             timeout_seconds=timeout_seconds,

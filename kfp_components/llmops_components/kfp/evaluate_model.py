@@ -38,7 +38,8 @@ def evaluate_model(
         embedding_model: Directory or ``package://name`` of the sentence-embedding model.
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
-    from llmops_components.stage import run_stage
+    from llmops_components.evaluation.generation import FLOAT_ARGUMENTS
+    from llmops_components.stage import run_stage, whole_numbers
 
     run_stage(
         "evaluate_model",
@@ -49,7 +50,7 @@ def evaluate_model(
             report.path,
             metrics=metric_names,
             baseline_scores=baseline_scores.path if baseline_scores else None,
-            generation_args=generation_args,
+            generation_args=whole_numbers(generation_args, floats=FLOAT_ARGUMENTS),
             batch_size=batch_size,
             embedding_model=embedding_model,
         ),

@@ -42,9 +42,9 @@ def register_model(
         metrics: Metrics to log.
         tags: Tags of run and version, for example the digests of the components that made the model.
     """
-    from llmops_components.stage import run_stage
     from llmops_components.registry.register import register_model as register
     from llmops_components.results import StageReport, write_json
+    from llmops_components.stage import run_stage, whole_numbers
 
     def register_and_describe() -> StageReport:
         done = register(
@@ -54,7 +54,7 @@ def register_model(
             experiment=experiment,
             run_name=run_name,
             alias=alias,
-            params=params,
+            params=whole_numbers(params),
             metrics=metrics,
             tags=tags,
             datasets={"train": dataset.path} if dataset else None,

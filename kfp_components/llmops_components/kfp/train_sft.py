@@ -33,7 +33,7 @@ def train_sft(
         peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained.
         model_args: Passed to ``AutoModelForCausalLM.from_pretrained``.
     """
-    from llmops_components.stage import run_stage
+    from llmops_components.stage import run_stage, whole_numbers
     from llmops_components.training.sft import train_sft as train
 
     run_stage(
@@ -43,9 +43,9 @@ def train_sft(
             base_model.path,
             model.path,
             adapter.path,
-            training_args=training_args,
-            peft_args=peft_args,
-            model_args=model_args,
+            training_args=whole_numbers(training_args),
+            peft_args=whole_numbers(peft_args),
+            model_args=whole_numbers(model_args),
         ),
         outputs={"model": model, "adapter": adapter},
         metrics=metrics,
