@@ -1,0 +1,151 @@
+"""Hooks: what a connection means, and what test_connection says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from conftest import DATA_PYTHON
+
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.hooks.mlflow import MlflowHook
+
+
+@pytest.fixture
+def server():
+    """A real HTTP server that answers with what a test puts into ``server.answer``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            length = int(self.headers.get("Content-Length", 0))
+            self.server.seen.append((self.path, json.loads(self.rfile.read(length)) if length else None))
+            status, body = self.server.answer
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.seen, server.answer = [], (200, "OK")
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def connect(monkeypatch, conn_type, **fields):
+    monkeypatch.setenv(
+        f"AIRFLOW_CONN_{conn_type.upper()}_DEFAULT", json.dumps({"conn_type": conn_type, **fields})
+    )
+
+
+@pytest.mark.parametrize(("hook", "what"), [(KubeflowPipelinesHook, "runs"), (KServeHook, "services")])
+def test_connection_without_a_host_is_local(connections, root, hook, what):
+    ok, message = hook().test_connection()
+    assert ok
+    assert message.startswith("local backend ready: Python 3.")
+    assert message.endswith(f"{what} in {root / what}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "needs 'python' in extra"),
+        ({"extra": {"pyton": "x"}}, r"unknown field 'pyton' \(did you mean 'python'\?\) in extra"),
+        ({"extra": {"python": "/nowhere/python"}}, "'/nowhere/python' does not exist"),
+        (
+            {"extra": {"python": str(DATA_PYTHON), "slots": "many"}},
+            "'slots' in extra must be a number from 1 on",
+        ),
+        ({"host": "https://kubeflow.example.com"}, "on the local backend only"),
+    ],
+)
+def test_connection_that_cannot_work_is_explained(monkeypatch, fields, message):
+    connect(monkeypatch, "kubeflow", **fields)
+    ok, said = KubeflowPipelinesHook().test_connection()
+    assert not ok
+    with pytest.raises(ConfigurationError, match=message):
+        raise ConfigurationError(said)
+
+
+@pytest.mark.parametrize(
+    ("fields", "address"),
+    [
+        ({"host": "tracking", "port": 5000}, "http://tracking:5000"),
+        ({"host": "https://mlflow.example.com/base/"}, "https://mlflow.example.com/base"),
+        ({"host": "http://127.0.0.1:5000"}, "http://127.0.0.1:5000"),
+    ],
+)
+def test_mlflow_address(monkeypatch, fields, address):
+    connect(monkeypatch, "mlflow", **fields)
+    assert MlflowHook().tracking_uri() == address
+
+
+@pytest.mark.parametrize("host", ["", "sqlite:///mlflow.db", "https://user:secret@mlflow.example.com"])
+def test_mlflow_address_that_is_not_one_is_refused_without_its_credentials(monkeypatch, host):
+    connect(monkeypatch, "mlflow", host=host)
+    with pytest.raises(ConfigurationError, match="must be an http or https address") as caught:
+        MlflowHook().tracking_uri()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "environment"),
+    [
+        ({}, {}),
+        ({"password": "t"}, {"MLFLOW_TRACKING_TOKEN": "t"}),
+        ({"login": "u", "password": "p"}, {"MLFLOW_TRACKING_USERNAME": "u", "MLFLOW_TRACKING_PASSWORD": "p"}),
+    ],
+)
+def test_mlflow_credentials_become_its_own_variables(monkeypatch, fields, environment):
+    connect(monkeypatch, "mlflow", host="tracking", **fields)
+    assert MlflowHook().environment() == environment
+
+
+def test_mlflow_health(monkeypatch, server):
+    connect(monkeypatch, "mlflow", host=server.url)
+    assert MlflowHook().test_connection() == (True, f"MLflow at {server.url} is healthy")
+    server.answer = (503, "starting")
+    assert MlflowHook().test_connection() == (
+        False,
+        f"{server.url}/health answered 503 Service Unavailable: starting",
+    )
+    connect(monkeypatch, "mlflow", host="http://127.0.0.1:9")
+    ok, message = MlflowHook().test_connection()
+    assert (ok, message.startswith("http://127.0.0.1:9/health cannot be reached: ")) == (False, True)
+
+
+def test_ask_speaks_the_openai_protocol(server):
+    server.answer = (200, json.dumps({"choices": [{"message": {"role": "assistant", "content": "42"}}]}))
+    assert KServeHook.ask(server.url, "m", "what?", max_tokens=3) == "42"
+    assert server.seen == [
+        (
+            "/openai/v1/chat/completions",
+            {"model": "m", "messages": [{"role": "user", "content": "what?"}], "max_tokens": 3},
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((200, "<html>login</html>"), ApiUnavailableError),
+        ((200, '{"choices": []}'), ApiUnavailableError),
+        ((400, "bad"), ConfigurationError),
+        ((429, "busy"), ApiUnavailableError),
+        ((500, "broken"), ApiUnavailableError),
+    ],
+)
+def test_answer_that_is_none_is_an_error_of_the_right_kind(server, answer, error):
+    server.answer = answer
+    with pytest.raises(error, match="/openai/v1/chat/completions"):
+        KServeHook.ask(server.url, "m", "what?")

@@ -1,0 +1,102 @@
+"""The operators of the components against their compiled specifications, and the gate."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
+from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
+from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
+from airflow_provider_llmops.operators.registry import RegisterModelOperator
+from airflow_provider_llmops.operators.training import ImportBaseModelOperator, TrainSFTOperator
+from airflow_provider_llmops.specs import ComponentSpec
+
+OPERATORS = {
+    PrepareSampleDataOperator: {},
+    ValidateDatasetOperator: {"dataset": "/d"},
+    ImportBaseModelOperator: {"source": "hf://org/name"},
+    TrainSFTOperator: {"dataset": "/d", "base_model": "/m"},
+    EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
+    RegisterModelOperator: {"model": "/m", "model_name": "name"},
+}
+
+
+@pytest.fixture(autouse=True)
+def mlflow_connection(monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", "mlflow://user:secret@tracking:5000")
+
+
+def test_every_component_operator_is_covered():
+    def below(cls):
+        return {cls, *(deeper for sub in cls.__subclasses__() for deeper in below(sub))}
+
+    ours = {cls for cls in below(ComponentOperator) if cls.__module__.startswith("airflow_provider_llmops")}
+    assert ours - {ComponentOperator} == set(OPERATORS)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
+def test_operator_fits_its_component(operator):
+    task = operator(task_id="task", **OPERATORS[operator])
+    spec = ComponentSpec.packaged(operator.component)
+    assert set(task.arguments()) == set(spec.inputs)
+    spec.bind(task.arguments())  # every default of the operator is accepted by the component
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
+def test_defaults_of_operator_and_component_are_the_same(operator):
+    task = operator(task_id="task", **OPERATORS[operator])
+    inputs = ComponentSpec.packaged(operator.component).inputs
+    declared = {name: spec["defaultValue"] for name, spec in inputs.items() if "defaultValue" in spec}
+    assert {name: task.arguments()[name] for name in declared} == declared
+
+
+@pytest.mark.parametrize("operator", [*OPERATORS, QualityGateOperator], ids=lambda cls: cls.__name__)
+def test_every_own_parameter_is_templated_and_documented(operator):
+    own = set(inspect.signature(operator.__init__).parameters) - {"self", "kwargs"}
+    assert own <= set(operator.template_fields)
+    assert [name for name in own if f":param {name}:" not in operator.__doc__] == []
+
+
+def test_registration_takes_the_servers_address_from_the_connection_and_its_credentials_from_the_environment():
+    task = RegisterModelOperator(task_id="task", model="/m", model_name="name", tags={"a": "b"})
+    assert task.arguments()["tracking_uri"] == "http://tracking:5000"
+    assert task.environment() == {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "secret"}
+    assert "secret" not in repr(task.arguments())
+
+
+METRICS = {"rougeL": 0.50, "rougeL_baseline": 0.40, "rougeL_improvement": 0.1, "bleu": 3.0}
+
+
+def gate(context, **arguments):
+    return QualityGateOperator(
+        task_id="gate", **{"metrics": METRICS, "metric": "rougeL", **arguments}
+    ).execute(context)
+
+
+def test_gate_passes_at_the_margin(context):
+    assert gate(context, min_improvement=0.1) == {
+        "metric": "rougeL",
+        "baseline": 0.40,
+        "candidate": 0.50,
+        "improvement": 0.1,
+        "min_improvement": 0.1,
+        "passed": True,
+    }
+
+
+def test_gate_fails_just_above_the_margin_and_pushes_its_numbers(context):
+    with pytest.raises(
+        QualityGateFailed, match=r"rougeL: 0\.5000 against 0\.4000, improvement \+0\.1000, at least \+0\.1001"
+    ):
+        gate(context, min_improvement=0.1001)
+    assert context["ti"].xcom["return_value"]["passed"] is False
+
+
+def test_gate_on_a_metric_without_baseline_is_refused(context):
+    with pytest.raises(ConfigurationError, match=r"compared no metric 'rougel' \(did you mean 'rougeL'\?\)"):
+        gate(context, metric="rougel")
+    with pytest.raises(ConfigurationError, match="It compared: nothing"):
+        gate(context, metrics={"rougeL": 0.5})

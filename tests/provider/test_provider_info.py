@@ -1,0 +1,45 @@
+"""What Airflow makes of the provider's metadata."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from airflow._shared.module_loading import import_string
+from airflow.providers_manager import ProvidersManager
+
+from airflow_provider_llmops.get_provider_info import get_provider_info
+
+
+def test_metadata_is_valid_against_airflows_schema():
+    from importlib import resources
+
+    schema = json.loads((resources.files("airflow") / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+@pytest.mark.parametrize(
+    "entry", get_provider_info()["connection-types"], ids=lambda entry: entry["connection-type"]
+)
+def test_connection_type_belongs_to_its_hook(entry):
+    hook = import_string(entry["hook-class-name"])
+    assert (hook.conn_type, hook.hook_name) == (entry["connection-type"], entry["hook-name"])
+    assert hook.default_conn_name == f"{entry['connection-type']}_default"
+
+
+def test_airflow_shows_the_connection_forms():
+    manager = ProvidersManager()
+    assert {"kubeflow", "kserve", "mlflow"} <= set(manager.hooks)
+    widgets = manager.connection_form_widgets
+    assert {name for name in widgets if name.startswith("extra__kubeflow__")} == {
+        "extra__kubeflow__python",
+        "extra__kubeflow__root",
+        "extra__kubeflow__slots",
+    }
+    assert manager.field_behaviours["mlflow"]["relabeling"]["host"] == "Tracking server"
+
+
+@pytest.mark.parametrize("path", get_provider_info()["extra-links"])
+def test_extra_links_can_be_imported(path):
+    assert import_string(path)().name

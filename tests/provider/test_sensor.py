@@ -1,0 +1,52 @@
+"""The sensor watches runs that something else started."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+from test_local_backend import finished, request, working
+
+from airflow_provider_llmops.exceptions import RunCanceledError, RunFailedError
+from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
+from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+
+pytestmark = pytest.mark.usefixtures("connections")
+
+
+def test_succeeded_run_needs_no_waiting(backend, toy_spec, context):
+    run_id = backend.submit(request(toy_spec))
+    finished(backend, run_id)
+    assert PipelineRunSensor(task_id="wait", run_id=run_id).execute(context) is None
+
+
+async def test_running_run_is_waited_for_in_the_triggerer_and_never_cancelled(backend, toy_spec, context):
+    run_id = backend.submit(request(toy_spec, seconds=1))
+    sensor = PipelineRunSensor(task_id="wait", run_id=run_id, poke_interval=0.1)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context)
+    _, arguments = deferred.value.trigger.serialize()
+    trigger = PipelineRunTrigger(**arguments)
+    await trigger.on_kill()
+    events = [event async for event in trigger.run()]
+    assert [event.payload["state"] for event in events] == ["SUCCEEDED"]
+    assert sensor.execute_complete(context, events[0].payload) is None
+
+
+def test_worker_waits_when_it_is_told_to(backend, toy_spec, context):
+    run_id = backend.submit(request(toy_spec, seconds=0.5))
+    PipelineRunSensor(task_id="wait", run_id=run_id, deferrable=False, poke_interval=0.1).execute(context)
+    assert backend.get(run_id).state.is_successful
+
+
+def test_failed_and_cancelled_runs_fail_the_sensor(backend, toy_spec, context):
+    failed = backend.submit(request(toy_spec, name="failed", ending="crash"))
+    finished(backend, failed)
+    with pytest.raises(
+        RunFailedError, match=r"\(failed\) FAILED at task 'toy': RuntimeError: something broke"
+    ):
+        PipelineRunSensor(task_id="wait", run_id=failed).execute(context)
+    canceled = backend.submit(request(toy_spec, name="canceled", seconds=60))
+    working(backend, canceled)
+    backend.cancel(canceled)
+    with pytest.raises(RunCanceledError, match=r"\(canceled\) was cancelled"):
+        PipelineRunSensor(task_id="wait", run_id=canceled).execute(context)
