@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -45,13 +46,16 @@ def runs_of(backend):
     return sorted(path.name for path in backend._runs.glob("[!.]*"))
 
 
-async def resume(operator, context, deferred):
+async def events_of(trigger):
+    return [event async for event in trigger.run()]
+
+
+def resume(operator, context, deferred):
     """Run the trigger as the triggerer does, rebuilt from what Airflow stores, then the method it names."""
     path, arguments = deferred.trigger.serialize()
     assert path == "airflow_provider_llmops.triggers.pipeline_run.PipelineRunTrigger"
-    events = [event async for event in PipelineRunTrigger(**arguments).run()]
-    assert len(events) == 1
-    return getattr(operator, deferred.method_name)(context, event=events[0].payload)
+    (event,) = asyncio.run(events_of(PipelineRunTrigger(**arguments)))
+    return getattr(operator, deferred.method_name)(context, event=event.payload)
 
 
 def test_synchronous_run_returns_result_and_pushes_artifacts_and_metrics(toy, context, backend, toy_spec):
@@ -66,11 +70,11 @@ def test_synchronous_run_returns_result_and_pushes_artifacts_and_metrics(toy, co
     assert context["task_state_store"].get(INTENT_KEY)["run_id"] == run_id
 
 
-async def test_deferred_run_gives_the_same_result_and_streams_the_log(toy, context, backend, capsys):
+def test_deferred_run_gives_the_same_result_and_streams_the_log(toy, context, backend, capsys):
     operator = toy(text="abc")
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
-    value = await resume(operator, context, deferred.value)
+    value = resume(operator, context, deferred.value)
     assert value["metrics"] == {"length": 3}
     assert runs_of(backend) == [value["run_id"]]
     assert capsys.readouterr().out.count("working on abc") == 1
@@ -185,12 +189,12 @@ def test_run_cancelled_by_somebody_else_is_named(toy, context, backend):
 
 
 @pytest.mark.parametrize("limit", ["run_timeout", "execution_timeout"])
-async def test_deadline_holds_while_deferred_and_cancels_the_run(toy, context, backend, limit):
+def test_deadline_holds_while_deferred_and_cancels_the_run(toy, context, backend, limit):
     operator = toy(seconds=60.0, **{limit: timedelta(seconds=1)})
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
     with pytest.raises(RunFailedError, match="took longer than 0:00:01 and was cancelled"):
-        await resume(operator, context, deferred.value)
+        resume(operator, context, deferred.value)
     (run_id,) = runs_of(backend)
     assert backend.get(run_id).state.is_canceled
 
@@ -212,13 +216,13 @@ def test_on_kill_cancels_the_run_unless_told_otherwise(toy, context, backend):
         backend.cancel(operator._run_id)
 
 
-async def test_on_kill_of_the_trigger_cancels_the_run_unless_told_otherwise(toy, context, backend):
+def test_on_kill_of_the_trigger_cancels_the_run_unless_told_otherwise(toy, context, backend):
     with pytest.raises(TaskDeferred) as deferred:
         toy(seconds=60.0).execute(context)
     _, arguments = deferred.value.trigger.serialize()
-    await PipelineRunTrigger(**{**arguments, "cancel_on_kill": False}).on_kill()
+    asyncio.run(PipelineRunTrigger(**{**arguments, "cancel_on_kill": False}).on_kill())
     assert not backend.get(arguments["run_id"]).state.is_terminal
-    await PipelineRunTrigger(**arguments).on_kill()
+    asyncio.run(PipelineRunTrigger(**arguments).on_kill())
     assert backend.get(arguments["run_id"]).state.is_canceled
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
+from test_component_operator import events_of
 from test_local_backend import finished, request, working
 
 from airflow_provider_llmops.exceptions import RunCanceledError, RunFailedError
@@ -19,15 +22,15 @@ def test_succeeded_run_needs_no_waiting(backend, toy_spec, context):
     assert PipelineRunSensor(task_id="wait", run_id=run_id).execute(context) is None
 
 
-async def test_running_run_is_waited_for_in_the_triggerer_and_never_cancelled(backend, toy_spec, context):
+def test_running_run_is_waited_for_in_the_triggerer_and_never_cancelled(backend, toy_spec, context):
     run_id = backend.submit(request(toy_spec, seconds=1))
     sensor = PipelineRunSensor(task_id="wait", run_id=run_id, poke_interval=0.1)
     with pytest.raises(TaskDeferred) as deferred:
         sensor.execute(context)
     _, arguments = deferred.value.trigger.serialize()
     trigger = PipelineRunTrigger(**arguments)
-    await trigger.on_kill()
-    events = [event async for event in trigger.run()]
+    asyncio.run(trigger.on_kill())
+    events = asyncio.run(events_of(trigger))
     assert [event.payload["state"] for event in events] == ["SUCCEEDED"]
     assert sensor.execute_complete(context, events[0].payload) is None
 

@@ -1,0 +1,103 @@
+"""What every component does around its library function."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from llmops_components.errors import DataError
+from llmops_components.results import StageReport, digest_of, write_json
+from llmops_components.stage import run_stage, whole_numbers
+
+
+def artifact(path):
+    return SimpleNamespace(path=str(path), uri=f"s3://bucket/{path.name}", metadata={})
+
+
+def test_result_describes_outputs_and_copies_the_report(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"1234")
+    model, absent, result = (artifact(tmp_path / name) for name in ("model", "absent", "result"))
+    report = StageReport(metrics={"loss": 0.5}, details={"n": 1}, passed=False, findings=["line 1"])
+    run_stage("toy", lambda: report, outputs={"model": model, "absent": absent}, result=result)
+    written = json.loads((tmp_path / "result").read_text())
+    resources = written.pop("resources")
+    digest, size = digest_of(tmp_path / "model")
+    assert written == {
+        "schema_version": 1,
+        "component": "toy",
+        "passed": False,
+        "findings": ["line 1"],
+        "artifacts": {"model": {"uri": "s3://bucket/model", "digest": digest, "bytes": 4}},
+        "metrics": {"loss": 0.5},
+        "details": {"n": 1},
+    }
+    assert size == 4
+    assert model.metadata == {"digest": digest, "bytes": 4}
+    assert set(resources) == {"seconds", "cpu_seconds", "peak_memory_bytes"}
+    assert resources["peak_memory_bytes"] > 1 << 20
+
+
+def test_metrics_are_shown_in_the_pipelines_ui(tmp_path):
+    logged = {}
+    metrics = SimpleNamespace(log_metric=logged.__setitem__)
+    run_stage(
+        "toy",
+        lambda: StageReport(metrics={"a": 1}),
+        outputs={},
+        result=artifact(tmp_path / "result"),
+        metrics=metrics,
+    )
+    assert logged == {"a": 1}
+
+
+def test_error_on_purpose_ends_the_process_with_its_message_and_leaves_no_result(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMOPS_ERROR_FILE", str(tmp_path / "error.json"))
+
+    def refuse():
+        raise DataError("row 3: completion is empty")
+
+    with pytest.raises(SystemExit, match="DataError: row 3: completion is empty"):
+        run_stage("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
+    assert not (tmp_path / "result").exists()
+    assert json.loads((tmp_path / "error.json").read_text()) == {
+        "type": "DataError",
+        "message": "row 3: completion is empty",
+        "retryable": False,
+        "traceback": None,
+    }
+
+
+def test_numbers_that_protobuf_made_doubles_are_integers_again():
+    assert whole_numbers(
+        {"a": 40.0, "b": [1.0, 1.5], "c": {"d": -2.0}, "e": "1.0", "f": True, "g": None}
+    ) == {
+        "a": 40,
+        "b": [1, 1.5],
+        "c": {"d": -2},
+        "e": "1.0",
+        "f": True,
+        "g": None,
+    }
+    kept = whole_numbers({"temperature": 1.0, "top_k": 5.0}, floats={"temperature"})
+    assert [(name, type(value)) for name, value in kept.items()] == [("temperature", float), ("top_k", int)]
+
+
+def test_digest_of_a_directory_follows_names_and_contents_only(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "file").write_text("x")
+    assert digest_of(tmp_path / "one") == digest_of(tmp_path / "two")
+    (tmp_path / "two" / "sub" / "file").rename(tmp_path / "two" / "file")
+    assert digest_of(tmp_path / "one")[0] != digest_of(tmp_path / "two")[0]
+    (tmp_path / "one" / "sub" / "file").write_text("y")
+    assert digest_of(tmp_path / "one") == (digest_of(tmp_path / "one")[0], 1)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "deep" / "file.json", {"a": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "deep" / "file.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "deep" / "file.json").read_text()) == {"a": 1}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file.json"]

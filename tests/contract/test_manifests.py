@@ -1,0 +1,96 @@
+"""Manifests against KServe's own models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.manifests import inference_service
+
+DATA_PYTHON = Path(__file__).resolve().parents[2] / ".venv" / "data" / "bin" / "python"
+
+# The SDK reads a manifest into its typed models and writes it out again; what it does not know is lost on the way.
+THROUGH_THE_SDK = """
+import json, sys
+import kubernetes.client
+from kserve import models
+
+def build(name, value):
+    if name.startswith("list["):
+        return [build(name[5:-1], item) for item in value]
+    model = getattr(models, name, None) or getattr(kubernetes.client, name, None)
+    if model is None:  # a plain value, or a dict of them
+        return value
+    attributes = {key: attribute for attribute, key in model.attribute_map.items()}
+    unknown = sorted(set(value) - set(attributes))
+    if unknown:
+        sys.exit(f"{name} has no {', '.join(unknown)}")
+    return model(**{attributes[key]: build(model.openapi_types[attributes[key]], item) for key, item in value.items()})
+
+service = build("V1beta1InferenceService", json.load(sys.stdin))
+json.dump(kubernetes.client.ApiClient().sanitize_for_serialization(service), sys.stdout)
+"""
+
+
+def through_the_sdk(manifest):
+    answer = subprocess.run(
+        [DATA_PYTHON, "-c", THROUGH_THE_SDK],
+        input=json.dumps(manifest),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise ValueError(answer.stderr)
+    read = json.loads(answer.stdout)
+    assert read["spec"]["predictor"]["model"].pop("name") == ""  # the SDK fills in the container's name
+    return read
+
+
+def test_manifest_is_what_kserves_models_know():
+    manifest = inference_service(
+        "helper",
+        "s3://models/helper",
+        namespace="team",
+        model_digest="sha256:1",
+        args={"dtype": "bfloat16", "max_model_len": 2048},
+        resources={"limits": {"nvidia.com/gpu": "1"}},
+        annotations={"owner": "us"},
+        labels={"app": "helper"},
+    )
+    assert through_the_sdk(manifest) == manifest
+    assert manifest["metadata"]["annotations"] == {"owner": "us", "llmops/model-digest": "sha256:1"}
+    assert manifest["spec"]["predictor"]["model"]["args"] == [
+        "--model_name=helper",
+        "--dtype=bfloat16",
+        "--max_model_len=2048",
+    ]
+
+
+def test_local_path_becomes_a_file_address():
+    assert (
+        inference_service("helper", "/models/a")["spec"]["predictor"]["model"]["storageUri"]
+        == "file:///models/a"
+    )
+
+
+def test_the_sdk_refuses_what_kserve_does_not_know():
+    manifest = inference_service("helper", "/models/a")
+    manifest["spec"]["predictor"]["modle"] = {}
+    with pytest.raises(ValueError, match="V1beta1PredictorSpec has no modle"):
+        through_the_sdk(manifest)
+
+
+@pytest.mark.parametrize("name", ["", "Helper", "a_b", "-a", "a" * 64, "../etc"])
+def test_name_that_kubernetes_refuses_is_refused_here(name):
+    with pytest.raises(ConfigurationError, match="Invalid service name"):
+        inference_service(name, "/models/a")
+
+
+def test_model_without_address_is_refused():
+    with pytest.raises(ConfigurationError, match="needs the URI of a model"):
+        inference_service("helper", "")
