@@ -107,5 +107,5 @@ class RegisterModelOperator(ComponentOperator):
 
     def _finish(self, context: Context, *args: Any, **kwargs: Any) -> dict[str, Any]:
         value = super()._finish(context, *args, **kwargs)
-        context["ti"].xcom_push(key="model_version_url", value=value["details"].get("version_url"))
+        context["ti"].xcom_push(key="model_version_url", value=value["details"]["links"].get("model_version", ""))
         return value

@@ -30,7 +30,7 @@ def validate_dataset(
         validation_result: Great Expectations' validation result as JSON.
         data_docs: The same as a page to read.
         result: Verdict, findings, counts and resources of this step.
-        dataset_format: Format to insist on, or ``auto`` to detect it from the first rows.
+        dataset_format: Format to insist on, or ``auto`` for the format of most rows.
         min_rows: Fewest accepted rows for the gate to pass.
         max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass.
     """

@@ -1,0 +1,343 @@
+"""Check a dataset with Great Expectations and set its bad rows aside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops_components.data.formats import (
+    DatasetFormat,
+    Line,
+    detect_format,
+    read_lines,
+    row_problems,
+    write_rows,
+)
+from llmops_components.errors import DataError, SettingError
+from llmops_components.results import StageReport, write_json
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.core import ExpectationSuiteValidationResult
+    from pandas import DataFrame
+
+MAX_ROWS_NAMED = 20
+_ANSWER_FIELDS = ("completion", "chosen", "rejected", "reference", "messages", "text")
+
+
+@dataclass
+class _Checked:
+    """A line of the dataset and what was found: problems by column of the table that GX sees."""
+
+    line: Line
+    problems: dict[str, str] = field(default_factory=dict)
+    prompt_characters: int | None = None
+    answer_characters: int | None = None
+
+
+def validate_dataset(
+    dataset: str | os.PathLike[str],
+    validated: str | os.PathLike[str],
+    rejected: str | os.PathLike[str],
+    validation_result: str | os.PathLike[str],
+    data_docs: str | os.PathLike[str],
+    *,
+    dataset_format: str = "auto",
+    min_rows: int = 1,
+    max_rejected_fraction: float = 0.0,
+    max_prompt_characters: int | None = None,
+    max_answer_characters: int | None = None,
+) -> StageReport:
+    """Split a dataset into rows that fit its format and rows that do not, with a GX result that says why.
+
+    A row is rejected when it is not a JSON object, lacks something that its format needs (see
+    :func:`~llmops_components.data.formats.row_problems`), repeats an earlier row, or is too long.
+
+    Args:
+        dataset: JSON Lines file to check.
+        validated: Output, the accepted lines exactly as they were.
+        rejected: Output, a JSON line for each rejected one: its number, the reasons, and the ``row`` (or the ``raw``
+            text where it was not a JSON object).
+        validation_result: Output, the result of the GX suite as JSON.
+        data_docs: Output, the result as GX's data docs page, one HTML file.
+        dataset_format: One of TRL's formats or ``evaluation``; ``auto`` takes the one that most rows have.
+        min_rows: How many rows have to be accepted.
+        max_rejected_fraction: Share of the rows, from 0 to 1, that may be rejected without failing the gate.
+        max_prompt_characters: Longest prompt, all messages together; None for no limit.
+        max_answer_characters: Longest completion, chosen, rejected, reference, text or conversation; None for no
+            limit.
+
+    Returns:
+        Row counts as metrics. ``passed`` is False when too many rows are rejected or too few accepted; findings name
+        the first 20 rejected rows.
+
+    Raises:
+        DataError: The file does not exist, has no rows, or is in no known format.
+        SettingError: A setting has a wrong value.
+    """
+    _check_settings(min_rows, max_rejected_fraction, max_prompt_characters, max_answer_characters)
+    checked = [_Checked(line) for line in read_lines(dataset)]
+    if not checked:
+        raise DataError(f"Dataset {os.fspath(dataset)} has no rows. Check the step that writes it.")
+    found_format = _find_format(dataset, checked, dataset_format)
+    for each in checked:
+        _check_row(each, found_format, max_prompt_characters, max_answer_characters)
+    _check_duplicates(checked, found_format)
+
+    accepted = [each.line for each in checked if not each.problems]
+    rejects = [each for each in checked if each.problems]
+    write_lines(validated, accepted)
+    write_rows(rejected, (_rejected_row(each) for each in rejects))
+
+    suite = _suite(
+        found_format, min_rows, max_rejected_fraction, max_prompt_characters, max_answer_characters
+    )
+    result = _run_suite(suite, _table(checked))
+    passed = bool(result.success)
+    findings = _findings(len(checked), rejects, min_rows, max_rejected_fraction)
+    if not passed and len(findings) == 0:
+        findings = ["An expectation could not be evaluated; `validation_result` has the exception."]
+    write_json(validation_result, result.to_json_dict())
+    _write_data_docs(data_docs, result, found_format, findings)
+
+    shape = str(found_format) if found_format else "unknown format"
+    print(f"{len(accepted)} of {len(checked)} rows accepted ({shape}): {'passed' if passed else 'FAILED'}.")
+    return StageReport(
+        metrics={
+            "rows": len(checked),
+            "accepted_rows": len(accepted),
+            "rejected_rows": len(rejects),
+            "rejected_fraction": len(rejects) / len(checked),
+            "duplicate_rows": sum("duplicate" in each.problems for each in rejects),
+            "expectations": result.statistics["evaluated_expectations"],
+            "successful_expectations": result.statistics["successful_expectations"],
+        },
+        details={
+            "dataset_format": found_format.name if found_format else None,
+            "conversational": found_format.conversational if found_format else None,
+        },
+        passed=passed,
+        findings=findings,
+    )
+
+
+def _check_settings(min_rows: int, max_rejected_fraction: float, *limits: int | None) -> None:
+    if isinstance(min_rows, bool) or not isinstance(min_rows, int) or min_rows < 1:
+        raise SettingError(f"min_rows is {min_rows!r}; give a whole number of at least 1.")
+    if not 0 <= max_rejected_fraction <= 1:
+        raise SettingError(f"max_rejected_fraction is {max_rejected_fraction!r}; give a number from 0 to 1.")
+    for name, limit in zip(("max_prompt_characters", "max_answer_characters"), limits, strict=True):
+        if limit is not None and limit < 1:
+            raise SettingError(
+                f"{name} is {limit!r}; give a whole number of at least 1, or None for no limit."
+            )
+
+
+def _find_format(path: str | os.PathLike[str], checked: list[_Checked], name: str) -> DatasetFormat | None:
+    rows = [each.line.row for each in checked if each.line.row is not None]
+    if not rows and name == "auto":
+        return None
+    try:
+        return detect_format(rows, name)
+    except DataError as error:
+        raise DataError(f"Dataset {os.fspath(path)}: {error}") from None
+
+
+def _check_row(
+    each: _Checked, found_format: DatasetFormat | None, max_prompt: int | None, max_answer: int | None
+) -> None:
+    row = each.line.row
+    if row is None or found_format is None:
+        each.problems["json"] = each.line.problem or "is in no known format"
+        return
+    for name, problem in row_problems(row, found_format):
+        so_far = f"{each.problems[name]} and " if name in each.problems else f"{name} "
+        each.problems[name] = so_far + problem
+    if each.problems:
+        return
+    each.prompt_characters = _characters(row["prompt"]) if "prompt" in found_format.fields else None
+    answers = [_characters(row[name]) for name in found_format.fields if name in _ANSWER_FIELDS]
+    each.answer_characters = max(answers, default=None)
+    for what, length, limit in (
+        ("prompt", each.prompt_characters, max_prompt),
+        ("answer", each.answer_characters, max_answer),
+    ):
+        if limit is not None and length is not None and length > limit:
+            each.problems[f"{what}_characters"] = f"{what} has {length} characters, more than {limit}"
+
+
+def _characters(value: Any) -> int:
+    """Length of a text, or of all the texts in a conversation."""
+    if isinstance(value, str):
+        return len(value)
+    contents = [message.get("content") or "" for message in value]
+    return sum(
+        len(content)
+        if isinstance(content, str)
+        else sum(len(part["text"]) for part in content if part["type"] == "text")
+        for content in contents
+    )
+
+
+def _check_duplicates(checked: list[_Checked], found_format: DatasetFormat | None) -> None:
+    """Mark rows whose fields are the same as in an earlier row; other columns, such as an id, do not count."""
+    first: dict[str, int] = {}
+    for each in checked:
+        if found_format is None or each.line.row is None or each.problems:
+            continue
+        key = json.dumps([each.line.row[name] for name in found_format.fields], sort_keys=True)
+        earlier = first.setdefault(key, each.line.number)
+        if earlier != each.line.number:
+            each.problems["duplicate"] = f"is the same as line {earlier}"
+
+
+def write_lines(path: str | os.PathLike[str], lines: Sequence[Line]) -> None:
+    """Write lines of a dataset as they were read.
+
+    Args:
+        path: Destination; parent directories are made.
+        lines: The lines.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("w", encoding="utf-8", newline="\n") as handle:
+        handle.writelines(f"{line.raw}\n" for line in lines)
+
+
+def _rejected_row(each: _Checked) -> dict[str, Any]:
+    original = {"raw": each.line.raw} if each.line.row is None else {"row": each.line.row}
+    return {"line": each.line.number, "reasons": list(each.problems.values()), **original}
+
+
+def _findings(rows: int, rejects: list[_Checked], min_rows: int, max_rejected_fraction: float) -> list[str]:
+    findings = []
+    if len(rejects) / rows > max_rejected_fraction:
+        findings.append(
+            f"{len(rejects)} of {rows} rows are rejected ({len(rejects) / rows:.1%}); at most "
+            f"{max_rejected_fraction:.1%} may be."
+        )
+    if rows - len(rejects) < min_rows:
+        findings.append(f"{rows - len(rejects)} rows are accepted; at least {min_rows} are needed.")
+    for each in rejects[:MAX_ROWS_NAMED]:
+        findings.append(f"line {each.line.number}: {'; '.join(each.problems.values())}")
+    if len(rejects) > MAX_ROWS_NAMED:
+        findings.append(f"{len(rejects) - MAX_ROWS_NAMED} more rejected rows are in the artifact `rejected`.")
+    return findings
+
+
+def _table(checked: list[_Checked]) -> DataFrame:
+    """One row a line: what is wrong with each of its parts (nothing: null), and how long they are."""
+    import pandas as pd
+
+    def problems(name: str) -> list[str | None]:
+        return [each.problems.get(name) for each in checked]
+
+    columns = {name: pd.Series(problems(name), dtype=object) for name in _PROBLEM_COLUMNS}
+    return pd.DataFrame(
+        {
+            "line": [each.line.number for each in checked],
+            **columns,
+            "prompt_characters": pd.Series([each.prompt_characters for each in checked], dtype="Float64"),
+            "answer_characters": pd.Series([each.answer_characters for each in checked], dtype="Float64"),
+            "accepted": [int(not each.problems) for each in checked],
+            "rejected_row": [int(bool(each.problems)) for each in checked],
+        }
+    )
+
+
+_PROBLEM_COLUMNS = {
+    "json": "Each line is one JSON object.",
+    "prompt": "The prompt is there, is not empty, and ends with the user's turn.",
+    "completion": "The completion is there, is not empty, and is the assistant's turn.",
+    "chosen": "The chosen answer is there, is not empty, and is the assistant's turn.",
+    "rejected": "The rejected answer is there, is not empty, is the assistant's turn, and differs from the chosen one.",
+    "label": "The label is true or false.",
+    "messages": "The messages are there, are not empty, take turns, and end with the assistant's.",
+    "text": "The text is there and is not empty.",
+    "reference": "The reference answer is there and is not empty.",
+    "contexts": "There is at least one context, and none is empty.",
+    "duplicate": "No row repeats an earlier one.",
+}
+
+
+def _suite(
+    found_format: DatasetFormat | None,
+    min_rows: int,
+    max_rejected_fraction: float,
+    max_prompt_characters: int | None,
+    max_answer_characters: int | None,
+) -> ExpectationSuite:
+    """The suite that fits a format: per-row checks, each tolerated as far as the gate is, and the gate itself."""
+    import great_expectations.expectations as gxe
+    from great_expectations import ExpectationSuite
+
+    mostly = round(1 - max_rejected_fraction, 12)  # 1 - 0.58 is a little more than 0.42
+    fields = found_format.fields if found_format else ()
+    limits = {"prompt_characters": max_prompt_characters, "answer_characters": max_answer_characters}
+    return ExpectationSuite(
+        name=found_format.name if found_format else "json_lines",
+        expectations=[
+            gxe.ExpectColumnSumToBeBetween(
+                column="accepted", min_value=min_rows, description=f"At least {min_rows} rows are accepted."
+            ),
+            gxe.ExpectColumnMeanToBeBetween(
+                column="rejected_row",
+                max_value=max_rejected_fraction,
+                description=f"At most {max_rejected_fraction:.1%} of the rows are rejected.",
+            ),
+            *(
+                gxe.ExpectColumnValuesToBeNull(
+                    column=column, mostly=mostly, description=_PROBLEM_COLUMNS[column]
+                )
+                for column in ("json", *fields, "duplicate")
+            ),
+            *(
+                gxe.ExpectColumnValuesToBeBetween(
+                    column=column,
+                    max_value=limit,
+                    mostly=mostly,
+                    description=f"No {column.partition('_')[0]} has more than {limit} characters.",
+                )
+                for column, limit in limits.items()
+                if limit is not None
+            ),
+        ],
+    )
+
+
+def _run_suite(suite: ExpectationSuite, table: DataFrame) -> ExpectationSuiteValidationResult:
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("dataset").add_dataframe_asset("rows")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
+    result_format = {"result_format": "SUMMARY", "unexpected_index_column_names": ["line"]}
+    result = batch.validate(suite, result_format=result_format)
+    for each in result.results:  # GX's page cannot show NumPy 2's numbers, whose repr is not a number
+        observed = each.result.get("observed_value")
+        if hasattr(observed, "item"):
+            each.result["observed_value"] = observed.item()
+    return result
+
+
+def _write_data_docs(
+    path: str | os.PathLike[str],
+    result: ExpectationSuiteValidationResult,
+    found_format: DatasetFormat | None,
+    findings: list[str],
+) -> None:
+    from llmops_components.data.data_docs import render_data_docs
+
+    heading = (
+        f"Dataset validation: {found_format or 'unknown format'}, {'passed' if result.success else 'failed'}"
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(render_data_docs(result, heading, findings), encoding="utf-8")
