@@ -29,7 +29,7 @@ def toy_spec(tmp_path_factory):
     from airflow_provider_llmops.specs import ComponentSpec
 
     target = tmp_path_factory.mktemp("toy") / "toy.yaml"
-    subprocess.run([DATA_PYTHON, Path(__file__).with_name("toy_component.py"), target], check=True)
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "toy_component.py", target], check=True)
     text = target.read_bytes()
     return ComponentSpec(
         name="toy", ir=yaml.safe_load(text), digest=f"sha256:{hashlib.sha256(text).hexdigest()}"

@@ -1,6 +1,6 @@
 """A component that does what a test tells it to; compiled in the data plane's environment.
 
-python tests/provider/toy_component.py OUTPUT.yaml
+python tests/fakes/toy_component.py OUTPUT.yaml
 """
 
 import sys

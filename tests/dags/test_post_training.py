@@ -1,0 +1,96 @@
+"""The example DAG: its shape, its form, and a whole run with a tiny model in a real Airflow."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from airflow_stack import RealAirflow
+
+REPO = Path(__file__).resolve().parents[2]
+DATA_PYTHON = REPO / ".venv" / "data" / "bin" / "python"
+SMALL = {
+    "train_rows": 16,
+    "evaluation_rows": 8,
+    "max_steps": 2,
+    "lora_rank": 2,
+    "min_improvement": -1,
+    "model_name": "tiny",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def airflow(real_airflow: RealAirflow) -> RealAirflow:
+    shutil.copy(REPO / "dags" / "post_training.py", real_airflow.stack.dags_folder)
+    real_airflow.api.wait_for_dag("post_training")
+    return real_airflow
+
+
+def test_form_has_type_range_and_help_for_every_parameter(airflow):
+    params = airflow.api.call("GET", "/dags/post_training/details")["params"]
+    assert len(params) == 11
+    for name, param in params.items():
+        assert param["description"], name
+        assert {"type", "title", "section"} <= param["schema"].keys(), name
+
+
+@pytest.mark.parametrize("conf", [{"train_rows": 1}, {"metric": "luck"}, {"model_name": "Not A Name"}, {"max_steps": "many"}])
+def test_parameter_out_of_range_is_refused_at_the_door(airflow, conf):
+    import httpx
+
+    with pytest.raises((httpx.HTTPStatusError, Exception), match=next(iter(conf))):
+        airflow.trigger("post_training", conf)
+
+
+def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
+    import httpx
+
+    run = airflow.trigger("post_training", {**SMALL, "base_model": str(tiny_model)})
+    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    assert set(airflow.tasks("post_training", run).values()) == {"success"}
+
+    metrics = airflow.xcom("post_training", run, "evaluate_tuned", "metrics")
+    assert {"rougeL", "rougeL_baseline", "rougeL_improvement"} <= metrics.keys()
+    registered = airflow.xcom("post_training", run, "register_model")["details"]
+    assert (registered["name"], str(registered["version"]), registered["alias"]) == ("tiny", "1", "candidate")
+    version = httpx.get(
+        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get", params={"name": "tiny", "version": "1"}
+    ).json()["model_version"]
+    tags = {tag["key"]: tag["value"] for tag in version["tags"]}
+    trained = airflow.xcom("post_training", run, "train_sft")
+    assert tags["llmops.model.digest"] == trained["artifacts"]["model"]["digest"]
+    assert tags["component.train_sft"] == trained["component_digest"]
+    assert tags["airflow.run_id"] == run
+
+    service = airflow.xcom("post_training", run, "deploy_model")
+    assert [model["id"] for model in httpx.get(f"{service['openai_url']}/models").json()["data"]] == ["tiny"]
+    (asked,) = airflow.xcom("post_training", run, "smoke_test")
+    assert asked["answer"]
+
+
+def test_gate_that_is_not_passed_stops_before_registration(airflow, tiny_model):
+    conf = {**SMALL, "base_model": str(tiny_model), "min_improvement": 1.0, "model_name": "never"}
+    run = airflow.trigger("post_training", conf)
+    assert airflow.wait("post_training", run, timeout=420) == "failed"
+    states = airflow.tasks("post_training", run)
+    assert states["quality_gate"] == "failed"
+    assert {states[task] for task in ("register_model", "deploy_model", "smoke_test")} == {"upstream_failed"}
+    assert airflow.task("post_training", run, "quality_gate")["try_number"] == 1
+    assert airflow.xcom("post_training", run, "quality_gate")["passed"] is False
+
+
+def test_base_model_that_does_not_exist_is_named_and_not_retried(airflow):
+    run = airflow.trigger("post_training", {**SMALL, "base_model": "/nowhere/model"})
+    assert airflow.wait_for_task("post_training", run, "import_base_model") == "failed"
+    assert airflow.task("post_training", run, "import_base_model")["try_number"] == 1
+    assert "/nowhere/model" in airflow.log("post_training", run, "import_base_model")
+    airflow.wait("post_training", run)
