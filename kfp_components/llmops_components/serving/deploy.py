@@ -1,0 +1,219 @@
+"""Carry out the manifest of a service: start a revision, wait for it, ask it a question, give it the traffic."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Literal
+
+from llmops_components.errors import ComponentError, SettingError, UnavailableError
+from llmops_components.results import StageReport, write_json
+from llmops_components.serving import processes
+from llmops_components.serving.local import LocalServing
+from llmops_components.serving.manifest import check_name
+
+DEFAULT_ROOT = "~/.llmops"
+SMOKE_MAX_TOKENS = 64
+_LOCAL_POLL_SECONDS = 0.2
+_CLUSTER_POLL_SECONDS = 2
+_PROGRESS_SECONDS = 5
+
+
+def deploy_model(
+    service: str | os.PathLike[str],
+    *,
+    manifest: dict[str, Any],
+    root: str | os.PathLike[str] | None = None,
+    smoke_prompt: str = "What does a Python function return without a return statement?",
+    timeout_seconds: float = 300,
+    target: Literal["auto", "local", "kserve"] = "auto",
+) -> StageReport:
+    """Deploy a service. The revision that served before goes on serving when the new one fails.
+
+    Args:
+        service: Output file, JSON: name, revision and addresses.
+        manifest: An ``InferenceService`` as a plain dict.
+        root: Directory of local services; default ``$LLMOPS_ROOT``, else ``~/.llmops``.
+        smoke_prompt: Question that must be answered before the new revision gets traffic.
+        timeout_seconds: How long the revision may take to become ready.
+        target: ``kserve`` applies the manifest to a cluster, ``local`` runs it on this machine, ``auto`` is ``kserve``
+            inside Kubernetes and ``local`` elsewhere.
+    """
+    if target not in ("auto", "local", "kserve"):
+        raise SettingError(f"Unknown target {target!r}. Valid ones: auto, local, kserve.")
+    if target == "auto":
+        target = "kserve" if "KUBERNETES_SERVICE_HOST" in os.environ else "local"
+    started = time.monotonic()
+    if target == "kserve":
+        facts = _deploy_to_cluster(manifest, smoke_prompt, timeout_seconds)
+    else:
+        where = root or os.environ.get("LLMOPS_ROOT") or DEFAULT_ROOT
+        facts = _deploy_here(LocalServing(where), manifest, smoke_prompt, timeout_seconds)
+    facts |= {"target": target, "smoke_prompt": smoke_prompt}
+    print(f"Service {facts['name']} revision {facts['revision']} serves at {facts['openai_url']}", flush=True)
+    write_json(service, facts)
+    return StageReport(metrics={"deploy_seconds": round(time.monotonic() - started, 3)}, details=facts)
+
+
+def ask(openai_url: str, model_name: str, prompt: str, *, timeout_seconds: float = 120) -> str:
+    """The model's answer to one question.
+
+    Args:
+        openai_url: Base URL of an OpenAI API.
+        model_name: Name of the model.
+        prompt: The question.
+        timeout_seconds: Longest wait.
+    """
+    question = {
+        "model": model_name,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": SMOKE_MAX_TOKENS,
+        "temperature": 0,
+    }
+    request = urllib.request.Request(  # noqa: S310  the address comes from the controller, not from a user
+        f"{openai_url}/chat/completions",
+        data=json.dumps(question).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:  # noqa: S310
+            return str(json.load(answer)["choices"][0]["message"]["content"])
+    except urllib.error.HTTPError as error:
+        detail = error.read(2000).decode(errors="replace")
+        raise UnavailableError(
+            f"{openai_url} answered HTTP {error.code} to the smoke question: {detail}"
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UnavailableError(f"{openai_url} did not answer the smoke question: {error}") from None
+
+
+def _deploy_here(
+    serving: LocalServing, manifest: dict[str, Any], smoke_prompt: str, timeout_seconds: float
+) -> dict[str, Any]:
+    revision = serving.apply(manifest)
+    name, namespace, number = revision["name"], revision["namespace"], revision["revision"]
+    print(
+        f"Revision {number} of {name} is {revision['state']}, log: {revision['directory']}/log.txt",
+        flush=True,
+    )
+    if revision["ignored"]:
+        print(f"Without meaning on one machine, ignored: {', '.join(revision['ignored'])}", flush=True)
+    try:
+        _wait_ready(serving, revision, timeout_seconds)
+        answer = ask(revision["openai_url"], revision["model_name"], smoke_prompt)
+        if not answer.strip():
+            raise UnavailableError(
+                f"Revision {number} answered the smoke question {smoke_prompt!r} with nothing."
+            )
+        print(f"Smoke question: {smoke_prompt}\nAnswer: {answer}", flush=True)
+        now = serving.traffic(name, {number: 100}, namespace=namespace)
+    except ComponentError as error:
+        raise _given_up(serving, revision, error) from error
+    return {
+        "name": name,
+        "namespace": namespace,
+        "revision": number,
+        "url": now["url"],
+        "openai_url": now["openai_url"],
+        "model_name": revision["model_name"],
+        "digest": revision["digest"],
+        "smoke_answer": answer,
+    }
+
+
+def _wait_ready(serving: LocalServing, revision: dict[str, Any], timeout_seconds: float) -> None:
+    started = said = time.monotonic()
+    while True:
+        status = serving.status(revision["name"], revision["namespace"])
+        state = next(item for item in status["revisions"] if item["revision"] == revision["revision"])
+        now = time.monotonic()
+        if state["state"] == "READY":
+            print(f"Ready after {now - started:.1f} s", flush=True)
+            return
+        if state["state"] != "STARTING":
+            raise UnavailableError(
+                f"Revision {revision['revision']} is {state['state']}: {state.get('error', '')}"
+            )
+        if now - started > timeout_seconds:
+            tail = processes.log_tail(Path(revision["directory"]))
+            raise UnavailableError(
+                f"Revision {revision['revision']} was not ready after {timeout_seconds:g} s. The end of its log:\n{tail}"
+            )
+        if now - said >= _PROGRESS_SECONDS:
+            said = now
+            print(f"Waiting for revision {revision['revision']}, {now - started:.0f} s", flush=True)
+        time.sleep(_LOCAL_POLL_SECONDS)
+
+
+def _given_up(serving: LocalServing, revision: dict[str, Any], error: ComponentError) -> ComponentError:
+    """Stop the revision, and say what serves now."""
+    name, namespace = revision["name"], revision["namespace"]
+    status = serving.status(name, namespace)
+    others = [f"{item['revision']} ({item['traffic']}%)" for item in status["revisions"] if item["traffic"]]
+    if revision["traffic"] == 0:
+        serving.stop_revision(name, revision["revision"], namespace=namespace)
+    kept = f"still serving: {', '.join(others)}" if others else "nothing else was serving"
+    return type(error)(f"Deploying {name} failed; {kept}. {error}")
+
+
+def _deploy_to_cluster(manifest: dict[str, Any], smoke_prompt: str, timeout_seconds: float) -> dict[str, Any]:
+    """Create or patch the object and wait; KServe itself keeps the old revision until the new one is ready."""
+    from kserve import KServeClient, V1beta1InferenceService
+    from kubernetes.client.rest import ApiException
+
+    metadata = manifest.get("metadata", {})
+    name = check_name(metadata.get("name", ""))
+    namespace = check_name(metadata.get("namespace", "default"), "namespace")
+    service = V1beta1InferenceService(
+        api_version=manifest.get("apiVersion"),
+        kind=manifest.get("kind"),
+        metadata=metadata,
+        spec=manifest.get("spec"),
+    )
+    client = KServeClient()
+    try:
+        try:
+            applied = client.create(service, namespace=namespace)
+        except RuntimeError as error:  # the SDK hides the API's error inside
+            if getattr(error.__context__, "status", None) != 409:
+                raise
+            applied = client.patch(name, service, namespace=namespace)
+        print(f"InferenceService {namespace}/{name} applied, waiting until it is ready", flush=True)
+        client.wait_isvc_ready(
+            name,
+            namespace=namespace,
+            timeout_seconds=timeout_seconds,
+            polling_interval=_CLUSTER_POLL_SECONDS,
+            expected_generation=applied["metadata"].get("generation"),
+        )
+        status = client.get(name, namespace=namespace)["status"]
+    except (RuntimeError, ApiException) as error:
+        code = getattr(error.__context__, "status", None)
+        kind = SettingError if code in (400, 403, 422) else UnavailableError
+        raise kind(f"Deploying InferenceService {namespace}/{name} failed: {error}") from error
+    # The address inside the cluster: the public one may need an ingress that a pipeline step cannot reach.
+    url = (status.get("address") or {}).get("url") or status["url"]
+    model_name = next(
+        (
+            item.partition("=")[2]
+            for item in manifest["spec"]["predictor"]["model"].get("args", [])
+            if item.startswith("--model_name=")
+        ),
+        name,
+    )
+    answer = ask(f"{url}/openai/v1", model_name, smoke_prompt)
+    print(f"Smoke question: {smoke_prompt}\nAnswer: {answer}", flush=True)
+    predictor = status.get("components", {}).get("predictor", {})
+    return {
+        "name": name,
+        "namespace": namespace,
+        "revision": predictor.get("latestReadyRevision") or str(applied["metadata"].get("generation")),
+        "url": url,
+        "openai_url": f"{url}/openai/v1",
+        "model_name": model_name,
+        "smoke_answer": answer,
+    }

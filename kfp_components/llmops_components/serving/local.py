@@ -1,0 +1,491 @@
+"""Services on this machine: what KServe's controller does on a cluster, with detached processes.
+
+As a library :class:`LocalServing`, and as a command that prints one JSON object:
+
+    python -m llmops_components.serving.local apply manifest.json --root DIR
+    python -m llmops_components.serving.local status my-model --root DIR
+    python -m llmops_components.serving.local traffic my-model 00002=100 --root DIR
+    python -m llmops_components.serving.local logs|delete my-model --root DIR
+
+On disk, under ``DIR/services/<namespace>/<name>/``::
+
+    service.json         name, stable URL and port
+    manifest.json        manifest of the revision with the most traffic
+    routes.json          where the gateway sends requests
+    gateway/             lock, log.txt, process.json
+    revisions/00001/     manifest.json, state.json, facts.json, lock, log.txt, process.json
+
+A revision is one predictor process. Applying a manifest starts one and touches no traffic; ``traffic`` switches over.
+Everything that a revision is, is read from its directory and its lock, so a crash of anything at any time leaves
+nothing to repair. Standard library only, because callers run this as a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmops_components.errors import ComponentError, InputError, SettingError, UnavailableError
+from llmops_components.results import write_json
+from llmops_components.serving import processes
+from llmops_components.serving.manifest import check_name, manifest_digest, read_manifest
+from llmops_components.serving.processes import read_json
+
+HOST = "127.0.0.1"
+DRAIN_SECONDS = 60
+GATEWAY_START_SECONDS = 15
+FINISHED_REVISIONS_KEPT = 10
+# Set for the process of a pipeline run; a service is not part of the run that started it.
+_NOT_INHERITED = {"LLMOPS_RUN_DIR"}
+
+
+class ServiceNotFoundError(InputError):
+    """There is no such service or revision."""
+
+
+class PortTakenError(InputError):
+    """Something else listens on the port that was asked for."""
+
+
+class LocalServing:
+    """Services below one directory.
+
+    Args:
+        root: Directory; made when needed.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser().absolute()
+
+    def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Start a revision and return at once; the same manifest again returns the revision that it has.
+
+        Args:
+            manifest: An ``InferenceService``.
+
+        Returns:
+            The revision's facts: state, url, ignored fields of the manifest.
+        """
+        spec = read_manifest(manifest)
+        home = self._home(spec.name, spec.namespace)
+        digest = manifest_digest(manifest)
+        with processes.exclusive(home / "lock"):
+            for directory in reversed(_revisions(home)):
+                known = read_json(directory / "facts.json")
+                if known.get("digest") == digest and _state(directory)["state"] in ("STARTING", "READY"):
+                    return self._describe(home, directory) | {"created": False}
+            _prune(home)
+            number = 1 + max((int(directory.name) for directory in _revisions(home)), default=0)
+            number = max(number, read_json(home / "service.json").get("next_revision", 1))
+            directory = home / "revisions" / f"{number:05d}"
+            directory.mkdir(parents=True)
+            known = read_json(home / "service.json")
+            service = {"name": spec.name, "namespace": spec.namespace, "url": None, "port": None} | known
+            write_json(home / "service.json", service | {"next_revision": number + 1})
+            self._start_predictor(directory, manifest, digest)
+            return self._describe(home, directory) | {"created": True}
+
+    def _start_predictor(self, directory: Path, manifest: dict[str, Any], digest: str) -> None:
+        spec = read_manifest(manifest)
+        with socket.socket() as sock:
+            sock.bind((HOST, 0))  # bound here and used by the predictor: nobody can take the port in between
+            facts = {
+                "digest": digest,
+                "url": f"http://{HOST}:{sock.getsockname()[1]}",
+                "model_name": spec.arguments["model_name"],
+                "ignored": list(spec.ignored),
+            }
+            write_json(directory / "manifest.json", manifest)
+            write_json(directory / "facts.json", facts)
+            write_json(directory / "state.json", {"state": "STARTING"})
+            command = [sys.executable, "-m", "llmops_components.serving.predictor"]
+            command += ["--model_dir", str(spec.model_dir), "--fd", str(sock.fileno())]
+            command += ["--state_file", str(directory / "state.json")]
+            command += [f"--{key}={value}" for key, value in spec.arguments.items()]
+            processes.start(directory, command, environment=_environment(spec.env), inherited=[sock.fileno()])
+
+    def status(self, name: str, namespace: str = "default") -> dict[str, Any]:
+        """The service and its revisions.
+
+        Args:
+            name: Service.
+            namespace: Its namespace.
+        """
+        home = self._existing(name, namespace)
+        service = read_json(home / "service.json")
+        running = processes.is_running(home / "gateway")
+        return {
+            "name": name,
+            "namespace": namespace,
+            "url": service.get("url"),
+            "openai_url": f"{service['url']}/openai/v1" if service.get("url") else None,
+            "gateway": "RUNNING" if running else "STOPPED",
+            "revisions": [self._describe(home, directory) for directory in _revisions(home)],
+        }
+
+    def _describe(self, home: Path, directory: Path) -> dict[str, Any]:
+        service, facts = read_json(home / "service.json"), read_json(directory / "facts.json")
+        weights = {route["revision"]: route["weight"] for route in _routes(home)}
+        return {
+            "name": service.get("name"),
+            "namespace": service.get("namespace"),
+            "revision": directory.name,
+            **_state(directory),
+            "traffic": weights.get(directory.name, 0),
+            "url": facts.get("url"),
+            "openai_url": f"{facts.get('url')}/openai/v1",
+            "model_name": facts.get("model_name"),
+            "digest": facts.get("digest"),
+            "ignored": facts.get("ignored", []),
+            "directory": str(directory),
+        }
+
+    def traffic(
+        self,
+        name: str,
+        shares: Mapping[str, int],
+        *,
+        namespace: str = "default",
+        port: int | None = None,
+        keep_previous: bool = False,
+        drain_seconds: float = DRAIN_SECONDS,
+    ) -> dict[str, Any]:
+        """Send requests to these revisions, then stop the ones that lost theirs, once they have answered what they had.
+
+        Revisions newer than all of these are left alone: they are on their way in.
+
+        Args:
+            name: Service.
+            shares: Percent of the requests by revision; the sum is 100.
+            namespace: The service's namespace.
+            port: Port of the stable address; any free one by default, and the same one ever after.
+            keep_previous: Leave the revision running that had the most traffic, for a quick way back.
+            drain_seconds: Longest wait for answers under way.
+        """
+        home = self._existing(name, namespace)
+        with processes.exclusive(home / "lock"):
+            routes = [self._route(home, revision, share) for revision, share in shares.items()]
+            if sum(route["weight"] for route in routes) != 100 or min(shares.values()) < 0:
+                raise SettingError(
+                    f"Traffic of {name} must be percentages that add up to 100, not {dict(shares)}."
+                )
+            routes = [route for route in routes if route["weight"]]
+            former = {route["revision"]: route["weight"] for route in _routes(home)}
+            service = self._ensure_gateway(home, port)
+            write_json(home / "routes.json", {"routes": routes})
+            main = max(routes, key=lambda route: route["weight"])["revision"]
+            shutil.copyfile(home / "revisions" / main / "manifest.json", home / "manifest.json.tmp")
+            (home / "manifest.json.tmp").replace(home / "manifest.json")
+
+            routed = {route["revision"] for route in routes}
+            kept = {max(former, key=lambda revision: former[revision])} if keep_previous and former else set()
+            newest = max(routed)
+            leaving = [
+                directory
+                for directory in _revisions(home)
+                if directory.name not in routed | kept
+                and (directory.name in former or directory.name < newest)
+                and processes.is_running(directory)
+            ]
+            _drain(service["url"], {directory.name for directory in leaving}, drain_seconds)
+            for directory in leaving:
+                _stop(directory)
+            return self.status(name, namespace)
+
+    def _route(self, home: Path, revision: str, share: int) -> dict[str, Any]:
+        directory = self._revision(home, revision)
+        state = _state(directory)
+        if share and state["state"] != "READY":
+            raise InputError(
+                f"Cannot send traffic to revision {revision} of {home.name}: it is {state['state']}, not READY. "
+                f"{state.get('error', '')}".strip()
+            )
+        return {"revision": revision, "url": read_json(directory / "facts.json")["url"], "weight": share}
+
+    def _ensure_gateway(self, home: Path, port: int | None) -> dict[str, Any]:
+        service, directory = read_json(home / "service.json"), home / "gateway"
+        if processes.is_running(directory):
+            if port in (None, service["port"]):
+                return service
+            processes.stop(directory)  # another port was asked for: move
+        wanted = port or service.get("port") or 0
+        sock = _listen(wanted, home.name)
+        with sock:
+            chosen = sock.getsockname()[1]
+            service |= {"port": chosen, "url": f"http://{HOST}:{chosen}"}
+            write_json(home / "service.json", service)
+            command = [sys.executable, "-m", "llmops_components.serving.gateway"]
+            command += ["--routes", str(home / "routes.json"), "--fd", str(sock.fileno())]
+            processes.start(directory, command, environment=_environment({}), inherited=[sock.fileno()])
+        deadline = time.monotonic() + GATEWAY_START_SECONDS
+        while _gateway_status(service["url"]) is None:
+            if not processes.is_running(directory) or time.monotonic() > deadline:
+                tail = processes.log_tail(directory)
+                processes.stop(directory, grace_seconds=1)
+                raise UnavailableError(
+                    f"The gateway of {home.name} did not start. The end of its log:\n{tail}"
+                )
+            time.sleep(0.05)
+        return service
+
+    def stop_revision(self, name: str, revision: str, *, namespace: str = "default") -> dict[str, Any]:
+        """Stop one revision that has no traffic; its directory and log stay.
+
+        Args:
+            name: Service.
+            revision: Revision.
+            namespace: The service's namespace.
+        """
+        home = self._existing(name, namespace)
+        with processes.exclusive(home / "lock"):
+            directory = self._without_traffic(home, revision)
+            _stop(directory)
+            return self._describe(home, directory)
+
+    def delete(self, name: str, *, namespace: str = "default", revision: str | None = None) -> dict[str, Any]:
+        """Stop a service, or one revision that has no traffic, and remove its directory.
+
+        Args:
+            name: Service.
+            namespace: Its namespace.
+            revision: Only this revision.
+        """
+        home = self._existing(name, namespace)
+        with processes.exclusive(home / "lock"):
+            if revision is not None:
+                directory = self._without_traffic(home, revision)
+                processes.stop(directory)
+                shutil.rmtree(directory)
+                return {"name": name, "namespace": namespace, "revision": revision, "deleted": True}
+            processes.stop(home / "gateway")
+            for directory in _revisions(home):
+                processes.stop(directory)
+            shutil.rmtree(home)
+        with contextlib.suppress(OSError):  # other services may be there
+            home.parent.rmdir()
+        return {"name": name, "namespace": namespace, "deleted": True}
+
+    def _without_traffic(self, home: Path, revision: str) -> Path:
+        directory = self._revision(home, revision)
+        if revision in {route["revision"] for route in _routes(home)}:
+            raise InputError(
+                f"Revision {revision} of {home.name} has traffic. Send it to another revision first, or delete the service."
+            )
+        return directory
+
+    def logs(
+        self, name: str, *, namespace: str = "default", revision: str | None = None, lines: int = 100
+    ) -> dict[str, Any]:
+        """The end of a revision's log.
+
+        Args:
+            name: Service.
+            namespace: Its namespace.
+            revision: Revision; the newest by default.
+            lines: How many lines at most.
+        """
+        home = self._existing(name, namespace)
+        newest = next((directory.name for directory in reversed(_revisions(home))), "")
+        directory = self._revision(home, revision or newest)
+        return {
+            "name": name,
+            "namespace": namespace,
+            "revision": directory.name,
+            "path": str(directory / "log.txt"),
+            "log": processes.log_tail(directory, lines),
+        }
+
+    def _home(self, name: str, namespace: str) -> Path:
+        return self.root / "services" / check_name(namespace, "namespace") / check_name(name)
+
+    def _existing(self, name: str, namespace: str) -> Path:
+        home = self._home(name, namespace)
+        if not (home / "service.json").is_file():
+            raise ServiceNotFoundError(
+                f"There is no service {name!r} in namespace {namespace!r} under {self.root}."
+            )
+        return home
+
+    def _revision(self, home: Path, revision: str) -> Path:
+        directory = next((directory for directory in _revisions(home) if directory.name == revision), None)
+        if directory is None:
+            names = ", ".join(directory.name for directory in _revisions(home)) or "none"
+            raise ServiceNotFoundError(
+                f"Service {home.name!r} has no revision {revision!r}. It has: {names}."
+            )
+        return directory
+
+
+def _revisions(home: Path) -> list[Path]:
+    return sorted(path for path in (home / "revisions").glob("[0-9]" * 5) if (path / "facts.json").is_file())
+
+
+def _routes(home: Path) -> list[dict[str, Any]]:
+    return list(read_json(home / "routes.json").get("routes", []))
+
+
+def _state(directory: Path) -> dict[str, Any]:
+    """What the predictor says of itself, unless it died without saying so."""
+    running = processes.is_running(
+        directory
+    )  # before reading: it may write its last word and exit in between
+    state = read_json(directory / "state.json")
+    if state.get("state") in ("STARTING", "READY") and not running:
+        tail = processes.log_tail(directory)
+        why = "the process is gone without a last word (killed, perhaps for memory; or the machine restarted)"
+        return {"state": "FAILED", "error": f"{why}. The end of {directory / 'log.txt'}:\n{tail}"}
+    return {"state": state["state"]} | ({"error": state["error"]} if state.get("error") else {})
+
+
+def _stop(directory: Path) -> None:
+    state = _state(directory)["state"]
+    processes.stop(directory)
+    if state in ("STARTING", "READY"):
+        write_json(directory / "state.json", {"state": "STOPPED"})
+
+
+def _prune(home: Path) -> None:
+    finished = [directory for directory in _revisions(home) if not processes.is_running(directory)]
+    for directory in finished[:-FINISHED_REVISIONS_KEPT]:
+        shutil.rmtree(directory)
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED} | dict(extra)
+
+
+def _listen(port: int, name: str) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port), backlog=512)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise PortTakenError(
+                f"Cannot give service {name} port {port}: {error.strerror} on {HOST}. Choose another port, or stop what "
+                "listens there."
+            ) from None
+        raise
+
+
+def _gateway_status(url: str) -> dict[str, Any] | None:
+    try:
+        with urllib.request.urlopen(f"{url}/gateway/status", timeout=5) as answer:  # noqa: S310  our own http:// URL
+            return dict(json.load(answer))
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def _drain(url: str, revisions: set[str], seconds: float) -> None:
+    """Wait until the gateway, which has seen the new routes when it answers, has no request at these revisions."""
+    deadline = time.monotonic() + seconds
+    while revisions and time.monotonic() < deadline:
+        status = _gateway_status(url)
+        if status is None or not revisions & status["in_flight"].keys():
+            return
+        time.sleep(0.05)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and print one JSON object; an error is ``{"error": {"type", "message", "retryable"}}``.
+
+    Args:
+        argv: Command line.
+
+    Returns:
+        Exit status: 0, or 1 with an error.
+    """
+    parser = argparse.ArgumentParser(
+        "llmops_components.serving.local", description=__doc__.split("\n")[0] if __doc__ else ""
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("--root", required=True, help="directory that holds services/")
+        if name == "apply":
+            sub.add_argument("manifest", help="file with an InferenceService as JSON; - for standard input")
+        else:
+            sub.add_argument("name", help="service")
+            sub.add_argument("--namespace", default="default")
+        return sub
+
+    command("apply", "start a revision; touches no traffic")
+    command("status", "the service and its revisions")
+    sub = command("traffic", "send requests to revisions, stop the ones that lost theirs")
+    sub.add_argument("shares", nargs="+", metavar="REVISION=PERCENT")
+    sub.add_argument("--port", type=int, help="port of the stable address")
+    sub.add_argument("--keep-previous", action="store_true", help="leave the former revision running")
+    sub.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS)
+    command("stop", "stop one revision").add_argument("--revision", required=True)
+    command("delete", "stop and remove a service or one revision").add_argument("--revision")
+    sub = command("logs", "the end of a revision's log")
+    sub.add_argument("--revision")
+    sub.add_argument("--lines", type=int, default=100)
+    args = parser.parse_args(argv)
+    try:
+        result = _run(args)
+    except Exception as error:
+        retryable = getattr(error, "retryable", True)
+        message = str(error) if isinstance(error, ComponentError) else f"{type(error).__name__}: {error}"
+        result = {"error": {"type": type(error).__name__, "message": message, "retryable": retryable}}
+    print(json.dumps(result, indent=2))
+    return 1 if "error" in result and isinstance(result["error"], dict) else 0
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    serving = LocalServing(args.root)
+    if args.command == "apply":
+        return serving.apply(_read_manifest_file(args.manifest))
+    if args.command == "status":
+        return serving.status(args.name, args.namespace)
+    if args.command == "traffic":
+        return serving.traffic(
+            args.name,
+            _shares(args.shares),
+            namespace=args.namespace,
+            port=args.port,
+            keep_previous=args.keep_previous,
+            drain_seconds=args.drain_seconds,
+        )
+    if args.command == "stop":
+        return serving.stop_revision(args.name, args.revision, namespace=args.namespace)
+    if args.command == "delete":
+        return serving.delete(args.name, namespace=args.namespace, revision=args.revision)
+    return serving.logs(args.name, namespace=args.namespace, revision=args.revision, lines=args.lines)
+
+
+def _read_manifest_file(path: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"Cannot read the manifest {path}: {error}") from None
+    if not isinstance(manifest, dict):
+        raise SettingError(f"The manifest {path} is not a JSON object.")
+    return manifest
+
+
+def _shares(given: list[str]) -> dict[str, int]:
+    shares = {}
+    for item in given:
+        revision, _, percent = item.partition("=")
+        if not percent.isdigit():
+            raise SettingError(
+                f"Cannot read traffic {item!r}: write REVISION=PERCENT, for example 00002=100."
+            )
+        shares[revision] = int(percent)
+    return shares
+
+
+if __name__ == "__main__":
+    sys.exit(main())

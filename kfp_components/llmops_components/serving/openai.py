@@ -1,0 +1,425 @@
+"""OpenAI's completions API over the batcher, at the path where KServe's own runtimes have it (``/openai/v1``).
+
+KServe's OpenAI routes (``kserve.protocol.rest.openai``) import vllm and so cannot be used where vllm is not installed.
+Known fields that would change the answer and are not supported are refused; fields that nobody knows are ignored, as
+vLLM does. https://platform.openai.com/docs/api-reference/chat
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, Field, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmops_components.serving.batching import Batcher, Generation, RequestError, Sampling
+
+OPENAI_PREFIX = "/openai/v1"
+_Asked = TypeVar("_Asked", bound="CompletionSettings")
+
+# Fields of OpenAI's API that this server knows and cannot honour, with the values that ask for nothing.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+}
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class CompletionSettings(BaseModel, extra="allow"):
+    """What chat completions and plain completions have in common."""
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > 4 or "" in stops:
+            raise RequestError(400, "stop takes 1 to 4 strings, none of them empty.", param="stop")
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            stop=tuple(stops),
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How one kind of answer is written.
+
+    Args:
+        model: Name of the model.
+        id: Id of the answer.
+        kind: ``object`` of a whole answer.
+        chunk_kind: ``object`` of a piece of a stream.
+        chat: Whether the text is a message.
+    """
+
+    model: str
+    id: str
+    kind: str
+    chunk_kind: str
+    chat: bool
+
+    @classmethod
+    def of_chat(cls, model: str) -> Shape:
+        return cls(model, f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", "chat.completion.chunk", True)
+
+    @classmethod
+    def of_text(cls, model: str) -> Shape:
+        return cls(model, f"cmpl-{uuid.uuid4().hex}", "text_completion", "text_completion", False)
+
+    def body(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.model,
+            "choices": choices,
+        } | more
+
+    def choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
+        content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
+
+    def piece(self, index: int, delta: dict[str, str], finish_reason: str | None = None) -> str:
+        content: dict[str, Any] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
+        choice = {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
+        return event(self.body(self.chunk_kind, [choice]))
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def for_template(self) -> dict[str, str]:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(CompletionSettings):
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class CompletionRequest(CompletionSettings):
+    prompt: str | Annotated[list[str], Field(min_length=1)] | Annotated[list[int], Field(min_length=1)]
+
+
+def openai_error(error: RequestError) -> dict[str, Any]:
+    """An error in the form that OpenAI's clients read.
+
+    Args:
+        error: The error.
+    """
+    kind = "invalid_request_error" if error.status < 500 and error.status != 429 else "server_error"
+    if error.status == 429:
+        kind = "rate_limit_error"
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+async def request_error_handler(request: Request, error: Exception) -> JSONResponse:
+    """Answer a :class:`RequestError` in the form of the protocol that the request came by.
+
+    Args:
+        request: The request.
+        error: The error.
+    """
+    assert isinstance(error, RequestError)
+    openai = request.url.path.startswith("/openai")
+    headers = {"Retry-After": str(error.retry_after_seconds)} if error.retry_after_seconds else None
+    body = openai_error(error) if openai else {"error": error.message}
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+class BodyLimit:
+    """Refuses request bodies over a limit before they are in memory.
+
+    Args:
+        app: The application behind.
+        max_bytes: The limit.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        error = RequestError(
+            413,
+            f"The request body is larger than the limit of {self.max_bytes} bytes.",
+            code="request_too_large",
+        )
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            response = await request_error_handler(Request(scope), error)
+            await response(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.max_bytes:
+                raise error
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRouter:
+    """Routes of the API.
+
+    Args:
+        model_name: Name that requests must give.
+        tokenizer: The model's tokenizer, with its chat template.
+        batcher: What answers.
+    """
+    router = APIRouter(prefix=OPENAI_PREFIX, tags=["OpenAI"])
+    created = int(time.time())
+    card = {
+        "id": model_name,
+        "object": "model",
+        "created": created,
+        "owned_by": "llmops",
+        "max_model_len": batcher.max_model_len,
+    }
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @router.get("/models/{name}")
+    async def model(name: str) -> dict[str, Any]:
+        check_model(name)
+        return card
+
+    @router.post("/chat/completions")
+    async def chat(request: Request) -> Response:
+        asked = parse(ChatRequest, await request.body())
+        check_model(asked.model)
+        if not tokenizer.chat_template:
+            raise RequestError(
+                400, "This model has no chat template; use /completions.", code="no_chat_template"
+            )
+        try:
+            prompt = tokenizer.apply_chat_template(
+                [message.for_template() for message in asked.messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except Exception as error:  # templates are the model author's code and raise what they like
+            raise RequestError(
+                400, f"The model's chat template refused the messages: {error}", param="messages"
+            ) from None
+        limit = asked.max_completion_tokens or asked.max_tokens or max(batcher.max_model_len - len(prompt), 1)
+        (generation,) = batcher.submit([prompt], [asked.sampling(limit)])
+        return await respond(request, asked, [generation], Shape.of_chat(model_name))
+
+    @router.post("/completions")
+    async def completions(request: Request) -> Response:
+        asked = parse(CompletionRequest, await request.body())
+        check_model(asked.model)
+        if isinstance(asked.prompt, str):
+            prompts = [tokenizer(asked.prompt)["input_ids"]]
+        elif isinstance(asked.prompt[0], str):
+            prompts = tokenizer(asked.prompt)["input_ids"]
+        else:
+            prompts = [asked.prompt]
+            if not 0 <= min(asked.prompt) <= max(asked.prompt) < len(tokenizer):
+                raise RequestError(
+                    400, f"prompt has token ids outside 0 to {len(tokenizer) - 1}.", param="prompt"
+                )
+        sampling = asked.sampling(asked.max_tokens or 16)  # OpenAI's default
+        generations = batcher.submit(prompts, [sampling] * len(prompts))
+        return await respond(request, asked, generations, Shape.of_text(model_name))
+
+    def check_model(name: str) -> None:
+        if name != model_name:
+            raise RequestError(
+                404,
+                f"The model {name!r} does not exist; this server has {model_name!r}.",
+                param="model",
+                code="model_not_found",
+            )
+
+    return router
+
+
+def parse(kind: type[_Asked], body: bytes) -> _Asked:
+    """Validate a request body.
+
+    Args:
+        kind: The request's type.
+        body: JSON.
+    """
+    try:
+        asked = kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = f"{where}: {first['msg']}" if where else first["msg"]
+        raise RequestError(400, message, param=where or None) from None
+    for name, harmless in _UNSUPPORTED.items():
+        value = (asked.model_extra or {}).get(name)
+        if value is not None and value not in harmless:
+            raise RequestError(
+                400,
+                f"{name}={json.dumps(value)[:100]} is not supported by this server.",
+                param=name,
+                code="unsupported_value",
+            )
+    return asked
+
+
+async def respond(
+    request: Request, asked: CompletionSettings, generations: list[Generation], shape: Shape
+) -> Response:
+    """Answer with one JSON body, or with a stream of events.
+
+    Args:
+        request: The request, its body already read.
+        asked: The parsed body.
+        generations: One per prompt.
+        shape: How to write the answer.
+    """
+    if asked.stream:
+        wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        events = stream(generations, shape, wants_usage)
+        return StreamingResponse(
+            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        )
+    texts = await unless_disconnected(request, generations)
+    if texts is None:
+        return Response(status_code=499)  # nginx's code for a client that went away; nobody reads it
+    choices = [
+        shape.choice(index, text, str(generation.finish_reason))
+        for index, (generation, text) in enumerate(zip(generations, texts, strict=True))
+    ]
+    return JSONResponse(shape.body(shape.kind, choices, usage=usage_of(generations)))
+
+
+async def unless_disconnected(request: Request, generations: list[Generation]) -> list[str] | None:
+    """The texts of all generations, or None when the client went away; then the rows are given up.
+
+    Args:
+        request: The request, its body already read.
+        generations: One per prompt.
+    """
+    answer = asyncio.gather(*(generation.text() for generation in generations))
+    gone = asyncio.ensure_future(request.receive())  # after the body only http.disconnect can come
+    try:
+        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
+        return await answer if answer.done() else None
+    finally:
+        gone.cancel()
+        answer.cancel()
+        for generation in generations:
+            generation.cancel()
+
+
+async def stream(generations: list[Generation], shape: Shape, wants_usage: bool) -> AsyncIterator[str]:
+    """Server-sent events of the answers, interleaved as they come.
+
+    Args:
+        generations: One per prompt.
+        shape: How to write the events.
+        wants_usage: Whether a last event tells the number of tokens.
+    """
+    events: asyncio.Queue[str | RequestError | None] = asyncio.Queue()
+
+    async def forward(index: int, generation: Generation) -> None:
+        try:
+            if shape.chat:
+                events.put_nowait(shape.piece(index, {"role": "assistant", "content": ""}))
+            async for text in generation:
+                events.put_nowait(shape.piece(index, {"content": text}))
+            events.put_nowait(shape.piece(index, {}, str(generation.finish_reason)))
+            events.put_nowait(None)
+        except RequestError as error:
+            events.put_nowait(error)
+
+    tasks = [asyncio.create_task(forward(*pair)) for pair in enumerate(generations)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await events.get()
+            if isinstance(item, RequestError):  # too late for a status code
+                yield event(openai_error(item))
+                return
+            if item is None:
+                running -= 1
+            else:
+                yield item
+        if wants_usage:
+            yield event(shape.body(shape.chunk_kind, [], usage=usage_of(generations)))
+        yield "data: [DONE]\n\n"
+    finally:
+        for task, generation in zip(tasks, generations, strict=True):
+            task.cancel()
+            generation.cancel()
+
+
+def event(body: dict[str, Any]) -> str:
+    """One server-sent event.
+
+    Args:
+        body: Its data.
+    """
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"
+
+
+def usage_of(generations: list[Generation]) -> dict[str, int]:
+    """Tokens read and written.
+
+    Args:
+        generations: The finished generations.
+    """
+    prompt = sum(len(generation.prompt_ids) for generation in generations)
+    completion = sum(generation.completion_tokens for generation in generations)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -1,0 +1,366 @@
+"""The controller with real predictor and gateway processes."""
+
+from __future__ import annotations
+
+import copy
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+from llmops_components.errors import InputError, ModelError, SettingError
+from llmops_components.serving import processes
+from llmops_components.serving.local import LocalServing, PortTakenError, ServiceNotFoundError, main
+from llmops_components.serving.manifest import read_manifest
+
+START_SECONDS = 90
+
+
+def manifest_for(model: Path, name: str = "helper", **change: Any) -> dict[str, Any]:
+    made = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "annotations": {"llmops/model-digest": "sha256:00"},
+        },
+        "spec": {
+            "predictor": {
+                "minReplicas": 1,
+                "model": {
+                    "modelFormat": {"name": "huggingface"},
+                    "storageUri": f"file://{model}",
+                    "args": [f"--model_name={name}", "--dtype=float32", "--max_length=256"],
+                    "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                },
+            }
+        },
+    }
+    made["spec"]["predictor"]["model"] |= change
+    return made
+
+
+def another(manifest: dict[str, Any], digest: str) -> dict[str, Any]:
+    made = copy.deepcopy(manifest)
+    made["metadata"]["annotations"]["llmops/model-digest"] = digest
+    return made
+
+
+def wait(serving: LocalServing, name: str, revision: str, *states: str) -> dict[str, Any]:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        found = next(item for item in serving.status(name)["revisions"] if item["revision"] == revision)
+        if found["state"] in states:
+            return found
+        assert time.monotonic() < deadline, found
+        assert found["state"] == "STARTING", found
+        time.sleep(0.05)
+
+
+def ask(url: str, name: str = "helper", **more: Any) -> httpx.Response:
+    body = {
+        "model": name,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 4,
+        "temperature": 0,
+    } | more
+    return httpx.post(f"{url}/openai/v1/chat/completions", json=body, timeout=60)
+
+
+def processes_below(root: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if (
+            str(root) in line
+            and "llmops_components.serving" in line
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ):
+            found.append(line)
+    return found
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[LocalServing]:
+    made = LocalServing(tmp_path / "root")
+    yield made
+    for home in (made.root / "services").glob("*/*"):
+        made.delete(home.name, namespace=home.parent.name)
+    assert processes_below(made.root) == []
+
+
+def test_a_service_from_apply_to_delete(serving: LocalServing, tiny_model: Path) -> None:
+    manifest = manifest_for(tiny_model)
+    started = time.monotonic()
+    applied = serving.apply(manifest)
+    assert time.monotonic() - started < 2
+    assert applied["ignored"] == ["spec.predictor.minReplicas"]
+    assert {
+        key: applied[key] for key in ("name", "namespace", "revision", "state", "traffic", "created")
+    } == {
+        "name": "helper",
+        "namespace": "default",
+        "revision": "00001",
+        "state": "STARTING",
+        "traffic": 0,
+        "created": True,
+    }
+    assert serving.apply(manifest)["created"] is False
+    with pytest.raises(InputError, match=r"00001 of helper: it is STARTING, not READY"):
+        serving.traffic("helper", {"00001": 100})
+
+    # A second revision starts at the same time; only the traffic command decides who serves.
+    second = serving.apply(another(manifest, "sha256:11"))
+    assert second["revision"] == "00002"
+    wait(serving, "helper", "00001", "READY")
+    wait(serving, "helper", "00002", "READY")
+    assert serving.apply(manifest) | {"created": None} == serving.status("helper")["revisions"][0] | {
+        "created": None
+    }
+    with pytest.raises(SettingError, match="add up to 100"):
+        serving.traffic("helper", {"00001": 90})
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTakenError, match=f"port {port}: Address already in use"):
+            serving.traffic("helper", {"00001": 100}, port=port)
+    service = serving.traffic("helper", {"00001": 100}, port=port)
+    assert service["url"] == f"http://127.0.0.1:{port}"
+    assert [(item["state"], item["traffic"]) for item in service["revisions"]] == [
+        ("READY", 100),
+        ("READY", 0),
+    ]
+    assert ask(service["url"]).headers["x-llmops-revision"] == "00001"
+
+    # Clients hammer the stable address while the traffic moves and the old revision is stopped.
+    answers: Counter[tuple[int, str | None]] = Counter()
+    switched = threading.Event()
+
+    def hammer() -> None:
+        connection = http.client.HTTPConnection(urlsplit(service["url"]).netloc, timeout=60)
+        body = json.dumps({"model": "helper", "prompt": "Hi", "max_tokens": 3, "temperature": 0})
+        after = 0
+        while after < 5:
+            after += switched.is_set()
+            connection.request("POST", "/openai/v1/completions", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            answers[answer.status, answer.headers["x-llmops-revision"]] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(hammer) for _ in range(4)]
+        try:
+            time.sleep(0.5)
+            service = serving.traffic("helper", {"00002": 100})
+        finally:
+            switched.set()
+        for client in clients:
+            client.result()
+    assert set(answers) == {(200, "00001"), (200, "00002")}
+    assert [(item["state"], item["traffic"]) for item in service["revisions"]] == [
+        ("STOPPED", 0),
+        ("READY", 100),
+    ]
+    assert service["url"] == f"http://127.0.0.1:{port}"
+    home = serving.root / "services/default/helper"
+    assert json.loads((home / "manifest.json").read_text()) == another(manifest, "sha256:11")
+
+    # Killed without a chance to say anything.
+    pid = json.loads((home / "revisions/00002/process.json").read_text())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while (failed := serving.status("helper")["revisions"][1])["state"] != "FAILED":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert failed["error"].startswith("the process is gone without a last word (killed")
+    assert "Serving helper at http://127.0.0.1:" in failed["error"]
+    assert ask(service["url"]).status_code == 503
+
+    assert len(processes_below(serving.root)) == 1  # the gateway
+    assert serving.delete("helper") == {"name": "helper", "namespace": "default", "deleted": True}
+    assert processes_below(serving.root) == []
+    assert list((serving.root / "services").rglob("*")) == []
+
+
+def test_a_failing_new_revision_says_why_and_leaves_the_old_one_serving(
+    serving: LocalServing, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_RUN_DIR", "/some/run")
+    serving.apply(manifest_for(tiny_model))
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    (broken / "model.safetensors").write_bytes(b"not safetensors at all")
+    serving.apply(manifest_for(broken))
+    failed = wait(serving, "helper", "00002", "FAILED", "READY")
+    assert failed["state"] == "FAILED"
+    assert "Cannot load the model" in failed["error"]
+
+    wait(serving, "helper", "00001", "READY")
+    process = psutil.Process(
+        json.loads((serving.root / "services/default/helper/revisions/00001/process.json").read_text())["pid"]
+    )
+    assert "LLMOPS_RUN_DIR" not in process.environ()
+    assert process.environ()["OMP_NUM_THREADS"] == "1"
+    url = serving.traffic("helper", {"00001": 100})["url"]
+    with pytest.raises(InputError, match="it is FAILED, not READY"):
+        serving.traffic("helper", {"00002": 100})
+    with pytest.raises(InputError, match="has traffic"):
+        serving.delete("helper", revision="00001")
+    serving.delete("helper", revision="00002")
+    assert [item["revision"] for item in serving.status("helper")["revisions"]] == ["00001"]
+    assert ask(url).status_code == 200
+
+    # The gateway comes back on its own port after it was killed.
+    home = serving.root / "services/default/helper"
+    os.kill(json.loads((home / "gateway/process.json").read_text())["pid"], signal.SIGKILL)
+    while serving.status("helper")["gateway"] == "RUNNING":
+        time.sleep(0.02)
+    assert serving.traffic("helper", {"00001": 100})["url"] == url
+    assert ask(url).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"storageUri": "s3://bucket/model"}, SettingError, "Cannot read storageUri 's3://bucket/model'"),
+        ({"storageUri": "relative/dir"}, SettingError, "relative path"),
+        (
+            {"storageUri": "/no/such/dir"},
+            ModelError,
+            "No model at /no/such/dir: the directory does not exist",
+        ),
+        ({"modelFormat": {"name": "sklearn"}}, SettingError, "Cannot serve modelFormat 'sklearn'"),
+        ({"args": ["--max_lenght=5"]}, SettingError, "'max_lenght' (did you mean 'max_length'?)"),
+        ({"args": ["--dtype"]}, SettingError, "--dtype needs a value"),
+        ({"args": ["stray"]}, SettingError, "'stray' belongs to no argument"),
+        ({"env": [{"name": "A", "valueFrom": {}}]}, SettingError, "'A' needs a plain string value"),
+        ({"image": "x"}, SettingError, "Unknown field in spec.predictor.model: 'image'"),
+    ],
+)
+def test_a_manifest_that_cannot_be_carried_out_is_refused_before_anything_starts(
+    tmp_path: Path, tiny_model: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as refused:
+        LocalServing(tmp_path / "root").apply(manifest_for(tiny_model, **change))
+    assert message in str(refused.value)
+    assert not (tmp_path / "root").exists()
+
+
+def test_other_kinds_and_unsafe_names_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    serving = LocalServing(tmp_path / "root")
+    with pytest.raises(SettingError, match="v1alpha2 LLMInferenceService"):
+        serving.apply({"apiVersion": "serving.kserve.io/v1alpha2", "kind": "LLMInferenceService"})
+    with pytest.raises(SettingError, match="'transformer'"):
+        made = manifest_for(tiny_model)
+        made["spec"]["transformer"] = {}
+        serving.apply(made)
+    for name in ("../up", "Upper", "-a", "a/b", "", "a" * 64):
+        with pytest.raises(SettingError, match="Invalid service name"):
+            serving.apply(manifest_for(tiny_model, name=name))
+        with pytest.raises(SettingError, match="Invalid service name"):
+            serving.delete(name)
+    with pytest.raises(ServiceNotFoundError, match="There is no service 'nobody' in namespace 'default'"):
+        serving.status("nobody")
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_model_without_weights_or_with_pickled_ones_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no weights: no \*.safetensors file"):
+        read_manifest(manifest_for(model))
+    (model / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"pytorch_model.bin is a pickle, which is never loaded"):
+        read_manifest(manifest_for(model))
+
+
+def test_arguments_of_gpu_servers_are_ignored_by_name(tiny_model: Path) -> None:
+    args = ["--model_name=m", "--max-model-len", "64", "--tensor-parallel-size=2", "--enforce_eager"]
+    spec = read_manifest(manifest_for(tiny_model, args=args, resources={"limits": {"nvidia.com/gpu": 1}}))
+    assert spec.arguments == {"model_name": "m", "max_model_len": "64"}
+    assert spec.ignored == (
+        "spec.predictor.minReplicas",
+        "spec.predictor.model.resources",
+        "--tensor_parallel_size",
+        "--enforce_eager",
+    )
+
+
+def test_command_prints_one_json_object_also_for_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "nobody", "--root", str(tmp_path)]) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "error": {
+            "type": "ServiceNotFoundError",
+            "message": f"There is no service 'nobody' in namespace 'default' under {tmp_path}.",
+            "retryable": False,
+        }
+    }
+
+
+def test_concurrent_applies_of_one_manifest_make_one_revision(
+    serving: LocalServing, tiny_model: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "llmops_components.serving.local",
+        "apply",
+        "-",
+        "--root",
+        str(serving.root),
+    ]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        text = json.dumps(manifest_for(tiny_model))
+        answers = [json.loads(out) for out, _ in pool.map(lambda process: process.communicate(text), running)]
+
+    assert sorted(answer["created"] for answer in answers) == [False, False, False, True]
+    assert {answer["revision"] for answer in answers} == {"00001"}
+
+
+def test_controller_imports_only_the_standard_library() -> None:
+    code = (
+        "import sys, time; before = set(sys.modules); import llmops_components.serving.local as l;"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'llmops_components'}))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
+
+
+def test_a_lock_is_held_for_as_long_as_the_process_lives(tmp_path: Path) -> None:
+    assert not processes.is_running(tmp_path)
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    processes.start(tmp_path, [sys.executable, "-c", stubborn], environment=dict(os.environ))
+    while processes.log_tail(tmp_path) != "up":
+        time.sleep(0.01)
+    assert processes.is_running(tmp_path)
+
+    started = time.monotonic()
+    processes.stop(tmp_path, grace_seconds=0.2)
+
+    assert not processes.is_running(tmp_path)
+    assert 0.2 <= time.monotonic() - started < 3

@@ -1,0 +1,300 @@
+"""One predictor process over HTTP: KServe's protocols, OpenAI's, limits and shutdown."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
+
+QUESTION = [{"role": "user", "content": "What colour is the sky?"}]
+
+
+@dataclass
+class Predictor:
+    url: str
+    process: subprocess.Popen[bytes]
+    state_file: Path
+    client: httpx.Client
+
+    def chat(self, **more: object) -> httpx.Response:
+        body = {"model": "tiny", "messages": QUESTION, "max_tokens": 8, "temperature": 0} | more
+        return self.client.post("/openai/v1/chat/completions", json=body)
+
+    def metric(self, name: str) -> float:
+        lines = self.client.get("/metrics").text.splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
+    directory = tmp_path_factory.mktemp("predictor")
+    state_file = directory / "state.json"
+    command = [
+        sys.executable,
+        "-m",
+        "llmops_components.serving.predictor",
+        "--model_name=tiny",
+        "--dtype=float32",
+    ]
+    command += [f"--model_dir={tiny_model}", "--http_port=0", f"--state_file={state_file}"]
+    command += ["--max_num_seqs=4", "--max_queue_length=3"]
+    with (directory / "log.txt").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    deadline = time.monotonic() + 90
+    while not state_file.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert state_file.exists(), (directory / "log.txt").read_text()
+    state = json.loads(state_file.read_text())
+    assert state["state"] == "READY", state
+    with httpx.Client(base_url=state["url"], timeout=60) as client:
+        yield Predictor(state["url"], process, state_file, client)
+    process.kill()
+    process.wait()
+
+
+def test_listens_on_loopback_only(predictor: Predictor) -> None:
+    port = predictor.url.rpartition(":")[2]
+    listening = Path("/proc/net/tcp").read_text().splitlines()
+    addresses = [
+        line.split()[1]
+        for line in listening
+        if line.split()[3] == "0A" and int(port) == int(line.split()[1][-4:], 16)
+    ]
+    assert addresses == [f"0100007F:{int(port):04X}"]
+
+
+def test_readiness_health_and_metadata(predictor: Predictor) -> None:
+    assert predictor.client.get("/v2/health/ready").json() == {"ready": True}
+    assert predictor.client.get("/v2/health/live").json() == {"live": True}
+    assert predictor.client.get("/v1/models").json() == {"models": ["tiny"]}
+    assert predictor.client.get("/v2/models/tiny/ready").json() == {"name": "tiny", "ready": True}
+
+
+def test_chat_completion_has_openai_schema(predictor: Predictor) -> None:
+    body = predictor.chat().json()
+
+    assert ChatCompletion.model_validate(body).object == "chat.completion"
+    assert body["model"] == "tiny"
+    assert body["usage"]["completion_tokens"] == 8
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 8
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["choices"][0]["message"]["role"] == "assistant"
+
+
+def test_openai_client_streams_the_same_text_as_it_gets_at_once(predictor: Predictor) -> None:
+    client = openai.OpenAI(base_url=f"{predictor.url}/openai/v1", api_key="none", max_retries=0)
+    asked = {"model": "tiny", "messages": QUESTION, "max_tokens": 20, "temperature": 0}
+
+    whole = client.chat.completions.create(**asked)
+    chunks = list(
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
+
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+        == whole.choices[0].message.content
+    )
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + [
+        "length"
+    ]
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_stream_ends_with_done(predictor: Predictor) -> None:
+    lines = [line for line in predictor.chat(stream=True).text.splitlines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+
+
+def test_completions_take_several_prompts(predictor: Predictor) -> None:
+    body = {"model": "tiny", "prompt": ["The sky", "The sun"], "max_tokens": 6, "temperature": 0}
+    got = Completion.model_validate(predictor.client.post("/openai/v1/completions", json=body).json())
+    alone = [
+        predictor.client.post("/openai/v1/completions", json=body | {"prompt": prompt}).json()["choices"][0][
+            "text"
+        ]
+        for prompt in body["prompt"]
+    ]
+
+    assert [(choice.index, choice.text, choice.finish_reason) for choice in got.choices] == [
+        (0, alone[0], "length"),
+        (1, alone[1], "length"),
+    ]
+
+
+def test_v1_and_v2_protocols_give_the_text_of_completions(predictor: Predictor) -> None:
+    body = {"model": "tiny", "prompt": "The sky", "max_tokens": 6, "temperature": 0}
+    expected = predictor.client.post("/openai/v1/completions", json=body).json()["choices"][0]["text"]
+
+    instances = {"instances": [{"prompt": "The sky", "max_tokens": 6}, "The sun"]}
+    v1 = predictor.client.post("/v1/models/tiny:predict", json=instances).json()
+    tensor = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["The sky"]}
+    request = {"id": "7", "inputs": [tensor], "parameters": {"max_tokens": 6}}
+    v2 = predictor.client.post("/v2/models/tiny/infer", json=request).json()
+
+    assert v1["predictions"][0] == expected
+    assert len(v1["predictions"]) == 2
+    assert (v2["id"], v2["model_name"]) == ("7", "tiny")
+    assert v2["outputs"] == [
+        v2["outputs"][0] | {"name": "text", "shape": [1], "datatype": "BYTES", "data": [expected]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param", "code", "message"),
+    [
+        ({"n": 2}, 400, "n", "unsupported_value", "n=2 is not supported by this server."),
+        (
+            {"logprobs": True},
+            400,
+            "logprobs",
+            "unsupported_value",
+            "logprobs=true is not supported by this server.",
+        ),
+        (
+            {"temperature": 3},
+            400,
+            "temperature",
+            None,
+            "temperature: Input should be less than or equal to 2",
+        ),
+        (
+            {"max_tokens": 0},
+            400,
+            "max_tokens",
+            None,
+            "max_tokens: Input should be greater than or equal to 1",
+        ),
+        ({"stop": ["a"] * 5}, 400, "stop", None, "stop takes 1 to 4 strings, none of them empty."),
+        (
+            {"messages": []},
+            400,
+            "messages",
+            None,
+            "messages: List should have at least 1 item after validation, not 0",
+        ),
+        (
+            {"model": "x"},
+            404,
+            "model",
+            "model_not_found",
+            "The model 'x' does not exist; this server has 'tiny'.",
+        ),
+    ],
+)
+def test_bad_requests_are_refused_in_openai_form(
+    predictor: Predictor, change: dict[str, object], status: int, param: str, code: str | None, message: str
+) -> None:
+    got = predictor.chat(**change)
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    assert (got.status_code, got.json()) == (status, {"error": error})
+
+
+def test_fields_that_nobody_knows_are_ignored(predictor: Predictor) -> None:
+    assert (
+        predictor.chat(user="me", n=1, tools=[], something_new=1).json()["choices"]
+        == predictor.chat().json()["choices"]
+    )
+
+
+def test_a_body_that_is_not_json_is_a_400(predictor: Predictor) -> None:
+    got = predictor.client.post("/openai/v1/chat/completions", content=b'{"model": ')
+    assert (got.status_code, got.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_context_overflow_names_the_numbers(predictor: Predictor) -> None:
+    got = predictor.chat(max_tokens=600)
+    assert (got.status_code, got.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert got.json()["error"]["message"].startswith(
+        "This model's context is 512 tokens; the request needs 6"
+    )
+    v1 = predictor.client.post(
+        "/v1/models/tiny:predict", json={"instances": [{"prompt": "a", "max_tokens": 600}]}
+    )
+    assert v1.status_code == 400
+    assert v1.json()["error"].startswith("This model's context is 512 tokens")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_large_body_is_refused(predictor: Predictor, declared: bool) -> None:
+    body = b"x" * ((1 << 20) + 1)
+    got = predictor.client.post("/openai/v1/completions", content=body if declared else iter([body]))
+    assert (got.status_code, got.json()["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize(
+    ("instances", "message"),
+    [
+        ([], "Expected"),
+        ([5], "instances[0] is neither"),
+        ([{"prompt": "a", "max_token": 3}], "did you mean 'max_tokens'?"),
+        ([{"prompt": "a", "top_p": 0}], "expected max_tokens >= 1"),
+    ],
+)
+def test_bad_v1_requests_are_refused(predictor: Predictor, instances: list[object], message: str) -> None:
+    got = predictor.client.post("/v1/models/tiny:predict", json={"instances": instances})
+    assert got.status_code == 400
+    assert message in got.json()["error"]
+
+
+def test_more_requests_than_fit_get_429_and_the_others_their_answer(predictor: Predictor) -> None:
+    with ThreadPoolExecutor(24) as pool:
+        got = list(pool.map(lambda _: predictor.chat(max_tokens=300), range(24)))
+
+    refused = [answer for answer in got if answer.status_code == 429]
+    assert {answer.status_code for answer in got} == {200, 429}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert {answer.json()["error"]["type"] for answer in refused} == {"rate_limit_error"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_place(predictor: Predictor, stream: bool) -> None:
+    before = predictor.metric("llmops_generated_tokens_total")
+    body = {"model": "tiny", "messages": QUESTION, "max_tokens": 480, "temperature": 0, "stream": stream}
+    data = json.dumps(body).encode()
+    head = f"POST /openai/v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    deadline = time.monotonic() + 20
+    with socket.create_connection(("127.0.0.1", urlsplit(predictor.url).port or 0)) as client:
+        client.sendall(head.encode() + data)
+        while predictor.metric("llmops_running_prompts") == 0:
+            assert time.monotonic() < deadline
+    while predictor.metric("llmops_running_prompts") == 1:
+        assert time.monotonic() < deadline
+    assert predictor.metric("llmops_generated_tokens_total") - before < 480
+
+
+def test_metrics_of_the_batcher_are_exported(predictor: Predictor) -> None:
+    predictor.chat()
+    assert predictor.metric("llmops_queue_length") == 0
+    assert predictor.metric("llmops_time_to_first_token_seconds_count") >= 1
+    assert predictor.metric("llmops_batch_size_count") >= 8
+
+
+def test_sigterm_finishes_running_requests_then_exits(predictor: Predictor) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(predictor.chat, max_tokens=400, stream=False)
+        deadline = time.monotonic() + 10
+        while predictor.metric("llmops_running_prompts") == 0 and not running.done():
+            assert time.monotonic() < deadline
+        os.kill(predictor.process.pid, signal.SIGTERM)
+        assert running.result().json()["usage"]["completion_tokens"] == 400
+    assert predictor.process.wait(timeout=15) == 0
+    assert json.loads(predictor.state_file.read_text()) == {"state": "STOPPED"}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(predictor.url)
