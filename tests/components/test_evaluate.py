@@ -1,0 +1,151 @@
+"""The evaluation as a whole: files, numbers, comparison with a baseline, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from llmops_components.errors import DataError, ModelError, SettingError
+from llmops_components.evaluation.evaluate import evaluate_model
+from test_generation import make_talkative
+
+METRICS = ["rougeL", "bleu", "exact_match"]
+THINGS = {"apple": "red", "sky": "blue", "grass": "green"}
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": f"What colour is the {thing}?"}],
+        "reference": f"The {thing} is {colour}.",
+        "contexts": [f"The {thing} is {colour}, they say."],
+    }
+    for thing, colour in THINGS.items()
+]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path, tmp_path_factory) -> Path:
+    return make_talkative(tiny_model, tmp_path_factory.mktemp("talkative"))
+
+
+@pytest.fixture
+def evaluate(model: Path, tmp_path: Path):
+    def run(rows: list[dict] | Path = ROWS, *, name: str = "model", **settings):
+        dataset = rows if isinstance(rows, Path) else write_rows(tmp_path / "rows.jsonl", rows)
+        settings = {"metrics": METRICS, "generation_args": {"max_new_tokens": 6}, "model": model} | settings
+        return evaluate_model(
+            dataset=dataset, scores=tmp_path / f"{name}.jsonl", report=tmp_path / f"{name}.html", **settings
+        )
+
+    return run
+
+
+def test_scores_hold_every_sample_with_every_metric(evaluate, tmp_path):
+    report = evaluate()
+    scores = read_rows(tmp_path / "model.jsonl")
+    assert [list(row) for row in scores] == [
+        ["row", "prompt", "reference", "answer", "tokens", "finish_reason", *METRICS]
+    ] * 3
+    assert [row["row"] for row in scores] == [1, 2, 3]
+    assert [{key: row[key] for key in ("prompt", "reference")} for row in scores] == [
+        {key: row[key] for key in ("prompt", "reference")} for row in ROWS
+    ]
+    assert set(report.metrics) == {*METRICS, "samples", "tokens_per_second"}
+    assert report.metrics["samples"] == 3
+    assert report.metrics["rougeL"] == pytest.approx(sum(row["rougeL"] for row in scores) / 3, abs=1e-6)
+    assert report.details["skipped_metrics"] == {}
+    assert report.details["intervals"].keys() == set(METRICS)
+    assert report.passed
+    assert (tmp_path / "model.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_same_evaluation_writes_the_same_scores(evaluate, tmp_path):
+    evaluate(name="one", batch_size=1)
+    evaluate(name="two", batch_size=3)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+
+
+def test_a_model_against_itself_is_no_improvement(evaluate, tmp_path):
+    evaluate(name="base")
+    metrics = evaluate(baseline_scores=tmp_path / "base.jsonl").metrics
+    for name in METRICS:
+        assert metrics[f"{name}_baseline"] == metrics[name]
+        assert [metrics[f"{name}_improvement{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    assert "No clear difference in rougeL" in (tmp_path / "model.html").read_text()
+
+
+def test_a_better_baseline_is_a_loss_on_every_metric(evaluate, tmp_path, capsys):
+    evaluate(name="base")
+    perfect = [row | {"answer": row["reference"]} for row in read_rows(tmp_path / "base.jsonl")]
+    write_rows(tmp_path / "base.jsonl", perfect)
+    metrics = evaluate(baseline_scores=tmp_path / "base.jsonl").metrics
+    # Scored again from the answers, whatever the file says of their scores.
+    assert [metrics[f"{name}_baseline"] for name in METRICS] == pytest.approx([1, 100, 1])
+    for name in METRICS:
+        assert metrics[f"{name}_improvement"] == pytest.approx(
+            metrics[name] - metrics[f"{name}_baseline"], abs=2e-6
+        )
+        assert metrics[f"{name}_improvement_high"] < 0
+    assert "Worse in rougeL, bleu, exact_match." in (tmp_path / "model.html").read_text()
+    assert "rougeL                  1.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:2], r"has 2 rows, the dataset 3\. Evaluate both models on the same dataset"),
+        (lambda rows: [rows[0], rows[2], rows[1]], "row 2: its prompt and reference differ"),
+        (lambda rows: [*rows[:2], rows[2] | {"reference": "other"}], "row 3: its reference differ"),
+        (
+            lambda rows: [{k: v for k, v in rows[0].items() if k != "answer"}, *rows[1:]],
+            "row 1: it has no answer",
+        ),
+    ],
+)
+def test_a_baseline_of_other_rows_is_refused(evaluate, tmp_path, change, message):
+    base = [row | {"answer": "x"} for row in ROWS]
+    write_rows(tmp_path / "base.jsonl", change(base))
+    with pytest.raises(DataError, match=message):
+        evaluate(baseline_scores=tmp_path / "base.jsonl")
+
+
+def test_a_row_without_a_reference_is_named_by_its_line(evaluate):
+    rows = [ROWS[0], {**ROWS[1], "reference": ""}, {k: v for k, v in ROWS[2].items() if k != "reference"}]
+    with pytest.raises(DataError, match=r"line 2: reference is empty; line 3: reference is missing"):
+        evaluate(rows)
+
+
+def test_an_empty_dataset_is_refused(evaluate):
+    with pytest.raises(DataError, match="has no rows"):
+        evaluate([])
+
+
+def test_a_model_without_weights_is_refused(evaluate, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no \*\.safetensors weights"):
+        evaluate(model=tmp_path / "empty")
+
+
+def test_a_prompt_that_does_not_fit_is_named_by_its_row(evaluate):
+    long = {**ROWS[1], "prompt": [{"role": "user", "content": "colour " * 600}]}
+    with pytest.raises(DataError, match=r"row 2 \(\d+ tokens\)"):
+        evaluate([ROWS[0], long])
+
+
+def test_an_unknown_metric_is_found_before_anything_is_read(evaluate):
+    with pytest.raises(SettingError, match=r"'blue' \(did you mean 'bleu'\?\)"):
+        evaluate(Path("/no/such/dataset"), metrics=["blue"], model="/no/such/model")
+
+
+def test_an_unknown_generation_argument_is_refused(evaluate):
+    with pytest.raises(SettingError, match="did you mean 'temperature'"):
+        evaluate(generation_args={"temprature": 1})
