@@ -69,7 +69,7 @@ params = {
         0, type="integer", minimum=0, title="Seed", description="Chooses the rows.", section="Data"
     ),
     "max_steps": Param(
-        40,
+        20,
         type="integer",
         minimum=1,
         maximum=100000,
@@ -78,7 +78,7 @@ params = {
         section="Training",
     ),
     "learning_rate": Param(
-        1e-3,
+        5e-4,
         type="number",
         exclusiveMinimum=0,
         maximum=1,

@@ -86,7 +86,9 @@ class RegisterModelOperator(ComponentOperator):
             "experiment": self.experiment,
             "run_name": self._origin.get("airflow.run_id"),
             "alias": self.alias,
-            "params": self.params_to_log,
+            "params": {
+                name: value for name, value in (self.params_to_log or {}).items() if value is not None
+            },
             "metrics": self.model_metrics,
             "tags": {**self._origin, **(self.tags or {})},
         }
@@ -107,5 +109,7 @@ class RegisterModelOperator(ComponentOperator):
 
     def _finish(self, context: Context, *args: Any, **kwargs: Any) -> dict[str, Any]:
         value = super()._finish(context, *args, **kwargs)
-        context["ti"].xcom_push(key="model_version_url", value=value["details"]["links"].get("model_version", ""))
+        context["ti"].xcom_push(
+            key="model_version_url", value=value["details"]["links"].get("model_version", "")
+        )
         return value

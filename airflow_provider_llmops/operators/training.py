@@ -38,13 +38,23 @@ class TrainSFTOperator(ComponentOperator):
 
     :param dataset: URI of JSON lines in a TRL format for supervised fine-tuning
     :param base_model: URI of the model to start from
+    :param eval_dataset: URI of rows held out from training, for ``eval_loss``
     :param training_args: passed to ``trl.SFTConfig``; unknown names are errors
     :param peft_args: passed to ``peft.LoraConfig``
     :param model_args: passed to ``AutoModelForCausalLM.from_pretrained``
+    :param checkpoints: directory that outlives the run; training that was killed goes on from the last checkpoint there
     """
 
     component = "train_sft"
-    inputs = ("dataset", "base_model", "training_args", "peft_args", "model_args")
+    inputs = (
+        "dataset",
+        "base_model",
+        "eval_dataset",
+        "training_args",
+        "peft_args",
+        "model_args",
+        "checkpoints",
+    )
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
     template_fields_renderers = {"training_args": "json", "peft_args": "json", "model_args": "json"}
 
@@ -53,14 +63,18 @@ class TrainSFTOperator(ComponentOperator):
         *,
         dataset: str,
         base_model: str,
+        eval_dataset: str | None = None,
         training_args: dict[str, Any] | None = None,
         peft_args: dict[str, Any] | None = None,
         model_args: dict[str, Any] | None = None,
+        checkpoints: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.dataset = dataset
         self.base_model = base_model
+        self.eval_dataset = eval_dataset
         self.training_args = training_args
         self.peft_args = peft_args
         self.model_args = model_args
+        self.checkpoints = checkpoints

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from llmops_components.errors import DataError, ModelError, SettingError
 from llmops_components.evaluation.evaluate import evaluate_model
-from test_generation import make_talkative
+from tiny_model import write_rows
 
 METRICS = ["rougeL", "bleu", "exact_match"]
 THINGS = {"apple": "red", "sky": "blue", "grass": "green"}
@@ -22,18 +22,13 @@ ROWS = [
 ]
 
 
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path, tmp_path_factory) -> Path:
-    return make_talkative(tiny_model, tmp_path_factory.mktemp("talkative"))
+def model(talkative_model: Path) -> Path:
+    return talkative_model
 
 
 @pytest.fixture

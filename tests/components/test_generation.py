@@ -18,29 +18,9 @@ CHATS = [
 ]
 
 
-def make_talkative(tiny_model: Path, directory: Path) -> Path:
-    """A copy of the tiny model with large random weights: as it is, it only repeats the last token."""
-    import torch
-
-    model, tokenizer = load_model(tiny_model)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.5, generator=generator)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
 @pytest.fixture(scope="module")
-def model_directory(tiny_model: Path, tmp_path_factory) -> Path:
-    return make_talkative(tiny_model, tmp_path_factory.mktemp("talkative"))
-
-
-@pytest.fixture(scope="module")
-def loaded(model_directory: Path):
-    return load_model(model_directory)
+def loaded(talkative_model: Path):
+    return load_model(talkative_model)
 
 
 def answers_of(loaded, prompts=CHATS, batch_size=16, **generation_args) -> list[Answer]:
@@ -119,8 +99,8 @@ def test_a_stop_string_ends_the_answer_and_is_left_out(loaded):
     assert stopped.tokens < 12
 
 
-def test_generation_settings_of_the_checkpoint_are_not_used(loaded, model_directory, tmp_path):
-    directory = copy_of(model_directory, tmp_path / "model")
+def test_generation_settings_of_the_checkpoint_are_not_used(loaded, talkative_model, tmp_path):
+    directory = copy_of(talkative_model, tmp_path / "model")
     settings = json.loads((directory / "generation_config.json").read_text())
     (directory / "generation_config.json").write_text(
         json.dumps(settings | {"repetition_penalty": 9.0, "do_sample": True, "temperature": 3.0})
@@ -166,8 +146,8 @@ def test_a_prompt_may_fill_the_context_and_not_exceed_it(loaded):
         answers_of(loaded, ["short", fits + "!"])
 
 
-def test_chat_prompts_need_a_chat_template(model_directory, tmp_path):
-    directory = copy_of(model_directory, tmp_path / "model")
+def test_chat_prompts_need_a_chat_template(talkative_model, tmp_path):
+    directory = copy_of(talkative_model, tmp_path / "model")
     (directory / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="has no chat template and the prompts are chat messages"):
         answers_of(load_model(directory))
@@ -181,25 +161,25 @@ def test_progress_ends_with_all_prompts(loaded, capsys):
     assert last.endswith(" tokens/s  eta 0:00:00")
 
 
-def test_a_model_without_weights_is_refused(model_directory, tmp_path):
-    directory = copy_of(model_directory, tmp_path / "model")
+def test_a_model_without_weights_is_refused(talkative_model, tmp_path):
+    directory = copy_of(talkative_model, tmp_path / "model")
     (directory / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="weights"):
         load_model(directory)
 
 
-def test_a_cut_off_weight_file_is_refused(model_directory, tmp_path):
-    directory = copy_of(model_directory, tmp_path / "model")
+def test_a_cut_off_weight_file_is_refused(talkative_model, tmp_path):
+    directory = copy_of(talkative_model, tmp_path / "model")
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(directory)
 
 
-def test_weights_that_lack_a_layer_are_refused_instead_of_filled_with_noise(model_directory, tmp_path):
+def test_weights_that_lack_a_layer_are_refused_instead_of_filled_with_noise(talkative_model, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    directory = copy_of(model_directory, tmp_path / "model")
+    directory = copy_of(talkative_model, tmp_path / "model")
     weights = load_file(directory / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
+from planes import DATA_PYTHON
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.manifests import inference_service
-
-DATA_PYTHON = Path(__file__).resolve().parents[2] / ".venv" / "data" / "bin" / "python"
 
 # The SDK reads a manifest into its typed models and writes it out again; what it does not know is lost on the way.
 THROUGH_THE_SDK = """

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 
 import psutil
 import pytest
 from airflow_stack import RealAirflow
-
-REPO = Path(__file__).resolve().parents[2]
-DATA_PYTHON = REPO / ".venv" / "data" / "bin" / "python"
+from planes import DATA_PYTHON, REPO
 
 TOY_DAG = """
 from datetime import timedelta
@@ -80,7 +77,8 @@ def wait_until_working(airflow: RealAirflow, dag_run_id: str) -> str:
 
     def working() -> bool:
         return any(
-            "working on" in (airflow.root / "runs" / run_id / "log.txt").read_text() for run_id in runs_of(airflow, dag_run_id)
+            "working on" in (airflow.root / "runs" / run_id / "log.txt").read_text()
+            for run_id in runs_of(airflow, dag_run_id)
         )
 
     airflow.wait_until(working, "the component to be at work")

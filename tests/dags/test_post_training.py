@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from airflow_stack import RealAirflow
+from planes import DATA_PYTHON, REPO
 
-REPO = Path(__file__).resolve().parents[2]
-DATA_PYTHON = REPO / ".venv" / "data" / "bin" / "python"
 SMALL = {
     "train_rows": 16,
     "evaluation_rows": 8,
@@ -43,7 +42,9 @@ def test_form_has_type_range_and_help_for_every_parameter(airflow):
         assert {"type", "title", "section"} <= param["schema"].keys(), name
 
 
-@pytest.mark.parametrize("conf", [{"train_rows": 1}, {"metric": "luck"}, {"model_name": "Not A Name"}, {"max_steps": "many"}])
+@pytest.mark.parametrize(
+    "conf", [{"train_rows": 1}, {"metric": "luck"}, {"model_name": "Not A Name"}, {"max_steps": "many"}]
+)
 def test_parameter_out_of_range_is_refused_at_the_door(airflow, conf):
     import httpx
 
@@ -63,7 +64,8 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     registered = airflow.xcom("post_training", run, "register_model")["details"]
     assert (registered["name"], str(registered["version"]), registered["alias"]) == ("tiny", "1", "candidate")
     version = httpx.get(
-        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get", params={"name": "tiny", "version": "1"}
+        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get",
+        params={"name": "tiny", "version": "1"},
     ).json()["model_version"]
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
     trained = airflow.xcom("post_training", run, "train_sft")

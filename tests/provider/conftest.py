@@ -12,9 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-REPO = Path(__file__).resolve().parents[2]
-DATA_PYTHON = REPO / ".venv" / "data" / "bin" / "python"
+from planes import DATA_PYTHON, REPO
 
 # Before Airflow is imported: it reads its configuration, and makes its home, at import.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
@@ -90,16 +88,3 @@ def context() -> dict[str, Any]:
         dag_id="dag", run_id="manual", task_id="task", map_index=-1, try_number=1, max_tries=1, xcom={}
     )
     return {"ti": ti, "task_state_store": MemoryStore()}
-
-
-def retry(context: dict[str, Any]) -> dict[str, Any]:
-    """Context of the automatic retry after an attempt."""
-    context["ti"].try_number += 1
-    return context
-
-
-def clear(context: dict[str, Any]) -> dict[str, Any]:
-    """Context of the attempt after a person cleared the task; Airflow raises max_tries then."""
-    context["ti"].try_number += 1
-    context["ti"].max_tries = context["ti"].try_number
-    return context

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from conftest import clear, retry
+from attempts import clear, retry
 
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,

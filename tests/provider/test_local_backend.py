@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from conftest import DATA_PYTHON, REPO
+from planes import DATA_PYTHON, REPO
 
 from airflow_provider_llmops.backends import local
 from airflow_provider_llmops.backends.base import RunRequest

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import DATA_PYTHON, REPO
+from planes import DATA_PYTHON, REPO
 
 from airflow_provider_llmops.get_provider_info import get_provider_info
 

@@ -16,9 +16,11 @@ def train_sft(
     adapter: Output[Model],
     metrics: Output[Metrics],
     result: Output[Artifact],
+    eval_dataset: Optional[Input[Dataset]] = None,
     training_args: Optional[dict] = None,
     peft_args: Optional[dict] = None,
     model_args: Optional[dict] = None,
+    checkpoints: Optional[str] = None,
 ):
     """Fine-tune a model on prompt/completion or conversational rows with TRL's ``SFTTrainer``.
 
@@ -29,9 +31,12 @@ def train_sft(
         adapter: The PEFT adapter alone.
         metrics: Loss, tokens per second and sizes, for the pipelines UI.
         result: Digests, metrics and resources of this step.
+        eval_dataset: Rows held out from training, for ``eval_loss``.
         training_args: Passed to ``trl.SFTConfig``; unknown names are errors.
         peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained.
         model_args: Passed to ``AutoModelForCausalLM.from_pretrained``.
+        checkpoints: Directory that outlives the step, on a cluster a mounted volume. Training that was killed goes on
+            from the last checkpoint there; without it, it starts again.
     """
     from llmops_components.stage import run_stage, whole_numbers
     from llmops_components.training.sft import train_sft as train
@@ -46,6 +51,8 @@ def train_sft(
             training_args=whole_numbers(training_args),
             peft_args=whole_numbers(peft_args),
             model_args=whole_numbers(model_args),
+            eval_dataset=eval_dataset.path if eval_dataset else None,
+            checkpoints=checkpoints,
         ),
         outputs={"model": model, "adapter": adapter},
         metrics=metrics,

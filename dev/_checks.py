@@ -1,0 +1,130 @@
+"""``dev/test`` and ``dev/check``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from _setup import PLANES, REPOSITORY, SKIP_VARIABLE
+from _setup import main as set_up
+
+# Where the tests of each plane lie; a plane's tests run in that plane's environment.
+TESTS = {
+    "data": ("tests/components",),
+    "control": ("tests/provider", "tests/contract", "tests/dags", "tests/dev"),
+}
+NO_TESTS_COLLECTED = 5
+# The models of the tests are tiny: more threads, or threads that spin while they wait, only get in each other's way.
+TORCH_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def test(arguments: list[str] | None = None) -> int:
+    """Run pytest in both environments; whatever is not an option of ours goes to pytest."""
+    parser = argparse.ArgumentParser(
+        prog="dev/test",
+        description="Run the tests of both planes. Further arguments go to pytest: dev/test -k gate, "
+        "dev/test tests/provider/test_wall.py, dev/test -x -q.",
+    )
+    parser.add_argument("--plane", choices=sorted(TESTS), help="only the tests of this plane")
+    options, rest = parser.parse_known_args(arguments)
+    if code := _ready():
+        return code
+    paths = [argument for argument in rest if _plane_of(argument)]
+    others = [argument for argument in rest if argument not in paths]
+    codes = {}
+    for plane in [options.plane] if options.plane else list(TESTS):
+        chosen = [path for path in paths if _plane_of(path) == plane] if paths else _existing(plane)
+        if not chosen:
+            continue
+        print(f"== {PLANES[plane].title}: {' '.join(chosen)}", flush=True)
+        command = [PLANES[plane].python, "-m", "pytest", *chosen, *others]
+        codes[plane] = _run(command, **{**TORCH_ENVIRONMENT, **os.environ})
+    failed = [plane for plane, code in codes.items() if code not in (0, NO_TESTS_COLLECTED)]
+    if failed:
+        print(f"FAILED: {', '.join(PLANES[plane].title for plane in failed)}")
+        return 1
+    if not any(code == 0 for code in codes.values()):
+        print("FAILED: no tests were run")
+        return NO_TESTS_COLLECTED
+    # A selection (-k, -m) may well be of one plane only; without one, a plane without tests is a mistake.
+    if not rest and NO_TESTS_COLLECTED in codes.values():
+        print("FAILED: a plane has no tests")
+        return NO_TESTS_COLLECTED
+    return 0
+
+
+def check(arguments: list[str] | None = None) -> int:
+    """Run every check, also after one has failed, and name those that did."""
+    parser = argparse.ArgumentParser(prog="dev/check", description=check.__doc__)
+    parser.add_argument("--fix", action="store_true", help="let ruff correct what it can")
+    options = parser.parse_args(arguments)
+    if code := _ready():
+        return code
+    python = PLANES["control"].python
+    ruff = [python, "-m", "ruff"]
+    sources = [".", *_scripts()]
+    checks = {
+        "ruff check": [*ruff, "check", *(["--fix"] if options.fix else []), *sources],
+        "ruff format": [*ruff, "format", *([] if options.fix else ["--check"]), *sources],
+        "mypy": [python, "-m", "mypy"],
+        "the wall": [python, "-m", "pytest", "-q", "tests/provider/test_wall.py"],
+        "compiled components": ["dev/compile_components", "--check"],
+    }
+    failed = []
+    for name, command in checks.items():
+        started = time.monotonic()
+        code = _run(command)
+        print(
+            f"{name:22} {'ok' if code == 0 else 'FAILED':8} {time.monotonic() - started:5.1f} s", flush=True
+        )
+        if code:
+            failed.append(name)
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _ready() -> int:
+    return 0 if os.environ.get(SKIP_VARIABLE) else set_up(["--quiet"])
+
+
+def _run(command: list[str | Path], **environment: str) -> int:
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The terminal has sent it to the child too, which ends in its own way; wait for that.
+            continue
+
+
+def _plane_of(argument: str) -> str | None:
+    """The plane whose tests a path on the command line belongs to."""
+    path = (
+        Path(os.path.relpath(argument.partition("::")[0], REPOSITORY))
+        if argument[:1] not in ("", "-")
+        else None
+    )
+    if path is None or not (REPOSITORY / path).exists() or path.parts[0] != "tests":
+        return None
+    return "data" if path.parts[:2] == ("tests", "components") else "control"
+
+
+def _existing(plane: str) -> list[str]:
+    return [folder for folder in TESTS[plane] if any((REPOSITORY / folder).rglob("test_*.py"))]
+
+
+def _scripts() -> list[str]:
+    """Python scripts without an ending, which ruff does not find by itself."""
+    found = []
+    for path in sorted((REPOSITORY / "dev").iterdir()):
+        if (
+            path.is_file()
+            and not path.suffix
+            and path.open("rb").readline().startswith(b"#!/usr/bin/env python")
+        ):
+            found.append(str(path.relative_to(REPOSITORY)))
+    return found

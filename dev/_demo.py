@@ -1,0 +1,376 @@
+"""``dev/demo``: one run of the post-training DAG from start to finish, as somebody at a terminal sees it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import graphlib
+import json
+import re
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from _stack import STACKS, AirflowApi, Stack, StackError, interruptible
+from _updown import PREFERRED_PORTS, addresses, stop_command
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+DAG_ID = "post_training"
+POLL_SECONDS = 1.0
+# Without a terminal, how often a task that is still at work says how far it is.
+PROGRESS_LINE_SECONDS = 20.0
+# Unanswered requests in a row after which the demo gives up.
+PATIENCE = 5
+WORKING_STATES = ("running", "deferred")
+MARKS = {"success": "[green]✓[/]", "failed": "[red]✗[/]", "running": "[cyan]▶[/]", "deferred": "[cyan]▶[/]"}
+QUESTION_LABELS = {
+    "question": "Question",
+    "reference": "Wanted",
+    "before": "Base",
+    "after": "Tuned",
+    "endpoint": "Served",
+}
+FILES = (("Report", "evaluate_tuned", "report"), ("Data docs", "validate_train", "data_docs"))
+console = Console(highlight=False)
+
+
+@dataclass
+class Task:
+    """What the display knows of a task."""
+
+    task_id: str
+    state: str | None = None
+    seconds: float = 0.0
+    line: str = ""
+    try_number: int = 1
+    said_at: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What is printed at the end, and written by ``--json``."""
+
+    succeeded: bool
+    stack: str
+    dag_run_id: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, dict[str, str]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    endpoint: str | None = None
+    question: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class Progress:
+    """The tasks of one DAG run: a redrawn table on a terminal, else a line for each change."""
+
+    def __init__(self, api: AirflowApi, dag_id: str, run_id: str) -> None:
+        self.api, self.dag_id, self.run_id = api, dag_id, run_id
+        followers = api.tasks(dag_id)
+        order = graphlib.TopologicalSorter({task_id: [] for task_id in followers})
+        for task_id, downstream in followers.items():
+            for follower in downstream:
+                order.add(follower, task_id)
+        self.tasks = {task_id: Task(task_id) for task_id in order.static_order()}
+        self.started = time.monotonic()
+
+    def update(self) -> None:
+        """Read all states, and the latest log line of the tasks at work."""
+        for instance in self.api.task_instances(self.dag_id, self.run_id):
+            task = self.tasks[instance["task_id"]]
+            changed = task.state != instance["state"]
+            task.state, task.try_number = instance["state"], instance["try_number"]
+            task.seconds = _seconds(instance)
+            if task.state in WORKING_STATES:
+                entries = self.api.log_entries(self.dag_id, self.run_id, task.task_id, task.try_number)
+                task.line = _latest(entries) or task.line
+            elif task.state == "success":
+                task.line = ""
+            if not console.is_terminal:
+                self._say(task, changed)
+
+    def has_failed(self) -> bool:
+        """Whether a task has failed for good."""
+        return any(task.state == "failed" for task in self.tasks.values())
+
+    def _say(self, task: Task, changed: bool) -> None:
+        now = time.monotonic() - self.started
+        # A deferred task runs again for a moment at its end: that is no news.
+        changed = changed and task.state not in (None, "scheduled", "queued", "deferred", "upstream_failed")
+        changed = changed and not (task.state == "running" and task.said_at)
+        if changed or (task.state in WORKING_STATES and now - task.said_at > PROGRESS_LINE_SECONDS):
+            state = "running" if task.state == "deferred" else task.state
+            took = f"{task.seconds:6.1f} s" if task.seconds else ""
+            line = "" if changed and task.state == "running" else task.line
+            print(f"{now:7.1f} s  {task.task_id:20} {state or '':12} {took:9} {line}".rstrip(), flush=True)
+            task.said_at = now
+
+    def table(self) -> Table:
+        """The state of all tasks."""
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column()
+        table.add_column(min_width=max(map(len, self.tasks)))
+        table.add_column(min_width=8, justify="right")
+        table.add_column(style="dim", no_wrap=True, overflow="ellipsis")
+        for task in self.tasks.values():
+            mark = MARKS.get(task.state or "", "[dim]·[/]")
+            table.add_row(
+                mark, task.task_id, f"{task.seconds:.1f} s" if task.seconds else "", Text(task.line)
+            )
+        table.add_row("", "[bold]total[/]", f"[bold]{time.monotonic() - self.started:.0f} s[/]", "")
+        return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry of ``dev/demo``."""
+    options = _options(arguments)
+    began = time.monotonic()
+    stack = Stack(_fresh_directory(), dags_folder=options.dags, preferred_ports=PREFERRED_PORTS)
+    outcome = Outcome(succeeded=False, stack=str(stack.directory))
+    keep = False
+    with interruptible():
+        try:
+            print(f"Starting Airflow and MLflow in {stack.directory} ...", flush=True)
+            stack.start()
+            outcome.seconds["start"] = stack.timings["healthy"]
+            print(f"Airflow and MLflow are up after {stack.timings['healthy']:.0f} s.\n{addresses(stack)}\n")
+            _run(stack, options, outcome)
+            outcome.seconds["total"] = time.monotonic() - began
+            _report(stack, outcome)
+            keep = options.keep
+        except (StackError, httpx.HTTPError) as error:
+            print(f"dev/demo: {error}", file=sys.stderr)
+            outcome.errors["stack"] = {"message": str(error), "log": str(stack.logs)}
+        except KeyboardInterrupt:
+            print(
+                "\nInterrupted; stopping everything, which takes a few seconds.", file=sys.stderr, flush=True
+            )
+            return 130
+        finally:
+            if not keep:
+                stack.stop()
+    if options.json:
+        options.json.write_text(json.dumps(outcome.__dict__, indent=2) + "\n", encoding="utf-8")
+    if keep:
+        print(f"\nStill up:\n{addresses(stack)}")
+        if outcome.endpoint:
+            print(f"Endpoint  {outcome.endpoint}")
+        print(f"Stop it with {stop_command(stack)}.")
+    else:
+        print(
+            f"\nEverything is stopped. The files stay in {stack.directory} (dev/demo --keep leaves all running;"
+        )
+        print(f"dev/down --delete {stack.directory.name} deletes them).")
+    return 0 if outcome.succeeded else 1
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dev/demo",
+        description="Train, evaluate, register, serve and ask a small language model in a real Airflow on this machine.",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave Airflow, MLflow and the endpoint up at the end"
+    )
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        type=_param,
+        metavar="KEY=VALUE",
+        help="set a DAG parameter (repeat)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what happened as JSON")
+    parser.add_argument(
+        "--dags", type=Path, metavar="FOLDER", help="DAG files to use instead of the repository's"
+    )
+    return parser.parse_args(arguments)
+
+
+def _param(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _fresh_directory() -> Path:
+    name = datetime.now().strftime("demo-%Y%m%d-%H%M%S")
+    number = 1
+    while True:
+        directory = STACKS / (name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return directory
+
+
+def _run(stack: Stack, options: argparse.Namespace, outcome: Outcome) -> None:
+    api = stack.api()
+    api.wait_for_dag(DAG_ID)
+    outcome.dag_run_id = run_id = api.trigger(DAG_ID, dict(options.param))
+    progress = Progress(api, DAG_ID, run_id)
+    display: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if console.is_terminal:
+        display = Live(get_renderable=progress.table, console=console, refresh_per_second=4)
+    with display:
+        state, missed = "queued", 0
+        # A task that has failed for good decides the run; what is still at work beside it is not waited for.
+        while state not in ("success", "failed") and not progress.has_failed():
+            time.sleep(POLL_SECONDS)
+            stack.check()
+            try:
+                state = api.dag_run(DAG_ID, run_id)["state"]
+                progress.update()
+                missed = 0
+            except httpx.TransportError:
+                # On a busy machine an answer may come late; nothing is lost by asking again.
+                missed += 1
+                if missed == PATIENCE:
+                    raise
+    outcome.succeeded = state == "success"
+    outcome.seconds["run"] = time.monotonic() - progress.started
+    for task in progress.tasks.values():
+        outcome.tasks[task.task_id] = {"state": task.state, "seconds": round(task.seconds, 1)}
+        if task.state == "failed":
+            outcome.errors[task.task_id] = {
+                "message": api.error_of(DAG_ID, run_id, task.task_id, task.try_number),
+                "log": _log_file(stack, run_id, task),
+            }
+    if outcome.succeeded:
+        _collect(api, run_id, outcome)
+
+
+def _collect(api: AirflowApi, run_id: str, outcome: Outcome) -> None:
+    results = {task_id: api.xcom(DAG_ID, run_id, task_id) or {} for task_id in outcome.tasks}
+    tuned, base = results.get("evaluate_tuned", {}), results.get("evaluate_base", {})
+    metrics = tuned.get("metrics", {})
+    outcome.metrics = {
+        name: {"base": metrics[f"{name}_baseline"], "tuned": metrics[name]}
+        for name in metrics
+        if f"{name}_baseline" in metrics
+    }
+    outcome.model = results.get("register_model", {}).get("details", {})
+    outcome.endpoint = results.get("deploy_model", {}).get("url")
+    for label, task_id, artifact in FILES:
+        if uri := results.get(task_id, {}).get("artifacts", {}).get(artifact, {}).get("uri"):
+            outcome.files[label] = uri
+    row = _changed_answer(base, tuned)
+    if row:
+        outcome.question = {key: row[key] for key in ("question", "reference", "before", "after")}
+        if outcome.endpoint:
+            outcome.question["endpoint"] = _ask(outcome.endpoint, row["prompt"])
+
+
+def _changed_answer(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any] | None:
+    """The first question of the evaluation that the tuned model answers differently."""
+    scores = [result.get("artifacts", {}).get("scores", {}).get("uri") for result in (base, tuned)]
+    if not all(scores):
+        return None
+    before, after = (
+        [json.loads(line) for line in Path(uri).read_text("utf-8").splitlines()] for uri in scores
+    )
+    for old, new in zip(before, after, strict=True):
+        if old["answer"].strip() != new["answer"].strip():
+            prompt = new["prompt"]
+            messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+            return {
+                "prompt": messages,
+                "question": messages[-1]["content"],
+                "reference": new["reference"],
+                "before": old["answer"],
+                "after": new["answer"],
+            }
+    return None
+
+
+def _ask(endpoint: str, messages: list[dict[str, str]]) -> str:
+    with httpx.Client(base_url=endpoint, timeout=120, trust_env=False) as client:
+        name = client.get("/openai/v1/models").raise_for_status().json()["data"][0]["id"]
+        question = {"model": name, "messages": messages, "max_tokens": 64, "temperature": 0}
+        answer = client.post("/openai/v1/chat/completions", json=question).raise_for_status().json()
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def _report(stack: Stack, outcome: Outcome) -> None:
+    print()
+    if not outcome.succeeded:
+        print("The run failed.")
+        for task_id, error in outcome.errors.items():
+            print(f"{task_id}: {error['message']}\n  Log: {error['log']}")
+        return
+    if outcome.metrics:
+        table = Table(
+            "metric", "base", "tuned", "change", title="Base model against tuned model", title_justify="left"
+        )
+        for name, value in outcome.metrics.items():
+            change = value["tuned"] - value["base"]
+            table.add_row(name, f"{value['base']:.3f}", f"{value['tuned']:.3f}", f"{change:+.3f}")
+        console.print(table)
+    for key, label in QUESTION_LABELS.items():
+        if key in outcome.question:
+            print(textwrap.indent(f"{label:10} {_shorten(outcome.question[key])}", " " * 11)[11:])
+    print()
+    if outcome.model:
+        facts = "{name} version {version}, alias {alias}".format_map(outcome.model)
+        print(f"{'Model':10} {facts}  {_page(outcome.model)}".rstrip())
+    if outcome.endpoint:
+        print(f"{'Endpoint':10} {outcome.endpoint}/openai/v1")
+    for name, path in {**outcome.files, "Logs": str(stack.airflow_home / "logs")}.items():
+        print(f"{name:10} {path}")
+    times = ", ".join(f"{task_id} {task['seconds']:.0f} s" for task_id, task in outcome.tasks.items())
+    print(f"{'Times':10} {times}")
+    print(
+        f"{'Total':10} {outcome.seconds['total']:.0f} s, of which {outcome.seconds['start']:.0f} s to start Airflow"
+    )
+
+
+def _page(model: dict[str, Any]) -> str:
+    links = model.get("links") or {}
+    return next(iter(links.values()), "") if isinstance(links, dict) else ""
+
+
+def _shorten(text: str, limit: int = 600) -> str:
+    text = text.strip()
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
+def _seconds(instance: dict[str, Any]) -> float:
+    if not instance["start_date"]:
+        return 0.0
+    start = datetime.fromisoformat(instance["start_date"])
+    end = datetime.fromisoformat(instance["end_date"]) if instance["end_date"] else datetime.now(UTC)
+    return max((end - start).total_seconds(), 0.0)
+
+
+def _latest(entries: list[dict[str, Any]]) -> str:
+    """The last line that says how far a task is, else the last one that is not Airflow's own."""
+    own = [
+        str(entry["event"]).strip()
+        for entry in entries
+        if entry.get("logger", "task") != "task"
+        and not str(entry["logger"]).startswith("airflow.")
+        and not str(entry.get("event") or "::").startswith("::")
+    ]
+    counting = [line for line in own if re.search(r"(^| )\d+/\d+\b", line)]
+    return (counting or own or [""])[-1].partition("\n")[0]
+
+
+def _log_file(stack: Stack, run_id: str, task: Task) -> str:
+    folder = stack.airflow_home / f"logs/dag_id={DAG_ID}/run_id={run_id}/task_id={task.task_id}"
+    return str(folder / f"attempt={task.try_number}.log")

@@ -1,0 +1,571 @@
+"""A real Airflow and an MLflow server on this machine, in a directory of their own.
+
+A stack is a directory: Airflow's home, the processes' logs, MLflow's database, and everything that pipeline runs and
+services write. Its processes are ordinary ``airflow`` and ``mlflow`` commands bound to loopback. Each of them, and all
+that they start, carries ``LLMOPS_STACK=<directory>`` in its environment. That is how :func:`stop_processes` finds every
+one of them: pipeline runs and services live in sessions of their own and outlive the task that started them, so
+neither a process group nor the tree of parents would do.
+"""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STACKS = REPOSITORY / ".stacks"
+CONTROL_PYTHON = REPOSITORY / ".venv/control/bin/python"
+DATA_PYTHON = REPOSITORY / ".venv/data/bin/python"
+MARK = "LLMOPS_STACK"
+USERNAME = "admin"
+START_TIMEOUT_SECONDS = 120.0
+STOP_GRACE_SECONDS = 3.0
+AIRFLOW_ROLES = ("api-server", "scheduler", "dag-processor", "triggerer")
+# Names whose values would redirect a process of the stack to some other installation.
+_FOREIGN_SETTINGS = ("AIRFLOW_", "_AIRFLOW", "MLFLOW_", "_MLFLOW")
+
+
+class StackError(Exception):
+    """The stack cannot be started or did not stay up; the message names the log to read."""
+
+
+def free_ports(count: int, preferred: tuple[int, ...] = ()) -> list[int]:
+    """Ports on loopback that nobody listens on, all different.
+
+    :param count: How many.
+    :param preferred: Port to use at each position if it is free, for an address that is easy to remember.
+    """
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        for position in range(count):
+            wishes = [preferred[position]] if position < len(preferred) else []
+            for wish in [*wishes, 0]:
+                listener = held.enter_context(socket.socket())
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    listener.bind(("127.0.0.1", wish))
+                except OSError as error:
+                    if wish and error.errno in (errno.EADDRINUSE, errno.EACCES):
+                        continue
+                    raise
+                ports.append(listener.getsockname()[1])
+                break
+        return ports
+
+
+def marked_processes(directory: str | os.PathLike[str]) -> list[psutil.Process]:
+    """Every live process that belongs to the stack in ``directory``, detached ones included."""
+    wanted, found = os.path.realpath(directory), []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if process.environ().get(MARK) == wanted:
+                found.append(process)
+    return found
+
+
+def stop_processes(directory: str | os.PathLike[str], grace_seconds: float = STOP_GRACE_SECONDS) -> int:
+    """End every process of a stack: ask first, then kill what is left.
+
+    :param directory: The stack's directory.
+    :param grace_seconds: How long processes have to end by themselves.
+    :return: How many processes there were.
+    """
+    processes = marked_processes(directory)
+    total = len(processes)
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    psutil.wait_procs(processes, timeout=grace_seconds)
+    quiet_rounds = 0
+    # A process seen in the middle of a fork may have had a child that the list did not: look until nothing shows twice.
+    while quiet_rounds < 2:
+        remaining = marked_processes(directory)
+        for process in remaining:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(remaining, timeout=2)
+        quiet_rounds = 0 if remaining else quiet_rounds + 1
+        time.sleep(0.05)
+    return total
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP what Ctrl-C is, a :class:`KeyboardInterrupt`, so that ``finally`` blocks run.
+
+    SIGINT too: a shell has it ignored in what it starts in the background.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    with _handling(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore further signals while cleaning up, which takes seconds and must be complete."""
+    with _handling(signal.SIG_IGN) if _in_main_thread() else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Any) -> Iterator[None]:
+    before = {
+        number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+class Stack:
+    """One Airflow (and MLflow) with its own directory, ports, database and login.
+
+    :param directory: Where everything lies; made if missing, taken up again if it was used before.
+    :param dags_folder: DAG files to serve; the repository's own if not given.
+    :param with_mlflow: Whether to start an MLflow server and its connection.
+    :param environment: Further variables for every process, winning over those of the stack.
+    :param settings: Airflow settings, ``{"section": {"option": "value"}}``, winning over those of the stack.
+    :param preferred_ports: Ports for Airflow and MLflow to use if they are free.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        dags_folder: str | os.PathLike[str] | None = None,
+        with_mlflow: bool = True,
+        environment: Mapping[str, str] | None = None,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
+        preferred_ports: tuple[int, ...] = (),
+    ) -> None:
+        self.directory = Path(os.path.realpath(directory))
+        self.dags_folder = Path(dags_folder or REPOSITORY / "dags").resolve()
+        self.with_mlflow = with_mlflow
+        self.extra_environment = dict(environment or {})
+        self.extra_settings = {section: dict(options) for section, options in (settings or {}).items()}
+        self.preferred_ports = preferred_ports
+        self.airflow_home = self.directory / "airflow"
+        self.logs = self.directory / "logs"
+        self.root = self.directory / "llmops"
+        self.state_file = self.directory / "stack.json"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.timings: dict[str, float] = {}
+        self.state: dict[str, Any] = {}
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Stack | None:
+        """The stack that was started in ``directory``, or ``None`` if there was none."""
+        stack = cls(directory)
+        try:
+            stack.state = json.loads(stack.state_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        stack.with_mlflow = stack.state["mlflow_port"] is not None
+        return stack
+
+    @property
+    def airflow_url(self) -> str:
+        """Address of Airflow's UI and REST API."""
+        return f"http://127.0.0.1:{self.state['airflow_port']}"
+
+    @property
+    def mlflow_url(self) -> str | None:
+        """Address of MLflow, if there is one."""
+        return f"http://127.0.0.1:{self.state['mlflow_port']}" if self.with_mlflow else None
+
+    @property
+    def password(self) -> str:
+        """Password of the user ``admin``."""
+        return str(self.state["password"])
+
+    def is_running(self) -> bool:
+        """Whether Airflow answers and all of its processes have reported lately."""
+        try:
+            health = httpx.get(f"{self.airflow_url}/api/v2/monitor/health", timeout=5, trust_env=False).json()
+        except (httpx.HTTPError, ValueError):
+            return False
+        return all(part.get("status") == "healthy" for part in health.values() if part)
+
+    def start(self) -> None:
+        """Start everything and return when it is healthy; on failure nothing stays behind.
+
+        :raises StackError: naming the process that failed and its log.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackError(
+                    f"The stack in {self.directory} is being started by another process."
+                ) from None
+            try:
+                try:
+                    self._start()
+                except StackError as error:
+                    if "address already in use" not in str(error).lower():
+                        raise
+                    # Somebody took a port after it was found free: once more with others.
+                    self.stop()
+                    self._start(fresh_ports=True)
+            except BaseException:
+                self.stop()
+                raise
+
+    def _start(self, fresh_ports: bool = False) -> None:
+        started = time.monotonic()
+        self._configure(fresh_ports)
+        if self.with_mlflow:
+            # MLflow needs none of what follows and imports for several seconds: it starts beside the migration.
+            self._spawn("mlflow", *self._mlflow_command())
+        self._migrate()
+        self.timings["database"] = time.monotonic() - started
+        airflow = [str(CONTROL_PYTHON), "-m", "airflow"]
+        options = {
+            "api-server": [
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.state["airflow_port"]),
+                "--workers",
+                "1",
+            ],
+            # The log servers bind every interface; the api-server reads the files from disk (airflow_config/).
+            "scheduler": ["--skip-serve-logs"],
+            "triggerer": ["--skip-serve-logs"],
+        }
+        for role in AIRFLOW_ROLES:
+            self._spawn(role, *airflow, role, *options.get(role, []))
+        self._wait_until_healthy()
+        self.timings["healthy"] = time.monotonic() - started
+
+    def stop(self) -> int:
+        """End all processes of the stack, runs and services included; files stay.
+
+        :return: How many processes there were.
+        """
+        with uninterrupted():
+            count = stop_processes(self.directory)
+            for process in self.processes.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1)
+            self.processes.clear()
+        return count
+
+    def restart(self, role: str) -> None:
+        """Start a process again that has ended, for example a triggerer that a test has killed."""
+        process = self.processes[role]
+        if process.poll() is None:
+            raise StackError(f"The {role} is still running.")
+        self._spawn(role, *process.args)  # type: ignore[misc]
+
+    def api(self) -> AirflowApi:
+        """A client of Airflow's public REST API, logged in."""
+        return AirflowApi(self.airflow_url, USERNAME, self.password)
+
+    def environment(self) -> dict[str, str]:
+        """What every process of the stack has in its environment."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_FOREIGN_SETTINGS) and name not in ("VIRTUAL_ENV", "PYTHONHOME")
+        }
+        local = {"extra": {"python": str(DATA_PYTHON), "root": str(self.root)}}
+        own = {
+            MARK: str(self.directory),
+            "AIRFLOW_HOME": str(self.airflow_home),
+            "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", **local}),
+            "AIRFLOW_CONN_KSERVE_DEFAULT": json.dumps({"conn_type": "kserve", **local}),
+            # setproctitle, which Airflow uses, writes over the environment that /proc shows, and the mark with it.
+            "SPT_NOENV": "1",
+            "PYTHONUNBUFFERED": "1",
+            # OpenMP's threads spin while they wait. As soon as two processes share the cores, as training and
+            # evaluation do, that makes torch 20 to 50 times slower than waiting in the kernel.
+            "OMP_WAIT_POLICY": inherited.get("OMP_WAIT_POLICY", "PASSIVE"),
+            # MLflow's job runner is eight more processes and 1.5 GB, for features that nothing here uses.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PATH": os.pathsep.join([str(CONTROL_PYTHON.parent), inherited.get("PATH", os.defpath)]),
+        }
+        for name in ("no_proxy", "NO_PROXY"):
+            own[name] = ",".join(filter(None, [inherited.get(name), "127.0.0.1", "localhost"]))
+        if self.with_mlflow:
+            own["AIRFLOW_CONN_MLFLOW_DEFAULT"] = json.dumps(
+                {"conn_type": "mlflow", "host": "http://127.0.0.1", "port": self.state["mlflow_port"]}
+            )
+        return inherited | own | self.extra_environment
+
+    def _configure(self, fresh_ports: bool) -> None:
+        for path in (self.airflow_home, self.logs, self.root):
+            path.mkdir(parents=True, exist_ok=True)
+        before = {}
+        with contextlib.suppress(FileNotFoundError):
+            before = json.loads(self.state_file.read_text(encoding="utf-8"))
+        if before and marked_processes(self.directory):
+            raise StackError(f"The stack in {self.directory} is already running; stop it first.")
+        # A stack that is started again keeps its addresses if it can.
+        former = tuple(port for port in (before.get("airflow_port"), before.get("mlflow_port")) if port)
+        preferred = () if fresh_ports else former or self.preferred_ports
+        airflow_port, mlflow_port = free_ports(2, preferred)
+        self.state = {
+            "airflow_port": airflow_port,
+            "mlflow_port": mlflow_port if self.with_mlflow else None,
+            "password": before.get("password") or secrets.token_hex(6),
+            "fernet_key": before.get("fernet_key") or base64.urlsafe_b64encode(os.urandom(32)).decode(),
+            "secret_key": before.get("secret_key") or secrets.token_hex(24),
+            "jwt_secret": before.get("jwt_secret") or secrets.token_hex(24),
+        }
+        _write_private(self.state_file, json.dumps(self.state, indent=2) + "\n")
+        _write_private(
+            self.airflow_home / "simple_auth_manager_passwords.json.generated",
+            json.dumps({USERNAME: self.password}) + "\n",
+        )
+        config_folder = self.airflow_home / "config"  # Airflow puts it on the import path.
+        config_folder.unlink(missing_ok=True)
+        config_folder.symlink_to(REPOSITORY / "dev/airflow_config")
+        config = configparser.ConfigParser(interpolation=None)
+        config.read_dict(self._settings())
+        config.read_dict(self.extra_settings)
+        with _open_private(self.airflow_home / "airflow.cfg") as handle:
+            config.write(handle)
+
+    def _settings(self) -> dict[str, dict[str, str]]:
+        port = str(self.state["airflow_port"])
+        return {
+            "core": {
+                "dags_folder": str(self.dags_folder),
+                "executor": "LocalExecutor",
+                # LocalExecutor forks this many workers at once; a deferred task needs none.
+                "parallelism": "4",
+                "load_examples": "False",
+                "dags_are_paused_at_creation": "False",
+                "execution_api_server_url": f"http://127.0.0.1:{port}/execution/",
+                "fernet_key": self.state["fernet_key"],
+                # The default looks the name up in DNS, which can stall where there is no network.
+                "hostname_callable": "socket.gethostname",
+                "min_serialized_dag_update_interval": "2",
+                "simple_auth_manager_users": f"{USERNAME}:admin",
+                "test_connection": "Enabled",
+            },
+            "api": {
+                "host": "127.0.0.1",
+                "port": port,
+                "base_url": self.airflow_url,
+                "secret_key": self.state["secret_key"],
+                "workers": "1",
+                "instance_name": f"LLMOps ({self.directory.name})",
+            },
+            "api_auth": {"jwt_secret": self.state["jwt_secret"]},
+            "dag_processor": {
+                "refresh_interval": "5",
+                "bundle_refresh_check_interval": "2",
+                "min_file_process_interval": "30",
+                "parsing_processes": "1",
+            },
+            "scheduler": {"scheduler_idle_sleep_time": "0.5", "catchup_by_default": "False"},
+            "logging": {
+                "colored_console_log": "False",
+                "logging_config_class": "local_logging.LOGGING_CONFIG",
+            },
+            "usage_data_collection": {"enabled": "False"},
+        }
+
+    def _mlflow_command(self) -> list[str]:
+        home = self.directory / "mlflow"
+        home.mkdir(exist_ok=True)
+        return [
+            *(str(DATA_PYTHON), "-m", "mlflow", "server"),
+            *("--host", "127.0.0.1", "--port", str(self.state["mlflow_port"]), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
+            *("--artifacts-destination", str(home / "artifacts"), "--serve-artifacts"),
+        ]
+
+    def _migrate(self) -> None:
+        migration = self._spawn("db-migrate", str(CONTROL_PYTHON), "-m", "airflow", "db", "migrate")
+        code = migration.wait(timeout=START_TIMEOUT_SECONDS)
+        del self.processes["db-migrate"]
+        if code:
+            raise StackError(self._failure("db-migrate", code))
+
+    def _spawn(self, role: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.logs / f"{role}.log").open("ab") as log:
+            self.processes[role] = subprocess.Popen(
+                command,
+                env=self.environment(),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C at the terminal is for the one who started the stack, who then stops it in order.
+                start_new_session=True,
+            )
+        return self.processes[role]
+
+    def check(self) -> None:
+        """Raise :class:`StackError` if a process that was started here has ended."""
+        for role, process in self.processes.items():
+            if (code := process.poll()) is not None:
+                raise StackError(self._failure(role, code))
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            self.check()
+            if self.is_running() and self._mlflow_answers():
+                return
+            time.sleep(0.25)
+        raise StackError(f"Airflow was not healthy after {START_TIMEOUT_SECONDS:.0f} s. Logs: {self.logs}")
+
+    def _mlflow_answers(self) -> bool:
+        try:
+            return not self.with_mlflow or httpx.get(f"{self.mlflow_url}/health", trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _failure(self, role: str, code: int) -> str:
+        log = self.logs / f"{role}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        tail = "\n".join(f"    {line}" for line in lines[-8:])
+        return f"The {role} ended with exit code {code}. Its last lines:\n{tail}\nLog: {log}"
+
+
+class AirflowApi:
+    """The few calls of Airflow's public REST API that the tools and tests need.
+
+    :param url: Address of the api-server.
+    :param username: User of the simple auth manager.
+    :param password: That user's password.
+    """
+
+    def __init__(self, url: str, username: str, password: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        answer = self._http.post("/auth/token", json={"username": username, "password": password})
+        answer.raise_for_status()
+        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """Send a request below ``/api/v2`` and return the decoded answer.
+
+        :raises StackError: with the server's own words when it refuses.
+        """
+        answer = self._http.request(method, f"/api/v2{path}", **options)
+        if answer.is_error:
+            raise StackError(
+                f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:500]}"
+            )
+        return answer.json() if answer.content else None
+
+    def wait_for_dag(self, dag_id: str, timeout_seconds: float = 60) -> None:
+        """Return once the DAG has been parsed.
+
+        :raises StackError: with the import error, if the file cannot be imported.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            if self._http.get(f"/api/v2/dags/{dag_id}").status_code == 200:
+                return
+            errors = self.call("GET", "/importErrors")["import_errors"]
+            if errors:
+                texts = "\n".join(f"{error['filename']}:\n{error['stack_trace']}" for error in errors)
+                raise StackError(f"Airflow cannot import a DAG file: {texts}")
+            if time.monotonic() > deadline:
+                raise StackError(f"The DAG {dag_id} did not appear within {timeout_seconds:.0f} s.")
+            time.sleep(0.3)
+
+    def tasks(self, dag_id: str) -> dict[str, list[str]]:
+        """Task ids of a DAG, each with the ids of the tasks that follow it."""
+        answer = self.call("GET", f"/dags/{dag_id}/tasks")
+        return {task["task_id"]: task["downstream_task_ids"] for task in answer["tasks"]}
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run of the DAG and return its id."""
+        run = self.call(
+            "POST", f"/dags/{dag_id}/dagRuns", json={"conf": dict(conf or {}), "logical_date": None}
+        )
+        return str(run["dag_run_id"])
+
+    def dag_run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """A DAG run as Airflow shows it."""
+        return dict(self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}"))
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """All task instances of a run."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        return list(self.call("GET", path, params={"limit": 100})["task_instances"])
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """What a task has pushed, or ``None`` if it has pushed nothing."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        answer = self._http.get(path, params={"deserialize": "false", "stringify": "false"})
+        return answer.raise_for_status().json()["value"] if answer.status_code != 404 else None
+
+    def log_entries(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1
+    ) -> list[dict[str, Any]]:
+        """The task's log as Airflow keeps it: entries with ``event``, ``logger``, ``level`` and so on."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{max(try_number, 1)}"
+        answer = self.call(
+            "GET", path, params={"full_content": "true"}, headers={"Accept": "application/json"}
+        )
+        return [entry if isinstance(entry, dict) else {"event": str(entry)} for entry in answer["content"]]
+
+    def log_lines(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[str]:
+        """The task's log as plain lines, without time stamps, and with one line for each exception."""
+        lines = []
+        for entry in self.log_entries(dag_id, run_id, task_id, try_number):
+            lines.append(str(entry.get("event") or ""))
+            for error in entry.get("error_detail") or []:
+                lines.append(f"{error.get('exc_type')}: {error.get('exc_value')}")
+        return lines
+
+    def error_of(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+        """The line of a failed task's log that says why it failed."""
+        lines = self.log_lines(dag_id, run_id, task_id, try_number)
+        telling = [
+            line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed|Canceled|Exit)\w*: ", line)
+        ]
+        return next(reversed(telling or lines), "The task left no log.")
+
+    def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """Mark a task instance, as a person does in the UI."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        self.call("PATCH", path, json={"new_state": state})
+
+
+def _open_private(path: Path) -> Any:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    return os.fdopen(descriptor, "w", encoding="utf-8")
+
+
+def _write_private(path: Path, text: str) -> None:
+    with _open_private(path) as handle:
+        handle.write(text)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

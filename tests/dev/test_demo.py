@@ -1,0 +1,172 @@
+"""What the demo reads from a run, and how it tells it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import _demo
+import pytest
+from _demo import Outcome, Progress
+
+
+class FakeApi:
+    """The calls of the REST client that the demo makes, answered from a table of states."""
+
+    def __init__(self, rounds: list[dict[str, str | None]], xcoms: dict[str, Any] | None = None) -> None:
+        self.rounds, self.xcoms = rounds, xcoms or {}
+
+    def tasks(self, dag_id: str) -> dict[str, list[str]]:
+        return {"report": [], "train": ["report"], "prepare": ["train"]}
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        times = {"start_date": "2026-01-01T00:00:00Z", "end_date": "2026-01-01T00:00:02.5Z"}
+        states = self.rounds.pop(0)
+        return [
+            {"task_id": task_id, "state": state, "try_number": 1, **times}
+            for task_id, state in states.items()
+        ]
+
+    def log_entries(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[dict[str, Any]]:
+        ours, airflow = "airflow_provider_llmops.triggers", "airflow.sdk.execution_time"
+        return [
+            {"event": "::group::Pre Execute"},
+            {"event": "step 3/40  loss 1.250", "logger": ours},
+            {"event": "checkpoint saved", "logger": ours},
+            {"event": "Pausing task as DEFERRED. ", "logger": airflow},
+        ]
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        return self.xcoms.get(task_id)
+
+
+def test_without_a_terminal_each_change_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    rounds: list[dict[str, str | None]] = [
+        {"prepare": "queued", "train": None, "report": None},
+        {"prepare": "running", "train": None, "report": None},
+        {"prepare": "deferred", "train": None, "report": None},
+        {"prepare": "running", "train": None, "report": None},
+        {"prepare": "success", "train": "failed", "report": "upstream_failed"},
+    ]
+    progress = Progress(FakeApi(list(rounds)), "dag", "run")  # type: ignore[arg-type]
+    for _ in rounds:
+        progress.update()
+    lines = [line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "prepare              running         2.5 s",
+        "prepare              success         2.5 s",
+        "train                failed          2.5 s",
+    ]
+    assert progress.has_failed()
+
+
+def test_table_lists_tasks_in_the_order_they_run_with_the_latest_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states: dict[str, str | None] = {"prepare": "success", "train": "deferred", "report": None}
+    progress = Progress(FakeApi([states]), "dag", "run")  # type: ignore[arg-type]
+    progress.update()
+    console = _demo.Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(progress.table())
+    assert [line.rstrip() for line in console.export_text().splitlines()[:3]] == [
+        "✓  prepare     2.5 s",
+        "▶  train       2.5 s  step 3/40  loss 1.250",
+        "·  report      2.5 s",
+    ]
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """A model server that answers with the question that it was asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer({"data": [{"id": "helper"}]} if self.path == "/openai/v1/models" else None)
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = f"{request['model']} was asked: {request['messages'][-1]['content']}"
+            self.answer({"choices": [{"message": {"content": text}}]})
+
+        def answer(self, body: object) -> None:
+            self.send_response(200 if body else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_changed(
+    tmp_path: Path, endpoint: str
+) -> None:
+    def scores(name: str, answers: list[str]) -> dict[str, Any]:
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": f"question {i}"}],
+                "reference": f"reference {i}",
+                "answer": answer,
+            }
+            for i, answer in enumerate(answers)
+        ]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return {"scores": {"uri": str(path)}, "report": {"uri": "/report.html"}}
+
+    metrics = {"rougeL": 0.4, "rougeL_baseline": 0.1, "rougeL_improvement": 0.3, "tokens_per_second": 100}
+    model = {"name": "helper", "version": "2", "alias": "candidate"}
+    xcoms = {
+        "evaluate_base": {"artifacts": scores("base", ["same", "before"])},
+        "evaluate_tuned": {"artifacts": scores("tuned", ["same ", "after"]), "metrics": metrics},
+        "register_model": {"details": model},
+        "deploy_model": {"url": endpoint},
+        "smoke_test": [{"prompt": "a list", "answer": "as AskModelOperator pushes"}],
+    }
+    outcome = Outcome(succeeded=True, stack="", tasks={task_id: {} for task_id in [*xcoms, "validate_train"]})
+    _demo._collect(FakeApi([], xcoms), "run", outcome)  # type: ignore[arg-type]
+    assert outcome.metrics == {"rougeL": {"base": 0.1, "tuned": 0.4}}
+    assert outcome.model == model
+    assert outcome.endpoint == endpoint
+    assert outcome.files == {"Report": "/report.html"}
+    assert outcome.question == {
+        "question": "question 1",
+        "reference": "reference 1",
+        "before": "before",
+        "after": "after",
+        "endpoint": "helper was asked: question 1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("max_steps=60", ("max_steps", 60)),
+        ("base_model=hf://a/b", ("base_model", "hf://a/b")),
+        ("revision=null", ("revision", None)),
+    ],
+)
+def test_params_are_json_where_they_can_be(text: str, pair: tuple[str, Any]) -> None:
+    assert _demo._options(["--param", text]).param == [pair]
+
+
+def test_param_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _demo._options(["--param", "max_steps"])
+    assert "'max_steps' is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_two_demos_in_the_same_second_get_directories_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_demo, "STACKS", tmp_path)
+    assert len({_demo._fresh_directory() for _ in range(3)}) == 3

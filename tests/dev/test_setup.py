@@ -1,0 +1,220 @@
+"""Set-up of the environments: what it refuses, what it skips, what it leaves behind when it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import _setup
+import psutil
+import pytest
+
+DEV = Path(_setup.__file__).parent
+DiskUsage = namedtuple("DiskUsage", "total used free")
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+    *version_info*) echo {self} 3 12 ;;
+    *realpath*) echo {self} ;;
+    "-m venv"*) rm -rf "$4" && mkdir -p "$4/bin" && ln -s {self} "$4/bin/python" ;;
+    *no-such-package) echo "ERROR: No matching distribution found for no-such-package" && exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with two empty projects."""
+    projects = {"control": tmp_path, "data": tmp_path / "kfp_components"}
+    for name, project in projects.items():
+        project.mkdir(exist_ok=True)
+        (project / "pyproject.toml").write_text(f"# {name}\n", encoding="utf-8")
+        constraints = tmp_path / f"dev/constraints/{name}-plane.txt"
+        constraints.parent.mkdir(parents=True, exist_ok=True)
+        constraints.write_text("# pins\n", encoding="utf-8")
+    monkeypatch.setattr(_setup, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(_setup, "ENVIRONMENTS", tmp_path / ".venv")
+    planes = {name: _setup.Plane(name, name, project, 1.0) for name, project in projects.items()}
+    monkeypatch.setattr(_setup, "PLANES", planes)
+    monkeypatch.setattr(_setup.Plane, "steps", lambda self: [("a package", ["a-package"])])
+    return tmp_path
+
+
+@pytest.fixture
+def python(checkout: Path) -> str:
+    """Stands in for Python, venv and pip, which would take seconds each time."""
+    path = checkout / "python3.12"
+    path.write_text(FAKE_PYTHON.format(self=path), encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def commands_run(checkout: Path, plane: str) -> list[str]:
+    """What set-up last ran for a plane, by module."""
+    log = (checkout / f".venv/{plane}-setup.log").read_text(encoding="utf-8")
+    return [line.split()[3] for line in log.splitlines() if line.startswith("$ ")]
+
+
+def test_makes_both_environments_then_finds_nothing_to_do(
+    checkout: Path, python: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _setup.main(["--python", python]) == 0
+    assert commands_run(checkout, "control") == ["venv", "pip"]
+    assert commands_run(checkout, "data") == ["venv", "pip"]
+    capsys.readouterr()
+
+    # Without --python the interpreter of the existing environments is kept, whichever runs the script.
+    monkeypatch.setattr(_setup, "Installer", lambda *_: pytest.fail("something was installed"))
+    started = time.monotonic()
+    assert _setup.main([]) == 0
+    assert capsys.readouterr().out == "Up to date: .venv/control, .venv/data.\n"
+    assert time.monotonic() - started < 1
+
+
+def test_changed_constraints_update_that_environment_only_and_do_not_make_it_anew(
+    checkout: Path, python: str
+) -> None:
+    assert _setup.main(["--python", python]) == 0
+    (checkout / ".venv/control-setup.log").unlink()
+    (checkout / "dev/constraints/data-plane.txt").write_text("# other pins\n", encoding="utf-8")
+    assert _setup.main(["--python", python]) == 0
+    assert commands_run(checkout, "data") == ["pip"]
+    assert not (checkout / ".venv/control-setup.log").exists()
+
+
+def test_another_interpreter_makes_the_environment_anew(checkout: Path, python: str) -> None:
+    assert _setup.main(["--plane", "control", "--python", python]) == 0
+    stamp = checkout / ".venv/control" / _setup.STAMP
+    stamp.write_text(stamp.read_text("utf-8").replace("python3.12", "python3.11"), encoding="utf-8")
+    assert _setup.main(["--plane", "control", "--python", python]) == 0
+    assert commands_run(checkout, "control") == ["venv", "pip"]
+
+
+def test_half_made_environment_is_finished(checkout: Path, python: str) -> None:
+    assert _setup.main(["--plane", "control", "--python", python]) == 0
+    (checkout / ".venv/control" / _setup.STAMP).unlink()
+    assert _setup.main(["--plane", "control", "--python", python]) == 0
+    assert commands_run(checkout, "control") == ["pip"]
+    assert (checkout / ".venv/control" / _setup.STAMP).exists()
+
+
+def test_broken_environment_is_made_anew(checkout: Path, python: str) -> None:
+    assert _setup.main(["--plane", "control", "--python", python]) == 0
+    (checkout / ".venv/control/bin/python").unlink()
+    assert _setup.main(["--plane", "control", "--python", python]) == 0
+    assert commands_run(checkout, "control") == ["venv", "pip"]
+
+
+def test_failure_shows_the_end_of_pips_output_and_leaves_no_stamp(
+    checkout: Path, python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_setup.Plane, "steps", lambda self: [("the package", ["no-such-package"])])
+    assert _setup.main(["--plane", "control", "--python", python]) == 1
+    log = checkout / ".venv/control-setup.log"
+    assert capsys.readouterr().err == (
+        f"dev/setup: control: the package failed with exit code 1. The last lines of {log}:\n"
+        + "".join(f"    {line}\n" for line in log.read_text("utf-8").splitlines()[-20:])
+    )
+    assert log.read_text("utf-8").endswith("ERROR: No matching distribution found for no-such-package\n")
+    assert not (checkout / ".venv/control" / _setup.STAMP).exists()
+
+
+def test_too_little_disk_is_one_line(
+    checkout: Path, python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(1, 1, 1))
+    assert _setup.main(["--python", python]) == 1
+    expected = f"dev/setup: The virtual environments need 0.0 GB of disk in {checkout}; 0.0 GB are free.\n"
+    assert capsys.readouterr().err == expected
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("3.10", "dev/setup: Python 3.11 to 3.13 is needed; {python} is 3.10.\n"),
+        (None, "dev/setup: {python} is not a Python interpreter that runs.\n"),
+    ],
+)
+def test_unsuitable_interpreter_asked_for_is_one_line(
+    checkout: Path, tmp_path: Path, version: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python = tmp_path / "python"
+    if version:
+        python.write_text(f"#!/bin/sh\necho /usr/bin/python {version.replace('.', ' ')}\n", encoding="utf-8")
+        python.chmod(0o755)
+    assert _setup.main(["--python", str(python)]) == 1
+    assert capsys.readouterr().err == message.format(python=python)
+
+
+def run_with_version(version: str, path: str) -> subprocess.CompletedProcess[str]:
+    """Run ``_python.py`` in a Python that says it is of another version."""
+    code = f"import sys; sys.version_info = {version}; sys.argv = ['dev/setup']; sys.path.insert(0, {str(DEV)!r}); import _python"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": path}, check=False
+    )
+
+
+def test_old_python_without_another_is_one_line(tmp_path: Path) -> None:
+    answer = run_with_version("(3, 9, 1)", str(tmp_path))
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        f"Python 3.11 to 3.13 is needed; this is 3.9 ({sys.executable}) and PATH has none of them. "
+        "Install one, or start this script with it: /path/to/python3.12 dev/setup\n"
+    )
+
+
+def test_old_python_continues_in_the_first_on_path_that_runs(tmp_path: Path) -> None:
+    for name, script in (("python3.11", "exit 127"), ("python3.12", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    answer = run_with_version("(3, 9, 1)", str(tmp_path))
+    assert answer.stdout.splitlines()[-1] == str(Path.cwd() / "dev/setup")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_set_up_leaves_no_process(checkout: Path, number: int, tmp_path: Path) -> None:
+    marker = f"LLMOPS_TEST_{os.getpid()}_{number}"
+    script = f"""
+import sys; sys.path.insert(0, {str(DEV)!r})
+import _setup
+from pathlib import Path
+_setup.REPOSITORY = Path({str(checkout)!r}); _setup.ENVIRONMENTS = _setup.REPOSITORY / ".venv"
+_setup.PLANES = {{"control": _setup.Plane("control", "control", _setup.REPOSITORY, 1.0)}}
+_setup.Installer._works = lambda self, plane: True
+_setup.Plane.python = property(lambda self: Path({str(tmp_path / "pip")!r}))
+_setup.Plane.steps = lambda self: [("sleep", [])]
+sys.exit(_setup.main([]))
+"""
+    # Stands in for pip: it ignores the polite signal and has a child of its own.
+    (tmp_path / "pip").write_text("#!/bin/sh\ntrap '' TERM\nsleep 600 &\nsleep 600\n", encoding="utf-8")
+    (tmp_path / "pip").chmod(0o755)
+    (checkout / ".venv/control").mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, marker: "1"}, stderr=subprocess.PIPE
+    )
+
+    def left() -> list[psutil.Process]:
+        return [found for found in psutil.process_iter() if marker in _environment(found)]
+
+    deadline = time.monotonic() + 20
+    while len(left()) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(left()) == 4, "set-up, its pip and two sleeps"
+    process.send_signal(number)
+    assert process.wait(timeout=15) == 130
+    assert left() == []
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}

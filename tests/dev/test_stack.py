@@ -1,0 +1,240 @@
+"""The stack's own tools: ports, and an end that reaches every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import _stack
+import _updown
+import psutil
+import pytest
+from _stack import Stack, StackError, free_ports, marked_processes, stop_processes
+
+DETACHED_CHILD = """
+import signal, subprocess, sys, time
+if sys.argv[1] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def start_marked(directory: Path, manner: str = "") -> subprocess.Popen[str]:
+    """A process of a stack with a child in a session of its own, as a pipeline run is."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DETACHED_CHILD, manner],
+        env={**os.environ, _stack.MARK: str(directory)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_free_ports_are_different_and_can_be_bound() -> None:
+    ports = free_ports(8)
+    assert len(set(ports)) == 8
+    for port in ports:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+
+
+def test_preferred_port_is_used_when_free_and_passed_over_when_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy, free = taken.getsockname()[1], free_ports(1)[0]
+        first, second = free_ports(2, (busy, free))
+    assert first not in (busy, free)
+    assert second == free
+
+
+def test_stop_reaches_detached_and_stubborn_processes_and_spares_other_stacks(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    start_marked(mine)
+    start_marked(mine, "stubborn")
+    bystander = start_marked(other)
+    try:
+        assert len(marked_processes(mine)) == 4
+        assert stop_processes(mine, grace_seconds=1) == 4
+        assert marked_processes(mine) == []
+        assert len(marked_processes(other)) == 2
+    finally:
+        stop_processes(other, grace_seconds=1)
+        bystander.wait()
+
+
+def test_stop_never_ends_the_process_that_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(_stack.__file__).parent)!r}); import _stack; print(_stack.stop_processes({str(tmp_path)!r}))"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, _stack.MARK: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == "0\n"
+
+
+def test_settings_of_another_airflow_do_not_reach_the_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.com")
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    stack = Stack(tmp_path, with_mlflow=False)
+    environment = stack.environment()
+    assert "AIRFLOW__CORE__EXECUTOR" not in environment
+    assert "MLFLOW_TRACKING_URI" not in environment
+    assert environment["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+    assert environment[_stack.MARK] == str(tmp_path)
+    assert json.loads(environment["AIRFLOW_CONN_KUBEFLOW_DEFAULT"]) == {
+        "conn_type": "kubeflow",
+        "extra": {"python": str(_stack.DATA_PYTHON), "root": str(tmp_path / "llmops")},
+    }
+
+
+def test_secrets_are_for_the_owner_only_and_kept_for_the_next_start(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    stack._configure(fresh_ports=False)
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in tmp_path.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    assert modes == {
+        "stack.json": 0o600,
+        "airflow.cfg": 0o600,
+        "simple_auth_manager_passwords.json.generated": 0o600,
+    }
+    again = Stack(tmp_path)
+    again._configure(fresh_ports=False)
+    assert again.state == stack.state
+
+
+def test_failed_start_names_the_log_and_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho the database is locked\nexit 3\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setattr(_stack, "CONTROL_PYTHON", broken)
+    stack = Stack(tmp_path / "stack", with_mlflow=False)
+    with pytest.raises(StackError) as error:
+        stack.start()
+    log = tmp_path / "stack/logs/db-migrate.log"
+    assert str(error.value) == (
+        f"The db-migrate ended with exit code 3. Its last lines:\n    the database is locked\nLog: {log}"
+    )
+    assert marked_processes(tmp_path / "stack") == []
+
+
+def test_down_stops_what_is_there_and_says_when_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_updown, "STACKS", tmp_path)
+    for name in ("default", "demo-1"):
+        (tmp_path / name).mkdir()
+    process = start_marked(tmp_path / "demo-1")
+    assert _updown.down(["--all"]) == 0
+    assert capsys.readouterr().out == "default: was not running.\ndemo-1: stopped 2 processes.\n"
+    process.wait()
+    assert _updown.down(["--all"]) == 0
+    assert capsys.readouterr().out == "default: was not running.\ndemo-1: was not running.\n"
+    assert _updown.down(["--delete", "demo-1"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["default"]
+
+
+@pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "", ".hidden"])
+def test_down_refuses_names_that_are_paths(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        _updown.down(["--delete", name])
+    assert stopped.value.code == 2
+    assert "is not a name of a stack" in capsys.readouterr().err
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def processes_with(marker: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if marker in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+# What the stand-in for Airflow and MLflow does: db migrate takes a moment, everything else runs on.
+STAND_IN = """#!/bin/sh
+case "$*" in
+    *"db migrate"*) sleep 1 ;;
+    *) sleep 600 & sleep 600 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["migrating", "starting", "running"])
+def test_interrupted_demo_leaves_no_process(tmp_path: Path, moment: str, number: int) -> None:
+    marker = f"LLMOPS_TEST_{os.getpid()}_{moment}_{int(number)}"
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN, encoding="utf-8")
+    stand_in.chmod(0o755)
+    healthy = moment == "running"
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(_stack.__file__).parent)!r})
+from pathlib import Path
+import _stack, _demo, time
+_stack.CONTROL_PYTHON = _stack.DATA_PYTHON = Path({str(stand_in)!r})
+_demo.STACKS = Path({str(tmp_path / "stacks")!r})
+_stack.STOP_GRACE_SECONDS = 0.5
+_stack.stop_processes.__defaults__ = (0.5,)
+_stack.Stack.is_running = lambda self: {healthy}
+_stack.Stack._mlflow_answers = lambda self: True
+def run(*_):
+    print("running", flush=True)
+    time.sleep(600)
+_demo._run = run
+sys.exit(_demo.main(["--keep"]))
+"""
+    demo = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, marker: "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As a shell starts what is put into the background: with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    # The demo; MLflow and two sleeps beside the migration and its sleep; later Airflow's four with two sleeps each.
+    wait_for(lambda: len(processes_with(marker)) >= (4 if moment == "migrating" else 16))
+    if moment == "running":
+        assert demo.stdout is not None
+        while demo.stdout.readline() not in ("running\n", ""):
+            pass
+    demo.send_signal(number)
+    if moment == "starting":
+        # An impatient second one must not cut the cleaning-up short.
+        time.sleep(0.2)
+        demo.send_signal(number)
+    _, errors = demo.communicate(timeout=30)
+    assert processes_with(marker) == []
+    assert demo.returncode == 130, errors
+    assert errors == "\nInterrupted; stopping everything, which takes a few seconds.\n"
