@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llmops_components.data import sample
 from llmops_components.data.formats import read_valid_rows
 from llmops_components.data.sample import MAX_DOCUMENTATION_CHARACTERS, VARIANTS, prepare_sample_data
 from llmops_components.errors import SettingError
@@ -21,11 +22,13 @@ def prepare(directory: Path, **settings):
     return report, [read_valid_rows(path) for path in paths], paths
 
 
+QUESTION = re.compile("|".join(re.escape(q).replace(r"\{name\}", r"([\w.]+)") for q in sample._QUESTIONS))
+
+
 def objects(rows):
-    """Names of the documented objects, which each question puts in backquotes."""
-    return {
-        re.search(r"`([\w.]+)`(?: do| is|\.|\?| in one|:)", row["prompt"][0]["content"])[1] for row in rows
-    }
+    """Names of the documented objects that the questions are about."""
+    matches = [QUESTION.search(row["prompt"][0]["content"]) for row in rows]
+    return {next(name for name in match.groups() if name) for match in matches}
 
 
 def test_default_sizes_fit_their_formats_and_share_no_object(tmp_path):
