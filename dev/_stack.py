@@ -388,6 +388,8 @@ class Stack:
                 "parsing_processes": "1",
             },
             "scheduler": {"scheduler_idle_sleep_time": "0.5", "catchup_by_default": "False"},
+            # A supervisor can take this long to see that its task has ended, and a trigger waits for that.
+            "workers": {"min_heartbeat_interval": "1"},
             "logging": {
                 "colored_console_log": "False",
                 "logging_config_class": "local_logging.LOGGING_CONFIG",

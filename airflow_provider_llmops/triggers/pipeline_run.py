@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.triggers.settle import settle
 
 
 class PipelineRunTrigger(BaseTrigger):
@@ -64,6 +65,7 @@ class PipelineRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the run until it has ended."""
+        started = time.monotonic()
         backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
         while True:
             run = await asyncio.to_thread(backend.get, self.run_id)
@@ -82,6 +84,7 @@ class PipelineRunTrigger(BaseTrigger):
             if timed_out or run.state.is_terminal:
                 break
             await asyncio.sleep(self.poll_interval)
+        await settle(started)
         yield TriggerEvent(  # type: ignore[no-untyped-call]
             {
                 "run_id": self.run_id,

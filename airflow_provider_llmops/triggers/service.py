@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.triggers.settle import settle
 
 
 class RevisionReadyTrigger(BaseTrigger):
@@ -59,6 +60,7 @@ class RevisionReadyTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the revision until it is settled."""
+        started = time.monotonic()
         backend = await KServeHook(self.kserve_conn_id).aget_backend()
         while True:
             service = await asyncio.to_thread(backend.get, self.namespace, self.name)
@@ -67,6 +69,7 @@ class RevisionReadyTrigger(BaseTrigger):
             if revision.state.is_ready or revision.state.is_over or timed_out:
                 break
             await asyncio.sleep(self.poll_interval)
+        await settle(started)
         yield TriggerEvent(  # type: ignore[no-untyped-call]
             {
                 "revision": self.revision,

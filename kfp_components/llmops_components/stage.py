@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sys
@@ -39,6 +40,7 @@ def run_stage(
         metrics: Output artifact that shows the report's metrics in the pipelines UI.
     """
     started = time.monotonic()
+    logging.getLogger().setLevel(logging.WARNING)  # KFP's executor switches on what every library has to say
     try:
         report = call()
     except ComponentError as error:

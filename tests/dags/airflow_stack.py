@@ -53,7 +53,6 @@ class RealAirflow:
                 "task_instance_heartbeat_timeout_detection_interval": "2",
             },
             "triggerer": {"job_heartbeat_sec": "2", "triggerer_health_check_threshold": "6"},
-            "workers": {"min_heartbeat_interval": "2"},
         }
         merged = {
             section: {**quick.get(section, {}), **(settings or {}).get(section, {})}

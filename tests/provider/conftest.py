@@ -17,6 +17,7 @@ from planes import DATA_PYTHON, REPO
 # Before Airflow is imported: it reads its configuration, and makes its home, at import.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] = "0"  # triggers wait for it before they fire
 
 
 @pytest.fixture(scope="session")

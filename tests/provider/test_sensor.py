@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
@@ -12,6 +13,7 @@ from test_local_backend import finished, request, working
 from airflow_provider_llmops.exceptions import RunCanceledError, RunFailedError
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+from airflow_provider_llmops.triggers.settle import MARGIN_SECONDS
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -53,3 +55,13 @@ def test_failed_and_cancelled_runs_fail_the_sensor(backend, toy_spec, context):
     backend.cancel(canceled)
     with pytest.raises(RunCanceledError, match=r"\(canceled\) was cancelled"):
         PipelineRunSensor(task_id="wait", run_id=canceled).execute(context)
+
+
+def test_trigger_does_not_fire_before_airflow_has_seen_the_worker_leave(backend, toy_spec, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "2")
+    run_id = backend.submit(request(toy_spec))
+    finished(backend, run_id)
+    trigger = PipelineRunTrigger(kubeflow_conn_id="kubeflow_default", run_id=run_id, poll_interval=0.1)
+    started = time.monotonic()
+    asyncio.run(events_of(trigger))
+    assert 2 + MARGIN_SECONDS <= time.monotonic() - started < 10
