@@ -22,14 +22,14 @@ class ModelVersionLink(BaseOperatorLink):
 
 
 class ServiceLink(BaseOperatorLink):
-    """The interactive description of the service's API."""
+    """The models that the service answers for, as its OpenAI API lists them."""
 
-    name = "Service API"
+    name = "Service"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """The address that the task pushed; empty if it did not get that far."""
         address = _pushed(ti_key, "url")
-        return f"{address}/docs" if address else ""
+        return f"{address}/openai/v1/models" if address else ""
 
 
 def _pushed(ti_key: TaskInstanceKey, key: str) -> str:

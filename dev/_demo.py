@@ -7,6 +7,7 @@ import contextlib
 import graphlib
 import json
 import re
+import shutil
 import sys
 import textwrap
 import time
@@ -38,7 +39,8 @@ QUESTION_LABELS = {
     "after": "Tuned",
     "endpoint": "Served",
 }
-FILES = (("Report", "evaluate_tuned", "report"), ("Data docs", "validate_train", "data_docs"))
+# Pages among the artifacts. KFP gives an artifact no suffix, without which a browser shows a page's source.
+PAGES = (("Report", "evaluate_tuned", "report"), ("Data docs", "validate_train", "data_docs"))
 console = Console(highlight=False)
 
 
@@ -267,9 +269,15 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome) -> None:
     }
     outcome.model = results.get("register_model", {}).get("details", {})
     outcome.endpoint = results.get("deploy_model", {}).get("url")
-    for label, task_id, artifact in FILES:
+    for label, task_id, artifact in PAGES:
         if uri := results.get(task_id, {}).get("artifacts", {}).get(artifact, {}).get("uri"):
-            outcome.files[label] = uri
+            page = Path(outcome.stack) / f"{artifact}.html"
+            shutil.copyfile(uri, page)
+            outcome.files[label] = str(page)
+    for task_id, task in outcome.tasks.items():
+        # A task's own time holds its wait for the machine as well; what the component measured does not.
+        if isinstance(result := results.get(task_id), dict) and "resources" in result:
+            task["seconds"] = round(result["resources"]["seconds"], 1)
     row = _changed_answer(base, tuned)
     if row:
         outcome.question = {key: row[key] for key in ("question", "reference", "before", "after")}

@@ -10,9 +10,14 @@ from airflow_stack import RealAirflow, free_environment
 
 @pytest.fixture(scope="session")
 def real_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAirflow]:
-    """A running Airflow without MLflow; its DAGs folder is empty at first."""
+    """A running Airflow with MLflow; its DAGs folder is empty at first."""
     directory = tmp_path_factory.mktemp("airflow")
-    airflow = RealAirflow(directory / "stack", dags_folder=directory / "dags", environment=free_environment())
+    airflow = RealAirflow(
+        directory / "stack",
+        dags_folder=directory / "dags",
+        with_mlflow=True,
+        environment=free_environment(),
+    )
     airflow.start()
     try:
         yield airflow
