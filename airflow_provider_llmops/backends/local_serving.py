@@ -59,8 +59,8 @@ class LocalServingBackend:
         answer = self._call(
             "logs", "--namespace", namespace, name, "--revision", revision, "--lines", str(lines)
         )
-        found: list[str] = answer["lines"]
-        return found
+        text: str = answer["log"]
+        return text.splitlines()
 
     def check(self) -> str:
         """Make sure that the controller can be started."""

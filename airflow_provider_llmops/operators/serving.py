@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from airflow_provider_llmops.backends.serving import discard
 from airflow_provider_llmops.exceptions import LLMOpsError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
@@ -173,19 +174,20 @@ class DeployModelOperator(BaseOperator):
     def on_kill(self) -> None:
         """Stop the revision that this worker was starting."""
         if self._starting is not None:
-            self.hook.backend.delete(self.namespace, self.service_name, self._starting)
+            discard(self.hook.backend, self.namespace, self.service_name, self._starting)
 
     def _give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop the revision and say what serves now."""
         last_lines = self.hook.backend.logs(self.namespace, self.service_name, revision, 20)
         self.log.error("Last lines of revision %s:\n%s", revision, "\n".join(last_lines))
-        self.hook.backend.delete(self.namespace, self.service_name, revision)
+        service = discard(self.hook.backend, self.namespace, self.service_name, revision)
         self._starting = None
-        others = self.hook.get_service(self.service_name, self.namespace).revisions.values()
-        serving = ", ".join(f"{other.revision} ({other.traffic}%)" for other in others if other.traffic)
+        serving = ", ".join(
+            f"{each.revision} ({each.traffic}%)" for each in service.revisions.values() if each.traffic
+        )
         return RunFailedError(
-            f"Revision {revision} of service {self.service_name!r} {why}. It was stopped; "
-            + (f"still serving: {serving}." if serving else "nothing else was serving.")
+            f"Revision {revision} of service {self.service_name!r} {why}. "
+            + (f"Serving as before: {serving}." if serving else "Nothing is serving.")
         )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_llmops.backends.serving import Revision, discard
 from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.states import ServiceState
 from airflow_provider_llmops.triggers.settle import settle
 
 
@@ -64,7 +66,9 @@ class RevisionReadyTrigger(BaseTrigger):
         backend = await KServeHook(self.kserve_conn_id).aget_backend()
         while True:
             service = await asyncio.to_thread(backend.get, self.namespace, self.name)
-            revision = service.revisions[self.revision]
+            revision = service.revisions.get(self.revision) or Revision(
+                revision=self.revision, state=ServiceState.FAILED, error="it was deleted by somebody else"
+            )
             timed_out = time.time() >= self.deadline
             if revision.state.is_ready or revision.state.is_over or timed_out:
                 break
@@ -82,4 +86,4 @@ class RevisionReadyTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Stop the revision that was starting: a person marked or cleared the task."""
         backend = await KServeHook(self.kserve_conn_id).aget_backend()
-        await asyncio.to_thread(backend.delete, self.namespace, self.name, self.revision)
+        await asyncio.to_thread(discard, backend, self.namespace, self.name, self.revision)

@@ -340,17 +340,17 @@ def test_wrong_settings_are_refused_before_anything_is_sent(checkpoint, settings
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: shutil.rmtree(path), "is not a directory"),
+        (lambda path: shutil.rmtree(path), "does not exist"),
         (lambda path: (path / "config.json").unlink(), "has no config.json"),
         (
             lambda path: (path / "config.json").rename(path / "adapter_config.json"),
-            "holds an adapter: merge it",
+            "It holds an adapter: merge it",
         ),
         (
             lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"),
-            "its weights are pickled",
+            r"pytorch_model\.bin is a pickle, which is never loaded",
         ),
-        (lambda path: (path / "tokenizer_config.json").unlink(), "has no tokenizer_config.json"),
+        (lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer"),
     ],
 )
 def test_a_directory_that_is_no_model_is_refused(checkpoint, change, message):
@@ -362,5 +362,5 @@ def test_a_directory_that_is_no_model_is_refused(checkpoint, change, message):
 def test_a_directory_without_weights_is_refused(checkpoint):
     for path in (checkpoint / "model.safetensors", checkpoint / "training_args.bin"):
         path.unlink()
-    with pytest.raises(ModelError, match=r"has no \*\.safetensors file: it has no weights"):
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors weights\. Save model and tokenizer"):
         register_model(checkpoint, name="m", tracking_uri="http://127.0.0.1:1")

@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops_components.errors import DataError, ModelError, SettingError, check_known
-from llmops_components.training.common import check_model_directory, precision
+from llmops_components.models import check_model_directory
+from llmops_components.training.common import precision
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase

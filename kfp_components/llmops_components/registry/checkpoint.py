@@ -15,38 +15,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmops_components.errors import ModelError
+from llmops_components.models import PICKLED
 
 if TYPE_CHECKING:
     from mlflow.models import Model
 
-# Optimizer states, training arguments and old weights: unpickling them runs whatever is in them.
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", *PICKLED)
 _REQUIREMENTS = ("accelerate", "torch", "transformers")
-
-
-def check_checkpoint(directory: Path) -> None:
-    """Raise :class:`ModelError` unless a directory has a configuration, safetensors weights and a tokenizer."""
-    if not directory.is_dir():
-        raise ModelError(f"Model {directory} is not a directory. Check the step that writes the model.")
-    if not (directory / "config.json").is_file():
-        hint = (
-            " It holds an adapter: merge it with its base model."
-            if (directory / "adapter_config.json").is_file()
-            else ""
-        )
-        raise ModelError(f"Model {directory} has no config.json, so it is not a Transformers model.{hint}")
-    if not any(directory.glob("*.safetensors")):
-        pickled = any(path for pattern in PICKLED for path in directory.glob(pattern))
-        why = "its weights are pickled, which is not safe to load" if pickled else "it has no weights"
-        raise ModelError(
-            f"Model {directory} has no *.safetensors file: {why}. Save it with save_pretrained()."
-        )
-    if not (directory / "tokenizer_config.json").is_file():
-        raise ModelError(
-            f"Model {directory} has no tokenizer_config.json. Save the tokenizer beside the model."
-        )
 
 
 class CheckpointFlavor:
@@ -59,7 +34,7 @@ class CheckpointFlavor:
         Args:
             path: Directory to make.
             mlflow_model: Description of the model, written as ``MLmodel``.
-            checkpoint: Directory that :func:`check_checkpoint` accepts. Pickled files in it are left out.
+            checkpoint: Directory that :func:`~llmops_components.models.check_model_directory` accepts. Pickled files in it are left out.
         """
         import yaml
         from mlflow import pyfunc

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
-from llmops_components.registry.checkpoint import CheckpointFlavor, check_checkpoint
+from llmops_components.models import check_model_directory
+from llmops_components.registry.checkpoint import CheckpointFlavor
 from llmops_components.results import StageReport, digest_of
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def register_model(
     """
     _check_settings(name, alias, metrics or {}, datasets or {}, artifacts or {})
     directory = Path(model)
-    check_checkpoint(directory)
+    check_model_directory(directory)
     digest, size = digest_of(directory)
     all_tags = {
         **{key: str(value) for key, value in (tags or {}).items()},

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from llmops_components.errors import ModelError, SettingError, check_known
+from llmops_components.errors import SettingError, check_known
+from llmops_components.models import check_model_directory
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -184,38 +185,11 @@ def read_manifest(manifest: dict[str, Any]) -> ServiceSpec:
     return ServiceSpec(
         name=name,
         namespace=check_name(metadata.get("namespace", "default"), "namespace"),
-        model_dir=check_model_dir(_local_path(model.get("storageUri"))),
+        model_dir=check_model_directory(_local_path(model.get("storageUri"))),
         arguments=arguments,
         env=_environment(model.get("env", [])),
         ignored=tuple(ignored),
     )
-
-
-def check_model_dir(path: Path) -> Path:
-    """Return the directory if it holds a model that can be loaded without running code from it.
-
-    Args:
-        path: Directory as ``save_pretrained`` writes it.
-    """
-    if not path.is_dir():
-        raise ModelError(
-            f"No model at {path}: the directory does not exist. Check storageUri in the manifest."
-        )
-    if not (path / "config.json").is_file():
-        raise ModelError(
-            f"No model at {path}: it has no config.json. Expected what save_pretrained() writes."
-        )
-    if not any(file.stat().st_size for file in path.glob("*.safetensors")):
-        pickled = next(iter([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]), None)
-        why = f"; {pickled.name} is a pickle, which is never loaded" if pickled else ""
-        raise ModelError(
-            f"The model at {path} has no weights: no *.safetensors file with content{why}. Save it with save_pretrained()."
-        )
-    if not (path / "tokenizer.json").is_file():
-        raise ModelError(
-            f"The model at {path} has no tokenizer.json. Save its tokenizer into the same directory."
-        )
-    return path
 
 
 def _mapping(parent: dict[str, Any], key: str, where: str = "") -> dict[str, Any]:

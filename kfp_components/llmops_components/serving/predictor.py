@@ -99,9 +99,9 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
     from kserve.utils.utils import cpu_count
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from llmops_components.serving.manifest import check_model_dir
+    from llmops_components.models import check_model_directory
 
-    check_model_dir(args.model_dir)
+    check_model_directory(args.model_dir)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(
             min(torch.get_num_threads(), cpu_count())

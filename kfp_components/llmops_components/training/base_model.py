@@ -18,6 +18,7 @@ from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
 from llmops_components.errors import ModelError, SettingError, UnavailableError, check_known
+from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport, write_json
 from llmops_components.training import common
 
@@ -152,9 +153,7 @@ def _from_hub(repository: str, revision: str | None) -> _Source:
             f"({type(error.__cause__ or error).__name__}). Check the network and proxy, or use a file:// source."
         ) from error
     commit = Path(directory).name
-    return _Source(
-        common.check_model_directory(directory), revision=commit, licence=_card_licence(Path(directory))
-    )
+    return _Source(check_model_directory(directory), revision=commit, licence=_card_licence(Path(directory)))
 
 
 def _from_directory(source: str) -> _Source:
@@ -162,7 +161,7 @@ def _from_directory(source: str) -> _Source:
     if parts.scheme and parts.netloc not in ("", "localhost"):
         raise SettingError(f"{source!r} names the host {parts.netloc!r}: a file source is file:///directory.")
     path = Path(unquote(parts.path)) if parts.scheme else Path(source)
-    directory = common.check_model_directory(path)
+    directory = check_model_directory(path)
     return _Source(directory, licence=_card_licence(directory))
 
 

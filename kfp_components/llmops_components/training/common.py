@@ -32,7 +32,6 @@ MODEL_ARGS = (
     "trust_remote_code",
     "use_kernels",
 )
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _LOGGED = (
     "step",
     "epoch",
@@ -86,49 +85,6 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-def check_model_directory(path: str | os.PathLike[str]) -> Path:
-    """The directory of a model, once it is known to hold config, safetensors weights and a tokenizer.
-
-    Args:
-        path: Model directory.
-
-    Raises:
-        ModelError: Something is missing; the message names it.
-    """
-    directory = Path(path)
-    if not directory.is_dir():
-        raise ModelError(
-            f"Model directory {directory} does not exist. Check the path or the step that writes it."
-        )
-    if not (directory / "config.json").is_file():
-        raise ModelError(f"{directory} is not a model directory: it has no config.json.")
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index} is not a safetensors index: {error!r}.") from error
-        if missing := sorted(shard for shard in shards if not (directory / shard).is_file()):
-            raise ModelError(
-                f"{directory} lacks {len(missing)} of {len(shards)} weight files: {', '.join(missing)}."
-            )
-    elif not any(directory.glob("*.safetensors")):
-        pickles = sorted(file.name for file in directory.glob("*.bin"))
-        raise ModelError(
-            f"Model directory {directory} has no *.safetensors weights."
-            + (
-                f" {', '.join(pickles)} is a pickle, which is never loaded: convert it first."
-                if pickles
-                else ""
-            )
-        )
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(
-            f"Model directory {directory} has no tokenizer (none of {', '.join(_TOKENIZER_FILES)})."
-        )
-    return directory
 
 
 def build_config(

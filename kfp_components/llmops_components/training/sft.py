@@ -10,6 +10,7 @@ from typing import Any
 
 from llmops_components.data.formats import read_valid_rows
 from llmops_components.errors import DataError, ModelError
+from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport, digest_of
 from llmops_components.training import common
 
@@ -55,7 +56,7 @@ def train_sft(
     # Cheap checks first: they need no torch and answer at once.
     common.check_output(model)
     common.check_output(adapter)
-    base_directory = common.check_model_directory(base_model)
+    base_directory = check_model_directory(base_model)
     rows, fmt = read_valid_rows(dataset, FORMATS)
     eval_rows = read_valid_rows(eval_dataset, FORMATS)[0] if eval_dataset is not None else None
 

@@ -1,0 +1,60 @@
+"""What a model directory has to hold before any step takes it. Standard library only: it is checked before torch loads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from llmops_components.errors import ModelError
+
+# Optimizer states, training arguments and old weights: unpickling them runs whatever is in them.
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+_PICKLED_WEIGHTS = ("*model*.bin", "*.pt", "*.pth", "*.ckpt")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_SAVE = "Save model and tokenizer into it with save_pretrained()."
+
+
+def check_model_directory(path: str | os.PathLike[str]) -> Path:
+    """The directory of a model, once it is known to hold config, safetensors weights and a tokenizer.
+
+    Args:
+        path: Model directory.
+
+    Raises:
+        ModelError: Something is missing; the message names it.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise ModelError(
+            f"Model directory {directory} does not exist. Check the path or the step that writes it."
+        )
+    if not (directory / "config.json").is_file():
+        adapter = (directory / "adapter_config.json").is_file()
+        hint = " It holds an adapter: merge it with its base model." if adapter else ""
+        raise ModelError(f"{directory} is not a model directory: it has no config.json.{hint}")
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index} is not a safetensors index: {error!r}.") from error
+        if missing := sorted(shard for shard in shards if not (directory / shard).is_file()):
+            raise ModelError(
+                f"{directory} lacks {len(missing)} of {len(shards)} weight files: {', '.join(missing)}."
+            )
+    elif not any(file.stat().st_size for file in directory.glob("*.safetensors")):
+        pickles = sorted(file.name for pattern in _PICKLED_WEIGHTS for file in directory.glob(pattern))
+        raise ModelError(
+            f"Model directory {directory} has no *.safetensors weights. "
+            + (
+                f"{', '.join(pickles)} is a pickle, which is never loaded: convert it first."
+                if pickles
+                else _SAVE
+            )
+        )
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"Model directory {directory} has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}). {_SAVE}"
+        )
+    return directory

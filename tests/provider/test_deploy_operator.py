@@ -1,0 +1,116 @@
+"""Deploying over the real local backend: switch over, or keep what serves."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+from attempts import clear, retry
+from planes import DATA_PYTHON, REPO
+from test_component_operator import events_of
+
+from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.operators.serving import AskModelOperator, DeployModelOperator
+from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
+
+pytestmark = pytest.mark.usefixtures("connections")
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    target = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
+    return target
+
+
+@pytest.fixture
+def service(connections):
+    """The hook's view of the service ``tiny``, which is removed at the end."""
+    yield lambda: KServeHook().get_service("tiny")
+    KServeHook().backend.delete("default", "tiny")
+
+
+def deploy(model, context, **arguments):
+    operator = DeployModelOperator(
+        task_id="deploy", service_name="tiny", model=str(model), **{"poll_interval": 0.2, **arguments}
+    )
+    try:
+        return operator.execute(context)
+    except TaskDeferred as deferred:
+        _, trigger = deferred.trigger.serialize()
+        (event,) = asyncio.run(events_of(RevisionReadyTrigger(**trigger)))
+        return getattr(operator, deferred.method_name)(context, event=event.payload)
+
+
+def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
+    tiny_model, context, service, tmp_path
+):
+    first = deploy(tiny_model, context)
+    assert (first["revision"], first["openai_url"]) == ("00001", f"{first['url']}/openai/v1")
+    assert first["smoke_answer"].strip()
+    assert context["ti"].xcom == {"url": first["url"], "openai_url": first["openai_url"]}
+    assert {name: each.traffic for name, each in service().revisions.items()} == {"00001": 100}
+
+    again = deploy(tiny_model, retry(context))
+    assert (again["revision"], again["url"]) == ("00001", first["url"])
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(
+        RunFailedError, match=r"Revision 00002 of service 'tiny' failed: .* Serving as before: 00001 \(100%\)"
+    ):
+        deploy(broken, clear(context))
+    assert KServeHook.ask(first["url"], "tiny", "hello", max_tokens=4)
+
+    second = deploy(tiny_model, clear(context), deferrable=False, predictor_args={"max_model_len": 256})
+    assert (second["revision"], second["url"]) == ("00003", first["url"])
+    assert service().revisions["00003"].traffic == 100
+    assert not service().revisions["00001"].state.is_ready
+
+    (asked,) = AskModelOperator(
+        task_id="ask", url=first["url"], model_name="tiny", prompts=["hello"], request={"max_tokens": 4}
+    ).execute(context)
+    assert (asked["prompt"], bool(asked["answer"]), asked["seconds"] > 0) == ("hello", True, True)
+    with pytest.raises(ConfigurationError, match="404"):
+        AskModelOperator(task_id="ask", url=first["url"], model_name="other", prompts=["hello"]).execute(
+            context
+        )
+
+
+def test_killing_the_task_stops_the_revision_that_starts_and_no_other(tiny_model, context, service):
+    deploy(tiny_model, context)
+    operator = DeployModelOperator(
+        task_id="deploy", service_name="tiny", model=str(tiny_model), predictor_args={"max_model_len": 256}
+    )
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(clear(context))
+    _, trigger = deferred.value.trigger.serialize()
+    asyncio.run(RevisionReadyTrigger(**trigger).on_kill())
+    operator.on_kill()
+    states = {name: str(each.state) for name, each in service().revisions.items()}
+    assert states == {"00001": "READY", "00002": "STOPPED"}
+
+    same = DeployModelOperator(task_id="deploy", service_name="tiny", model=str(tiny_model))
+    with pytest.raises(TaskDeferred):
+        same.execute(clear(context))
+    same.on_kill()
+    assert service().revisions["00001"].state.is_ready
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "/nowhere"}, "Model directory /nowhere does not exist"),
+        ({"predictor_args": {"dytpe": "float32"}}, r"'dytpe' \(did you mean 'dtype'\?\)"),
+    ],
+)
+def test_manifest_that_cannot_be_carried_out_is_refused_and_not_retried(
+    tiny_model, context, arguments, message
+):
+    with pytest.raises(ConfigurationError, match=message):
+        deploy(**{"model": tiny_model, "context": context, **arguments})
