@@ -110,6 +110,9 @@ def endpoint() -> Iterator[str]:
 def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_changed(
     tmp_path: Path, endpoint: str
 ) -> None:
+    page = tmp_path / "artifact"
+    page.write_text("<p>report</p>")
+
     def scores(name: str, answers: list[str]) -> dict[str, Any]:
         rows = [
             {
@@ -121,7 +124,7 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
         ]
         path = tmp_path / name
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return {"scores": {"uri": str(path)}, "report": {"uri": "/report.html"}}
+        return {"scores": {"uri": str(path)}, "report": {"uri": str(page)}}
 
     metrics = {"rougeL": 0.4, "rougeL_baseline": 0.1, "rougeL_improvement": 0.3, "tokens_per_second": 100}
     model = {"name": "helper", "version": "2", "alias": "candidate"}
@@ -132,12 +135,15 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
         "deploy_model": {"url": endpoint},
         "smoke_test": [{"prompt": "a list", "answer": "as AskModelOperator pushes"}],
     }
-    outcome = Outcome(succeeded=True, stack="", tasks={task_id: {} for task_id in [*xcoms, "validate_train"]})
+    outcome = Outcome(
+        succeeded=True, stack=str(tmp_path), tasks={task_id: {} for task_id in [*xcoms, "validate_train"]}
+    )
     _demo._collect(FakeApi([], xcoms), "run", outcome)  # type: ignore[arg-type]
     assert outcome.metrics == {"rougeL": {"base": 0.1, "tuned": 0.4}}
     assert outcome.model == model
     assert outcome.endpoint == endpoint
-    assert outcome.files == {"Report": "/report.html"}
+    assert outcome.files == {"Report": str(tmp_path / "report.html")}
+    assert (tmp_path / "report.html").read_text() == "<p>report</p>"
     assert outcome.question == {
         "question": "question 1",
         "reference": "reference 1",

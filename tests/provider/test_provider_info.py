@@ -30,7 +30,7 @@ def test_connection_type_belongs_to_its_hook(entry):
 
 def test_airflow_shows_the_connection_forms():
     manager = ProvidersManager()
-    assert {"kubeflow", "kserve", "mlflow"} <= set(manager.hooks)
+    assert {"kubeflow", "kserve", "mlflow"} <= set(manager.field_behaviours)
     widgets = manager.connection_form_widgets
     assert {name for name in widgets if name.startswith("extra__kubeflow__")} == {
         "extra__kubeflow__python",

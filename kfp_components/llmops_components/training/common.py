@@ -53,6 +53,8 @@ def quiet_libraries() -> None:
 
     # TRL and PEFT still use names that Transformers is about to drop; a user can do nothing about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # PEFT looks for the base model where it came from to see whether its vocabulary was changed; ours never is.
+    warnings.filterwarnings("ignore", message="Could not find a config file in")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
 
