@@ -227,11 +227,11 @@ class Stack:
             try:
                 try:
                     self._start()
-                except StackError as error:
-                    if "address already in use" not in str(error).lower():
+                except StackError:
+                    self.stop()
+                    if not self._ports_are_taken():
                         raise
                     # Somebody took a port after it was found free: once more with others.
-                    self.stop()
                     self._start(fresh_ports=True)
             except BaseException:
                 self.stop()
@@ -438,10 +438,28 @@ class Stack:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             self.check()
-            if self.is_running() and self._mlflow_answers():
+            # What answers may be another stack that was started at the same moment and got the port.
+            if self.is_running() and self._mlflow_answers() and self._ports() <= self._listening():
                 return
             time.sleep(0.25)
         raise StackError(f"Airflow was not healthy after {START_TIMEOUT_SECONDS:.0f} s. Logs: {self.logs}")
+
+    def _ports(self) -> set[int]:
+        return {port for port in (self.state.get("airflow_port"), self.state.get("mlflow_port")) if port}
+
+    def _listening(self) -> set[int]:
+        """Ports that processes of this stack listen on."""
+        found = set()
+        for process in marked_processes(self.directory):
+            with contextlib.suppress(psutil.Error):
+                connections = process.net_connections("inet")
+                found |= {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+        return found
+
+    def _ports_are_taken(self) -> bool:
+        """Whether somebody else listens where this stack, which is stopped, was going to."""
+        ports = sorted(self._ports())
+        return free_ports(len(ports), tuple(ports)) != ports
 
     def _mlflow_answers(self) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -57,6 +58,48 @@ def test_preferred_port_is_used_when_free_and_passed_over_when_taken() -> None:
         first, second = free_ports(2, (busy, free))
     assert first not in (busy, free)
     assert second == free
+
+
+@pytest.mark.parametrize(("taken", "starts"), [(True, [False, True]), (False, [False])])
+def test_start_takes_other_ports_only_if_somebody_was_quicker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool, starts: list[bool]
+) -> None:
+    stack, seen = Stack(tmp_path), []
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        if taken:
+            other.listen()
+        else:
+            other.close()
+
+        def start(fresh_ports: bool = False) -> None:
+            seen.append(fresh_ports)
+            if not fresh_ports:
+                stack.state = {"airflow_port": port, "mlflow_port": None}
+                raise StackError("The api-server ended.")
+
+        monkeypatch.setattr(stack, "_start", start)
+        with contextlib.nullcontext() if taken else pytest.raises(StackError, match="api-server ended"):
+            stack.start()
+    assert seen == starts
+
+
+def test_a_stack_knows_its_own_listeners_from_those_of_others(tmp_path: Path) -> None:
+    code = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(60)"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        own = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, _stack.MARK: str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert own.stdout is not None
+        port = int(own.stdout.readline())
+        listening = Stack(tmp_path)._listening()
+        stop_processes(tmp_path)
+        own.wait()
+    assert listening == {port}
 
 
 def test_stop_reaches_detached_and_stubborn_processes_and_spares_other_stacks(tmp_path: Path) -> None:
