@@ -87,7 +87,7 @@ def test_start_takes_other_ports_only_if_somebody_was_quicker(
 
 def test_a_stack_knows_its_own_listeners_from_those_of_others(tmp_path: Path) -> None:
     code = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(60)"
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    with socket.create_server(("127.0.0.1", 0)):
         own = subprocess.Popen(
             [sys.executable, "-c", code],
             env={**os.environ, _stack.MARK: str(tmp_path)},
@@ -251,6 +251,7 @@ _stack.STOP_GRACE_SECONDS = 0.5
 _stack.stop_processes.__defaults__ = (0.5,)
 _stack.Stack.is_running = lambda self: {healthy}
 _stack.Stack._mlflow_answers = lambda self: True
+_stack.Stack._listening = lambda self: self._ports()
 def run(*_):
     print("running", flush=True)
     time.sleep(600)
