@@ -122,7 +122,11 @@ def test_marking_a_task_failed_stops_its_processes_within_ten_seconds(toy_dags, 
     dag_run = toy_dags.trigger(f"toy_{mode}", {"seconds": 120})
     run_id = wait_until_working(toy_dags, dag_run)
     if mode == "deferred":
-        toy_dags.wait_for_task("toy_deferred", dag_run, "toy", "deferred")
+        # Until the triggerer has taken the trigger up, nobody is there whom Airflow could tell of the mark.
+        streamed = "working on hello"
+        toy_dags.wait_until(
+            lambda: streamed in toy_dags.log("toy_deferred", dag_run, "toy"), "the trigger to run"
+        )
     assert component_processes(toy_dags, run_id)
     toy_dags.set_state(f"toy_{mode}", dag_run, "toy", "failed")
     toy_dags.wait_until(lambda: not component_processes(toy_dags, run_id), "the processes to be gone", 10)
