@@ -304,9 +304,6 @@ class Stack:
             # setproctitle, which Airflow uses, writes over the environment that /proc shows, and the mark with it.
             "SPT_NOENV": "1",
             "PYTHONUNBUFFERED": "1",
-            # OpenMP's threads spin while they wait. As soon as two processes share the cores, as training and
-            # evaluation do, that makes torch 20 to 50 times slower than waiting in the kernel.
-            "OMP_WAIT_POLICY": inherited.get("OMP_WAIT_POLICY", "PASSIVE"),
             # MLflow's job runner is eight more processes and 1.5 GB, for features that nothing here uses.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -10,7 +10,7 @@ from pathlib import Path
 from airflow_provider_llmops.exceptions import ConfigurationError
 
 # The worker's environment holds connections, the Fernet key and the task's token; no step or service needs them.
-_PRIVATE_PREFIXES = ("AIRFLOW_", "AIRFLOW__", "_AIRFLOW", "PYTHONPATH", "VIRTUAL_ENV")
+_PRIVATE_PREFIXES = ("AIRFLOW_", "_AIRFLOW", "PYTHONPATH", "VIRTUAL_ENV")
 # OpenMP's threads spin while they wait. Beside anything else on the same cores, a scheduler or a service, that makes torch
 # many times slower than waiting in the kernel does.
 _DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
