@@ -40,7 +40,7 @@ class BoundPipeline:
 
 
 @dataclass(frozen=True)
-class ComponentSpec:
+class PipelineSpec:
     """A compiled component.
 
     :param name: name of the component, for messages
@@ -54,7 +54,7 @@ class ComponentSpec:
 
     @classmethod
     @functools.cache
-    def packaged(cls, name: str) -> ComponentSpec:
+    def packaged(cls, name: str) -> PipelineSpec:
         """Read a component that this package ships.
 
         :param name: name of the component, for example ``train_sft``

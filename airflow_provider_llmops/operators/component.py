@@ -21,7 +21,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.results import StageResult
-from airflow_provider_llmops.specs import ComponentSpec
+from airflow_provider_llmops.specs import PipelineSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -84,9 +84,9 @@ class ComponentOperator(BaseOperator):
         """The hook of the connection."""
         return KubeflowPipelinesHook(self.kubeflow_conn_id)
 
-    def spec(self) -> ComponentSpec:
+    def spec(self) -> PipelineSpec:
         """The compiled component."""
-        return ComponentSpec.packaged(self.component)
+        return PipelineSpec.packaged(self.component)
 
     def arguments(self) -> dict[str, Any]:
         """Value of each input of the component; ``None`` means not given."""

@@ -22,7 +22,7 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.local import LocalPipelineBackend
-from airflow_provider_llmops.specs import ComponentSpec
+from airflow_provider_llmops.specs import PipelineSpec
 
 REPO = Path(__file__).resolve().parents[2]
 DATA_PYTHON = REPO / ".venv" / "data" / "bin" / "python"
@@ -53,7 +53,7 @@ def script(code: str, root: str) -> float:
 def backend_run(root: str) -> float:
     """Seconds from submit to success."""
     backend = LocalPipelineBackend(python=DATA_PYTHON, root=root)
-    pipeline = ComponentSpec.packaged("prepare_sample_data").bind(ARGUMENTS)
+    pipeline = PipelineSpec.packaged("prepare_sample_data").bind(ARGUMENTS)
     started = time.perf_counter()
     run_id = backend.submit(RunRequest(display_name=str(uuid.uuid4()), pipeline=pipeline))
     while not (run := backend.get(run_id)).state.is_terminal:

@@ -16,7 +16,7 @@ from datetime import timedelta
 import yaml
 from airflow.sdk import DAG
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.specs import ComponentSpec
+from airflow_provider_llmops.specs import PipelineSpec
 
 
 class ToyOperator(ComponentOperator):
@@ -30,7 +30,7 @@ class ToyOperator(ComponentOperator):
 
     def spec(self):
         with open({spec!r}) as file:
-            return ComponentSpec("toy", yaml.safe_load(file), "sha256:toy")
+            return PipelineSpec("toy", yaml.safe_load(file), "sha256:toy")
 
 
 with DAG("toy_{mode}", schedule=None, params={{"seconds": 1}}, render_template_as_native_obj=True):

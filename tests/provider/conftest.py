@@ -25,12 +25,12 @@ def toy_spec(tmp_path_factory):
     """The compiled toy component."""
     import yaml
 
-    from airflow_provider_llmops.specs import ComponentSpec
+    from airflow_provider_llmops.specs import PipelineSpec
 
     target = tmp_path_factory.mktemp("toy") / "toy.yaml"
     subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "toy_component.py", target], check=True)
     text = target.read_bytes()
-    return ComponentSpec(
+    return PipelineSpec(
         name="toy", ir=yaml.safe_load(text), digest=f"sha256:{hashlib.sha256(text).hexdigest()}"
     )
 

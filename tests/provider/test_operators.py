@@ -12,7 +12,7 @@ from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, Va
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.training import ImportBaseModelOperator, TrainSFTOperator
-from airflow_provider_llmops.specs import ComponentSpec
+from airflow_provider_llmops.specs import PipelineSpec
 
 OPERATORS = {
     PrepareSampleDataOperator: {},
@@ -40,7 +40,7 @@ def test_every_component_operator_is_covered():
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
 def test_operator_fits_its_component(operator):
     task = operator(task_id="task", **OPERATORS[operator])
-    spec = ComponentSpec.packaged(operator.component)
+    spec = PipelineSpec.packaged(operator.component)
     assert set(task.arguments()) == set(spec.inputs)
     spec.bind(task.arguments())  # every default of the operator is accepted by the component
 
@@ -48,7 +48,7 @@ def test_operator_fits_its_component(operator):
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
 def test_defaults_of_operator_and_component_are_the_same(operator):
     task = operator(task_id="task", **OPERATORS[operator])
-    inputs = ComponentSpec.packaged(operator.component).inputs
+    inputs = PipelineSpec.packaged(operator.component).inputs
     declared = {name: spec["defaultValue"] for name, spec in inputs.items() if "defaultValue" in spec}
     assert {name: task.arguments()[name] for name in declared} == declared
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.specs import ComponentSpec
+from airflow_provider_llmops.specs import PipelineSpec
 
 
 def test_artifact_inputs_become_uris_behind_importers():
-    spec = ComponentSpec.packaged("evaluate_model")
+    spec = PipelineSpec.packaged("evaluate_model")
     bound = spec.bind({"model": "/m", "dataset": "s3://b/d", "batch_size": 4, "metric_names": None})
     assert bound.parameters == {"model_uri": "/m", "dataset_uri": "s3://b/d", "batch_size": 4}
     tasks = bound.spec["root"]["dag"]["tasks"]
@@ -31,10 +31,10 @@ def test_artifact_inputs_become_uris_behind_importers():
 
 
 def test_binding_leaves_the_packaged_component_alone():
-    before = ComponentSpec.packaged("train_sft").ir["root"]["inputDefinitions"].keys()
-    ComponentSpec.packaged("train_sft").bind({"dataset": "/d", "base_model": "/m"})
+    before = PipelineSpec.packaged("train_sft").ir["root"]["inputDefinitions"].keys()
+    PipelineSpec.packaged("train_sft").bind({"dataset": "/d", "base_model": "/m"})
     assert (
-        ComponentSpec.packaged("train_sft").ir["root"]["inputDefinitions"].keys()
+        PipelineSpec.packaged("train_sft").ir["root"]["inputDefinitions"].keys()
         == before
         == {"artifacts", "parameters"}
     )
@@ -57,11 +57,11 @@ def test_binding_leaves_the_packaged_component_alone():
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
-        ComponentSpec.packaged("evaluate_model").bind(arguments)
+        PipelineSpec.packaged("evaluate_model").bind(arguments)
 
 
 def test_whole_numbers_are_accepted_where_the_component_takes_fractions():
-    bound = ComponentSpec.packaged("validate_dataset").bind({"dataset": "/d", "max_rejected_fraction": 0})
+    bound = PipelineSpec.packaged("validate_dataset").bind({"dataset": "/d", "max_rejected_fraction": 0})
     value = bound.parameters["max_rejected_fraction"]
     assert (value, type(value)) == (0.0, float)
 
@@ -70,4 +70,4 @@ def test_unknown_component_is_named_with_the_nearest():
     with pytest.raises(
         ConfigurationError, match=r"no packaged component 'train_stf' \(did you mean 'train_sft'\?\)"
     ):
-        ComponentSpec.packaged("train_stf")
+        PipelineSpec.packaged("train_stf")
