@@ -1,8 +1,9 @@
-"""Compiled component specifications: the only door between the two planes.
+"""Compiled pipeline specifications: the only door between the two planes.
 
-A specification is KFP's pipeline IR. A component has typed artifact inputs; an Airflow task has URIs. :meth:`bind`
-joins the two: it puts an importer in front of each artifact input and checks every argument against its declared
-type, so that a typo is an error before anything is submitted.
+A specification is KFP's pipeline IR, and perhaps a second document with settings of the platform. Its inputs may be
+artifacts; an Airflow task has URIs. :meth:`PipelineSpec.bind` joins the two: it puts an importer in front of each
+artifact input and checks every argument against its declared type, so that a typo is an error before anything is
+submitted.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.ir import add_importer, component_key, drop_absent, rename_apart, set_caching
+from airflow_provider_llmops.spec_documents import check_json, parse_documents
+from airflow_provider_llmops.spec_files import read_source, shown
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
@@ -33,35 +38,46 @@ class BoundPipeline:
 
     :param spec: pipeline IR whose inputs are all parameters
     :param parameters: their values
+    :param platform: platform specification, the second document, if there is one
+    :param artifact_parameters: names of the parameters that are URIs of artifacts
     """
 
     spec: dict[str, Any]
     parameters: dict[str, Any]
+    platform: dict[str, Any] | None = None
+    artifact_parameters: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name, by which a backend files its runs."""
+        return str(self.spec["pipelineInfo"]["name"])
 
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """A compiled component.
+    """A compiled pipeline or component.
 
-    :param name: name of the component, for messages
+    :param name: its name, for messages
     :param ir: KFP pipeline IR
     :param digest: digest of the text that it was read from, ``sha256:<hex>``
+    :param platform: platform specification, the second document, if there is one
     """
 
     name: str
     ir: dict[str, Any]
     digest: str
+    platform: dict[str, Any] | None = None
 
     @classmethod
     @functools.cache
     def packaged(cls, name: str) -> PipelineSpec:
         """Read a component that this package ships.
 
+        Its caching is off: what may be reused is decided by the operator, not by the backend that carries it out.
+
         :param name: name of the component, for example ``train_sft``
         :raises ConfigurationError: there is no such component
         """
-        import yaml
-
         directory = resources.files("airflow_provider_llmops") / "components"
         names = sorted(
             file.name.removesuffix(".yaml") for file in directory.iterdir() if file.name.endswith(".yaml")
@@ -70,9 +86,34 @@ class PipelineSpec:
             raise ConfigurationError(
                 f"There is no packaged component {describe_unknown([name], names)}. There are: {', '.join(names)}."
             )
-        text = (directory / f"{name}.yaml").read_bytes()
-        ir = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return cls(name=name, ir=ir, digest=f"sha256:{hashlib.sha256(text).hexdigest()}")
+        content = (directory / f"{name}.yaml").read_bytes()
+        spec = cls.parse(content, where=f"{name}.yaml", name=name)
+        set_caching(spec.ir, False)
+        return spec
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> PipelineSpec:
+        """Read what the KFP compiler wrote.
+
+        :param source: path, or URL of scheme http, https, file, or of an object store that Airflow knows (``s3``, ``gs``,
+            ...); YAML, JSON, or a ``.zip`` or ``.tar.gz`` package with one YAML in it
+        :raises ConfigurationError: there is no such file, or it is no specification that Kubeflow Pipelines 2 takes
+        :raises ApiUnavailableError: the server of the address cannot be reached
+        """
+        return cls.parse(read_source(source), where=shown(source))
+
+    @classmethod
+    def parse(cls, content: bytes, *, where: str, name: str | None = None) -> PipelineSpec:
+        """Read the text of a specification.
+
+        :param content: YAML or JSON, one document or two
+        :param where: where it came from, for messages
+        :param name: its name, for messages; its own when ``None``
+        :raises ConfigurationError: it is no specification that Kubeflow Pipelines 2 takes
+        """
+        ir, platform = parse_documents(content, where)
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return cls(name=name or ir["pipelineInfo"]["name"], ir=ir, digest=digest, platform=platform)
 
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
@@ -80,108 +121,90 @@ class PipelineSpec:
         declared = self.ir["root"].get("inputDefinitions", {})
         return {**declared.get("parameters", {}), **declared.get("artifacts", {})}
 
-    def bind(self, arguments: Mapping[str, Any]) -> BoundPipeline:
-        """Check arguments and make the component runnable from parameters alone.
+    def bind(self, arguments: Mapping[str, Any], *, caching: bool | None = None) -> BoundPipeline:
+        """Check arguments and make the pipeline runnable from parameters alone.
 
         :param arguments: value of each input; the URI for an artifact input. ``None`` means not given.
+        :param caching: whether steps may take results of earlier runs from the backend's cache; ``None`` keeps what was
+            compiled
         :raises ConfigurationError: an argument is unknown, missing or of the wrong type
         """
+        inputs = self.inputs
         given = {name: value for name, value in arguments.items() if value is not None}
-        if unknown := describe_unknown(given, self.inputs):
-            raise ConfigurationError(
-                f"Component {self.name} has no input {unknown}. Its inputs: {', '.join(sorted(self.inputs))}."
-            )
+        if unknown := describe_unknown(given, inputs):
+            has = f"Its inputs: {', '.join(sorted(inputs))}." if inputs else "It has none."
+            raise ConfigurationError(f"{self._label} has no input {unknown}. {has}")
         missing = [
             name
-            for name, declared in self.inputs.items()
+            for name, declared in inputs.items()
             if name not in given and not declared.get("isOptional") and "defaultValue" not in declared
         ]
         if missing:
-            raise ConfigurationError(f"Component {self.name} needs a value for: {', '.join(missing)}.")
+            raise ConfigurationError(f"{self._label} needs a value for: {', '.join(missing)}.")
 
         ir = copy.deepcopy(self.ir)
-        # A pipeline named like its only component is read back as that component, importers left out.
-        ir["pipelineInfo"]["name"] += "-run"
-        # Reuse of earlier results is decided by the operator, not by the cache of whatever backend carries it out.
-        for task in ir["root"]["dag"]["tasks"].values():
-            task["cachingOptions"] = {}
+        rename_apart(ir)
+        if caching is not None:
+            set_caching(ir, caching)
         parameters = {}
+        artifact_parameters = []
         for name, value in given.items():
-            declared = self.inputs[name]
+            declared = inputs[name]
             if "artifactType" in declared:
-                parameters[_add_importer(ir, name, declared)] = self._checked_uri(name, value)
+                artifact_parameters.append(add_importer(ir, name, declared))
+                parameters[artifact_parameters[-1]] = self._checked_uri(name, value, declared)
             else:
-                parameters[name] = self._checked(name, value, declared["parameterType"])
-        _drop_absent(ir, parameters)
-        return BoundPipeline(spec=ir, parameters=parameters)
+                parameters[name] = self._checked(name, value, declared)
+        drop_absent(ir, ir["root"], parameters)
+        return BoundPipeline(
+            spec=ir,
+            parameters=parameters,
+            platform=copy.deepcopy(self.platform),
+            artifact_parameters=tuple(artifact_parameters),
+        )
 
-    def _checked(self, name: str, value: Any, parameter_type: str) -> Any:
+    @property
+    def _label(self) -> str:
+        is_component = component_key(self.ir) in self.ir["components"]
+        return f"{'Component' if is_component else 'Pipeline'} {self.name}"
+
+    def _checked(self, name: str, value: Any, declared: Mapping[str, Any]) -> Any:
+        parameter_type = declared["parameterType"]
+        if parameter_type not in _PYTHON_TYPES:  # TASK_FINAL_STATUS, TASK_CONFIG
+            raise ConfigurationError(
+                f"{self._label}: input {name!r} is of type {parameter_type}, which Kubeflow Pipelines itself fills in. Leave "
+                "it out."
+            )
         expected = _PYTHON_TYPES[parameter_type]
         is_number = isinstance(value, bool) and parameter_type.startswith("NUMBER")
         if not isinstance(value, expected) or is_number:
             raise ConfigurationError(
-                f"Component {self.name}: input {name!r} must be {' or '.join(t.__name__ for t in expected)}, got "
+                f"{self._label}: input {name!r} must be {' or '.join(t.__name__ for t in expected)}, got "
                 f"{type(value).__name__} {value!r:.80}. A templated number stays a number only in a DAG with "
                 "render_template_as_native_obj=True."
             )
-        if isinstance(value, int) and parameter_type == "NUMBER_DOUBLE":
-            return float(value)
-        return list(value) if isinstance(value, tuple) else value
+        try:
+            checked = check_json(value, name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self._label}: input {error}") from error
+        if parameter_type == "NUMBER_DOUBLE":
+            checked = float(checked)
+        literals = declared.get("literals")
+        if literals and checked not in literals:
+            raise ConfigurationError(
+                f"{self._label}: input {name!r} is {checked!r:.80}; it must be one of "
+                f"{', '.join(repr(literal) for literal in literals)}."
+            )
+        return checked
 
-    def _checked_uri(self, name: str, value: Any) -> str:
+    def _checked_uri(self, name: str, value: Any, declared: Mapping[str, Any]) -> str:
+        if declared.get("isArtifactList"):
+            raise ConfigurationError(
+                f"{self._label}: input {name!r} is a list of artifacts, which cannot be given to a run. Let a step of the "
+                "pipeline make it."
+            )
         if not isinstance(value, str) or not value or any(character in value for character in "\0\r\n"):
             raise ConfigurationError(
-                f"Component {self.name}: input {name!r} is an artifact and takes its URI as text, got {value!r:.80}."
+                f"{self._label}: input {name!r} is an artifact and takes its URI as text, got {value!r:.80}."
             )
         return value
-
-
-def _add_importer(ir: dict[str, Any], name: str, declared: dict[str, Any]) -> str:
-    """Feed an artifact input from an importer; returns the name of the new URI parameter."""
-    key = f"import-{name.replace('_', '-')}"
-    parameter = f"{name}_uri"
-    artifact_type = declared["artifactType"]
-    ir["components"][f"comp-{key}"] = {
-        "executorLabel": f"exec-{key}",
-        "inputDefinitions": {"parameters": {"uri": {"parameterType": "STRING"}}},
-        "outputDefinitions": {"artifacts": {"artifact": {"artifactType": artifact_type}}},
-    }
-    ir["deploymentSpec"]["executors"][f"exec-{key}"] = {
-        "importer": {"artifactUri": {"runtimeParameter": "uri"}, "typeSchema": artifact_type}
-    }
-    tasks = ir["root"]["dag"]["tasks"]
-    for task in tasks.values():
-        for source in task.get("inputs", {}).get("artifacts", {}).values():
-            if source.get("componentInputArtifact") == name:
-                del source["componentInputArtifact"]
-                source["taskOutputArtifact"] = {"outputArtifactKey": "artifact", "producerTask": key}
-                task["dependentTasks"] = sorted({*task.get("dependentTasks", []), key})
-    tasks[key] = {
-        "cachingOptions": {},
-        "componentRef": {"name": f"comp-{key}"},
-        "inputs": {"parameters": {"uri": {"componentInputParameter": parameter}}},
-        "taskInfo": {"name": key},
-    }
-    declared_inputs = ir["root"]["inputDefinitions"]
-    del declared_inputs["artifacts"][name]
-    declared_inputs.setdefault("parameters", {})[parameter] = {"parameterType": "STRING"}
-    return parameter
-
-
-def _drop_absent(ir: dict[str, Any], parameters: Mapping[str, Any]) -> None:
-    """Take optional inputs out that nobody gave and that have no default; ``kfp.local`` cannot pass on nothing."""
-    declared = ir["root"].get("inputDefinitions", {})
-    optional = declared.get("parameters", {})
-    absent = {
-        "componentInputArtifact": list(declared.pop("artifacts", {})),
-        "componentInputParameter": [
-            name for name, spec in optional.items() if name not in parameters and "defaultValue" not in spec
-        ],
-    }
-    for name in absent["componentInputParameter"]:
-        del optional[name]
-    for task in ir["root"]["dag"]["tasks"].values():
-        for sources in task.get("inputs", {}).values():
-            for key, source in list(sources.items()):
-                if any(source.get(kind) in names for kind, names in absent.items()):
-                    del sources[key]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
+from typing import Any
+
 import pytest
+from pipelines import nested, task, two_steps
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.specs import PipelineSpec
@@ -71,3 +76,136 @@ def test_unknown_component_is_named_with_the_nearest():
         ConfigurationError, match=r"no packaged component 'train_stf' \(did you mean 'train_sft'\?\)"
     ):
         PipelineSpec.packaged("train_stf")
+
+
+DATASET = {"artifactType": {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}}
+
+
+def spec_of(ir: dict[str, Any]) -> PipelineSpec:
+    return PipelineSpec(name=ir["pipelineInfo"]["name"], ir=ir, digest="sha256:x")
+
+
+def with_input(**declared: Any) -> PipelineSpec:
+    """The pipeline with an optional parameter ``value`` more."""
+    ir = two_steps()
+    ir["root"]["inputDefinitions"]["parameters"]["value"] = {"isOptional": True, **declared}
+    return spec_of(ir)
+
+
+@pytest.mark.parametrize("make", [two_steps, nested])
+def test_a_pipeline_without_artifacts_is_bound_as_it_was_compiled(make):
+    assert spec_of(make()).bind({}).spec == make()
+
+
+def test_caching_is_kept_unless_the_caller_says_otherwise():
+    def options(bound):
+        components = (bound.spec["root"], bound.spec["components"]["comp-two-steps"])
+        return [item["cachingOptions"] for dag in components for item in dag["dag"]["tasks"].values()]
+
+    ir = nested()
+    ir["components"]["comp-two-steps"]["dag"]["tasks"]["train"]["cachingOptions"] = {"cacheKey": "k"}
+    on = {"enableCache": True}
+    assert options(spec_of(ir).bind({})) == [on, on, on, on, {"cacheKey": "k"}]
+    assert options(spec_of(ir).bind({}, caching=False)) == [{}] * 5
+    assert options(spec_of(ir).bind({}, caching=True)) == [on, on, on, on, {**on, "cacheKey": "k"}]
+
+
+def test_packaged_components_are_never_cached_by_the_backend():
+    bound = PipelineSpec.packaged("evaluate_model").bind({"model": "/m", "dataset": "/d"})
+    assert [item["cachingOptions"] for item in bound.spec["root"]["dag"]["tasks"].values()] == [{}, {}, {}]
+
+
+def test_a_pipeline_named_like_one_of_its_components_is_renamed():
+    ir = two_steps()
+    ir["pipelineInfo"]["name"] = "train"
+    ir["components"]["comp-train-run"] = ir["components"]["comp-report"]
+    assert spec_of(ir).bind({}).spec["pipelineInfo"]["name"] == "train-run-run"
+
+
+def test_importers_stay_clear_of_names_that_are_taken():
+    ir = two_steps()
+    ir["root"]["dag"]["tasks"]["import-data"] = task("comp-report")
+    ir["root"]["inputDefinitions"]["parameters"]["data_uri"] = {"parameterType": "STRING"}
+    ir["root"]["inputDefinitions"]["artifacts"] = {"data": DATASET}
+    bound = spec_of(ir).bind({"data": "s3://b/d", "data_uri": "text"})
+    assert bound.parameters == {"data_uri-2": "s3://b/d", "data_uri": "text"}
+    assert bound.spec["root"]["dag"]["tasks"]["import-data"] == task("comp-report")
+    assert bound.spec["root"]["dag"]["tasks"]["import-data-2"]["inputs"] == {
+        "parameters": {"uri": {"componentInputParameter": "data_uri-2"}}
+    }
+
+
+def optional_text(ir: dict[str, Any], **of_task: Any) -> dict[str, Any]:
+    """A pipeline that passes an optional text on to a nested pipeline, whose step takes it."""
+    text = {"inputDefinitions": {"parameters": {"text": {"isOptional": True, "parameterType": "STRING"}}}}
+    passed = {"parameters": {"text": {"componentInputParameter": "text"}}}
+    ir["components"]["comp-inner"] = {"dag": {"tasks": {"report": task("comp-report", **passed)}}, **text}
+    tasks = {"inner": {**task("comp-inner", **passed), **of_task}}
+    ir["root"] = {"dag": {"tasks": tasks}, **text}
+    return copy.deepcopy(ir)
+
+
+def test_an_optional_input_that_nobody_gave_is_taken_out_at_every_level():
+    bound = spec_of(optional_text(two_steps())).bind({})
+    for component in (bound.spec["root"], bound.spec["components"]["comp-inner"]):
+        assert component["inputDefinitions"] == {}
+        assert [item["inputs"] for item in component["dag"]["tasks"].values()] == [{"parameters": {}}]
+
+
+def test_an_input_that_was_given_or_that_a_condition_reads_stays():
+    ir = optional_text(two_steps())
+    assert spec_of(ir).bind({"text": "a"}).spec == ir
+    conditional = optional_text(
+        two_steps(), triggerPolicy={"condition": "inputs.parameter_values['text'] == 'a'"}
+    )
+    assert spec_of(conditional).bind({}).spec == conditional
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "message"),
+    [
+        ({"parameterType": "NUMBER_DOUBLE"}, float("nan"), "input value is nan, which JSON cannot carry"),
+        ({"parameterType": "NUMBER_DOUBLE"}, float("inf"), "input value is inf"),
+        ({"parameterType": "NUMBER_DOUBLE"}, 10**400, "integers beyond 2"),
+        ({"parameterType": "NUMBER_INTEGER"}, 2**53, "integers beyond 2.*Pass it as text"),
+        ({"parameterType": "NUMBER_INTEGER"}, 3.0, "must be int, got float"),
+        ({"parameterType": "STRING"}, "\ud800", "half a surrogate pair"),
+        ({"parameterType": "STRUCT"}, {"foo": [1, 2, {3}]}, r"input value\.foo\[2\] is a builtins\.set"),
+        ({"parameterType": "STRUCT"}, {"a": {1: 2}}, r"input value\.a has the key 1"),
+        ({"parameterType": "STRUCT"}, {"lr": float("-inf")}, r"input value\.lr is -inf"),
+        (
+            {"parameterType": "LIST"},
+            [datetime.date(2024, 1, 2)],
+            r"value\[0\] is a datetime\.date.*Convert it",
+        ),
+        ({"parameterType": "STRING", "literals": ["a", "b"]}, "c", "is 'c'; it must be one of 'a', 'b'"),
+        ({"parameterType": "TASK_FINAL_STATUS"}, {}, "which Kubeflow Pipelines itself fills in"),
+    ],
+)
+def test_values_that_would_not_arrive_are_refused_naming_their_place(declared, value, message):
+    with pytest.raises(
+        ConfigurationError, match=f"Pipeline two-steps: input .*{message.removeprefix('input ')}"
+    ):
+        with_input(**declared).bind({"value": value})
+
+
+def test_values_in_themselves_are_refused():
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ConfigurationError, match="nested deeper than 100 levels"):
+        with_input(parameterType="LIST").bind({"value": loop})
+
+
+def test_values_are_copied_and_literals_compared_as_numbers():
+    value = {"a": (1, 2.5, None, True, "x")}
+    bound = with_input(parameterType="STRUCT").bind({"value": value})
+    assert bound.parameters == {"value": {"a": [1, 2.5, None, True, "x"]}}
+    literals = with_input(parameterType="NUMBER_INTEGER", literals=[1.0, 2.0])
+    assert literals.bind({"value": 2}).parameters == {"value": 2}
+
+
+def test_lists_of_artifacts_cannot_be_given():
+    ir = two_steps()
+    ir["root"]["inputDefinitions"]["artifacts"] = {"data": {**DATASET, "isArtifactList": True}}
+    with pytest.raises(ConfigurationError, match="input 'data' is a list of artifacts"):
+        spec_of(ir).bind({"data": "s3://b/d"})

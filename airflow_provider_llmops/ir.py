@@ -1,0 +1,119 @@
+"""Changes to a pipeline's IR, in place, that make it runnable from parameters alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def dags(ir: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every component with tasks: the root and the nested pipelines, loops and conditions."""
+    for component in (ir["root"], *ir.get("components", {}).values()):
+        if "dag" in component:
+            yield component
+
+
+def unused_name(name: str, taken: Mapping[str, Any]) -> str:
+    """A name that is not taken, made as the KFP compiler makes them: ``name``, ``name-2``, ``name-3``."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def component_key(ir: Mapping[str, Any]) -> str:
+    """Where ``kfp`` looks for the component that a file of this pipeline's name would hold."""
+    return f"comp-{ir['pipelineInfo']['name'].replace('.', '-')}"
+
+
+def rename_apart(ir: dict[str, Any]) -> None:
+    """A pipeline named like one of its components is read back by ``kfp`` as that component, importers left out."""
+    while component_key(ir) in ir["components"]:
+        ir["pipelineInfo"]["name"] += "-run"
+
+
+def set_caching(ir: dict[str, Any], enabled: bool) -> None:
+    """Switch caching on or off for every task; keys of the cache stay when it is on."""
+    for component in dags(ir):
+        for task in component["dag"]["tasks"].values():
+            if not enabled:
+                task["cachingOptions"] = {}
+            else:
+                task["cachingOptions"] = {**(task.get("cachingOptions") or {}), "enableCache": True}
+
+
+def add_importer(ir: dict[str, Any], name: str, declared: Mapping[str, Any]) -> str:
+    """Feed an artifact input from an importer; returns the name of the new URI parameter."""
+    tasks = ir["root"]["dag"]["tasks"]
+    executors = ir["deploymentSpec"]["executors"]
+    declared_inputs = ir["root"]["inputDefinitions"]
+    parameters = declared_inputs.setdefault("parameters", {})
+    key = unused_name(f"import-{name.replace('_', '-')}", tasks)
+    component = unused_name(f"comp-{key}", ir["components"])
+    label = unused_name(f"exec-{key}", executors)
+    parameter = unused_name(f"{name}_uri", parameters)
+    artifact_type = declared["artifactType"]
+    ir["components"][component] = {
+        "executorLabel": label,
+        "inputDefinitions": {"parameters": {"uri": {"parameterType": "STRING"}}},
+        "outputDefinitions": {"artifacts": {"artifact": {"artifactType": artifact_type}}},
+    }
+    executors[label] = {"importer": {"artifactUri": {"runtimeParameter": "uri"}, "typeSchema": artifact_type}}
+    for task in tasks.values():
+        for source in task.get("inputs", {}).get("artifacts", {}).values():
+            if source.get("componentInputArtifact") == name:
+                del source["componentInputArtifact"]
+                source["taskOutputArtifact"] = {"outputArtifactKey": "artifact", "producerTask": key}
+                task["dependentTasks"] = sorted({*task.get("dependentTasks", []), key})
+    tasks[key] = {
+        "cachingOptions": {},
+        "componentRef": {"name": component},
+        "inputs": {"parameters": {"uri": {"componentInputParameter": parameter}}},
+        "taskInfo": {"name": key},
+    }
+    del declared_inputs["artifacts"][name]
+    parameters[parameter] = {"parameterType": "STRING"}
+    return parameter
+
+
+def drop_absent(ir: dict[str, Any], component: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Take optional inputs out that nobody gave and that have no default; ``kfp.local`` cannot pass on nothing.
+
+    An input that a condition or a loop looks at stays: the API server passes it on as null.
+    """
+    declared = component.get("inputDefinitions", {})
+    tasks = component["dag"]["tasks"].values()
+    for group, kind in (("artifacts", "componentInputArtifact"), ("parameters", "componentInputParameter")):
+        inputs = declared.get(group, {})
+        absent = {name for name, spec in inputs.items() if name not in given and "defaultValue" not in spec}
+        for task in tasks:
+            target = ir["components"][task["componentRef"]["name"]]
+            sources = task.get("inputs", {}).get(group, {})
+            used = {key for key, source in sources.items() if source.get(kind) in absent}
+            if used and "dag" in target and not _is_plain_use(ir, task):
+                absent -= {sources[key][kind] for key in used}
+        for task in tasks:
+            sources = task.get("inputs", {}).get(group, {})
+            for key in [key for key, source in sources.items() if source.get(kind) in absent]:
+                del sources[key]
+        for name in absent:
+            del inputs[name]
+        if not inputs:
+            declared.pop(group, None)
+    for task in tasks:
+        target = ir["components"][task["componentRef"]["name"]]
+        if "dag" in target and _is_plain_use(ir, task):
+            passed = task.get("inputs", {})
+            drop_absent(ir, target, {**passed.get("artifacts", {}), **passed.get("parameters", {})})
+
+
+def _is_plain_use(ir: dict[str, Any], task: dict[str, Any]) -> bool:
+    """Whether a task is the only one of its component and neither conditional nor a loop."""
+    uses = [
+        other
+        for component in dags(ir)
+        for other in component["dag"]["tasks"].values()
+        if other["componentRef"]["name"] == task["componentRef"]["name"]
+    ]
+    return len(uses) == 1 and not task.keys() & {"triggerPolicy", "parameterIterator", "artifactIterator"}

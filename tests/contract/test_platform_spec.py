@@ -1,0 +1,56 @@
+"""What is submitted, read strictly by the SDK's own protobuf classes: an unknown or misspelt field is an error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from pipelines import nested, two_steps
+from planes import DATA_PYTHON
+
+from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.step_settings import apply_settings
+
+PARSE = """
+import json, sys
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+
+for document in json.load(sys.stdin):
+    spec = json_format.ParseDict(document["spec"], pb.PipelineSpec())
+    json_format.ParseDict(json_format.MessageToDict(spec.deployment_spec), pb.PipelineDeploymentConfig())
+    json_format.ParseDict(document["platform"], pb.PlatformSpec())
+"""
+
+SETTINGS = {
+    "image": "x:1",
+    "cpu_request": 1,
+    "memory_limit": "2Gi",
+    "accelerator_type": "nvidia.com/gpu",
+    "env": {"A": "b"},
+    "shared_memory": "1Gi",
+    "tolerations": [{"operator": "Exists"}],
+}
+
+
+def parse(*pipelines: BoundPipeline) -> str:
+    """Read specifications with the SDK; returns what it complained about."""
+    documents = [{"spec": bound.spec, "platform": bound.platform} for bound in pipelines]
+    answer = subprocess.run(
+        [DATA_PYTHON, "-c", PARSE], input=json.dumps(documents), capture_output=True, text=True, check=False
+    )
+    return answer.stderr
+
+
+def test_bound_pipelines_with_settings_are_what_the_sdk_knows():
+    packaged = PipelineSpec.packaged("evaluate_model").bind({"model": "/m", "dataset": "/d"}, caching=True)
+    pipelines = [packaged, *(BoundPipeline(spec=ir, parameters={}) for ir in (two_steps(), nested()))]
+    assert parse(*(apply_settings(pipeline, SETTINGS) for pipeline in pipelines)) == ""
+
+
+@pytest.mark.parametrize("field", ["resourceCpuLimits", "limit"])
+def test_the_sdk_would_notice_a_misspelt_field(field):
+    ir = two_steps()
+    ir["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"] = {field: "1"}
+    assert f'no field named "{field}"' in parse(BoundPipeline(spec=ir, parameters={}, platform={}))

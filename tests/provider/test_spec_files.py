@@ -1,0 +1,309 @@
+"""Reading specifications from files, packages and URLs, and saying what is wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import tarfile
+import threading
+import zipfile
+
+import pytest
+import yaml
+from pipelines import nested, two_steps
+
+from airflow_provider_llmops import spec_files
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.spec_documents import parse_documents
+from airflow_provider_llmops.specs import PipelineSpec
+
+IR = two_steps()
+TEXT = yaml.safe_dump(IR).encode()
+PLATFORM = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"exec-train": {}}}}}}
+
+
+def dump(*documents) -> bytes:
+    return yaml.safe_dump_all(documents).encode()
+
+
+def changed(*path, value=None) -> dict:
+    """The pipeline with one thing in it replaced, or, without a value, left out."""
+    ir = two_steps()
+    part = ir
+    for key in path[:-1]:
+        part = part[key]
+    if value is None:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    return ir
+
+
+def tarball(files: dict[str, bytes], link: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        if link:
+            member = tarfile.TarInfo("pipeline.yaml")
+            member.type, member.linkname = tarfile.SYMTYPE, link
+            archive.addfile(member)
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zipped(files: dict[str, bytes], method=zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Answers by path: status, announced length (or the true one) and body."""
+
+    by_path: dict[str, tuple[int, int | None, bytes]] = {}
+
+    def do_GET(self) -> None:
+        status, length, body = self.by_path[self.path.partition("?")[0]]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    """A web server; yields its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.yaml", TEXT),
+        ("p.yml", b"\xef\xbb\xbf# a comment\n---\n" + TEXT),
+        ("p.json", json.dumps(IR, indent="\t").encode()),
+        ("p.zip", zipped({"README.md": b"", "pipeline.yaml": TEXT})),
+        ("p.zip", zipped({"other.yaml": TEXT}, zipfile.ZIP_STORED)),
+        ("p.tar.gz", tarball({"a/readme": b"", "./pipeline.yaml": TEXT})),
+        ("p.tgz", tarball({"other.yml": TEXT})),
+    ],
+)
+def test_a_file_or_package_is_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    for source in (tmp_path / name, str(tmp_path / name), (tmp_path / name).as_uri()):
+        spec = PipelineSpec.load(source)
+        assert (spec.name, spec.ir, spec.platform) == ("two-steps", IR, None)
+
+
+def test_digest_is_that_of_the_text_however_it_is_packed(tmp_path):
+    (tmp_path / "p.yaml").write_bytes(TEXT)
+    (tmp_path / "p.zip").write_bytes(zipped({"pipeline.yaml": TEXT}))
+    digest = f"sha256:{hashlib.sha256(TEXT).hexdigest()}"
+    assert [PipelineSpec.load(tmp_path / name).digest for name in ("p.yaml", "p.zip")] == [digest, digest]
+
+
+@pytest.mark.parametrize("documents", [(IR, PLATFORM), (PLATFORM, IR), (None, IR, None, PLATFORM)])
+def test_the_platform_specification_is_kept(tmp_path, documents):
+    (tmp_path / "p.yaml").write_bytes(dump(*documents))
+    spec = PipelineSpec.load(tmp_path / "p.yaml")
+    assert (spec.ir, spec.platform, spec.bind({}).platform) == (IR, PLATFORM, PLATFORM)
+
+
+def test_json_may_have_emoji_in_escapes(tmp_path):
+    ir = changed("pipelineInfo", "description", value="\N{ROCKET}")
+    (tmp_path / "p.json").write_text(json.dumps(ir))
+    assert PipelineSpec.load(tmp_path / "p.json").ir == ir
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"p.yaml is empty\. Compile it again"),
+        (b"---\n---\n# nothing\n", "p.yaml is empty"),
+        (b"a: b: c", "p.yaml, line 1, column 5: not valid YAML: mapping values are not allowed in"),
+        (b"a:\n\t- b", "line 2, column 1: not valid YAML"),
+        (b"{'a': ", "line 2, column 1: not valid YAML"),
+        (b"\xff\xfe", "not text in UTF-8"),
+        (b"a: \x00", "not valid YAML.*control characters"),
+        (b"!!python/object/apply:os.system [id]", "could not determine a constructor"),
+        (b"- a\n- b", r"holds a list, not a pipeline specification: \['a', 'b'\]"),
+        (b"just text", "holds a str, not a pipeline specification: 'just text'"),
+        (b"\n <!DOCTYPE HTML><title>Sign in</title>", "holds a web page.*perhaps a login page"),
+        (
+            dump({"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}),
+            "an Argo Workflow, which is what KFP v1",
+        ),
+        (b"apiVersion: argoproj.io/v1\nkind: Workflow\nmetadata: {date: 2020-01-01}", "an Argo Workflow"),
+        (
+            dump({"apiVersion": "pipelines.kubeflow.org/v2beta1", "kind": "PipelineVersion"}),
+            "compile it without kubernetes_manifest_format",
+        ),
+        (dump({"apiVersion": "v1", "kind": "Pod"}), r"is a Kubernetes manifest \(v1 Pod\)"),
+        (dump({"name": "x", "implementation": {"container": {}}}), "a component of KFP v1; load it with"),
+        (
+            dump({"displayName": "x", "pipelineSpec": IR}),
+            "a pipeline job; its specification is the part under",
+        ),
+        (dump({"a": 1}), "it has no pipelineInfo, root, deploymentSpec"),
+        (dump(PLATFORM), "holds a platform specification alone"),
+        (dump(IR, {"a": 1}), "the second document is no platform specification"),
+        (dump(IR, IR), "holds 2 pipeline and 0 platform specifications"),
+        (dump(IR, PLATFORM, PLATFORM), "holds 1 pipeline and 2 platform specifications"),
+        (dump(IR, {"platforms": []}), "platforms is a list, not a mapping"),
+        (dump(changed("schemaVersion", value="2.0.0")), r"has schemaVersion '2\.0\.0'.*takes 2\.1\.0"),
+        (dump(changed("schemaVersion")), "has schemaVersion None"),
+        (dump(changed("root")), "it has no root"),
+        (dump(changed("deploymentSpec")), "it has no deploymentSpec"),
+        (dump(changed("pipelineInfo", "name", value="A B")), r"pipelineInfo\.name is 'A B'"),
+        (dump(changed("root", value=[])), "root is a list, not a mapping"),
+        (dump(changed("root", "dag")), "root has no dag"),
+        (dump(changed("root", "dag", "tasks")), "root.dag has no tasks"),
+        (
+            dump(changed("root", "dag", "tasks", "train", "componentRef", "name", value="comp-trian")),
+            r"root\.dag\.tasks\.train refers to a component that is not there: 'comp-trian' "
+            r"\(did you mean 'comp-train'\?\)",
+        ),
+        (
+            dump(changed("deploymentSpec", "executors", "exec-train")),
+            r"components\.comp-train refers to an executor that is not there: 'exec-train'",
+        ),
+        (
+            dump(changed("components", "comp-train", "executorLabel", value=["x"])),
+            "an executor that is not there",
+        ),
+        (dump(changed("root", "dag", "tasks", "train", "inputs", value=3)), "train.inputs is a int"),
+        (
+            dump(changed("root", "inputDefinitions", "parameters", "steps", "parameterType")),
+            "steps has no parameterType",
+        ),
+        (b"a: .nan", r"p\.yaml: \$\.a is nan, which JSON cannot carry"),
+        (b"a: [2024-01-02]", r"\$\.a\[0\] is a datetime\.date"),
+        (b"1: 2", r"\$ has the key 1; JSON has only text as keys"),
+    ],
+)
+def test_what_is_no_specification_is_called_by_its_name(content, message):
+    with pytest.raises(ConfigurationError, match=message):
+        parse_documents(content, "p.yaml")
+
+
+def test_a_component_that_contains_itself_is_refused():
+    ir = nested()
+    ir["components"]["comp-two-steps"]["dag"]["tasks"]["train"]["componentRef"]["name"] = "comp-two-steps"
+    with pytest.raises(ConfigurationError, match="'comp-two-steps' contains itself"):
+        parse_documents(dump(ir), "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("bomb", "message"),
+    [
+        (
+            b"a0: &a0 [x,x]\n"
+            + b"".join(b"a%d: &a%d [*a%d,*a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 99)),
+            "line 2: YAML aliases",
+        ),
+        (b"[" * 100_000, "more than 100 levels"),
+        (b'{"a":' * 100_000, "more than 100 levels"),
+        (b'{"a":' * 200 + b"1" + b"}" * 200, "nested deeper than 100 levels"),
+        (b"[" + b"1," * 1_000_001 + b"]", "or 1000000 values"),
+    ],
+    ids=["aliases", "deep YAML", "deep JSON", "less deep JSON", "many values"],
+)
+def test_bombs_are_refused_before_they_are_built(bomb, message):
+    with pytest.raises(ConfigurationError, match=message):
+        parse_documents(bomb, "p.yaml")
+
+
+def test_bombs_in_packages_are_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(spec_files, "MAX_BYTES", 2**20)
+    zeros = bytes(2**21)
+    for name, content in {
+        "p.yaml": zeros,
+        "z.zip": zipped({"pipeline.yaml": zeros}),
+        "t.tar.gz": tarball({"pipeline.yaml": zeros}),
+        "g.tar.gz": gzip.compress(zeros),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigurationError, match="holds more than 1 MiB"):
+            PipelineSpec.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.zip", zipped({"a.txt": b""}), r"holds no pipeline\.yaml, and its first file is 'a\.txt'"),
+        ("p.zip", zipped({}), "is an empty package"),
+        ("p.zip", zipped({"pipeline.yaml": TEXT})[:-30], "is not a valid zip file"),
+        ("p.zip", zipped({"pipeline.yaml": TEXT}, zipfile.ZIP_BZIP2), "Make it with deflate"),
+        ("p.tar.gz", tarball({}), "is an empty package"),
+        ("p.tar.gz", tarball({"pipeline.yaml": TEXT})[:-30], r"is not a valid \.tar\.gz file"),
+        ("p.tar.gz", gzip.compress(b"no tar" * 200), r"is not a valid \.tar\.gz file"),
+        ("p.tar.gz", tarball({}, link="/etc/passwd"), "is an empty package"),
+    ],
+)
+def test_broken_packages_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message):
+        PipelineSpec.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{tmp}/none.yaml", r"There is no file .*none\.yaml on this machine"),
+        ("{tmp}", "is a directory. Name the compiled specification"),
+        ("/dev/zero", "There is no file /dev/zero"),
+        ("a\0b", "There is no file a"),
+        ("file://host/p.yaml", "names the host 'host'"),
+        ("nope://bucket/p.yaml", "nope://bucket/p.yaml cannot be opened.*Object stores need"),
+    ],
+)
+def test_sources_that_are_not_there_are_named(tmp_path, source, message):
+    with pytest.raises(ConfigurationError, match=message):
+        PipelineSpec.load(source.replace("{tmp}", str(tmp_path)))
+
+
+def test_a_specification_is_read_from_a_url(server):
+    Answers.by_path = {"/p.yaml": (200, None, TEXT)}
+    assert PipelineSpec.load(f"{server}/p.yaml?token=secret").ir == IR
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        ((404, None, b""), ConfigurationError, "answered 404 Not Found"),
+        ((403, None, b""), ConfigurationError, "answered 403 Forbidden. Only addresses that need no login"),
+        ((429, None, b""), ApiUnavailableError, "answered 429"),
+        ((503, None, b""), ApiUnavailableError, "answered 503 Service Unavailable"),
+        ((200, None, b"<html>Sign in</html>"), ConfigurationError, "holds a web page"),
+        ((200, len(TEXT) + 7, TEXT), ApiUnavailableError, "was cut off 7 bytes before its end"),
+        ((200, None, b" " * 3000), ConfigurationError, "holds more than 0 MiB"),
+    ],
+)
+def test_answers_of_a_server_are_told_apart_without_its_secrets(server, monkeypatch, answer, kind, message):
+    monkeypatch.setattr(spec_files, "MAX_BYTES", len(TEXT) + 100)
+    assert len(TEXT) < 2800
+    Answers.by_path = {"/p.yaml": answer}
+    with pytest.raises(kind, match=message) as error:
+        PipelineSpec.load(f"{server}/p.yaml?token=secret")
+    assert type(error.value) is kind
+    assert "secret" not in str(error.value)
+
+
+def test_a_server_that_is_down_may_be_tried_again():
+    with pytest.raises(ApiUnavailableError, match=r"cannot be read: .*Is the server up"):
+        PipelineSpec.load("http://127.0.0.1:1/p.yaml")
