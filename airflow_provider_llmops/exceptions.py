@@ -2,6 +2,7 @@
 
 LLMOpsError
 ├── ConfigurationError     an argument, connection or specification is wrong       final
+│   └── RunNotFoundError   there is no run with that id                            final
 ├── InvalidInputError      a component refused its data, model or settings         final
 ├── QualityGateFailed      the work is done and its result is not good enough      final
 ├── RunFailedError         a run or a service failed                               may be retried
@@ -27,6 +28,10 @@ class LLMOpsError(AirflowException):
 
 class ConfigurationError(LLMOpsError, AirflowFailException):
     """An argument, a connection or a specification is wrong."""
+
+
+class RunNotFoundError(ConfigurationError):
+    """There is no run with that id: it was deleted, or the connection points elsewhere."""
 
 
 class InvalidInputError(LLMOpsError, AirflowFailException):

@@ -16,6 +16,87 @@ _LOCAL_FIELDS = {
         "schema": {"type": ["string", "null"]},
     },
 }
+_TEXT = {"type": ["string", "null"]}
+_KUBEFLOW_FIELDS = {
+    "namespace": {
+        "label": "Namespace",
+        "description": "Kubeflow: the profile's namespace, where the server is multi-user.",
+        "schema": _TEXT,
+    },
+    "pipeline_root": {
+        "label": "Pipeline root",
+        "description": "Kubeflow: where steps write artifacts: s3://, gs://, minio:// or file:///. Default: "
+        "minio://mlpipeline/v2/artifacts",
+        "schema": _TEXT,
+    },
+    "storage_conn_id": {
+        "label": "Storage connection",
+        "description": "Kubeflow: Airflow connection with which results are read from the pipeline root.",
+        "schema": _TEXT,
+    },
+    "experiment": {
+        "label": "Experiment",
+        "description": "Kubeflow: experiment that runs belong to; made when it is missing.",
+        "schema": _TEXT,
+    },
+    "service_account": {
+        "label": "Service account",
+        "description": "Kubeflow: Kubernetes service account of the steps.",
+        "schema": _TEXT,
+    },
+    "image": {
+        "label": "Component image",
+        "description": "Kubeflow: image of this provider's components, instead of the one they were compiled with.",
+        "schema": _TEXT,
+    },
+    "auth": {
+        "label": "Authentication",
+        "description": "Kubeflow: token and cookie are in the password; token_file is a projected service-account token. "
+        "Default: token_file if one is named, token if there is a password, else none.",
+        "schema": {"type": ["string", "null"], "enum": ["none", "token", "token_file", "cookie", None]},
+    },
+    "token_file": {
+        "label": "Token file",
+        "description": "Kubeflow: read again when it changes. Default: /var/run/secrets/kubeflow/pipelines/token",
+        "schema": _TEXT,
+    },
+    "verify_ssl": {
+        "label": "Verify TLS",
+        "description": "Kubeflow: whether the server's certificate is verified.",
+        "schema": {"type": ["boolean", "null"], "default": True},
+    },
+    "ca_file": {
+        "label": "CA file",
+        "description": "Kubeflow: bundle of certificates to verify the server with.",
+        "schema": _TEXT,
+    },
+    "ui_url": {
+        "label": "Web interface",
+        "description": "Kubeflow: address for links to runs, where it is not the host.",
+        "schema": _TEXT,
+    },
+    "kubernetes_conn_id": {
+        "label": "Kubernetes connection",
+        "description": "Kubeflow: Airflow connection with which the log of a failed step is read.",
+        "schema": _TEXT,
+    },
+    "upload_versions": {
+        "label": "Upload versions",
+        "description": "Kubeflow: upload each specification once as a pipeline version, instead of sending it with each "
+        "run.",
+        "schema": {"type": ["boolean", "null"], "default": True},
+    },
+    "timeout": {
+        "label": "Time-out",
+        "description": "Kubeflow: seconds to wait for one answer. Default: 30",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    },
+    "patience": {
+        "label": "Patience",
+        "description": "Kubeflow: seconds to go on trying while the server does not answer. Default: 900",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    },
+}
 _SLOTS_FIELD = {
     "slots": {
         "label": "Runs at a time",
@@ -52,6 +133,8 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Kubeflow Pipelines",
                 "python-modules": [
+                    "airflow_provider_llmops.operators.kubeflow",
+                    "airflow_provider_llmops.operators.pipeline_run",
                     "airflow_provider_llmops.operators.component",
                     "airflow_provider_llmops.operators.data",
                     "airflow_provider_llmops.operators.training",
@@ -88,11 +171,17 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_provider_llmops.hooks.kubeflow.KubeflowPipelinesHook",
                 "hook-name": "Kubeflow Pipelines",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["host", "port", "schema", "login", "password", "extra"],
-                    "relabeling": {},
-                    "placeholders": {"python": "/opt/llmops/.venv/data/bin/python"},
+                    "hidden-fields": ["port", "schema", "login", "extra"],
+                    "relabeling": {
+                        "host": "API server; empty for this machine",
+                        "password": "Bearer token, or cookie as name=value",
+                    },
+                    "placeholders": {
+                        "host": "http://ml-pipeline.kubeflow:8888",
+                        "python": "/opt/llmops/.venv/data/bin/python",
+                    },
                 },
-                "conn-fields": {**_LOCAL_FIELDS, **_SLOTS_FIELD},
+                "conn-fields": {**_KUBEFLOW_FIELDS, **_LOCAL_FIELDS, **_SLOTS_FIELD},
             },
             {
                 "connection-type": "kserve",
@@ -122,6 +211,7 @@ def get_provider_info() -> dict[str, Any]:
             },
         ],
         "extra-links": [
+            "airflow_provider_llmops.links.PipelineRunLink",
             "airflow_provider_llmops.links.ModelVersionLink",
             "airflow_provider_llmops.links.ServiceLink",
         ],

@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 
+class PipelineRunLink(BaseOperatorLink):
+    """The run's page in the web interface of Kubeflow Pipelines; none on the local backend."""
+
+    name = "Pipeline run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The address that the task pushed when it had submitted the run."""
+        return _pushed(ti_key, "run_url")
+
+
 class ModelVersionLink(BaseOperatorLink):
     """The registered model version in MLflow."""
 

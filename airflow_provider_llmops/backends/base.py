@@ -17,12 +17,14 @@ class RunRequest:
 
     :param display_name: unique name of the run; contains the token of the task that asks for it
     :param pipeline: specification and parameters
+    :param version: ids of a version on the server that holds the specification; only where there is a server
     :param labels: where the run comes from: dag, run, task and component digest
     :param environment: environment variables for the steps. May hold secrets: never stored, logged or shown.
     """
 
     display_name: str
     pipeline: BoundPipeline
+    version: Mapping[str, str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -59,26 +61,60 @@ class PipelineBackend(Protocol):
     Every method may raise :class:`ApiUnavailableError` (may be retried) or :class:`ConfigurationError` (may not).
     """
 
+    waits_in_one_stream: bool
+    """Whether all waiting tasks share one look at the backend, instead of each looking at its own run."""
+
+    poll_interval: float
+    """Seconds between two looks, unless somebody says otherwise."""
+
+    @property
+    def image(self) -> str | None:
+        """Image to run the provider's own components in, instead of the one that they were compiled with."""
+
     def submit(self, request: RunRequest) -> str:
-        """Start a run and return its id."""
+        """Start a run and return its id; the same display name never starts two."""
 
     def get(self, run_id: str) -> Run:
-        """Read one run; :class:`ConfigurationError` if there is none with that id."""
+        """Read one run; :class:`RunNotFoundError` if there is none with that id."""
 
     def find(self, display_name: str) -> Run | None:
         """Look a run up by its exact display name."""
 
+    def find_version(self, pipeline: str, version: str | None) -> dict[str, str]:
+        """Ids of a pipeline that is on the server, and of one of its versions; the newest when ``None``."""
+
+    def read_version(self, version: Mapping[str, str]) -> dict[str, Any]:
+        """The specification that a version on the server holds."""
+
+    def find_reusable(self, fingerprint: str) -> Run | None:
+        """The newest successful run that was submitted with the label ``fingerprint``."""
+
     def list_finished(self, since: datetime) -> Iterator[Run]:
         """Runs that finished at or after a moment."""
 
-    def cancel(self, run_id: str) -> None:
+    def cancel(self, run_id: str, patience: float | None = None) -> None:
         """Stop a run; does nothing if it has ended."""
+
+    def retry(self, run_id: str) -> None:
+        """Go on with a failed run: its failed steps, and those that depend on them."""
 
     def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
         """Complete log lines from a byte offset on, and the offset behind them."""
 
-    def read_result(self, run_id: str, task: str) -> tuple[str, str]:
+    def read_result(self, run_id: str, pipeline: str, task: str) -> tuple[str, str]:
         """Text and address of the result that a step wrote; :class:`ResultError` if there is none."""
+
+    def list_outputs(self, run_id: str, pipeline: str, task: str) -> dict[str, str]:
+        """Address of each artifact that a step has written, by its name."""
+
+    def input_digest(self, uri: str) -> str | None:
+        """Something that changes when the content at an address does; ``None`` if it cannot be told."""
+
+    def run_url(self, run_id: str) -> str:
+        """The run's page in a web interface; empty if there is none."""
+
+    def explain_failure(self, run_id: str) -> list[str]:
+        """What more can be shown of a failed run than its error."""
 
     def check(self) -> str:
         """Say in one line what was reached; raises if it cannot be used."""

@@ -21,9 +21,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
 from airflow_provider_llmops.backends.data_plane import DataPlane
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    ResultError,
+    RunNotFoundError,
+)
 from airflow_provider_llmops.states import RunState
 
 if TYPE_CHECKING:
@@ -46,6 +52,10 @@ class LocalPipelineBackend:
     :param root: directory that holds ``runs/``
     :param slots: runs at a time; the others are pending. Each uses every core, so one is right for most machines.
     """
+
+    waits_in_one_stream = False  # a look at a directory costs nothing
+    poll_interval = 1.0
+    image: str | None = None  # there are no containers here
 
     def __init__(
         self, *, python: str | os.PathLike[str], root: str | os.PathLike[str], slots: int = DEFAULT_SLOTS
@@ -123,7 +133,28 @@ class LocalPipelineBackend:
             if run.finished_at is not None and run.finished_at >= since:
                 yield run
 
-    def cancel(self, run_id: str) -> None:
+    def find_version(self, pipeline: str, version: str | None) -> dict[str, str]:
+        """Not offered: there is no server."""
+        raise ConfigurationError(
+            f"Pipeline {pipeline!r} was asked for by its name on a server, and the connection is local. Pass the compiled "
+            "file as 'pipeline', or give the connection a host."
+        )
+
+    def read_version(self, version: Mapping[str, str]) -> dict[str, Any]:
+        """Not offered: there is no server."""
+        raise ConfigurationError("The connection is local: there are no versions on a server.")
+
+    def find_reusable(self, fingerprint: str) -> Run | None:
+        """The newest successful run with that fingerprint among its labels."""
+        directories = [path for path in self._runs.glob("[!.]*") if path.is_dir()]
+        for directory in sorted(directories, key=lambda path: path.stat().st_mtime, reverse=True):
+            if _read_json(directory / "request.json").get("labels", {}).get("fingerprint") == fingerprint:
+                run = self.get(directory.name)
+                if run.state is RunState.SUCCEEDED:
+                    return run
+        return None
+
+    def cancel(self, run_id: str, patience: float | None = None) -> None:
         """Note the wish, ask the run's processes to end, and kill what is left after a grace time."""
         directory = self._directory(run_id)
         if self.get(run_id).state.is_terminal:
@@ -132,6 +163,12 @@ class LocalPipelineBackend:
         _stop(_processes_of(directory))
         # A process that was just being born when the others were listed is found on the second look.
         _stop(_processes_of(directory))
+
+    def retry(self, run_id: str) -> None:
+        """Not offered: ``kfp.local`` keeps no state between the steps of a run."""
+        raise ConfigurationError(
+            f"Run {run_id} is on the local backend, which cannot go on with a failed run. Start a new one."
+        )
 
     def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
         """Complete lines from ``offset`` on; a line that is still being written is left for the next call."""
@@ -146,7 +183,7 @@ class LocalPipelineBackend:
             end = len(chunk)  # one line longer than a chunk: pass it on in pieces rather than stand still
         return chunk[:end].decode("utf-8", errors="replace").splitlines(), offset + end
 
-    def read_result(self, run_id: str, task: str) -> tuple[str, str]:
+    def read_result(self, run_id: str, pipeline: str, task: str) -> tuple[str, str]:
         """The step's ``result`` output below the run's pipeline root."""
         artifacts = self._directory(run_id) / "artifacts"
         for path in artifacts.glob(f"*/{task}/result"):
@@ -156,6 +193,22 @@ class LocalPipelineBackend:
             "plane's environment does not belong to this provider, or the directory was cleaned. Clear the task to run "
             "it again."
         )
+
+    def list_outputs(self, run_id: str, pipeline: str, task: str) -> dict[str, str]:
+        """Path of each output of a step."""
+        return {path.name: str(path) for path in (self._directory(run_id) / "artifacts").glob(f"*/{task}/*")}
+
+    def input_digest(self, uri: str) -> str | None:
+        """What the component that made the file said of it, or its time and size."""
+        return artifact_store.input_digest(uri, None)
+
+    def run_url(self, run_id: str) -> str:
+        """Nothing: there is no web interface."""
+        return ""
+
+    def explain_failure(self, run_id: str) -> list[str]:
+        """Nothing more: the run's log has been passed on."""
+        return []
 
     def check(self) -> str:
         """Start the interpreter and make sure that the components can be imported."""
@@ -235,7 +288,7 @@ class LocalPipelineBackend:
             valid = False
         directory = self._runs / run_id
         if not valid or not directory.is_dir():
-            raise ConfigurationError(
+            raise RunNotFoundError(
                 f"There is no run {run_id!r} in {self._runs}. It was deleted, or the connection's 'root' was changed."
             )
         return directory

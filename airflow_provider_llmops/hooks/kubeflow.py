@@ -43,7 +43,8 @@ def local_settings(connection: Connection, *further: str) -> dict[str, Any]:
 class KubeflowPipelinesHook(BaseHook):
     """Submit, watch and cancel pipeline runs.
 
-    A connection without a host runs pipelines on this machine, in detached processes of the data plane's interpreter.
+    A connection with a host is an API server of Kubeflow Pipelines 2. One without runs pipelines on this machine, in
+    detached processes of the data plane's interpreter.
 
     :param kubeflow_conn_id: connection of type ``kubeflow``
     """
@@ -70,10 +71,10 @@ class KubeflowPipelinesHook(BaseHook):
 
     def _backend_of(self, connection: Connection) -> PipelineBackend:
         if connection.host:
-            raise ConfigurationError(
-                f"Connection {self.kubeflow_conn_id!r} names the host {connection.host!r}. This version carries out runs "
-                "on the local backend only: leave the host empty and set 'python' in extra."
-            )
+            from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+            from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
+
+            return KubeflowPipelineBackend(KfpSettings.of(connection))
         settings = local_settings(connection, "slots")
         try:
             settings["slots"] = int(settings.get("slots", DEFAULT_SLOTS))
@@ -109,6 +110,13 @@ class KubeflowPipelinesHook(BaseHook):
         :param run_id: the backend's id
         """
         self.backend.cancel(run_id)
+
+    def retry(self, run_id: str) -> None:
+        """Go on with a failed run: its failed steps and those that depend on them. Not on the local backend.
+
+        :param run_id: the backend's id
+        """
+        self.backend.retry(run_id)
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the backend can be used, and why not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
@@ -10,7 +10,9 @@ from airflow_provider_llmops.links import ModelVersionLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_provider_llmops.backends.base import Run
 
 
 class RegisterModelOperator(ComponentOperator):
@@ -45,7 +47,10 @@ class RegisterModelOperator(ComponentOperator):
         "model_metrics",
         "tags",
     )
-    operator_extra_links = (ModelVersionLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        *ComponentOperator.operator_extra_links,
+        ModelVersionLink(),
+    )
 
     def __init__(
         self,
@@ -107,8 +112,9 @@ class RegisterModelOperator(ComponentOperator):
         }
         return super().execute(context)
 
-    def _finish(self, context: Context, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        value = super()._finish(context, *args, **kwargs)
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The result, and the address of the version's page for the link."""
+        value = super().outcome(context, run)
         context["ti"].xcom_push(
             key="model_version_url", value=value["details"]["links"].get("model_version", "")
         )

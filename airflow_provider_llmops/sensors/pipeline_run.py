@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 
-from airflow_provider_llmops.exceptions import RunCanceledError, RunFailedError
+from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
-from airflow_provider_llmops.states import RunState
+from airflow_provider_llmops.links import PipelineRunLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,6 +29,7 @@ class PipelineRunSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("run_id", "kubeflow_conn_id")
+    operator_extra_links = (PipelineRunLink(),)
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -49,6 +50,10 @@ class PipelineRunSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Look once, then wait where it was asked for."""
+        backend = KubeflowPipelinesHook(self.kubeflow_conn_id).backend
+        if url := backend.run_url(self.run_id):
+            for key in ("run_url", PipelineRunLink().xcom_key):
+                context["ti"].xcom_push(key=key, value=url)
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
@@ -61,6 +66,7 @@ class PipelineRunSensor(BaseSensorOperator):
                     kubeflow_conn_id=self.kubeflow_conn_id,
                     run_id=self.run_id,
                     poll_interval=self.poke_interval,
+                    in_one_stream=backend.waits_in_one_stream,
                     stream_logs=self.stream_logs,
                     cancel_on_kill=False,
                 ),
@@ -74,9 +80,10 @@ class PipelineRunSensor(BaseSensorOperator):
         return self._has_succeeded(KubeflowPipelinesHook(self.kubeflow_conn_id).get_run(self.run_id))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
-        """Take the outcome that the trigger saw."""
-        if not RunState(event["state"]).is_successful:
-            self.poke(context)
+        """Look at the run that has ended."""
+        if event["error"]:
+            raise ConfigurationError(event["error"])
+        self.poke(context)
 
     @staticmethod
     def _has_succeeded(run: Run) -> bool:

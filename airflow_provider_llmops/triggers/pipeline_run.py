@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Hashable
+from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.settle import settle
 
+if TYPE_CHECKING:
+    from airflow_provider_llmops.backends.base import PipelineBackend, Run
 
-class PipelineRunTrigger(BaseTrigger):
+CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
+
+
+class PipelineRunTrigger(BaseEventTrigger):
     """Fires once, when a run has ended or its deadline has passed.
 
-    New lines of the run's log go to the task's log while it waits. The event's payload is
-    ``{"run_id": str, "state": str, "timed_out": bool, "log_offset": int}``.
+    While it waits, the states of the run's steps go to the task's log as they change, and on the local backend the run's
+    log. The event's payload is ``{"run_id": str, "timed_out": bool, "error": str | None, "log_offset": int}``; ``error``
+    says why the run cannot be watched any more.
+
+    On Kubeflow, all triggers of a connection share one poll: see :mod:`airflow_provider_llmops.triggers.run_stream`.
 
     :param kubeflow_conn_id: connection of type ``kubeflow``
     :param run_id: run to wait for
     :param poll_interval: seconds between two looks
+    :param in_one_stream: whether to share the look with others that wait on the connection
     :param deadline: Unix time at which the run is cancelled; never when ``None``
     :param stream_logs: whether to pass the run's log on
     :param log_offset: byte in the log to begin with
     :param cancel_on_kill: whether the run is cancelled when a person marks or clears the waiting task
     """
+
+    # Airflow says no for triggers that wait for assets; this one belongs to a task, which may choose its triggerer.
+    supports_triggerer_queue = True
 
     def __init__(
         self,
@@ -34,6 +47,7 @@ class PipelineRunTrigger(BaseTrigger):
         kubeflow_conn_id: str,
         run_id: str,
         poll_interval: float,
+        in_one_stream: bool = False,
         deadline: float | None = None,
         stream_logs: bool = True,
         log_offset: int = 0,
@@ -43,10 +57,12 @@ class PipelineRunTrigger(BaseTrigger):
         self.kubeflow_conn_id = kubeflow_conn_id
         self.run_id = run_id
         self.poll_interval = poll_interval
+        self.in_one_stream = in_one_stream
         self.deadline = deadline
         self.stream_logs = stream_logs
         self.log_offset = log_offset
         self.cancel_on_kill = cancel_on_kill
+        self._steps: dict[str, str] = {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments to build this trigger again."""
@@ -56,6 +72,7 @@ class PipelineRunTrigger(BaseTrigger):
                 "kubeflow_conn_id": self.kubeflow_conn_id,
                 "run_id": self.run_id,
                 "poll_interval": self.poll_interval,
+                "in_one_stream": self.in_one_stream,
                 "deadline": self.deadline,
                 "stream_logs": self.stream_logs,
                 "log_offset": self.log_offset,
@@ -63,39 +80,119 @@ class PipelineRunTrigger(BaseTrigger):
             },
         )
 
+    def shared_stream_key(self) -> Hashable | None:
+        """What triggers that share one poll have in common."""
+        if not self.in_one_stream:
+            return None
+        return ("kubeflow", self.kubeflow_conn_id, self.poll_interval)
+
+    @classmethod
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        """Poll for all triggers of a connection.
+
+        It yields nothing. Airflow would hand whatever it yields to every waiting trigger: ten thousand wake-ups for each
+        run that ends. The stream's own queues reach those that wait for that run.
+        """
+        from airflow_provider_llmops.triggers.run_stream import stream_of
+
+        key = ("kubeflow", kwargs["kubeflow_conn_id"], kwargs["poll_interval"])
+
+        async def connect() -> Any:
+            backend = await KubeflowPipelinesHook(kwargs["kubeflow_conn_id"]).aget_backend()
+            return backend.impatient()  # type: ignore[attr-defined]
+
+        await stream_of(key, kwargs["poll_interval"]).poll(connect)
+        yield
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        """Wait for this trigger's run among those of the stream."""
+        from airflow_provider_llmops.triggers.run_stream import stream_of
+
+        started = time.monotonic()
+        key = self.shared_stream_key()
+        error: str | None = None
+        timed_out = False
+        remaining = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        try:
+            async with (
+                asyncio.timeout(remaining),
+                stream_of(key, self.poll_interval).watch(self.run_id) as queue,
+            ):
+                while True:
+                    item = await queue.get()
+                    if isinstance(item, Exception):
+                        error = f"Run {self.run_id} cannot be watched any more: {item}"
+                        break
+                    self._log_steps(item)
+                    if item.state.is_terminal:
+                        break
+        except TimeoutError:
+            timed_out = True
+            await self._cancel()
+        await settle(started)
+        yield self._event(timed_out=timed_out, error=error)
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the run until it has ended."""
         started = time.monotonic()
         backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
+        timed_out = False
+        error: str | None = None
         while True:
-            run = await asyncio.to_thread(backend.get, self.run_id)
-            timed_out = (
-                not run.state.is_terminal and self.deadline is not None and time.time() >= self.deadline
-            )
-            if timed_out:
-                await asyncio.to_thread(backend.cancel, self.run_id)
-            while self.stream_logs:
-                lines, offset = await asyncio.to_thread(backend.read_log, self.run_id, self.log_offset)
-                for line in lines:
-                    self.log.info("%s", line)
-                if offset == self.log_offset:
-                    break
-                self.log_offset = offset
-            if timed_out or run.state.is_terminal:
+            try:
+                run = await asyncio.to_thread(backend.get, self.run_id)
+                self._log_steps(run)
+                await self._pass_log_on(backend)
+            except ConfigurationError as reason:
+                error = f"Run {self.run_id} cannot be watched any more: {reason}"
+                break
+            if run.state.is_terminal:
+                break
+            if timed_out := self.deadline is not None and time.time() >= self.deadline:
+                await self._cancel()
                 break
             await asyncio.sleep(self.poll_interval)
         await settle(started)
-        yield TriggerEvent(  # type: ignore[no-untyped-call]
-            {
-                "run_id": self.run_id,
-                "state": str(run.state),
-                "timed_out": timed_out,
-                "log_offset": self.log_offset,
-            }
-        )
+        yield self._event(timed_out=timed_out, error=error)
 
     async def on_kill(self) -> None:
         """Cancel the run: a person marked or cleared the task. A restart of the triggerer does not come here."""
         if self.cancel_on_kill:
+            self.log.info("Cancelling run %s", self.run_id)
+            await self._cancel()
+
+    async def _cancel(self) -> None:
+        """Cancel the run, or say that it could not be; the worker tries again when a deadline has passed."""
+        try:
             backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
-            await asyncio.to_thread(backend.cancel, self.run_id)
+            await asyncio.to_thread(backend.cancel, self.run_id, CANCEL_PATIENCE_SECONDS)
+        except (ApiUnavailableError, ConfigurationError) as error:
+            self.log.warning("Run %s was not cancelled: %s", self.run_id, error)
+
+    async def _pass_log_on(self, backend: PipelineBackend) -> None:
+        while self.stream_logs:
+            lines, offset = await asyncio.to_thread(backend.read_log, self.run_id, self.log_offset)
+            for line in lines:
+                self.log.info("%s", line)
+            if offset == self.log_offset:
+                break
+            self.log_offset = offset
+
+    def _log_steps(self, run: Run) -> None:
+        for line in step_changes(self._steps, run):
+            self.log.info("%s", line)
+        self._steps = dict(run.tasks)
+
+    def _event(self, *, timed_out: bool, error: str | None) -> TriggerEvent:
+        return TriggerEvent(  # type: ignore[no-untyped-call]
+            {"run_id": self.run_id, "timed_out": timed_out, "error": error, "log_offset": self.log_offset}
+        )
+
+
+def step_changes(before: dict[str, str], run: Run) -> list[str]:
+    """A line for each step whose state has changed.
+
+    :param before: states of the steps at the last look
+    :param run: the run now
+    """
+    return [f"Step {name}: {state}" for name, state in sorted(run.tasks.items()) if before.get(name) != state]

@@ -74,6 +74,9 @@ class MemoryStore:
     def set(self, key: str, value: Any) -> None:
         self.values[key] = json.dumps(value)
 
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
 
 class TaskInstance(SimpleNamespace):
     """As much of a task instance as operators use."""

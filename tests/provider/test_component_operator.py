@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 from attempts import clear, retry
 
 from airflow_provider_llmops.exceptions import (
@@ -17,7 +17,8 @@ from airflow_provider_llmops.exceptions import (
     RunCanceledError,
     RunFailedError,
 )
-from airflow_provider_llmops.operators.component import INTENT_KEY, ComponentOperator
+from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.operators.pipeline_run import INTENT_KEY
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -92,6 +93,8 @@ def test_run_carries_where_it_comes_from(toy, context, backend, toy_spec):
         "task_id": "task",
         "map_index": "-1",
         "try_number": "1",
+        "dag_version": "",
+        "fingerprint": "",
         "component": "toy",
         "component_digest": toy_spec.digest,
     }
@@ -123,9 +126,13 @@ def test_retry_finds_the_run_by_name_when_the_worker_died_before_it_knew_the_id(
 
 
 def test_retry_submits_when_the_worker_died_before_it_submitted(toy, context, backend):
-    context["task_state_store"].set(INTENT_KEY, {"display_name": "dag.task never sent", "cycle": 1})
+    context["task_state_store"].set(
+        INTENT_KEY, {"display_name": "dag.task never sent", "cycle": 1, "at": 0.0}
+    )
     value = toy(deferrable=False).execute(retry(context))
     assert runs_of(backend) == [value["run_id"]]
+    # The name is kept: a request that was on its way all the same would not make a second run.
+    assert backend.find("dag.task never sent").run_id == value["run_id"]
 
 
 def test_retry_after_a_failed_run_makes_a_new_one(toy, context, backend):
@@ -183,7 +190,7 @@ def test_run_cancelled_by_somebody_else_is_named(toy, context, backend):
         toy(seconds=60.0).execute(context)
     (run_id,) = runs_of(backend)
     backend.cancel(run_id)
-    event = {"run_id": run_id, "state": "CANCELED", "timed_out": False, "log_offset": 0}
+    event = {"run_id": run_id, "timed_out": False, "error": None, "log_offset": 0}
     with pytest.raises(RunCanceledError, match=f"Run {run_id} \\(toy\\) was cancelled by somebody else"):
         toy().execute_complete(context, event)
 
@@ -206,14 +213,37 @@ def test_deadline_holds_in_a_worker(toy, context, backend):
     assert backend.get(run_id).state.is_canceled
 
 
-def test_on_kill_cancels_the_run_unless_told_otherwise(toy, context, backend):
-    for cancel_on_kill, canceled in ((False, False), (True, True)):
-        operator = toy(seconds=60.0, cancel_on_kill=cancel_on_kill)
-        with pytest.raises(TaskDeferred):
-            operator.execute(clear(context))
+@pytest.mark.parametrize(
+    ("state", "arguments", "canceled"),
+    [
+        ("failed", {}, True),  # marked by a person, or ended with its DAG run
+        ("restarting", {}, True),  # cleared by a person
+        ("failed", {"cancel_on_kill": False}, False),
+        ("running", {}, False),  # the worker is evicted, the task goes on
+        ("running", {"cancel_on_eviction": True}, True),
+        ("up_for_retry", {}, False),  # another attempt will take the run over
+    ],
+)
+def test_on_kill_cancels_the_run_when_nobody_wants_it_any_more(
+    toy, context, backend, state, arguments, canceled
+):
+    context["ti"].get_task_states = lambda **_: {"manual": {"task": state}}
+    operator = toy(seconds=60.0, **arguments)
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    operator.on_kill()
+    assert backend.get(operator._run_id).state.is_canceled is canceled
+
+
+def test_on_kill_cancels_the_run_when_airflow_timed_the_task_out(toy, context, backend):
+    operator = toy(seconds=60.0)
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    try:
+        raise AirflowTaskTimeout
+    except AirflowTaskTimeout:
         operator.on_kill()
-        assert backend.get(operator._run_id).state.is_canceled is canceled
-        backend.cancel(operator._run_id)
+    assert backend.get(operator._run_id).state.is_canceled
 
 
 def test_on_kill_of_the_trigger_cancels_the_run_unless_told_otherwise(toy, context, backend):

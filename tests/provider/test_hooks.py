@@ -66,7 +66,10 @@ def test_connection_without_a_host_is_local(connections, root, hook, what):
             {"extra": {"python": str(DATA_PYTHON), "slots": "many"}},
             "'slots' in extra must be a number from 1 on",
         ),
-        ({"host": "https://kubeflow.example.com"}, "on the local backend only"),
+        (
+            {"host": "https://kubeflow.example.com", "extra": {"python": str(DATA_PYTHON)}},
+            "python belong to the local backend",
+        ),
     ],
 )
 def test_connection_that_cannot_work_is_explained(monkeypatch, fields, message):

@@ -48,7 +48,7 @@ def request(toy_spec, name="toy run", environment=None, **arguments):
 
 
 def result_of(backend, run_id):
-    return json.loads(backend.read_result(run_id, "toy")[0])
+    return json.loads(backend.read_result(run_id, "toy-run", "toy")[0])
 
 
 def test_run_succeeds_and_leaves_state_log_and_result(backend, toy_spec):
@@ -208,7 +208,7 @@ def test_missing_result_is_named(backend, toy_spec):
     run_id = backend.submit(request(toy_spec, ending="no_result"))
     assert finished(backend, run_id).state.is_successful
     with pytest.raises(ResultError, match=f"Run {run_id} succeeded but step toy left no result"):
-        backend.read_result(run_id, "toy")
+        backend.read_result(run_id, "toy-run", "toy")
 
 
 def test_no_disk_space_is_refused_before_anything_starts(backend, toy_spec, monkeypatch, root):

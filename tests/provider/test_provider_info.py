@@ -9,6 +9,7 @@ import pytest
 from airflow._shared.module_loading import import_string
 from airflow.providers_manager import ProvidersManager
 
+from airflow_provider_llmops.backends.kfp_settings import _FIELDS
 from airflow_provider_llmops.get_provider_info import get_provider_info
 
 
@@ -32,11 +33,10 @@ def test_airflow_shows_the_connection_forms():
     manager = ProvidersManager()
     assert {"kubeflow", "kserve", "mlflow"} <= set(manager.field_behaviours)
     widgets = manager.connection_form_widgets
-    assert {name for name in widgets if name.startswith("extra__kubeflow__")} == {
-        "extra__kubeflow__python",
-        "extra__kubeflow__root",
-        "extra__kubeflow__slots",
+    shown = {
+        name.removeprefix("extra__kubeflow__") for name in widgets if name.startswith("extra__kubeflow__")
     }
+    assert shown == {*_FIELDS, "python", "root", "slots"}
     assert manager.field_behaviours["mlflow"]["relabeling"]["host"] == "Tracking server"
 
 

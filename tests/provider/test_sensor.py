@@ -33,7 +33,8 @@ def test_running_run_is_waited_for_in_the_triggerer_and_never_cancelled(backend,
     trigger = PipelineRunTrigger(**arguments)
     asyncio.run(trigger.on_kill())
     events = asyncio.run(events_of(trigger))
-    assert [event.payload["state"] for event in events] == ["SUCCEEDED"]
+    assert [event.payload["error"] for event in events] == [None]
+    assert backend.get(run_id).state.is_successful
     assert sensor.execute_complete(context, events[0].payload) is None
 
 

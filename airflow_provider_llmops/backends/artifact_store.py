@@ -1,0 +1,122 @@
+"""Read what steps wrote below the pipeline root: object storage through Airflow's own connections, or a shared disk.
+
+A step writes each output to ``<step's root>/<attempt>/<output>``, where the attempt is a random name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+RESULT = "result"
+MAX_RESULT_BYTES = 4 * 1024 * 1024
+
+
+def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | None) -> tuple[str, str]:
+    """Text and address of a step's ``result``.
+
+    :param roots: places where the step may have written
+    :param run_id: the run, for messages
+    :param task: the step, for messages
+    :param conn_id: Airflow connection for the storage
+    :raises ResultError: there is none
+    """
+    for attempt in _attempts(roots, conn_id):
+        path = attempt / RESULT
+        if path.exists():
+            if path.stat().st_size > MAX_RESULT_BYTES:
+                raise ResultError(
+                    f"The result of run {run_id} at {path} is larger than {MAX_RESULT_BYTES >> 20} MiB."
+                )
+            return path.read_text(encoding="utf-8", errors="replace"), str(path)
+    raise ResultError(
+        f"Run {run_id} succeeded but step {task} left no result under {roots[0]}. The component's image does not belong "
+        "to this provider, the pipeline root is another than the connection's, or artifacts were cleaned up. Clear the "
+        "task to run it again."
+    )
+
+
+def list_outputs(roots: Sequence[str], conn_id: str | None) -> dict[str, str]:
+    """Address of each output of a step's last attempt, by its name.
+
+    :param roots: places where the step may have written
+    :param conn_id: Airflow connection for the storage
+    """
+    for attempt in _attempts(roots, conn_id):
+        if outputs := {path.name: f"{_original(roots, attempt)}/{path.name}" for path in attempt.iterdir()}:
+            return outputs
+    return {}
+
+
+def input_digest(uri: str, conn_id: str | None) -> str | None:
+    """Something that changes when the content at an address does; ``None`` if it cannot be told.
+
+    The output of a component of this provider has its content digest in the ``result`` beside it. Of another file or
+    object, it is what its storage tells apart versions by: an ETag, or time and size.
+
+    :param uri: address of an artifact, or an absolute path
+    :param conn_id: Airflow connection for the storage
+    """
+    try:
+        path = _path(uri.rstrip("/"), conn_id)
+        beside = path.parent / RESULT
+        if beside.is_file():
+            artifacts = json.loads(beside.read_text(encoding="utf-8"))["artifacts"]
+            for artifact in artifacts.values():
+                if artifact["uri"].rstrip("/") == uri.rstrip("/"):
+                    return str(artifact["digest"])
+        return f"{uri} {path.checksum()}" if path.is_file() else None
+    except Exception:  # whatever a storage library or a foreign file raises, it cannot be told
+        return None
+
+
+def _attempts(roots: Iterable[str], conn_id: str | None) -> Iterable[ObjectStoragePath]:
+    """The attempts of a step, the newest first."""
+    try:
+        for root in roots:
+            path = _path(root, conn_id)
+            if path.exists():
+                found = [entry for entry in path.iterdir() if entry.is_dir()]
+                yield from sorted(found, key=_changed_at, reverse=True)
+                return
+    except (LookupError, ImportError, ValueError) as error:
+        raise ConfigurationError(
+            f"{next(iter(roots))} cannot be read: {error}. Install the Airflow provider of that storage (amazon for s3, "
+            "google for gs), and name its connection in 'storage_conn_id'."
+        ) from error
+    except OSError as error:
+        raise ApiUnavailableError(
+            f"The artifact store did not answer for {next(iter(roots))}: {error}."
+        ) from error
+
+
+def _changed_at(attempt: ObjectStoragePath) -> float:
+    try:
+        return float((attempt / RESULT).stat().st_mtime or 0)
+    except (OSError, TypeError, ValueError):
+        return 0.0
+
+
+def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
+    from airflow.sdk import ObjectStoragePath
+
+    # MinIO speaks S3; Kubeflow has a scheme of its own for it.
+    address = f"s3://{uri.removeprefix('minio://')}" if uri.startswith("minio://") else uri
+    options: dict[str, Any] = (
+        {"conn_id": conn_id} if conn_id and not address.startswith(("file:", "/")) else {}
+    )
+    return ObjectStoragePath(address, **options)
+
+
+def _original(roots: Sequence[str], attempt: ObjectStoragePath) -> str:
+    """The attempt's address with the scheme that the steps know it by."""
+    for root in roots:
+        if attempt.parent.path.rstrip("/").endswith(root.partition("://")[2].rstrip("/")):
+            return f"{root}/{attempt.name}"
+    return str(attempt)

@@ -1,0 +1,313 @@
+"""Calls to the API server of Kubeflow Pipelines: the official client, made to survive what networks and proxies do.
+
+https://www.kubeflow.org/docs/components/pipelines/reference/api/kubeflow-pipeline-api-spec/
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tenacity import (
+    RetryCallState,
+    before_sleep_log,
+    retry_if_exception_type,
+    stop_after_delay,
+)
+from tenacity import Retrying as TenacityRetrying
+
+from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+
+if TYPE_CHECKING:
+    from kfp_server_api.exceptions import ApiException
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS = 0.5
+MAX_DELAY_SECONDS = 30.0
+MAX_RETRY_AFTER_SECONDS = 120.0
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_SHOWN_CHARACTERS = 300
+PAGE_SIZE = 100
+_OWN_FAULT = (
+    "invalid input error",
+    "invalidinputerror",
+    "unknown template format",
+    "data too long",
+    "unmarshal",
+)
+
+
+class RefusedError(ConfigurationError):
+    """The server understood the request and will not carry it out.
+
+    :param status: HTTP status code
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnansweredError(ApiUnavailableError):
+    """There was no answer, or none that can be used. A request that changes something may have been carried out.
+
+    :param retry_after: seconds that the server asked to wait
+    :param may_have_happened: False when the request certainly never reached the server
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, may_have_happened: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.may_have_happened = may_have_happened
+
+
+def wait_before_retry(state: RetryCallState) -> float:
+    """Seconds to wait: twice as long each time up to a ceiling, at random, and never less than the server asked for.
+
+    "Full jitter" of https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    import random
+
+    ceiling = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(state.attempt_number - 1, 16))
+    error = state.outcome.exception() if state.outcome else None
+    asked = getattr(error, "retry_after", None) or 0.0
+    return min(asked, MAX_RETRY_AFTER_SECONDS) + random.uniform(0, ceiling)  # noqa: S311 - not a secret
+
+
+def retrying(patience: float) -> TenacityRetrying:
+    """Try again while the server does not answer.
+
+    :param patience: seconds after which the last error is raised
+    """
+    return TenacityRetrying(
+        retry=retry_if_exception_type(ApiUnavailableError),
+        wait=wait_before_retry,
+        stop=stop_after_delay(patience),
+        before_sleep=before_sleep_log(log, logging.WARNING),
+        reraise=True,
+    )
+
+
+class KfpApi:
+    """The API of one server.
+
+    Answers are returned as the JSON that was sent: building the client's models costs ten times as much as
+    reading it, and a page of a hundred runs is read at every look.
+
+    :param settings: the connection's settings
+    """
+
+    def __init__(self, settings: KfpSettings) -> None:
+        import kfp_server_api
+
+        self.settings = settings
+        configuration = kfp_server_api.Configuration(host=settings.endpoint)
+        configuration.verify_ssl = settings.verify_ssl
+        configuration.ssl_ca_cert = settings.ca_file
+        configuration.retries = False  # urllib3 would repeat a POST; every repetition is decided here
+        configuration.proxy = _proxy_for(settings.endpoint)
+        self._client = kfp_server_api.ApiClient(configuration)
+        self._client.user_agent = "airflow-provider-llmops"
+        if settings.auth == "cookie":
+            self._client.cookie = settings.secret
+        elif settings.auth in ("token", "token_file"):
+            configuration.api_key = {"authorization": settings.secret or ""}
+            configuration.api_key_prefix = {"authorization": "Bearer"}
+        self._token_read_at: float | None = None
+        self.runs = kfp_server_api.RunServiceApi(self._client)
+        self.pipelines = kfp_server_api.PipelineServiceApi(self._client)
+        self.uploads = kfp_server_api.PipelineUploadServiceApi(self._client)
+        self.experiments = kfp_server_api.ExperimentServiceApi(self._client)
+        self.health = kfp_server_api.HealthzServiceApi(self._client)
+
+    def call(
+        self, method: Callable[..., Any], *args: Any, patience: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Call a method of the client until the server answers.
+
+        Only for requests that may be repeated.
+
+        :param method: method of one of the client's services
+        :param patience: seconds to go on trying; the connection's when ``None``
+        :return: the answer's JSON
+        :raises RefusedError: the server refuses the request
+        :raises ApiUnavailableError: there was no usable answer in that time
+        """
+        attempts = retrying(self.settings.patience if patience is None else patience)
+        return attempts(self.call_once, method, *args, **kwargs)
+
+    def call_once(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the client, once."""
+        from kfp_server_api.exceptions import ApiException
+        from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+        self._refresh_token()
+        what = f"{method.__name__.partition('_service_')[2] or method.__name__} at {self.settings.endpoint}"
+        response = None
+        try:
+            response = method(
+                *args, _preload_content=False, _request_timeout=(self.settings.timeout,) * 2, **kwargs
+            )
+            return self._read(response, what)
+        except ApiException as error:
+            raise self._explain(error, what) from None  # its text repeats headers, cookies among them
+        except HTTPError as error:
+            reached = not isinstance(error, NewConnectionError | ConnectTimeoutError)
+            raise UnansweredError(
+                f"No answer to {what}: {type(error).__name__}: {error}. Is the server up, and the connection "
+                f"{self.settings.conn_id!r} right?",
+                may_have_happened=reached,
+            ) from error
+        finally:
+            if response is not None:
+                response.release_conn()
+
+    def pages(
+        self, method: Callable[..., Any], key: str, *args: Any, **kwargs: Any
+    ) -> Iterator[dict[str, Any]]:
+        """All entries of a listing, page after page.
+
+        :param method: a listing method of the client
+        :param key: name of the list in the answer
+        """
+        kwargs.setdefault("page_size", PAGE_SIZE)
+        answer = self.call(method, *args, **kwargs)
+        yield from answer.get(key) or ()
+        # The token holds filter and order; the server refuses some filters that are repeated beside it.
+        further = {name: value for name, value in kwargs.items() if name not in ("filter", "sort_by")}
+        while token := answer.get("next_page_token"):
+            answer = self.call(method, *args, **further, page_token=token)
+            yield from answer.get(key) or ()
+
+    def _read(self, response: Any, what: str) -> Any:
+        body = response.read(MAX_BODY_BYTES + 1)
+        if len(body) > MAX_BODY_BYTES:
+            raise RefusedError(f"The answer to {what} is larger than {MAX_BODY_BYTES >> 20} MiB.", status=200)
+        if _is_html(response.headers, body):
+            raise self._login_page(what, 200)
+        try:
+            return json.loads(body) if body.strip() else {}
+        except ValueError as error:
+            raise UnansweredError(f"The answer to {what} is cut off or garbled: {error}.") from error
+
+    def _explain(self, error: ApiException, what: str) -> Exception:
+        status = int(error.status or 0)
+        conn_id = self.settings.conn_id
+        if status == 0:
+            return ConfigurationError(
+                f"No secure connection for {what}: {str(error.reason).splitlines()[-1]}. Give the certificate authority "
+                f"in 'ca_file' of connection {conn_id!r}, or correct the address."
+            )
+        headers: Mapping[str, str] = dict(error.headers or {})
+        body = error.body if isinstance(error.body, bytes) else str(error.body or "").encode()
+        said = _message_of(body)
+        # Upstream answers 500 to much that is the request's own fault, a specification that it cannot read for example.
+        own_fault = status == 500 and any(marker in said.lower() for marker in _OWN_FAULT)
+        if status == 429 or (status >= 500 and not own_fault):
+            return UnansweredError(f"{what} answered {status}: {said}", retry_after=_retry_after(headers))
+        if 300 <= status < 400 or (_is_html(headers, body) and status != 404):
+            return self._login_page(what, status)
+        advice = {
+            400: "Correct the argument that it names.",
+            401: f"The credentials of connection {conn_id!r} are missing, wrong or expired.",
+            403: f"The account of connection {conn_id!r} lacks this right in namespace {self.settings.namespace!r}.",
+            404: "It was deleted, or the connection points to another server, namespace or experiment.",
+        }.get(status, "The server will not carry this out as it is.")
+        return RefusedError(f"{what} was refused with {status}: {said.rstrip('.')}. {advice}", status=status)
+
+    def _login_page(self, what: str, status: int) -> RefusedError:
+        return RefusedError(
+            f"{what} was answered with a web page, not JSON: a login page in front of the server, or an address that is "
+            f"not the API's. Give connection {self.settings.conn_id!r} credentials ('auth': token, token_file or cookie), "
+            "or an endpoint inside the cluster.",
+            status=status,
+        )
+
+    def _refresh_token(self) -> None:
+        """Read the token's file if it has changed: Kubernetes replaces it before it expires."""
+        if self.settings.auth != "token_file":
+            return
+        path = Path(self.settings.token_file)
+        try:
+            changed_at = path.stat().st_mtime
+            if changed_at == self._token_read_at:
+                return
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigurationError(
+                f"The token file {str(path)!r} of connection {self.settings.conn_id!r} cannot be read: {reason}. Mount a "
+                "projected service-account token there (audience pipelines.kubeflow.org), or correct 'token_file'."
+            ) from error
+        if not token:
+            raise ConfigurationError(
+                f"The token file {str(path)!r} of connection {self.settings.conn_id!r} is empty."
+            )
+        self._client.configuration.api_key["authorization"] = token
+        self._token_read_at = changed_at
+
+
+def predicate(key: str, operation: str, **value: Any) -> dict[str, Any]:
+    """One condition of a filter.
+
+    :param key: field of the resource
+    :param operation: for example ``EQUALS``, ``IN``, ``GREATER_THAN_EQUALS``
+    :param value: one of ``string_value``, ``string_values={"values": [...]}``, ``timestamp_value``
+    """
+    return {"key": key, "operation": operation, **value}
+
+
+def joined(*predicates: dict[str, Any]) -> str:
+    """A filter that asks for all conditions, as the API takes it: URL-encoded once more than the request is.
+
+    https://github.com/kubeflow/pipelines/blob/master/backend/api/v2beta1/filter.proto
+    """
+    return quote(json.dumps({"predicates": list(predicates)}, separators=(",", ":")))
+
+
+def _proxy_for(endpoint: str) -> str | None:
+    """The proxy that the environment names for an address; the client does not look by itself."""
+    import urllib.request
+
+    scheme, _, rest = endpoint.partition("://")
+    host = rest.partition("/")[0]
+    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
+
+
+def _is_html(headers: Mapping[str, str], body: bytes) -> bool:
+    kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    return "text/html" in kind or body.lstrip()[:1] == b"<"
+
+
+def _message_of(body: bytes) -> str:
+    """What the server said, without the stack of wrappers that it repeats it in."""
+    try:
+        answer = json.loads(body)
+        text = answer.get("message") or answer.get("error_message") or answer.get("error") or ""
+    except (ValueError, AttributeError):
+        text = body.decode("utf-8", errors="replace")
+    text = " ".join(str(text).split())
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"...{text[-MAX_SHOWN_CHARACTERS:]}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    value = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
+    if value is None:
+        return None
+    if value.isdigit():
+        return float(value)
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,401 @@
+"""Pipeline runs on Kubeflow Pipelines, through its REST API."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow_provider_llmops.backends import artifact_store
+from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
+from airflow_provider_llmops.backends.kfp_api import (
+    KfpApi,
+    RefusedError,
+    UnansweredError,
+    joined,
+    predicate,
+    retrying,
+)
+from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.backends.kfp_versions import PipelineVersions
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.states import RunState
+
+log = logging.getLogger(__name__)
+
+DEFAULT_EXPERIMENT = "Default"
+EPOCH = datetime.fromtimestamp(0, UTC)
+LOG_TAIL_LINES = 20
+MAX_DESCRIPTION = 255
+_LABELS_FIRST = ("fingerprint", "component_digest", "dag_version", "dag_run_id", "task_id", "dag_id")
+MAX_RUNS_PER_READ = 100  # ids in one filter: about 5 KB of URL, below the 8 KB that common proxies take
+_NOT_A_STEP = re.compile(r"^(root|executor|root-driver|.*-driver)$")
+
+
+class KubeflowPipelineBackend:
+    """Carries out runs on an API server of Kubeflow Pipelines 2.
+
+    :param settings: the connection's settings
+    """
+
+    waits_in_one_stream = True
+    poll_interval = 5.0
+
+    def __init__(self, settings: KfpSettings) -> None:
+        self.settings = settings
+        self._api = KfpApi(settings)
+        self._experiment_id: str | None = None
+
+    @property
+    def image(self) -> str | None:
+        """Image to run the provider's own components in, where the connection names one."""
+        return self.settings.image
+
+    def impatient(self) -> KubeflowPipelineBackend:
+        """The same, for a caller that repeats requests itself."""
+        return KubeflowPipelineBackend(dataclasses.replace(self.settings, patience=0.0))
+
+    def submit(self, request: RunRequest) -> str:
+        """Create the run, once, even if answers are lost.
+
+        The API has no idempotency key. So after a request whose fate is unknown, the run is looked up by its name before
+        another is sent; and where two came into being after all, the younger is stopped.
+        """
+        self._refuse_secrets(request)
+        body = self._body(request)
+        doubtful = False
+        for attempt in retrying(self.settings.patience):
+            with attempt:
+                if doubtful and (run := self.find(request.display_name)):
+                    return run.run_id
+                try:
+                    answer = self._api.call_once(self._api.runs.run_service_create_run, body)
+                except UnansweredError as error:
+                    doubtful = doubtful or error.may_have_happened
+                    raise
+        run_id = str(answer["run_id"])
+        if doubtful and (run := self.find(request.display_name)):
+            run_id = run.run_id
+        return run_id
+
+    def get(self, run_id: str) -> Run:
+        """Read one run."""
+        return self._get(run_id, None)
+
+    def find(self, display_name: str) -> Run | None:
+        """The run of that name. If there are several, the oldest; the others are stopped."""
+        runs = list(
+            self._list(predicate("display_name", "EQUALS", string_value=display_name), sort_by="created_at")
+        )
+        for twin in runs[1:]:
+            if not twin.state.is_terminal:
+                log.warning("Run %s has the name of run %s and is stopped", twin.run_id, runs[0].run_id)
+                self.cancel(twin.run_id)
+        return runs[0] if runs else None
+
+    def find_version(self, pipeline: str, version: str | None) -> dict[str, str]:
+        """Ids of a pipeline on the server and of one of its versions."""
+        return PipelineVersions(self._api).by_name(pipeline, version)
+
+    def read_version(self, version: Mapping[str, str]) -> dict[str, Any]:
+        """The specification that a version holds."""
+        return PipelineVersions(self._api).spec(version)
+
+    def find_reusable(self, fingerprint: str) -> Run | None:
+        """The newest successful run whose labels hold a fingerprint."""
+        wanted = predicate("description", "IS_SUBSTRING", string_value=f"fingerprint: {fingerprint}")
+        succeeded = predicate("state", "EQUALS", string_value=RunState.SUCCEEDED)
+        return next(self._list(wanted, succeeded, sort_by="created_at desc", page_size=1), None)
+
+    def list_finished(self, since: datetime) -> Iterator[Run]:
+        """Runs that finished at or after a moment, by the server's clock, which counts whole seconds."""
+        after = since.astimezone(UTC).replace(microsecond=0).strftime("%Y-%m-%dT%H:%M:%SZ")
+        # A run that has not finished carries the epoch, so the filter leaves it out.
+        finished = predicate("finished_at", "GREATER_THAN_EQUALS", timestamp_value=after)
+        return self._list(finished, sort_by="finished_at")
+
+    def last_finished_at(self) -> datetime:
+        """When the run that finished last did so, by the server's clock; the epoch if none has."""
+        newest = next(self._list(sort_by="finished_at desc", page_size=1), None)
+        return (newest and newest.finished_at) or EPOCH + timedelta(seconds=1)
+
+    def read_many(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Read several runs at once; those that do not exist are left out.
+
+        :param run_ids: at most :data:`MAX_RUNS_PER_READ`
+        """
+        wanted = predicate("run_id", "IN", string_values={"values": list(run_ids)})
+        return {run.run_id: run for run in self._list(wanted)}
+
+    def cancel(self, run_id: str, patience: float | None = None) -> None:
+        """Terminate a run; does nothing if it has ended.
+
+        :param patience: seconds to go on trying; the connection's when ``None``
+        """
+        state = self._get(run_id, patience).state
+        if not state.is_terminal and not state.is_canceled:
+            try:
+                self._api.call(self._api.runs.run_service_terminate_run, run_id, patience=patience)
+            except RefusedError:
+                if not self._get(
+                    run_id, patience
+                ).state.is_terminal:  # it may have ended between the two requests
+                    raise
+
+    def retry(self, run_id: str) -> None:
+        """Run the failed steps of a failed run again, and what depends on them."""
+        self._api.call(self._api.runs.run_service_retry_run, run_id)
+
+    def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
+        """Nothing: the API has no log. The states of the steps are what can be followed."""
+        return [], offset
+
+    def read_result(self, run_id: str, pipeline: str, task: str) -> tuple[str, str]:
+        """The step's ``result`` output in the artifact store."""
+        roots = self._step_roots(run_id, pipeline, task)
+        return artifact_store.read_result(roots, run_id, task, self.settings.storage_conn_id)
+
+    def list_outputs(self, run_id: str, pipeline: str, task: str) -> dict[str, str]:
+        """Address of each artifact that a step has written, by its name."""
+        return artifact_store.list_outputs(
+            self._step_roots(run_id, pipeline, task), self.settings.storage_conn_id
+        )
+
+    def input_digest(self, uri: str) -> str | None:
+        """What the component that made the artifact said of it, or what the storage says."""
+        return artifact_store.input_digest(uri, self.settings.storage_conn_id)
+
+    def run_url(self, run_id: str) -> str:
+        """The run's page in the web interface."""
+        base = (self.settings.ui_url or self.settings.endpoint).rstrip("/")
+        return f"{base}/#/runs/details/{run_id}"
+
+    def explain_failure(self, run_id: str) -> list[str]:
+        """Last lines of the log of each failed pod; nothing without a Kubernetes connection."""
+        if not self.settings.kubernetes_conn_id:
+            return []
+        from airflow_provider_llmops.backends.pods import failed_pods
+
+        return failed_pods(
+            self.settings.kubernetes_conn_id,
+            namespace=self.settings.namespace or "kubeflow",
+            run_id=run_id,
+            lines=LOG_TAIL_LINES,
+        )
+
+    def check(self) -> str:
+        """Ask for the server's version, then for its runs, which needs credentials."""
+        patience = min(self.settings.patience, self.settings.timeout)
+        endpoint = self.settings.endpoint
+        try:
+            health = self._api.call(self._api.health.healthz_service_get_healthz, patience=patience)
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+            raise ConfigurationError(
+                f"Wrong version: {endpoint} has no /apis/v2beta1. Kubeflow Pipelines 2.0 or newer is needed."
+            ) from error
+        except ApiUnavailableError as error:
+            raise ApiUnavailableError(f"Unreachable: {error}") from error
+        version = str(health.get("tag_name") or "unknown").removeprefix("v")
+        if version.startswith(("0.", "1.")):
+            raise ConfigurationError(
+                f"Wrong version: {endpoint} runs Kubeflow Pipelines {version}; 2.0 or newer is needed."
+            )
+        if health.get("multi_user") and not self.settings.namespace:
+            raise ConfigurationError(
+                f"{endpoint} is multi-user: set 'namespace' of connection {self.settings.conn_id!r} to your profile's."
+            )
+        try:
+            answer = self._api.call(
+                self._api.runs.run_service_list_runs, page_size=1, patience=patience, **self._scope()
+            )
+        except RefusedError as error:
+            if error.status in (401, 403):
+                raise RefusedError(f"Unauthorised: {error}", status=error.status) from error
+            raise
+        return (
+            f"Kubeflow Pipelines {version} at {endpoint}: {answer.get('total_size', 0)} runs"
+            + (f" in namespace {self.settings.namespace}" if self.settings.namespace else "")
+            + f", artifacts under {self.settings.pipeline_root}"
+        )
+
+    def _get(self, run_id: str, patience: float | None) -> Run:
+        try:
+            return self._run(self._api.call(self._api.runs.run_service_get_run, run_id, patience=patience))
+        except RefusedError as error:
+            if error.status == 404:
+                raise RunNotFoundError(str(error)) from error
+            raise
+
+    def _body(self, request: RunRequest) -> dict[str, Any]:
+        """The run as the API takes it."""
+        config = {
+            "parameters": request.pipeline.parameters,
+            "pipeline_root": self.settings.pipeline_root,
+        }
+        body: dict[str, Any] = {
+            "display_name": request.display_name,
+            "description": _description(request.labels),
+            "runtime_config": config,
+        }
+        if request.version is not None:
+            body["pipeline_version_reference"] = request.version
+        elif self.settings.upload_versions:
+            body["pipeline_version_reference"] = PipelineVersions(self._api).reference(
+                request.pipeline, request.labels
+            )
+        else:
+            spec, platform = request.pipeline.spec, request.pipeline.platform
+            body["pipeline_spec"] = {"pipeline_spec": spec, "platform_spec": platform} if platform else spec
+        if experiment_id := self._experiment():
+            body["experiment_id"] = experiment_id
+        if self.settings.service_account:
+            body["service_account"] = self.settings.service_account
+        return body
+
+    def _experiment(self) -> str | None:
+        """Id of the connection's experiment, made if need be; ``None`` leaves it to the server."""
+        name = self.settings.experiment or (DEFAULT_EXPERIMENT if self.settings.namespace else None)
+        if name is None or self._experiment_id is not None:
+            return self._experiment_id
+        api = self._api.experiments
+        scope = self._scope()
+        wanted = joined(predicate("display_name", "EQUALS", string_value=name))
+
+        def look() -> str | None:
+            answer: dict[str, list[dict[str, str]]] = self._api.call(
+                api.experiment_service_list_experiments, filter=wanted, page_size=1, **scope
+            )
+            found = answer.get("experiments") or [{}]
+            return found[0].get("experiment_id") or None
+
+        experiment_id = look()
+        if experiment_id is None:
+            try:
+                made = self._api.call(
+                    api.experiment_service_create_experiment, {"display_name": name, **scope}
+                )
+                experiment_id = made["experiment_id"]
+            except RefusedError:
+                experiment_id = look()  # another task has just made it
+                if experiment_id is None:
+                    raise
+        self._experiment_id = experiment_id
+        return experiment_id
+
+    def _list(self, *predicates: dict[str, Any], **kwargs: Any) -> Iterator[Run]:
+        if predicates:
+            kwargs["filter"] = joined(*predicates)
+        pages = self._api.pages(self._api.runs.run_service_list_runs, "runs", **kwargs, **self._scope())
+        return map(self._run, pages)
+
+    def _scope(self) -> dict[str, Any]:
+        return {"namespace": self.settings.namespace} if self.settings.namespace else {}
+
+    def _step_roots(self, run_id: str, pipeline: str, task: str) -> list[str]:
+        """Where a step's attempts may have written their outputs.
+
+        The server puts the pipeline's name and the run's id below the pipeline root (``backend/src/v2/metadata``); some
+        versions qualify the name of an uploaded pipeline first.
+        """
+        names = [pipeline, f"pipeline/{pipeline}"]
+        if self.settings.namespace:
+            names.append(f"namespace/{self.settings.namespace}/pipeline/{pipeline}")
+        root = self.settings.pipeline_root.rstrip("/")
+        return [f"{root}/{name}/{run_id}/{task}" for name in names]
+
+    def _refuse_secrets(self, request: RunRequest) -> None:
+        platform = json.dumps(request.pipeline.platform or {})
+        if missing := [name for name in request.environment if f'"{name}"' not in platform]:
+            raise ConfigurationError(
+                f"The steps of {request.display_name.rpartition(' ')[0]} need {', '.join(missing)} in their environment. "
+                "Parameters of a run can be read by everybody, so on Kubeflow such values come from a Kubernetes secret: "
+                "pass step_settings={'secrets_as_env': {'<secret>': {'<key>': '" + missing[0] + "'}}}."
+            )
+
+    def _run(self, raw: Mapping[str, Any]) -> Run:
+        state = _state_of(raw.get("state"))
+        tasks = _steps_of(raw)
+        finished_at = parse_time(raw.get("finished_at"))
+        return Run(
+            run_id=raw["run_id"],
+            display_name=raw.get("display_name", ""),
+            state=state,
+            tasks=tasks,
+            error=_error_of(raw, tasks) if state is RunState.FAILED else None,
+            created_at=parse_time(raw.get("created_at")),
+            finished_at=finished_at if finished_at and finished_at > EPOCH else None,
+            log_hint=self.run_url(raw["run_id"]),
+        )
+
+
+def _state_of(value: Any) -> RunState:
+    try:
+        return RunState(value)
+    except ValueError:
+        return RunState.PENDING  # RUNTIME_STATE_UNSPECIFIED, or nothing yet
+
+
+def _steps_of(raw: Mapping[str, Any]) -> dict[str, str]:
+    """State of each step. The server tells of the workflow's nodes, among which are drivers, pods and the workflow."""
+    details = (raw.get("run_details") or {}).get("task_details") or ()
+    # A node's id is the workflow's name and a number.
+    workflow = {
+        str(child.get("pod_name")).rpartition("-")[0]
+        for detail in details
+        for child in detail.get("child_tasks") or ()
+    }
+    steps: dict[str, str] = {}
+    for detail in details:
+        name = detail.get("display_name") or ""
+        if name and name not in workflow and not _NOT_A_STEP.match(name):
+            # A node that the workflow left out, because a step before it failed, has no state.
+            left_out = "state" not in detail and _state_of(raw.get("state")).is_terminal
+            state = RunState.SKIPPED if left_out else _state_of(detail.get("state"))
+            steps[_unused(name, steps)] = str(state)
+    return steps
+
+
+def _unused(name: str, taken: Mapping[str, str]) -> str:
+    """Steps of a loop share a name; number them."""
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name} ({number})" in taken:
+        number += 1
+    return f"{name} ({number})"
+
+
+def _error_of(raw: Mapping[str, Any], tasks: Mapping[str, str]) -> str:
+    """The failing step and what is known of why, in one line."""
+    failed = [name for name, state in tasks.items() if state == RunState.FAILED]
+    step = f"step {', '.join(map(repr, failed[:5]))}" if failed else "an unknown step"
+    details = [
+        detail for detail in (raw.get("run_details") or {}).get("task_details") or () if detail.get("error")
+    ]
+    history = [status for status in raw.get("state_history") or () if status.get("error")]
+    for source in (*details, *reversed(history), raw):
+        with suppress(AttributeError):
+            if message := (source.get("error") or {}).get("message"):
+                return f"{step}: {message}"
+    return step
+
+
+def _description(labels: Mapping[str, str]) -> str:
+    """Where the run comes from, readable in the web interface and by :meth:`find_reusable`.
+
+    The server's column has 255 characters, so what does not fit is left out, the least telling last.
+    """
+    lines: list[str] = []
+    for name in (*_LABELS_FIRST, *labels):
+        value = labels.get(name, "")
+        line = f"{name}: {value[:23] if value.startswith('sha256:') else value}"
+        if value and line not in lines and len("\n".join([*lines, line])) <= MAX_DESCRIPTION:
+            lines.append(line)
+    return "\n".join(lines)

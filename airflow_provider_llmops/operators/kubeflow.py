@@ -1,0 +1,226 @@
+"""Operators for pipelines and components of your own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.exceptions import ConfigurationError, ResultError, RunFailedError
+from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
+from airflow_provider_llmops.results import MAX_XCOM_BYTES
+from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_llmops.backends.base import Run
+
+
+class KubeflowPipelineOperator(PipelineRunOperator):
+    """Run a compiled pipeline, from a file or as it is on the server.
+
+    XCom gets ``{"run_id", "display_name", "state", "url", "steps"}``; of a pipeline with hundreds of steps as many as fit
+    into 16 KB.
+
+    Further arguments are those of :class:`~airflow_provider_llmops.operators.pipeline_run.PipelineRunOperator`.
+
+    :param pipeline: path or URL of what the KFP compiler wrote: YAML, JSON, ``.zip`` or ``.tar.gz``
+    :param pipeline_name: name of a pipeline on the server, instead of ``pipeline``
+    :param pipeline_version: name of its version; the newest when left out
+    :param parameters: value of each input, checked against the pipeline before anything is sent
+    :param caching: whether steps may take results from the backend's cache; as compiled when left out
+    :param resume_failed: on an automatic retry, go on with the failed run instead of starting anew: only its failed steps
+        and those that depend on them run again. Not on the local backend.
+    """
+
+    template_fields: Sequence[str] = (
+        *PipelineRunOperator.template_fields,
+        "pipeline",
+        "pipeline_name",
+        "pipeline_version",
+        "parameters",
+    )
+    template_fields_renderers = {**PipelineRunOperator.template_fields_renderers, "parameters": "json"}
+
+    def __init__(
+        self,
+        *,
+        pipeline: str | None = None,
+        pipeline_name: str | None = None,
+        pipeline_version: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        caching: bool | None = None,
+        resume_failed: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pipeline = pipeline
+        self.pipeline_name = pipeline_name
+        self.pipeline_version = pipeline_version
+        self.parameters = parameters
+        self.caching = caching
+        self.resume_failed = resume_failed
+
+    @property
+    def what(self) -> str:
+        """Name or file of the pipeline."""
+        return self.pipeline or self.pipeline_name or self.task_id
+
+    def bind(self) -> BoundPipeline:
+        """The pipeline with its parameters; of one on the server, only what is sent with the run."""
+        if bool(self.pipeline) == bool(self.pipeline_name):
+            raise ConfigurationError(
+                f"Task {self.task_id} needs one of pipeline (a file) and pipeline_name (on the server), and has "
+                f"{'both' if self.pipeline else 'neither'}."
+            )
+        if self.pipeline_version and not self.pipeline_name:
+            raise ConfigurationError(
+                f"Task {self.task_id}: pipeline_version belongs to pipeline_name, not to a file."
+            )
+        if self.pipeline_name and (self.step_settings or self.caching is not None):
+            raise ConfigurationError(
+                f"Task {self.task_id}: step_settings and caching are compiled into a pipeline, and {self.pipeline_name!r} is "
+                "on the server already. Pass its file as 'pipeline' instead."
+            )
+        bound = self._spec.bind(self.parameters or {}, caching=self.caching)
+        if self.pipeline_name and bound.artifact_parameters:
+            raise ConfigurationError(
+                f"Pipeline {self.pipeline_name!r} takes artifacts ({', '.join(bound.artifact_parameters)}), which a version on "
+                "the server cannot be given. Pass its file as 'pipeline' instead."
+            )
+        return bound
+
+    def labels(self) -> dict[str, str]:
+        """The pipeline and its digest."""
+        return {"pipeline": self._spec.name, "component_digest": self._spec.digest}
+
+    def version(self) -> Mapping[str, str] | None:
+        """Ids of the version on the server, for a pipeline that is there already."""
+        return self._version if self.pipeline_name else None
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The run's state and those of its steps."""
+        value = {
+            "run_id": run.run_id,
+            "display_name": run.display_name,
+            "state": str(run.state),
+            "url": self.hook.backend.run_url(run.run_id),
+        }
+        steps: dict[str, str] = {}
+        room = MAX_XCOM_BYTES - len(json.dumps(value)) - 200
+        for name, state in run.tasks.items():
+            room -= len(json.dumps({name: state})) + 2
+            if room < 0:
+                break
+            steps[name] = state
+        left_out = len(run.tasks) - len(steps)
+        return {**value, "steps": steps, **({"steps_left_out": left_out} if left_out else {})}
+
+    def _replace(self, run: Run) -> str | None:
+        if not self.resume_failed or run.state.is_canceled:
+            return super()._replace(run)
+        self.log.info("Going on with failed run %s", run.run_id)
+        self.hook.retry(run.run_id)
+        return run.run_id
+
+    @cached_property
+    def _version(self) -> dict[str, str]:
+        return self.hook.backend.find_version(self.pipeline_name or "", self.pipeline_version)
+
+    @cached_property
+    def _spec(self) -> PipelineSpec:
+        if self.pipeline:
+            return PipelineSpec.load(self.pipeline)
+        return PipelineSpec.parse(
+            json.dumps(self.hook.backend.read_version(self._version)).encode(),
+            where=f"pipeline {self.pipeline_name} on the server",
+        )
+
+
+class KubeflowComponentOperator(ComponentOperator):
+    """Run one compiled component: any that the KFP compiler wrote, from a file or URL.
+
+    XCom gets the address of each artifact that the component has written under the artifact's name, so that
+    ``task.output["model"]`` is the next task's input. A component that leaves a ``result`` of this provider's schema is
+    treated like the provider's own.
+
+    Further arguments are those of :class:`~airflow_provider_llmops.operators.pipeline_run.PipelineRunOperator`.
+
+    :param component: path or URL of the compiled component
+    :param arguments: value of each input; artifacts are given as URIs
+    :param caching: whether the component may take its result from the backend's cache; as compiled when left out
+    """
+
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, "component", "component_arguments")
+    template_fields_renderers = {
+        **ComponentOperator.template_fields_renderers,
+        "component_arguments": "json",
+    }
+
+    def __init__(
+        self,
+        *,
+        component: str,
+        arguments: Mapping[str, Any] | None = None,
+        caching: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.component = component  # type: ignore[misc]
+        self.component_arguments = arguments
+        self.caching = caching
+
+    def spec(self) -> PipelineSpec:
+        """The compiled component."""
+        return self._spec
+
+    def arguments(self) -> dict[str, Any]:
+        """Value of each input of the component."""
+        return dict(self.component_arguments or {})
+
+    def bind(self) -> BoundPipeline:
+        """The component as a pipeline, in the image that it was compiled with."""
+        steps = list(self._spec.ir["root"]["dag"]["tasks"])
+        if len(steps) != 1:
+            raise ConfigurationError(
+                f"{self.component} is a pipeline of {len(steps)} steps, not a component. Use KubeflowPipelineOperator."
+            )
+        return self._spec.bind(self.arguments(), caching=self.caching)
+
+    def check_result(self, run: Run) -> None:
+        """Look whether the artifacts of an earlier run are still there."""
+        declared = self._declared_artifacts()
+        if declared and not self.hook.backend.list_outputs(run.run_id, *self._place()):
+            raise ResultError(f"none of {', '.join(sorted(declared))} is left")
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """Addresses of the artifacts, or the component's own result."""
+        declared = self._declared_artifacts()
+        found = self.hook.backend.list_outputs(run.run_id, *self._place()) if declared else {}
+        if "result" in found:
+            try:
+                return super().outcome(context, run)
+            except ResultError as error:
+                self.log.info("Its artifact 'result' is not in this provider's schema: %s", error)
+        artifacts = {name: uri for name, uri in found.items() if name in declared}
+        if missing := sorted(declared - set(artifacts)):
+            self.log.warning("The component left nothing at its outputs %s", ", ".join(missing))
+        for name, uri in artifacts.items():
+            context["ti"].xcom_push(key=name, value=uri)
+        value = {"run_id": run.run_id, "component": self.what, "artifacts": artifacts}
+        if len(json.dumps(value)) > MAX_XCOM_BYTES:
+            raise RunFailedError(f"The addresses of the artifacts of run {run.run_id} do not fit into XCom.")
+        return value
+
+    def _declared_artifacts(self) -> set[str]:
+        spec = self._spec.ir
+        task = next(iter(spec["root"]["dag"]["tasks"].values()))
+        component = spec["components"][task["componentRef"]["name"]]
+        return set(component.get("outputDefinitions", {}).get("artifacts", {}))
+
+    @cached_property
+    def _spec(self) -> PipelineSpec:
+        return PipelineSpec.load(self.component)

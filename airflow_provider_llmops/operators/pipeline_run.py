@@ -1,0 +1,403 @@
+"""The operator behind every pipeline run: submit once, wait, bring the outcome home."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+import time
+import uuid
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_provider_llmops.backends.base import Run, RunRequest
+from airflow_provider_llmops.exceptions import (
+    ConfigurationError,
+    InvalidInputError,
+    ResultError,
+    RunCanceledError,
+    RunFailedError,
+    RunNotFoundError,
+)
+from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.links import PipelineRunLink
+from airflow_provider_llmops.specs import BoundPipeline
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+Reuse = Literal["never", "identical", "backfill"]
+
+INTENT_KEY = "llmops_run"
+MAX_NAME_LENGTH = 150  # of 191 that Kubeflow Pipelines stores; the token needs 33
+# How long a request may still be on its way after the worker that sent it has died.
+IN_FLIGHT_SECONDS = 10.0
+# States in which nobody will ask for the run any more. A task that another attempt has taken over is not among them.
+_GIVEN_UP = {"failed", "success", "skipped", "upstream_failed", "removed", "restarting"}
+
+
+class PipelineRunOperator(BaseOperator):
+    """Base of the operators that submit a pipeline run and wait for it.
+
+    Exactly one run is made for each scheduled run of the task, whatever dies in between: before submitting, a token is
+    stored in Airflow's task state store, and the run carries it in its name. An automatic retry finds the run again, or
+    starts a new one if it has failed; clearing the task makes a new one.
+
+    XCom gets the address of the run's page as ``run_url`` before the task waits.
+
+    :param kubeflow_conn_id: connection of type ``kubeflow``
+    :param deferrable: wait in the triggerer instead of in a worker
+    :param poll_interval: seconds between two looks; 1 on the local backend, 5 on Kubeflow unless given
+    :param run_timeout: how long a run may take before it is cancelled; ``execution_timeout`` counts as well, since
+        Airflow does not apply that to a deferred task
+    :param stream_logs: pass the run's log on to the task's log while it runs; only the local backend has one
+    :param cancel_on_kill: cancel the run when the task is marked, cleared or timed out
+    :param cancel_on_eviction: cancel the run when the worker is told to end while the task goes on, as when its pod is
+        evicted; otherwise the retry reconnects to the run
+    :param reuse: take the result of an earlier successful run of the same specification, image, arguments and input
+        digests instead of starting one: ``never``, ``identical``, or ``backfill`` (in backfills only)
+    :param step_settings: Kubernetes settings of the steps: a :class:`~airflow_provider_llmops.kubernetes.StepSettings`,
+        its fields as a dict, or one of either for each step's name. Without effect on the local backend.
+    """
+
+    template_fields: Sequence[str] = ("kubeflow_conn_id", "step_settings")
+    template_fields_renderers = {"step_settings": "json"}
+    operator_extra_links: Collection[BaseOperatorLink] = (PipelineRunLink(),)
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        kubeflow_conn_id: str = KubeflowPipelinesHook.default_conn_name,
+        deferrable: bool = True,
+        poll_interval: float | None = None,
+        run_timeout: timedelta | None = None,
+        stream_logs: bool = True,
+        cancel_on_kill: bool = True,
+        cancel_on_eviction: bool = False,
+        reuse: Reuse = "never",
+        step_settings: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kubeflow_conn_id = kubeflow_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.run_timeout = run_timeout
+        self.stream_logs = stream_logs
+        self.cancel_on_kill = cancel_on_kill
+        self.cancel_on_eviction = cancel_on_eviction
+        self.reuse = reuse
+        self.step_settings = step_settings
+        self._run_id: str | None = None
+        self._context: Context | None = None
+
+    @cached_property
+    def hook(self) -> KubeflowPipelinesHook:
+        """The hook of the connection."""
+        return KubeflowPipelinesHook(self.kubeflow_conn_id)
+
+    @property
+    def what(self) -> str:
+        """What is run, for messages."""
+        return self.task_id
+
+    @abstractmethod
+    def bind(self) -> BoundPipeline:
+        """The pipeline with its parameters, checked."""
+
+    @abstractmethod
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """What goes to XCom of a successful run."""
+
+    def labels(self) -> dict[str, str]:
+        """What the run's labels say besides where it comes from."""
+        return {}
+
+    def version(self) -> Mapping[str, str] | None:
+        """Ids of a version on the server that is run instead of uploading the specification."""
+        return None
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables for the steps; the place for secrets, which are neither stored nor shown."""
+        return {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Find or make the run, then wait for it."""
+        self._context = context
+        if self.reuse not in get_args(Reuse):
+            raise ConfigurationError(
+                f"reuse must be one of {', '.join(get_args(Reuse))}; task {self.task_id} has {self.reuse!r}."
+            )
+        run_id = self._run_id = self._reconnect(context) or self._reusable(context) or self._submit(context)
+        backend = self.hook.backend
+        if url := backend.run_url(run_id):
+            # Airflow fills a link in when the task ends; a run is looked at while it goes on.
+            for key in ("run_url", PipelineRunLink().xcom_key):
+                context["ti"].xcom_push(key=key, value=url)
+            self.log.info("Run page: %s", url)
+        timeouts = [limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None]
+        deadline = time.time() + min(timeouts).total_seconds() if timeouts else None
+        interval = backend.poll_interval if self.poll_interval is None else self.poll_interval
+        if not self.deferrable:
+            return self._wait(context, run_id, interval, deadline)
+        if not backend.waits_in_one_stream and (run := self.hook.get_run(run_id)).state.is_terminal:
+            return self._finish(context, run, log_offset=0)
+        self._defer(run_id, interval, deadline)
+        raise AssertionError("deferring raises")
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Take the outcome of the run that the trigger waited for."""
+        self._context = context
+        run_id = event["run_id"]
+        if event["error"]:
+            raise ConfigurationError(event["error"])
+        run = self.hook.get_run(run_id)
+        if event["timed_out"] and not run.state.is_successful:
+            self.hook.cancel(run_id)
+            raise RunFailedError(self._timeout_message(run_id))
+        return self._finish(context, run, log_offset=event["log_offset"])
+
+    def on_kill(self) -> None:
+        """Cancel the run that this worker was submitting or waiting for, unless the task goes on elsewhere."""
+        if self._run_id is None:
+            return
+        timed_out = isinstance(sys.exception(), AirflowTaskTimeout)
+        if self.cancel_on_kill and (timed_out or self.cancel_on_eviction or self._is_given_up()):
+            self.log.info("Cancelling run %s", self._run_id)
+            self.hook.backend.cancel(self._run_id, patience=3.0)  # Airflow kills the process soon
+        else:
+            self.log.info("Run %s goes on; the next attempt will find it", self._run_id)
+
+    def _is_given_up(self) -> bool:
+        """Whether Airflow has ended the task, as opposed to the machine having ended the worker.
+
+        Asked from a thread: this may be a signal handler that has interrupted a conversation with the supervisor.
+        """
+        assert self._context is not None
+        ti: Any = self._context["ti"]
+        states: list[str] = []
+
+        def ask() -> None:
+            answer = ti.get_task_states(
+                dag_id=ti.dag_id, map_index=ti.map_index, task_ids=[ti.task_id], run_ids=[ti.run_id]
+            )
+            states.extend(str(state) for run in answer.values() for state in run.values())
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(timeout=2.0)
+        return any(state in _GIVEN_UP for state in states)
+
+    def _submit(self, context: Context) -> str:
+        pipeline = self._with_settings(self.bind())
+        store = context["task_state_store"]
+        intent: Any = store.get(INTENT_KEY)
+        # The former attempt died while it submitted and left no run, or none yet: the same name keeps it at one.
+        again = bool(intent) and "run_id" not in intent and intent["cycle"] == self._cycle(context)
+        request = RunRequest(
+            display_name=intent["display_name"] if again else self._display_name(context, uuid.uuid4().hex),
+            pipeline=pipeline,
+            version=self.version(),
+            labels={**self._provenance(context), **self.labels(), "fingerprint": self._fingerprint(pipeline)},
+            environment=self.environment(),
+        )
+        # The intent is stored first: if this worker dies at any later instant, the name leads to the run.
+        intent = {"display_name": request.display_name, "cycle": self._cycle(context), "at": time.time()}
+        store.set(INTENT_KEY, intent)
+        run_id = self.hook.submit(request)
+        if again and (oldest := self.hook.backend.find(request.display_name)):
+            run_id = oldest.run_id
+        store.set(INTENT_KEY, {**intent, "run_id": run_id})
+        self.log.info("Submitted run %s (%s)", run_id, request.display_name)
+        return run_id
+
+    def _reconnect(self, context: Context) -> str | None:
+        """The run of an earlier attempt, if it still can bring a result."""
+        intent: Any = context["task_state_store"].get(INTENT_KEY)
+        if not intent:
+            return None
+        same_cycle = intent["cycle"] == self._cycle(context)
+        try:
+            run = (
+                self.hook.get_run(intent["run_id"])
+                if "run_id" in intent
+                else self._find(intent["display_name"], intent["at"])
+            )
+        except RunNotFoundError as error:
+            self.log.warning("The run of the previous attempt is gone: %s", error)
+            context["task_state_store"].delete(INTENT_KEY)
+            return None
+        if run is None:
+            return None
+        if not same_cycle:
+            if not run.state.is_terminal and not intent.get("reused"):
+                self.log.info("Task was cleared: cancelling its former run %s", run.run_id)
+                self.hook.cancel(run.run_id)
+            return None
+        if run.state.is_canceled or (run.state.is_terminal and not run.state.is_successful):
+            return self._replace(run)
+        self.log.info("Reconnected to run %s (%s), which is %s", run.run_id, run.display_name, run.state)
+        context["task_state_store"].set(INTENT_KEY, {**intent, "run_id": run.run_id})
+        return run.run_id
+
+    def _replace(self, run: Run) -> str | None:
+        """What to do on a retry about a run that has failed: a new one is started."""
+        self.log.info("Run %s of the previous attempt is %s: starting a new one", run.run_id, run.state)
+        return None
+
+    def _find(self, display_name: str, submitted_at: float) -> Run | None:
+        """Look for a run that may still be coming into being."""
+        while True:
+            run = self.hook.backend.find(display_name)
+            if run is not None or time.time() - submitted_at >= IN_FLIGHT_SECONDS:
+                return run
+            time.sleep(1.0)
+
+    def _reusable(self, context: Context) -> str | None:
+        """An earlier run with the same inputs and a result that can be read."""
+        run_type = str(getattr(context.get("dag_run"), "run_type", ""))
+        if self.reuse == "never" or (self.reuse == "backfill" and not run_type.endswith("backfill")):
+            return None
+        fingerprint = self._fingerprint(self._with_settings(self.bind()))
+        run = self.hook.backend.find_reusable(fingerprint) if fingerprint else None
+        if run is None:
+            return None
+        try:
+            self.check_result(run)
+        except ResultError as error:
+            self.log.info("Run %s had the same inputs, but its result is gone: %s", run.run_id, error)
+            return None
+        self.log.info("Run %s (%s) had the same inputs: taking its result", run.run_id, run.display_name)
+        context["task_state_store"].set(
+            INTENT_KEY,
+            {
+                "display_name": run.display_name,
+                "cycle": self._cycle(context),
+                "at": time.time(),
+                "run_id": run.run_id,
+                "reused": True,
+            },
+        )
+        return run.run_id
+
+    def check_result(self, run: Run) -> None:
+        """Raise :class:`ResultError` if the result of an earlier run cannot be taken."""
+
+    def _fingerprint(self, pipeline: BoundPipeline) -> str:
+        """Short digest of everything that decides a run's result; empty if the digest of an input cannot be told."""
+        if self.reuse == "never":
+            return ""
+        parameters = dict(pipeline.parameters)
+        for name in pipeline.artifact_parameters:
+            digest = self.hook.backend.input_digest(parameters[name])
+            if digest is None:
+                self.log.info("Whether %s has changed cannot be told, so no run is reused", parameters[name])
+                return ""
+            parameters[name] = digest
+        text = json.dumps([pipeline.spec, pipeline.platform, parameters, self.version()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _with_settings(self, pipeline: BoundPipeline) -> BoundPipeline:
+        if not self.step_settings:
+            return pipeline
+        from airflow_provider_llmops.step_settings import apply_settings
+
+        return apply_settings(pipeline, self.step_settings)
+
+    @staticmethod
+    def _provenance(context: Context) -> dict[str, str]:
+        """Where the run comes from."""
+        ti = context["ti"]
+        return {
+            "dag_id": ti.dag_id,
+            "dag_run_id": ti.run_id,
+            "task_id": ti.task_id,
+            "map_index": str(ti.map_index),
+            "try_number": str(ti.try_number),
+            "dag_version": str(getattr(ti, "dag_version_id", "")),
+        }
+
+    @staticmethod
+    def _cycle(context: Context) -> int:
+        """What tells clearing a task from retrying it: Airflow raises ``max_tries`` only when a task is cleared."""
+        return context["ti"].max_tries
+
+    def _display_name(self, context: Context, token: str) -> str:
+        ti = context["ti"]
+        mapped = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
+        return f"{ti.dag_id}.{ti.task_id}{mapped}"[:MAX_NAME_LENGTH] + f" {token}"
+
+    def _defer(self, run_id: str, interval: float, deadline: float | None) -> None:
+        from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+
+        self.defer(
+            trigger=PipelineRunTrigger(
+                kubeflow_conn_id=self.kubeflow_conn_id,
+                run_id=run_id,
+                poll_interval=interval,
+                in_one_stream=self.hook.backend.waits_in_one_stream,
+                deadline=deadline,
+                stream_logs=self.stream_logs,
+                cancel_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+        )
+
+    def _wait(self, context: Context, run_id: str, interval: float, deadline: float | None) -> dict[str, Any]:
+        offset = 0
+        states: dict[str, str] = {}
+        while True:
+            run = self.hook.get_run(run_id)
+            for name, state in sorted(run.tasks.items()):
+                if states.get(name) != state:
+                    self.log.info("Step %s: %s", name, state)
+            states = dict(run.tasks)
+            offset = self._log_from(run_id, offset)
+            if run.state.is_terminal:
+                return self._finish(context, run, log_offset=offset)
+            if deadline is not None and time.time() >= deadline:
+                self.hook.cancel(run_id)
+                raise RunFailedError(self._timeout_message(run_id))
+            time.sleep(interval)
+
+    def _finish(self, context: Context, run: Run, *, log_offset: int) -> dict[str, Any]:
+        self._run_id = None
+        self._log_from(run.run_id, log_offset)
+        where = f" Log: {run.log_hint}" if run.log_hint else ""
+        if run.state.is_canceled:
+            raise RunCanceledError(
+                f"Run {run.run_id} ({self.what}) was cancelled by somebody else. Clear the task to run it again.{where}"
+            )
+        if not run.state.is_successful:
+            for line in self.hook.backend.explain_failure(run.run_id):
+                self.log.error("%s", line)
+            message = (
+                f"Run {run.run_id} ({self.what}) {run.state} at {run.error or 'an unknown step'}.{where}"
+            )
+            raise RunFailedError(message) if run.retryable else InvalidInputError(message)
+        return self.outcome(context, run)
+
+    def _log_from(self, run_id: str, offset: int) -> int:
+        while self.stream_logs:
+            lines, end = self.hook.backend.read_log(run_id, offset)
+            for line in lines:
+                self.log.info("%s", line)
+            if end == offset:
+                break
+            offset = end
+        return offset
+
+    def _timeout_message(self, run_id: str) -> str:
+        limit = min(limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None)
+        return (
+            f"Run {run_id} ({self.what}) took longer than {limit} and was cancelled. Raise run_timeout (or "
+            "execution_timeout), or give it less to do."
+        )
