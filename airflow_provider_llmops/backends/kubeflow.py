@@ -195,6 +195,8 @@ class KubeflowPipelineBackend:
         try:
             health = self._api.call(self._api.health.healthz_service_get_healthz, patience=patience)
         except RefusedError as error:
+            if error.status in (401, 403):
+                raise RefusedError(f"Unauthorised: {error}", status=error.status) from error
             if error.status != 404:
                 raise
             raise ConfigurationError(

@@ -37,7 +37,11 @@ def failed_pods(conn_id: str, *, namespace: str, run_id: str, lines: int) -> lis
         told = []
         for pod in sorted(pods, key=lambda pod: pod.metadata.creation_timestamp)[:MAX_PODS]:
             name = pod.metadata.name
-            text = api.read_namespaced_pod_log(name, namespace, container=STEP_CONTAINER, tail_lines=lines)
+            # Unread, since the client turns what it has read into the text of a bytes literal.
+            answer = api.read_namespaced_pod_log(
+                name, namespace, container=STEP_CONTAINER, tail_lines=lines, _preload_content=False
+            )
+            text = answer.data.decode("utf-8", errors="replace")
             told += [f"Last lines of pod {name}:", *(f"  {line}" for line in text.splitlines())]
         return told or [f"(No failed pod of run {run_id} is left in namespace {namespace}.)"]
     except Exception as error:

@@ -1,0 +1,437 @@
+"""The Kubeflow backend against the fake API server, over HTTP and through the official client."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from kfp_api import FakeKfpApi, LoginPage
+from kube_pods import FakePods
+from pipelines import two_steps
+
+from airflow_provider_llmops.backends import kfp_versions
+from airflow_provider_llmops.backends.base import RunRequest
+from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.backends.kubeflow import MAX_DESCRIPTION, KubeflowPipelineBackend
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    ResultError,
+    RunNotFoundError,
+)
+from airflow_provider_llmops.kubernetes import StepSettings
+from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.step_settings import apply_settings
+
+
+@pytest.fixture
+def api():
+    kfp_versions._reference_cache.clear()
+    with FakeKfpApi() as api:
+        yield api
+
+
+@pytest.fixture
+def settings(api, tmp_path):
+    return KfpSettings(
+        conn_id="kubeflow_default", endpoint=api.url, pipeline_root=f"file://{tmp_path}/root", patience=5.0
+    )
+
+
+@pytest.fixture
+def backend(settings):
+    return KubeflowPipelineBackend(settings)
+
+
+@pytest.fixture
+def spec():
+    return PipelineSpec.parse(json.dumps(two_steps()).encode(), where="two_steps.yaml")
+
+
+@pytest.fixture
+def request_of(spec):
+    return lambda name="dag.task 1", steps=3, **fields: RunRequest(
+        display_name=name, pipeline=spec.bind({"steps": steps}), **fields
+    )
+
+
+def paths(api):
+    return [f"{request.method} {request.path.removeprefix('/apis/v2beta1/')}" for request in api.requests]
+
+
+# Submitting
+
+
+def test_a_specification_is_uploaded_once_and_runs_refer_to_it(api, backend, request_of):
+    first, second = (backend.submit(request_of(name, steps)) for name, steps in (("a 1", 3), ("a 2", 4)))
+    assert paths(api) == [
+        "GET pipelines/names/two-steps",
+        "POST pipelines",
+        f"GET pipelines/{api.runs[first]['pipeline_version_reference']['pipeline_id']}/versions",
+        "POST pipelines/upload_version",
+        "POST runs",
+        "POST runs",
+    ]
+    assert api.runs[first]["pipeline_version_reference"] == api.runs[second]["pipeline_version_reference"]
+    assert api.runs[second]["runtime_config"]["parameters"] == {"steps": 4}
+
+
+def test_another_process_finds_the_version_that_is_there(api, backend, request_of):
+    first = backend.submit(request_of())
+    kfp_versions._reference_cache.clear()
+    api.clear_requests()
+    second = backend.submit(request_of("dag.task 2"))
+    assert [path.split("/")[0] for path in paths(api)] == ["GET pipelines", "GET pipelines", "POST runs"]
+    assert api.runs[first]["pipeline_version_reference"] == api.runs[second]["pipeline_version_reference"]
+
+
+def test_another_content_is_another_version_of_the_same_pipeline(api, backend, spec, request_of):
+    first = backend.submit(request_of())
+    changed = apply_settings(spec.bind({}), StepSettings(memory_limit="2Gi", labels={"a": "b"}))
+    second = backend.submit(RunRequest("dag.task 2", changed))
+    one, two = (api.runs[run_id]["pipeline_version_reference"] for run_id in (first, second))
+    assert one["pipeline_id"] == two["pipeline_id"]
+    assert one["pipeline_version_id"] != two["pipeline_version_id"]
+    held = backend.read_version(two)
+    assert held == {"pipeline_spec": changed.spec, "platform_spec": changed.platform}
+
+
+def test_a_version_says_what_it_holds(api, backend, request_of):
+    labels = {"dag_id": "my_dag", "dag_version": "v7", "component_digest": "sha256:abc"}
+    backend.submit(request_of(labels=labels))
+    (upload,) = [request for request in api.requests if request.path.endswith("upload_version")]
+    digest = json.loads(upload.query["tags"])["digest"]
+    assert upload.query["name"] == f"sha256-{digest[:24]}"
+    assert upload.query["description"].splitlines()[1:] == [
+        "component_digest: sha256:abc",
+        "dag_id: my_dag",
+        "dag_version: v7",
+    ]
+
+
+def test_specification_can_be_sent_with_every_run_instead(api, settings, spec):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, upload_versions=False))
+    plain = backend.submit(RunRequest("dag.task 1", spec.bind({})))
+    bound = apply_settings(spec.bind({}), StepSettings(labels={"a": "b"}))
+    both = backend.submit(RunRequest("dag.task 2", bound))
+    assert paths(api) == ["POST runs", "POST runs"]
+    assert api.runs[plain]["pipeline_spec"]["pipelineInfo"] == {"name": "two-steps"}
+    assert api.runs[both]["pipeline_spec"]["platform_spec"] == bound.platform
+
+
+def test_a_run_says_where_it_comes_from_in_the_room_that_there_is(api, backend, request_of):
+    labels = {
+        "dag_id": "d" * 200,
+        "dag_run_id": "scheduled__2026-11-21T00:00:00+00:00",
+        "task_id": "train",
+        "dag_version": str(uuid.uuid4()),
+        "component_digest": "sha256:" + "a" * 64,
+        "fingerprint": "f" * 32,
+    }
+    run_id = backend.submit(request_of(labels=labels))
+    description = api.runs[run_id]["description"]
+    assert len(description) <= MAX_DESCRIPTION
+    assert description.splitlines() == [
+        f"fingerprint: {'f' * 32}",
+        f"component_digest: sha256:{'a' * 16}",
+        f"dag_version: {labels['dag_version']}",
+        "dag_run_id: scheduled__2026-11-21T00:00:00+00:00",
+        "task_id: train",
+    ]
+
+
+def test_experiment_is_made_once_and_survives_a_race(api, settings, request_of):
+    settings = dataclasses.replace(settings, experiment="post-training")
+    first, second = (KubeflowPipelineBackend(settings).submit(request_of(f"dag.task {n}")) for n in (1, 2))
+    assert api.runs[first]["experiment_id"] == api.runs[second]["experiment_id"]
+    assert api.count("POST", "/experiments$") == 1
+
+
+def test_multi_user_runs_belong_to_the_namespace(settings, request_of):
+    with FakeKfpApi(multi_user=True) as api:
+        settings = dataclasses.replace(settings, endpoint=api.url, namespace="team-a")
+        backend = KubeflowPipelineBackend(settings)
+        run_id = backend.submit(request_of())
+        assert backend.find("dag.task 1").run_id == run_id
+        assert api.runs[run_id]["experiment_id"]
+        other = KubeflowPipelineBackend(dataclasses.replace(settings, namespace="team-b"))
+        assert other.find("dag.task 1") is None
+
+
+def test_secrets_do_not_travel_as_parameters(api, backend, spec):
+    secret = {"MLFLOW_TRACKING_TOKEN": "hunter2"}
+    with pytest.raises(ConfigurationError, match="need MLFLOW_TRACKING_TOKEN in their environment") as caught:
+        backend.submit(RunRequest("dag.task 1", spec.bind({}), environment=secret))
+    assert "hunter2" not in str(caught.value)
+    assert paths(api) == []
+    bound = apply_settings(
+        spec.bind({}), StepSettings(secrets_as_env={"mlflow": {"token": "MLFLOW_TRACKING_TOKEN"}})
+    )
+    run_id = backend.submit(RunRequest("dag.task 1", bound, environment=secret))
+    assert "hunter2" not in json.dumps([request.body for request in api.requests if request.body])
+    assert run_id in api.runs
+
+
+def test_specification_that_the_server_refuses_is_not_sent_again(api, settings, request_of):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, upload_versions=False))
+    request = request_of()
+    request.pipeline.spec["schemaVersion"] = "9.9.9"
+    with pytest.raises(ConfigurationError, match=r"create_run at .* only supports schema version 2\.1\.0"):
+        backend.submit(request)
+    assert api.count("POST", "/runs$") == 1
+
+
+# Reading
+
+
+def test_steps_are_those_of_the_pipeline_not_the_nodes_of_the_workflow(api, backend, request_of):
+    run_id = backend.submit(request_of())
+    api.advance(run_id, "RUNNING", tasks={"train": "SUCCEEDED", "report": "RUNNING"})
+    assert backend.get(run_id).tasks == {"train": "SUCCEEDED", "report": "RUNNING"}
+
+
+def test_a_failed_run_names_the_step_and_what_is_known_of_why(api, backend, request_of):
+    run_id = backend.submit(request_of())
+    api.finish(run_id, "FAILED", tasks={"train": "FAILED", "report": ""})
+    run = backend.get(run_id)
+    assert (run.error, run.tasks) == ("step 'train'", {"train": "FAILED", "report": "SKIPPED"})
+    other = backend.submit(request_of("dag.task 2"))
+    api.finish(other, "FAILED", tasks={"train": "FAILED"}, task_errors={"train": "OOMKilled"})
+    assert backend.get(other).error == "step 'train': OOMKilled"
+
+
+def test_an_unfinished_run_has_no_end_although_the_server_sends_the_epoch(api, backend, request_of):
+    run_id = backend.submit(request_of())
+    assert api.runs[run_id]["finished_at"] == "1970-01-01T00:00:00Z"
+    assert backend.get(run_id).finished_at is None
+    assert backend.last_finished_at().year == 1970
+
+
+def test_finished_runs_are_listed_page_after_page(api, backend, request_of):
+    ids = [backend.submit(request_of(f"dag.task {n}")) for n in range(230)]
+    now = datetime.now(UTC).replace(microsecond=0)
+    for n, run_id in enumerate(ids[:-5]):
+        api.finish(run_id, finished_at=now - timedelta(seconds=n % 7))
+    api.clear_requests()
+    found = [run.run_id for run in backend.list_finished(now - timedelta(seconds=10))]
+    assert sorted(found) == sorted(ids[:-5])
+    assert len(api.requests) == 3
+    assert backend.last_finished_at() == now
+    assert set(backend.read_many([*ids[:99], "gone"])) == set(ids[:99])
+
+
+def test_name_that_needs_escaping_is_found(api, backend, request_of):
+    name = 'dag.task[3] 100% +1 "quoted" é'
+    run_id = backend.submit(request_of(name))
+    assert backend.find(name).run_id == run_id
+    assert backend.find("dag.task[3] 100% +1") is None
+
+
+def test_of_two_runs_with_one_name_the_older_stays(api, backend, request_of):
+    request = request_of()
+    first, second = (
+        backend._api.call(backend._api.runs.run_service_create_run, backend._body(request))["run_id"]
+        for _ in range(2)
+    )
+    kept = backend.find(request.display_name).run_id
+    assert kept in (first, second)
+    assert api.count("POST", ":terminate$") == 1
+    assert backend.get(kept).state == "PENDING"
+
+
+def test_reusable_run_is_the_newest_that_succeeded(api, backend, request_of):
+    labels = {"fingerprint": "abc"}
+    ids = [backend.submit(request_of(f"dag.task {n}", labels=labels)) for n in range(3)]
+    assert backend.find_reusable("abc") is None
+    api.finish(ids[0])
+    api.finish(ids[1], "FAILED")
+    assert backend.find_reusable("abc").run_id == ids[0]
+    assert backend.find_reusable("ab d") is None
+
+
+# Ending
+
+
+@pytest.mark.parametrize("terminated_state", ["CANCELED", "FAILED"])
+def test_cancelling_terminates_once(api, backend, request_of, terminated_state):
+    api.terminated_state, api.terminate_seconds = terminated_state, 0.3
+    run_id = backend.submit(request_of())
+    for _ in range(3):
+        backend.cancel(run_id)
+    assert api.count("POST", ":terminate$") == 1
+    assert backend.get(run_id).state.is_canceled
+
+
+def test_cancelling_a_finished_run_does_nothing(api, backend, request_of):
+    run_id = backend.submit(request_of())
+    api.finish(run_id)
+    backend.cancel(run_id)
+    assert api.count("POST", ":terminate$") == 0
+
+
+def test_a_run_that_is_gone_is_told_from_other_refusals(api, backend):
+    with pytest.raises(RunNotFoundError, match="was refused with 404"):
+        backend.get(str(uuid.uuid4()))
+    api.token = "something"  # noqa: S105
+    with pytest.raises(ConfigurationError, match="was refused with 401") as caught:
+        backend.get(str(uuid.uuid4()))
+    assert not isinstance(caught.value, RunNotFoundError)
+
+
+def test_failed_run_goes_on_when_it_is_retried(api, backend, request_of):
+    run_id = backend.submit(request_of())
+    api.finish(run_id, "FAILED", tasks={"train": "FAILED"})
+    backend.retry(run_id)
+    assert backend.get(run_id).state == "RUNNING"
+    with pytest.raises(ConfigurationError, match=r"retry_run at .* refused with 409"):
+        backend.retry(run_id)
+
+
+# What steps leave behind
+
+
+def write(root: Path, *parts: str, text: str = "{}", at: float | None = None) -> Path:
+    path = root.joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    if at is not None:
+        os.utime(path, (at, at))
+    return path
+
+
+def test_result_of_the_newest_attempt_is_read(backend, tmp_path):
+    write(tmp_path, "root/two-steps/r1/train/salt-1/result", text="old", at=1000)
+    write(tmp_path, "root/two-steps/r1/train/salt-2/result", text="new", at=2000)
+    write(tmp_path, "root/two-steps/r1/train/salt-2/model")
+    text, address = backend.read_result("r1", "two-steps", "train")
+    assert (text, address) == ("new", f"file://{tmp_path}/root/two-steps/r1/train/salt-2/result")
+    assert backend.list_outputs("r1", "two-steps", "train") == {
+        "result": f"file://{tmp_path}/root/two-steps/r1/train/salt-2/result",
+        "model": f"file://{tmp_path}/root/two-steps/r1/train/salt-2/model",
+    }
+
+
+def test_pipeline_name_may_be_qualified_by_the_server(backend, tmp_path):
+    write(tmp_path, "root/pipeline/two-steps/r1/train/salt/result", text="x")
+    assert backend.read_result("r1", "two-steps", "train")[0] == "x"
+
+
+def test_missing_result_is_named(backend, tmp_path):
+    with pytest.raises(
+        ResultError, match=f"step train left no result under file://{tmp_path}/root/two-steps/r1/train"
+    ):
+        backend.read_result("r1", "two-steps", "train")
+    assert backend.list_outputs("r1", "two-steps", "train") == {}
+
+
+def test_storage_without_a_provider_says_what_to_install(settings):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, pipeline_root="minio://mlpipeline/v2"))
+    with pytest.raises(ConfigurationError, match="Install the Airflow provider of that storage"):
+        backend.read_result("r1", "two-steps", "train")
+
+
+def test_digest_of_an_input_is_that_of_its_component_or_of_its_file(backend, tmp_path):
+    uri = f"file://{tmp_path}/root/p/r/t/salt/model"
+    write(tmp_path, "root/p/r/t/salt/model/config.json")
+    result = {"artifacts": {"model": {"uri": uri, "digest": "sha256:1", "bytes": 2}}}
+    write(tmp_path, "root/p/r/t/salt/result", text=json.dumps(result))
+    assert backend.input_digest(uri) == "sha256:1"
+    lone = write(tmp_path, "data/train.jsonl", text="a", at=1000)
+    before = backend.input_digest(f"file://{lone}")
+    assert before and before == backend.input_digest(f"file://{lone}")
+    write(tmp_path, "data/train.jsonl", text="ab", at=2000)
+    assert backend.input_digest(f"file://{lone}") != before
+    assert backend.input_digest(f"file://{tmp_path}/data") is None
+    assert backend.input_digest("s3://bucket/train.jsonl") is None
+
+
+def test_log_of_the_failed_pods_is_read_through_a_kubernetes_connection(settings, monkeypatch):
+    log = "\n".join(f"line {n}" for n in range(100))
+    with FakePods({"train-impl-1": log, "train-impl-2": "boom"}, label="pipeline/runid=r1") as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+        told = backend.explain_failure("r1")
+        assert told[0] == "Last lines of pod train-impl-1:"
+        assert told[1:21] == [f"  line {n}" for n in range(80, 100)]
+        assert told[21:] == ["Last lines of pod train-impl-2:", "  boom"]
+        assert backend.explain_failure("r2") == ["(No failed pod of run r2 is left in namespace kubeflow.)"]
+    unreachable = backend.explain_failure("r1")
+    assert len(unreachable) == 1
+    assert unreachable[0].startswith("(The log of the failed pods cannot be read through 'cluster': ")
+
+
+def test_without_a_kubernetes_connection_nothing_is_asked(backend):
+    assert backend.explain_failure("r1") == []
+
+
+def test_page_of_a_run_is_that_of_the_web_interface(api, backend, settings):
+    assert backend.run_url("r1") == f"{api.url}/#/runs/details/r1"
+    other = KubeflowPipelineBackend(
+        dataclasses.replace(settings, ui_url="https://kubeflow.example.com/pipeline/")
+    )
+    assert other.run_url("r1") == "https://kubeflow.example.com/pipeline/#/runs/details/r1"
+
+
+# Checking a connection
+
+
+def test_check_tells_what_was_reached(api, backend, request_of):
+    backend.submit(request_of())
+    assert backend.check().startswith(
+        f"Kubeflow Pipelines 2.17.3 at {api.url}: 1 runs, artifacts under file:///"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prepare", "error", "message"),
+    [
+        (lambda api: api.stop(), ApiUnavailableError, "^Unreachable: No answer to "),
+        (
+            lambda api: setattr(api, "token", "t"),
+            ConfigurationError,
+            "^Unauthorised: .* are missing, wrong or expired",
+        ),
+        (
+            lambda api: setattr(api, "tag_name", "1.8.22"),
+            ConfigurationError,
+            "^Wrong version: .* runs Kubeflow Pipelines 1.8.22",
+        ),
+        (
+            lambda api: api.faults.always(LoginPage()),
+            ConfigurationError,
+            "answered with a web page, not JSON",
+        ),
+        (
+            lambda api: api.faults.always(LoginPage(302)),
+            ConfigurationError,
+            "answered with a web page, not JSON",
+        ),
+    ],
+)
+def test_check_tells_what_is_wrong(api, settings, prepare, error, message):
+    prepare(api)
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, patience=0.2))
+    with pytest.raises(error, match=message):
+        backend.check()
+
+
+def test_check_of_a_server_without_the_api(tmp_path, settings):
+    with FakePods({}, label="") as other:  # some web server
+        endpoint = json.loads(json.loads(other.connection())["extra"]["kube_config"])["clusters"][0][
+            "cluster"
+        ]["server"]
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=endpoint))
+        with pytest.raises(ConfigurationError, match=r"^Wrong version: .* has no /apis/v2beta1"):
+            backend.check()
+
+
+def test_check_of_a_multi_user_server_asks_for_the_namespace(settings):
+    with FakeKfpApi(multi_user=True) as api:
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=api.url))
+        with pytest.raises(ConfigurationError, match="is multi-user: set 'namespace'"):
+            backend.check()
