@@ -130,7 +130,8 @@ class KfpSettings:
                 f"{where}: the password has a line break in it; a header cannot hold that."
             )
         root = urlsplit(self.pipeline_root)
-        has_place = root.path.startswith("/") if root.scheme == "file" else bool(root.netloc)
+        is_file = root.scheme == "file"
+        has_place = root.path.startswith("/") and not root.netloc if is_file else bool(root.netloc)
         if root.scheme not in ROOT_SCHEMES or not has_place or root.username or root.password:
             raise ConfigurationError(
                 f"{where}: 'pipeline_root' must be an address like s3://bucket/path, without credentials; its scheme one "

@@ -1,0 +1,476 @@
+"""Operators on a Kubeflow connection: what they send, wait for, and hand on. The server is the fake one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from attempts import retry
+from kfp_api import FakeKfpApi
+from kube_pods import FakePods
+from pipelines import two_steps
+
+from airflow_provider_llmops.backends import kfp_versions
+from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
+from airflow_provider_llmops.kubernetes import StepSettings
+from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
+from airflow_provider_llmops.operators.training import TrainSFTOperator
+from airflow_provider_llmops.results import MAX_XCOM_BYTES
+from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
+from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+
+
+@pytest.fixture
+def api():
+    kfp_versions._reference_cache.clear()
+    with FakeKfpApi() as api:
+        yield api
+
+
+@pytest.fixture
+def connect(api, tmp_path, monkeypatch):
+    """Makes the connection; further fields of its extra may be given."""
+
+    def connect(**extra):
+        fields = {"pipeline_root": f"file://{tmp_path}/root", "patience": 10, **extra}
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_KUBEFLOW_DEFAULT",
+            json.dumps({"conn_type": "kubeflow", "host": api.url, "extra": fields}),
+        )
+
+    connect()
+    return connect
+
+
+@pytest.fixture
+def pipeline(connect, tmp_path) -> str:
+    """A compiled pipeline of two steps."""
+    path = tmp_path / "two_steps.yaml"
+    path.write_text(yaml.safe_dump(two_steps()))
+    return str(path)
+
+
+@pytest.fixture
+def component(connect, toy_spec, tmp_path) -> str:
+    """The compiled toy component."""
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(toy_spec.ir))
+    return str(path)
+
+
+def cluster(api, tmp_path: Path, *outputs: str, result: dict | None = None):
+    """Carry runs of the toy component out: write what its step would, then end."""
+
+    def carry_out(run):
+        attempt = tmp_path / "root" / "toy-run" / run["run_id"] / "toy" / "salt"
+        attempt.mkdir(parents=True)
+        for output in outputs:
+            (attempt / output).write_text(output)
+        if result is not None:
+            (attempt / "result").write_text(json.dumps(result))
+        api.finish(run["run_id"], tasks={"toy": "SUCCEEDED"})
+
+    api.on_run_created = carry_out
+
+
+async def events_of(trigger):
+    """The trigger's event, as the triggerer's shared stream brings it about."""
+    poll = asyncio.create_task(anext(PipelineRunTrigger.open_shared_stream(trigger.serialize()[1])))
+    try:
+        return [event async for event in trigger.filter_shared_stream(None)]
+    finally:
+        poll.cancel()
+
+
+def finish(operator, context):
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    trigger = PipelineRunTrigger(**deferred.value.trigger.serialize()[1])
+    assert trigger.shared_stream_key() is not None
+    (event,) = asyncio.run(events_of(trigger))
+    return operator.execute_complete(context, event.payload)
+
+
+# Pipelines
+
+
+def test_pipeline_runs_from_its_file_and_reports_its_steps(api, pipeline, context):
+    api.on_run_created = lambda run: api.finish(
+        run["run_id"], tasks={"train": "SUCCEEDED", "report": "SUCCEEDED"}
+    )
+    operator = KubeflowPipelineOperator(
+        task_id="task", pipeline=pipeline, parameters={"steps": 7}, poll_interval=0.1
+    )
+    value = finish(operator, context)
+    (run,) = api.runs.values()
+    assert value == {
+        "run_id": run["run_id"],
+        "display_name": run["display_name"],
+        "state": "SUCCEEDED",
+        "url": f"{api.url}/#/runs/details/{run['run_id']}",
+        "steps": {"train": "SUCCEEDED", "report": "SUCCEEDED"},
+    }
+    assert run["display_name"].startswith("dag.task ")
+    assert run["runtime_config"]["parameters"] == {"steps": 7}
+
+
+def test_link_to_the_run_is_there_before_the_task_waits(api, pipeline, context):
+    with pytest.raises(TaskDeferred):
+        KubeflowPipelineOperator(task_id="task", pipeline=pipeline).execute(context)
+    (run_id,) = api.runs
+    url = f"{api.url}/#/runs/details/{run_id}"
+    assert context["ti"].xcom == {"run_url": url, "_link_PipelineRunLink": url}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"step": 1}, r"Pipeline two-steps has no input 'step' \(did you mean 'steps'\?\)"),
+        ({"steps": "many"}, "input 'steps' must be int, got str 'many'"),
+        ({"steps": True}, "input 'steps' must be int, got bool True"),
+    ],
+)
+def test_parameters_are_checked_before_anything_is_sent(api, pipeline, context, parameters, message):
+    operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline, parameters=parameters)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        operator.execute(context)
+    assert isinstance(caught.value, AirflowFailException)
+    assert api.requests == []
+    assert context["task_state_store"].values == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "apiVersion: argoproj.io/v1alpha1\nkind: Workflow\nspec: {}\n",
+        "name: a\nimplementation:\n  container: {image: a}\n",
+        "a: [1, 2",
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+        "<!DOCTYPE html><html>Log in</html>",
+    ],
+)
+def test_what_is_no_specification_is_refused_before_anything_is_sent(api, connect, context, tmp_path, text):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"pipeline\.yaml"):
+        KubeflowPipelineOperator(task_id="task", pipeline=str(path)).execute(context)
+    assert api.requests == []
+
+
+def test_pipeline_on_the_server_runs_by_name_and_version(api, pipeline, context):
+    first = KubeflowPipelineOperator(task_id="task", pipeline=pipeline)
+    with pytest.raises(TaskDeferred):
+        first.execute(context)
+    (reference,) = [run["pipeline_version_reference"] for run in api.runs.values()]
+    version = first.hook.backend._api.call(
+        first.hook.backend._api.pipelines.pipeline_service_get_pipeline_version, *reference.values()
+    )["name"]
+    for wanted in (None, version):
+        operator = KubeflowPipelineOperator(
+            task_id="task",
+            pipeline_name="two-steps",
+            pipeline_version=wanted,
+            parameters={"steps": 2},
+            deferrable=False,
+            poll_interval=0.05,
+        )
+        api.on_run_created = lambda run: api.finish(run["run_id"])
+        context["task_state_store"].values.clear()
+        value = operator.execute(context)
+        assert api.runs[value["run_id"]]["pipeline_version_reference"] == reference
+    assert api.count("POST", "upload_version$") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "needs one of pipeline .* and has neither"),
+        ({"pipeline": "a.yaml", "pipeline_name": "a"}, "and has both"),
+        ({"pipeline": "a.yaml", "pipeline_version": "v1"}, "pipeline_version belongs to pipeline_name"),
+        ({"pipeline_name": "no-such"}, "There is no pipeline 'no-such' on http"),
+        ({"pipeline_name": "two-steps", "pipeline_version": "v9"}, "has no version 'v9'. It has: sha256-"),
+        ({"pipeline_name": "two-steps", "parameters": {"stebs": 1}}, "did you mean 'steps'"),
+        ({"pipeline_name": "two-steps", "caching": False}, "compiled into a pipeline"),
+    ],
+)
+def test_arguments_that_do_not_fit_together_are_explained(api, pipeline, context, arguments, message):
+    with pytest.raises(TaskDeferred):
+        KubeflowPipelineOperator(task_id="other", pipeline=pipeline).execute(context)
+    context["task_state_store"].values.clear()
+    with pytest.raises(ConfigurationError, match=message):
+        KubeflowPipelineOperator(task_id="task", **arguments).execute(context)
+    assert len(api.runs) == 1
+
+
+def test_result_of_five_hundred_steps_fits_into_xcom(api, pipeline, context):
+    steps = {f"a-rather-long-name-of-a-step-{n}": "SUCCEEDED" for n in range(500)}
+    api.on_run_created = lambda run: api.finish(run["run_id"], tasks=steps)
+    operator = KubeflowPipelineOperator(
+        task_id="task", pipeline=pipeline, deferrable=False, poll_interval=0.05
+    )
+    value = operator.execute(context)
+    assert len(json.dumps(value)) <= MAX_XCOM_BYTES
+    assert len(value["steps"]) + value["steps_left_out"] == 500
+    assert len(value["steps"]) > 200
+
+
+def test_failed_run_names_step_page_and_shows_the_pods_log(
+    api, connect, pipeline, context, monkeypatch, capsys
+):
+    api.on_run_created = lambda run: api.finish(
+        run["run_id"], "FAILED", tasks={"train": "FAILED", "report": ""}
+    )
+    operator = KubeflowPipelineOperator(
+        task_id="task", pipeline=pipeline, deferrable=False, poll_interval=0.05
+    )
+
+    class AnyRun(str):
+        def __eq__(self, other):
+            return other.startswith("pipeline/runid=")
+
+        __hash__ = str.__hash__
+
+    with FakePods({"two-steps-1": "CUDA out of memory"}, label=AnyRun()) as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        connect(kubernetes_conn_id="cluster")
+        with pytest.raises(RunFailedError) as caught:
+            operator.execute(context)
+    (run_id,) = api.runs
+    assert str(caught.value) == (
+        f"Run {run_id} ({pipeline}) FAILED at step 'train'. Log: {api.url}/#/runs/details/{run_id}"
+    )
+    said = capsys.readouterr()
+    assert "Last lines of pod two-steps-1:" in said.out + said.err
+    assert "CUDA out of memory" in said.out + said.err
+
+
+def test_retry_after_a_failed_run_starts_anew_or_goes_on_with_it(api, pipeline, context):
+    def operator(**arguments):
+        return KubeflowPipelineOperator(
+            task_id="task", pipeline=pipeline, deferrable=False, poll_interval=0.05, **arguments
+        )
+
+    api.on_run_created = lambda run: api.finish(run["run_id"], "FAILED", tasks={"train": "FAILED"})
+    with pytest.raises(RunFailedError):
+        operator().execute(context)
+    api.on_run_retried = lambda run: api.finish(run["run_id"], tasks={"train": "SUCCEEDED"})
+    value = operator(resume_failed=True).execute(retry(context))
+    assert list(api.runs) == [value["run_id"]]
+    api.finish(value["run_id"], "FAILED")
+    api.on_run_created = lambda run: api.finish(run["run_id"])
+    again = operator().execute(retry(context))
+    assert list(api.runs) == [value["run_id"], again["run_id"]]
+
+
+def test_run_that_somebody_terminates_is_named(api, pipeline, context):
+    api.on_run_created = lambda run: api.finish(run["run_id"], "CANCELED")
+    with pytest.raises(RunCanceledError, match="was cancelled by somebody else"):
+        finish(KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.1), context)
+
+
+def test_run_that_is_deleted_while_its_task_waits_fails_the_task(api, pipeline, context):
+    api.on_run_created = lambda run: api.delete(run["run_id"])
+    operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.1)
+    with pytest.raises(ConfigurationError, match=r"cannot be watched any more: .* was refused with 404"):
+        finish(operator, context)
+
+
+def test_mapped_tasks_and_clears_get_runs_of_their_own(api, pipeline, context):
+    for map_index in (0, 1):
+        context["ti"].map_index = map_index
+        context["task_state_store"].values.clear()
+        with pytest.raises(TaskDeferred):
+            KubeflowPipelineOperator(task_id="task", pipeline=pipeline).execute(context)
+    names = [run["display_name"].rpartition(" ")[0] for run in api.runs.values()]
+    assert names == ["dag.task[0]", "dag.task[1]"]
+
+
+# Components
+
+
+def test_component_from_a_file_hands_its_artifacts_on(api, component, context, tmp_path):
+    cluster(api, tmp_path, "echo", "result")
+    operator = KubeflowComponentOperator(
+        task_id="task",
+        component=component,
+        arguments={"text": "abc", "source": "s3://bucket/data.jsonl"},
+        poll_interval=0.1,
+    )
+    value = finish(operator, context)
+    (run_id,) = api.runs
+    at = f"file://{tmp_path}/root/toy-run/{run_id}/toy/salt"
+    assert value == {
+        "run_id": run_id,
+        "component": "toy",
+        "artifacts": {"echo": f"{at}/echo", "result": f"{at}/result"},
+    }
+    assert context["ti"].xcom["echo"] == f"{at}/echo"
+    assert api.runs[run_id]["runtime_config"]["parameters"] == {
+        "text": "abc",
+        "source_uri": "s3://bucket/data.jsonl",
+    }
+
+
+def stage_result(**fields):
+    return {
+        "schema_version": 1,
+        "component": "toy",
+        "passed": True,
+        "findings": [],
+        "artifacts": {"echo": {"uri": "s3://b/echo", "digest": "sha256:1", "bytes": 3}},
+        "metrics": {"length": 3},
+        "details": {},
+        "resources": {},
+        **fields,
+    }
+
+
+def test_component_with_a_result_of_the_providers_schema_is_treated_like_its_own(
+    api, component, context, tmp_path
+):
+    cluster(api, tmp_path, "echo", result=stage_result())
+    operator = KubeflowComponentOperator(task_id="task", component=component, poll_interval=0.1)
+    value = finish(operator, context)
+    assert (value["metrics"], value["artifacts"]["echo"]["digest"]) == ({"length": 3}, "sha256:1")
+    assert context["ti"].xcom["echo"] == "s3://b/echo"
+
+
+def test_pipeline_is_not_taken_for_a_component(api, pipeline, context):
+    with pytest.raises(ConfigurationError, match="is a pipeline of 2 steps, not a component"):
+        KubeflowComponentOperator(task_id="task", component=pipeline).execute(context)
+    assert api.requests == []
+
+
+def test_step_settings_and_the_connections_image_are_compiled_in(api, connect, context):
+    connect(image="registry.example.com/llmops:1", upload_versions=False)
+    operator = TrainSFTOperator(
+        task_id="task",
+        dataset="s3://data/train",
+        base_model="s3://models/base",
+        step_settings={"accelerator_type": "nvidia.com/gpu", "accelerator_count": 2, "memory_limit": "64Gi"},
+    )
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    (run,) = api.runs.values()
+    executors = run["pipeline_spec"]["deploymentSpec"]["executors"]
+    container = executors["exec-train-sft"]["container"]
+    assert container["image"] == "registry.example.com/llmops:1"
+    assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert container["resources"]["resourceMemoryLimit"] == "64Gi"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memory": "1Gi"}, "memory"),
+        ({"memory_limit": "1 gigabyte"}, "memory_limit"),
+        ({"tain": StepSettings(cpu_limit="1")}, "did you mean"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_sent(
+    api, pipeline, context, settings, message
+):
+    operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline, step_settings=settings)
+    with pytest.raises(ConfigurationError, match=message):
+        operator.execute(context)
+    assert api.runs == {}
+
+
+# Reuse
+
+
+def reusing(component, tmp_path, **arguments):
+    source = tmp_path / "data.jsonl"
+    if not source.exists():
+        source.write_text("a")
+    return KubeflowComponentOperator(
+        **{
+            "task_id": "task",
+            "component": component,
+            "arguments": {"text": "abc", "source": f"file://{source}"},
+            "poll_interval": 0.05,
+            "deferrable": False,
+            "reuse": "identical",
+            **arguments,
+        }
+    )
+
+
+def test_identical_run_is_reused_until_an_input_changes(api, component, context, tmp_path):
+    def execute(**arguments):
+        context["task_state_store"].values.clear()
+        return reusing(component, tmp_path, **arguments).execute(context)
+
+    cluster(api, tmp_path, "echo", result=stage_result())
+    first = execute()
+    assert execute() == first
+    assert len(api.runs) == 1
+    changed = {"text": "abcd", "source": f"file://{tmp_path}/data.jsonl"}
+    assert execute(arguments=changed)["run_id"] != first["run_id"]
+    (tmp_path / "data.jsonl").write_text("ab")
+    assert execute()["run_id"] not in (first["run_id"],)
+    assert execute(step_settings={"image": "other:1"})["run_id"] != first["run_id"]
+    assert len(api.runs) == 4
+    assert execute(reuse="never")["run_id"] not in list(api.runs)[:4]
+
+
+def test_run_whose_artifacts_are_gone_is_not_reused(api, component, context, tmp_path):
+    import shutil
+
+    cluster(api, tmp_path, "echo", result=stage_result())
+    first = reusing(component, tmp_path).execute(context)
+    shutil.rmtree(tmp_path / "root")
+    context["task_state_store"].values.clear()
+    assert reusing(component, tmp_path).execute(context)["run_id"] != first["run_id"]
+
+
+def test_backfills_reuse_when_they_are_told_to(api, component, context, tmp_path):
+    cluster(api, tmp_path, "echo", result=stage_result())
+    ids = []
+    for run_type in ("backfill", "backfill", "scheduled"):
+        context["dag_run"] = SimpleNamespace(run_type=run_type)
+        context["task_state_store"].values.clear()
+        ids.append(reusing(component, tmp_path, reuse="backfill").execute(context)["run_id"])
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_killing_a_task_that_took_an_earlier_result_does_not_touch_that_run(
+    api, component, context, tmp_path
+):
+    cluster(api, tmp_path, "echo", result=stage_result())
+    reusing(component, tmp_path).execute(context)
+    context["task_state_store"].values.clear()
+    with pytest.raises(TaskDeferred):
+        reusing(component, tmp_path, deferrable=True).execute(context)
+    context["ti"].max_tries += 1  # cleared
+    reusing(component, tmp_path).execute(context)
+    assert api.count("POST", ":terminate$") == 0
+
+
+def test_unknown_way_to_reuse_is_refused(api, component, context, tmp_path):
+    with pytest.raises(ConfigurationError, match="reuse must be one of never, identical, backfill"):
+        reusing(component, tmp_path, reuse="always").execute(context)
+
+
+# Sensor
+
+
+def test_sensor_waits_in_the_same_stream_and_never_cancels(api, pipeline, context):
+    with pytest.raises(TaskDeferred):
+        KubeflowPipelineOperator(task_id="task", pipeline=pipeline).execute(context)
+    (run_id,) = api.runs
+    sensor = PipelineRunSensor(task_id="wait", run_id=run_id, poke_interval=0.1)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context)
+    trigger = PipelineRunTrigger(**deferred.value.trigger.serialize()[1])
+    assert trigger.shared_stream_key() == ("kubeflow", "kubeflow_default", 0.1)
+    asyncio.run(trigger.on_kill())
+    assert api.count("POST", ":terminate$") == 0
+    api.finish(run_id)
+    (event,) = asyncio.run(events_of(trigger))
+    assert sensor.execute_complete(context, event.payload) is None
