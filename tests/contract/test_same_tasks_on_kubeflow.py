@@ -1,0 +1,102 @@
+"""The same operators on this machine and on a Kubeflow connection: only the connection differs.
+
+The cluster is the fake API server, and what its pods would do is done by the data plane's own interpreter: it is given
+the specification that arrived over HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from types import SimpleNamespace
+
+from kfp_api import FakeKfpApi
+from planes import DATA_PYTHON
+
+from airflow_provider_llmops.backends import kfp_versions
+from airflow_provider_llmops.backends.base import RunRequest
+from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
+from airflow_provider_llmops.specs import PipelineSpec
+
+
+class Cluster:
+    """Carries out the runs of a fake API server, and leaves their outputs where a cluster's steps would."""
+
+    def __init__(self, api: FakeKfpApi, conn_id: str, directory) -> None:
+        self.api = api
+        self.root = directory / "root"
+        self.machine = LocalPipelineBackend(python=DATA_PYTHON, root=directory / "machine")
+        self.server: KubeflowPipelineBackend = KubeflowPipelinesHook(conn_id).backend
+        api.on_run_created = self.carry_out
+
+    def carry_out(self, run) -> None:
+        spec = self.server.read_version(run["pipeline_version_reference"])
+        # The API knows one kind of number; a cluster's driver goes by the declared types, as binding does.
+        pipeline = PipelineSpec("", spec, "").bind(run["runtime_config"]["parameters"])
+        run_id = self.machine.submit(RunRequest(run["display_name"], pipeline))
+        while not (done := self.machine.get(run_id)).state.is_terminal:
+            time.sleep(0.1)
+        for task in (self.machine._runs / run_id / "artifacts").glob("*/*"):
+            shutil.copytree(
+                task, self.root / spec["pipelineInfo"]["name"] / run["run_id"] / task.name / "attempt-1"
+            )
+        self.api.finish(run["run_id"], str(done.state), tasks=dict(done.tasks))
+
+
+def execute(operator, xcom):
+    """Run a task to its end, as its only attempt."""
+    values = {}
+    ti = SimpleNamespace(
+        dag_id="dag", run_id="manual", task_id=operator.task_id, map_index=-1, try_number=1, max_tries=1
+    )
+    ti.xcom_push = lambda key, value: xcom.__setitem__(key, value)
+    store = SimpleNamespace(get=values.get, set=values.__setitem__, delete=lambda key: values.pop(key, None))
+    return operator.execute({"ti": ti, "task_state_store": store})
+
+
+def run_both_tasks(conn_id):
+    """Data is made and validated; what XCom gets, without what differs from run to run."""
+    common = {"kubeflow_conn_id": conn_id, "deferrable": False, "poll_interval": 0.1}
+    xcom: dict[str, str] = {}
+    made = execute(
+        PrepareSampleDataOperator(
+            task_id="make", train_rows=16, preference_rows=4, evaluation_rows=8, seed=3, **common
+        ),
+        xcom,
+    )
+    checked = execute(
+        ValidateDatasetOperator(
+            task_id="check", dataset=xcom["train"], dataset_format="prompt_completion", **common
+        ),
+        xcom,
+    )
+    stable = [
+        {
+            "metrics": value["metrics"],
+            "passed": value["passed"],
+            "digests": {name: value["artifacts"][name]["digest"] for name in names},
+        }
+        for value, names in ((made, ("train", "evaluation")), (checked, ("validated", "rejected")))
+    ]
+    return stable, sorted(xcom)
+
+
+def test_only_the_connection_differs(tmp_path, monkeypatch):
+    kfp_versions._reference_cache.clear()
+    local = {"python": str(DATA_PYTHON), "root": str(tmp_path / "local")}
+    monkeypatch.setenv("AIRFLOW_CONN_HERE", json.dumps({"conn_type": "kubeflow", "extra": local}))
+    with FakeKfpApi() as api:
+        cluster = {"pipeline_root": f"file://{tmp_path}/root", "image": "registry.example.com/llmops:1"}
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_THERE", json.dumps({"conn_type": "kubeflow", "host": api.url, "extra": cluster})
+        )
+        Cluster(api, "there", tmp_path)
+        there, keys_there = run_both_tasks("there")
+    here, keys_here = run_both_tasks("here")
+    assert there == here
+    assert keys_there == sorted({*keys_here, "run_url", "_link_PipelineRunLink"})
+    assert here[1]["metrics"]["rows"] == 16
