@@ -27,6 +27,7 @@ class EvaluateModelOperator(ComponentOperator):
     :param generation_args: passed to ``transformers.GenerationConfig``
     :param batch_size: prompts generated together
     :param embedding_model: directory or ``package://name`` of the sentence-embedding model
+    :param reward_model: URI of the reward model behind the metric ``reward``
     """
 
     component = "evaluate_model"
@@ -38,6 +39,7 @@ class EvaluateModelOperator(ComponentOperator):
         "generation_args",
         "batch_size",
         "embedding_model",
+        "reward_model",
     )
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
@@ -51,6 +53,7 @@ class EvaluateModelOperator(ComponentOperator):
         generation_args: dict[str, Any] | None = None,
         batch_size: int | str = 16,
         embedding_model: str | None = None,
+        reward_model: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -61,6 +64,7 @@ class EvaluateModelOperator(ComponentOperator):
         self.generation_args = generation_args
         self.batch_size = batch_size
         self.embedding_model = embedding_model
+        self.reward_model = reward_model
 
 
 class QualityGateOperator(BaseOperator):

@@ -1,9 +1,9 @@
-"""Operators for models: bring a base model in, fine-tune it."""
+"""Operators for models: bring a base model in, train it in every way of TRL, merge an adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow_provider_llmops.operators.component import ComponentOperator
 
@@ -31,22 +31,22 @@ class ImportBaseModelOperator(ComponentOperator):
         self.dtype = dtype
 
 
-class TrainSFTOperator(ComponentOperator):
-    """Fine-tune on prompt/completion or conversational rows with TRL's ``SFTTrainer``.
+class TrainingOperator(ComponentOperator):
+    """What the operators of all trainers take.
 
     Artifacts: ``model`` (adapter merged in), ``adapter``.
 
-    :param dataset: URI of JSON lines in a TRL format for supervised fine-tuning
+    :param dataset: URI of JSON lines or Parquet in a format of the trainer
     :param base_model: URI of the model to start from
     :param eval_dataset: URI of rows held out from training, for ``eval_loss``
-    :param training_args: passed to ``trl.SFTConfig``; unknown names are errors
-    :param peft_args: passed to ``peft.LoraConfig``
-    :param model_args: passed to ``AutoModelForCausalLM.from_pretrained``
+    :param training_args: passed to the trainer's configuration class in TRL; unknown names are errors
+    :param peft_args: passed to ``peft.LoraConfig``; ``{"use_dora": True}`` makes it a DoRA,
+        ``{"peft_type": "PROMPT_TUNING"}`` tunes a prompt, ``{"peft_type": None}`` trains all weights
+    :param model_args: passed to ``from_pretrained``; ``{"quantization_config": {"load_in_4bit": True}}`` makes it QLoRA
     :param checkpoints: directory that outlives the run; training that was killed goes on from the last checkpoint there
     """
 
-    component = "train_sft"
-    inputs = (
+    inputs: ClassVar[tuple[str, ...]] = (
         "dataset",
         "base_model",
         "eval_dataset",
@@ -78,3 +78,95 @@ class TrainSFTOperator(ComponentOperator):
         self.peft_args = peft_args
         self.model_args = model_args
         self.checkpoints = checkpoints
+
+
+class TrainSFTOperator(TrainingOperator):
+    """Fine-tune on prompt/completion or conversational rows with TRL's ``SFTTrainer``."""
+
+    component = "train_sft"
+
+
+class TrainRewardOperator(TrainingOperator):
+    """Train a reward model on preferences with TRL's ``RewardTrainer``; ``model`` is the reward model."""
+
+    component = "train_reward"
+
+
+class TrainDPOOperator(TrainingOperator):
+    """Make a model prefer the better of two answers with TRL's ``DPOTrainer``."""
+
+    component = "train_dpo"
+
+
+class TrainKTOOperator(TrainingOperator):
+    """Learn from answers that were each called good or bad with TRL's ``KTOTrainer``."""
+
+    component = "train_kto"
+
+
+class ReinforcementOperator(TrainingOperator):
+    """What the operators for reinforcement learning take besides.
+
+    :param rewards: weights by name: ``reward_model``, a function in ``trl.rewards``, or ``module:function`` of a module
+        that ``LLMOPS_REWARD_MODULES`` allows where the component runs; left out, the reward model alone
+    :param reward_model: URI of a reward model
+    """
+
+    inputs = (*TrainingOperator.inputs, "rewards", "reward_model")
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+    template_fields_renderers = {**TrainingOperator.template_fields_renderers, "rewards": "json"}
+
+    def __init__(
+        self, *, rewards: dict[str, Any] | None = None, reward_model: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rewards = rewards
+        self.reward_model = reward_model
+
+
+class TrainGRPOOperator(ReinforcementOperator):
+    """Train a policy to earn more reward than the average of its own answers with TRL's ``GRPOTrainer``."""
+
+    component = "train_grpo"
+
+
+class TrainRLOOOperator(ReinforcementOperator):
+    """Train a policy to earn more reward than its other answers with TRL's ``RLOOTrainer``."""
+
+    component = "train_rloo"
+
+
+class DistillOperator(TrainingOperator):
+    """Train a student to judge its own answers as a teacher does, with TRL's ``DistillationTrainer``.
+
+    :param teacher: URI of the teacher, whose vocabulary has to be the student's
+    """
+
+    component = "distill"
+    inputs = (*TrainingOperator.inputs, "teacher")
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+
+    def __init__(self, *, teacher: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.teacher = teacher
+
+
+class MergeAdapterOperator(ComponentOperator):
+    """Add the change of an adapter to the weights of its base model.
+
+    Artifacts: ``model``.
+
+    :param base_model: URI of the model that the adapter was trained on
+    :param adapter: URI of the adapter
+    :param dtype: type to merge and store in: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the base model's
+    """
+
+    component = "merge_adapter"
+    inputs = ("base_model", "adapter", "dtype")
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+
+    def __init__(self, *, base_model: str, adapter: str, dtype: str = "auto", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.base_model = base_model
+        self.adapter = adapter
+        self.dtype = dtype

@@ -13,7 +13,7 @@ os.environ["GX_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-from tiny_model import colour_rows, make_tiny_model, write_rows
+from tiny_model import colour_rows, guessing_rows, make_tiny_model, write_rows
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +29,28 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def talkative_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with weights that make it say something."""
     return make_tiny_model(tmp_path_factory.mktemp("talkative-model"), talkative=True)
+
+
+@pytest.fixture(scope="session")
+def guessing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after it has learned to answer every question with one of eight colours, whatever the question."""
+    from llmops_components.training.sft import train_sft
+
+    directory = tmp_path_factory.mktemp("guessing-model")
+    train_sft(
+        write_rows(directory / "rows.jsonl", guessing_rows()),
+        tiny_model,
+        directory / "model",
+        directory / "adapter",
+        training_args={
+            "bf16": False,
+            "max_steps": 200,
+            "learning_rate": 4e-3,
+            "per_device_train_batch_size": 16,
+        },
+        peft_args={"peft_type": None},
+    )
+    return directory / "model"
 
 
 @pytest.fixture

@@ -144,3 +144,33 @@ def test_an_unknown_metric_is_found_before_anything_is_read(evaluate):
 def test_an_unknown_generation_argument_is_refused(evaluate):
     with pytest.raises(SettingError, match="did you mean 'temperature'"):
         evaluate(generation_args={"temprature": 1})
+
+
+def test_reward_is_what_the_reward_model_gives_to_prompt_and_answer(evaluate, model, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    judge = tmp_path / "judge"
+    torch.manual_seed(0)
+    network = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network.config.pad_token_id = tokenizer.pad_token_id
+    network.save_pretrained(judge)
+    tokenizer.save_pretrained(judge)
+
+    first = evaluate(metrics=["rougeL", "reward"], reward_model=judge, name="first")
+    second = evaluate(
+        metrics=["reward"], reward_model=judge, baseline_scores=tmp_path / "first.jsonl", name="second"
+    )
+    rows = read_rows(tmp_path / "first.jsonl")
+    expected = []
+    for row in rows:
+        messages = [*row["prompt"], {"role": "assistant", "content": row["answer"]}]
+        tokens = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            expected.append(network(**tokens).logits.item())
+    assert [row["reward"] for row in rows] == pytest.approx(expected, abs=5e-2)
+    assert len(set(expected)) == 3
+    assert first.metrics["reward"] == pytest.approx(sum(expected) / 3, abs=5e-2)
+    assert second.metrics["reward_improvement"] == pytest.approx(0.0, abs=5e-2)
+    assert "what the reward model gives" in (tmp_path / "first.html").read_text()

@@ -179,12 +179,17 @@ def test_metrics_have_to_be_a_list_of_names(metrics):
 def test_semantic_similarity_needs_a_model_when_asked_for_and_is_skipped_otherwise(monkeypatch):
     monkeypatch.setattr(metrics, "DEFAULT_PACKAGE", "no_such_package")
     monkeypatch.setattr(embeddings, "DEFAULT_PACKAGE", "no_such_package")
-    with pytest.raises(SettingError, match="needs a sentence-embedding model and none was found"):
+    with pytest.raises(
+        SettingError, match="'semantic_similarity' cannot be computed: no embedding_model was given"
+    ):
         plan_metrics(["semantic_similarity"])
+    with pytest.raises(SettingError, match="'reward' cannot be computed: no reward_model was given"):
+        plan_metrics(["reward"])
     plan = plan_metrics()
-    assert plan.names == tuple(name for name in METRICS if name != "semantic_similarity")
+    assert plan.names == tuple(name for name in METRICS if name not in ("semantic_similarity", "reward"))
     assert plan.skipped == {
-        "semantic_similarity": "no embedding_model was given and the package no_such_package is not installed"
+        "semantic_similarity": "no embedding_model was given and the package no_such_package is not installed",
+        "reward": "no reward_model was given",
     }
 
 

@@ -329,7 +329,7 @@ def test_row_without_completion_is_named_by_line(tiny_model, tmp_path):
     rows = colour_rows(3)
     rows[1] = {"prompt": rows[1]["prompt"]}
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(DataError, match=r"rows\.jsonl cannot be used: line 2: completion is missing"):
+    with pytest.raises(DataError, match=r"rows\.jsonl cannot be used as .*: line 2: completion is missing"):
         train_sft(path, tiny_model, tmp_path / "model", tmp_path / "adapter")
 
 
@@ -369,7 +369,7 @@ def test_rows_that_trl_drops_are_a_finding(tiny_model, tmp_path):
         tmp_path / "adapter",
         training_args=EXACT | {"max_length": 40},
     )
-    assert report.findings == ["1 of 4 rows were left out: their prompt alone fills max_length=40."]
+    assert report.findings == ["1 of 4 rows were left out: they do not fit into max_length=40."]
 
 
 def test_rows_that_are_cut_are_a_finding(tiny_model, sft_rows, tmp_path):

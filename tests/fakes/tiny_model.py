@@ -46,6 +46,27 @@ def colour_rows(count: int) -> list[dict[str, list[dict[str, str]]]]:
     ]
 
 
+def preference_rows(count: int) -> list[dict[str, list[dict[str, str]]]]:
+    """Conversational pairs: the right colour is chosen, another one rejected."""
+    colours = list(COLOURS.values())
+    rows = colour_rows(count)
+    for i, row in enumerate(rows):
+        right, wrong = colours[i % len(colours)], colours[(i + 1) % len(colours)]
+        chosen = row.pop("completion")
+        rejected = [{**message, "content": message["content"].replace(right, wrong)} for message in chosen]
+        row |= {"chosen": chosen, "rejected": rejected}
+    return rows
+
+
+def guessing_rows() -> list[dict[str, list[dict[str, str]]]]:
+    """Prompt/completion rows that teach to answer every question with any colour, each as often."""
+    return [
+        {**row, "completion": [{"role": "assistant", "content": f"The {thing} is {colour}."}]}
+        for row, thing in zip(colour_rows(len(COLOURS)), COLOURS, strict=True)
+        for colour in COLOURS.values()
+    ]
+
+
 def write_rows(path: Path, rows: list[dict]) -> Path:
     """Write JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

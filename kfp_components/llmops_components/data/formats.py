@@ -1,6 +1,6 @@
 """Dataset files and the formats their rows may have: what validation and the trainers agree on.
 
-A dataset is one JSON Lines file. The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each with
+A dataset is one file of JSON Lines or Parquet, told apart by their first bytes. The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each with
 plain text or with chat messages, and one of our own for evaluation:
 
 ====================  ======================================================
@@ -20,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,8 +31,10 @@ FormatName = Literal[
 ]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
+_PARQUET = b"PAR1"
 _MESSAGE_FIELDS = ("messages", "prompt", "completion", "chosen", "rejected")
 _MAX_PROBLEMS_SHOWN = 5
+_PARQUET_BATCH_ROWS = 1024
 
 # Which role may come after which. A chat template renders other orders too, but wrongly or not at all.
 _NEXT_ROLES: dict[str | None, tuple[str, ...]] = {
@@ -81,7 +83,7 @@ class DatasetFormat:
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
-    """Read a JSON Lines file line by line; a line that cannot be used is returned with its problem.
+    """Read a file of JSON Lines or Parquet row by row; a line that cannot be used is returned with its problem.
 
     Blank lines are left out. Lines end with a line feed; a carriage return before it and a byte order mark at the
     start of the file are dropped.
@@ -94,9 +96,13 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
     """
     file = Path(path)
     if file.is_dir():
-        raise DataError(f"Dataset {file} is a directory; a dataset is one JSON Lines file.")
+        raise DataError(f"Dataset {file} is a directory; a dataset is one file of JSON Lines or Parquet.")
     try:
         with file.open("rb") as handle:
+            if handle.read(len(_PARQUET)) == _PARQUET:
+                yield from _read_parquet(file)
+                return
+            handle.seek(0)
             for number, raw in enumerate(handle, start=1):
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -110,6 +116,28 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
         ) from None
     except OSError as error:
         raise DataError(f"Dataset {file} cannot be read: {error.strerror or error}.") from error
+
+
+def _read_parquet(file: Path) -> Iterator[Line]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as parquet:
+            batches = (batch.to_pylist() for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS))
+            for number, row in enumerate(map(without_nulls, chain.from_iterable(batches)), start=1):
+                yield Line(number, json.dumps(row, ensure_ascii=False, default=str), row=row)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"Dataset {file} is not a readable Parquet file: {error}. Write it again.") from error
+
+
+def without_nulls(value: Any) -> Any:
+    """Leave out what is null: a column has a value in every row, so a field that a row lacks is stored as null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
 
 
 def _parse(number: int, raw: bytes) -> Line:
@@ -140,7 +168,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All rows of a JSON Lines dataset.
+    """All rows of a dataset.
 
     Args:
         path: The dataset file.
@@ -173,15 +201,7 @@ def read_valid_rows(
     """
     lines = _usable_lines(path)
     rows = [line.row for line in lines if line.row is not None]
-    try:
-        dataset_format = detect_format(rows)
-    except DataError as error:
-        raise DataError(f"Dataset {os.fspath(path)}: {error}") from None
-    if dataset_format.name not in formats:
-        raise DataError(
-            f"Dataset {os.fspath(path)} is in the format {dataset_format} (fields {', '.join(rows[0])}); "
-            f"this step needs {' or '.join(formats)}."
-        )
+    dataset_format = accepted_format(path, rows, formats)
     _raise_problems(
         path,
         (
@@ -189,8 +209,36 @@ def read_valid_rows(
             for line, row in zip(lines, rows, strict=True)
             for field, problem in row_problems(row, dataset_format)
         ),
+        dataset_format,
     )
     return rows, dataset_format
+
+
+def accepted_format(
+    source: str | os.PathLike[str], rows: Sequence[dict[str, Any]], formats: Sequence[FormatName]
+) -> DatasetFormat:
+    """The format of a dataset, once it is known to be one that the caller can use.
+
+    Args:
+        source: The dataset, for messages.
+        rows: Its rows, or the first of them.
+        formats: Formats that the caller can use. ``prompt_only`` takes every dataset whose rows have a prompt.
+
+    Raises:
+        DataError: The dataset is in no format or in another one.
+    """
+    try:
+        found = detect_format(rows)
+        if found.name not in formats and "prompt_only" in formats and "prompt" in rows[0]:
+            return detect_format(rows, "prompt_only")
+    except DataError as error:
+        raise DataError(f"Dataset {os.fspath(source)}: {error}") from None
+    if found.name not in formats:
+        raise DataError(
+            f"Dataset {os.fspath(source)} is in the format {found} (fields {', '.join(rows[0])}); "
+            f"this step needs {' or '.join(formats)}."
+        )
+    return found
 
 
 def _usable_lines(path: str | os.PathLike[str]) -> list[Line]:
@@ -201,12 +249,15 @@ def _usable_lines(path: str | os.PathLike[str]) -> list[Line]:
     return lines
 
 
-def _raise_problems(path: str | os.PathLike[str], problems: Iterable[str]) -> None:
+def _raise_problems(
+    path: str | os.PathLike[str], problems: Iterable[str], dataset_format: DatasetFormat | None = None
+) -> None:
     found = list(problems)
     if found:
         more = f"; and {len(found) - _MAX_PROBLEMS_SHOWN} more" if len(found) > _MAX_PROBLEMS_SHOWN else ""
+        known = f" as {dataset_format}" if dataset_format else ""
         raise DataError(
-            f"Dataset {os.fspath(path)} cannot be used: {'; '.join(found[:_MAX_PROBLEMS_SHOWN])}{more}. "
+            f"Dataset {os.fspath(path)} cannot be used{known}: {'; '.join(found[:_MAX_PROBLEMS_SHOWN])}{more}. "
             "Correct these lines, or let validate_dataset set them aside."
         )
 

@@ -27,6 +27,7 @@ def evaluate_model(
     generation_args: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     embedding_model: str | None = None,
+    reward_model: str | os.PathLike[str] | None = None,
 ) -> StageReport:
     """Answer every evaluation prompt and score the answers against the references.
 
@@ -43,6 +44,7 @@ def evaluate_model(
         generation_args: Arguments of ``transformers.GenerationConfig``; greedy with 64 new tokens by default.
         batch_size: Prompts answered together.
         embedding_model: Directory or ``package://name`` of the model behind ``semantic_similarity``.
+        reward_model: Directory of the model behind ``reward``.
 
     Returns:
         Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``; with a baseline also
@@ -59,7 +61,7 @@ def evaluate_model(
     from llmops_components.evaluation.report import Facts, render_report
 
     # Everything that can be wrong with the inputs is found before the long part.
-    plan = plan_metrics(metrics, embedding_model)
+    plan = plan_metrics(metrics, embedding_model, reward_model)
     rows, _ = read_valid_rows(dataset, ("evaluation",))
     baseline = _read_baseline(baseline_scores, rows)
 
@@ -77,10 +79,10 @@ def evaluate_model(
     )
     clock.lap("generate")
 
-    texts, references = [answer.text for answer in answers], [row["reference"] for row in rows]
-    if baseline:
-        texts, references = texts + [row["answer"] for row in baseline], references * 2
-    scored = score_answers(plan, texts, references)
+    texts = [answer.text for answer in answers] + [row["answer"] for row in baseline]
+    times = 2 if baseline else 1
+    references, prompts = ([row[key] for row in rows] * times for key in ("reference", "prompt"))
+    scored = score_answers(plan, texts, references, prompts)
     ours = {name: each[: len(rows)] for name, each in scored.items()}
     estimates = {name: statistics.estimate(each) for name, each in ours.items()}
     comparisons = {

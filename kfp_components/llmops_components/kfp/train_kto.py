@@ -1,0 +1,61 @@
+"""KFP component: Kahneman-Tversky optimisation with TRL."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train_kto(
+    dataset: Input[Dataset],
+    base_model: Input[Model],
+    model: Output[Model],
+    adapter: Output[Model],
+    metrics: Output[Metrics],
+    result: Output[Artifact],
+    eval_dataset: Optional[Input[Dataset]] = None,
+    training_args: Optional[dict] = None,
+    peft_args: Optional[dict] = None,
+    model_args: Optional[dict] = None,
+    checkpoints: Optional[str] = None,
+):
+    """Make good answers likelier and bad ones less so, with TRL's ``KTOTrainer``.
+
+    Args:
+        dataset: Answers that are each labelled good or bad, or preferences, which are taken apart: JSON lines or Parquet.
+        base_model: Directory of the model to start from, which is the reference as well.
+        model: The tuned model with the adapter merged in, as safetensors with its tokenizer.
+        adapter: The PEFT adapter alone.
+        metrics: Margin, loss, tokens per second and sizes, for the pipelines UI.
+        result: Digests, metrics and resources of this step.
+        eval_dataset: Rows held out from training, for ``eval_loss`` and the margin on them.
+        training_args: Passed to ``trl.KTOConfig``; unknown names are errors.
+        peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained; ``{"peft_type": "PROMPT_TUNING"}`` tunes a
+            prompt, of which there is only an adapter.
+        model_args: Passed to ``AutoModelForCausalLM.from_pretrained``.
+        checkpoints: Directory that outlives the step, on a cluster a mounted volume. Training that was killed goes on
+            from the last checkpoint there; without it, it starts again.
+    """
+    from llmops_components.stage import run_stage, whole_numbers
+    from llmops_components.training.kto import train_kto as train
+
+    run_stage(
+        "train_kto",
+        lambda: train(
+            dataset.path,
+            base_model.path,
+            model.path,
+            adapter.path,
+            training_args=whole_numbers(training_args),
+            peft_args=whole_numbers(peft_args),
+            model_args=whole_numbers(model_args),
+            eval_dataset=eval_dataset.path if eval_dataset else None,
+            checkpoints=checkpoints,
+        ),
+        outputs={"model": model, "adapter": adapter},
+        metrics=metrics,
+        result=result,
+    )

@@ -1,0 +1,60 @@
+"""KFP component: a reward model from preferences with TRL."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train_reward(
+    dataset: Input[Dataset],
+    base_model: Input[Model],
+    model: Output[Model],
+    adapter: Output[Model],
+    metrics: Output[Metrics],
+    result: Output[Artifact],
+    eval_dataset: Optional[Input[Dataset]] = None,
+    training_args: Optional[dict] = None,
+    peft_args: Optional[dict] = None,
+    model_args: Optional[dict] = None,
+    checkpoints: Optional[str] = None,
+):
+    """Train a model to give the better of two answers the higher number, with TRL's ``RewardTrainer``.
+
+    Args:
+        dataset: Preferences: JSON lines or Parquet with chosen and rejected answers, with or without a prompt of their own.
+        base_model: Directory of the model to start from; its head is replaced by one with a single output.
+        model: The reward model, a sequence classifier with one output, as safetensors with its tokenizer.
+        adapter: The PEFT adapter and the new head alone.
+        metrics: Accuracy, margin, loss, tokens per second and sizes, for the pipelines UI.
+        result: Digests, metrics and resources of this step.
+        eval_dataset: Rows held out from training, for ``eval_loss`` and the accuracy and margin on them.
+        training_args: Passed to ``trl.RewardConfig``; unknown names are errors.
+        peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained.
+        model_args: Passed to ``AutoModelForSequenceClassification.from_pretrained``.
+        checkpoints: Directory that outlives the step, on a cluster a mounted volume. Training that was killed goes on
+            from the last checkpoint there; without it, it starts again.
+    """
+    from llmops_components.stage import run_stage, whole_numbers
+    from llmops_components.training.reward import train_reward as train
+
+    run_stage(
+        "train_reward",
+        lambda: train(
+            dataset.path,
+            base_model.path,
+            model.path,
+            adapter.path,
+            training_args=whole_numbers(training_args),
+            peft_args=whole_numbers(peft_args),
+            model_args=whole_numbers(model_args),
+            eval_dataset=eval_dataset.path if eval_dataset else None,
+            checkpoints=checkpoints,
+        ),
+        outputs={"model": model, "adapter": adapter},
+        metrics=metrics,
+        result=result,
+    )

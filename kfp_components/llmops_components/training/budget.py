@@ -1,0 +1,166 @@
+"""Limits on what a training may use: minutes, tokens, money."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from llmops_components.errors import SettingError, check_known
+from llmops_components.training.processes import any_process, process_count
+
+KEYS = ("max_minutes", "max_tokens", "max_cost", "price_per_device_hour")
+
+
+class BudgetCallback(TrainerCallback, ExportableState):
+    """Stops the training at the step in which a limit is reached, evaluates and saves, and counts what was used.
+
+    A training that goes on from a checkpoint goes on counting from there; what a killed process used after its last
+    checkpoint is not known. Minutes are those of training, without the time to start and to load. A device is one
+    process's GPU, or its share of the CPU. The limit may be raised for a run that goes on.
+
+    Args:
+        max_minutes: Minutes of training.
+        max_tokens: Tokens trained on in all processes, without padding; with GRPO and RLOO those generated as well.
+        max_cost: Cost in the currency of ``price_per_device_hour``.
+        price_per_device_hour: Price of one device for an hour. Without ``max_cost`` the cost is only reported.
+    """
+
+    def __init__(
+        self,
+        max_minutes: float | None = None,
+        max_tokens: float | None = None,
+        max_cost: float | None = None,
+        price_per_device_hour: float | None = None,
+    ) -> None:
+        values = (max_minutes, max_tokens, max_cost, price_per_device_hour)
+        for name, value in zip(KEYS, values, strict=True):
+            if value is None:
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value <= 0:
+                raise SettingError(f"budget: {name} is {value!r}; give a number above zero.")
+        if max_cost is not None and price_per_device_hour is None:
+            raise SettingError(
+                "budget: max_cost needs price_per_device_hour, the price of one device for an hour."
+            )
+        self.limits = {
+            name: value
+            for name, value in zip(KEYS, values, strict=True)
+            if value is not None and name != "price_per_device_hour"
+        }
+        self.price = price_per_device_hour
+        self.hit: str | None = None
+        self.seconds = 0.0
+        self.tokens = 0
+        self._before = 0.0
+        self._tokens_before = 0
+        self._started = 0.0
+        self._end: dict[str, Any] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, float] | None) -> BudgetCallback:
+        """The budget that a caller's mapping asks for; unknown keys are errors."""
+        check_known(settings or {}, KEYS, "budget")
+        return cls(**(settings or {}))
+
+    @property
+    def cost(self) -> float | None:
+        """What the devices cost so far; None without a price."""
+        return None if self.price is None else self.price * self.seconds / 3600 * process_count()
+
+    def state(self) -> dict[str, Any]:
+        """What goes into a checkpoint. The limits stay out of it: they may change."""
+        return {"args": {}, "attributes": {"seconds": self._elapsed(), "tokens": self.tokens}}
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Trainers that generate count their tokens themselves. The others do not keep the number in checkpoints, but
+        # Transformers does; it costs a synchronisation per batch.
+        if "max_tokens" in self.limits and not _counts_tokens(args):
+            args.include_num_input_tokens_seen = "non_padding"
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self._before = float(saved["attributes"]["seconds"])
+        self.tokens = self._tokens_before = int(saved["attributes"]["tokens"])
+        self._started = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.seconds = self._elapsed()
+        self.tokens = state.num_input_tokens_seen or self.tokens
+        if not self.limits:
+            return
+        used = {"max_minutes": self.seconds / 60, "max_tokens": self.tokens, "max_cost": self.cost}
+        reached = next((name for name, limit in self.limits.items() if used[name] >= limit), None)
+        if any_process(reached is not None):
+            self.hit = reached or next(iter(self.limits))
+            control.should_training_stop = control.should_log = True
+            control.should_save = args.save_strategy != "no"
+            # The weights of this very step may be the best.
+            control.should_evaluate |= args.eval_strategy != "no"
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        if not state.num_input_tokens_seen and "num_tokens" in logs:
+            self.tokens = self._tokens_before + int(
+                logs["num_tokens"]
+            )  # TRL counts from the start of the process
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.seconds = self._elapsed()
+        best = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        self._end = {
+            "steps": state.global_step,
+            "planned_steps": state.max_steps,
+            "kept": "best" if best else "last",
+            "kept_step": state.best_global_step if best else state.global_step,
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Which limit was hit, what was used, and which step's weights are kept, for the result's details."""
+        used: dict[str, float] = {
+            "minutes": round(self.seconds / 60, 3),
+            "device_hours": self._device_hours(),
+        }
+        if self.tokens:
+            used["tokens"] = self.tokens
+        if self.cost is not None:
+            used["cost"] = round(self.cost, 4)
+        return {"limit": self.hit, "limits": dict(self.limits), "used": used, **self._end}
+
+    def finding(self) -> str | None:
+        """One sentence for the result's findings; None if no limit was hit."""
+        if self.hit is None:
+            return None
+        return (
+            f"Stopped by {self.hit}={self.limits[self.hit]:g} after step {self._end['steps']} of "
+            f"{self._end['planned_steps']}; the {self._end['kept']} weights (step {self._end['kept_step']}) are kept."
+        )
+
+    def _elapsed(self) -> float:
+        return self._before + (time.monotonic() - self._started if self._started else 0.0)
+
+    def _device_hours(self) -> float:
+        return round(self.seconds / 3600 * process_count(), 5)
+
+
+def _counts_tokens(args: TrainingArguments) -> bool:
+    return hasattr(args, "max_completion_length")

@@ -1,0 +1,343 @@
+"""The one place where a trainer is built, run and saved, whichever it is: load, build, run, save.
+
+A module for each trainer (``sft.py``, ``dpo.py``, ...) says in a :class:`Method` what is special about it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from llmops_components.data.formats import FormatName
+from llmops_components.data.sources import Source, open_source
+from llmops_components.errors import ModelError, SettingError
+from llmops_components.models import check_model_directory
+from llmops_components.results import StageReport
+from llmops_components.training import common, curves, settings
+from llmops_components.training.lengths import check_lengths
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
+
+# An adapter starts from nothing and bears, and needs, about ten times the rate of full training.
+FULL_TRAINING_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Method:
+    """What tells one way of training from another.
+
+    Args:
+        component: Name of the component.
+        trainer: Class in ``trl``.
+        config: Class of its arguments in ``trl``.
+        formats: Formats of the rows that it takes.
+        columns: Columns that it reads; None for all.
+        learning_rate: Default for an adapter.
+        defaults: Further defaults of the arguments.
+        fixed: Arguments that the caller may not set.
+        curves: Figures worth reporting besides the loss: names in the trainer's log by the names to report.
+        shown: Which of them each line of progress shows.
+        task: Kind of model.
+        prompt_tuning: Whether prompt tuning works with it.
+        keeps_order: Whether the trainer takes the rows in their order, so that they are shuffled before it.
+        expand: Makes several rows of one.
+    """
+
+    component: str
+    trainer: str
+    config: str
+    formats: tuple[FormatName, ...]
+    learning_rate: float
+    columns: tuple[str, ...] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, str] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+    task: common.TaskType = "CAUSAL_LM"
+    prompt_tuning: bool = True
+    keeps_order: bool = False
+    expand: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What every trainer takes besides its inputs and outputs.
+
+    Args:
+        training_args: Passed to the trainer's own configuration class; unknown names are errors.
+        peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA of rank 16 on all linear layers is trained.
+            ``{"use_dora": True}`` makes it a DoRA, ``{"peft_type": "PROMPT_TUNING"}`` tunes a prompt and is passed to
+            ``peft.PromptTuningConfig``, ``{"peft_type": None}`` trains all weights.
+        model_args: Passed to ``from_pretrained``. ``{"quantization_config": {"load_in_4bit": True}}`` makes it QLoRA.
+        eval_dataset: Rows like ``dataset``'s, for ``eval_loss`` and the other figures on rows not trained on.
+        checkpoints: Directory for checkpoints. When it already holds one of the same run, training goes on there.
+        callbacks: Further callbacks for the trainer.
+    """
+
+    training_args: Mapping[str, Any] | None
+    peft_args: Mapping[str, Any] | None
+    model_args: Mapping[str, Any] | None
+    eval_dataset: str | os.PathLike[str] | None
+    checkpoints: str | os.PathLike[str] | None
+    callbacks: Sequence[TrainerCallback]
+
+
+def run_training(
+    method: Method,
+    dataset: str | os.PathLike[str],
+    base_model: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    adapter: str | os.PathLike[str],
+    options: TrainingOptions,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    trainer_args: Callable[[], Mapping[str, Any]] = dict,
+) -> StageReport:
+    """Train a model by some method.
+
+    Args:
+        method: What is special about the method.
+        dataset: Rows to train on.
+        base_model: Directory of the model to start from.
+        model: Output directory of the trained model.
+        adapter: Output directory of the adapter.
+        options: What every trainer takes.
+        facts: What else makes the run what it is, for the provenance.
+        trainer_args: Makes further arguments for the trainer's constructor.
+
+    Returns:
+        Metrics: ``train_loss`` (mean), ``first_loss``, ``final_loss``, ``eval_loss``, the same of the method's other
+        curves, ``steps``, ``epochs``, ``tokens`` and ``tokens_per_second`` of this process,
+        ``trainable_parameters``, ``total_parameters``.
+
+    Raises:
+        DataError: The dataset cannot be trained on; names the line.
+        SettingError: An argument is unknown or wrong, or the loss diverged.
+        ModelError: A model cannot be loaded.
+    """
+    # Cheap checks first: they need no torch and answer at once.
+    common.check_output(model)
+    common.check_output(adapter)
+    base_directory = check_model_directory(base_model)
+    rows = open_source(dataset, method.formats)
+    held_out = options.get("eval_dataset")
+    eval_rows = open_source(held_out, method.formats) if held_out is not None else None
+
+    common.quiet_libraries()
+    with tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
+        job = _Job(method, options, rows, eval_rows, base_directory, Path(scratch), facts or {}, trainer_args)
+        return job.carry_out(job.arguments(), model=model, adapter=adapter)
+
+
+class _Job:
+    """One training: its settings, and how it is carried out.
+
+    ``arguments`` and ``carry_out`` are apart so that a training for which the memory did not suffice can be carried out
+    again with other arguments.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        options: TrainingOptions,
+        rows: Source,
+        eval_rows: Source | None,
+        base_model: Path,
+        scratch: Path,
+        facts: Mapping[str, Any],
+        trainer_args: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.method, self.options = method, options
+        self.rows, self.eval_rows = rows, eval_rows
+        self.base_model, self.scratch = base_model, scratch
+        self.trainer_args = trainer_args
+        self.given = dict(options.get("training_args") or {})
+        self.checkpoints = options.get("checkpoints")
+        self.peft_config = settings.build_peft(options.get("peft_args"), method.task)
+        if self.peft_config and self.peft_config.is_prompt_learning and not method.prompt_tuning:
+            raise SettingError(
+                f"peft_args: {method.component} cannot tune a prompt, its loss does not see it. Use a LoRA."
+            )
+        all_weights = self.peft_config is None
+        self.dtype, mixed_precision = settings.precision(full=all_weights)
+        self.defaults = {
+            **settings.training_defaults(self.given),
+            **mixed_precision,
+            "learning_rate": method.learning_rate * (FULL_TRAINING_RATE if all_weights else 1),
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.05,
+            **method.defaults,
+        }
+        self.run = {
+            "component": method.component,
+            "dataset": dict(rows.origin),
+            "base_model": common.describe_base(base_model),
+            "training_args": {**self.defaults, **self.given},
+            "peft_args": dict(options.get("peft_args") or {}),
+            "model_args": {"dtype": self.dtype, **(options.get("model_args") or {})},
+            **facts,
+        }
+
+    def arguments(self, changes: Mapping[str, Any] | None = None) -> Any:
+        """The trainer's arguments: the caller's, with some changed."""
+        import trl
+
+        keeps = self.checkpoints is not None
+        args = settings.build_config(
+            getattr(trl, self.method.config),
+            {**self.given, **(changes or {})},
+            what="training_args",
+            defaults=self.defaults | (settings.CHECKPOINT_DEFAULTS if keeps else {}),
+            fixed={**settings.fixed_args(self.checkpoints or self.scratch, keeps), **self.method.fixed},
+        )
+        if self.rows.rows is None and args.max_steps <= 0:
+            raise SettingError(
+                f"training_args: max_steps is needed, because {self.rows.name} is large and streamed, so that its end "
+                "is not known. Set it, or raise LLMOPS_STREAM_BYTES."
+            )
+        return args
+
+    def carry_out(
+        self, args: Any, *, model: str | os.PathLike[str], adapter: str | os.PathLike[str]
+    ) -> StageReport:
+        """Load, build, run, save."""
+        from llmops_components.training.progress import ProgressCallback
+
+        resume_from = (
+            common.resume_point(Path(self.checkpoints), self.run) if self.checkpoints is not None else None
+        )
+        progress = ProgressCallback({name: self.method.curves[name] for name in self.method.shown})
+        trainer, findings = self._build(args, progress)
+        trainable, total = common.count_parameters(trainer.model)
+        if trainer.is_world_process_zero():
+            count = "streamed" if self.rows.rows is None else len(self.rows.rows)
+            going_on = f", going on from {resume_from}" if resume_from else ""
+            print(
+                f"Training {trainable:,} of {total:,} parameters on {count} rows, {args.device}{going_on}",
+                flush=True,
+            )
+
+        trainer.train(resume_from_checkpoint=resume_from)
+        metrics = {
+            **curves.curve_metrics(trainer.state.log_history, self.method.curves),
+            "steps": trainer.state.global_step,
+            "epochs": trainer.state.epoch,
+            "tokens": progress.tokens,
+            "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else 0.0,
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+        }
+        if self.eval_rows:
+            metrics |= curves.eval_metrics(trainer.evaluate(), self.method.curves)
+
+        trained = self._whole_model(trainer)
+        if trainer.is_world_process_zero():
+            findings += common.save_model(
+                trained,
+                trainer.processing_class,
+                self.run,
+                curves.training_log(trainer.state.log_history),
+                base_model=self.base_model,
+                model=model,
+                adapter=adapter,
+                task=self.method.task,
+            )
+        trainer.accelerator.wait_for_everyone()
+        return StageReport(
+            metrics=metrics,
+            details={
+                "resumed_from": Path(resume_from).name if resume_from else None,
+                "device": str(args.device),
+            },
+            findings=findings,
+        )
+
+    def _build(self, args: Any, progress: TrainerCallback) -> tuple[Any, list[str]]:
+        """The trainer, and what there is to say of the data as it sees them."""
+        import transformers
+        import trl
+
+        further_args = self.trainer_args()
+        transformers.set_seed(args.seed)  # a new head is random
+        base, tokenizer = common.load_model(
+            self.base_model,
+            self.options.get("model_args"),
+            dtype=self.dtype,
+            task=self.method.task,
+            new_head=self.method.task == "SEQ_CLS",
+        )
+        _check_chat_template(self.rows, args, tokenizer, self.base_model)
+        train_dataset = self._dataset(self.rows, args.seed)
+        trainer = getattr(trl, self.method.trainer)(
+            model=base,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=self._dataset(self.eval_rows, args.seed) if self.eval_rows else None,
+            processing_class=tokenizer,
+            peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
+            callbacks=[progress, *self.options.get("callbacks", ())],
+            **further_args,
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        _keep_trained_copies_exact(trainer)
+        if self.rows.rows is None:
+            return trainer, []
+        return trainer, check_lengths(trainer.train_dataset, args, len(train_dataset), self.rows.name)
+
+    def _dataset(self, source: Source, seed: int) -> Any:
+        shuffles = self.method.keeps_order or source.rows is None  # otherwise the trainer does
+        return source.dataset(
+            self.method.columns, expand=self.method.expand, shuffle_seed=seed if shuffles else None
+        )
+
+    def _whole_model(self, trainer: Trainer) -> Any:
+        """The trained model with all of its weights; in the first process only, if they are spread over several."""
+        if not _is_sharded(trainer):
+            return trainer.model
+        gathered = self.scratch / "gathered"
+        trainer.save_model(str(gathered))  # all processes send their parts
+        if not trainer.is_world_process_zero():
+            return None
+        from peft import PeftModel
+
+        is_adapter = self.peft_config is not None
+        model, _ = common.load_model(
+            self.base_model if is_adapter else gathered,
+            dtype=str(trainer.model.dtype).removeprefix("torch."),
+            task=self.method.task,
+            new_head=is_adapter and self.method.task == "SEQ_CLS",
+        )
+        return PeftModel.from_pretrained(model, gathered) if is_adapter else model
+
+
+def _is_sharded(trainer: Trainer) -> bool:
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def _check_chat_template(rows: Source, args: Any, tokenizer: Any, base_model: Path) -> None:
+    if rows.format.conversational and tokenizer.chat_template is None:
+        if getattr(args, "chat_template_path", None):
+            return
+        remedy = (
+            ", or training_args={'chat_template_path': ...}" if hasattr(args, "chat_template_path") else ""
+        )
+        raise ModelError(
+            f"The tokenizer in {base_model} has no chat template, and the rows of {rows.name} are conversations. "
+            f"Use an instruction-tuned model, plain-text rows{remedy}."
+        )
+
+
+def _keep_trained_copies_exact(trainer: Trainer) -> None:
+    """PEFT trains whole modules (a new head) as copies in the type of the frozen weights: in 16 bit, small updates of
+    them would be rounded away. The adapter's own weights it makes 32 bit by itself."""
+    import torch
+
+    if trainer.args.bf16 or trainer.args.fp16:
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.requires_grad and "modules_to_save" in name:
+                parameter.data = parameter.data.to(torch.float32)

@@ -1,0 +1,349 @@
+"""Start a training component in one process or in many.
+
+    python -m llmops_components.training.launch REQUEST.json
+
+One entry point for a laptop, for the GPUs of one machine and for a Kubeflow ``TrainJob``. The request is a JSON object:
+
+    {"component": "train_sft",
+     "arguments": {"dataset": "rows.jsonl", "base_model": "base", "model": "out/model", "adapter": "out/adapter"},
+     "result": "out/result.json",
+     "preset": "fsdp2", "processes": 8}
+
+``env:NAME`` in place of the file is a request in an environment variable, as the nodes of a ``TrainJob`` have it.
+
+Without ``processes`` it is one process, this one. With more, Accelerate's launcher starts them. Where torchrun's
+variables are set, another launcher has already done so: a process with a ``RANK`` works, and the entry point of a
+``TrainJob``'s node (``PET_NNODES``) becomes torchrun. Process 0 alone writes outputs, result and tracking.
+
+Progress for ``status.trainerStatus`` of a ``TrainJob`` is reported by Transformers itself: its ``KubeflowCallback`` is
+on wherever the controller has set ``KUBEFLOW_TRAINER_SERVER_URL``.
+
+Exit codes: 0 finished; 143 stopped by SIGTERM with a checkpoint saved, start it again to go on; 1 any other error, with
+the message on stderr and, if ``LLMOPS_ERROR_FILE`` is set, as JSON there, with ``retryable``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops_components import errors
+from llmops_components.errors import ComponentError, SettingError, UnavailableError, check_known
+from llmops_components.results import StageReport, write_json
+from llmops_components.training.processes import is_main_process
+
+MODULE = "llmops_components.training.launch"
+COMPONENTS = {
+    "distill": "llmops_components.training.distill",
+    "train_dpo": "llmops_components.training.dpo",
+    "train_grpo": "llmops_components.training.grpo",
+    "train_kto": "llmops_components.training.kto",
+    "train_reward": "llmops_components.training.reward",
+    "train_rloo": "llmops_components.training.rloo",
+    "train_sft": "llmops_components.training.sft",
+}
+OUTPUTS = ("model", "adapter")
+# TRL ships a configuration of Accelerate for each of them.
+PRESETS = {
+    "ddp": "multi_gpu",
+    "fsdp2": "fsdp2",
+    "zero1": "zero1",
+    "zero2": "zero2",
+    "zero3": "zero3",
+    "cpu": "multi_gpu",  # DDP over gloo, for a machine without GPUs and for trying things out
+}
+EXIT_INTERRUPTED = 128 + signal.SIGTERM
+SHUTDOWN_SECONDS = 120  # torchrun's 30 are often too few for a step and a checkpoint
+_ERRORS_VARIABLE = "LLMOPS_WORKER_ERRORS"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to train, and in how many processes.
+
+    Args:
+        component: Name of a training component.
+        arguments: Its arguments, by name.
+        result: Where its ``result.json`` goes.
+        preset: How the processes work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``.
+        processes: Number of processes on this machine; of no meaning where another launcher starts them.
+    """
+
+    component: str
+    arguments: Mapping[str, Any]
+    result: str
+    preset: str = "ddp"
+    processes: int = 1
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Request:
+        """The request in a JSON file, or in the variable of ``env:NAME``, once it is known to make sense."""
+        kind, _, variable = os.fspath(path).partition(":")
+        try:
+            given = json.loads(
+                os.environ.get(variable, "") if kind == "env" else Path(path).read_text(encoding="utf-8")
+            )
+        except (OSError, ValueError) as error:
+            raise SettingError(f"The request {path} cannot be read: {error}") from error
+        names = ("component", "arguments", "result", "preset", "processes")
+        if not isinstance(given, dict):
+            raise SettingError(f"The request {path} is not a JSON object with {', '.join(names)}.")
+        check_known(given, names, "request")
+        if missing := [name for name in names[:3] if name not in given]:
+            raise SettingError(f"The request {path} lacks {', '.join(missing)}.")
+        check_known([given["component"]], COMPONENTS, "component")
+        check_known([given.get("preset", cls.preset)], PRESETS, "preset")
+        processes = given.get("processes", cls.processes)
+        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+            raise SettingError(f"request: processes is {processes!r}; give a whole number from 1.")
+        return cls(**given)
+
+
+def run(path: str | os.PathLike[str]) -> None:
+    """Carry out a request, in as many processes as it asks for or as there are already.
+
+    Args:
+        path: The request, a JSON file that every process can read.
+
+    Raises:
+        ComponentError: What a process ended with, its type included.
+    """
+    if directory := os.environ.get(_ERRORS_VARIABLE):
+        os.environ["LLMOPS_ERROR_FILE"] = str(Path(directory) / f"{os.environ['RANK']}.json")
+    request = Request.read(path)
+    component = _component(request)
+    if "RANK" in os.environ:
+        _work(request, component)
+    elif "PET_NNODES" in os.environ:
+        from torch.distributed.run import main as torchrun
+
+        with _started(path):
+            torchrun(["-m", MODULE, os.fspath(path)])
+    elif request.processes == 1:
+        _work(request, component)
+    else:
+        _check_machine(request)
+        from accelerate.commands.launch import launch_command, launch_command_parser
+
+        with _started(path):
+            launch_command(launch_command_parser().parse_args(_accelerate_arguments(request, path)))
+
+
+def _accelerate_arguments(request: Request, path: str | os.PathLike[str]) -> list[str]:
+    configurations = Path(importlib.util.find_spec("trl").origin).parent / "accelerate_configs"
+    return [
+        # A file of ours, always: without one Accelerate takes the defaults of whoever is logged in.
+        f"--config_file={configurations / PRESETS[request.preset]}.yaml",
+        f"--num_processes={request.processes}",
+        "--num_machines=1",
+        "--main_process_port=0",
+        "--mixed_precision=no",  # the training arguments say
+        "--module",
+        MODULE,
+        os.fspath(path),
+    ]
+
+
+def _check_machine(request: Request) -> None:
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if request.preset == "cpu":
+        cores = max(1, (os.cpu_count() or 1) // request.processes)
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+        os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    elif gpus < request.processes:
+        raise SettingError(
+            f"{request.processes} processes were asked for, and this machine has {gpus} GPU(s). Set processes={max(gpus, 1)}"
+            ", use a machine with more, or train on several nodes with a TrainJob; preset='cpu' needs none."
+        )
+    _check_preset(request)
+
+
+def _check_preset(request: Request) -> None:
+    if request.preset.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        raise SettingError(
+            f"preset={request.preset!r} needs DeepSpeed, which is not installed. Install `deepspeed` in the image of the data "
+            "plane, or use preset='fsdp2', which shards the model as zero3 does and needs nothing more."
+        )
+
+
+@contextlib.contextmanager
+def _started(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Processes that a launcher starts: what one of them ends with becomes the error of this one."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
+    with tempfile.TemporaryDirectory(prefix="launch-") as directory:
+        os.environ[_ERRORS_VARIABLE] = directory
+        try:
+            yield
+        except (ChildFailedError, SignalException) as error:
+            raise _first_error(Path(directory), error) from None
+        finally:
+            del os.environ[_ERRORS_VARIABLE]
+
+
+def _first_error(directory: Path, error: Exception) -> Exception:
+    """The error of the process that failed first; the others only fail because it is gone."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    recorded = sorted(directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    for file in recorded:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if known := _error_class(found["type"]):
+            return known(found["message"])
+    if isinstance(error, ChildFailedError):
+        for rank, failure in error.failures.items():
+            if failure.exitcode not in (1, -signal.SIGTERM):
+                return _died(rank, failure.exitcode)
+    if recorded:
+        found = json.loads(recorded[0].read_text(encoding="utf-8"))
+        return ComponentError(f"{found['type']} in a training process: {found['message']}")
+    return UnavailableError(
+        "The training's processes were stopped before any of them said why. Their output is above; run it again to go on."
+    )
+
+
+def _died(rank: int, code: int) -> UnavailableError:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = " That is often the kernel, out of memory." if code == -signal.SIGKILL else ""
+    return UnavailableError(
+        f"Training process {rank} {how} without a message.{hint} Its output is above; run it again to go on from the "
+        "last checkpoint."
+    )
+
+
+def _error_class(name: str) -> type[ComponentError] | None:
+    from llmops_components.training.survival import TrainingInterrupted
+
+    if name == TrainingInterrupted.__name__:
+        return TrainingInterrupted
+    known = getattr(errors, name, None)
+    return known if isinstance(known, type) and issubclass(known, ComponentError) else None
+
+
+def _work(request: Request, component: Callable[..., StageReport]) -> None:
+    """Train in this process, one of several or the only one."""
+    _set_environment(request)
+    if is_main_process():
+        _train(request, component)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="launch-") as scratch,
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        aside = {name: str(Path(scratch) / name) for name in OUTPUTS if name in request.arguments}
+        _train(
+            Request(request.component, {**request.arguments, **aside}, str(Path(scratch) / "result.json")),
+            component,
+        )
+
+
+@dataclass
+class _Output:
+    path: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        return Path(self.path).absolute().as_uri()
+
+
+def _train(request: Request, component: Callable[..., StageReport]) -> None:
+    from llmops_components.stage import run_stage
+
+    outputs = {name: _Output(request.arguments[name]) for name in OUTPUTS if name in request.arguments}
+    try:
+        run_stage(
+            request.component,
+            lambda: component(**request.arguments),
+            outputs=outputs,
+            result=_Output(request.result),
+        )
+    except SystemExit as end:  # how a pipeline step ends; here the error itself decides the exit code
+        if isinstance(end.__context__, ComponentError):
+            raise end.__context__ from None
+        raise
+
+
+def _component(request: Request) -> Callable[..., StageReport]:
+    """The component's function, once its arguments are known to fit."""
+    from llmops_components.training.driver import TrainingOptions
+
+    function: Callable[..., StageReport] = getattr(
+        importlib.import_module(COMPONENTS[request.component]), request.component
+    )
+    signature = inspect.signature(function)
+    names = [name for name, of in signature.parameters.items() if of.kind != of.VAR_KEYWORD]
+    if len(names) < len(signature.parameters):
+        names += TrainingOptions.__annotations__
+    check_known(request.arguments, names, f"arguments of {request.component}")
+    try:
+        signature.bind(**request.arguments)
+    except TypeError as error:
+        raise SettingError(f"The arguments of {request.component} do not fit: {error}.") from None
+    return function
+
+
+def _set_environment(request: Request) -> None:
+    """What Accelerate's launcher tells its processes, for those that torchrun has started in a ``TrainJob``."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        return
+    _check_preset(request)
+    from accelerate.commands import launch
+
+    parsed = launch.launch_command_parser().parse_args(_accelerate_arguments(request, "request"))
+    parsed, defaults, _ = launch._validate_launch_command(parsed)
+    if parsed.use_deepspeed:
+        parsed.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        environment = launch.prepare_deepspeed_cmd_env(parsed)[1]
+    else:
+        environment = launch.prepare_multi_gpu_env(parsed)
+    os.environ |= {
+        name: value for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))
+    }
+    if request.preset == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def _record(target: str, error: dict[str, Any]) -> None:
+    try:
+        write_json(target, error)
+    except OSError:  # Kubernetes mounts a container's termination log: it can be written, but not replaced
+        Path(target).write_text(json.dumps(error), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: see the module."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1:
+        raise SystemExit(f"usage: python -m {MODULE} REQUEST.json")
+    try:
+        run(arguments[0])
+    except ComponentError as error:
+        name = type(error).__name__
+        if target := os.environ.get("LLMOPS_ERROR_FILE"):
+            _record(
+                target,
+                {"type": name, "message": str(error), "retryable": error.retryable, "traceback": None},
+            )
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_INTERRUPTED if name == "TrainingInterrupted" else 1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What ``max_length`` takes away from a training set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmops_components.errors import DataError
+
+
+def check_lengths(trained_on: Any, args: Any, rows: int, source: str) -> list[str]:
+    """Findings on rows that were dropped or cut, or an error when nothing is left to learn from.
+
+    TRL drops rows of which nothing is left to learn from, without a word.
+
+    Args:
+        trained_on: The trainer's tokenised dataset.
+        args: The trainer's arguments.
+        rows: Rows before.
+        source: The dataset, for messages.
+    """
+    limit = getattr(args, "max_length", None)
+    if limit is None or getattr(args, "packing", False):
+        return []
+    dropped = rows - len(trained_on)
+    if dropped == rows:
+        raise DataError(
+            f"No row of {source} has a token of the completion within max_length={limit}. "
+            "Raise max_length in training_args or shorten the prompts."
+        )
+    # Rows for SFT are cut already, so that one that just fits looks the same as one that was cut.
+    shortest = limit if "input_ids" in trained_on.column_names else limit + 1
+    cut = sum(length >= shortest for length in _lengths(trained_on))
+    findings = []
+    if dropped:
+        findings.append(f"{dropped} of {rows} rows were left out: they do not fit into max_length={limit}.")
+    if cut:
+        findings.append(f"{cut} of {rows} rows reach max_length={limit} and were cut there.")
+    return findings
+
+
+def _lengths(dataset: Any) -> list[int]:
+    """Tokens of each row; of a pair, those of the longer one."""
+
+    def column(name: str) -> list[int]:
+        return [len(ids) for ids in dataset[name]]
+
+    present = set(dataset.column_names)
+    if "input_ids" in present:
+        return column("input_ids")
+    answers = [column(name) for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in present]
+    prompts = column("prompt_ids") if "prompt_ids" in present else [0] * len(dataset)
+    return [prompt + max(lengths) for prompt, *lengths in zip(prompts, *answers, strict=True)]

@@ -1,0 +1,40 @@
+"""What the processes of one training have to agree on."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process that writes outputs, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def process_count() -> int:
+    """Number of processes that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def any_process(flag: bool) -> bool:
+    """True in every process when the flag is set in one of them.
+
+    Clocks and signals reach the processes at different moments. If one of them stopped or saved a step before the
+    others, all would wait for each other for ever.
+    """
+    import torch
+
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return flag
+    vote = torch.tensor([flag], dtype=torch.uint8)
+    torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX, group=_cpu_group())
+    return bool(vote.item())
+
+
+@cache
+def _cpu_group() -> Any:
+    # Beside the GPUs' own group: a vote there would have to wait for all the work that is queued on the GPU.
+    import torch
+
+    return torch.distributed.new_group(backend="gloo")

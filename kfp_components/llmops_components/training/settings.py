@@ -1,0 +1,219 @@
+"""Configurations of TRL, PEFT and Transformers from the plain dicts that a pipeline hands over."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmops_components.errors import SettingError, check_known
+from llmops_components.training.renamed import replacements
+
+# Keyword arguments of `from_pretrained` that make sense for a model on disk; it takes **kwargs, so there is no
+# signature to ask. Fields of the model's own config (for example `attention_dropout`) are accepted as well.
+MODEL_ARGS = (
+    "attn_implementation",
+    "device_map",
+    "dtype",
+    "max_memory",
+    "offload_folder",
+    "quantization_config",
+    "trust_remote_code",
+    "use_kernels",
+)
+# KFP hands over 1.0 as 1, which Transformers' generation refuses for these.
+_GENERATION_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
+PEFT_TYPES = ("LORA", "PROMPT_TUNING")
+
+# Kept small on disk: training can go on from the last checkpoint, earlier ones are of no use to a pipeline.
+CHECKPOINT_DEFAULTS = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
+
+
+def check_names(
+    given: Iterable[str], valid: Iterable[str], what: str, replaced: Mapping[str, str] | None = None
+) -> None:
+    """Like :func:`~llmops_components.errors.check_known`, and says what took the place of an argument of old.
+
+    Args:
+        given: Names that the caller passed.
+        valid: Names that are understood.
+        what: Name of the argument that they came in, for the message.
+        replaced: What takes the place of a name that was once valid.
+    """
+    given, valid = list(given), set(valid)
+    old = [name for name in given if name not in valid and name in (replaced or {})]
+    if old and replaced:
+        raise SettingError(
+            f"{what}: " + " ".join(f"{name!r} is no longer an argument. {replaced[name]}" for name in old)
+        )
+    check_known(given, valid, what)
+
+
+def build_config(
+    config_class: type,
+    given: Mapping[str, Any] | None,
+    *,
+    what: str,
+    defaults: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+) -> Any:
+    """A configuration dataclass from the caller's dict.
+
+    Args:
+        config_class: For example ``trl.SFTConfig``.
+        given: The caller's values; unknown names are errors.
+        what: Name of the argument that ``given`` came in, for messages.
+        defaults: Values used where the caller gives none.
+        fixed: Values that the component sets itself; the caller may not.
+    """
+    given = dict(given or {})
+    if taken := sorted(set(given) & set(fixed)):
+        raise SettingError(f"{what}: {', '.join(taken)} cannot be set, the component sets it. Leave it out.")
+    names = {field.name for field in dataclasses.fields(config_class) if field.init} - set(fixed)
+    bases = [base.__name__ for base in reversed(config_class.__mro__[1:])]
+    check_names(given, names, what, replacements(config_class.__name__, bases))
+    given |= {name: float(given[name]) for name in _GENERATION_FLOATS if type(given.get(name)) is int}
+    try:
+        return config_class(**{**defaults, **given, **fixed})
+    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+        raise SettingError(f"{what} is not valid: {error}") from error
+
+
+def precision(full: bool) -> tuple[str, dict[str, bool]]:
+    """Type of the weights and mixed precision that suit this machine.
+
+    Frozen weights can be 16 bit; weights that are trained need float32, or small updates are rounded away.
+
+    Args:
+        full: Whether all weights are trained, instead of an adapter.
+
+    Returns:
+        The dtype's name and ``bf16`` / ``fp16`` for the training arguments.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        half, mixed = ("bfloat16", {"bf16": True}) if bf16 else ("float16", {"bf16": False, "fp16": True})
+        return ("float32" if full else half), mixed
+    # Without these instructions bfloat16 is emulated on a CPU and slower than float32.
+    if any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name):
+        return ("float32" if full else "bfloat16"), {"bf16": True}
+    return "float32", {"bf16": False}
+
+
+def training_defaults(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Training arguments that suit a pipeline step, whichever the trainer; the caller's values win."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+
+    defaults: dict[str, Any] = {
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 0.02,  # about fifty lines, however long the run is
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # or a diverged loss is logged as the last good one
+    }
+    if not on_gpu:
+        defaults |= {"use_cpu": True, "dataloader_pin_memory": False}
+    if "gradient_checkpointing" not in (given or {}):  # its older name, which would lose against ours
+        # Trades time for memory that the models one trains on a CPU do not need.
+        defaults["activation_checkpointing"] = on_gpu
+    return defaults
+
+
+def fixed_args(output_dir: str | os.PathLike[str], keeps_checkpoints: bool) -> dict[str, Any]:
+    """Training arguments that a component sets itself. Publishing is another step's job, and its token a secret."""
+    fixed = {
+        "output_dir": str(output_dir),
+        "model_init_kwargs": None,
+        "resume_from_checkpoint": None,
+        "push_to_hub": False,
+        "hub_token": None,
+    }
+    return fixed if keeps_checkpoints else fixed | {"save_strategy": "no"}
+
+
+def build_peft(peft_args: Mapping[str, Any] | None, task_type: str = "CAUSAL_LM") -> Any | None:
+    """The adapter's configuration, or None for training all weights.
+
+    Args:
+        peft_args: Keyword arguments of ``peft.LoraConfig``, or with ``{"peft_type": "PROMPT_TUNING"}`` those of
+            ``peft.PromptTuningConfig``; ``{"peft_type": None}`` trains all weights.
+        task_type: ``CAUSAL_LM``, or ``SEQ_CLS`` for a reward model, whose new head is then trained as well.
+    """
+    from peft import LoraConfig, PromptTuningConfig
+
+    given = dict(peft_args or {})
+    kind = given.pop("peft_type", "LORA")
+    if kind is None:
+        if given:
+            raise SettingError(
+                f"peft_args: {', '.join(given)} has no effect with peft_type=None (all weights)."
+            )
+        return None
+    if kind not in PEFT_TYPES:
+        raise SettingError(
+            f"peft_args: peft_type={kind!r} is not supported. Use {' or '.join(map(repr, PEFT_TYPES))}, or None for "
+            "all weights."
+        )
+    fixed = {"task_type": task_type}
+    if kind == "PROMPT_TUNING":
+        defaults: dict[str, Any] = {"num_virtual_tokens": 20}
+        return build_config(PromptTuningConfig, given, what="peft_args", defaults=defaults, fixed=fixed)
+    # https://thinkingmachines.ai/blog/lora/: all linear layers, alpha 32, and ten times the rate of full training.
+    defaults = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+    return build_config(LoraConfig, given, what="peft_args", defaults=defaults, fixed=fixed)
+
+
+def check_model_args(given: Mapping[str, Any], model_config: Any) -> None:
+    """Raise :class:`SettingError` for keyword arguments that ``from_pretrained`` would hand on to nobody.
+
+    Args:
+        given: The caller's keyword arguments.
+        model_config: The model's ``config.json``.
+    """
+    valid = {*MODEL_ARGS, *model_config.to_dict()}
+    check_names(given, valid, "model_args", replacements("from_pretrained"))
+
+
+def build_quantization(given: Any) -> Any:
+    """How the frozen weights are quantized (QLoRA), or None.
+
+    Args:
+        given: Keyword arguments of ``transformers.BitsAndBytesConfig``, for example ``{"load_in_4bit": True}``.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise SettingError(
+            f"model_args: quantization_config has to be an object, not {type(given).__name__}. For example "
+            "{'load_in_4bit': True}."
+        )
+    import inspect
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    valid = set(inspect.signature(BitsAndBytesConfig.__init__).parameters) - {"self", "kwargs"}
+    check_known(given, valid, "quantization_config")
+    problem = None
+    if not torch.cuda.is_available():
+        problem = "this machine has no CUDA device"
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        problem = "the package bitsandbytes is not installed"
+    if problem:
+        raise SettingError(
+            f"model_args: quantization_config needs a GPU and bitsandbytes, and {problem}. Leave it out, or run the "
+            "component where both are there."
+        )
+    # QLoRA's own settings: https://arxiv.org/abs/2305.14314
+    defaults = {
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": precision(full=False)[0],
+        "bnb_4bit_use_double_quant": True,
+    }
+    return BitsAndBytesConfig(**({**defaults, **given} if given.get("load_in_4bit") else dict(given)))

@@ -1,0 +1,326 @@
+"""Runs that survive: saves by minutes, a clean stop on SIGTERM, smaller batches when memory is short, a loss guard.
+
+Saving by steps, resuming and choosing the best checkpoint are the Trainer's own. What it has beside that does not fit
+a pipeline step: ``enable_jit_checkpoint`` may save between a batch's gradients and their use, which another process
+or a resumed run cannot repeat, and returns as if the training were complete; ``auto_find_batch_size`` takes a tenth
+off the batch and so changes the effective batch, and is refused by GRPO and RLOO.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import signal
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmops_components.errors import SettingError, UnavailableError, check_known
+from llmops_components.training.processes import any_process, process_count
+
+T = TypeVar("T")
+GUARD_DEFAULTS = {"factor": 3.0, "patience": 5, "window": 50}
+
+
+class TrainingInterrupted(UnavailableError):
+    """SIGTERM stopped the training. Running it again with the same checkpoints goes on where it stopped."""
+
+
+def run_training(
+    trainer: Trainer,
+    resume_from: str | None = None,
+    *,
+    save_minutes: float | None = None,
+    loss_guard: Mapping[str, float] | bool = True,
+) -> None:
+    """``trainer.train`` that survives; to be called in its place.
+
+    A SIGTERM lets the step that is under way finish, saves a checkpoint and raises. So the time that a scheduler
+    grants before it kills (``terminationGracePeriodSeconds``) has to cover one step and one save.
+
+    Args:
+        trainer: Any trainer built on Transformers'.
+        resume_from: Checkpoint to go on from.
+        save_minutes: Save when so many minutes have passed since the last checkpoint, whatever ``save_steps`` says.
+        loss_guard: False switches the guard off except for a loss that is no number; a mapping changes ``factor``,
+            ``patience`` and ``window`` of :class:`LossGuard`.
+
+    Raises:
+        TrainingInterrupted: SIGTERM arrived; retryable.
+        SettingError: The loss diverged, or a setting is wrong.
+    """
+    keeps = Checkpointing(save_minutes)
+    trainer.add_callback(LossGuard.from_setting(loss_guard))
+    trainer.add_callback(keeps)
+    with keeps.catching_sigterm():
+        trainer.train(resume_from_checkpoint=resume_from)
+    if keeps.stopped_at is not None:
+        raise TrainingInterrupted(keeps.describe(trainer.state))
+
+
+class Checkpointing(TrainerCallback):
+    """Saves by minutes and on SIGTERM, in all processes at the same step.
+
+    Each save comes with a line of the log. Otherwise the losses between the last line and the checkpoint would be
+    missing from the trace of a run that goes on from it.
+
+    Args:
+        save_minutes: Longest time between two checkpoints; None leaves it to the training arguments.
+    """
+
+    def __init__(self, save_minutes: float | None = None) -> None:
+        if save_minutes is not None and (not isinstance(save_minutes, int | float) or not save_minutes > 0):
+            raise SettingError(f"save_minutes is {save_minutes!r}; give a positive number of minutes.")
+        self.save_minutes = save_minutes
+        self.stopped_at: int | None = None
+        self._saves = True
+        self._signalled = False
+        self._saved = 0.0
+
+    @contextmanager
+    def catching_sigterm(self) -> Iterator[None]:
+        """Take SIGTERM while training runs. Only a process's main thread can; elsewhere nothing changes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _on_signal(self, *_: Any) -> None:
+        self._signalled = True
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._saved = time.monotonic()
+        self._saves = args.save_strategy != "no"
+        if self.save_minutes is not None and not self._saves:
+            raise SettingError(
+                "save_minutes is set, but no checkpoints are kept. Give a directory for them in `checkpoints`."
+            )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if any_process(self._signalled):
+            self.stopped_at = state.global_step
+            control.should_training_stop = True
+            control.should_save = self._saves
+            control.should_evaluate = False  # there may be only seconds left
+        elif self.save_minutes is not None:
+            control.should_save |= any_process(time.monotonic() - self._saved >= self.save_minutes * 60)
+        control.should_log |= control.should_save
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._saved = time.monotonic()
+
+    def describe(self, state: TrainerState) -> str:
+        """The message of the error that a SIGTERM ends in."""
+        where = f"Training was stopped by SIGTERM after step {self.stopped_at} of {state.max_steps}"
+        if self._saves:
+            return f"{where}; it is saved. Run it again with the same checkpoints to go on from there."
+        return f"{where}; nothing is saved, since it has no `checkpoints`. Give a directory for them to be able to go on."
+
+
+class LossGuard(TrainerCallback):
+    """Stops a run whose loss is no longer a number, or has diverged.
+
+    Diverged: for ``patience`` lines of the log in a row the loss is above ``factor`` times its running median and
+    above the first loss, so worse than before any training. A run that only gets noisier is left alone. The loss of a
+    policy gradient (GRPO, RLOO) swings around zero and says nothing by its size; there it only has to be a number.
+
+    The log is written before a checkpoint is, so a checkpoint of a run that is no number is never saved and the last
+    good one stays.
+
+    Args:
+        factor: Multiple of the running median that counts as far above.
+        patience: Lines of the log in a row.
+        window: Lines that the median is taken of.
+        divergence: Whether to look at more than whether the loss is a number.
+    """
+
+    def __init__(
+        self, factor: float = 3.0, patience: int = 5, window: int = 50, *, divergence: bool = True
+    ) -> None:
+        if not factor > 1 or not patience >= 1 or not window >= patience:
+            raise SettingError(
+                f"loss_guard: factor is {factor!r}, patience {patience!r} and window {window!r}; factor is above 1, "
+                "patience at least 1, and window at least patience."
+            )
+        self.factor, self.patience, self.divergence = factor, int(patience), divergence
+        self._first: float | None = None
+        self._usual: deque[float] = deque(maxlen=int(window))
+        self._high = 0
+
+    @classmethod
+    def from_setting(cls, setting: Mapping[str, float] | bool) -> LossGuard:
+        """The guard that a caller's ``loss_guard`` asks for."""
+        if isinstance(setting, bool):
+            return cls(divergence=setting)
+        check_known(setting, GUARD_DEFAULTS, "loss_guard")
+        return cls(**{**GUARD_DEFAULTS, **setting})
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if hasattr(args, "num_generations"):
+            self.divergence = False
+        for entry in state.log_history:  # of the run that this one goes on with
+            if "loss" in entry:
+                self._is_high(entry["loss"])
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        loss = logs.get("loss")
+        if loss is None:
+            return
+        what = None
+        if not math.isfinite(loss):
+            what = f"is {loss}"
+        elif self.divergence and self._is_high(loss):
+            what = (
+                f"is {loss:.3g}, for {self.patience} lines of the log more than {self.factor:g} times its running median "
+                f"of {statistics.median(self._usual):.3g}"
+            )
+        if what:
+            raise SettingError(
+                f"Training diverged: the loss at step {state.global_step} {what}, with learning_rate="
+                f"{args.learning_rate:g}. Lower learning_rate, add warmup_steps, set max_grad_norm, or train in float32 "
+                "(model_args={'dtype': 'float32'}). The checkpoints before it are kept."
+            )
+
+    def _is_high(self, loss: float) -> bool:
+        if self._first is None:
+            self._first = loss
+        usual = statistics.median(self._usual) if len(self._usual) >= self.patience else math.inf
+        if loss > self._first and loss > self.factor * usual:
+            self._high += 1
+        else:
+            self._high = 0
+            self._usual.append(loss)  # what is far above does not make itself usual
+        return self._high >= self.patience
+
+
+def with_smaller_batches(
+    build_args: Callable[[dict[str, int | None]], TrainingArguments], train: Callable[[TrainingArguments], T]
+) -> T:
+    """Train; when memory runs out, train again with half the batch per device and twice the accumulation.
+
+    The effective batch, and with it the steps, the schedule and the losses, stay what they are. ``train`` starts over:
+    it loads the model again and goes on from the newest checkpoint, if there is one.
+
+    Several processes cannot do this on their own, as those with memory left wait for the one without. They end with
+    the error that one process ends with at a batch of 1.
+
+    Args:
+        build_args: Makes the training arguments; is given those to put over the caller's, none at first.
+        train: Trains with them.
+
+    Returns:
+        What ``train`` returns.
+
+    Raises:
+        SettingError: The memory does not suffice for a batch of 1.
+    """
+    smaller: dict[str, int | None] = {}
+    while True:
+        args = build_args(smaller)
+        try:
+            return train(args)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        # Outside of the handler, where nothing refers to the frames that hold the model.
+        _free_memory()
+        halved = halve_batch(args) if process_count() == 1 else None
+        if halved is None:
+            raise SettingError(_no_memory(args, message))
+        smaller = halved
+        print(
+            f"Out of memory ({message}). Training again with "
+            + ", ".join(f"{name}={value}" for name, value in smaller.items() if value),
+            flush=True,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the device or of the machine, ran out."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # Accelerate knows the messages, but not the way that NumPy and the CPU allocator of other builds put it.
+    return isinstance(error, Exception) and (
+        should_reduce_batch_size(error)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def halve_batch(args: TrainingArguments) -> dict[str, int | None] | None:
+    """Training arguments for half the batch per device and the same effective batch; None if it cannot be halved.
+
+    Trainers that generate (GRPO, RLOO) make their completions for several steps at once, in groups. The number of those
+    stays the same too, so groups stay whole.
+    """
+    batch = args.per_device_train_batch_size
+    if batch == 1:
+        return None
+    # An odd batch has no half, but its largest divisor below it also keeps the effective batch.
+    part = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+    parts = batch // part
+    smaller: dict[str, int | None] = {
+        "per_device_train_batch_size": part,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps * parts,
+    }
+    generating = getattr(args, "steps_per_generation", None)
+    if generating:
+        # One follows from the other, and TRL refuses both.
+        smaller |= {"steps_per_generation": generating * parts, "generation_batch_size": None}
+    # Evaluation runs out of memory as well. Its groups need as many rows as there are generations of a prompt.
+    group = getattr(args, "num_generations_eval", None) or getattr(args, "num_generations", None) or 1
+    half = args.per_device_eval_batch_size // 2
+    if half and half * process_count() % group == 0:
+        smaller["per_device_eval_batch_size"] = half
+    return smaller
+
+
+def _no_memory(args: TrainingArguments, message: str) -> str:
+    batch = args.per_device_train_batch_size
+    advice = "set a shorter max_length, train an adapter of a lower rank, set activation_checkpointing=True"
+    if hasattr(args, "max_completion_length"):
+        advice += ", set a shorter max_completion_length"
+    if batch > 1:
+        advice = (
+            "set half of per_device_train_batch_size and twice gradient_accumulation_steps, shard the model "
+            f"(fsdp2, zero3), {advice}"
+        )
+    return (
+        f"Out of memory with per_device_train_batch_size={batch} on {process_count()} process(es) of {args.device}: "
+        f"{message}. Take a larger device or a smaller model, {advice}."
+    )
+
+
+def _free_memory() -> None:
+    from accelerate.utils.memory import clear_device_cache
+
+    gc.collect()
+    clear_device_cache()
