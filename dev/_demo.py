@@ -31,7 +31,13 @@ PROGRESS_LINE_SECONDS = 20.0
 # Unanswered requests in a row after which the demo gives up.
 PATIENCE = 5
 WORKING_STATES = ("running", "deferred")
-MARKS = {"success": "[green]✓[/]", "failed": "[red]✗[/]", "running": "[cyan]▶[/]", "deferred": "[cyan]▶[/]"}
+MARKS = {
+    "skipped": "[dim]-[/]",
+    "success": "[green]✓[/]",
+    "failed": "[red]✗[/]",
+    "running": "[cyan]▶[/]",
+    "deferred": "[cyan]▶[/]",
+}
 QUESTION_LABELS = {
     "question": "Question",
     "reference": "Wanted",
@@ -41,6 +47,7 @@ QUESTION_LABELS = {
 }
 # Pages among the artifacts. KFP gives an artifact no suffix, without which a browser shows a page's source.
 PAGES = (("Report", "evaluate_tuned", "report"), ("Data docs", "validate_train", "data_docs"))
+SHOWN_CURVES = ("loss", "accuracy", "margin", "reward", "kl")
 console = Console(highlight=False)
 
 
@@ -67,6 +74,7 @@ class Outcome:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: dict[str, dict[str, str]] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    training: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     endpoint: str | None = None
     question: dict[str, str] = field(default_factory=dict)
@@ -185,6 +193,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--keep", action="store_true", help="leave Airflow, MLflow and the endpoint up at the end"
     )
     parser.add_argument(
+        "--method",
+        choices=["sft", "dpo", "kto", "rlhf"],
+        help="how to train: supervised fine-tuning (the default), from preferences, or with reinforcement learning",
+    )
+    parser.add_argument(
         "--param",
         action="append",
         default=[],
@@ -225,7 +238,8 @@ def _fresh_directory() -> Path:
 def _run(stack: Stack, options: argparse.Namespace, outcome: Outcome) -> None:
     api = stack.api()
     api.wait_for_dag(DAG_ID)
-    outcome.dag_run_id = run_id = api.trigger(DAG_ID, dict(options.param))
+    method = {"method": options.method} if options.method else {}
+    outcome.dag_run_id = run_id = api.trigger(DAG_ID, method | dict(options.param))
     progress = Progress(api, DAG_ID, run_id)
     display: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if console.is_terminal:
@@ -267,6 +281,11 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome) -> None:
         for name in metrics
         if f"{name}_baseline" in metrics
     }
+    outcome.training = {
+        task_id: curves
+        for task_id in outcome.tasks
+        if task_id.startswith("train_") and (curves := _curves(results[task_id].get("metrics", {})))
+    }
     outcome.model = results.get("register_model", {}).get("details", {})
     outcome.endpoint = results.get("deploy_model", {}).get("url")
     for label, task_id, artifact in PAGES:
@@ -283,6 +302,16 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome) -> None:
         outcome.question = {key: row[key] for key in ("question", "reference", "before", "after")}
         if outcome.endpoint:
             outcome.question["endpoint"] = _ask(outcome.endpoint, row["prompt"])
+
+
+def _curves(metrics: dict[str, float]) -> dict[str, list[float]]:
+    """First and last value of what a trainer reported along the way."""
+    names = [name.removeprefix("first_") for name in metrics if name.startswith("first_")]
+    return {
+        name: [metrics[f"first_{name}"], metrics[f"final_{name}"]]
+        for name in names
+        if name in SHOWN_CURVES and f"final_{name}" in metrics
+    }
 
 
 def _changed_answer(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any] | None:
@@ -330,6 +359,9 @@ def _report(stack: Stack, outcome: Outcome) -> None:
             change = value["tuned"] - value["base"]
             table.add_row(name, f"{value['base']:.3f}", f"{value['tuned']:.3f}", f"{change:+.3f}")
         console.print(table)
+    for task_id, curves in outcome.training.items():
+        shown = ", ".join(f"{name} {first:.3f} to {final:.3f}" for name, (first, final) in curves.items())
+        print(f"{task_id:12} {shown}")
     for key, label in QUESTION_LABELS.items():
         if key in outcome.question:
             print(textwrap.indent(f"{label:10} {_shorten(outcome.question[key])}", " " * 11)[11:])
@@ -341,7 +373,11 @@ def _report(stack: Stack, outcome: Outcome) -> None:
         print(f"{'Endpoint':10} {outcome.endpoint}/openai/v1")
     for name, path in {**outcome.files, "Logs": str(stack.airflow_home / "logs")}.items():
         print(f"{name:10} {path}")
-    times = ", ".join(f"{task_id} {task['seconds']:.0f} s" for task_id, task in outcome.tasks.items())
+    times = ", ".join(
+        f"{task_id} {task['seconds']:.0f} s"
+        for task_id, task in outcome.tasks.items()
+        if task["state"] != "skipped"
+    )
     print(f"{'Times':10} {times}")
     print(
         f"{'Total':10} {outcome.seconds['total']:.0f} s, of which {outcome.seconds['start']:.0f} s to start Airflow"

@@ -12,6 +12,7 @@ from planes import DATA_PYTHON, REPO
 
 SMALL = {
     "train_rows": 16,
+    "preference_rows": 8,
     "evaluation_rows": 8,
     "max_steps": 2,
     "lora_rank": 2,
@@ -36,14 +37,21 @@ def airflow(real_airflow: RealAirflow) -> RealAirflow:
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):
     params = airflow.api.call("GET", "/dags/post_training/details")["params"]
-    assert len(params) == 11
+    assert len(params) == 20
     for name, param in params.items():
         assert param["description"], name
         assert {"type", "title", "section"} <= param["schema"].keys(), name
 
 
 @pytest.mark.parametrize(
-    "conf", [{"train_rows": 1}, {"metric": "luck"}, {"model_name": "Not A Name"}, {"max_steps": "many"}]
+    "conf",
+    [
+        {"train_rows": 1},
+        {"metric": "luck"},
+        {"model_name": "Not A Name"},
+        {"max_steps": "many"},
+        {"method": "ppo"},
+    ],
 )
 def test_parameter_out_of_range_is_refused_at_the_door(airflow, conf):
     import httpx
@@ -57,7 +65,10 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
 
     run = airflow.trigger("post_training", {**SMALL, "base_model": str(tiny_model)})
     assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
-    assert set(airflow.tasks("post_training", run).values()) == {"success"}
+    states = airflow.tasks("post_training", run)
+    skipped = {task for task, state in states.items() if state == "skipped"}
+    assert skipped == {"train_dpo", "train_kto", "train_reward", "train_grpo", "train_rloo"}
+    assert set(states.values()) == {"success", "skipped"}
 
     metrics = airflow.xcom("post_training", run, "evaluate_tuned", "metrics")
     assert {"rougeL", "rougeL_baseline", "rougeL_improvement"} <= metrics.keys()
@@ -77,6 +88,35 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     assert [model["id"] for model in httpx.get(f"{service['openai_url']}/models").json()["data"]] == ["tiny"]
     (asked,) = airflow.xcom("post_training", run, "smoke_test")
     assert asked["answer"]
+
+
+def test_reinforcement_learning_goes_through_reward_model_and_policy(airflow, tiny_model):
+    conf = {
+        **SMALL,
+        "base_model": str(tiny_model),
+        "model_name": "tiny-rl",
+        "method": "rlhf",
+        "reward_steps": 2,
+        "rl_steps": 2,
+        "generations": 2,
+        "max_completion_length": 8,
+    }
+    run = airflow.trigger("post_training", conf)
+    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    states = airflow.tasks("post_training", run)
+    assert {task for task, state in states.items() if state == "skipped"} == {
+        "train_dpo",
+        "train_kto",
+        "train_rloo",
+    }
+    policy = airflow.xcom("post_training", run, "train_grpo")
+    assert {"first_reward", "final_reward"} <= policy["metrics"].keys()
+    assert (
+        airflow.xcom("post_training", run, "tuned_model")["digest"] == policy["artifacts"]["model"]["digest"]
+    )
+    metrics = airflow.xcom("post_training", run, "evaluate_tuned", "metrics")
+    assert {"reward", "reward_baseline"} <= metrics.keys()
+    assert airflow.xcom("post_training", run, "register_model")["details"]["name"] == "tiny-rl"
 
 
 def test_gate_that_is_not_passed_stops_before_registration(airflow, tiny_model):
