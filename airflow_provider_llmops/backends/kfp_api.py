@@ -16,7 +16,7 @@ from tenacity import (
     RetryCallState,
     before_sleep_log,
     retry_if_exception_type,
-    stop_after_delay,
+    stop_before_delay,
 )
 from tenacity import Retrying as TenacityRetrying
 
@@ -31,9 +31,11 @@ log = logging.getLogger(__name__)
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
-MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 16 * 1024 * 1024  # reading JSON takes the interpreter's lock, 0.1 s for this much
 MAX_SHOWN_CHARACTERS = 300
 PAGE_SIZE = 100
+# Statuses that say nothing about the request itself: it came too slowly, too early, too often.
+_TRY_AGAIN = (408, 425, 429)
 _OWN_FAULT = (
     "invalid input error",
     "invalidinputerror",
@@ -52,6 +54,10 @@ class RefusedError(ConfigurationError):
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TooLargeError(RefusedError):
+    """The answer is larger than is read."""
 
 
 class UnansweredError(ApiUnavailableError):
@@ -85,12 +91,12 @@ def wait_before_retry(state: RetryCallState) -> float:
 def retrying(patience: float) -> TenacityRetrying:
     """Try again while the server does not answer.
 
-    :param patience: seconds after which the last error is raised
+    :param patience: seconds within which the last error is raised
     """
     return TenacityRetrying(
         retry=retry_if_exception_type(ApiUnavailableError),
         wait=wait_before_retry,
-        stop=stop_after_delay(patience),
+        stop=stop_before_delay(patience),
         before_sleep=before_sleep_log(log, logging.WARNING),
         reraise=True,
     )
@@ -122,6 +128,7 @@ class KfpApi:
             configuration.api_key = {"authorization": settings.secret or ""}
             configuration.api_key_prefix = {"authorization": "Bearer"}
         self._token_read_at: float | None = None
+        self._page_size = PAGE_SIZE
         self.runs = kfp_server_api.RunServiceApi(self._client)
         self.pipelines = kfp_server_api.PipelineServiceApi(self._client)
         self.uploads = kfp_server_api.PipelineUploadServiceApi(self._client)
@@ -159,6 +166,12 @@ class KfpApi:
             return self._read(response, what)
         except ApiException as error:
             raise self._explain(error, what) from None  # its text repeats headers, cookies among them
+        except (AttributeError, UnicodeDecodeError) as error:
+            # The client decodes the body of every error: where there is none, without a secure connection for example,
+            # and as UTF-8 what a proxy wrote in something else.
+            if isinstance(error.__context__, ApiException):
+                raise self._explain(error.__context__, what) from None
+            raise
         except HTTPError as error:
             reached = not isinstance(error, NewConnectionError | ConnectTimeoutError)
             raise UnansweredError(
@@ -168,7 +181,7 @@ class KfpApi:
             ) from error
         finally:
             if response is not None:
-                response.release_conn()
+                response.close()  # a connection whose answer was read to its end is back in the pool already
 
     def pages(
         self, method: Callable[..., Any], key: str, *args: Any, **kwargs: Any
@@ -178,19 +191,31 @@ class KfpApi:
         :param method: a listing method of the client
         :param key: name of the list in the answer
         """
-        kwargs.setdefault("page_size", PAGE_SIZE)
-        answer = self.call(method, *args, **kwargs)
-        yield from answer.get(key) or ()
-        # The token holds filter and order; the server refuses some filters that are repeated beside it.
-        further = {name: value for name, value in kwargs.items() if name not in ("filter", "sort_by")}
-        while token := answer.get("next_page_token"):
-            answer = self.call(method, *args, **further, page_token=token)
+        page_size = kwargs.pop("page_size", PAGE_SIZE)
+        while True:
+            size = min(page_size, self._page_size)
+            try:
+                answer = self.call(method, *args, **kwargs, page_size=size)
+            except TooLargeError:
+                if size == 1:
+                    raise
+                self._page_size = size // 2  # from now on
+                continue
             yield from answer.get(key) or ()
+            if not (token := answer.get("next_page_token")):
+                return
+            # The token holds filter and order; the server refuses some filters that are repeated beside it.
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("filter", "sort_by")}
+            kwargs["page_token"] = token
 
     def _read(self, response: Any, what: str) -> Any:
         body = response.read(MAX_BODY_BYTES + 1)
         if len(body) > MAX_BODY_BYTES:
-            raise RefusedError(f"The answer to {what} is larger than {MAX_BODY_BYTES >> 20} MiB.", status=200)
+            raise TooLargeError(
+                f"The answer to {what} is larger than {MAX_BODY_BYTES >> 20} MiB, which is more than one run should have to "
+                f"say. Look at what connection {self.settings.conn_id!r} points to.",
+                status=200,
+            )
         if _is_html(response.headers, body):
             raise self._login_page(what, 200)
         try:
@@ -201,6 +226,8 @@ class KfpApi:
     def _explain(self, error: ApiException, what: str) -> Exception:
         status = int(error.status or 0)
         conn_id = self.settings.conn_id
+        if status == 0 and _was_cut_off(error):
+            return UnansweredError(f"No answer to {what}: the connection ended in the middle: {error.reason}")
         if status == 0:
             return ConfigurationError(
                 f"No secure connection for {what}: {str(error.reason).splitlines()[-1]}. Give the certificate authority "
@@ -211,7 +238,7 @@ class KfpApi:
         said = _message_of(body)
         # Upstream answers 500 to much that is the request's own fault, a specification that it cannot read for example.
         own_fault = status == 500 and any(marker in said.lower() for marker in _OWN_FAULT)
-        if status == 429 or (status >= 500 and not own_fault):
+        if status in _TRY_AGAIN or (status >= 500 and status != 501 and not own_fault):
             return UnansweredError(f"{what} answered {status}: {said}", retry_after=_retry_after(headers))
         if 300 <= status < 400 or (_is_html(headers, body) and status != 404):
             return self._login_page(what, status)
@@ -220,6 +247,7 @@ class KfpApi:
             401: f"The credentials of connection {conn_id!r} are missing, wrong or expired.",
             403: f"The account of connection {conn_id!r} lacks this right in namespace {self.settings.namespace!r}.",
             404: "It was deleted, or the connection points to another server, namespace or experiment.",
+            501: "This server does not know the method: Kubeflow Pipelines 2.0 or newer is needed.",
         }.get(status, "The server will not carry this out as it is.")
         return RefusedError(f"{what} was refused with {status}: {said.rstrip('.')}. {advice}", status=status)
 
@@ -280,6 +308,16 @@ def _proxy_for(endpoint: str) -> str | None:
     scheme, _, rest = endpoint.partition("://")
     host = rest.partition("/")[0]
     return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
+
+
+def _was_cut_off(error: BaseException) -> bool:
+    """Whether a TLS connection broke, as opposed to one that was not to be trusted."""
+    import ssl
+
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__context__
+    return isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
 
 
 def _is_html(headers: Mapping[str, str], body: bytes) -> bool:

@@ -137,19 +137,27 @@ class KubeflowPipelineBackend:
 
         :param patience: seconds to go on trying; the connection's when ``None``
         """
-        state = self._get(run_id, patience).state
-        if not state.is_terminal and not state.is_canceled:
+
+        def is_over() -> bool:
+            state = self._get(run_id, patience).state
+            return state.is_terminal or state.is_canceled
+
+        if not is_over():
             try:
                 self._api.call(self._api.runs.run_service_terminate_run, run_id, patience=patience)
             except RefusedError:
-                if not self._get(
-                    run_id, patience
-                ).state.is_terminal:  # it may have ended between the two requests
+                if not is_over():  # it ended between the two requests, or the answer to the first was lost
                     raise
 
     def retry(self, run_id: str) -> None:
         """Run the failed steps of a failed run again, and what depends on them."""
-        self._api.call(self._api.runs.run_service_retry_run, run_id)
+        try:
+            self._api.call(self._api.runs.run_service_retry_run, run_id)
+        except RefusedError:
+            if self.get(
+                run_id
+            ).state.is_terminal:  # or the answer to an earlier request was lost, and it goes on
+                raise
 
     def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
         """Nothing: the API has no log. The states of the steps are what can be followed."""

@@ -97,6 +97,7 @@ class PipelineRunOperator(BaseOperator):
         self.reuse = reuse
         self.step_settings = step_settings
         self._run_id: str | None = None
+        self._submitting: str | None = None
         self._context: Context | None = None
 
     @cached_property
@@ -167,14 +168,32 @@ class PipelineRunOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel the run that this worker was submitting or waiting for, unless the task goes on elsewhere."""
-        if self._run_id is None:
+        if self._run_id is None and self._submitting is None:
             return
         timed_out = isinstance(sys.exception(), AirflowTaskTimeout)
-        if self.cancel_on_kill and (timed_out or self.cancel_on_eviction or self._is_given_up()):
-            self.log.info("Cancelling run %s", self._run_id)
-            self.hook.backend.cancel(self._run_id, patience=3.0)  # Airflow kills the process soon
-        else:
-            self.log.info("Run %s goes on; the next attempt will find it", self._run_id)
+        if not (self.cancel_on_kill and (timed_out or self.cancel_on_eviction or self._is_given_up())):
+            self.log.info("Run %s goes on; the next attempt will find it", self._run_id or self._submitting)
+            return
+        run_id = self._run_id or self._submitted()
+        if run_id is None:
+            return
+        self.log.info("Cancelling run %s", run_id)
+        self.hook.backend.cancel(run_id, patience=3.0)  # Airflow kills the process soon
+        if timed_out and self.execution_timeout:
+            self.log.error("%s", self._timeout_message(run_id))
+
+    def _submitted(self) -> str | None:
+        """Id of the run whose submission is being interrupted, if the server has it.
+
+        Asked from a thread, for a short time: the interrupted request may hold what another one waits for.
+        """
+        assert self._submitting is not None
+        found: list[Run | None] = []
+        name = self._submitting
+        thread = threading.Thread(target=lambda: found.append(self.hook.backend.find(name)), daemon=True)
+        thread.start()
+        thread.join(timeout=2.0)
+        return next((run.run_id for run in found if run), None)
 
     def _is_given_up(self) -> bool:
         """Whether Airflow has ended the task, as opposed to the machine having ended the worker.
@@ -212,9 +231,11 @@ class PipelineRunOperator(BaseOperator):
         # The intent is stored first: if this worker dies at any later instant, the name leads to the run.
         intent = {"display_name": request.display_name, "cycle": self._cycle(context), "at": time.time()}
         store.set(INTENT_KEY, intent)
-        run_id = self.hook.submit(request)
+        self._submitting = request.display_name
+        run_id = self._run_id = self.hook.submit(request)
+        self._submitting = None
         if again and (oldest := self.hook.backend.find(request.display_name)):
-            run_id = oldest.run_id
+            run_id = self._run_id = oldest.run_id
         store.set(INTENT_KEY, {**intent, "run_id": run_id})
         self.log.info("Submitted run %s (%s)", run_id, request.display_name)
         return run_id
@@ -242,10 +263,11 @@ class PipelineRunOperator(BaseOperator):
                 self.log.info("Task was cleared: cancelling its former run %s", run.run_id)
                 self.hook.cancel(run.run_id)
             return None
+        # With its id, the intent is fulfilled: a run that takes the place of this one gets a name of its own.
+        context["task_state_store"].set(INTENT_KEY, {**intent, "run_id": run.run_id})
         if run.state.is_canceled or (run.state.is_terminal and not run.state.is_successful):
             return self._replace(run)
         self.log.info("Reconnected to run %s (%s), which is %s", run.run_id, run.display_name, run.state)
-        context["task_state_store"].set(INTENT_KEY, {**intent, "run_id": run.run_id})
         return run.run_id
 
     def _replace(self, run: Run) -> str | None:

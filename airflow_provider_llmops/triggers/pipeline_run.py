@@ -120,9 +120,13 @@ class PipelineRunTrigger(BaseEventTrigger):
             ):
                 while True:
                     item = await queue.get()
-                    if isinstance(item, Exception):
+                    if isinstance(item, ConfigurationError):
                         error = f"Run {self.run_id} cannot be watched any more: {item}"
                         break
+                    if isinstance(item, Exception):
+                        raise ApiUnavailableError(
+                            f"Run {self.run_id} was lost from sight: {item!r}"
+                        ) from item
                     self._log_steps(item)
                     if item.state.is_terminal:
                         break

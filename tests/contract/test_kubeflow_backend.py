@@ -288,6 +288,8 @@ def test_failed_run_goes_on_when_it_is_retried(api, backend, request_of):
     api.finish(run_id, "FAILED", tasks={"train": "FAILED"})
     backend.retry(run_id)
     assert backend.get(run_id).state == "RUNNING"
+    backend.retry(run_id)  # as after a lost answer
+    api.finish(run_id)
     with pytest.raises(ConfigurationError, match=r"retry_run at .* refused with 409"):
         backend.retry(run_id)
 

@@ -1,0 +1,486 @@
+"""What networks, proxies and overloaded servers do to the calls, and what comes of it. Delays are scaled down."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
+
+import pytest
+from kfp_api import FakeKfpApi, LoginPage, Reset, Status, Timeout, Truncated
+from kfp_api.connection import Answer
+from pipelines import two_steps
+from tls_front import TlsFront
+
+from airflow_provider_llmops.backends import kfp_api, kfp_versions
+from airflow_provider_llmops.backends.base import RunRequest
+from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.specs import PipelineSpec
+
+RUNS = "/runs$"
+TOKEN = "token-that-nobody-may-read"  # noqa: S105
+COOKIE = "session=cookie-that-nobody-may-read"
+TIMEOUT_SECONDS = 0.25
+SPEC = PipelineSpec.parse(json.dumps(two_steps()).encode(), where="two_steps.yaml")
+FAULTS = {
+    "429": Status(429),
+    "429 with Retry-After": Status(429, retry_after=1),
+    "500": Status(500),
+    "502": Status(502),
+    "503": Status(503),
+    "504": Status(504),
+    "408": Status(408),
+    "reset": Reset(),
+    "time-out": Timeout(2 * TIMEOUT_SECONDS),
+    "truncated": Truncated(),
+    "truncated with its length": Truncated(length_matches=True),
+}
+
+
+@pytest.fixture
+def api():
+    kfp_versions._reference_cache.clear()
+    with FakeKfpApi() as api:
+        yield api
+
+
+@pytest.fixture
+def settings(api, tmp_path):
+    return KfpSettings(
+        conn_id="kfp",
+        endpoint=api.url,
+        pipeline_root=f"file://{tmp_path}/root",
+        timeout=TIMEOUT_SECONDS,
+        patience=15.0,
+    )
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """A thousandth of the delays."""
+    monkeypatch.setattr(kfp_api, "FIRST_DELAY_SECONDS", 0.0005)
+    monkeypatch.setattr(kfp_api, "MAX_DELAY_SECONDS", 0.03)
+    monkeypatch.setattr(kfp_api, "MAX_RETRY_AFTER_SECONDS", 0.12)
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """Seconds that would have been waited between attempts; nobody waits."""
+    delays: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=delays.append))
+    return delays
+
+
+def request(name: str = "dag.task token") -> RunRequest:
+    return RunRequest(display_name=name, pipeline=SPEC.bind({"steps": 3}))
+
+
+def warm(settings, **changes) -> KubeflowPipelineBackend:
+    """A backend whose pipeline version is uploaded."""
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, **changes))
+    backend.submit(request("warm-up"))
+    return backend
+
+
+def named(api, name: str = "dag.task token") -> list[str]:
+    return [run_id for run_id, run in api.runs.items() if run["display_name"] == name]
+
+
+def alive(api, name: str) -> list[str]:
+    return [run_id for run_id in named(api, name) if api.runs[run_id]["state"] in ("PENDING", "RUNNING")]
+
+
+# Faults that pass
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("after_effect", [False, True], ids=["lost request", "lost answer"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_submitting_makes_one_run_whatever_happens_to_requests_and_answers(
+    api, settings, fault, after_effect
+):
+    backend = warm(settings)
+    api.faults.add(fault, times=2, method="POST", path=RUNS, after_effect=after_effect)
+    api.faults.add(fault, times=1, method="GET", path=RUNS)
+    run_id = backend.submit(request())
+    assert named(api) == [run_id]
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("path", ["/names/", "/pipelines$", "/versions$", "/upload_version$"])
+@pytest.mark.parametrize("fault", [Status(503), Reset(), Truncated()], ids=str)
+def test_first_submit_uploads_one_version_although_every_request_and_answer_gets_lost_once(
+    api, settings, fault, path
+):
+    backend = KubeflowPipelineBackend(settings)
+    api.faults.add(fault, path=path, after_effect=True)
+    api.faults.add(fault, path=path)
+    run_id = backend.submit(request())
+    assert named(api) == [run_id]
+    assert (len(api.state.pipelines), len(api.state.versions)) == (1, 1)
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_reading_and_cancelling_outlive_every_fault(api, settings, fault):
+    backend = warm(settings)
+    run_id = backend.submit(request())
+    api.faults.add(fault, times=3, method="GET")
+    assert str(backend.get(run_id).state) == "PENDING"
+    api.faults.add(fault, times=3, method="GET")
+    assert backend.find("dag.task token").run_id == run_id
+    api.faults.add(fault, times=3, method="GET")
+    assert list(backend.list_finished(datetime.now(UTC))) == []
+    api.faults.add(fault, times=3, method="POST")
+    backend.cancel(run_id)
+    assert api.runs[run_id]["state"] in ("CANCELING", "CANCELED")
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("fault", [Reset(), Truncated(), Status(503)], ids=str)
+def test_cancelling_whose_answer_was_lost_has_happened(api, settings, fault):
+    api.terminate_seconds = 30
+    backend = warm(settings)
+    run_id = backend.submit(request())
+    api.faults.add(fault, method="POST", path=":terminate$", after_effect=True)
+    backend.cancel(run_id)
+    assert api.runs[run_id]["state"] == "CANCELING"
+
+
+@pytest.mark.usefixtures("scaled")
+def test_ten_minutes_of_faults_fail_no_task_and_make_no_duplicate(api, settings):
+    """Ten minutes at a thousandth: 0.6 s of an outage, then faults in two of three requests until all is done."""
+    backend = warm(settings)
+    lost = [fault for name, fault in FAULTS.items() if name != "time-out"]
+    api.faults.random(0.03, [FAULTS["time-out"]], seed=1)
+    api.faults.random(0.3, lost, seed=2, method="POST", path=RUNS, after_effect=True)
+    api.faults.random(0.5, lost, seed=3)
+    names = [f"dag.task token-{number}" for number in range(30)]
+
+    def life(name: str) -> tuple[str, str, str]:
+        run_id = backend.submit(request(name))
+        found = backend.find(name)
+        backend.cancel(run_id)
+        return run_id, found.run_id, str(backend.get(run_id).display_name)
+
+    with ThreadPoolExecutor(8) as pool, api_outage(api, 0.6):
+        lives = list(pool.map(life, names))
+    assert lives == [(run_id, run_id, name) for name in names for run_id in named(api, name)]
+    assert sum(request.status in (0, 408, 429, 500, 502, 503, 504) for request in api.requests) > 100
+
+
+@contextlib.contextmanager
+def api_outage(api, seconds: float):
+    """The server is gone when this begins, and comes back by itself."""
+    api.stop()
+    back = threading.Timer(seconds, api.start)
+    back.start()
+    try:
+        yield
+    finally:
+        back.join()
+
+
+@pytest.mark.usefixtures("scaled")
+def test_of_twins_the_older_is_kept_and_the_younger_stopped(api, settings):
+    """The first request is answered by a reset, and takes effect only when the second has been sent."""
+    backend = warm(settings)
+    answer = api.answer
+
+    def with_a_twin(incoming):
+        if incoming.method == "POST" and incoming.path.endswith("/runs"):
+            api.answer = answer
+            with api.state.lock:
+                api.clock_skew -= 5
+                answer(incoming)
+                api.clock_skew += 5
+        return answer(incoming)
+
+    api.faults.add(Reset(), method="POST", path=RUNS)
+    api.answer = with_a_twin
+    run_id = backend.submit(request())
+    older, younger = sorted(named(api), key=lambda run_id: api.runs[run_id]["created_at"])
+    assert run_id == older
+    assert api.runs[older]["state"] == "PENDING"
+    deadline = time.monotonic() + 5
+    while api.runs[younger]["state"] == "CANCELING" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert api.runs[younger]["state"] == "CANCELED"
+
+
+@pytest.mark.usefixtures("scaled")
+def test_patience_ends_with_what_was_wrong(api, settings):
+    backend = warm(settings, patience=0.2)
+    api.faults.always(Status(503))
+    with pytest.raises(
+        ApiUnavailableError, match=f"^get_run at {api.url} answered 503: Service Unavailable$"
+    ):
+        backend.get("some-run")
+    api.faults.clear()
+    with (
+        api.pause(),
+        pytest.raises(ApiUnavailableError, match="Is the server up, and the connection 'kfp' right"),
+    ):
+        backend.submit(request())
+    assert named(api) == []
+
+
+def test_waiting_never_outlasts_patience(api, settings, slept):
+    backend = warm(settings)
+    api.faults.always(Status(429, retry_after=60))
+    with pytest.raises(ApiUnavailableError, match="answered 429"):
+        backend.cancel("some-run", patience=25.0)
+    assert slept == []
+
+
+@pytest.mark.usefixtures("scaled")
+def test_error_page_of_a_proxy_may_be_in_any_encoding(api, settings):
+    backend = warm(settings)
+    run_id = backend.submit(request())
+    answer, pages = api.answer, [Answer(502, "Passerelle défaillante".encode("latin-1"))]
+    api.answer = lambda incoming: pages.pop() if pages else answer(incoming)
+    assert backend.get(run_id).run_id == run_id
+    pages.append(Answer(403, "Accès refusé".encode("latin-1")))
+    with pytest.raises(ConfigurationError, match="was refused with 403: Acc"):
+        backend.get(run_id)
+
+
+# How long is waited
+
+
+def test_delays_are_random_below_a_ceiling_that_doubles(api, settings, slept):
+    random.seed(20)
+    backend = warm(settings, patience=600.0)
+    api.faults.add(Status(503), times=40, method="GET")
+    with pytest.raises(RunNotFoundError):
+        backend.get("some-run")
+    ceilings = [min(30.0, 0.5 * 2**attempt) for attempt in range(40)]
+    assert len(slept) == 40
+    assert all(0 <= delay <= ceiling for delay, ceiling in zip(slept, ceilings, strict=True))
+    # At random over all of the range, so that many who wait do not come back together.
+    assert min(slept[10:]) < 8
+    assert max(slept[10:]) > 22
+    assert len(set(slept)) == 40
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize(
+    ("retry_after", "least", "most"),
+    [
+        ("7", 7.0, 7.5),
+        (lambda: format_datetime(datetime.now(UTC) + timedelta(seconds=9), usegmt=True), 7.5, 9.5),
+        (lambda: format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0.0, 0.5),
+        ("86400", 120.0, 120.5),
+        ("soon", 0.0, 0.5),
+        ("-5", 0.0, 0.5),
+    ],
+    ids=["seconds", "date", "date in the past", "a day", "no time", "negative"],
+)
+def test_server_that_names_a_time_is_left_alone_until_then(
+    api, settings, slept, code, retry_after, least, most
+):
+    backend = warm(settings, patience=600.0)
+    api.faults.add(
+        Status(code, retry_after=retry_after() if callable(retry_after) else retry_after), method="GET"
+    )
+    with pytest.raises(RunNotFoundError):
+        backend.get("some-run")
+    [delay] = slept
+    assert least <= delay <= most
+
+
+# Faults that do not pass
+
+ADVICE = {
+    400: "Correct the argument that it names.",
+    401: "The credentials of connection 'kfp' are missing, wrong or expired.",
+    403: "The account of connection 'kfp' lacks this right in namespace 'team'.",
+    404: "It was deleted, or the connection points to another server, namespace or experiment.",
+    501: "This server does not know the method: Kubeflow Pipelines 2.0 or newer is needed.",
+}
+
+
+@pytest.mark.parametrize("auth", ["token", "cookie"])
+@pytest.mark.parametrize("status", ADVICE)
+def test_refusal_is_final_says_what_where_why_and_what_to_do_and_tells_no_secret(
+    api, settings, slept, status, auth
+):
+    secret = TOKEN if auth == "token" else COOKIE
+    backend = KubeflowPipelineBackend(
+        dataclasses.replace(settings, auth=auth, secret=secret, namespace="team")
+    )
+    api.faults.always(Status(status))
+    phrase = {
+        400: "Bad Request",
+        401: "Unauthorized",
+        403: "Forbidden",
+        404: "Not Found",
+        501: "Not Implemented",
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        backend.get("some-run")
+    assert (
+        str(caught.value)
+        == f"get_run at {api.url} was refused with {status}: {phrase[status]}. {ADVICE[status]}"
+    )
+    assert caught.value.__cause__ is None or secret not in repr(caught.value.__cause__)
+    assert (slept, [request.status for request in api.requests]) == ([], [status])
+    [sent] = api.requests
+    assert sent.headers["authorization" if auth == "token" else "cookie"].endswith(secret)
+    assert secret not in repr(backend.settings)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_refused_run_is_sent_once(api, settings, slept, status):
+    backend = warm(settings)
+    api.clear_requests()
+    api.faults.always(Status(status), method="POST")
+    with pytest.raises(
+        ConfigurationError,
+        match=f"^create_run at {api.url} was refused with {status}",
+    ):
+        backend.submit(request())
+    assert [(request.method, request.status) for request in api.requests] == [("POST", status)]
+    assert (slept, named(api)) == ([], [])
+
+
+@pytest.mark.parametrize("status", [200, 302])
+def test_login_page_is_named_and_nothing_is_submitted(api, settings, slept, status):
+    backend = warm(settings)
+    api.clear_requests()
+    api.faults.always(LoginPage(status))
+    with pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    assert str(caught.value) == (
+        f"create_run at {api.url} was answered with a web page, not JSON: a login page in front of the server, or an "
+        "address that is not the API's. Give connection 'kfp' credentials ('auth': token, token_file or cookie), or an "
+        "endpoint inside the cluster."
+    )
+    assert [request.path for request in api.requests] == [
+        "/apis/v2beta1/runs"
+    ]  # the redirect is not followed
+    assert (slept, named(api)) == ([], [])
+
+
+# Tokens from files
+
+
+def test_token_file_is_read_again_when_it_was_rotated(api, settings, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    api.token = "first"  # noqa: S105
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, auth="token_file", token_file=str(file)))
+    run_id = backend.submit(request())
+    api.token = "second"  # noqa: S105
+    # As Kubernetes does it: another file takes its place.
+    (tmp_path / "new").write_text("second\n")
+    (tmp_path / "new").replace(file)
+    assert backend.get(run_id).run_id == run_id
+    sent = [request.headers["authorization"] for request in api.requests]
+    assert (sent[0], sent[-1]) == ("Bearer first", "Bearer second")
+
+
+@pytest.mark.parametrize("problem", ["missing", "empty", "not text"])
+def test_unusable_token_file_is_named_and_nothing_is_sent(api, settings, tmp_path, slept, problem):
+    file = tmp_path / "token"
+    if problem != "missing":
+        file.write_bytes(b"" if problem == "empty" else b"\xff\xfe\x00")
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, auth="token_file", token_file=str(file)))
+    with pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    why = {
+        "missing": "cannot be read: No such file or directory.",
+        "empty": "is empty.",
+        "not text": "cannot be read: 'utf-8' codec can't decode",
+    }
+    assert str(caught.value).startswith(f"The token file '{file}' of connection 'kfp' {why[problem]}")
+    assert (slept, api.requests) == ([], [])
+
+
+# TLS
+
+
+@pytest.fixture
+def tls(api, tmp_path):
+    with TlsFront(api.url, tmp_path) as front:
+        yield front
+
+
+def test_certificate_that_nobody_vouches_for_is_refused_at_once(api, settings, tls, slept):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=tls.url))
+    with pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    message = str(caught.value)
+    assert message.startswith(f"No secure connection for get_pipeline_by_name at {tls.url}: ")
+    assert "self-signed certificate" in message
+    assert message.endswith(
+        "Give the certificate authority in 'ca_file' of connection 'kfp', or correct the address."
+    )
+    assert (slept, api.requests) == ([], [])
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+@pytest.mark.parametrize("how", ["ca_file", "verify_ssl"])
+def test_certificate_is_accepted_with_its_authority_or_unverified(api, settings, tls, how):
+    accepting = {"ca_file": str(tls.certificate)} if how == "ca_file" else {"verify_ssl": False}
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=tls.url, **accepting))
+    run_id = backend.submit(request())
+    assert named(api) == [run_id]
+
+
+def test_certificate_of_another_host_is_refused(api, settings, tls, slept):
+    endpoint = tls.url.replace("127.0.0.1", "localhost")
+    backend = KubeflowPipelineBackend(
+        dataclasses.replace(settings, endpoint=endpoint, ca_file=str(tls.certificate))
+    )
+    with pytest.raises(ConfigurationError, match=r"No secure connection .* Hostname mismatch"):
+        backend.get("some-run")
+    assert (slept, api.requests) == ([], [])
+
+
+@pytest.mark.usefixtures("scaled")
+def test_secure_connection_that_breaks_is_made_again(api, settings, tls):
+    """A proxy that restarts closes connections in the middle of the handshake."""
+    backend = KubeflowPipelineBackend(
+        dataclasses.replace(settings, endpoint=tls.url, ca_file=str(tls.certificate))
+    )
+    tls.drop(3)
+    run_id = backend.submit(request())
+    assert named(api) == [run_id]
+    assert tls.dropped == 3
+
+
+# Large answers
+
+
+def test_pages_shrink_until_they_can_be_read(api, settings, monkeypatch):
+    backend = warm(settings, timeout=5.0)
+    with api.state.lock:
+        first = api.state.runs[next(iter(api.runs))]
+        runs = [run.run_id for run in api.state.copies(first, 60)]
+    for run_id in runs:
+        api.finish(run_id, tasks={f"step-{number}": "SUCCEEDED" for number in range(3)})
+    size = len(api.state.runs[runs[0]].encoded())
+    monkeypatch.setattr(kfp_api, "MAX_BODY_BYTES", 30 * size)
+    listed = [run.run_id for run in backend.list_finished(datetime.now(UTC) - timedelta(hours=1))]
+    assert sorted(listed) == sorted(runs)
+    monkeypatch.setattr(kfp_api, "MAX_BODY_BYTES", size // 2)
+    with pytest.raises(ConfigurationError, match="is larger than"):
+        list(backend.list_finished(datetime.now(UTC) - timedelta(hours=1)))
+
+
+def test_answers_that_were_read_leave_their_connection_for_the_next_request(api, settings):
+    backend = warm(settings)
+    run_id = backend.submit(request())
+    for _ in range(5):
+        backend.get(run_id)
+    assert len(api._connections) == 1
