@@ -45,6 +45,9 @@ class RealAirflow:
         settings: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         quick = {
+            # Many tasks of tests do nothing but wait to be killed.
+            "core": {"parallelism": "32", "max_active_tasks_per_dag": "32"},
+            "database": {"sql_alchemy_pool_size": "50"},
             # A new DAG file shows within a second or two, and a killed task is noticed within seconds.
             "dag_processor": {"refresh_interval": "1", "bundle_refresh_check_interval": "1"},
             "scheduler": {
@@ -88,9 +91,11 @@ class RealAirflow:
         self.api.wait_for_dag(dag_id)
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a run and return its id."""
+        """Start a run and return its id, once it has tasks."""
         self.api.wait_for_dag(dag_id)
-        return self.api.trigger(dag_id, conf)
+        run_id = self.api.trigger(dag_id, conf)
+        self.wait_until(lambda: bool(self.api.task_instances(dag_id, run_id)), f"the tasks of {dag_id}")
+        return run_id
 
     def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
         """Wait for the end of a run and return its state."""
@@ -143,16 +148,38 @@ class RealAirflow:
         """State of each task of a run."""
         return {ti["task_id"]: ti["state"] for ti in self.api.task_instances(dag_id, run_id)}
 
-    def task(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """One task instance."""
-        return next(ti for ti in self.api.task_instances(dag_id, run_id) if ti["task_id"] == task_id)
+        return next(
+            ti
+            for ti in self.api.task_instances(dag_id, run_id)
+            if (ti["task_id"], ti["map_index"]) == (task_id, map_index)
+        )
+
+    def xcoms(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """Everything that a task has pushed, by key."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries"
+        keys = self.api.call("GET", path, params={"map_index": map_index, "limit": 100})["xcom_entries"]
+        options = {"map_index": map_index, "deserialize": False, "stringify": False}
+        return {
+            entry["key"]: self.api.call("GET", f"{path}/{entry['key']}", params=options)["value"]
+            for entry in keys
+            if entry["map_index"] == map_index
+        }
+
+    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        """Address of each button on a task's page."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
+        return dict(self.api.call("GET", path)["extra_links"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """What a task has pushed."""
         return self.api.xcom(dag_id, run_id, task_id, key)
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
-        """A task's log as text."""
+        """A task's log as text; empty before that attempt has begun."""
+        if self.task(dag_id, run_id, task_id)["try_number"] < try_number:
+            return ""
         return "\n".join(self.api.log_lines(dag_id, run_id, task_id, try_number))
 
     def set_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
@@ -164,14 +191,16 @@ class RealAirflow:
         body = {"dry_run": False, "dag_run_id": run_id, "task_ids": list(task_ids), "only_failed": False}
         self.api.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
 
-    def kill_task(self, dag_id: str, run_id: str, task_id: str) -> None:
+    def kill_task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
         """SIGKILL the process that runs a task and its supervisor, as the kernel does when memory is short."""
-        instance = self.task(dag_id, run_id, task_id)
-        victims = [process for process in self._processes() if _title(process).endswith(str(instance["id"]))]
-        if not victims:
-            raise LookupError(f"No process runs {task_id}; it is {instance['state']}.")
-        for process in victims:
+        for process in self._processes_of(dag_id, run_id, task_id, map_index):
             process.send_signal(signal.SIGKILL)
+
+    def evict_task(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """SIGTERM the supervisor of a task, as a pod's first process gets it when the pod is evicted."""
+        family = self._processes_of(dag_id, run_id, task_id)
+        (supervisor,) = [process for process in family if process.parent() not in family]
+        supervisor.send_signal(signal.SIGTERM)
 
     def kill(self, role: str) -> None:
         """SIGKILL a process of Airflow with its children: ``triggerer``, ``scheduler``, ``dag-processor``, ``api-server``."""
@@ -181,9 +210,24 @@ class RealAirflow:
             member.send_signal(signal.SIGKILL)
         process.wait()
 
+    def terminate(self, role: str, timeout: float = 60) -> None:
+        """SIGTERM a process of Airflow and wait for its end, as a rolling update does."""
+        process = self.stack.processes[role]
+        process.terminate()
+        process.wait(timeout)
+
     def restart(self, role: str) -> None:
         """Start a killed process of Airflow again."""
         self.stack.restart(role)
+
+    def _processes_of(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1
+    ) -> list[psutil.Process]:
+        instance = self.task(dag_id, run_id, task_id, map_index)
+        found = [process for process in self._processes() if _title(process).endswith(str(instance["id"]))]
+        if not found:
+            raise LookupError(f"No process runs {task_id}; it is {instance['state']}.")
+        return found
 
     def _processes(self) -> list[psutil.Process]:
         return marked_processes(self.stack.directory)

@@ -1,25 +1,55 @@
-"""One real Airflow for all tests of a session that ask for it."""
+"""One real Airflow for all tests of a session that ask for it, and a Kubeflow Pipelines server that it can reach."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from airflow_stack import RealAirflow, free_environment
+from kfp_api import FakeKfpApi
+from kubeflow_cluster import Cluster
+from planes import DATA_PYTHON, REPO
 
 
 @pytest.fixture(scope="session")
-def real_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAirflow]:
+def kubeflow_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A fake API server with a cluster behind it, at the connection ``kubeflow_cluster`` of ``real_airflow``."""
+    with FakeKfpApi() as api:
+        yield Cluster(api, tmp_path_factory.mktemp("pipeline-root"))
+
+
+@pytest.fixture
+def cluster(kubeflow_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster without what a former test left."""
+    kubeflow_cluster.reset()
+    yield kubeflow_cluster
+    kubeflow_cluster.api.faults.clear()
+
+
+@pytest.fixture(scope="session")
+def real_airflow(
+    tmp_path_factory: pytest.TempPathFactory, kubeflow_cluster: Cluster
+) -> Iterator[RealAirflow]:
     """A running Airflow with MLflow; its DAGs folder is empty at first."""
     directory = tmp_path_factory.mktemp("airflow")
     airflow = RealAirflow(
         directory / "stack",
         dags_folder=directory / "dags",
         with_mlflow=True,
-        environment=free_environment(),
+        environment={**free_environment(), "AIRFLOW_CONN_KUBEFLOW_CLUSTER": kubeflow_cluster.connection()},
     )
     airflow.start()
     try:
         yield airflow
     finally:
         airflow.stop()
+
+
+@pytest.fixture(scope="session")
+def toy_spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy component, compiled."""
+    spec = tmp_path_factory.mktemp("toy") / "toy.yaml"
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "toy_component.py", spec], check=True)
+    return spec
