@@ -119,6 +119,11 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             },
             {
+                "integration-name": "Kubeflow Trainer",
+                "external-doc-url": "https://www.kubeflow.org/docs/components/trainer/",
+                "tags": ["software"],
+            },
+            {
                 "integration-name": "KServe",
                 "external-doc-url": "https://kserve.github.io/website/",
                 "tags": ["software"],
@@ -141,6 +146,10 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.evaluation",
                 ],
             },
+            {
+                "integration-name": "Kubeflow Trainer",
+                "python-modules": ["airflow_provider_llmops.operators.train_job"],
+            },
             {"integration-name": "MLflow", "python-modules": ["airflow_provider_llmops.operators.registry"]},
             {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.operators.serving"]},
         ],
@@ -148,12 +157,20 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Kubeflow Pipelines",
                 "python-modules": ["airflow_provider_llmops.sensors.pipeline_run"],
-            }
+            },
+            {
+                "integration-name": "Kubeflow Trainer",
+                "python-modules": ["airflow_provider_llmops.sensors.train_job"],
+            },
         ],
         "hooks": [
             {
                 "integration-name": "Kubeflow Pipelines",
                 "python-modules": ["airflow_provider_llmops.hooks.kubeflow"],
+            },
+            {
+                "integration-name": "Kubeflow Trainer",
+                "python-modules": ["airflow_provider_llmops.hooks.trainer"],
             },
             {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.hooks.kserve"]},
             {"integration-name": "MLflow", "python-modules": ["airflow_provider_llmops.hooks.mlflow"]},
@@ -162,6 +179,10 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Kubeflow Pipelines",
                 "python-modules": ["airflow_provider_llmops.triggers.pipeline_run"],
+            },
+            {
+                "integration-name": "Kubeflow Trainer",
+                "python-modules": ["airflow_provider_llmops.triggers.train_job"],
             },
             {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.triggers.service"]},
         ],

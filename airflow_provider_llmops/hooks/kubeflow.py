@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.base import PipelineBackend, Run, RunRequest
 
 DEFAULT_ROOT = "~/.llmops"
+# The form stores its switches with every connection, whatever else is filled in.
+_FORM_DEFAULTS = {"verify_ssl": True, "upload_versions": True}
 
 
 def local_settings(connection: Connection, *further: str) -> dict[str, Any]:
@@ -27,7 +29,11 @@ def local_settings(connection: Connection, *further: str) -> dict[str, Any]:
     :raises ConfigurationError: a field is unknown, or the interpreter is missing
     """
     known = {"python", "root", *further}
-    extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
+    extra = {
+        name: value
+        for name, value in connection.extra_dejson.items()
+        if value not in (None, "") and _FORM_DEFAULTS.get(name) != value
+    }
     if unknown := describe_unknown(extra, known):
         raise ConfigurationError(
             f"Connection {connection.conn_id!r}: unknown field {unknown} in extra. Known: {', '.join(sorted(known))}."

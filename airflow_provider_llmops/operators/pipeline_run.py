@@ -10,6 +10,7 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -28,6 +29,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
+from airflow_provider_llmops.once import Intent, cycle_of, find_in_flight, is_given_up, origin_of
 from airflow_provider_llmops.specs import BoundPipeline
 
 if TYPE_CHECKING:
@@ -35,12 +37,7 @@ if TYPE_CHECKING:
 
 Reuse = Literal["never", "identical", "backfill"]
 
-INTENT_KEY = "llmops_run"
 MAX_NAME_LENGTH = 150  # of 191 that Kubeflow Pipelines stores; the token needs 33
-# How long a request may still be on its way after the worker that sent it has died.
-IN_FLIGHT_SECONDS = 10.0
-# States in which nobody will ask for the run any more. A task that another attempt has taken over is not among them.
-_GIVEN_UP = {"failed", "success", "skipped", "upstream_failed", "removed", "restarting"}
 
 
 class PipelineRunOperator(BaseOperator):
@@ -168,10 +165,10 @@ class PipelineRunOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel the run that this worker was submitting or waiting for, unless the task goes on elsewhere."""
-        if self._run_id is None and self._submitting is None:
+        if self._context is None or (self._run_id is None and self._submitting is None):
             return
         timed_out = isinstance(sys.exception(), AirflowTaskTimeout)
-        if not (self.cancel_on_kill and (timed_out or self.cancel_on_eviction or self._is_given_up())):
+        if not (self.cancel_on_kill and (timed_out or self.cancel_on_eviction or is_given_up(self._context))):
             self.log.info("Run %s goes on; the next attempt will find it", self._run_id or self._submitting)
             return
         run_id = self._run_id or self._submitted()
@@ -195,76 +192,54 @@ class PipelineRunOperator(BaseOperator):
         thread.join(timeout=2.0)
         return next((run.run_id for run in found if run), None)
 
-    def _is_given_up(self) -> bool:
-        """Whether Airflow has ended the task, as opposed to the machine having ended the worker.
-
-        Asked from a thread: this may be a signal handler that has interrupted a conversation with the supervisor.
-        """
-        assert self._context is not None
-        ti: Any = self._context["ti"]
-        states: list[str] = []
-
-        def ask() -> None:
-            answer = ti.get_task_states(
-                dag_id=ti.dag_id, map_index=ti.map_index, task_ids=[ti.task_id], run_ids=[ti.run_id]
-            )
-            states.extend(str(state) for run in answer.values() for state in run.values())
-
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(timeout=2.0)
-        return any(state in _GIVEN_UP for state in states)
-
     def _submit(self, context: Context) -> str:
         pipeline = self._with_settings(self.bind())
-        store = context["task_state_store"]
-        intent: Any = store.get(INTENT_KEY)
+        former = Intent.load(context)
         # The former attempt died while it submitted and left no run, or none yet: the same name keeps it at one.
-        again = bool(intent) and "run_id" not in intent and intent["cycle"] == self._cycle(context)
+        again = former is not None and former.run_id is None and former.is_of_this_cycle(context)
+        name = former.name if former and again else self._display_name(context, uuid.uuid4().hex)
         request = RunRequest(
-            display_name=intent["display_name"] if again else self._display_name(context, uuid.uuid4().hex),
+            display_name=name,
             pipeline=pipeline,
             version=self.version(),
-            labels={**self._provenance(context), **self.labels(), "fingerprint": self._fingerprint(pipeline)},
+            labels={**origin_of(context), **self.labels(), "fingerprint": self._fingerprint(pipeline)},
             environment=self.environment(),
         )
         # The intent is stored first: if this worker dies at any later instant, the name leads to the run.
-        intent = {"display_name": request.display_name, "cycle": self._cycle(context), "at": time.time()}
-        store.set(INTENT_KEY, intent)
-        self._submitting = request.display_name
+        intent = Intent(name, cycle_of(context))
+        intent.store(context)
+        self._submitting = name
         run_id = self._run_id = self.hook.submit(request)
         self._submitting = None
-        if again and (oldest := self.hook.backend.find(request.display_name)):
+        if again and (oldest := self.hook.backend.find(name)):
             run_id = self._run_id = oldest.run_id
-        store.set(INTENT_KEY, {**intent, "run_id": run_id})
-        self.log.info("Submitted run %s (%s)", run_id, request.display_name)
+        replace(intent, run_id=run_id).store(context)
+        self.log.info("Submitted run %s (%s)", run_id, name)
         return run_id
 
     def _reconnect(self, context: Context) -> str | None:
         """The run of an earlier attempt, if it still can bring a result."""
-        intent: Any = context["task_state_store"].get(INTENT_KEY)
-        if not intent:
+        intent = Intent.load(context)
+        if intent is None:
             return None
-        same_cycle = intent["cycle"] == self._cycle(context)
         try:
             run = (
-                self.hook.get_run(intent["run_id"])
-                if "run_id" in intent
-                else self._find(intent["display_name"], intent["at"])
+                self.hook.get_run(intent.run_id)
+                if intent.run_id is not None
+                else find_in_flight(lambda: self.hook.backend.find(intent.name), intent.at)
             )
         except RunNotFoundError as error:
             self.log.warning("The run of the previous attempt is gone: %s", error)
-            context["task_state_store"].delete(INTENT_KEY)
             return None
         if run is None:
             return None
-        if not same_cycle:
-            if not run.state.is_terminal and not intent.get("reused"):
+        if not intent.is_of_this_cycle(context):
+            if not run.state.is_terminal and not intent.reused:
                 self.log.info("Task was cleared: cancelling its former run %s", run.run_id)
                 self.hook.cancel(run.run_id)
             return None
         # With its id, the intent is fulfilled: a run that takes the place of this one gets a name of its own.
-        context["task_state_store"].set(INTENT_KEY, {**intent, "run_id": run.run_id})
+        replace(intent, run_id=run.run_id).store(context)
         if run.state.is_canceled or (run.state.is_terminal and not run.state.is_successful):
             return self._replace(run)
         self.log.info("Reconnected to run %s (%s), which is %s", run.run_id, run.display_name, run.state)
@@ -274,14 +249,6 @@ class PipelineRunOperator(BaseOperator):
         """What to do on a retry about a run that has failed: a new one is started."""
         self.log.info("Run %s of the previous attempt is %s: starting a new one", run.run_id, run.state)
         return None
-
-    def _find(self, display_name: str, submitted_at: float) -> Run | None:
-        """Look for a run that may still be coming into being."""
-        while True:
-            run = self.hook.backend.find(display_name)
-            if run is not None or time.time() - submitted_at >= IN_FLIGHT_SECONDS:
-                return run
-            time.sleep(1.0)
 
     def _reusable(self, context: Context) -> str | None:
         """An earlier run with the same inputs and a result that can be read."""
@@ -298,16 +265,7 @@ class PipelineRunOperator(BaseOperator):
             self.log.info("Run %s had the same inputs, but its result is gone: %s", run.run_id, error)
             return None
         self.log.info("Run %s (%s) had the same inputs: taking its result", run.run_id, run.display_name)
-        context["task_state_store"].set(
-            INTENT_KEY,
-            {
-                "display_name": run.display_name,
-                "cycle": self._cycle(context),
-                "at": time.time(),
-                "run_id": run.run_id,
-                "reused": True,
-            },
-        )
+        Intent(run.display_name, cycle_of(context), run_id=run.run_id, reused=True).store(context)
         return run.run_id
 
     def check_result(self, run: Run) -> None:
@@ -333,24 +291,6 @@ class PipelineRunOperator(BaseOperator):
         from airflow_provider_llmops.step_settings import apply_settings
 
         return apply_settings(pipeline, self.step_settings)
-
-    @staticmethod
-    def _provenance(context: Context) -> dict[str, str]:
-        """Where the run comes from."""
-        ti = context["ti"]
-        return {
-            "dag_id": ti.dag_id,
-            "dag_run_id": ti.run_id,
-            "task_id": ti.task_id,
-            "map_index": str(ti.map_index),
-            "try_number": str(ti.try_number),
-            "dag_version": str(getattr(ti, "dag_version_id", "")),
-        }
-
-    @staticmethod
-    def _cycle(context: Context) -> int:
-        """What tells clearing a task from retrying it: Airflow raises ``max_tries`` only when a task is cleared."""
-        return context["ti"].max_tries
 
     def _display_name(self, context: Context, token: str) -> str:
         ti = context["ti"]

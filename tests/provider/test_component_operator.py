@@ -17,8 +17,8 @@ from airflow_provider_llmops.exceptions import (
     RunCanceledError,
     RunFailedError,
 )
+from airflow_provider_llmops.once import INTENT_KEY
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.operators.pipeline_run import INTENT_KEY
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -126,9 +126,7 @@ def test_retry_finds_the_run_by_name_when_the_worker_died_before_it_knew_the_id(
 
 
 def test_retry_submits_when_the_worker_died_before_it_submitted(toy, context, backend):
-    context["task_state_store"].set(
-        INTENT_KEY, {"display_name": "dag.task never sent", "cycle": 1, "at": 0.0}
-    )
+    context["task_state_store"].set(INTENT_KEY, {"name": "dag.task never sent", "cycle": 1, "at": 0.0})
     value = toy(deferrable=False).execute(retry(context))
     assert runs_of(backend) == [value["run_id"]]
     # The name is kept: a request that was on its way all the same would not make a second run.
@@ -235,6 +233,34 @@ def test_on_kill_cancels_the_run_when_nobody_wants_it_any_more(
     assert backend.get(operator._run_id).state.is_canceled is canceled
 
 
+def test_on_kill_while_the_run_is_being_submitted_cancels_what_came_of_it(toy, context, backend, monkeypatch):
+    context["ti"].get_task_states = lambda **_: {"manual": {"task": "failed"}}
+    operator = toy(seconds=60.0)
+    submit = operator.hook.submit
+
+    def killed_before_the_answer(request):
+        submit(request)
+        operator.on_kill()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operator.hook, "submit", killed_before_the_answer)
+    with pytest.raises(KeyboardInterrupt):
+        operator.execute(context)
+    (run_id,) = runs_of(backend)
+    assert backend.get(run_id).state.is_canceled
+
+
+def test_run_that_failed_before_its_id_was_known_is_followed_by_one_with_another_name(toy, context, backend):
+    with pytest.raises(RunFailedError):
+        toy(ending="crash", deferrable=False).execute(context)
+    store = context["task_state_store"]
+    store.set(INTENT_KEY, {**store.get(INTENT_KEY), "run_id": None})
+    value = toy(deferrable=False).execute(retry(context))
+    names = {backend.get(run_id).display_name for run_id in runs_of(backend)}
+    assert len(names) == len(runs_of(backend)) == 2
+    assert backend.get(value["run_id"]).state.is_successful
+
+
 def test_on_kill_cancels_the_run_when_airflow_timed_the_task_out(toy, context, backend):
     operator = toy(seconds=60.0)
     with pytest.raises(TaskDeferred):
@@ -292,4 +318,4 @@ def test_argument_of_the_wrong_type_is_refused_before_anything_starts(
 def test_mapped_tasks_get_names_of_their_own(toy, context):
     context["ti"].map_index = 3
     toy(deferrable=False).execute(context)
-    assert context["task_state_store"].get(INTENT_KEY)["display_name"].startswith("dag.task[3] ")
+    assert context["task_state_store"].get(INTENT_KEY)["name"].startswith("dag.task[3] ")

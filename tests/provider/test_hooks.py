@@ -56,6 +56,12 @@ def test_connection_without_a_host_is_local(connections, root, hook, what):
     assert message.endswith(f"{what} in {root / what}")
 
 
+def test_local_connection_made_in_the_form_works_although_the_form_stores_its_switches(monkeypatch):
+    switches = {"verify_ssl": True, "upload_versions": True, "namespace": "", "pipeline_root": None}
+    connect(monkeypatch, "kubeflow", extra={"python": str(DATA_PYTHON), **switches})
+    assert KubeflowPipelinesHook().test_connection()[0]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

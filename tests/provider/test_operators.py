@@ -90,6 +90,51 @@ def test_registration_takes_the_servers_address_from_the_connection_and_its_cred
     assert "secret" not in repr(task.arguments())
 
 
+def test_training_is_tracked_under_the_run_of_its_dag_with_credentials_from_the_environment(context):
+    task = TrainSFTOperator(
+        task_id="sft",
+        dataset="/d",
+        base_model="/m",
+        mlflow_conn_id="mlflow_default",
+        tracking={"experiment": "mine", "run_name": "first"},
+    )
+    assert task.arguments()["tracking"] == {
+        "tracking_uri": "http://tracking:5000",
+        "experiment": "mine",
+        "run_name": "first",
+    }
+    task.tracking = None
+    task._context = context
+    ti = context["ti"]
+    assert task.arguments()["tracking"] == {
+        "tracking_uri": "http://tracking:5000",
+        "parent": f"{ti.dag_id}/{ti.run_id}",
+        "run_name": ti.task_id,
+    }
+    assert task.environment() == {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "secret"}
+    assert "secret" not in repr(task.arguments())
+
+
+def test_training_is_tracked_nowhere_by_default():
+    task = TrainSFTOperator(task_id="sft", dataset="/d", base_model="/m")
+    assert task.arguments()["tracking"] is None
+    assert task.environment() == {}
+
+
+def test_where_a_training_is_tracked_does_not_keep_its_result_from_being_reused(connections, monkeypatch):
+    def fingerprint(**arguments):
+        task = TrainSFTOperator(
+            task_id="sft", **{"dataset": "/d", "base_model": "/m", **arguments}, reuse="identical"
+        )
+        monkeypatch.setattr(type(task.hook.backend), "input_digest", lambda self, uri: uri)
+        return task._fingerprint(task.spec().bind(task.arguments()))
+
+    plain = fingerprint()
+    assert plain
+    assert fingerprint(tracking={"tracking_uri": "http://other", "parent": "dag/run"}) == plain
+    assert fingerprint(dataset="/e") != plain
+
+
 METRICS = {"rougeL": 0.50, "rougeL_baseline": 0.40, "rougeL_improvement": 0.1, "bleu": 3.0}
 
 

@@ -50,7 +50,12 @@ def test_front_page_lists_every_operator_and_component():
     for module in modules:
         source = (REPO / f"{module.replace('.', '/')}.py").read_text()
         operators |= set(re.findall(r"^class (\w+Operator)\(", source, re.MULTILINE))
-    operators -= {"PipelineRunOperator", "ComponentOperator", "TrainingOperator", "ReinforcementOperator"}  # bases
+    operators -= {
+        "PipelineRunOperator",
+        "ComponentOperator",
+        "TrainingOperator",
+        "ReinforcementOperator",
+    }  # bases
     assert {name for name in operators | components if f"`{name}`" not in page} == set()
 
 

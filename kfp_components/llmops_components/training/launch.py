@@ -34,7 +34,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,40 @@ class Request:
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
             raise SettingError(f"request: processes is {processes!r}; give a whole number from 1.")
         return cls(**given)
+
+
+def train(
+    component: str, arguments: Mapping[str, Any], *, processes: int = 1, preset: str = "ddp"
+) -> StageReport:
+    """Train from within a pipeline step: in this process, or in several that it starts and waits for.
+
+    Args:
+        component: Name of a training component.
+        arguments: Its arguments, by name.
+        processes: Number of processes on this machine.
+        preset: How they work together.
+
+    Raises:
+        ComponentError: What the training, or the first of its processes, ended with.
+    """
+    with tempfile.TemporaryDirectory(prefix="launch-") as scratch:
+        file, result = Path(scratch) / "request.json", Path(scratch) / "result.json"
+        write_json(
+            file,
+            {
+                "component": component,
+                "arguments": arguments,
+                "result": str(result),
+                "preset": preset,
+                "processes": processes,
+            },
+        )
+        request = Request.read(file)
+        if request.processes == 1:
+            return _component(request)(**request.arguments)
+        run(file)
+        written = json.loads(result.read_text(encoding="utf-8"))
+    return StageReport(**{of.name: written[of.name] for of in fields(StageReport)})
 
 
 def run(path: str | os.PathLike[str]) -> None:
@@ -227,10 +261,6 @@ def _died(rank: int, code: int) -> UnavailableError:
 
 
 def _error_class(name: str) -> type[ComponentError] | None:
-    from llmops_components.training.survival import TrainingInterrupted
-
-    if name == TrainingInterrupted.__name__:
-        return TrainingInterrupted
     known = getattr(errors, name, None)
     return known if isinstance(known, type) and issubclass(known, ComponentError) else None
 

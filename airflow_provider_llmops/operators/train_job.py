@@ -1,0 +1,466 @@
+"""Train on several nodes: one TrainJob of Kubeflow Trainer for each scheduled run of the task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import re
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_provider_llmops.exceptions import (
+    ConfigurationError,
+    InvalidInputError,
+    RunCanceledError,
+    RunFailedError,
+    RunNotFoundError,
+    describe_unknown,
+)
+from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
+from airflow_provider_llmops.kubernetes import StepSettings
+from airflow_provider_llmops.manifests import MAX_TRAIN_JOB_NAME, train_job
+from airflow_provider_llmops.once import Intent, cycle_of, find_in_flight, is_given_up, origin_of
+from airflow_provider_llmops.results import MAX_XCOM_BYTES
+from airflow_provider_llmops.specs import PipelineSpec
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_llmops.backends.trainer import TrainJob
+
+# As the entry point in the components' image has them: llmops_components.training.launch.
+LAUNCH_MODULE = "llmops_components.training.launch"
+COMPONENTS = ("distill", "train_dpo", "train_grpo", "train_kto", "train_reward", "train_rloo", "train_sft")
+PRESETS = ("ddp", "fsdp2", "zero1", "zero2", "zero3", "cpu")
+OUTPUTS = ("model", "adapter")
+REQUEST_VARIABLE = "LLMOPS_REQUEST"
+# The container's last words, which Kubernetes keeps in the pod's status.
+TERMINATION_LOG = "/dev/termination-log"
+MAX_REQUEST_BYTES = 96 * 1024  # Linux allows a variable 128 KiB
+GONE_SECONDS = 180.0  # the pods' grace and a little
+LOG_LINES = 20
+_TOKEN_CHARACTERS = 12
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class TrainJobOperator(BaseOperator):
+    """Train a component on one or more nodes of a cluster with Kubeflow Trainer, and wait for it.
+
+    Every node runs ``python -m llmops_components.training.launch``, which becomes torchrun there: the same training as on
+    one machine. Data, models and outputs lie on a volume that all nodes mount, so its claim has to be ReadWriteMany.
+
+    Exactly one TrainJob is made for each scheduled run of the task, whatever dies in between: its name contains a token
+    that is stored before it is made. An automatic retry finds it again, or starts a new one if it has failed, which goes
+    on from the last checkpoint; clearing the task starts a training of its own.
+
+    XCom gets the result as ``return_value``, the path of each output under its name (``model``, ``adapter``), and the
+    last metrics that the training reported as ``metrics``. Progress needs the feature gate ``TrainJobStatus`` of Kubeflow
+    Trainer; without it there is none, and no metrics.
+
+    :param component: name of the training component: ``train_sft``, ``train_dpo``, ...
+    :param arguments: its arguments by name; data sets and models as paths below a mounted claim, or ``hf://`` addresses
+    :param output_path: directory below a mounted claim. ``model``, ``adapter`` and ``result.json`` go into one of its own for
+        each TrainJob below it, and so do checkpoints, which retries share, unless ``checkpoints`` is among the arguments.
+    :param step_settings: Kubernetes settings of each node: a :class:`~airflow_provider_llmops.kubernetes.StepSettings` or
+        its fields as a dict; ``persistent_volume_claims`` mounts the volume, and CPUs, memory and accelerators are those of
+        one node
+    :param num_nodes: number of nodes
+    :param processes_per_node: training processes on each node; left out, one for each of its accelerators, or 1
+    :param preset: how the processes work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``
+    :param runtime: name of the training runtime
+    :param runtime_kind: ``ClusterTrainingRuntime``, or ``TrainingRuntime`` for one of the namespace
+    :param namespace: Kubernetes namespace; that of the connection when left out, else ``default``
+    :param kubernetes_conn_id: connection of type ``kubernetes``
+    :param deferrable: wait in the triggerer instead of in a worker
+    :param poll_interval: seconds between two looks
+    :param run_timeout: how long the training may take before it is stopped; the cluster counts too, from the start of its
+        pods. ``execution_timeout`` counts as well, since Airflow does not apply that to a deferred task.
+    :param cancel_on_kill: delete the TrainJob when the task is marked, cleared or timed out
+    :param cancel_on_eviction: delete it when the worker is told to end while the task goes on
+    """
+
+    template_fields: Sequence[str] = (
+        "component",
+        "arguments",
+        "output_path",
+        "step_settings",
+        "num_nodes",
+        "processes_per_node",
+        "preset",
+        "runtime",
+        "runtime_kind",
+        "namespace",
+        "kubernetes_conn_id",
+    )
+    template_fields_renderers = {"arguments": "json", "step_settings": "json"}
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        component: str,
+        arguments: dict[str, Any],
+        output_path: str,
+        step_settings: Any,
+        num_nodes: int = 1,
+        processes_per_node: int | None = None,
+        preset: str = "ddp",
+        runtime: str = "torch-distributed",
+        runtime_kind: str = "ClusterTrainingRuntime",
+        namespace: str | None = None,
+        kubernetes_conn_id: str = KubeflowTrainerHook.default_conn_name,
+        deferrable: bool = True,
+        poll_interval: float = 10.0,
+        run_timeout: timedelta | None = None,
+        cancel_on_kill: bool = True,
+        cancel_on_eviction: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.component = component
+        self.arguments = arguments
+        self.output_path = output_path
+        self.step_settings = step_settings
+        self.num_nodes = num_nodes
+        self.processes_per_node = processes_per_node
+        self.preset = preset
+        self.runtime = runtime
+        self.runtime_kind = runtime_kind
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.run_timeout = run_timeout
+        self.cancel_on_kill = cancel_on_kill
+        self.cancel_on_eviction = cancel_on_eviction
+        self._job: tuple[str, str] | None = None
+        self._context: Context | None = None
+
+    @cached_property
+    def hook(self) -> KubeflowTrainerHook:
+        """The hook of the connection."""
+        return KubeflowTrainerHook(self.kubernetes_conn_id)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Find or make the TrainJob, then wait for it."""
+        self._context = context
+        job = self._reconnect(context) or self._create(context)
+        self._job = (job.namespace, job.name)
+        timeouts = [limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None]
+        deadline = time.time() + min(timeouts).total_seconds() if timeouts else None
+        if not self.deferrable:
+            return self._wait(context, job, deadline)
+        from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
+
+        self.defer(
+            trigger=TrainJobTrigger(
+                kubernetes_conn_id=self.kubernetes_conn_id,
+                namespace=job.namespace,
+                name=job.name,
+                poll_interval=self.poll_interval,
+                deadline=deadline,
+                delete_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+        )
+        raise AssertionError("deferring raises")
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Take the outcome of the TrainJob that the trigger waited for."""
+        self._context = context
+        if event["error"]:
+            raise ConfigurationError(event["error"])
+        return self._finish(
+            context,
+            event["namespace"],
+            event["name"],
+            timed_out=event["timed_out"],
+            final_error=event["final_error"],
+        )
+
+    def on_kill(self) -> None:
+        """Delete the TrainJob that this worker made or waits for, unless the task goes on elsewhere."""
+        if self._job is None or self._context is None:
+            return
+        timed_out = isinstance(sys.exception(), AirflowTaskTimeout)
+        if self.cancel_on_kill and (timed_out or self.cancel_on_eviction or is_given_up(self._context)):
+            self.log.info("Deleting TrainJob %s/%s", *self._job)
+            self.hook.backend.delete(*self._job, patience=3.0)  # Airflow kills the process soon
+        else:
+            self.log.info("TrainJob %s/%s goes on; the next attempt will find it", *self._job)
+
+    def request(self, context: Context, job_name: str) -> dict[str, Any]:
+        """What the entry point is asked to do, checked.
+
+        :param context: of the task
+        :param job_name: name of the TrainJob
+        :raises ConfigurationError: an argument is unknown, missing or of the wrong type, or a path is not on a volume
+        """
+        for what, value, known in (
+            ("component", self.component, COMPONENTS),
+            ("preset", self.preset, PRESETS),
+        ):
+            if unknown := describe_unknown([value], known):
+                raise ConfigurationError(f"There is no {what} {unknown}. There are: {', '.join(known)}.")
+        if not isinstance(self.arguments, Mapping):
+            raise ConfigurationError(f"arguments must be a dict, got {self.arguments!r:.80}.")
+        spec = PipelineSpec.packaged(self.component)
+        spec.bind(self.arguments)
+        output = self._path("output_path", self.output_path)
+        arguments = {name: value for name, value in self.arguments.items() if value is not None}
+        for name, value in arguments.items():
+            is_place = name == "checkpoints" or "artifactType" in spec.inputs[name]
+            if is_place and not str(value).startswith("hf://"):
+                arguments[name] = self._path(name, value)
+        arguments.setdefault("checkpoints", f"{output}/checkpoints/{_lineage(context)}")
+        outputs = {name: f"{output}/{job_name}/{name}" for name in self._outputs()}
+        return {
+            "component": self.component,
+            "arguments": {**arguments, **outputs},
+            "result": f"{output}/{job_name}/result.json",
+            "preset": self.preset,
+        }
+
+    def manifest(self, context: Context, token: str) -> dict[str, Any]:
+        """The TrainJob.
+
+        :param context: of the task; its ids go to labels and annotations
+        :param token: what tells it from every other TrainJob
+        """
+        name = _name(context, token)
+        # JSON knows the dollar sign by another name, and Kubernetes would expand $(NAME) in a variable.
+        text = json.dumps(self.request(context, name)).replace("$", "\\u0024")
+        if len(text) > MAX_REQUEST_BYTES:
+            raise ConfigurationError(
+                f"The arguments of task {self.task_id} take {len(text)} bytes as JSON, at most {MAX_REQUEST_BYTES} fit. Put "
+                "data into files on the volume."
+            )
+        origin = {f"llmops/{key.replace('_', '-')}": value for key, value in origin_of(context).items()}
+        return train_job(
+            name,
+            namespace=self.namespace or self.hook.backend.namespace,
+            token=token,
+            image=_image(PipelineSpec.packaged(self.component)),
+            command=["python", "-m", LAUNCH_MODULE],
+            args=[f"env:{REQUEST_VARIABLE}"],
+            env={REQUEST_VARIABLE: text, "LLMOPS_ERROR_FILE": TERMINATION_LOG},
+            settings=self._settings,
+            runtime=self.runtime,
+            runtime_kind=self.runtime_kind,
+            num_nodes=self.num_nodes,
+            processes_per_node=self.processes_per_node,
+            active_deadline_seconds=max(1, round(self.run_timeout.total_seconds()))
+            if self.run_timeout
+            else None,
+            labels={
+                "app.kubernetes.io/managed-by": "airflow",
+                **{key: _label_value(value) for key, value in origin.items()},
+            },
+            annotations={"llmops/component": self.component, **origin},
+        )
+
+    @property
+    def _settings(self) -> StepSettings:
+        return StepSettings.of(self.step_settings)
+
+    def _outputs(self) -> list[str]:
+        """The component's outputs that are models."""
+        ir = PipelineSpec.packaged(self.component).ir
+        (component,) = ir["components"].values()
+        return [name for name in OUTPUTS if name in component["outputDefinitions"]["artifacts"]]
+
+    def _path(self, name: str, value: Any) -> str:
+        """A place on a volume that the nodes mount."""
+        claims = self._settings.persistent_volume_claims
+        mounts = [posixpath.normpath(path) for path in claims.values()]
+        if not mounts:
+            raise ConfigurationError(
+                "A TrainJob has its data, models and outputs on a volume: mount one with step_settings={'persistent_volume_claims': "
+                "{'CLAIM': '/mnt/shared'}}."
+            )
+        path = str(value)
+        if path.startswith("file://") and not urlsplit(path).netloc:
+            path = unquote(urlsplit(path).path)
+        if _URI.match(path):
+            raise ConfigurationError(
+                f"{name} is {value!r:.200}, which the nodes cannot read. Copy it to a volume and give its path below "
+                f"{' or '.join(mounts)}."
+            )
+        normal = posixpath.normpath(path)
+        if not any(normal.startswith(f"{mount.rstrip('/')}/") for mount in mounts) or "\0" in path:
+            raise ConfigurationError(
+                f"{name} is {value!r:.200}; it must be a path below {' or '.join(mounts)}, where the nodes have a volume."
+            )
+        return normal
+
+    def _create(self, context: Context) -> TrainJob:
+        former = Intent.load(context)
+        # The former attempt died while it submitted: under the same name it is one TrainJob, whoever comes first.
+        again = former is not None and former.run_id is None and former.is_of_this_cycle(context)
+        token = former.name if former is not None and again else uuid.uuid4().hex
+        manifest = self.manifest(context, token)
+        self._job = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        # Stored first: if this worker dies at any later instant, the token leads to the TrainJob.
+        intent = Intent(name=token, cycle=cycle_of(context))
+        intent.store(context)
+        job = self.hook.backend.create(manifest)
+        Intent(name=token, cycle=intent.cycle, at=intent.at, run_id=job.uid).store(context)
+        self.log.info("TrainJob %s/%s: %d node(s)", job.namespace, job.name, self.num_nodes)
+        return job
+
+    def _reconnect(self, context: Context) -> TrainJob | None:
+        """The TrainJob of an earlier attempt, if it still can bring a result."""
+        intent = Intent.load(context)
+        if intent is None:
+            return None
+        backend = self.hook.backend
+        place = (self.namespace or backend.namespace, _name(context, intent.name))
+        if not intent.is_of_this_cycle(context):
+            job = (
+                backend.find(*place)
+                if intent.run_id
+                else find_in_flight(lambda: backend.find(*place), intent.at)
+            )
+            if job is not None and not job.state.is_terminal:
+                self.log.info("Task was cleared: deleting its former TrainJob %s/%s", *place)
+                backend.delete(*place)
+                self._wait_until_gone(*place)
+            return None
+        job = backend.find(*place)
+        if job is None:
+            if intent.run_id:
+                self.log.warning("TrainJob %s/%s of the previous attempt is gone: making a new one", *place)
+            return None
+        Intent(name=intent.name, cycle=intent.cycle, at=intent.at, run_id=job.uid).store(context)
+        if job.state.is_canceled:
+            self._wait_until_gone(*place)
+            return None
+        if job.state.is_terminal and not job.state.is_successful:
+            self.log.info(
+                "TrainJob %s/%s of the previous attempt failed (%s): making a new one", *place, job.reason
+            )
+            return None
+        self.log.info("Reconnected to TrainJob %s/%s, which is %s", *place, job.state)
+        return job
+
+    def _wait_until_gone(self, namespace: str, name: str) -> None:
+        """Two trainings must not write to the same place."""
+        if not self.hook.backend.wait_until_gone(namespace, name, seconds=GONE_SECONDS):
+            raise RunFailedError(
+                f"TrainJob {namespace}/{name} was deleted {GONE_SECONDS:.0f} s ago and still has pods, which write to "
+                f"{self.output_path}. See why they do not end (kubectl get pods -n {namespace} -l "
+                f"jobset.sigs.k8s.io/jobset-name={name}), then retry."
+            )
+
+    def _wait(self, context: Context, job: TrainJob, deadline: float | None) -> dict[str, Any]:
+        from airflow_provider_llmops.backends.trainer import TrainJobWatch
+
+        watch = TrainJobWatch(self.hook.backend, job.namespace, job.name, self.log)
+        timed_out = False
+        while not timed_out and not watch.final_error:
+            try:
+                now = watch.look()
+            except RunNotFoundError:
+                break
+            if now is not None and now.state.is_terminal:
+                break
+            timed_out = deadline is not None and time.time() >= deadline
+            if not timed_out and not watch.final_error:
+                time.sleep(self.poll_interval)
+        return self._finish(
+            context, job.namespace, job.name, timed_out=timed_out, final_error=watch.final_error
+        )
+
+    def _finish(
+        self, context: Context, namespace: str, name: str, *, timed_out: bool, final_error: str | None
+    ) -> dict[str, Any]:
+        from airflow_provider_llmops.backends.trainer import explain
+
+        self._job = None
+        backend = self.hook.backend
+        what = f"TrainJob {namespace}/{name} ({self.component})"
+        job = backend.find(namespace, name)
+        if job is not None and job.state.is_successful:
+            return self._outcome(context, job)
+        if timed_out or (job is not None and job.timed_out):
+            backend.delete(namespace, name)
+            limits = [limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None]
+            limit = min(limits, default="its time")  # the DAG may have changed since
+            raise RunFailedError(
+                f"{what} took longer than {limit} and was stopped. A retry goes on from its checkpoints; raise run_timeout "
+                "(or execution_timeout), or give it less to do."
+            )
+        if job is None or job.state.is_canceled:
+            raise RunCanceledError(
+                f"{what} was deleted by somebody else. Clear the task to train again; a retry goes on from its checkpoints."
+            )
+        lines, is_final = explain(backend, job, lines=LOG_LINES)
+        for line in lines:
+            self.log.error("%s", line)
+        if final_error and not job.state.is_terminal:
+            backend.delete(namespace, name)  # its restarts would end alike
+        reason = final_error or job.reason or "no reason given"
+        if final_error or is_final:
+            raise InvalidInputError(f"{what} failed: {reason}. Correct the task's arguments or data.")
+        raise RunFailedError(f"{what} failed: {reason}. A retry goes on from its checkpoints.")
+
+    def _outcome(self, context: Context, job: TrainJob) -> dict[str, Any]:
+        request = self.request(context, job.name)
+        arguments = request["arguments"]
+        paths = {name: arguments[name] for name in self._outputs()}
+        metrics = dict(job.metrics)
+        value = {
+            "component": self.component,
+            "namespace": job.namespace,
+            "name": job.name,
+            "state": str(job.state),
+            "artifacts": paths,
+            "result": request["result"],
+            "checkpoints": arguments["checkpoints"],
+            "metrics": metrics,
+        }
+        while metrics and len(json.dumps(value)) > MAX_XCOM_BYTES:
+            metrics.popitem()
+        for name, path in paths.items():
+            context["ti"].xcom_push(key=name, value=path)
+        context["ti"].xcom_push(key="metrics", value=metrics)
+        return value
+
+
+def _name(context: Context, token: str) -> str:
+    """Name of the TrainJob: what a person recognises, as far as it fits, and the token."""
+    ti = context["ti"]
+    readable = re.sub(r"[^a-z0-9]+", "-", f"{ti.dag_id}-{ti.task_id}".lower()).strip("-")
+    if not readable[:1].isalpha():
+        readable = f"t-{readable}"
+    room = MAX_TRAIN_JOB_NAME - _TOKEN_CHARACTERS - 1
+    return f"{readable[:room].rstrip('-')}-{token[:_TOKEN_CHARACTERS]}"
+
+
+def _lineage(context: Context) -> str:
+    """Whose checkpoints may be gone on from: those of the same scheduled run of the task, until it is cleared."""
+    ti = context["ti"]
+    of = [ti.dag_id, ti.run_id, ti.task_id, ti.map_index, cycle_of(context)]
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:_TOKEN_CHARACTERS]
+
+
+def _label_value(value: str) -> str:
+    """The value as far as a label may hold it; annotations have the whole."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", value)[:63].strip("-_.")
+
+
+def _image(spec: PipelineSpec) -> str:
+    """The image that the component was compiled for."""
+    (executor,) = spec.ir["deploymentSpec"]["executors"].values()
+    image: str = executor["container"]["image"]
+    return image

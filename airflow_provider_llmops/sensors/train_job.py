@@ -1,0 +1,96 @@
+"""Wait for a TrainJob that something else made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator
+
+from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
+from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_llmops.backends.trainer import TrainJobWatch
+
+
+class TrainJobSensor(BaseSensorOperator):
+    """Succeeds when the TrainJob is complete, fails when it has failed or was deleted.
+
+    It is only watched: whatever happens to this task, the TrainJob stays. Progress and metrics go to the task's log.
+
+    :param name: name of the TrainJob
+    :param namespace: its namespace; that of the connection when left out, else ``default``
+    :param kubernetes_conn_id: connection of type ``kubernetes``
+    :param deferrable: wait in the triggerer instead of in a worker
+    """
+
+    template_fields: Sequence[str] = ("name", "namespace", "kubernetes_conn_id")
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        namespace: str | None = None,
+        kubernetes_conn_id: str = KubeflowTrainerHook.default_conn_name,
+        deferrable: bool = True,
+        poke_interval: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.name = name
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.deferrable = deferrable
+
+    @cached_property
+    def _watch(self) -> TrainJobWatch:
+        from airflow_provider_llmops.backends.trainer import TrainJobWatch
+
+        backend = KubeflowTrainerHook(self.kubernetes_conn_id).backend
+        return TrainJobWatch(backend, self.namespace or backend.namespace, self.name, self.log)
+
+    def execute(self, context: Context) -> Any:
+        """Look once, then wait where it was asked for."""
+        if not self.deferrable:
+            return super().execute(context)
+        if not self.poke(context):
+            from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
+
+            self.defer(
+                trigger=TrainJobTrigger(
+                    kubernetes_conn_id=self.kubernetes_conn_id,
+                    namespace=self.namespace
+                    or KubeflowTrainerHook(self.kubernetes_conn_id).backend.namespace,
+                    name=self.name,
+                    poll_interval=self.poke_interval,
+                    stops_at_final_error=False,
+                    delete_on_kill=False,
+                ),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=self.timeout),
+            )
+        return None
+
+    def poke(self, context: Context) -> bool:
+        """Whether the TrainJob is complete; raises when it no longer can be."""
+        job = self._watch.look()
+        if job is None:
+            return False
+        what = f"TrainJob {job.namespace}/{job.name}"
+        if job.state.is_canceled:
+            raise RunCanceledError(f"{what} was deleted.")
+        if job.state.is_terminal and not job.state.is_successful:
+            raise RunFailedError(f"{what} failed: {job.reason}")
+        return job.state.is_successful
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
+        """Look at the TrainJob that has ended."""
+        if event["error"]:
+            raise ConfigurationError(event["error"])
+        self.poke(context)

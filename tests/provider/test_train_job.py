@@ -1,0 +1,767 @@
+"""TrainJobs: the operator, its trigger and the sensor against a Kubernetes API server over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
+from attempts import clear, retry
+from kube_trainjobs import FakeTrainJobs, status
+
+from airflow_provider_llmops import once
+from airflow_provider_llmops.backends import trainer
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    InvalidInputError,
+    RunCanceledError,
+    RunFailedError,
+    RunNotFoundError,
+)
+from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
+from airflow_provider_llmops.operators import train_job
+from airflow_provider_llmops.operators.train_job import TrainJobOperator
+from airflow_provider_llmops.sensors.train_job import TrainJobSensor
+from airflow_provider_llmops.triggers import settle
+from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
+
+ARGUMENTS = {"dataset": "/mnt/shared/rows.jsonl", "base_model": "file:///mnt/shared/base"}
+SETTINGS = {"persistent_volume_claims": {"shared": "/mnt/shared"}}
+CHECKPOINTS = "/mnt/shared/out/checkpoints/" + train_job._lineage(
+    {"ti": SimpleNamespace(dag_id="dag", run_id="manual", task_id="task", map_index=-1, max_tries=1)}
+)
+CLOCK = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster that the default connection leads to."""
+    with FakeTrainJobs() as fake:
+        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", fake.connection(namespace="team"))
+        monkeypatch.setattr(once, "IN_FLIGHT_SECONDS", 0.0)
+        monkeypatch.setattr(settle, "MARGIN_SECONDS", 0.0)
+        yield fake
+
+
+def task(**changed):
+    arguments = {
+        "task_id": "task",
+        "component": "train_sft",
+        "arguments": ARGUMENTS,
+        "output_path": "/mnt/shared/out",
+        "step_settings": SETTINGS,
+        "num_nodes": 2,
+        "poll_interval": 0.01,
+    }
+    return TrainJobOperator(**{**arguments, **changed})
+
+
+def start(operator, context):
+    """Let the operator make its TrainJob, and return the trigger that it defers to."""
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    assert deferred.value.method_name == "execute_complete"
+    return deferred.value.trigger
+
+
+def events(trigger):
+    async def collect():
+        return [event.payload async for event in trigger.run()]
+
+    return asyncio.run(collect())
+
+
+def event_of(trigger, **changed):
+    usual = {"timed_out": False, "error": None, "final_error": None}
+    return {"namespace": trigger.namespace, "name": trigger.name, **usual, **changed}
+
+
+def resume(operator, context, trigger):
+    (event,) = events(trigger)
+    return operator.execute_complete(context, event)
+
+
+def said(capsys, level):
+    """Lines of one level in the log of task and trigger, which goes to stdout here."""
+    lines = re.findall(r"^\S+ \[(\w+) *\] (.*?) *\[airflow\S*\] loc=", capsys.readouterr().out, re.MULTILINE)
+    return [text for name, text in lines if name == level]
+
+
+def test_training_on_two_nodes_is_made_waited_for_and_its_result_pushed(cluster, context):
+    trigger = start(task(), context)
+    job = cluster.only
+    assert trigger.name == job["metadata"]["name"]
+    assert trigger.name.startswith("dag-task-")
+    cluster.run(job, 99, loss="0.25", device="cuda", grad_norm="NaN")
+    cluster.complete(job)
+    assert events(trigger) == [event_of(trigger)]
+    value = task().execute_complete(context, event_of(trigger))
+    out = f"/mnt/shared/out/{trigger.name}"
+    assert value == {
+        "component": "train_sft",
+        "namespace": "team",
+        "name": trigger.name,
+        "state": "SUCCEEDED",
+        "artifacts": {"model": f"{out}/model", "adapter": f"{out}/adapter"},
+        "result": f"{out}/result.json",
+        "checkpoints": CHECKPOINTS,
+        "metrics": {"loss": 0.25},
+    }
+    assert context["ti"].xcom == {
+        "model": f"{out}/model",
+        "adapter": f"{out}/adapter",
+        "metrics": {"loss": 0.25},
+    }
+    assert len(cluster.created) == 1
+    assert cluster.deleted == []
+
+
+def test_request_is_what_the_entry_point_reads(cluster, context):
+    trigger = start(task(arguments={**ARGUMENTS, "training_args": {"max_steps": 3}}, preset="fsdp2"), context)
+    out = f"/mnt/shared/out/{trigger.name}"
+    trainer_spec = cluster.created[0]["spec"]["trainer"]
+    assert trainer_spec["command"] == ["python", "-m", "llmops_components.training.launch"]
+    assert trainer_spec["args"] == ["env:LLMOPS_REQUEST"]
+    variables = {item["name"]: item["value"] for item in trainer_spec["env"]}
+    assert json.loads(variables["LLMOPS_REQUEST"]) == {
+        "component": "train_sft",
+        "arguments": {
+            "dataset": "/mnt/shared/rows.jsonl",
+            "base_model": "/mnt/shared/base",
+            "training_args": {"max_steps": 3},
+            "checkpoints": CHECKPOINTS,
+            "model": f"{out}/model",
+            "adapter": f"{out}/adapter",
+        },
+        "result": f"{out}/result.json",
+        "preset": "fsdp2",
+    }
+
+
+def test_kubernetes_finds_no_variable_to_expand_in_the_request(cluster, context):
+    tricky = {"chat_template_path": "$(HOME)/$$x"}
+    start(task(arguments={**ARGUMENTS, "training_args": tricky}), context)
+    (text,) = [
+        item["value"]
+        for item in cluster.created[0]["spec"]["trainer"]["env"]
+        if item["name"] == "LLMOPS_REQUEST"
+    ]
+    assert "$" not in text
+    assert json.loads(text)["arguments"]["training_args"] == tricky
+
+
+def test_origin_is_on_the_job_whole_in_annotations_and_cut_in_labels(cluster, context):
+    context["ti"].run_id = "manual__2026-01-01T00:00:00+00:00_" + "x" * 60
+    start(task(), context)
+    metadata = cluster.created[0]["metadata"]
+    assert metadata["annotations"]["llmops/dag-run-id"] == context["ti"].run_id
+    assert metadata["annotations"]["llmops/component"] == "train_sft"
+    label = metadata["labels"]["llmops/dag-run-id"]
+    assert label == "manual__2026-01-01T00_00_00_00_00_" + "x" * 29
+    assert metadata["labels"]["llmops/map-index"] == "1"
+    assert metadata["labels"]["llmops/dag-id"] == "dag"
+
+
+@pytest.mark.parametrize("dies_before", ["the answer", "noting the answer"])
+def test_retry_after_a_worker_died_while_it_submitted_finds_the_one_job(
+    cluster, context, monkeypatch, dies_before
+):
+    class Death(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise Death
+
+    operator = task()
+    with monkeypatch.context() as patch:
+        if dies_before == "the answer":
+            patch.setattr(trainer.TrainJobs, "create", die)
+        else:
+            patch.setattr(trainer.TrainJob, "read", die)
+        with pytest.raises(Death):
+            operator.execute(context)
+    trigger = start(task(), retry(context))
+    assert len(cluster.created) == 1
+    assert trigger.name == cluster.only["metadata"]["name"]
+
+
+def test_lost_answer_to_the_creation_makes_no_second_job(cluster, context, monkeypatch):
+    monkeypatch.setattr("airflow_provider_llmops.backends.kfp_api.FIRST_DELAY_SECONDS", 0.01)
+    backend = KubeflowTrainerHook().backend
+    operator = task()
+    manifest = operator.manifest(context, "f" * 32)
+    cluster.lose_answers = 1
+    job = backend.create(manifest)
+    assert [method for method, _ in cluster.requests] == ["POST", "POST", "GET"]
+    assert len(cluster.created) == 1
+    assert job.uid == cluster.only["metadata"]["uid"]
+
+
+def test_job_of_another_task_with_the_same_name_is_not_taken_over(cluster, context):
+    operator = task()
+    manifest = operator.manifest(context, "f" * 32)
+    KubeflowTrainerHook().backend.create(manifest)
+    manifest["metadata"]["labels"]["llmops/token"] = "e" * 32
+    with pytest.raises(ConfigurationError, match="exists and was not made by this task"):
+        KubeflowTrainerHook().backend.create(manifest)
+
+
+def test_retry_reconnects_to_a_job_that_runs(cluster, context):
+    first = start(task(), context)
+    cluster.run(cluster.only, 10)
+    assert start(task(), retry(context)).name == first.name
+    assert len(cluster.created) == 1
+
+
+def test_retry_after_a_failed_job_makes_a_new_one_that_goes_on_from_the_same_checkpoints(cluster, context):
+    first = start(task(), context)
+    cluster.fail(cluster.only)
+    second = start(task(), retry(context))
+    assert second.name != first.name
+    requests = [json.loads(job["spec"]["trainer"]["env"][0]["value"]) for job in cluster.created]
+    assert len({request["arguments"]["checkpoints"] for request in requests}) == 1
+    # The component refuses to write over what is there.
+    assert len({request["arguments"]["model"] for request in requests}) == 2
+
+
+def test_clearing_deletes_the_former_job_waits_for_its_pods_and_starts_from_scratch(cluster, context):
+    start(task(), context)
+    former = cluster.only
+    cluster.run(former, 10)
+    cluster.removes_at_once = False
+    seen = []
+
+    def notice(method, path):
+        seen.append((method, len(cluster.jobs)))
+        if former["metadata"].get("deletionTimestamp") and method == "GET":
+            cluster.remove(former)
+
+    cluster.faults = notice
+    start(task(), clear(context))
+    assert cluster.deleted == [("team", former["metadata"]["name"], "Foreground")]
+    assert seen == [("GET", 1), ("DELETE", 1), ("GET", 1), ("POST", 0)]
+    requests = [json.loads(job["spec"]["trainer"]["env"][0]["value"]) for job in cluster.created]
+    assert len({request["arguments"]["checkpoints"] for request in requests}) == 2
+
+
+def test_creation_that_was_still_on_its_way_when_the_task_was_cleared_is_caught(
+    cluster, context, monkeypatch
+):
+    monkeypatch.setattr(once, "IN_FLIGHT_SECONDS", 10.0)
+    operator = task()
+    manifest = operator.manifest(context, "f" * 32)
+    once.Intent(name="f" * 32, cycle=once.cycle_of(context)).store(context)
+    monkeypatch.setattr(once.time, "sleep", lambda seconds: KubeflowTrainerHook().backend.create(manifest))
+    start(task(), clear(context))
+    assert [name for _, name, _ in cluster.deleted] == [manifest["metadata"]["name"]]
+    assert len(cluster.jobs) == 1
+
+
+def test_job_that_failed_before_it_was_noted_is_followed_by_a_new_one(cluster, context):
+    operator = task()
+    manifest = operator.manifest(context, "f" * 32)
+    once.Intent(name="f" * 32, cycle=once.cycle_of(context)).store(context)
+    KubeflowTrainerHook().backend.create(manifest)
+    cluster.fail(cluster.only)
+    assert start(task(), retry(context)).name != manifest["metadata"]["name"]
+    assert len(cluster.created) == 2
+
+
+def test_clearing_a_finished_task_leaves_its_job_and_makes_a_new_one(cluster, context):
+    start(task(), context)
+    cluster.complete(cluster.only)
+    start(task(), clear(context))
+    assert cluster.deleted == []
+    assert len(cluster.jobs) == 2
+
+
+def test_former_pods_that_do_not_end_keep_a_second_training_from_starting(cluster, context, monkeypatch):
+    start(task(), context)
+    cluster.removes_at_once = False
+    monkeypatch.setattr(train_job, "GONE_SECONDS", 0.0)
+    with pytest.raises(RunFailedError, match=r"still has pods, which write to /mnt/shared/out"):
+        start(task(), clear(context))
+    assert len(cluster.created) == 1
+
+
+def test_job_that_somebody_deleted_fails_the_attempt_and_a_retry_makes_a_new_one(cluster, context):
+    trigger = start(task(), context)
+    cluster.remove(cluster.only)
+    with pytest.raises(RunCanceledError, match=f"{trigger.name} .train_sft. was deleted by somebody else"):
+        resume(task(), context, trigger)
+    assert start(task(), retry(context)).name != trigger.name
+
+
+def test_progress_and_state_go_to_the_log_as_they_change(cluster, caplog):
+    job = cluster.add("j")
+    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+    caplog.set_level("INFO", logger=trainer.log.name)
+    watch.look()
+    cluster.suspend(job)
+    watch.look()
+    cluster.update(job, conditions=[])
+    cluster.run(job, 10, loss="2.5", step="10")
+    watch.look()
+    watch.look()
+    cluster.run(job, 20, loss="2.25")
+    watch.look()
+    cluster.complete(job)
+    watch.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        "TrainJob team/j is PENDING",
+        "TrainJob team/j is PAUSED (Suspended: TrainJob is suspended)",
+        "TrainJob team/j is RUNNING",
+        "Job node: 1 active, 1 ready",
+        "Progress: 10 %, 1 min left; loss = 2.5; step = 10",
+        "Progress: 20 %, 1 min left; loss = 2.25",
+        "TrainJob team/j is SUCCEEDED (AllJobsCompleted: jobset completed successfully)",
+        "Job node: 1 succeeded",
+    ]
+
+
+def test_a_job_that_trains_costs_one_request_a_look(cluster):
+    job = cluster.add("j")
+    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+    cluster.run(job)
+    cluster.requests.clear()
+    for _ in range(3):
+        watch.look()
+    assert [path.rpartition("/")[2] for _, path in cluster.requests] == ["j"] * 3
+
+
+def test_why_a_pod_does_not_start_is_told_once(cluster, caplog):
+    job = cluster.add("j")
+    cluster.hold_pod(job, "j-node-0-0-abcde", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+    watch.look()
+    watch.look()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "Pod j-node-0-0-abcde: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    ]
+
+
+def test_pods_that_may_not_be_read_do_not_end_the_wait(cluster, caplog):
+    cluster.add("j")
+    cluster.faults = lambda method, path: (
+        status(403, "Forbidden", "pods is forbidden") if path.endswith("/pods") else None
+    )
+    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+    watch.look()
+    watch.look()
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert "pods is forbidden" in warned[0]
+    assert "list pods and get pods/log" in warned[0]
+
+
+def test_an_outage_is_told_once_and_waited_out(cluster, context, capsys):
+    trigger = start(task(), context)
+    left = [503, 503, 503]
+
+    def down(method, path):
+        return (left.pop(), "upstream connect error") if left else cluster.complete(cluster.only)
+
+    cluster.faults = down
+    assert events(trigger) == [event_of(trigger)]
+    told = [line for line in said(capsys, "warning") if "Waiting on." in line]
+    assert len(told) == 1
+    assert "answered 503: upstream connect error" in told[0]
+
+
+def test_failed_job_names_its_reason_and_shows_the_end_of_the_failed_pods_log(cluster, context, capsys):
+    trigger = start(task(), context)
+    job = cluster.only
+    log = "\n".join(f"line {n}" for n in range(100))
+    cluster.end_pod(job, "p-0", code=137, reason="OOMKilled", log=log)
+    cluster.fail(job, "FailedJobs", "jobset failed due to one or more job failures")
+    with pytest.raises(RunFailedError) as caught:
+        resume(task(), context, trigger)
+    assert str(caught.value) == (
+        f"TrainJob team/{trigger.name} (train_sft) failed: FailedJobs: jobset failed due to one or more job failures. "
+        "A retry goes on from its checkpoints."
+    )
+    assert said(capsys, "error") == [
+        "Pod p-0: ended with exit code 137, OOMKilled",
+        "Last lines of pod p-0:",
+        *(f"  line {n}" for n in range(80, 100)),
+    ]
+
+
+def test_failed_job_whose_pods_are_gone_says_so(cluster, context, capsys):
+    trigger = start(task(), context)
+    cluster.fail(cluster.only)
+    with pytest.raises(RunFailedError, match="FailedJobs: jobset failed"):
+        resume(task(), context, trigger)
+    (line,) = said(capsys, "error")
+    assert line.startswith("(No failed pod is left to read.")
+
+
+FINAL = json.dumps(
+    {"type": "SettingError", "message": "no argument 'lr'", "retryable": False, "traceback": None}
+)
+RETRYABLE = json.dumps({"type": "TrainingInterrupted", "message": "saved", "retryable": True})
+
+
+def test_error_that_will_happen_again_ends_the_job_before_its_restarts_are_used_up(cluster, context, capsys):
+    trigger = start(task(), context)
+    job = cluster.only
+    cluster.update(job, jobsStatus=[{"name": "node", "active": 1}])
+    cluster.end_pod(job, "p-1", code=1, message=FINAL, restarted=True, log="traceback")
+    message = "ended with exit code 1: SettingError: no argument 'lr'"
+    assert events(trigger) == [event_of(trigger, final_error=message)]
+    with pytest.raises(InvalidInputError, match=f"failed: {message}. Correct the task's arguments"):
+        task().execute_complete(context, event_of(trigger, final_error=message))
+    assert cluster.deleted == [("team", trigger.name, "Foreground")]
+    assert "  traceback" in said(capsys, "error")
+
+
+def test_error_that_may_pass_is_left_to_the_runtimes_restarts(cluster, context):
+    trigger = start(task(), context)
+    job = cluster.only
+    cluster.end_pod(job, "p-0", code=143, message=RETRYABLE, restarted=True)
+    looks = []
+
+    def recover(method, path):
+        looks.append(path)
+        if len(looks) > 6:
+            cluster.complete(job)
+
+    cluster.faults = recover
+    assert events(trigger) == [event_of(trigger)]
+
+
+def test_failed_job_is_not_retried_when_the_training_says_so(cluster, context):
+    trigger = start(task(), context)
+    cluster.end_pod(cluster.only, "p-0", code=1, message=FINAL, log="x")
+    cluster.fail(cluster.only)
+    with pytest.raises(InvalidInputError):
+        task().execute_complete(context, event_of(trigger))
+
+
+def test_last_words_that_are_no_json_are_shown_as_they_are(cluster):
+    job = cluster.add("j")
+    cluster.end_pod(job, "p-0", code=1, message='{"type": "Sett')
+    assert KubeflowTrainerHook().backend.troubles("team", "j") == [
+        trainer.PodTrouble("p-0", 'ended with exit code 1: {"type": "Sett', has_ended=True)
+    ]
+
+
+def test_deadline_deletes_a_waiting_job(cluster, context):
+    operator = task(run_timeout=timedelta(hours=2), execution_timeout=timedelta(hours=1))
+    before = time.time()
+    trigger = start(operator, context)
+    assert before + 3600 <= trigger.deadline <= time.time() + 3600
+    assert cluster.only["spec"]["activeDeadlineSeconds"] == 7200
+    trigger.deadline = time.time()
+    assert events(trigger) == [event_of(trigger, timed_out=True)]
+    assert cluster.deleted == [("team", trigger.name, "Foreground")]
+    with pytest.raises(RunFailedError, match="took longer than 1:00:00 and was stopped"):
+        operator.execute_complete(context, event_of(trigger, timed_out=True))
+
+
+def test_deadline_that_the_cluster_kept_is_told_as_one(cluster, context):
+    operator = task(run_timeout=timedelta(minutes=1))
+    trigger = start(operator, context)
+    cluster.fail(cluster.only, "DeadlineExceeded", "TrainJob exceeded its active deadline")
+    with pytest.raises(RunFailedError, match="took longer than 0:01:00 and was stopped"):
+        resume(operator, context, trigger)
+
+
+def test_job_that_finished_at_its_deadline_counts(cluster, context):
+    trigger = start(task(run_timeout=timedelta(minutes=1)), context)
+    cluster.complete(cluster.only)
+    value = task().execute_complete(context, event_of(trigger, timed_out=True))
+    assert value["state"] == "SUCCEEDED"
+
+
+def test_waiting_in_the_worker_gives_the_same_result(cluster, context):
+    def finish(method, path):
+        if method == "GET" and cluster.jobs:
+            cluster.complete(cluster.only)
+
+    cluster.faults = finish
+    value = task(deferrable=False).execute(context)
+    assert value["artifacts"]["model"] == f"/mnt/shared/out/{value['name']}/model"
+
+
+def test_deadline_holds_in_the_worker(cluster, context):
+    with pytest.raises(RunFailedError, match="took longer than 0:00:00"):
+        task(deferrable=False, run_timeout=timedelta(microseconds=1)).execute(context)
+    assert len(cluster.deleted) == 1
+
+
+def killed(operator, context, state, error=None):
+    """What a worker does that is told to end while it waits."""
+    context["ti"].get_task_states = lambda **kwargs: {"manual": {"task": state}}
+    start(operator, context)
+    try:
+        if error:
+            raise error
+    except AirflowTaskTimeout:
+        operator.on_kill()
+    else:
+        operator.on_kill()
+
+
+@pytest.mark.parametrize(
+    ("state", "settings", "deleted"),
+    [
+        ("failed", {}, 1),
+        ("restarting", {}, 1),
+        ("running", {}, 0),
+        ("running", {"cancel_on_eviction": True}, 1),
+        ("failed", {"cancel_on_kill": False}, 0),
+    ],
+)
+def test_killed_worker_deletes_the_job_only_when_the_task_is_given_up(
+    cluster, context, state, settings, deleted
+):
+    killed(task(**settings), context, state)
+    assert len(cluster.deleted) == deleted
+
+
+def test_worker_that_timed_out_deletes_the_job(cluster, context):
+    killed(task(), context, "running", error=AirflowTaskTimeout())
+    assert len(cluster.deleted) == 1
+
+
+@pytest.mark.parametrize(("delete_on_kill", "deleted"), [(True, 1), (False, 0)])
+def test_killed_trigger_deletes_the_job(cluster, context, delete_on_kill, deleted):
+    trigger = start(task(cancel_on_kill=delete_on_kill), context)
+    asyncio.run(trigger.on_kill())
+    assert len(cluster.deleted) == deleted
+
+
+def test_trigger_survives_serialisation(cluster, context):
+    trigger = start(task(run_timeout=timedelta(hours=1)), context)
+    path, arguments = trigger.serialize()
+    assert path == f"{TrainJobTrigger.__module__}.{TrainJobTrigger.__qualname__}"
+    assert json.loads(json.dumps(arguments)) == arguments
+    assert TrainJobTrigger(**arguments).serialize() == (path, arguments)
+
+
+def refusal(cluster, context, code, body):
+    cluster.faults = lambda method, path: (code, body) if method == "POST" else None
+    with pytest.raises(ConfigurationError) as caught:
+        task().execute(context)
+    return str(caught.value)
+
+
+def test_missing_permission_names_what_is_needed(cluster, context):
+    _, body = status(403, "Forbidden", 'trainjobs is forbidden: User "u" cannot create resource "trainjobs"')
+    message = refusal(cluster, context, 403, body)
+    assert "Could not create TrainJob team/dag-task-" in message
+    assert 'User "u" cannot create resource' in message
+    assert message.endswith(
+        "Let the connection's user create, get and delete trainjobs.trainer.kubeflow.org, list pods and get pods/log in "
+        "that namespace."
+    )
+
+
+def test_cluster_without_kubeflow_trainer_is_told(cluster, context):
+    message = refusal(cluster, context, 404, "404 page not found\n")
+    assert message.endswith(
+        "The cluster does not know trainjobs.trainer.kubeflow.org: install Kubeflow Trainer 2.2 or later."
+    )
+
+
+def test_what_the_webhook_says_is_passed_on(cluster, context):
+    cluster.admits = lambda manifest: 'spec.RuntimeRef: Invalid value: "torch-distributed": not found'
+    with pytest.raises(
+        ConfigurationError, match=r'"torch-distributed": not found. Kubeflow Trainer refuses it'
+    ):
+        task().execute(context)
+
+
+def test_namespace_that_is_missing_is_no_missing_job(cluster, context):
+    message = refusal(cluster, context, *status(404, "NotFound", 'namespaces "team" not found'))
+    assert 'namespaces "team" not found. Correct the task' in message
+
+
+def test_expired_credentials_end_the_wait(cluster, context):
+    trigger = start(task(), context)
+    cluster.faults = lambda method, path: status(401, "Unauthorized", "Unauthorized")
+    (event,) = events(trigger)
+    assert event["error"].startswith(f"TrainJob team/{trigger.name} cannot be watched any more: ")
+    with pytest.raises(ConfigurationError, match="Renew the connection's credentials"):
+        task().execute_complete(context, event)
+
+
+def test_api_server_that_does_not_answer_is_asked_again(cluster, monkeypatch):
+    monkeypatch.setattr("airflow_provider_llmops.backends.kfp_api.FIRST_DELAY_SECONDS", 0.01)
+    backend = KubeflowTrainerHook().backend
+    cluster.faults = lambda method, path: (500, "etcd")
+    with pytest.raises(ApiUnavailableError, match="answered 500: etcd"):
+        backend.get("team", "j", patience=0.2)
+    assert len(cluster.requests) > 1
+
+
+def test_connection_that_names_no_cluster_is_told(monkeypatch, context):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT",
+        json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": "/nowhere", "namespace": "n"}}),
+    )
+    with pytest.raises(ConfigurationError, match="Kubernetes connection 'kubernetes_default' cannot be used"):
+        task().execute(context)
+
+
+def test_missing_provider_names_the_extra(monkeypatch, context):
+    monkeypatch.setitem(sys.modules, "airflow.providers.cncf.kubernetes.hooks", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'airflow-provider-llmops\[kubernetes\]'"):
+        task(namespace="n").execute(context)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"component": "train_stf"}, "no component 'train_stf' (did you mean 'train_sft'?)"),
+        ({"component": "evaluate_model"}, "There is no component 'evaluate_model'"),
+        ({"preset": "zero4"}, "no preset 'zero4' (did you mean 'zero"),
+        ({"arguments": {**ARGUMENTS, "trainnig_args": {}}}, "(did you mean 'training_args'?)"),
+        ({"arguments": {"base_model": "/mnt/shared/base"}}, "needs a value for: dataset"),
+        ({"arguments": {**ARGUMENTS, "training_args": 3}}, "'training_args' must be dict"),
+        ({"arguments": ["dataset"]}, "arguments must be a dict"),
+        ({"arguments": {**ARGUMENTS, "dataset": "s3://b/rows"}}, "dataset is 's3://b/rows', which the nodes cannot"),
+        ({"arguments": {**ARGUMENTS, "dataset": "/mnt/shared/../x"}}, "must be a path below /mnt/shared,"),
+        ({"arguments": {**ARGUMENTS, "checkpoints": "/data/c"}}, "checkpoints is '/data/c'; it must be a path below"),
+        ({"output_path": "/mnt/sharedx/out"}, "output_path is '/mnt/sharedx/out'; it must be a path below"),
+        ({"output_path": "/mnt/shared"}, "output_path is '/mnt/shared'; it must be a path below"),
+        ({"output_path": "out"}, "output_path is 'out'; it must be a path below"),
+        ({"step_settings": {}}, "mount one with step_settings={'persistent_volume_claims'"),
+        ({"step_settings": {**SETTINGS, "gpus": 1}}, "have no 'gpus'"),
+        ({"num_nodes": 0}, "num_nodes must be a whole number from 1 on, got 0"),
+        ({"num_nodes": "2"}, "num_nodes must be a whole number from 1 on, got '2'"),
+        ({"processes_per_node": 0}, "processes_per_node must be a whole number from 1 on"),
+        ({"namespace": "Team"}, "Invalid namespace 'Team'"),
+        ({"runtime": ""}, "runtime must be the name of a ClusterTrainingRuntime"),
+        ({"runtime_kind": "Runtime"}, "runtime_kind must be ClusterTrainingRuntime or TrainingRuntime"),
+        ({"arguments": {**ARGUMENTS, "training_args": {"x": "y" * 100_000}}}, "at most 98304 fit"),
+    ],
+)  # fmt: skip
+def test_bad_setting_is_refused_before_anything_is_made(cluster, context, changed, message):
+    with pytest.raises(ConfigurationError) as caught:
+        task(**changed).execute(context)
+    assert message in str(caught.value)
+    assert [method for method, _ in cluster.requests if method == "POST"] == []
+    assert context["task_state_store"].values == {}
+
+
+@pytest.mark.parametrize("name", ["dag_id", "run_id", "task_id"])
+def test_checkpoints_of_another_run_are_not_gone_on_from(cluster, context, name):
+    def directory():
+        return task().request(context, "j")["arguments"]["checkpoints"]
+
+    mine = directory()
+    assert directory() == mine
+    setattr(context["ti"], name, "other")
+    theirs = directory()
+    context["ti"].map_index = 1
+    assert len({mine, theirs, directory()}) == 3
+
+
+def test_hub_addresses_are_left_to_the_component(cluster, context):
+    hub = "hf://datasets/org/rows@main"
+    request = task(arguments={**ARGUMENTS, "dataset": hub, "eval_dataset": None}).request(context, "j")
+    assert request["arguments"]["dataset"] == hub
+    assert "eval_dataset" not in request["arguments"]
+
+
+def test_xcom_keeps_below_its_limit(cluster, context):
+    trigger = start(task(), context)
+    metrics = {f"{n:03}_{'m' * 60}": "1.23456789012345678" for n in range(256)}
+    cluster.run(cluster.only, 100, **metrics)
+    cluster.complete(cluster.only)
+    value = task().execute_complete(context, event_of(trigger))
+    assert 15_000 < len(json.dumps(value)) <= 16 * 1024
+
+
+@pytest.mark.parametrize("operator", [TrainJobOperator, TrainJobSensor])
+def test_every_parameter_is_documented_and_every_setting_of_what_runs_templated(operator):
+    own = set(inspect.signature(operator.__init__).parameters) - {"self", "kwargs", "poke_interval"}
+    assert [name for name in own if f":param {name}:" not in operator.__doc__] == []
+    how = {"deferrable", "poll_interval", "run_timeout", "cancel_on_kill", "cancel_on_eviction"}
+    assert own - how == set(operator.template_fields)
+
+
+def test_kubernetes_is_loaded_only_when_it_is_asked():
+    code = (
+        "import airflow_provider_llmops.operators.train_job, airflow_provider_llmops.sensors.train_job, "
+        "airflow_provider_llmops.triggers.train_job, sys; print('kubernetes' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip().endswith("False")
+
+
+def sensor(**changed):
+    return TrainJobSensor(**{"task_id": "wait", "name": "j", "poke_interval": 0.01, **changed})
+
+
+def test_sensor_defers_until_the_job_is_complete(cluster, context):
+    job = cluster.add("j")
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor().execute(context)
+    trigger = deferred.value.trigger
+    assert (trigger.namespace, trigger.name, trigger.delete_on_kill) == ("team", "j", False)
+    cluster.complete(job)
+    (event,) = events(trigger)
+    assert sensor().execute_complete(context, event) is None
+
+
+def test_sensor_of_a_complete_job_does_not_defer(cluster, context):
+    cluster.complete(cluster.add("j", namespace="other"))
+    assert sensor(namespace="other").execute(context) is None
+
+
+def test_sensor_in_a_worker_waits_too(cluster, context):
+    job = cluster.add("j")
+    looks = []
+
+    def finish(method, path):
+        looks.append(path)
+        if len(looks) == 4:
+            cluster.complete(job)
+
+    cluster.faults = finish
+    sensor(deferrable=False).execute(context)
+    assert len(looks) >= 4
+
+
+def test_sensor_fails_with_its_job_and_never_touches_it(cluster, context):
+    cluster.fail(cluster.add("j"))
+    with pytest.raises(RunFailedError, match="TrainJob team/j failed: FailedJobs: jobset failed"):
+        sensor().execute(context)
+    cluster.removes_at_once = False
+    job = cluster.add("k")
+    job["metadata"]["deletionTimestamp"] = CLOCK
+    with pytest.raises(RunCanceledError, match="TrainJob team/k was deleted"):
+        sensor(name="k").execute(context)
+    with pytest.raises(RunNotFoundError, match="was deleted, or is in another namespace"):
+        sensor(name="l").execute(context)
+    assert {method for method, _ in cluster.requests} == {"GET"}
+
+
+def test_sensor_waits_for_a_job_that_will_fail_until_it_has(cluster, context):
+    """Somebody else's job is theirs: it is not called failed before it is."""
+    job = cluster.add("j")
+    cluster.end_pod(job, "p-0", code=1, message=FINAL, restarted=True)
+    looks = []
+
+    def give_up(method, path):
+        looks.append(path)
+        if len(looks) == 6:
+            cluster.fail(job)
+
+    cluster.faults = give_up
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor().execute(context)
+    assert events(deferred.value.trigger) == [event_of(deferred.value.trigger)]
+    assert job["status"]["conditions"][0]["type"] == "Failed"
