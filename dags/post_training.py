@@ -224,7 +224,10 @@ with DAG(
     doc_md=__doc__,
     tags=["llmops", "post-training"],
 ) as dag:
-    peft_args = {"r": "{{ params.lora_rank }}", "lora_alpha": "{{ params.lora_rank * 2 }}"}
+    common = {
+        "peft_args": {"r": "{{ params.lora_rank }}", "lora_alpha": "{{ params.lora_rank * 2 }}"},
+        "mlflow_conn_id": "mlflow_default",  # a run for each training, below one for the DAG's run
+    }
     preference_args = {
         "max_steps": "{{ params.max_steps }}",
         "learning_rate": "{{ params.preference_learning_rate }}",
@@ -276,28 +279,28 @@ with DAG(
         dataset=validate_train.output["validated"],
         base_model=import_base_model.output["model"],
         training_args={"max_steps": "{{ params.max_steps }}", "learning_rate": "{{ params.learning_rate }}"},
-        peft_args=peft_args,
+        **common,
     )
     train_dpo = TrainDPOOperator(
         task_id="train_dpo",
         dataset=validate_preferences.output["validated"],
         base_model=import_base_model.output["model"],
         training_args=preference_args,
-        peft_args=peft_args,
+        **common,
     )
     train_kto = TrainKTOOperator(
         task_id="train_kto",
         dataset=validate_preferences.output["validated"],
         base_model=import_base_model.output["model"],
         training_args=preference_args,
-        peft_args=peft_args,
+        **common,
     )
     train_reward = TrainRewardOperator(
         task_id="train_reward",
         dataset=validate_preferences.output["validated"],
         base_model=train_sft.output["model"],
         training_args={**preference_args, "max_steps": "{{ params.reward_steps }}"},
-        peft_args=peft_args,
+        **common,
     )
     train_grpo = TrainGRPOOperator(
         task_id="train_grpo",
@@ -305,7 +308,7 @@ with DAG(
         base_model=train_sft.output["model"],
         reward_model=train_reward.output["model"],
         training_args=reinforcement_args,
-        peft_args=peft_args,
+        **common,
     )
     train_rloo = TrainRLOOOperator(
         task_id="train_rloo",
@@ -313,7 +316,7 @@ with DAG(
         base_model=train_sft.output["model"],
         reward_model=train_reward.output["model"],
         training_args=reinforcement_args,
-        peft_args=peft_args,
+        **common,
     )
     trainers = [train_sft, train_dpo, train_kto, train_reward, train_grpo, train_rloo]
 

@@ -214,6 +214,11 @@ class TrainJobOperator(BaseOperator):
                 raise ConfigurationError(f"There is no {what} {unknown}. There are: {', '.join(known)}.")
         if not isinstance(self.arguments, Mapping):
             raise ConfigurationError(f"arguments must be a dict, got {self.arguments!r:.80}.")
+        if started_here := sorted({"processes", "preset"} & set(self.arguments)):
+            raise ConfigurationError(
+                f"arguments: {', '.join(started_here)} is for a step that starts its own processes. Here the TrainJob does: set "
+                "num_nodes, processes_per_node and preset of the operator."
+            )
         spec = PipelineSpec.packaged(self.component)
         spec.bind(self.arguments)
         output = self._path("output_path", self.output_path)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.operators.component import ComponentOperator
+
+if TYPE_CHECKING:
+    from airflow_provider_llmops.specs import BoundPipeline
 
 
 class ImportBaseModelOperator(ComponentOperator):
@@ -38,12 +43,21 @@ class TrainingOperator(ComponentOperator):
 
     :param dataset: URI of JSON lines or Parquet in a format of the trainer
     :param base_model: URI of the model to start from
-    :param eval_dataset: URI of rows held out from training, for ``eval_loss``
+    :param eval_dataset: URI of rows held out from training, for ``eval_loss``; with ``checkpoints`` each of those is
+        evaluated, and the best one is the outcome
     :param training_args: passed to the trainer's configuration class in TRL; unknown names are errors
     :param peft_args: passed to ``peft.LoraConfig``; ``{"use_dora": True}`` makes it a DoRA,
         ``{"peft_type": "PROMPT_TUNING"}`` tunes a prompt, ``{"peft_type": None}`` trains all weights
     :param model_args: passed to ``from_pretrained``; ``{"quantization_config": {"load_in_4bit": True}}`` makes it QLoRA
     :param checkpoints: directory that outlives the run; training that was killed goes on from the last checkpoint there
+    :param save_minutes: longest time between two checkpoints
+    :param budget: limits at which the training stops with what it has: ``max_minutes``, ``max_tokens``, ``max_cost`` with
+        ``price_per_device_hour``
+    :param tracking: where it is tracked in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; no credentials
+    :param mlflow_conn_id: connection of type ``mlflow``: gives ``tracking`` the address, the DAG's run as ``parent`` and the
+        task as ``run_name``; its credentials reach the step through its environment only
+    :param processes: number of training processes that the step starts, as a rule one for each of its GPUs
+    :param preset: how they work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``
     """
 
     inputs: ClassVar[tuple[str, ...]] = (
@@ -54,9 +68,16 @@ class TrainingOperator(ComponentOperator):
         "peft_args",
         "model_args",
         "checkpoints",
+        "save_minutes",
+        "budget",
+        "tracking",
+        "processes",
+        "preset",
     )
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
-    template_fields_renderers = {"training_args": "json", "peft_args": "json", "model_args": "json"}
+    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs, "mlflow_conn_id")
+    template_fields_renderers = dict.fromkeys(
+        ("training_args", "peft_args", "model_args", "budget", "tracking"), "json"
+    )
 
     def __init__(
         self,
@@ -68,6 +89,12 @@ class TrainingOperator(ComponentOperator):
         peft_args: dict[str, Any] | None = None,
         model_args: dict[str, Any] | None = None,
         checkpoints: str | None = None,
+        save_minutes: float | None = None,
+        budget: dict[str, float] | None = None,
+        tracking: dict[str, str] | None = None,
+        mlflow_conn_id: str | None = None,
+        processes: int = 1,
+        preset: str = "ddp",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -78,6 +105,32 @@ class TrainingOperator(ComponentOperator):
         self.peft_args = peft_args
         self.model_args = model_args
         self.checkpoints = checkpoints
+        self.save_minutes = save_minutes
+        self.budget = budget
+        self.tracking = tracking
+        self.mlflow_conn_id = mlflow_conn_id
+        self.processes = processes
+        self.preset = preset
+
+    def arguments(self) -> dict[str, Any]:
+        """The component's arguments; the connection and the DAG's run say where it is tracked."""
+        arguments = super().arguments()
+        if self.mlflow_conn_id:
+            found = {"tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri()}
+            if self._context:
+                ti = self._context["ti"]
+                found |= {"parent": f"{ti.dag_id}/{ti.run_id}", "run_name": ti.task_id}
+            arguments["tracking"] = {**found, **(self.tracking or {})}
+        return arguments
+
+    def environment(self) -> dict[str, str]:
+        """MLflow's credentials."""
+        return MlflowHook(self.mlflow_conn_id).environment() if self.mlflow_conn_id else {}
+
+    def _fingerprint(self, pipeline: BoundPipeline) -> str:
+        # Where it is tracked differs from run to run, and does not change what comes out.
+        kept = {name: value for name, value in pipeline.parameters.items() if name != "tracking"}
+        return super()._fingerprint(replace(pipeline, parameters=kept))
 
 
 class TrainSFTOperator(TrainingOperator):
@@ -113,7 +166,7 @@ class ReinforcementOperator(TrainingOperator):
     """
 
     inputs = (*TrainingOperator.inputs, "rewards", "reward_model")
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+    template_fields: Sequence[str] = (*TrainingOperator.template_fields, "rewards", "reward_model")
     template_fields_renderers = {**TrainingOperator.template_fields_renderers, "rewards": "json"}
 
     def __init__(
@@ -144,7 +197,7 @@ class DistillOperator(TrainingOperator):
 
     component = "distill"
     inputs = (*TrainingOperator.inputs, "teacher")
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+    template_fields: Sequence[str] = (*TrainingOperator.template_fields, "teacher")
 
     def __init__(self, *, teacher: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)

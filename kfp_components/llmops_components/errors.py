@@ -6,6 +6,7 @@ ComponentError
 │   ├── SettingError      an argument: which one, what was expected, the nearest valid name
 │   └── ModelError        a model: missing weights, unknown repository, unreadable file
 └── UnavailableError      a service or resource is not there right now; running again may help
+    └── TrainingInterrupted   SIGTERM stopped a training; running again goes on from its checkpoint
 
 A message has four parts: what happened, where, why, and what to do next.
 """
@@ -42,6 +43,10 @@ class ModelError(InputError):
 
 class UnavailableError(ComponentError):
     """A service or resource was not available after retries."""
+
+
+class TrainingInterrupted(UnavailableError):
+    """SIGTERM stopped the training. Running it again with the same checkpoints goes on where it stopped."""
 
 
 def check_known(given: Iterable[str], valid: Iterable[str], what: str) -> None:

@@ -15,10 +15,16 @@ from pathlib import Path
 
 import pytest
 import tiny_training
-from llmops_components.errors import ComponentError, DataError, ModelError, SettingError, UnavailableError
+from llmops_components.errors import (
+    ComponentError,
+    DataError,
+    ModelError,
+    SettingError,
+    TrainingInterrupted,
+    UnavailableError,
+)
 from llmops_components.results import digest_of
 from llmops_components.training import launch
-from llmops_components.training.survival import TrainingInterrupted
 from tiny_training import sft_trainer
 
 FAKES = Path(tiny_training.__file__).parent

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import tiny_training
-from llmops_components.errors import SettingError
+from llmops_components.errors import SettingError, TrainingInterrupted
 from llmops_components.training.survival import (
     Checkpointing,
     LossGuard,
-    TrainingInterrupted,
     halve_batch,
     is_out_of_memory,
     run_training,

@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from llmops_components.errors import SettingError
+from llmops_components.errors import SettingError, TrainingInterrupted
+from llmops_components.results import digest_of
 from llmops_components.training import tracking
 from llmops_components.training.pictures import draw_curves
 from llmops_components.training.scrub import is_secret_name, scrub, without_paths
-from llmops_components.training.survival import TrainingInterrupted, run_training
+from llmops_components.training.sft import train_sft
+from llmops_components.training.survival import run_training
 from llmops_components.training.tracking import Tracking, track
 from mlflow_server import Door, free_port, mlflow_server
 from tiny_training import losses, newest_checkpoint, sft_trainer
@@ -125,6 +127,58 @@ def test_training_is_one_run_under_the_run_of_its_dag(tiny_model, tmp_path, clie
     )
     assert sorted(found) == ["device", "libraries", "platform", "processes", "python"]
     assert {"torch", "transformers", "trl"} < set(found["libraries"])
+
+
+def test_every_trainer_is_tracked_with_its_card_and_what_it_used(
+    tiny_model, sft_rows, tmp_path, client, settings
+):
+    def run(name: str, max_tokens: float):
+        return train_sft(
+            sft_rows,
+            tiny_model,
+            tmp_path / name,
+            tmp_path / f"{name}-adapter",
+            training_args={"bf16": False, "max_steps": 6, "logging_steps": 1, "learning_rate": 1e-2},
+            checkpoints=tmp_path / "checkpoints",
+            budget={"max_tokens": max_tokens, "price_per_device_hour": 2.0},
+            tracking=settings,
+        )
+
+    stopped = run("first", 300)
+    tags = client.get_run(stopped.details["tracking"]["run_id"]).data.tags
+    assert tags["llmops.stopped_by"] == stopped.findings[0]
+    report = run("model", 10**6)
+
+    assert stopped.metrics["steps"] < 6
+    tracked = report.details["tracking"]
+    assert tracked == stopped.details["tracking"]
+    found = client.get_run(tracked["run_id"])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["component"] == "train_sft"
+    assert found.data.params["training_args.learning_rate"] == "0.01"
+    assert found.data.tags["llmops.dataset.digest"] == digest_of(sft_rows)[0]
+    assert found.data.tags["llmops.base_model.digest"] == digest_of(tiny_model)[0]
+    assert "llmops.stopped_by" not in found.data.tags
+    assert points(client, tracked["run_id"]) == losses(
+        json.loads((tmp_path / "model" / "training_log.json").read_text())
+    )
+    assert found.data.metrics["used_cost"] == report.details["budget"]["used"]["cost"]
+    assert found.data.metrics["final_loss"] == report.metrics["final_loss"]
+    card = client.download_artifacts(tracked["run_id"], "README.md", str(tmp_path))
+    assert Path(card).read_bytes() == (tmp_path / "model" / "README.md").read_bytes()
+
+
+def test_settings_that_are_wrong_make_no_run(tiny_model, sft_rows, tmp_path, client, settings):
+    with pytest.raises(SettingError, match="did you mean 'learning_rate'"):
+        train_sft(
+            sft_rows,
+            tiny_model,
+            tmp_path / "model",
+            tmp_path / "adapter",
+            training_args={"lerning_rate": 1},
+            tracking=settings,
+        )
+    assert client.get_experiment_by_name(settings["experiment"]) is None
 
 
 def test_metrics_arrive_while_the_training_runs(tiny_model, tmp_path, client, settings):

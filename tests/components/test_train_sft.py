@@ -93,6 +93,7 @@ def test_outputs_are_complete_and_name_their_origin(tiny_model, sft_rows, tmp_pa
     train_sft(sft_rows, tiny_model, tmp_path / "model", tmp_path / "adapter", training_args=EXACT)
 
     assert sorted(file.name for file in (tmp_path / "model").iterdir()) == [
+        "README.md",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -100,6 +101,7 @@ def test_outputs_are_complete_and_name_their_origin(tiny_model, sft_rows, tmp_pa
         "provenance.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "training_curves.png",
         "training_log.json",
     ]
     assert json.loads((tmp_path / "model" / "config.json").read_text())["use_cache"] is True

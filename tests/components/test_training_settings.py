@@ -162,3 +162,26 @@ def test_four_bits_are_those_of_qlora(monkeypatch):
     assert quantization.bnb_4bit_quant_type == "nf4"
     assert quantization.bnb_4bit_use_double_quant is False
     assert settings.build_quantization(None) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "planned"),
+    [
+        ({}, ("steps", 0.1, "steps", 0.1, True)),
+        ({"save_steps": 20}, ("steps", 20, "steps", 20, True)),
+        ({"eval_steps": 20}, ("steps", 20, "steps", 20, True)),
+        ({"eval_strategy": "epoch"}, ("epoch", 0.1, "epoch", 0.1, True)),
+        ({"save_strategy": "best"}, ("steps", 0.1, None, None, None)),
+        ({"eval_strategy": "no"}, ("steps", 0.1, None, None, None)),
+        ({"load_best_model_at_end": False}, ("steps", 0.1, None, None, None)),
+        ({"save_steps": 20, "eval_steps": 15}, ("steps", 0.1, None, None, None)),
+    ],
+)
+def test_checkpoints_are_judged_where_they_are_saved_unless_the_caller_plans_otherwise(given, planned):
+    defaults = settings.checkpoint_defaults(given, "eval_loss")
+    names = ("save_strategy", "save_steps", "eval_strategy", "eval_steps", "load_best_model_at_end")
+    assert tuple(defaults.get(name) for name in names) == planned
+
+
+def test_without_rows_held_out_no_checkpoint_is_the_best():
+    assert settings.checkpoint_defaults({}, None) == settings.CHECKPOINT_DEFAULTS

@@ -122,17 +122,16 @@ def test_training_is_tracked_nowhere_by_default():
 
 
 def test_where_a_training_is_tracked_does_not_keep_its_result_from_being_reused(connections, monkeypatch):
-    def fingerprint(**arguments):
+    def fingerprint(run: str, dataset: str = "/d"):
+        tracking = {"tracking_uri": "http://tracking", "parent": f"dag/{run}"}
         task = TrainSFTOperator(
-            task_id="sft", **{"dataset": "/d", "base_model": "/m", **arguments}, reuse="identical"
+            task_id="sft", dataset=dataset, base_model="/m", tracking=tracking, reuse="identical"
         )
         monkeypatch.setattr(type(task.hook.backend), "input_digest", lambda self, uri: uri)
         return task._fingerprint(task.spec().bind(task.arguments()))
 
-    plain = fingerprint()
-    assert plain
-    assert fingerprint(tracking={"tracking_uri": "http://other", "parent": "dag/run"}) == plain
-    assert fingerprint(dataset="/e") != plain
+    assert fingerprint("one") == fingerprint("two") != ""
+    assert fingerprint("one", dataset="/e") != fingerprint("one")
 
 
 METRICS = {"rougeL": 0.50, "rougeL_baseline": 0.40, "rougeL_improvement": 0.1, "bleu": 3.0}

@@ -22,6 +22,11 @@ def distill(
     peft_args: Optional[dict] = None,
     model_args: Optional[dict] = None,
     checkpoints: Optional[str] = None,
+    save_minutes: Optional[float] = None,
+    budget: Optional[dict] = None,
+    tracking: Optional[dict] = None,
+    processes: int = 1,
+    preset: str = "ddp",
 ):
     """Train a student to give each token the probability that its teacher gives, with TRL's ``DistillationTrainer``.
 
@@ -38,25 +43,37 @@ def distill(
         peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA on all linear layers is trained.
         model_args: Passed to ``AutoModelForCausalLM.from_pretrained``.
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. Training that was killed goes on
-            from the last checkpoint there; without it, it starts again.
+            from the last checkpoint there; without it, it starts again. With ``eval_dataset`` too, each checkpoint is
+            evaluated and the best one is the outcome.
+        save_minutes: Longest time between two checkpoints.
+        budget: Limits at which the training stops with what it has: ``max_minutes``, ``max_tokens``, ``max_cost`` with
+            ``price_per_device_hour``. They may be raised for a run that goes on.
+        tracking: Where it is tracked in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``. Credentials
+            belong in the environment, never here.
+        processes: Number of training processes that the step starts, as a rule one for each of its GPUs.
+        preset: How they work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``.
     """
     from llmops_components.stage import run_stage, whole_numbers
-    from llmops_components.training.distill import distill as train
+    from llmops_components.training.launch import train
 
+    arguments = {
+        "dataset": dataset.path,
+        "base_model": base_model.path,
+        "teacher": teacher.path,
+        "model": model.path,
+        "adapter": adapter.path,
+        "eval_dataset": eval_dataset.path if eval_dataset else None,
+        "training_args": training_args,
+        "peft_args": peft_args,
+        "model_args": model_args,
+        "checkpoints": checkpoints,
+        "save_minutes": save_minutes,
+        "budget": budget,
+        "tracking": tracking,
+    }
     run_stage(
         "distill",
-        lambda: train(
-            dataset.path,
-            base_model.path,
-            teacher.path,
-            model.path,
-            adapter.path,
-            training_args=whole_numbers(training_args),
-            peft_args=whole_numbers(peft_args),
-            model_args=whole_numbers(model_args),
-            eval_dataset=eval_dataset.path if eval_dataset else None,
-            checkpoints=checkpoints,
-        ),
+        lambda: train("distill", whole_numbers(arguments), processes=processes, preset=preset),
         outputs={"model": model, "adapter": adapter},
         metrics=metrics,
         result=result,

@@ -11,11 +11,19 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.models import check_model_directory
 from llmops_components.registry.checkpoint import CheckpointFlavor
+from llmops_components.registry.mlflow import (
+    MAX_PARAM_CHARACTERS,
+    PARAMS_PER_REQUEST,
+    PATIENCE,
+    environment_variables,
+    find_experiment,
+    without_credentials,
+)
 from llmops_components.results import StageReport, digest_of
 
 if TYPE_CHECKING:
@@ -23,14 +31,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MODEL_DIGEST_TAG = "llmops.model.digest"
-_MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
-_PARAMS_PER_REQUEST = 100  # MLflow's limit
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,255}")  # MLflow keeps `latest` and `v1` for itself
 _PROBE_TIMEOUT_SECONDS = 3
-
-# MLflow's own defaults go on for four minutes before they give up. Set these variables to wait longer or shorter.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
 
 
 def register_model(
@@ -164,13 +167,13 @@ def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
             "There is no MLflow server to register with: tracking_uri is not given and MLFLOW_TRACKING_URI is not set. "
             "Give one, for example http://mlflow.example.org:5000 or sqlite:////data/mlflow.db."
         )
-    address, credentials = _without_credentials(uri)
+    address, credentials = without_credentials(uri)
     is_http = address.startswith(("http://", "https://"))
-    environment = {key: os.environ.get(key, value) for key, value in _PATIENCE.items()}
+    environment = {key: os.environ.get(key, value) for key, value in PATIENCE.items()}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     if is_http:
         environment |= credentials
-    with _environment(environment):
+    with environment_variables(environment):
         import mlflow
         import requests
         from mlflow.exceptions import MlflowException
@@ -181,44 +184,13 @@ def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
             mlflow.set_tracking_uri(address if is_http else uri)
             client = mlflow.MlflowClient()
             timeout = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_PROBE_TIMEOUT_SECONDS))
-            with _environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}):
+            with environment_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}):
                 client.search_experiments(max_results=1)
             yield client, address
         except (MlflowException, requests.RequestException) as error:
             raise _translate(error, address, uri, time.monotonic() - started) from None
         finally:
             mlflow.set_tracking_uri(before)
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    # MLflow itself sets the last one when it is told which server to use.
-    before = {key: os.environ.get(key) for key in (*values, "MLFLOW_TRACKING_URI")}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
-
-
-def _without_credentials(uri: str) -> tuple[str, dict[str, str]]:
-    """An address that may be shown, and the credentials that were in it as MLflow's variables for them."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        raise SettingError(
-            "tracking_uri is not an address, for example http://mlflow.example.org:5000."
-        ) from None
-    userinfo, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return uri.rstrip("/") if parts.netloc else uri, {}
-    user, _, password = userinfo.partition(":")
-    credentials = {"MLFLOW_TRACKING_USERNAME": unquote(user), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")), credentials
 
 
 def _translate(error: Exception, address: str, uri: str, seconds: float) -> ComponentError:
@@ -266,13 +238,13 @@ def _log_run(
     from mlflow.entities import Dataset, DatasetInput, Metric, Param
     from mlflow.models import Model
 
-    experiment_id = _experiment_id(client, experiment)
+    experiment_id = find_experiment(client, experiment)
     with mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=dict(tags)) as run:
         run_id = run.info.run_id
         now = int(time.time() * 1000)
-        flat = [Param(key, str(value)[:_MAX_PARAM_CHARACTERS]) for key, value in _flatten(params or {})]
-        for start in range(0, len(flat), _PARAMS_PER_REQUEST):
-            client.log_batch(run_id, params=flat[start : start + _PARAMS_PER_REQUEST])
+        flat = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in _flatten(params or {})]
+        for start in range(0, len(flat), PARAMS_PER_REQUEST):
+            client.log_batch(run_id, params=flat[start : start + PARAMS_PER_REQUEST])
         client.log_batch(
             run_id, metrics=[Metric(key, value, now, 0) for key, value in (metrics or {}).items()]
         )
@@ -300,25 +272,6 @@ def _log_run(
             checkpoint=directory,
         )
         return info.model_uri
-
-
-def _experiment_id(client: MlflowClient, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        # With a database alone MLflow would keep files in ./mlruns of whoever came first, here a step's own directory.
-        database = re.fullmatch(r"sqlite:///(/?[^?]+)", client.tracking_uri)
-        location = (Path(database[1]).absolute().parent / "mlartifacts").as_uri() if database else None
-        try:
-            return client.create_experiment(name, location)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        experiment = client.get_experiment_by_name(name)  # made by another run in the meantime
-    if experiment.lifecycle_stage != "active":
-        raise SettingError(f"MLflow experiment {name!r} is deleted. Restore it, or choose another name.")
-    return experiment.experiment_id
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -221,6 +221,7 @@ def save_model(
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
     task: TaskType = "CAUSAL_LM",
+    card: Callable[[Path], Any],
 ) -> list[str]:
     """Write the adapter, if there is one, and the whole model with the adapter merged in.
 
@@ -233,6 +234,7 @@ def save_model(
         model: Output directory of the merged model.
         adapter: Output directory of the adapter.
         task: Kind of model.
+        card: Writes the model card into the directory of the model, or of the adapter where there is only that.
 
     Returns:
         Findings: what could not be written, and why.
@@ -250,6 +252,7 @@ def save_model(
             _save_adapter(trained, directory, run)
             describe(directory)
             if trained.active_peft_config.is_prompt_learning:
+                card(directory)
                 return [
                     "A tuned prompt cannot be merged into the weights, so only the adapter was written: load it beside "
                     "its base model with peft."
@@ -262,6 +265,7 @@ def save_model(
         trained.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         describe(directory)
+        card(directory)
     return []
 
 

@@ -10,19 +10,23 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source, open_source
-from llmops_components.errors import ModelError, SettingError
+from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport
 from llmops_components.training import common, curves, settings
 from llmops_components.training.lengths import check_lengths
+from llmops_components.training.model_card import CARD_FILE, write_model_card
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
+
+    from llmops_components.training.tracking import Tracker
 
 # An adapter starts from nothing and bears, and needs, about ten times the rate of full training.
 FULL_TRAINING_RATE = 0.1
@@ -45,6 +49,7 @@ class Method:
         shown: Which of them each line of progress shows.
         task: Kind of model.
         prompt_tuning: Whether prompt tuning works with it.
+        judged_by: Figure of the evaluation by which checkpoints are compared.
         keeps_order: Whether the trainer takes the rows in their order, so that they are shuffled before it.
         expand: Makes several rows of one.
     """
@@ -61,6 +66,7 @@ class Method:
     shown: tuple[str, ...] = ()
     task: common.TaskType = "CAUSAL_LM"
     prompt_tuning: bool = True
+    judged_by: str = "eval_loss"
     keeps_order: bool = False
     expand: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None
 
@@ -74,8 +80,16 @@ class TrainingOptions(TypedDict, total=False):
             ``{"use_dora": True}`` makes it a DoRA, ``{"peft_type": "PROMPT_TUNING"}`` tunes a prompt and is passed to
             ``peft.PromptTuningConfig``, ``{"peft_type": None}`` trains all weights.
         model_args: Passed to ``from_pretrained``. ``{"quantization_config": {"load_in_4bit": True}}`` makes it QLoRA.
-        eval_dataset: Rows like ``dataset``'s, for ``eval_loss`` and the other figures on rows not trained on.
+        eval_dataset: Rows like ``dataset``'s, for ``eval_loss`` and the other figures on rows not trained on. With
+            ``checkpoints`` each of those is evaluated, and the best one is the outcome.
         checkpoints: Directory for checkpoints. When it already holds one of the same run, training goes on there.
+        save_minutes: Longest time between two checkpoints, beside ``save_steps``.
+        budget: Limits at which the training stops, ``max_minutes``, ``max_tokens``, ``max_cost`` with
+            ``price_per_device_hour``; see :class:`~llmops_components.training.budget.BudgetCallback`. They may be raised
+            for a run that goes on.
+        tracking: Where it is tracked in MLflow, ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; see
+            :class:`~llmops_components.training.tracking.Tracking`. Left out, the environment says.
+        loss_guard: When a loss has diverged; see :class:`~llmops_components.training.survival.LossGuard`.
         callbacks: Further callbacks for the trainer.
     """
 
@@ -84,6 +98,10 @@ class TrainingOptions(TypedDict, total=False):
     model_args: Mapping[str, Any] | None
     eval_dataset: str | os.PathLike[str] | None
     checkpoints: str | os.PathLike[str] | None
+    save_minutes: float | None
+    budget: Mapping[str, float] | None
+    tracking: Mapping[str, str] | None
+    loss_guard: Mapping[str, float] | bool | None
     callbacks: Sequence[TrainerCallback]
 
 
@@ -113,13 +131,16 @@ def run_training(
     Returns:
         Metrics: ``train_loss`` (mean), ``first_loss``, ``final_loss``, ``eval_loss``, the same of the method's other
         curves, ``steps``, ``epochs``, ``tokens`` and ``tokens_per_second`` of this process,
-        ``trainable_parameters``, ``total_parameters``.
+        ``trainable_parameters``, ``total_parameters``. Details: ``resumed_from``, ``device``, what was used of the
+        ``budget``, and the MLflow run in ``tracking``.
 
     Raises:
         DataError: The dataset cannot be trained on; names the line.
-        SettingError: An argument is unknown or wrong, or the loss diverged.
+        SettingError: An argument is unknown or wrong, the loss diverged, or the memory does not suffice.
         ModelError: A model cannot be loaded.
+        TrainingInterrupted: SIGTERM arrived; with ``checkpoints`` the training is saved.
     """
+    check_known(options, TrainingOptions.__annotations__, f"arguments of {method.component}")
     # Cheap checks first: they need no torch and answer at once.
     common.check_output(model)
     common.check_output(adapter)
@@ -129,9 +150,18 @@ def run_training(
     eval_rows = open_source(held_out, method.formats) if held_out is not None else None
 
     common.quiet_libraries()
+    from llmops_components.training.survival import with_smaller_batches
+    from llmops_components.training.tracking import track
+
     with tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
         job = _Job(method, options, rows, eval_rows, base_directory, Path(scratch), facts or {}, trainer_args)
-        return job.carry_out(job.arguments(), model=model, adapter=adapter)
+        job.check()
+        with track(job.run, tracking=options.get("tracking"), checkpoints=job.checkpoints) as tracker:
+            report = with_smaller_batches(
+                job.arguments, lambda args: job.carry_out(args, tracker, model=model, adapter=adapter)
+            )
+    report.details["tracking"] = tracker.details()
+    return report
 
 
 class _Job:
@@ -173,27 +203,50 @@ class _Job:
             "warmup_steps": 0.05,
             **method.defaults,
         }
+        self.schedule = (
+            settings.checkpoint_defaults(self.given, method.judged_by if eval_rows else None)
+            if self.checkpoints is not None
+            else {}
+        )
+        # Which weights are kept is part of what a run is; where they are saved on the way is not.
+        judged = {
+            name: value for name, value in self.schedule.items() if name not in settings.CHECKPOINT_DEFAULTS
+        }
         self.run = {
             "component": method.component,
             "dataset": dict(rows.origin),
+            **({"eval_dataset": dict(eval_rows.origin)} if eval_rows else {}),
             "base_model": common.describe_base(base_model),
-            "training_args": {**self.defaults, **self.given},
+            "training_args": {**self.defaults, **judged, **self.given},
             "peft_args": dict(options.get("peft_args") or {}),
             "model_args": {"dtype": self.dtype, **(options.get("model_args") or {})},
             **facts,
         }
 
+    def check(self) -> None:
+        """Wrong settings are errors before anything is loaded or tracked."""
+        from llmops_components.training.budget import BudgetCallback
+        from llmops_components.training.survival import Checkpointing, LossGuard
+
+        self.arguments()
+        BudgetCallback.from_settings(self.options.get("budget"))
+        Checkpointing(self.options.get("save_minutes"))
+        LossGuard.from_setting(self._loss_guard())
+        self._resume_point()
+
     def arguments(self, changes: Mapping[str, Any] | None = None) -> Any:
         """The trainer's arguments: the caller's, with some changed."""
         import trl
 
-        keeps = self.checkpoints is not None
         args = settings.build_config(
             getattr(trl, self.method.config),
             {**self.given, **(changes or {})},
             what="training_args",
-            defaults=self.defaults | (settings.CHECKPOINT_DEFAULTS if keeps else {}),
-            fixed={**settings.fixed_args(self.checkpoints or self.scratch, keeps), **self.method.fixed},
+            defaults=self.defaults | self.schedule,
+            fixed={
+                **settings.fixed_args(self.checkpoints or self.scratch, self.checkpoints is not None),
+                **self.method.fixed,
+            },
         )
         if self.rows.rows is None and args.max_steps <= 0:
             raise SettingError(
@@ -203,16 +256,23 @@ class _Job:
         return args
 
     def carry_out(
-        self, args: Any, *, model: str | os.PathLike[str], adapter: str | os.PathLike[str]
+        self,
+        args: Any,
+        tracker: Tracker,
+        *,
+        model: str | os.PathLike[str],
+        adapter: str | os.PathLike[str],
     ) -> StageReport:
         """Load, build, run, save."""
+        from llmops_components.training import survival
+        from llmops_components.training.budget import BudgetCallback
         from llmops_components.training.progress import ProgressCallback
+        from llmops_components.training.tracking import STOPPED_TAG
 
-        resume_from = (
-            common.resume_point(Path(self.checkpoints), self.run) if self.checkpoints is not None else None
-        )
+        resume_from = self._resume_point()
         progress = ProgressCallback({name: self.method.curves[name] for name in self.method.shown})
-        trainer, findings = self._build(args, progress)
+        budget = BudgetCallback.from_settings(self.options.get("budget"))
+        trainer, findings = self._build(args, [progress, budget, tracker.callback])
         trainable, total = common.count_parameters(trainer.model)
         if trainer.is_world_process_zero():
             count = "streamed" if self.rows.rows is None else len(self.rows.rows)
@@ -222,7 +282,18 @@ class _Job:
                 flush=True,
             )
 
-        trainer.train(resume_from_checkpoint=resume_from)
+        survival.run_training(
+            trainer,
+            resume_from,
+            save_minutes=self.options.get("save_minutes"),
+            loss_guard=self._loss_guard(),
+        )
+        used = budget.report()["used"]
+        if stopped := budget.finding():
+            findings.insert(0, stopped)
+            tracker.tags({STOPPED_TAG: stopped})
+            if trainer.is_world_process_zero():
+                print(stopped, flush=True)
         metrics = {
             **curves.curve_metrics(trainer.state.log_history, self.method.curves),
             "steps": trainer.state.global_step,
@@ -233,10 +304,20 @@ class _Job:
             "total_parameters": total,
         }
         if self.eval_rows:
-            metrics |= curves.eval_metrics(trainer.evaluate(), self.method.curves)
+            metrics |= curves.eval_metrics(_evaluation(trainer), self.method.curves)
 
         trained = self._whole_model(trainer)
         if trainer.is_world_process_zero():
+            card = partial(
+                write_model_card,
+                run=self.run,
+                metrics=metrics,
+                log_history=trainer.state.log_history,
+                task=self.method.task,
+                dataset_name=self.rows.name,
+                paper=trainer._paper,
+                findings=tuple(findings),
+            )
             findings += common.save_model(
                 trained,
                 trainer.processing_class,
@@ -246,6 +327,11 @@ class _Job:
                 model=model,
                 adapter=adapter,
                 task=self.method.task,
+                card=card,
+            )
+            tracker.metrics(metrics | {f"used_{name}": value for name, value in used.items()})
+            tracker.file(
+                next(path for path in (Path(model, CARD_FILE), Path(adapter, CARD_FILE)) if path.exists())
             )
         trainer.accelerator.wait_for_everyone()
         return StageReport(
@@ -253,11 +339,21 @@ class _Job:
             details={
                 "resumed_from": Path(resume_from).name if resume_from else None,
                 "device": str(args.device),
+                "budget": budget.report(),
             },
             findings=findings,
         )
 
-    def _build(self, args: Any, progress: TrainerCallback) -> tuple[Any, list[str]]:
+    def _resume_point(self) -> str | None:
+        if self.checkpoints is None:
+            return None
+        return common.resume_point(Path(self.checkpoints), self.run)
+
+    def _loss_guard(self) -> Mapping[str, float] | bool:
+        guard = self.options.get("loss_guard")
+        return True if guard is None else guard
+
+    def _build(self, args: Any, callbacks: list[TrainerCallback]) -> tuple[Any, list[str]]:
         """The trainer, and what there is to say of the data as it sees them."""
         import transformers
         import trl
@@ -280,7 +376,7 @@ class _Job:
             eval_dataset=self._dataset(self.eval_rows, args.seed) if self.eval_rows else None,
             processing_class=tokenizer,
             peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
-            callbacks=[progress, *self.options.get("callbacks", ())],
+            callbacks=[*callbacks, *self.options.get("callbacks", ())],
             **further_args,
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -313,6 +409,15 @@ class _Job:
             new_head=is_adapter and self.method.task == "SEQ_CLS",
         )
         return PeftModel.from_pretrained(model, gathered) if is_adapter else model
+
+
+def _evaluation(trainer: Trainer) -> Mapping[str, Any]:
+    """Figures on the rows held out, of the weights that are kept."""
+    state = trainer.state
+    kept_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+    best = state.best_global_step if kept_best else None  # it was evaluated when it was saved
+    known = [entry for entry in state.log_history if entry["step"] == best and "eval_loss" in entry]
+    return known[0] if known else trainer.evaluate()
 
 
 def _is_sharded(trainer: Trainer) -> bool:

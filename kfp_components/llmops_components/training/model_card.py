@@ -73,18 +73,25 @@ _NOT_OF_THE_MODEL = (
     "output_dir",
 )
 
+_SHOWN_APART = ("component", "dataset", "eval_dataset", "base_model")
 _SPEED = "_per_second"  # differs from run to run
 
 _GENERATE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 directory = "."  # where this card lies
-tokenizer = AutoTokenizer.from_pretrained(directory)
-model = AutoModelForCausalLM.from_pretrained(directory)
+{load}
 {inputs}
 outputs = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 """
+_LOAD = """\
+tokenizer = AutoTokenizer.from_pretrained(directory)
+model = AutoModelForCausalLM.from_pretrained(directory)"""
+_LOAD_PROMPT = """\
+base_model = "base_model"  # the directory of its base model
+tokenizer = AutoTokenizer.from_pretrained(base_model)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_model), directory)"""
 _CHAT = """\
 messages = [{"role": "user", "content": "What can you do?"}]
 inputs = tokenizer.apply_chat_template(
@@ -261,7 +268,10 @@ def _usage(task: str, run: Mapping[str, Any]) -> str:
     if task == "SEQ_CLS":
         return _SCORE
     conversational = "conversational" in str((run.get("dataset") or {}).get("format", ""))
-    return _GENERATE.format(inputs=_CHAT if conversational else _PLAIN)
+    inputs = _CHAT if conversational else _PLAIN
+    if (run.get("peft_args") or {}).get("peft_type") == "PROMPT_TUNING":
+        return "from peft import PeftModel\n" + _GENERATE.format(load=_LOAD_PROMPT, inputs=inputs)
+    return _GENERATE.format(load=_LOAD, inputs=inputs)
 
 
 def _intended(task: str) -> str:
@@ -281,11 +291,12 @@ def _data_rows(run: Mapping[str, Any], name: str | None) -> list[tuple[str, Any]
     dataset = dict(run.get("dataset") or {})
     source = dataset.pop("source", None) or name
     rows = [("source", source)] if source else []
-    return rows + [(key, value) for key, value in dataset.items() if value is not None]
+    held_out = {f"held out: {key}": value for key, value in (run.get("eval_dataset") or {}).items()}
+    return rows + [(key, value) for key, value in {**dataset, **held_out}.items() if value is not None]
 
 
 def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shown = {key: value for key, value in run.items() if key not in ("component", "dataset", "base_model")}
+    shown = {key: value for key, value in run.items() if key not in _SHOWN_APART}
     return [
         (name, value)
         for name, value in flat(shown).items()

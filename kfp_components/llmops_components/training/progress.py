@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -10,11 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmops_components.errors import SettingError
-
 
 class ProgressCallback(TrainerCallback):
-    """Prints progress, measures throughput, and stops a run whose loss is no longer a number.
+    """Prints progress and measures throughput.
 
     Works with every trainer of TRL: they all log ``num_tokens``.
 
@@ -54,8 +51,6 @@ class ProgressCallback(TrainerCallback):
         self.seconds = time.monotonic() - self._started
         if "num_tokens" in logs:
             self.tokens = int(logs["num_tokens"]) - self._first_token
-        if "loss" in logs:
-            _check_finite(logs["loss"], state.global_step, args.learning_rate)
         if not state.is_world_process_zero:
             return
         if "loss" in logs:
@@ -73,11 +68,3 @@ class ProgressCallback(TrainerCallback):
             print(
                 f"step {state.global_step}/{state.max_steps}  eval_loss {logs['eval_loss']:.3f}", flush=True
             )
-
-
-def _check_finite(loss: float, step: int, learning_rate: float) -> None:
-    if not math.isfinite(loss):
-        raise SettingError(
-            f"Training diverged: the loss at step {step} is {loss} with learning_rate={learning_rate:g}. "
-            "Lower learning_rate, add warmup_steps, or train in float32 (model_args={'dtype': 'float32'})."
-        )

@@ -18,6 +18,7 @@ RLOO = Method(
     learning_rate=1e-5,
     curves=CURVES,
     shown=("reward",),
+    judged_by="eval_reward",  # the loss of a policy gradient says nothing by its size
     # With a tuned prompt PEFT ignores the positions of tokens, and prompts are padded on the left.
     prompt_tuning=False,
 )

@@ -28,7 +28,8 @@ _GENERATION_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
 PEFT_TYPES = ("LORA", "PROMPT_TUNING")
 
 # Kept small on disk: training can go on from the last checkpoint, earlier ones are of no use to a pipeline.
-CHECKPOINT_DEFAULTS = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
+CHECKPOINT_DEFAULTS: dict[str, Any] = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
+_SCHEDULES = ("steps", "epoch")
 
 
 def check_names(
@@ -116,6 +117,9 @@ def training_defaults(given: Mapping[str, Any] | None) -> dict[str, Any]:
         "logging_steps": 0.02,  # about fifty lines, however long the run is
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # or a diverged loss is logged as the last good one
+        # All that is trained takes part in each loss. Several processes need not look for what does not, which costs
+        # a walk through the graph for every batch.
+        "ddp_find_unused_parameters": False,
     }
     if not on_gpu:
         defaults |= {"use_cpu": True, "dataloader_pin_memory": False}
@@ -123,6 +127,36 @@ def training_defaults(given: Mapping[str, Any] | None) -> dict[str, Any]:
         # Trades time for memory that the models one trains on a CPU do not need.
         defaults["activation_checkpointing"] = on_gpu
     return defaults
+
+
+def checkpoint_defaults(given: Mapping[str, Any], judged_by: str | None) -> dict[str, Any]:
+    """When checkpoints are saved, and, where there are rows held out, that the best one is taken in the end.
+
+    For that each checkpoint has to be evaluated. A caller who plans both saving and evaluating decides that alone.
+
+    Args:
+        given: The caller's training arguments.
+        judged_by: Figure of the evaluation by which checkpoints are compared; None without rows held out.
+    """
+    if judged_by is None or not given.get("load_best_model_at_end", True):
+        return CHECKPOINT_DEFAULTS
+    plans = [plan for plan in ("save", "eval") if {f"{plan}_strategy", f"{plan}_steps"} & given.keys()]
+    if len(plans) == 2:
+        return CHECKPOINT_DEFAULTS | {"metric_for_best_model": judged_by}
+    plan = plans[0] if plans else "save"
+    strategy = given.get(f"{plan}_strategy", "steps")
+    if strategy not in _SCHEDULES:
+        return CHECKPOINT_DEFAULTS
+    steps = given.get(f"{plan}_steps", CHECKPOINT_DEFAULTS["save_steps"])
+    return CHECKPOINT_DEFAULTS | {
+        "save_strategy": strategy,
+        "save_steps": steps,
+        "save_total_limit": 2,  # the best and the last; of 1 the Trainer deletes the last one at its end
+        "eval_strategy": strategy,
+        "eval_steps": steps,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": judged_by,
+    }
 
 
 def fixed_args(output_dir: str | os.PathLike[str], keeps_checkpoints: bool) -> dict[str, Any]:

@@ -21,15 +21,11 @@ from typing import Any, TypeVar
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmops_components.errors import SettingError, UnavailableError, check_known
+from llmops_components.errors import SettingError, TrainingInterrupted, check_known
 from llmops_components.training.processes import any_process, process_count
 
 T = TypeVar("T")
 GUARD_DEFAULTS = {"factor": 3.0, "patience": 5, "window": 50}
-
-
-class TrainingInterrupted(UnavailableError):
-    """SIGTERM stopped the training. Running it again with the same checkpoints goes on where it stopped."""
 
 
 def run_training(
@@ -115,6 +111,10 @@ class Checkpointing(TrainerCallback):
             self.stopped_at = state.global_step
             control.should_training_stop = True
             control.should_save = self._saves
+            if args.save_total_limit == 1 and state.best_model_checkpoint is not None:
+                args.save_total_limit = (
+                    2  # or the Trainer deletes this checkpoint for an older one that was better
+                )
             control.should_evaluate = False  # there may be only seconds left
         elif self.save_minutes is not None:
             control.should_save |= any_process(time.monotonic() - self._saved >= self.save_minutes * 60)

@@ -25,14 +25,20 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmops_components.errors import SettingError, check_known
-from llmops_components.registry import register
+from llmops_components.errors import SettingError, TrainingInterrupted, check_known
+from llmops_components.registry.mlflow import (
+    MAX_PARAM_CHARACTERS,
+    PARAMS_PER_REQUEST,
+    PATIENCE,
+    environment_variables,
+    find_experiment,
+    without_credentials,
+)
 from llmops_components.results import write_json
 from llmops_components.training.environment import environment
 from llmops_components.training.pictures import draw_curves
 from llmops_components.training.processes import is_main_process
 from llmops_components.training.scrub import flat, scrub
-from llmops_components.training.survival import TrainingInterrupted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +47,7 @@ VARIABLE = "LLMOPS_TRACKING"
 RUN_FILE = "mlflow_run.json"
 DAG_RUN_TAG = "llmops.dag_run"
 ERROR_TAG = "llmops.error"
+STOPPED_TAG = "llmops.stopped_by"
 CURVES_FILE = "training_curves.png"
 SEND_SECONDS = 2.0
 LAST_CHANCE_SECONDS = 30.0
@@ -123,11 +130,11 @@ def track(
         yield Tracker(run, None)
         return
     with ExitStack() as stack:
-        address, credentials = register._without_credentials(where.tracking_uri)
+        address, credentials = without_credentials(where.tracking_uri)
         is_http = address.startswith(("http://", "https://"))
-        patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", **register._PATIENCE}
+        patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", **PATIENCE}
         stack.enter_context(
-            register._environment(
+            environment_variables(
                 {name: os.environ.get(name, value) for name, value in patience.items()}
                 | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
                 | (credentials if is_http else {})
@@ -330,7 +337,7 @@ class _Sender(threading.Thread):
             self._client = MlflowClient(tracking_uri=self._uri)
         client = self._client
         if self._run_id is None:
-            self._experiment_id = register._experiment_id(client, self._where.experiment)
+            self._experiment_id = find_experiment(client, self._where.experiment)
             if not self._go_on(client):
                 self._create(client)
         if not self._described:
@@ -360,8 +367,8 @@ class _Sender(threading.Thread):
                 return False
             raise
         client.update_run(known["run_id"], status="RUNNING")
-        if ERROR_TAG in found.data.tags:
-            client.delete_tag(known["run_id"], ERROR_TAG)
+        for tag in {ERROR_TAG, STOPPED_TAG} & found.data.tags.keys():
+            client.delete_tag(known["run_id"], tag)
         if self._where.parent:
             self._find_parent(client)
         self._described, self._run_id = True, known["run_id"]
@@ -411,11 +418,11 @@ class _Sender(threading.Thread):
 
         run_id = self._run_id or ""
         params = [
-            Param(_NOT_IN_A_METRIC.sub("_", name), value[: register._MAX_PARAM_CHARACTERS])
+            Param(_NOT_IN_A_METRIC.sub("_", name), value[:MAX_PARAM_CHARACTERS])
             for name, value in flat(self._run).items()
         ]
-        for start in range(0, len(params), register._PARAMS_PER_REQUEST):
-            client.log_batch(run_id, params=params[start : start + register._PARAMS_PER_REQUEST])
+        for start in range(0, len(params), PARAMS_PER_REQUEST):
+            client.log_batch(run_id, params=params[start : start + PARAMS_PER_REQUEST])
         tags = {
             "llmops.component": str(self._run.get("component", "")),
             "llmops.device": self._environment["device"],

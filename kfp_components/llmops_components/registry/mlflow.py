@@ -1,0 +1,74 @@
+"""What all that speaks to MLflow shares."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from llmops_components.errors import SettingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
+PARAMS_PER_REQUEST = 100  # MLflow's limit
+
+# MLflow's own defaults go on for four minutes before they give up. Set these variables to wait longer or shorter.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+
+
+@contextlib.contextmanager
+def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of this process for the length of a block."""
+    # MLflow itself sets the last one when it is told which server to use.
+    before = {key: os.environ.get(key) for key in (*values, "MLFLOW_TRACKING_URI")}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """An address that may be shown, and the credentials that were in it as MLflow's variables for them."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise SettingError(
+            "tracking_uri is not an address, for example http://mlflow.example.org:5000."
+        ) from None
+    userinfo, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return uri.rstrip("/") if parts.netloc else uri, {}
+    user, _, password = userinfo.partition(":")
+    credentials = {"MLFLOW_TRACKING_USERNAME": unquote(user), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")), credentials
+
+
+def find_experiment(client: MlflowClient, name: str) -> str:
+    """Id of an experiment, made when it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # With a database alone MLflow would keep files in ./mlruns of whoever came first, here a step's own directory.
+        database = re.fullmatch(r"sqlite:///(/?[^?]+)", client.tracking_uri)
+        location = (Path(database[1]).absolute().parent / "mlartifacts").as_uri() if database else None
+        try:
+            return client.create_experiment(name, location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = client.get_experiment_by_name(name)  # made by another run in the meantime
+    if experiment.lifecycle_stage != "active":
+        raise SettingError(f"MLflow experiment {name!r} is deleted. Restore it, or choose another name.")
+    return experiment.experiment_id

@@ -1,0 +1,251 @@
+"""What every training does beside training: it survives, keeps to its budget, keeps the best, and says what it made.
+
+Each is tested through train_sft, since all trainers are built, run and saved in one place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import signal
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from llmops_components.errors import SettingError, TrainingInterrupted
+from llmops_components.results import digest_of
+from llmops_components.training.sft import train_sft
+from tiny_model import COLOURS, colour_rows, write_rows
+from tiny_training import losses
+from transformers import TrainerCallback
+
+SETTINGS = {"bf16": False, "logging_steps": 1, "learning_rate": 1e-2, "max_steps": 12}
+FLOAT32 = {"dtype": "float32"}
+
+
+class At(TrainerCallback):
+    """Does something when a step begins."""
+
+    def __init__(self, step: int, do) -> None:
+        self.step, self.do = step, do
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.do(args)
+
+
+def log(model: Path) -> list[dict]:
+    return json.loads((model / "training_log.json").read_text())
+
+
+def train(tiny_model: Path, rows: Path, out: Path, *, training_args=None, **options):
+    options = {
+        "training_args": SETTINGS | (training_args or {}),
+        "model_args": FLOAT32,
+        **options,
+    }
+    return train_sft(rows, tiny_model, out / "model", out / "adapter", **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model, tmp_path_factory) -> list[tuple[int, float]]:
+    """Losses of a run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    train(tiny_model, write_rows(out / "rows.jsonl", colour_rows(32)), out)
+    return losses(log(out / "model"))
+
+
+def test_budget_stops_the_run_says_so_and_can_be_raised(tiny_model, sft_rows, tmp_path, whole, capfd):
+    kept = {"checkpoints": tmp_path / "checkpoints"}
+    stopped = train(tiny_model, sft_rows, tmp_path / "a", budget={"max_tokens": 700}, **kept)
+
+    steps = stopped.metrics["steps"]
+    assert 1 < steps < 12
+    finding = f"Stopped by max_tokens=700 after step {steps} of 12; the last weights (step {steps}) are kept."
+    assert stopped.findings == [finding]
+    assert finding in capfd.readouterr().out
+    assert f"- {finding}" in (tmp_path / "a" / "model" / "README.md").read_text()
+    used = stopped.details["budget"].pop("used")
+    assert stopped.details["budget"] == {
+        "limit": "max_tokens",
+        "limits": {"max_tokens": 700},
+        "steps": steps,
+        "planned_steps": 12,
+        "kept": "last",
+        "kept_step": steps,
+    }
+    assert 700 <= used["tokens"] < 1000
+
+    raised = {"max_tokens": 10**6, "price_per_device_hour": 3600.0}
+    report = train(tiny_model, sft_rows, tmp_path / "b", budget=raised, **kept)
+    assert report.details["resumed_from"] == f"checkpoint-{steps}"
+    assert report.findings == []
+    assert losses(log(tmp_path / "b" / "model")) == whole
+    again = report.details["budget"]["used"]
+    assert again["tokens"] == pytest.approx(used["tokens"] * 12 / steps, rel=0.1)
+    assert again["cost"] > 0
+
+
+def test_sigterm_saves_and_the_run_goes_on_with_the_same_losses(tiny_model, sft_rows, tmp_path, whole):
+    kept = {"checkpoints": tmp_path / "checkpoints", "training_args": {"save_steps": 100}}
+    sigterm = At(4, lambda args: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted, match="stopped by SIGTERM after step 5 of 12; it is saved"):
+        train(tiny_model, sft_rows, tmp_path, callbacks=[sigterm], **kept)
+    assert not (tmp_path / "model").exists()
+
+    report = train(tiny_model, sft_rows, tmp_path, **kept)
+    assert report.details["resumed_from"] == "checkpoint-5"
+    assert losses(log(tmp_path / "model")) == whole
+
+
+def test_checkpoints_by_minutes_are_gone_on_from(tiny_model, sft_rows, tmp_path, whole):
+    kept = {
+        "checkpoints": tmp_path / "checkpoints",
+        "training_args": {"save_steps": 100},
+        "save_minutes": 1e-9,
+    }
+
+    def crash(args):
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_model, sft_rows, tmp_path, callbacks=[At(7, crash)], **kept)
+
+    report = train(tiny_model, sft_rows, tmp_path, **kept)
+    assert report.details["resumed_from"] == "checkpoint-7"
+    assert losses(log(tmp_path / "model")) == whole
+
+
+def test_out_of_memory_halves_the_batch_and_leaves_losses_and_provenance(
+    tiny_model, sft_rows, tmp_path, whole, capfd
+):
+    import torch
+
+    def allocate(args):
+        if args.per_device_train_batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    report = train(tiny_model, sft_rows, tmp_path, callbacks=[At(3, allocate)])
+
+    assert report.metrics["steps"] == 12
+    trace = losses(log(tmp_path / "model"))
+    assert [step for step, _ in trace] == [step for step, _ in whole]
+    assert [loss for _, loss in trace] == pytest.approx([loss for _, loss in whole], rel=1e-4)
+    assert re.search(r"^Out of memory .*per_device_train_batch_size=2", capfd.readouterr().out, re.MULTILINE)
+    provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
+    assert provenance["training_args"]["per_device_train_batch_size"] == 4
+
+
+@pytest.fixture
+def judged_by_other_colours(tmp_path):
+    """Options of a run that is best in its middle.
+
+    The answers of the rows held out are other colours: at first learning the form helps, then the colours hurt.
+    """
+    rows = colour_rows(8)
+    others = [*list(COLOURS.values())[3:], *list(COLOURS.values())[:3]]
+    for row, right, wrong in zip(rows, COLOURS.values(), others, strict=True):
+        row["completion"][0]["content"] = row["completion"][0]["content"].replace(right, wrong)
+    return {
+        "training_args": {"max_steps": 60, "logging_steps": 10, "lr_scheduler_type": "constant"},
+        "eval_dataset": write_rows(tmp_path / "others.jsonl", rows),
+        "checkpoints": tmp_path / "checkpoints",
+    }
+
+
+def test_best_checkpoint_is_the_outcome_where_rows_are_held_out(
+    tiny_model, sft_rows, tmp_path, judged_by_other_colours
+):
+    import torch
+    from safetensors.torch import load_file
+
+    report = train(tiny_model, sft_rows, tmp_path, **judged_by_other_colours)
+
+    judged = {entry["step"]: entry["eval_loss"] for entry in log(tmp_path / "model") if "eval_loss" in entry}
+    assert list(judged) == [6, 12, 18, 24, 30, 36, 42, 48, 54, 60]
+    best = min(judged, key=judged.__getitem__)
+    assert 6 < best < 60
+    assert report.metrics["eval_loss"] == judged[best]
+    kept, saved = (
+        load_file(path / "adapter_model.safetensors")
+        for path in (tmp_path / "adapter", tmp_path / "checkpoints" / f"checkpoint-{best}")
+    )
+    assert [name for name in saved if not torch.equal(kept[name], saved[name])] == []
+    assert (report.details["budget"]["kept"], report.details["budget"]["kept_step"]) == ("best", best)
+    provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
+    assert provenance["training_args"]["metric_for_best_model"] == "eval_loss"
+    assert provenance["eval_dataset"]["digest"] == digest_of(tmp_path / "others.jsonl")[0]
+
+
+@pytest.mark.parametrize("limit", [{}, {"save_total_limit": 1}])
+def test_sigterm_goes_on_from_the_step_it_came_in_even_if_an_older_checkpoint_is_better(
+    tiny_model, sft_rows, tmp_path, judged_by_other_colours, limit
+):
+    judged_by_other_colours["training_args"] |= limit
+    sigterm = At(50, lambda args: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted):
+        train(tiny_model, sft_rows, tmp_path, callbacks=[sigterm], **judged_by_other_colours)
+
+    report = train(tiny_model, sft_rows, tmp_path, **judged_by_other_colours)
+    assert report.details["resumed_from"] == "checkpoint-51"
+    assert report.details["budget"]["kept_step"] < 50
+
+
+def test_model_comes_with_a_card(tiny_model, sft_rows, tmp_path):
+    report = train(tiny_model, sft_rows, tmp_path, eval_dataset=sft_rows)
+
+    text = (tmp_path / "model" / "README.md").read_text()
+    card = ModelCard(text)
+    assert card.data.to_dict() == {
+        "license": "unknown",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["trl", "sft"],
+    }
+    for line in (
+        f"| digest | {digest_of(sft_rows)[0]} |",
+        "| source | sft_rows.jsonl |",
+        "| held out: rows | 32 |",
+        f"| digest | {digest_of(tiny_model)[0]} |",
+        "| training_args.learning_rate | 0.01 |",
+        f"| eval_loss | {report.metrics['eval_loss']:.4g} |",
+        "![Curves of the training](training_curves.png)",
+    ):
+        assert line in text.splitlines()
+    assert str(tmp_path) not in text and str(tiny_model) not in text
+    assert (tmp_path / "model" / "training_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tuned_prompt_has_its_card_with_the_adapter(tiny_model, sft_rows, tmp_path, monkeypatch):
+    train(tiny_model, sft_rows, tmp_path, peft_args={"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4})
+
+    assert not (tmp_path / "model").exists()
+    text = (tmp_path / "adapter" / "README.md").read_text()
+    assert "a prompt tuned" in text
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path / "adapter")
+    (tmp_path / "use.py").write_text(code.replace('"base_model"', repr(str(tiny_model))))
+    runpy.run_path(str(tmp_path / "use.py"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"trainng_args": {}},
+            r"arguments of train_sft: 'trainng_args' \(did you mean 'training_args'\?\)",
+        ),
+        ({"budget": {"max_minute": 1}}, r"budget: 'max_minute' \(did you mean 'max_minutes'\?\)"),
+        ({"budget": {"max_cost": 1}}, "max_cost needs price_per_device_hour"),
+        ({"tracking": {"uri": "x"}}, "Unknown tracking: 'uri'"),
+        ({"save_minutes": 0}, "save_minutes is 0"),
+        ({"loss_guard": {"factr": 2}}, r"loss_guard: 'factr' \(did you mean 'factor'\?\)"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_is_loaded(
+    tiny_model, sft_rows, tmp_path, options, message, capfd
+):
+    with pytest.raises(SettingError, match=message):
+        train(tiny_model, sft_rows, tmp_path, **options)
+    assert "Training" not in capfd.readouterr().out
