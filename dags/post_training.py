@@ -269,10 +269,21 @@ with DAG(
         execution_timeout=timedelta(hours=2),
     )
 
+    # A branch skips only what comes after none of the tasks that it chooses, so each fork has one of its own.
     @task.branch
-    def choose_method(params: dict[str, Any]) -> list[str]:
-        """The tasks that train; the others are skipped."""
-        return stages(params)
+    def choose_method(params: dict[str, Any]) -> str:
+        """What trains the base model."""
+        return stages(params)[0]
+
+    @task.branch
+    def choose_reinforcement(params: dict[str, Any]) -> str:
+        """Whether the fine-tuned model is what was asked for, or is trained on."""
+        return "train_reward" if params["method"] == "rlhf" else "tuned_model"
+
+    @task.branch
+    def choose_algorithm(params: dict[str, Any]) -> str:
+        """What trains with the reward model."""
+        return stages(params)[-1]
 
     train_sft = TrainSFTOperator(
         task_id="train_sft",
@@ -318,7 +329,6 @@ with DAG(
         training_args=reinforcement_args,
         **common,
     )
-    trainers = [train_sft, train_dpo, train_kto, train_reward, train_grpo, train_rloo]
 
     @task(multiple_outputs=True, trigger_rule="none_failed_min_one_success")
     def tuned_model(params: dict[str, Any], ti: Any) -> dict[str, Any]:
@@ -377,5 +387,8 @@ with DAG(
         request={"max_tokens": 64, "temperature": 0},
     )
 
-    choose_method() >> trainers >> tuned
+    choose_method() >> [train_sft, train_dpo, train_kto]
+    train_sft >> choose_reinforcement() >> [train_reward, tuned]
+    train_reward >> choose_algorithm() >> [train_grpo, train_rloo]
+    [train_sft, train_dpo, train_kto, train_grpo, train_rloo] >> tuned
     quality_gate >> register_model >> deploy_model >> smoke_test
