@@ -57,3 +57,10 @@ def guessing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
 def sft_rows(tmp_path: Path) -> Path:
     """JSONL file of 32 conversational prompt/completion rows, learnable by ``tiny_model``."""
     return write_rows(tmp_path / "sft_rows.jsonl", colour_rows(32))
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow notes the server that a test used in the environment, where the next test's training would find it."""
+    for name in ("MLFLOW_TRACKING_URI", "LLMOPS_TRACKING"):
+        monkeypatch.delenv(name, raising=False)

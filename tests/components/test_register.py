@@ -281,9 +281,10 @@ def test_closed_port_is_named_without_the_credentials_of_the_address(checkpoint,
     assert dict(os.environ) == before
 
 
-def test_another_server_that_the_process_uses_stays_the_current_one(checkpoint, impatient):
+def test_another_server_that_the_process_uses_stays_the_current_one(checkpoint, impatient, monkeypatch):
     import mlflow
 
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it, and this takes it back at the end
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("http://127.0.0.1:2")
     try:
