@@ -145,7 +145,7 @@ params = {
         section="Reinforcement learning",
     ),
     "rl_steps": Param(
-        20,
+        10,
         type="integer",
         minimum=1,
         maximum=100000,
