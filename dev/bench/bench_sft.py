@@ -1,7 +1,8 @@
-"""Tokens per second of train_sft against a plain TRL script with the same settings.
+"""What the wrapper costs: tokens per second of train_sft against a plain TRL script with the same settings.
 
-Both train the same steps from the same weights, in turns, and have to log the same losses. What is timed is the whole
-of ``SFTTrainer.train()`` in both, by one wrapper. Prints the medians and their ratio, and fails when the ratio is below the target or the losses differ.
+Both train the same steps from the same weights, in turns, and have to log the same losses, and both compute logits at
+labelled positions only: what that gains is in ``bench_training.py``. What is timed is the whole of
+``SFTTrainer.train()`` in both, by one wrapper. Prints the medians and their ratio, and fails when the ratio is below the target or the losses differ.
 
     .venv/data/bin/python dev/bench/bench_sft.py [--model tiny|smollm2] [--steps N] [--rounds N] [--threads N]
 """
@@ -89,6 +90,7 @@ def run_component(model: Path, rows: Path, steps: int, out: Path) -> tuple[list[
 
 def run_plain(model: Path, rows: Path, steps: int, out: Path) -> tuple[list[float], int]:
     from datasets import load_dataset
+    from llmops_components.training.label_positions import only_where_labelled
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -109,7 +111,8 @@ def run_plain(model: Path, rows: Path, steps: int, out: Path) -> tuple[list[floa
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    trainer.train()
+    with only_where_labelled():
+        trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [entry["loss"] for entry in logged], int(logged[-1]["num_tokens"])
 

@@ -2,7 +2,7 @@
 
 Both train the same rows in the same order with the same batch, learning rate and LoRA, each in a process of its own, in
 turns. Prints the medians side by side and their ratio, and fails when the ratio is below the target or our loss ends
-higher.
+higher. At the end both go on from a checkpoint: seconds from the start of the process to the end of the first step.
 
     .venv/data/bin/python dev/bench/bench_training.py [--model tiny|smollm2] [--method sft dpo] [--steps N] [--rounds N]
 """
@@ -31,9 +31,9 @@ SAME = {
     "learning_rate": 2e-4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.05,
-    "save_strategy": "no",
     "report_to": "none",
 }
+SAVE_AT = 2
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 CLASSES = {"sft": ("SFTTrainer", "SFTConfig"), "dpo": ("DPOTrainer", "DPOConfig")}
 
@@ -63,11 +63,13 @@ def watch() -> Any:
 
     class Watch(TrainerCallback):
         def __init__(self) -> None:
+            self.first_step = 0
             self.ends: list[float] = []
             self.cpu: list[float] = []
             self.log: list[dict[str, Any]] = []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.first_step = self.first_step or state.global_step
             self.ends.append(time.perf_counter())
             self.cpu.append(time.process_time())
 
@@ -77,22 +79,37 @@ def watch() -> Any:
     return Watch()
 
 
-def train_ours(method: str, model: Path, rows: Path, steps: int, out: Path, callback: Any) -> None:
+def stop_at(step: int) -> Any:
+    """A callback that ends a training early, as a kill after a checkpoint would."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step >= step
+
+    return Stop()
+
+
+def train_ours(
+    method: str, model: Path, rows: Path, out: Path, checkpoints: Path | None, args: dict, callbacks: list
+) -> None:
     import importlib
 
     train = getattr(importlib.import_module(f"llmops_components.training.{method}"), f"train_{method}")
-    settings = {key: value for key, value in SAME.items() if key not in ("save_strategy", "report_to")}
     train(
         rows,
         model,
         out / "model",
         out / "adapter",
-        training_args=settings | {"max_steps": steps},
-        callbacks=[callback],
+        training_args=SAME | args,
+        checkpoints=checkpoints,
+        callbacks=callbacks,
     )
 
 
-def train_plain(method: str, model: Path, rows: Path, steps: int, out: Path, callback: Any) -> None:
+def train_plain(
+    method: str, model: Path, rows: Path, out: Path, checkpoints: Path | None, args: dict, callbacks: list
+) -> None:
     import trl
     from datasets import load_dataset
     from peft import LoraConfig
@@ -100,18 +117,37 @@ def train_plain(method: str, model: Path, rows: Path, steps: int, out: Path, cal
     trainer_class, config_class = (getattr(trl, name) for name in CLASSES[method])
     trainer_class(
         model=str(model),
-        args=config_class(output_dir=str(out), max_steps=steps, use_cpu=True, **SAME),
+        args=config_class(
+            output_dir=str(checkpoints or out),
+            use_cpu=True,
+            **{**SAME, **({} if checkpoints else {"save_strategy": "no"}), **args},
+        ),
         train_dataset=load_dataset("json", data_files=str(rows), split="train", cache_dir=str(out)),
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
-        callbacks=[callback],
-    ).train()
+        callbacks=callbacks,
+    ).train(resume_from_checkpoint=bool(checkpoints and any(checkpoints.glob("checkpoint-*"))))
 
 
-def work(who: str, method: str, model: Path, rows: Path, steps: int) -> None:
-    """One training; prints its figures as the last line."""
+def work(who: str, method: str, model: Path, rows: Path, steps: int, checkpoints: Path | None) -> None:
+    """One training; prints its figures as the last line.
+
+    With checkpoints it is stopped after the one that it writes, or, where there is one, after the first step from it.
+    """
     callback = watch()
+    callbacks = [callback]
+    args: dict[str, Any] = {"max_steps": steps}
+    if checkpoints:
+        args["save_steps"] = SAVE_AT
+        resumes = any(checkpoints.glob("checkpoint-*"))
+        callbacks.append(stop_at(SAVE_AT + 1 if resumes else SAVE_AT))
     with tempfile.TemporaryDirectory() as out:
-        (train_ours if who == "ours" else train_plain)(method, model, rows, steps, Path(out), callback)
+        train = train_ours if who == "ours" else train_plain
+        train(method, model, rows, Path(out), checkpoints, args, callbacks)
+    if checkpoints:
+        if resumes and callback.first_step != SAVE_AT + 1:
+            raise SystemExit(f"did not go on from the checkpoint, but began with step {callback.first_step}")
+        print(json.dumps({"resume_seconds": callback.ends[0] - STARTED}), flush=True)
+        return
     tokens = callback.log[-1]["num_tokens"] - callback.log[0]["num_tokens"]
     figures = {
         "tokens_per_second": tokens / (callback.ends[-1] - callback.ends[0]),  # the first step warms up
@@ -124,9 +160,12 @@ def work(who: str, method: str, model: Path, rows: Path, steps: int) -> None:
     print(json.dumps(figures), flush=True)
 
 
-def measure(who: str, method: str, paths: dict[str, Path], steps: int) -> dict[str, float]:
+def measure(
+    who: str, method: str, paths: dict[str, Path], steps: int, checkpoints: Path | None = None
+) -> dict[str, float]:
     command = [sys.executable, __file__, "--worker", who, "--method", method, "--steps", str(steps)]
     command += ["--paths", str(paths["model"]), str(paths[method])]
+    command += ["--checkpoints", str(checkpoints)] if checkpoints else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -142,11 +181,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="runs of each (default: 5 tiny, 1 smollm2)")
     parser.add_argument("--worker", choices=("ours", "TRL"), help=argparse.SUPPRESS)
     parser.add_argument("--paths", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoints", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     tiny = args.model == "tiny"
     steps, rounds = args.steps or (40 if tiny else 4), args.rounds or (5 if tiny else 1)
     if args.worker:
-        work(args.worker, args.method[0], *args.paths, steps)
+        work(args.worker, args.method[0], *args.paths, steps, args.checkpoints)
         return 0
 
     failed = False
@@ -158,8 +198,13 @@ def main() -> int:
                 # Who goes first alternates, so that a slow spell of the machine does not always hit the same one.
                 for who in sorted(runs, reverse=bool(turn % 2)):
                     runs[who].append(measure(who, method, paths, steps))
+            resumed = {}
+            for who in runs:
+                checkpoints = Path(scratch, f"checkpoints-{method}-{who}")
+                measure(who, method, paths, steps, checkpoints)
+                resumed[who] = measure(who, method, paths, steps, checkpoints)
             medians = {
-                who: {key: statistics.median(run[key] for run in each) for key in each[0]}
+                who: {key: statistics.median(run[key] for run in each) for key in each[0]} | resumed[who]
                 for who, each in runs.items()
             }
             print(f"{method}, {args.model}, {steps} steps, {rounds} rounds, {os.cpu_count()} cores")

@@ -20,6 +20,7 @@ from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport
 from llmops_components.training import common, curves, settings
+from llmops_components.training.label_positions import only_where_labelled
 from llmops_components.training.lengths import check_lengths
 from llmops_components.training.model_card import CARD_FILE, write_model_card
 
@@ -156,7 +157,10 @@ def run_training(
     with tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
         job = _Job(method, options, rows, eval_rows, base_directory, Path(scratch), facts or {}, trainer_args)
         job.check()
-        with track(job.run, tracking=options.get("tracking"), checkpoints=job.checkpoints) as tracker:
+        with (
+            track(job.run, tracking=options.get("tracking"), checkpoints=job.checkpoints) as tracker,
+            only_where_labelled(),
+        ):
             report = with_smaller_batches(
                 job.arguments, lambda args: job.carry_out(args, tracker, model=model, adapter=adapter)
             )
