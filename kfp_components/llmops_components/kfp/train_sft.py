@@ -52,27 +52,7 @@ def train_sft(
         processes: Number of training processes that the step starts, as a rule one for each of its GPUs.
         preset: How they work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``.
     """
-    from llmops_components.stage import run_stage, whole_numbers
-    from llmops_components.training.launch import train
+    given = locals()
+    from llmops_components.training.step import train_step
 
-    arguments = {
-        "dataset": dataset.path,
-        "base_model": base_model.path,
-        "model": model.path,
-        "adapter": adapter.path,
-        "eval_dataset": eval_dataset.path if eval_dataset else None,
-        "training_args": training_args,
-        "peft_args": peft_args,
-        "model_args": model_args,
-        "checkpoints": checkpoints,
-        "save_minutes": save_minutes,
-        "budget": budget,
-        "tracking": tracking,
-    }
-    run_stage(
-        "train_sft",
-        lambda: train("train_sft", whole_numbers(arguments), processes=processes, preset=preset),
-        outputs={"model": model, "adapter": adapter},
-        metrics=metrics,
-        result=result,
-    )
+    train_step("train_sft", **given)
