@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any import that reads them. One thread: a tiny model only loses time by handing work to a second core.
@@ -13,6 +14,7 @@ os.environ["GX_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from mlflow_server import mlflow_server
 from tiny_model import colour_rows, guessing_rows, make_tiny_model, write_rows
 
 
@@ -51,6 +53,13 @@ def guessing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
         peft_args={"peft_type": None},
     )
     return directory / "model"
+
+
+@pytest.fixture(scope="session")
+def mlflow_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of an ``mlflow server`` on loopback. Tests share it: each uses names of its own."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as port:
+        yield port
 
 
 @pytest.fixture

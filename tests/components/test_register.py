@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from llmops_components.errors import ModelError, SettingError, UnavailableError
 from llmops_components.registry.register import MODEL_DIGEST_TAG, register_model
 from llmops_components.results import digest_of
-
-SERVER_START_SECONDS = 120
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from mlflow_server import free_port
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Address of an ``mlflow server`` on loopback."""
-    directory, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{directory}/mlflow.db",
-        "--artifacts-destination",
-        f"{directory}/files",
-    ]
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={
-                **os.environ,
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            },
-        )
-    try:
-        deadline = time.monotonic() + SERVER_START_SECONDS
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+@pytest.fixture
+def server(mlflow_port) -> str:
+    return f"http://127.0.0.1:{mlflow_port}"
 
 
 @pytest.fixture

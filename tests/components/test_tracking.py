@@ -17,7 +17,7 @@ from llmops_components.training.scrub import is_secret_name, scrub, without_path
 from llmops_components.training.sft import train_sft
 from llmops_components.training.survival import run_training
 from llmops_components.training.tracking import Tracking, track
-from mlflow_server import Door, free_port, mlflow_server
+from mlflow_server import Door, free_port
 from tiny_training import losses, newest_checkpoint, sft_trainer
 from transformers import TrainerCallback
 
@@ -41,10 +41,9 @@ def no_settings_of_the_machine(monkeypatch):
     monkeypatch.setattr(tracking, "SEND_SECONDS", 0.05)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as port:
-        yield port
+@pytest.fixture
+def server(mlflow_port) -> int:
+    return mlflow_port
 
 
 @pytest.fixture
