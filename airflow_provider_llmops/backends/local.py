@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 DEFAULT_SLOTS = 1
 MIN_FREE_BYTES = 512 * 1024 * 1024
 LOG_CHUNK_BYTES = 256 * 1024
-TERMINATE_GRACE_SECONDS = 5.0
+TERMINATE_GRACE_SECONDS = 20.0  # a training finishes its step and saves a checkpoint
+ORPHAN_GRACE_SECONDS = 5.0  # without the run's process nobody reads what a step writes, and it dies of that
 RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 
 _RUNNER_MODULE = "llmops_components.local.runner"
@@ -160,9 +161,10 @@ class LocalPipelineBackend:
         if self.get(run_id).state.is_terminal:
             return
         (directory / "cancel").touch()
-        _stop(_processes_of(directory))
+        grace = TERMINATE_GRACE_SECONDS if patience is None else min(patience, TERMINATE_GRACE_SECONDS)
+        _stop(_processes_of(directory), grace)
         # A process that was just being born when the others were listed is found on the second look.
-        _stop(_processes_of(directory))
+        _stop(_processes_of(directory), grace)
 
     def retry(self, run_id: str) -> None:
         """Not offered: ``kfp.local`` keeps no state between the steps of a run."""
@@ -238,7 +240,7 @@ class LocalPipelineBackend:
 
     def _bury(self, directory: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         """Record the end of a run whose process is gone without having done so, and stop what it left behind."""
-        _stop(_processes_of(directory))
+        _stop(_processes_of(directory), ORPHAN_GRACE_SECONDS)
         canceled = (directory / "cancel").exists()
         started = "started_at" in state
         message = (
@@ -330,17 +332,17 @@ def _processes_of(directory: Path) -> list[psutil.Process]:
     return found
 
 
-def _stop(processes: list[psutil.Process]) -> None:
+def _stop(processes: list[psutil.Process], grace: float) -> None:
     import psutil
 
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=TERMINATE_GRACE_SECONDS)
+    _, alive = psutil.wait_procs(processes, timeout=grace)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=TERMINATE_GRACE_SECONDS)
+    psutil.wait_procs(alive, timeout=grace)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

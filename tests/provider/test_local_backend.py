@@ -154,6 +154,38 @@ def test_cancel_stops_every_process_within_ten_seconds(backend, toy_spec):
     assert backend.get(run_id).error is None
 
 
+def test_step_that_saves_when_it_is_stopped_has_the_time_and_is_heard(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=7.0, ending="save"))
+    working(backend, run_id)
+    backend.cancel(run_id)
+
+    run = backend.get(run_id)
+    assert run.state is RunState.CANCELED
+    assert backend.read_log(run_id, 0)[0][-3:-1] == ["saved 100 %", "stopped by SIGTERM"]
+
+
+def test_step_that_saves_has_it_too_when_only_the_run_is_terminated(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=2.0, ending="save"))
+    working(backend, run_id)
+    directory = Path(backend._directory(run_id))
+    os.kill(json.loads((directory / "state.json").read_text())["pid"], signal.SIGTERM)
+
+    run = finished(backend, run_id)
+    assert (run.state, run.retryable) == (RunState.FAILED, True)
+    assert "saved 100 %" in backend.read_log(run_id, 0)[0]
+
+
+def test_step_that_does_not_end_is_killed_after_the_grace(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=60.0, ending="save"))
+    working(backend, run_id)
+    started = time.monotonic()
+    backend.cancel(run_id, patience=0.5)
+
+    assert time.monotonic() - started < 10
+    assert backend.get(run_id).state is RunState.CANCELED
+    assert _processes_of(backend._directory(run_id)) == []
+
+
 def test_cancel_of_a_finished_run_changes_nothing(backend, toy_spec):
     run_id = backend.submit(request(toy_spec))
     run = finished(backend, run_id)

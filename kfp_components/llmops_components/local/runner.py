@@ -29,6 +29,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from llmops_components.results import write_json
 
 _ERROR_FILE = "error.json"
@@ -38,6 +40,36 @@ _EXCEPTION_LINE = re.compile(r"^\s*([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|
 
 class Terminated(BaseException):
     """The process was asked to stop."""
+
+
+class Termination:
+    """Takes SIGTERM: the step that is under way gets it too, and may save what it has before the run ends.
+
+    Its output is read until it is gone. A training whose pipe is closed dies of its next line instead of saving.
+    """
+
+    def __init__(self) -> None:
+        self._in_step = self._asked = False
+
+    def __call__(self, signum: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; the state still has to be written
+        self._asked = True
+        if not self._in_step:
+            raise Terminated
+        for process in psutil.Process().children(recursive=True):  # the step is below a shell
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    @contextlib.contextmanager
+    def during_step(self) -> Iterator[None]:
+        """While a step is under way."""
+        self._in_step = True
+        try:
+            yield
+        finally:
+            self._in_step = False
+        if self._asked:
+            raise Terminated
 
 
 class RunState:
@@ -73,15 +105,16 @@ class RunState:
 
 def run(directory: Path) -> int:
     """Carry out the run whose directory is given; returns the exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
+    termination = Termination()
+    signal.signal(signal.SIGTERM, termination)
     slot = _wait_for_slot(directory.parent.parent / "slots", int(os.environ.get("LLMOPS_SLOTS", "1")))
     try:
-        return _run_in_slot(directory)
+        return _run_in_slot(directory, termination)
     finally:
         slot.close()
 
 
-def _run_in_slot(directory: Path) -> int:
+def _run_in_slot(directory: Path, termination: Termination) -> int:
     state = RunState(directory)
     # Components read these; the shell line of a KFP step starts the first python3 on PATH.
     os.environ["PATH"] = os.pathsep.join(
@@ -91,7 +124,7 @@ def _run_in_slot(directory: Path) -> int:
     os.environ["PYTHONUNBUFFERED"] = "1"
     try:
         request = json.loads((directory / "request.json").read_text(encoding="utf-8"))
-        failure = _execute(directory, request["arguments"], state)
+        failure = _execute(directory, request["arguments"], state, termination)
     except Terminated:
         state.finish(
             "FAILED", {"type": "Terminated", "message": "the run's process was terminated", "retryable": True}
@@ -129,7 +162,9 @@ def _wait_for_slot(directory: Path, slots: int) -> IO[str]:
         time.sleep(_SLOT_POLL_SECONDS)
 
 
-def _execute(directory: Path, arguments: dict[str, Any], state: RunState) -> dict[str, Any] | None:
+def _execute(
+    directory: Path, arguments: dict[str, Any], state: RunState, termination: Termination
+) -> dict[str, Any] | None:
     """Run the pipeline with ``kfp.local``; returns the failure, if any."""
     from kfp import components, local
     from kfp.local import logging_utils, subprocess_task_handler
@@ -143,15 +178,18 @@ def _execute(directory: Path, arguments: dict[str, Any], state: RunState) -> dic
         task = full_command[full_command.index("--function_to_execute") + 1].replace("_", "-")
         state.task(task, "RUNNING")
         print(f"{task}: started", flush=True)
-        with subprocess.Popen(
-            full_command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, **(env_vars or {})},
-        ) as process:
+        with (
+            termination.during_step(),
+            subprocess.Popen(
+                full_command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env={**os.environ, **(env_vars or {})},
+            ) as process,
+        ):
             for line in _without_executor_chatter(process.stdout or ()):
                 print(line, end="", flush=True)
         exit_codes[task] = process.returncode
@@ -219,11 +257,6 @@ def _without_executor_chatter(lines: Iterable[str]) -> Iterator[str]:
             in_dump = line.rstrip() != "}"
         else:
             yield line
-
-
-def _terminate(signum: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; the state still has to be written
-    raise Terminated
 
 
 def _now() -> str:
