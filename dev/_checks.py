@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
+import sys
+import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from _setup import PLANES, REPOSITORY, SKIP_VARIABLE
 from _setup import main as set_up
 
 # Where the tests of each plane lie; a plane's tests run in that plane's environment.
 TESTS = {
-    "data": ("tests/components",),
     "control": ("tests/provider", "tests/contract", "tests/dags", "tests/dev"),
+    "data": ("tests/components",),
 }
 NO_TESTS_COLLECTED = 5
 # The models of the tests are tiny: more threads, or threads that spin while they wait, only get in each other's way.
@@ -34,14 +39,16 @@ def test(arguments: list[str] | None = None) -> int:
         return code
     paths = [argument for argument in rest if _plane_of(argument)]
     others = [argument for argument in rest if argument not in paths]
-    codes = {}
-    for plane in [options.plane] if options.plane else list(TESTS):
-        chosen = [path for path in paths if _plane_of(path) == plane] if paths else _existing(plane)
-        if not chosen:
-            continue
-        print(f"== {PLANES[plane].title}: {' '.join(chosen)}", flush=True)
-        command = [PLANES[plane].python, "-m", "pytest", *chosen, *others]
-        codes[plane] = _run(command, **{**TORCH_ENVIRONMENT, **os.environ})
+    chosen = {
+        plane: [path for path in paths if _plane_of(path) == plane] if paths else _existing(plane)
+        for plane in ([options.plane] if options.plane else TESTS)
+    }
+    commands = {
+        plane: [PLANES[plane].python, "-m", "pytest", *places, *others]
+        for plane, places in chosen.items()
+        if places
+    }
+    codes = _side_by_side(commands) if not rest else {name: _test(name, commands[name]) for name in commands}
     failed = [plane for plane, code in codes.items() if code not in (0, NO_TESTS_COLLECTED)]
     if failed:
         print(f"FAILED: {', '.join(PLANES[plane].title for plane in failed)}")
@@ -54,6 +61,40 @@ def test(arguments: list[str] | None = None) -> int:
         print("FAILED: a plane has no tests")
         return NO_TESTS_COLLECTED
     return 0
+
+
+def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
+    """Test all planes at the same time: one waits a lot, for an Airflow, and the other computes.
+
+    The first one is heard as it goes, each other when those before it have ended.
+    """
+    first, *others = commands
+    with ExitStack() as files:
+        beside = {}
+        for plane in others:
+            output = files.enter_context(tempfile.TemporaryFile())
+            beside[plane] = _start(commands[plane], stdout=output, stderr=subprocess.STDOUT), output
+        codes = {first: _test(first, commands[first])}
+        for plane, (process, output) in beside.items():
+            codes[plane] = _wait(process)
+            _announce(plane)
+            output.seek(0)
+            shutil.copyfileobj(output, sys.stdout.buffer)
+            sys.stdout.flush()
+    return codes
+
+
+def _test(plane: str, command: list[Any]) -> int:
+    _announce(plane)
+    return _wait(_start(command))
+
+
+def _announce(plane: str) -> None:
+    print(f"== {PLANES[plane].title}", flush=True)
+
+
+def _start(command: list[Any], **streams: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=REPOSITORY, env=TORCH_ENVIRONMENT | os.environ, **streams)
 
 
 def check(arguments: list[str] | None = None) -> int:
@@ -91,8 +132,11 @@ def _ready() -> int:
     return 0 if os.environ.get(SKIP_VARIABLE) else set_up(["--quiet"])
 
 
-def _run(command: list[str | Path], **environment: str) -> int:
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | environment)
+def _run(command: list[str | Path]) -> int:
+    return _wait(subprocess.Popen(command, cwd=REPOSITORY))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
     while True:
         try:
             return process.wait()
