@@ -22,15 +22,25 @@ def unused_name(name: str, taken: Mapping[str, Any]) -> str:
     return candidate
 
 
-def component_key(ir: Mapping[str, Any]) -> str:
-    """Where ``kfp`` looks for the component that a file of this pipeline's name would hold."""
-    return f"comp-{ir['pipelineInfo']['name'].replace('.', '-')}"
+def component_key(name: str) -> str:
+    """Where ``kfp`` looks for the component that a file of a pipeline of this name would hold."""
+    return f"comp-{name.replace('.', '-')}"
+
+
+def name_apart(ir: Mapping[str, Any]) -> str:
+    """The pipeline's name, made unlike those of its components.
+
+    One named like a component is read back by ``kfp`` as that component, importers left out.
+    """
+    name: str = ir["pipelineInfo"]["name"]
+    while component_key(name) in ir["components"]:
+        name += "-run"
+    return name
 
 
 def rename_apart(ir: dict[str, Any]) -> None:
-    """A pipeline named like one of its components is read back by ``kfp`` as that component, importers left out."""
-    while component_key(ir) in ir["components"]:
-        ir["pipelineInfo"]["name"] += "-run"
+    """Give the pipeline a name unlike those of its components."""
+    ir["pipelineInfo"]["name"] = name_apart(ir)
 
 
 def set_caching(ir: dict[str, Any], enabled: bool) -> None:

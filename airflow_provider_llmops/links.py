@@ -8,7 +8,9 @@ from airflow.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
-    from airflow.sdk.types import TaskInstanceKey
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol, TaskInstanceKey
+
+RUN_URL = "run_url"
 
 
 class PipelineRunLink(BaseOperatorLink):
@@ -18,7 +20,17 @@ class PipelineRunLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """The address that the task pushed when it had submitted the run."""
-        return _pushed(ti_key, "run_url")
+        return _pushed(ti_key, RUN_URL)
+
+    def push(self, ti: RuntimeTaskInstanceProtocol, url: str) -> None:
+        """Make the address known while the task goes on.
+
+        :param ti: the task that made the run, or waits for it
+        :param url: the run's page
+        """
+        # Airflow fills a link in when the task ends; a run is looked at while it goes on.
+        for key in (RUN_URL, self.xcom_key):
+            ti.xcom_push(key=key, value=url)
 
 
 class ModelVersionLink(BaseOperatorLink):

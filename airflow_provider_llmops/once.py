@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -47,9 +47,27 @@ class Intent:
         stored: Any = context["task_state_store"].get(INTENT_KEY)
         return cls(**stored) if stored else None
 
+    @classmethod
+    def unfinished(cls, context: Context) -> Intent | None:
+        """The intent of the former attempt, if that died before it knew what came of it.
+
+        Its name is used again: under one name there is one run, whichever attempt's request comes first.
+        """
+        former = cls.load(context)
+        if former is None or former.run_id is not None or not former.is_of_this_cycle(context):
+            return None
+        return former
+
     def store(self, context: Context) -> None:
         """Write it down, where the next attempt finds it."""
         context["task_state_store"].set(INTENT_KEY, asdict(self))
+
+    def fulfil(self, context: Context, run_id: str) -> None:
+        """Write down what came of it: whatever takes the place of that run gets a name of its own.
+
+        :param run_id: the id that the run was given
+        """
+        replace(self, run_id=run_id).store(context)
 
     def is_of_this_cycle(self, context: Context) -> bool:
         """Whether the attempt at hand is a retry, not one after the task was cleared."""

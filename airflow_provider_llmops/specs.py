@@ -18,7 +18,14 @@ from importlib import resources
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
-from airflow_provider_llmops.ir import add_importer, component_key, drop_absent, rename_apart, set_caching
+from airflow_provider_llmops.ir import (
+    add_importer,
+    component_key,
+    drop_absent,
+    name_apart,
+    rename_apart,
+    set_caching,
+)
 from airflow_provider_llmops.spec_documents import check_json, parse_documents
 from airflow_provider_llmops.spec_files import read_source, shown
 
@@ -121,6 +128,11 @@ class PipelineSpec:
         declared = self.ir["root"].get("inputDefinitions", {})
         return {**declared.get("parameters", {}), **declared.get("artifacts", {})}
 
+    @property
+    def pipeline_name(self) -> str:
+        """The name that the pipeline has once it is bound."""
+        return name_apart(self.ir)
+
     def bind(self, arguments: Mapping[str, Any], *, caching: bool | None = None) -> BoundPipeline:
         """Check arguments and make the pipeline runnable from parameters alone.
 
@@ -165,7 +177,7 @@ class PipelineSpec:
 
     @property
     def _label(self) -> str:
-        is_component = component_key(self.ir) in self.ir["components"]
+        is_component = component_key(self.ir["pipelineInfo"]["name"]) in self.ir["components"]
         return f"{'Component' if is_component else 'Pipeline'} {self.name}"
 
     def _checked(self, name: str, value: Any, declared: Mapping[str, Any]) -> Any:

@@ -120,6 +120,15 @@ class PipelineBackend(Protocol):
         """Say in one line what was reached; raises if it cannot be used."""
 
 
+def step_changes(before: Mapping[str, str], run: Run) -> list[str]:
+    """A line for each step whose state has changed.
+
+    :param before: states of the steps at the last look
+    :param run: the run now
+    """
+    return [f"Step {name}: {state}" for name, state in sorted(run.tasks.items()) if before.get(name) != state]
+
+
 def parse_time(value: Any) -> datetime | None:
     """Read an ISO 8601 time; ``None`` stays ``None``."""
     return datetime.fromisoformat(value) if value else None

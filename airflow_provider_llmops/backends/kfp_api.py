@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 from tenacity import (
     RetryCallState,
+    Retrying,
     before_sleep_log,
     retry_if_exception_type,
     stop_before_delay,
 )
-from tenacity import Retrying as TenacityRetrying
 
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
@@ -88,12 +88,12 @@ def wait_before_retry(state: RetryCallState) -> float:
     return min(asked, MAX_RETRY_AFTER_SECONDS) + random.uniform(0, ceiling)  # noqa: S311 - not a secret
 
 
-def retrying(patience: float) -> TenacityRetrying:
+def retrying(patience: float) -> Retrying:
     """Try again while the server does not answer.
 
     :param patience: seconds within which the last error is raised
     """
-    return TenacityRetrying(
+    return Retrying(
         retry=retry_if_exception_type(ApiUnavailableError),
         wait=wait_before_retry,
         stop=stop_before_delay(patience),

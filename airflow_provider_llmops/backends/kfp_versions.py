@@ -32,7 +32,7 @@ class PipelineVersions:
         :param pipeline: what is to run
         :param labels: where the run comes from; what of it concerns the version is noted there
         """
-        name = pipeline.spec["pipelineInfo"]["name"]
+        name = pipeline.name
         text = json.dumps([pipeline.spec, pipeline.platform], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         settings = self._api.settings

@@ -154,9 +154,8 @@ class KubeflowPipelineBackend:
         try:
             self._api.call(self._api.runs.run_service_retry_run, run_id)
         except RefusedError:
-            if self.get(
-                run_id
-            ).state.is_terminal:  # or the answer to an earlier request was lost, and it goes on
+            # Unless the answer to an earlier request was lost, and it goes on.
+            if self.get(run_id).state.is_terminal:
                 raise
 
     def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,10 @@ def failed_pods(conn_id: str, *, namespace: str, run_id: str, lines: int) -> lis
         told = []
         for pod in sorted(pods, key=lambda pod: pod.metadata.creation_timestamp)[:MAX_PODS]:
             name = pod.metadata.name
-            # Unread, since the client turns what it has read into the text of a bytes literal.
             answer = api.read_namespaced_pod_log(
                 name, namespace, container=STEP_CONTAINER, tail_lines=lines, _preload_content=False
             )
-            text = answer.data.decode("utf-8", errors="replace")
-            told += [f"Last lines of pod {name}:", *(f"  {line}" for line in text.splitlines())]
+            told += last_lines(name, answer)
         return told or [f"(No failed pod of run {run_id} is left in namespace {namespace}.)"]
     except Exception as error:
         log.debug("Reading pods of run %s failed", run_id, exc_info=True)
@@ -50,3 +49,14 @@ def failed_pods(conn_id: str, *, namespace: str, run_id: str, lines: int) -> lis
         return [
             f"(The log of the failed pods cannot be read through {conn_id!r}: {type(error).__name__}: {reason})"
         ]
+
+
+def last_lines(pod: str, answer: Any) -> list[str]:
+    """The end of a pod's log as it is shown in the task's.
+
+    :param pod: its name
+    :param answer: what the client got with ``_preload_content=False``; what it reads by itself it turns into the text of a
+        bytes literal
+    """
+    text = answer.data.decode("utf-8", errors="replace")
+    return [f"Last lines of pod {pod}:", *(f"  {line}" for line in text.splitlines())]

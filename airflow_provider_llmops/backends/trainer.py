@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from airflow_provider_llmops.backends.kfp_api import retrying
+from airflow_provider_llmops.backends.pods import MAX_PODS, last_lines
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -33,7 +34,6 @@ JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"
 CONTAINER = "node"  # the webhook of Kubeflow Trainer wants the trainer's container to be called so
 PATIENCE_SECONDS = 300.0
 ANSWER_SECONDS = 30.0
-MAX_PODS = 3
 MAX_SHOWN_CHARACTERS = 300
 _DEADLINE_REASON = "DeadlineExceeded"
 # Why a container does not start; that it is being made, or waits before its next start, is nothing to tell.
@@ -226,14 +226,13 @@ class TrainJobs:
             container=CONTAINER,
             previous=trouble.was_restarted,
             tail_lines=lines,
-            _preload_content=False,  # the client turns what it has read into the text of a bytes literal
+            _preload_content=False,
         )
         try:
             answer = self._ask(f"read the log of pod {namespace}/{trouble.pod}", call, patience=0.0)
         except LLMOpsError as error:
             return [f"({error})"]
-        text = answer.data.decode("utf-8", errors="replace")
-        return [f"Last lines of pod {trouble.pod}:", *(f"  {line}" for line in text.splitlines())]
+        return last_lines(trouble.pod, answer)
 
     def _ask(self, what: str, call: Callable[..., Any], patience: float = PATIENCE_SECONDS) -> Any:
         """Ask the API server, again while it does not answer. A repeated request is harmless: names are unique."""

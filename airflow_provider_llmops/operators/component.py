@@ -86,4 +86,5 @@ class ComponentOperator(PipelineRunOperator):
 
     def _place(self) -> tuple[str, str]:
         """Names of the pipeline and of its step, below which the outputs lie."""
-        return self.bind().name, next(iter(self.spec().ir["root"]["dag"]["tasks"]))
+        spec = self.spec()
+        return spec.pipeline_name, next(iter(spec.ir["root"]["dag"]["tasks"]))

@@ -10,7 +10,6 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_provider_llmops.backends.base import Run, RunRequest
+from airflow_provider_llmops.backends.base import Run, RunRequest, step_changes
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     InvalidInputError,
@@ -134,15 +133,13 @@ class PipelineRunOperator(BaseOperator):
             raise ConfigurationError(
                 f"reuse must be one of {', '.join(get_args(Reuse))}; task {self.task_id} has {self.reuse!r}."
             )
-        run_id = self._run_id = self._reconnect(context) or self._reusable(context) or self._submit(context)
+        run_id = self._run_id = self._reconnect(context) or self._submit(context)
         backend = self.hook.backend
         if url := backend.run_url(run_id):
-            # Airflow fills a link in when the task ends; a run is looked at while it goes on.
-            for key in ("run_url", PipelineRunLink().xcom_key):
-                context["ti"].xcom_push(key=key, value=url)
+            PipelineRunLink().push(context["ti"], url)
             self.log.info("Run page: %s", url)
-        timeouts = [limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None]
-        deadline = time.time() + min(timeouts).total_seconds() if timeouts else None
+        limit = self._time_limit
+        deadline = None if limit is None else time.time() + limit.total_seconds()
         interval = backend.poll_interval if self.poll_interval is None else self.poll_interval
         if not self.deferrable:
             return self._wait(context, run_id, interval, deadline)
@@ -192,17 +189,27 @@ class PipelineRunOperator(BaseOperator):
         thread.join(timeout=2.0)
         return next((run.run_id for run in found if run), None)
 
+    @property
+    def _time_limit(self) -> timedelta | None:
+        """The shorter one of the limits that the task has."""
+        return min(
+            (limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None), default=None
+        )
+
     def _submit(self, context: Context) -> str:
+        """An earlier run whose result can be taken, or a new one."""
         pipeline = self._with_settings(self.bind())
-        former = Intent.load(context)
-        # The former attempt died while it submitted and left no run, or none yet: the same name keeps it at one.
-        again = former is not None and former.run_id is None and former.is_of_this_cycle(context)
-        name = former.name if former and again else self._display_name(context, uuid.uuid4().hex)
+        fingerprint = self._fingerprint(pipeline)
+        return self._reusable(context, fingerprint) or self._start(context, pipeline, fingerprint)
+
+    def _start(self, context: Context, pipeline: BoundPipeline, fingerprint: str) -> str:
+        former = Intent.unfinished(context)
+        name = former.name if former else self._display_name(context, uuid.uuid4().hex)
         request = RunRequest(
             display_name=name,
             pipeline=pipeline,
             version=self.version(),
-            labels={**origin_of(context), **self.labels(), "fingerprint": self._fingerprint(pipeline)},
+            labels={**origin_of(context), **self.labels(), "fingerprint": fingerprint},
             environment=self.environment(),
         )
         # The intent is stored first: if this worker dies at any later instant, the name leads to the run.
@@ -211,9 +218,9 @@ class PipelineRunOperator(BaseOperator):
         self._submitting = name
         run_id = self._run_id = self.hook.submit(request)
         self._submitting = None
-        if again and (oldest := self.hook.backend.find(name)):
+        if former and (oldest := self.hook.backend.find(name)):
             run_id = self._run_id = oldest.run_id
-        replace(intent, run_id=run_id).store(context)
+        intent.fulfil(context, run_id)
         self.log.info("Submitted run %s (%s)", run_id, name)
         return run_id
 
@@ -238,8 +245,7 @@ class PipelineRunOperator(BaseOperator):
                 self.log.info("Task was cleared: cancelling its former run %s", run.run_id)
                 self.hook.cancel(run.run_id)
             return None
-        # With its id, the intent is fulfilled: a run that takes the place of this one gets a name of its own.
-        replace(intent, run_id=run.run_id).store(context)
+        intent.fulfil(context, run.run_id)
         if run.state.is_canceled or (run.state.is_terminal and not run.state.is_successful):
             return self._replace(run)
         self.log.info("Reconnected to run %s (%s), which is %s", run.run_id, run.display_name, run.state)
@@ -250,13 +256,12 @@ class PipelineRunOperator(BaseOperator):
         self.log.info("Run %s of the previous attempt is %s: starting a new one", run.run_id, run.state)
         return None
 
-    def _reusable(self, context: Context) -> str | None:
+    def _reusable(self, context: Context, fingerprint: str) -> str | None:
         """An earlier run with the same inputs and a result that can be read."""
         run_type = str(getattr(context.get("dag_run"), "run_type", ""))
-        if self.reuse == "never" or (self.reuse == "backfill" and not run_type.endswith("backfill")):
+        if not fingerprint or (self.reuse == "backfill" and not run_type.endswith("backfill")):
             return None
-        fingerprint = self._fingerprint(self._with_settings(self.bind()))
-        run = self.hook.backend.find_reusable(fingerprint) if fingerprint else None
+        run = self.hook.backend.find_reusable(fingerprint)
         if run is None:
             return None
         try:
@@ -272,7 +277,7 @@ class PipelineRunOperator(BaseOperator):
         """Raise :class:`ResultError` if the result of an earlier run cannot be taken."""
 
     def _fingerprint(self, pipeline: BoundPipeline) -> str:
-        """Short digest of everything that decides a run's result; empty if the digest of an input cannot be told."""
+        """Short digest of everything that decides a run's result; empty if it cannot be told, or nobody asks."""
         if self.reuse == "never":
             return ""
         parameters = dict(pipeline.parameters)
@@ -318,9 +323,8 @@ class PipelineRunOperator(BaseOperator):
         states: dict[str, str] = {}
         while True:
             run = self.hook.get_run(run_id)
-            for name, state in sorted(run.tasks.items()):
-                if states.get(name) != state:
-                    self.log.info("Step %s: %s", name, state)
+            for line in step_changes(states, run):
+                self.log.info("%s", line)
             states = dict(run.tasks)
             offset = self._log_from(run_id, offset)
             if run.state.is_terminal:
@@ -358,7 +362,7 @@ class PipelineRunOperator(BaseOperator):
         return offset
 
     def _timeout_message(self, run_id: str) -> str:
-        limit = min(limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None)
+        limit = self._time_limit or "its time"  # the DAG may have changed since
         return (
             f"Run {run_id} ({self.what}) took longer than {limit} and was cancelled. Raise run_timeout (or "
             "execution_timeout), or give it less to do."

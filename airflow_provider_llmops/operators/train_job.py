@@ -156,8 +156,8 @@ class TrainJobOperator(BaseOperator):
         self._context = context
         job = self._reconnect(context) or self._create(context)
         self._job = (job.namespace, job.name)
-        timeouts = [limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None]
-        deadline = time.time() + min(timeouts).total_seconds() if timeouts else None
+        limit = self._time_limit
+        deadline = None if limit is None else time.time() + limit.total_seconds()
         if not self.deferrable:
             return self._wait(context, job, deadline)
         from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
@@ -275,6 +275,13 @@ class TrainJobOperator(BaseOperator):
         )
 
     @property
+    def _time_limit(self) -> timedelta | None:
+        """The shorter one of the limits that the task has."""
+        return min(
+            (limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None), default=None
+        )
+
+    @property
     def _settings(self) -> StepSettings:
         return StepSettings.of(self.step_settings)
 
@@ -309,17 +316,15 @@ class TrainJobOperator(BaseOperator):
         return normal
 
     def _create(self, context: Context) -> TrainJob:
-        former = Intent.load(context)
-        # The former attempt died while it submitted: under the same name it is one TrainJob, whoever comes first.
-        again = former is not None and former.run_id is None and former.is_of_this_cycle(context)
-        token = former.name if former is not None and again else uuid.uuid4().hex
+        former = Intent.unfinished(context)
+        token = former.name if former else uuid.uuid4().hex
         manifest = self.manifest(context, token)
         self._job = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
         # Stored first: if this worker dies at any later instant, the token leads to the TrainJob.
         intent = Intent(name=token, cycle=cycle_of(context))
         intent.store(context)
         job = self.hook.backend.create(manifest)
-        Intent(name=token, cycle=intent.cycle, at=intent.at, run_id=job.uid).store(context)
+        intent.fulfil(context, job.uid)
         self.log.info("TrainJob %s/%s: %d node(s)", job.namespace, job.name, self.num_nodes)
         return job
 
@@ -346,7 +351,7 @@ class TrainJobOperator(BaseOperator):
             if intent.run_id:
                 self.log.warning("TrainJob %s/%s of the previous attempt is gone: making a new one", *place)
             return None
-        Intent(name=intent.name, cycle=intent.cycle, at=intent.at, run_id=job.uid).store(context)
+        intent.fulfil(context, job.uid)
         if job.state.is_canceled:
             self._wait_until_gone(*place)
             return None
@@ -399,8 +404,7 @@ class TrainJobOperator(BaseOperator):
             return self._outcome(context, job)
         if timed_out or (job is not None and job.timed_out):
             backend.delete(namespace, name)
-            limits = [limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None]
-            limit = min(limits, default="its time")  # the DAG may have changed since
+            limit = self._time_limit or "its time"  # the DAG may have changed since
             raise RunFailedError(
                 f"{what} took longer than {limit} and was stopped. A retry goes on from its checkpoints; raise run_timeout "
                 "(or execution_timeout), or give it less to do."

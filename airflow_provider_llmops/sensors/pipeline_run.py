@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
@@ -52,13 +53,10 @@ class PipelineRunSensor(BaseSensorOperator):
         """Look once, then wait where it was asked for."""
         backend = KubeflowPipelinesHook(self.kubeflow_conn_id).backend
         if url := backend.run_url(self.run_id):
-            for key in ("run_url", PipelineRunLink().xcom_key):
-                context["ti"].xcom_push(key=key, value=url)
+            PipelineRunLink().push(context["ti"], url)
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
-            from datetime import timedelta
-
             from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
             self.defer(

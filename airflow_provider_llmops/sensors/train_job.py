@@ -15,7 +15,7 @@ from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.trainer import TrainJobWatch
+    from airflow_provider_llmops.backends.trainer import TrainJobs, TrainJobWatch
 
 
 class TrainJobSensor(BaseSensorOperator):
@@ -49,11 +49,18 @@ class TrainJobSensor(BaseSensorOperator):
         self.deferrable = deferrable
 
     @cached_property
+    def _backend(self) -> TrainJobs:
+        return KubeflowTrainerHook(self.kubernetes_conn_id).backend
+
+    @property
+    def _namespace(self) -> str:
+        return self.namespace or self._backend.namespace
+
+    @cached_property
     def _watch(self) -> TrainJobWatch:
         from airflow_provider_llmops.backends.trainer import TrainJobWatch
 
-        backend = KubeflowTrainerHook(self.kubernetes_conn_id).backend
-        return TrainJobWatch(backend, self.namespace or backend.namespace, self.name, self.log)
+        return TrainJobWatch(self._backend, self._namespace, self.name, self.log)
 
     def execute(self, context: Context) -> Any:
         """Look once, then wait where it was asked for."""
@@ -65,8 +72,7 @@ class TrainJobSensor(BaseSensorOperator):
             self.defer(
                 trigger=TrainJobTrigger(
                     kubernetes_conn_id=self.kubernetes_conn_id,
-                    namespace=self.namespace
-                    or KubeflowTrainerHook(self.kubernetes_conn_id).backend.namespace,
+                    namespace=self._namespace,
                     name=self.name,
                     poll_interval=self.poke_interval,
                     stops_at_final_error=False,

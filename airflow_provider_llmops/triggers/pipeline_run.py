@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from airflow_provider_llmops.backends.base import step_changes
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.settle import settle
@@ -81,10 +82,10 @@ class PipelineRunTrigger(BaseEventTrigger):
         )
 
     def shared_stream_key(self) -> Hashable | None:
-        """What triggers that share one poll have in common."""
+        """The key of the poll that this trigger shares; ``None`` if it looks by itself."""
         if not self.in_one_stream:
             return None
-        return ("kubeflow", self.kubeflow_conn_id, self.poll_interval)
+        return _stream_key(self.kubeflow_conn_id, self.poll_interval)
 
     @classmethod
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
@@ -95,13 +96,13 @@ class PipelineRunTrigger(BaseEventTrigger):
         """
         from airflow_provider_llmops.triggers.run_stream import stream_of
 
-        key = ("kubeflow", kwargs["kubeflow_conn_id"], kwargs["poll_interval"])
+        conn_id, interval = kwargs["kubeflow_conn_id"], kwargs["poll_interval"]
 
         async def connect() -> Any:
-            backend = await KubeflowPipelinesHook(kwargs["kubeflow_conn_id"]).aget_backend()
+            backend = await KubeflowPipelinesHook(conn_id).aget_backend()
             return backend.impatient()  # type: ignore[attr-defined]
 
-        await stream_of(key, kwargs["poll_interval"]).poll(connect)
+        await stream_of(_stream_key(conn_id, interval), interval).poll(connect)
         yield
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
@@ -193,10 +194,6 @@ class PipelineRunTrigger(BaseEventTrigger):
         )
 
 
-def step_changes(before: dict[str, str], run: Run) -> list[str]:
-    """A line for each step whose state has changed.
-
-    :param before: states of the steps at the last look
-    :param run: the run now
-    """
-    return [f"Step {name}: {state}" for name, state in sorted(run.tasks.items()) if before.get(name) != state]
+def _stream_key(kubeflow_conn_id: str, poll_interval: float) -> tuple[str, str, float]:
+    """What triggers that share one poll have in common."""
+    return ("kubeflow", kubeflow_conn_id, poll_interval)

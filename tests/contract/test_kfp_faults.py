@@ -14,12 +14,12 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 
 import pytest
-from kfp_api import FakeKfpApi, LoginPage, Reset, Status, Timeout, Truncated
+from kfp_api import LoginPage, Reset, Status, Timeout, Truncated
 from kfp_api.connection import Answer
 from pipelines import two_steps
 from tls_front import TlsFront
 
-from airflow_provider_llmops.backends import kfp_api, kfp_versions
+from airflow_provider_llmops.backends import kfp_api
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
@@ -44,13 +44,6 @@ FAULTS = {
     "truncated": Truncated(),
     "truncated with its length": Truncated(length_matches=True),
 }
-
-
-@pytest.fixture
-def api():
-    kfp_versions._reference_cache.clear()
-    with FakeKfpApi() as api:
-        yield api
 
 
 @pytest.fixture

@@ -30,13 +30,6 @@ from airflow_provider_llmops.step_settings import apply_settings
 
 
 @pytest.fixture
-def api():
-    kfp_versions._reference_cache.clear()
-    with FakeKfpApi() as api:
-        yield api
-
-
-@pytest.fixture
 def settings(api, tmp_path):
     return KfpSettings(
         conn_id="kubeflow_default", endpoint=api.url, pipeline_root=f"file://{tmp_path}/root", patience=5.0

@@ -11,10 +11,10 @@ import shutil
 import time
 from types import SimpleNamespace
 
+from fresh_kfp_api import fresh_kfp_api
 from kfp_api import FakeKfpApi
 from planes import DATA_PYTHON
 
-from airflow_provider_llmops.backends import kfp_versions
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 from airflow_provider_llmops.backends.local import LocalPipelineBackend
@@ -86,10 +86,9 @@ def run_both_tasks(conn_id):
 
 
 def test_only_the_connection_differs(tmp_path, monkeypatch):
-    kfp_versions._reference_cache.clear()
     local = {"python": str(DATA_PYTHON), "root": str(tmp_path / "local")}
     monkeypatch.setenv("AIRFLOW_CONN_HERE", json.dumps({"conn_type": "kubeflow", "extra": local}))
-    with FakeKfpApi() as api:
+    with fresh_kfp_api() as api:
         cluster = {"pipeline_root": f"file://{tmp_path}/root", "image": "registry.example.com/llmops:1"}
         monkeypatch.setenv(
             "AIRFLOW_CONN_THERE", json.dumps({"conn_type": "kubeflow", "host": api.url, "extra": cluster})

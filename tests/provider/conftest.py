@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fresh_kfp_api import fresh_kfp_api
 from planes import DATA_PYTHON, REPO
 
 # Before Airflow is imported: it reads its configuration, and makes its home, at import.
@@ -60,6 +61,13 @@ def backend(root):
     yield backend
     for directory in (root / "runs").glob("[!.]*"):
         backend.cancel(directory.name)
+
+
+@pytest.fixture
+def api():
+    """A fake API server of Kubeflow Pipelines."""
+    with fresh_kfp_api() as api:
+        yield api
 
 
 class MemoryStore:

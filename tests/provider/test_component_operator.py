@@ -204,6 +204,13 @@ def test_deadline_holds_while_deferred_and_cancels_the_run(toy, context, backend
     assert backend.get(run_id).state.is_canceled
 
 
+def test_deadline_holds_although_the_dag_has_none_any_more(toy, context):
+    with pytest.raises(TaskDeferred) as deferred:
+        toy(seconds=60.0, run_timeout=timedelta(seconds=1)).execute(context)
+    with pytest.raises(RunFailedError, match="took longer than its time and was cancelled"):
+        resume(toy(), context, deferred.value)
+
+
 def test_deadline_holds_in_a_worker(toy, context, backend):
     with pytest.raises(RunFailedError, match="took longer than"):
         toy(seconds=60.0, deferrable=False, run_timeout=timedelta(seconds=1)).execute(context)

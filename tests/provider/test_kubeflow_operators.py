@@ -11,11 +11,9 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from attempts import retry
-from kfp_api import FakeKfpApi
 from kube_pods import FakePods
 from pipelines import two_steps
 
-from airflow_provider_llmops.backends import kfp_versions
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
@@ -23,13 +21,6 @@ from airflow_provider_llmops.operators.training import TrainSFTOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
-
-
-@pytest.fixture
-def api():
-    kfp_versions._reference_cache.clear()
-    with FakeKfpApi() as api:
-        yield api
 
 
 @pytest.fixture
@@ -417,6 +408,17 @@ def test_identical_run_is_reused_until_an_input_changes(api, component, context,
     assert execute(step_settings={"image": "other:1"})["run_id"] != first["run_id"]
     assert len(api.runs) == 4
     assert execute(reuse="never")["run_id"] not in list(api.runs)[:4]
+
+
+def test_inputs_are_read_once_and_not_again_to_reconnect(api, component, context, tmp_path, monkeypatch):
+    cluster(api, tmp_path, "echo", result=stage_result())
+    operator = reusing(component, tmp_path)
+    backend, read = operator.hook.backend, []
+    digest = backend.input_digest
+    monkeypatch.setattr(backend, "input_digest", lambda uri: read.append(uri) or digest(uri))
+    first = operator.execute(context)
+    assert operator.execute(retry(context)) == first
+    assert read == [f"file://{tmp_path}/data.jsonl"]
 
 
 def test_run_whose_artifacts_are_gone_is_not_reused(api, component, context, tmp_path):

@@ -31,12 +31,6 @@ RUNS = "/apis/v2beta1/runs$"
 TOKEN = "not-a-real-one"  # noqa: S105
 
 
-@pytest.fixture
-def api():
-    with FakeKfpApi() as api:
-        yield api
-
-
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch):
     monkeypatch.setattr(kfp_api, "FIRST_DELAY_SECONDS", 0.002)
