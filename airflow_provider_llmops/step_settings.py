@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
@@ -52,9 +53,7 @@ def apply_settings(
     by_step = settings_by_step(settings)
     writer = _Writer(pipeline, by_step)
     writer.check_names()
-    return BoundPipeline(
-        spec=writer.write(), parameters=pipeline.parameters, platform=writer.platform or None
-    )
+    return replace(pipeline, spec=writer.write(), platform=writer.platform or None)
 
 
 class _Writer:

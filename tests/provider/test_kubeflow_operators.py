@@ -410,6 +410,18 @@ def test_identical_run_is_reused_until_an_input_changes(api, component, context,
     assert execute(reuse="never")["run_id"] not in list(api.runs)[:4]
 
 
+def test_changed_input_is_seen_with_settings_for_the_steps_too(api, component, context, tmp_path):
+    def execute():
+        context["task_state_store"].values.clear()
+        return reusing(component, tmp_path, step_settings={"image": "other:1"}).execute(context)
+
+    cluster(api, tmp_path, "echo", result=stage_result())
+    first = execute()
+    assert execute() == first
+    (tmp_path / "data.jsonl").write_text("the same address")
+    assert execute()["run_id"] != first["run_id"]
+
+
 def test_inputs_are_read_once_and_not_again_to_reconnect(api, component, context, tmp_path, monkeypatch):
     cluster(api, tmp_path, "echo", result=stage_result())
     operator = reusing(component, tmp_path)
