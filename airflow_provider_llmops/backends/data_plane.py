@@ -69,9 +69,9 @@ class DataPlane:
     def environment(extra: Mapping[str, str]) -> dict[str, str]:
         """This process's environment without what belongs to Airflow alone, and with more variables.
 
-        :param extra: variables to add
+        :param extra: variables to add; they and the inherited ones win over the defaults
         """
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_PREFIXES)
         }
-        return {**inherited, **extra}
+        return {**_DEFAULTS, **inherited, **extra}

@@ -18,6 +18,7 @@ from planes import DATA_PYTHON, REPO
 
 from airflow_provider_llmops.backends import local
 from airflow_provider_llmops.backends.base import RunRequest
+from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.local import LocalPipelineBackend, _processes_of
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.states import RunState
@@ -210,6 +211,14 @@ def test_steps_do_not_see_airflows_secrets(backend, toy_spec, monkeypatch):
     assert "MLFLOW_TRACKING_TOKEN" in variables
     stored = [path for path in (backend._runs / run_id).rglob("*") if path.is_file()]
     assert [path for path in stored if b"hush" in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(("inherited", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_a_step_do_not_spin_unless_asked_to(inherited, expected, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if inherited:
+        monkeypatch.setenv("OMP_WAIT_POLICY", inherited)
+    assert DataPlane.environment({})["OMP_WAIT_POLICY"] == expected
 
 
 def test_runs_beyond_the_slots_wait_and_can_be_cancelled_while_they_do(backend, toy_spec):
