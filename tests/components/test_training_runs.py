@@ -6,6 +6,7 @@ Each is tested through train_sft, since all trainers are built, run and saved in
 from __future__ import annotations
 
 import json
+import logging
 import re
 import runpy
 import signal
@@ -115,6 +116,25 @@ def test_checkpoints_by_minutes_are_gone_on_from(tiny_model, sft_rows, tmp_path,
     report = train(tiny_model, sft_rows, tmp_path, **kept)
     assert report.details["resumed_from"] == "checkpoint-7"
     assert losses(log(tmp_path / "model")) == whole
+
+
+def test_run_that_goes_on_is_not_warned_of_its_own_settings(tiny_model, sft_rows, tmp_path, caplog):
+    kept = {"checkpoints": tmp_path / "checkpoints", "training_args": {"logging_steps": 0.25, "save_steps": 0.5}}
+
+    def crash(args):
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_model, sft_rows, tmp_path, callbacks=[At(8, crash)], **kept)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        report = train(tiny_model, sft_rows, tmp_path, **kept)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert report.details["resumed_from"] == "checkpoint-6"
+    assert [step for step, _ in losses(log(tmp_path / "model"))] == [1, 3, 6, 9, 12]
+    assert [record.message for record in caplog.records if "do not match" in record.message] == []
 
 
 def test_out_of_memory_halves_the_batch_and_leaves_losses_and_provenance(

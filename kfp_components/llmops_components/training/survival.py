@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import signal
 import statistics
 import threading
@@ -54,10 +55,20 @@ def run_training(
     keeps = Checkpointing(save_minutes)
     trainer.add_callback(LossGuard.from_setting(loss_guard))
     trainer.add_callback(keeps)
+    if resume_from:
+        _count_as_before(trainer.args, resume_from)
     with keeps.catching_sigterm():
         trainer.train(resume_from_checkpoint=resume_from)
     if keeps.stopped_at is not None:
         raise TrainingInterrupted(keeps.describe(trainer.state))
+
+
+def _count_as_before(args: TrainingArguments, checkpoint: str) -> None:
+    """Steps given as a fraction of the run become the number that they were; Transformers compares and would warn."""
+    before = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        if 0 < (getattr(args, name) or 0) < 1:
+            setattr(args, name, getattr(before, name))
 
 
 class Checkpointing(TrainerCallback):
