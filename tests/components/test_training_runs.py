@@ -119,7 +119,10 @@ def test_checkpoints_by_minutes_are_gone_on_from(tiny_model, sft_rows, tmp_path,
 
 
 def test_run_that_goes_on_is_not_warned_of_its_own_settings(tiny_model, sft_rows, tmp_path, caplog):
-    kept = {"checkpoints": tmp_path / "checkpoints", "training_args": {"logging_steps": 0.25, "save_steps": 0.5}}
+    kept = {
+        "checkpoints": tmp_path / "checkpoints",
+        "training_args": {"logging_steps": 0.25, "save_steps": 0.5},
+    }
 
     def crash(args):
         raise RuntimeError("power cut")

@@ -1,8 +1,8 @@
-"""Logits only where there are labels, on every device.
+"""Logits only where there are labels, on a CPU too.
 
 A prompt has no labels, and padding has none, yet away from CUDA and XPU TRL 1.16 multiplies all their positions with the
 whole vocabulary (``trl/trainer/utils.py``, ``add_fused_lm_head``): with short answers to long prompts that is more than
-half of a training step on a CPU. It does so for Neuron, which compiles anew for every number of positions; a CPU does
+half of a training step on a CPU. It does so for devices that compile anew for every number of positions; a CPU does
 not. The loss is the same, since TRL masks those positions out of it in any case.
 """
 
@@ -23,7 +23,7 @@ _MODULES = ("trl.trainer.utils", "trl.trainer.distillation_trainer")
 
 
 def _takes_any_shape(device: torch.device) -> bool:
-    return device.type != "neuron"
+    return device.type in ("cpu", "cuda", "xpu")
 
 
 @contextmanager

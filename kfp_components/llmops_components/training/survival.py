@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import signal
 import statistics
 import threading
@@ -18,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -65,7 +65,7 @@ def run_training(
 
 def _count_as_before(args: TrainingArguments, checkpoint: str) -> None:
     """Steps given as a fraction of the run become the number that they were; Transformers compares and would warn."""
-    before = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+    before = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
     for name in ("logging_steps", "eval_steps", "save_steps"):
         if 0 < (getattr(args, name) or 0) < 1:
             setattr(args, name, getattr(before, name))
