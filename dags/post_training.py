@@ -119,7 +119,7 @@ params = {
         section="Training",
     ),
     "preference_learning_rate": Param(
-        1e-4,
+        5e-4,
         type="number",
         exclusiveMinimum=0,
         maximum=1,
