@@ -86,7 +86,7 @@ def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
 
 def _test(plane: str, command: list[Any]) -> int:
     _announce(plane)
-    return _wait(_start(command))
+    return _run(command)
 
 
 def _announce(plane: str) -> None:
@@ -132,8 +132,8 @@ def _ready() -> int:
     return 0 if os.environ.get(SKIP_VARIABLE) else set_up(["--quiet"])
 
 
-def _run(command: list[str | Path]) -> int:
-    return _wait(subprocess.Popen(command, cwd=REPOSITORY))
+def _run(command: list[Any]) -> int:
+    return _wait(_start(command))
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -29,11 +29,11 @@ def toy(
     from llmops_components.stage import run_stage
 
     def work() -> StageReport:
-        print(f"working on {text}", flush=True)
-        deadline = time.monotonic() + seconds
         asked = []
         if ending == "save":  # as a training does: the step under way is finished, then saved
             signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+        print(f"working on {text}", flush=True)
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(0.05)
         if asked:

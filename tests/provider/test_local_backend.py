@@ -168,7 +168,7 @@ def test_step_that_saves_when_it_is_stopped_has_the_time_and_is_heard(backend, t
 def test_step_that_saves_has_it_too_when_only_the_run_is_terminated(backend, toy_spec):
     run_id = backend.submit(request(toy_spec, seconds=2.0, ending="save"))
     working(backend, run_id)
-    directory = Path(backend._directory(run_id))
+    directory = backend._runs / run_id
     os.kill(json.loads((directory / "state.json").read_text())["pid"], signal.SIGTERM)
 
     run = finished(backend, run_id)
@@ -184,7 +184,7 @@ def test_step_that_does_not_end_is_killed_after_the_grace(backend, toy_spec):
 
     assert time.monotonic() - started < 10
     assert backend.get(run_id).state is RunState.CANCELED
-    assert _processes_of(backend._directory(run_id)) == []
+    assert _processes_of(backend._runs / run_id) == []
 
 
 def test_cancel_of_a_finished_run_changes_nothing(backend, toy_spec):
