@@ -38,6 +38,8 @@ MARK = "LLMOPS_STACK"
 USERNAME = "admin"
 START_TIMEOUT_SECONDS = 120.0
 STOP_GRACE_SECONDS = 3.0
+# SQLite's own patience of 5 s is short where two cores train a model: what waits longer is refused as an error.
+DATABASE_PATIENCE_SECONDS = 60
 AIRFLOW_ROLES = ("api-server", "scheduler", "dag-processor", "triggerer")
 # Names whose values would redirect a process of the stack to some other installation.
 _FOREIGN_SETTINGS = ("AIRFLOW_", "_AIRFLOW", "MLFLOW_", "_MLFLOW")
@@ -172,6 +174,7 @@ class Stack:
         self.airflow_home = self.directory / "airflow"
         self.logs = self.directory / "logs"
         self.root = self.directory / "llmops"
+        self.database = self.airflow_home / "airflow.db"
         self.state_file = self.directory / "stack.json"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.timings: dict[str, float] = {}
@@ -369,6 +372,9 @@ class Stack:
                 "simple_auth_manager_users": f"{USERNAME}:admin",
                 "test_connection": "Enabled",
             },
+            "database": {
+                "sql_alchemy_conn": f"sqlite:///{self.database}?timeout={DATABASE_PATIENCE_SECONDS}"
+            },
             "api": {
                 "host": "127.0.0.1",
                 "port": port,
@@ -480,7 +486,7 @@ class AirflowApi:
     """
 
     def __init__(self, url: str, username: str, password: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=DATABASE_PATIENCE_SECONDS + 30, trust_env=False)
         answer = self._http.post("/auth/token", json={"username": username, "password": password})
         answer.raise_for_status()
         self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+import time
+from contextlib import closing
+
 from _stack import marked_processes
 from airflow_stack import RealAirflow
 
@@ -88,3 +93,22 @@ def _kill(airflow: RealAirflow, run_id: str) -> bool:
     except LookupError:
         return False
     return True
+
+
+def test_database_that_is_busy_for_longer_than_sqlite_waits_by_itself_refuses_nothing(
+    real_airflow: RealAirflow,
+) -> None:
+    real_airflow.add_dag("waits", WAIT_DAG)
+    started = time.monotonic()
+    with closing(
+        sqlite3.connect(real_airflow.stack.database, isolation_level=None, check_same_thread=False)
+    ) as busy:
+        busy.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(8, busy.rollback)
+        release.start()
+        try:
+            run_id = real_airflow.api.trigger("waits", {"seconds": 1})
+        finally:
+            release.join()
+    assert time.monotonic() - started > 8
+    assert real_airflow.wait("waits", run_id) == "success"
