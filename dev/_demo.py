@@ -38,6 +38,8 @@ MARKS = {
     "running": "[cyan]▶[/]",
     "deferred": "[cyan]▶[/]",
 }
+# What a task says when it is over; one that has failed keeps its last line.
+FINAL_LINES = {"success": "", "skipped": "belongs to another method"}
 QUESTION_LABELS = {
     "question": "Question",
     "reference": "Wanted",
@@ -104,8 +106,8 @@ class Progress:
             if task.state in WORKING_STATES:
                 entries = self.api.log_entries(self.dag_id, self.run_id, task.task_id, task.try_number)
                 task.line = _latest(entries) or task.line
-            elif task.state == "success":
-                task.line = ""
+            elif task.state in FINAL_LINES:
+                task.line = FINAL_LINES[task.state]
             if not console.is_terminal:
                 self._say(task, changed)
 
@@ -156,8 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"Airflow and MLflow are up after {stack.timings['healthy']:.0f} s.\n{addresses(stack)}\n")
             _run(stack, options, outcome)
             outcome.seconds["total"] = time.monotonic() - began
-            _report(stack, outcome)
             keep = options.keep
+            _report(stack, outcome, keep)
         except (StackError, httpx.HTTPError) as error:
             print(f"dev/demo: {error}", file=sys.stderr)
             outcome.errors["stack"] = {"message": str(error), "log": str(stack.logs)}
@@ -177,10 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"Endpoint  {outcome.endpoint}")
         print(f"Stop it with {stop_command(stack)}.")
     else:
-        print(
-            f"\nEverything is stopped. The files stay in {stack.directory} (dev/demo --keep leaves all running;"
-        )
-        print(f"dev/down --delete {stack.directory.name} deletes them).")
+        name = stack.directory.name
+        print(f"\nEverything is stopped, and the files stay in {stack.directory}.")
+        print(f"dev/up {name} shows this run in Airflow and MLflow again; dev/down --delete {name} deletes it.")
     return 0 if outcome.succeeded else 1
 
 
@@ -344,7 +345,7 @@ def _ask(endpoint: str, messages: list[dict[str, str]]) -> str:
     return str(answer["choices"][0]["message"]["content"])
 
 
-def _report(stack: Stack, outcome: Outcome) -> None:
+def _report(stack: Stack, outcome: Outcome, keep: bool) -> None:
     print()
     if not outcome.succeeded:
         print("The run failed.")
@@ -370,7 +371,8 @@ def _report(stack: Stack, outcome: Outcome) -> None:
         facts = "{name} version {version}, alias {alias}".format_map(outcome.model)
         print(f"{'Model':10} {facts}  {_page(outcome.model)}".rstrip())
     if outcome.endpoint:
-        print(f"{'Endpoint':10} {outcome.endpoint}/openai/v1")
+        until = "" if keep else "  until now; dev/demo --keep leaves it up"
+        print(f"{'Endpoint':10} {outcome.endpoint}/openai/v1{until}")
     for name, path in {**outcome.files, "Logs": str(stack.airflow_home / "logs")}.items():
         print(f"{name:10} {path}")
     times = ", ".join(

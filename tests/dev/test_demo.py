@@ -67,7 +67,7 @@ def test_without_a_terminal_each_change_is_one_line(capsys: pytest.CaptureFixtur
 def test_table_lists_tasks_in_the_order_they_run_with_the_latest_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    states: dict[str, str | None] = {"prepare": "success", "train": "deferred", "report": None}
+    states: dict[str, str | None] = {"prepare": "success", "train": "deferred", "report": "skipped"}
     progress = Progress(FakeApi([states]), "dag", "run")  # type: ignore[arg-type]
     progress.update()
     console = _demo.Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
@@ -75,7 +75,7 @@ def test_table_lists_tasks_in_the_order_they_run_with_the_latest_step(
     assert [line.rstrip() for line in console.export_text().splitlines()[:3]] == [
         "✓  prepare     2.5 s",
         "▶  train       2.5 s  step 3/40  loss 1.250",
-        "·  report      2.5 s",
+        "-  report      2.5 s  belongs to another method",
     ]
 
 
