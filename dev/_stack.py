@@ -40,6 +40,7 @@ START_TIMEOUT_SECONDS = 120.0
 STOP_GRACE_SECONDS = 3.0
 # SQLite's own patience of 5 s is short where two cores train a model: what waits longer is refused as an error.
 DATABASE_PATIENCE_SECONDS = 60
+DATABASE_ATTEMPTS = 3
 AIRFLOW_ROLES = ("api-server", "scheduler", "dag-processor", "triggerer")
 # Names whose values would redirect a process of the stack to some other installation.
 _FOREIGN_SETTINGS = ("AIRFLOW_", "_AIRFLOW", "MLFLOW_", "_MLFLOW")
@@ -381,6 +382,7 @@ class Stack:
                 "base_url": self.airflow_url,
                 "secret_key": self.state["secret_key"],
                 "workers": "1",
+                "expose_stacktrace": "True",  # to the only user there is
                 "instance_name": f"LLMOps ({self.directory.name})",
             },
             "api_auth": {"jwt_secret": self.state["jwt_secret"]},
@@ -497,9 +499,15 @@ class AirflowApi:
         :raises StackError: with the server's own words when it refuses.
         """
         answer = self._http.request(method, f"/api/v2{path}", **options)
+        for _ in range(DATABASE_ATTEMPTS - 1):
+            if not (answer.status_code == 500 and "Database error" in answer.text):
+                break
+            # Two processes have changed the same rows; SQLite has taken back all that this request did.
+            time.sleep(1)
+            answer = self._http.request(method, f"/api/v2{path}", **options)
         if answer.is_error:
             raise StackError(
-                f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:500]}"
+                f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:2000]}"
             )
         return answer.json() if answer.content else None
 

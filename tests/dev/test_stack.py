@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import _stack
 import _updown
+import httpx
 import psutil
 import pytest
-from _stack import Stack, StackError, free_ports, marked_processes, stop_processes
+from _stack import AirflowApi, Stack, StackError, free_ports, marked_processes, stop_processes
 
 DETACHED_CHILD = """
 import signal, subprocess, sys, time
@@ -198,6 +200,32 @@ def test_down_stops_what_is_there_and_says_when_nothing_is(
     assert [path.name for path in tmp_path.iterdir()] == ["default"]
 
 
+@pytest.mark.parametrize(("failures", "is_answered"), [(0, True), (2, True), (3, False)])
+def test_request_that_the_database_took_back_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch, failures: int, is_answered: bool
+) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": "token"})
+        asked.append(request)
+        if len(asked) <= failures:
+            return httpx.Response(500, json={"detail": {"reason": "Database error"}})
+        return httpx.Response(200, json={"state": "success"})
+
+    client = partial(httpx.Client, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(_stack.httpx, "Client", client)
+    monkeypatch.setattr(_stack.time, "sleep", lambda seconds: None)
+    api = AirflowApi("http://127.0.0.1:1", "admin", "password")
+    if is_answered:
+        assert api.dag_run("dag", "run") == {"state": "success"}
+        assert len(asked) == failures + 1
+    else:
+        with pytest.raises(StackError, match=r"with 500: .*Database error"):
+            api.dag_run("dag", "run")
+
+
 @pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "", ".hidden"])
 def test_down_refuses_names_that_are_paths(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -243,6 +271,7 @@ def test_interrupted_demo_leaves_no_process(tmp_path: Path, moment: str, number:
     healthy = moment == "running"
     script = f"""
 import sys; sys.path.insert(0, {str(Path(_stack.__file__).parent)!r})
+from functools import partial
 from pathlib import Path
 import _stack, _demo, time
 _stack.CONTROL_PYTHON = _stack.DATA_PYTHON = Path({str(stand_in)!r})
