@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Not the process's number: on a shared volume those of two containers are often the same.
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     aside.write_text(json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n", encoding="utf-8")
     aside.replace(target)

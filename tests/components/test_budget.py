@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from llmops_components.errors import SettingError
-from llmops_components.training.budget import BudgetCallback
+from llmops_components.training.budget import BudgetCallback, best_step
 from llmops_components.training.survival import run_training
 from tiny_training import losses, newest_checkpoint, sft_trainer
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 SAVES = {"save_strategy": "steps", "save_steps": 100, "save_total_limit": 1}
 
@@ -63,6 +63,44 @@ def test_minutes_go_on_counting_after_a_resume_and_the_limit_can_be_raised(tiny_
 
     assert budget.report()["steps"] == 10
     assert budget.report()["used"]["minutes"] == 5.0
+
+
+def test_run_that_was_stopped_makes_no_other_step_until_the_limit_is_raised(tiny_model, tmp_path, clock):
+    budgets = [BudgetCallback(max_minutes=3) for _ in range(2)]
+    for budget in budgets:
+        trainer = sft_trainer(tiny_model, tmp_path, callbacks=[clock, budget], **SAVES)
+        run_training(trainer, newest_checkpoint(tmp_path))
+
+    assert budgets[0].report() == budgets[1].report()
+    assert budgets[1].finding().startswith("Stopped by max_minutes=3 after step 6 of 20")
+
+
+def test_attempt_that_failed_counts(tiny_model, tmp_path, clock):
+    class FailsOnce(TrainerCallback):
+        failed = False
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4 and not self.failed:
+                self.failed = True
+                raise MemoryError
+
+    budget, fails = BudgetCallback(max_minutes=5), FailsOnce()
+    with pytest.raises(MemoryError):
+        run_training(sft_trainer(tiny_model, tmp_path, callbacks=[clock, fails, budget]))
+    run_training(sft_trainer(tiny_model, tmp_path, callbacks=[clock, fails, budget]))
+
+    assert budget.report()["steps"] == 6  # four of the ten half minutes went to the first attempt
+    assert budget.report()["used"]["minutes"] == 5.0
+
+
+def test_kept_step_is_that_of_a_checkpoint_and_not_of_a_better_evaluation(tmp_path):
+    args = TrainingArguments(
+        str(tmp_path), load_best_model_at_end=True, eval_strategy="steps", eval_steps=10, save_steps=20
+    )
+    state = TrainerState(best_model_checkpoint=str(tmp_path / "checkpoint-20"), best_global_step=30)
+    assert best_step(args, state) == 20
+    state.best_model_checkpoint = None
+    assert best_step(args, state) is None
 
 
 def test_checkpoint_made_without_a_budget_can_be_gone_on_with(tiny_model, tmp_path, clock):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from llmops_components.errors import (
 )
 from llmops_components.results import digest_of
 from llmops_components.training import launch
+from safetensors.torch import load_file
 from tiny_training import sft_trainer
 
 FAKES = Path(tiny_training.__file__).parent
@@ -72,6 +74,7 @@ def trace(model: Path) -> list[tuple[int, float]]:
     return tiny_training.losses(json.loads((model / "training_log.json").read_text()))
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 EXACT = {"bf16": False, "logging_steps": 1, "learning_rate": 1e-2, "max_steps": 8}
 
 
@@ -122,6 +125,64 @@ def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tiny_model, s
         "digest": digest,
         "bytes": size,
     }
+
+
+@pytest.mark.parametrize("peft_args", [None, {"peft_type": None}], ids=["lora", "full"])
+def test_model_spread_by_fsdp2_is_trained_saved_and_gone_on_with(tiny_model, sft_rows, tmp_path, peft_args):
+    settings = EXACT | {
+        "save_steps": 4,
+        "save_total_limit": 9,
+        "learning_rate": 1e-2 if peft_args is None else 1e-3,
+    }
+    options = {"model_args": {"dtype": "float32"}, "peft_args": peft_args}
+    one, spread = tmp_path / "one", tmp_path / "spread"
+    launch.run(
+        request_file(
+            tmp_path / "one.json",
+            tiny_model,
+            sft_rows,
+            one,
+            training_args=settings | {"per_device_train_batch_size": 4},
+            arguments=options | {"checkpoints": str(tmp_path / "one-checkpoints")},
+        )
+    )
+    request = request_file(
+        tmp_path / "spread.json",
+        tiny_model,
+        sft_rows,
+        spread,
+        training_args=settings | {"per_device_train_batch_size": 2},
+        arguments=options | {"checkpoints": str(tmp_path / "checkpoints")},
+        preset="fsdp2",
+    )
+
+    def train() -> str:
+        shutil.rmtree(spread, ignore_errors=True)
+        command = [*TORCHRUN, "-m", "fsdp_on_cpu", str(request)]
+        environment = {**os.environ, "PYTHONPATH": str(FAKES)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def weights() -> dict:
+        return load_file(spread / "model" / "model.safetensors")
+
+    assert "model_wrapped FSDP" in train()
+    assert [loss for _, loss in trace(spread / "model")] == pytest.approx(
+        [loss for _, loss in trace(one / "model")], abs=1e-4
+    )
+    whole = weights()
+    expected = load_file(one / "model" / "model.safetensors")
+    assert whole.keys() == expected.keys()
+    assert all(weight.shape == expected[name].shape for name, weight in whole.items())
+    assert all(weight.allclose(expected[name], atol=1e-4) for name, weight in whole.items())
+    assert (spread / "adapter").exists() == (peft_args is None)
+
+    if peft_args is not None:
+        return  # a launch takes its time, and going on is the same
+    shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-8")
+    assert "going on from" in train()
+    assert all(weight.equal(whole[name]) for name, weight in weights().items())
 
 
 def test_error_of_a_process_is_the_error_of_the_launcher(tiny_model, tmp_path):

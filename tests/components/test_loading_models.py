@@ -100,6 +100,40 @@ def test_model_that_was_spread_over_processes_is_put_together_again(
         assert digest_of(weights[0]) == digest_of(weights[1])
 
 
+def test_model_that_zero3_had_spread_is_put_together_in_one_process(
+    tiny_model, sft_rows, tmp_path, monkeypatch
+):
+    from transformers.integrations import deepspeed
+
+    class Zero3:
+        """What Transformers asks whether the models that it loads are to be spread, by DeepSpeed."""
+
+        def is_zero3(self) -> bool:
+            return True
+
+    def spread(trainer) -> bool:
+        save = trainer.save_model
+
+        def save_model(directory: str) -> None:
+            save(directory)
+            trainer.is_deepspeed_enabled = True
+            monkeypatch.setattr(deepspeed, "_hf_deepspeed_config_weak_ref", Zero3)
+
+        trainer.save_model = save_model
+        return True
+
+    monkeypatch.setattr(driver, "_is_sharded", spread)
+    train_sft(
+        sft_rows,
+        tiny_model,
+        tmp_path / "model",
+        tmp_path / "adapter",
+        training_args=SETTINGS,
+        model_args=FLOAT32,
+    )
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
 def test_adapter_of_quantized_weights_is_merged_into_the_original_ones(tiny_model, sft_rows, tmp_path):
     class Quantized(TrainerCallback):
         """What a model with 4-bit weights says of itself."""

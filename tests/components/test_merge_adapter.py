@@ -132,3 +132,42 @@ def test_settings_are_checked(tiny_model, trained, tmp_path):
     (tmp_path / "model" / "precious").write_text("x")
     with pytest.raises(SettingError, match="is not an empty directory"):
         merge_adapter(tiny_model, trained / "adapter", tmp_path / "model")
+
+
+def test_adapter_brings_the_tokens_and_the_template_that_it_was_trained_with(tiny_model, tmp_path):
+    import torch
+    from tiny_model import colour_rows
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
+    base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
+    base.config.tie_word_embeddings = False  # TRL cannot train added tokens of a model in which they are tied
+    base.save_pretrained(tmp_path / "base")
+    other = AutoTokenizer.from_pretrained(tiny_model)
+    other.save_pretrained(tmp_path / "base")
+    other.chat_template = other.chat_template.replace("im_start", "begin").replace("im_end", "end")
+    other.add_special_tokens({"additional_special_tokens": ["<|begin|>", "<|end|>"], "eos_token": "<|end|>"})
+    other.save_pretrained(tmp_path / "other")
+    train_sft(
+        write_rows(tmp_path / "rows.jsonl", colour_rows(8)),
+        tmp_path / "base",
+        tmp_path / "model",
+        tmp_path / "adapter",
+        training_args=SETTINGS | {"chat_template_path": str(tmp_path / "other")},
+        model_args=FLOAT32,
+    )
+    merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", dtype="float32")
+
+    expected, merged = weights(tmp_path / "model"), weights(tmp_path / "merged")
+    assert {name: weight.shape for name, weight in merged.items()} == {
+        name: weight.shape for name, weight in expected.items()
+    }
+    tokenizers = [AutoTokenizer.from_pretrained(tmp_path / name) for name in ("model", "merged")]
+    assert tokenizers[0].chat_template == tokenizers[1].chat_template == other.chat_template
+    assert [of.eos_token for of in tokenizers] == ["<|end|>", "<|end|>"]
+    ends = [GenerationConfig.from_pretrained(tmp_path / name).eos_token_id for name in ("model", "merged")]
+    assert ends[0] == ends[1]
+    added = tokenizers[0].convert_tokens_to_ids(["<|begin|>", "<|end|>"])
+    for name, weight in merged.items():
+        rows = added if "embed_tokens" in name else slice(None)
+        torch.testing.assert_close(weight[rows], expected[name][rows])

@@ -15,6 +15,7 @@ from llmops_components.training.survival import (
     Checkpointing,
     LossGuard,
     halve_batch,
+    interruptible,
     is_out_of_memory,
     run_training,
     with_smaller_batches,
@@ -129,6 +130,93 @@ def test_sigterm_without_checkpoints_says_that_nothing_is_saved(tiny_model, tmp_
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+EPOCHS = {"num_train_epochs": 3, "max_steps": -1, "save_strategy": "epoch", "logging_steps": 100}
+
+
+def test_sigterm_saves_once_and_evaluates_nothing_where_the_schedule_is_by_epochs(tiny_model, tmp_path):
+    done = []
+
+    class Watch(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            done.append(("save", state.global_step))
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            done.append(("evaluate", state.global_step))
+
+    trainer = sft_trainer(
+        tiny_model, tmp_path, callbacks=[SigtermAt(3), Watch()], eval_strategy="epoch", **EPOCHS
+    )
+    with pytest.raises(TrainingInterrupted, match="after step 4 of 24; it is saved"):
+        run_training(trainer)
+    assert done == [("save", 4)]
+
+
+def test_checkpoints_by_epochs_leave_no_gap_in_the_losses(tiny_model, tmp_path):
+    trainer = sft_trainer(tiny_model, tmp_path / "whole", **EPOCHS)
+    run_training(trainer)
+    whole = losses(trainer.state.log_history)
+    assert [step for step, _ in whole] == [8, 16, 24]
+
+    class KilledAt(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 11:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(sft_trainer(tiny_model, tmp_path, callbacks=[KilledAt()], **EPOCHS))
+    trainer = sft_trainer(tiny_model, tmp_path, **EPOCHS)
+    run_training(trainer, newest_checkpoint(tmp_path))
+    assert losses(trainer.state.log_history) == whole
+
+
+def test_loss_that_is_no_number_is_found_before_an_epoch_is_saved(tiny_model, tmp_path):
+    class Broken(TrainerCallback):
+        def on_step_begin(self, args, state, control, model, **kwargs):
+            if state.global_step == 10:
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.data.fill_(float("nan"))
+
+    with pytest.raises(SettingError, match="the loss at step 16 is nan"):
+        run_training(sft_trainer(tiny_model, tmp_path, callbacks=[Broken()], **EPOCHS))
+    assert newest_checkpoint(tmp_path).endswith("checkpoint-8")
+
+
+def test_run_that_was_killed_after_its_last_step_makes_no_other(tiny_model, tmp_path):
+    import torch
+
+    def weights(trainer):
+        return {
+            name: of.detach().clone() for name, of in trainer.model.named_parameters() if of.requires_grad
+        }
+
+    settings = SAVES | {"max_steps": 5}
+    first = sft_trainer(tiny_model, tmp_path, **settings)
+    run_training(first)
+    again = sft_trainer(tiny_model, tmp_path, **settings)
+    run_training(again, newest_checkpoint(tmp_path))
+
+    assert again.state.global_step == 5
+    assert losses(again.state.log_history) == losses(first.state.log_history)
+    before = weights(first)
+    assert before and all(torch.equal(weight, before[name]) for name, weight in weights(again).items())
+
+
+def test_trainer_that_counts_its_batches_goes_on_counting(tiny_model, tmp_path):
+    run_training(sft_trainer(tiny_model, tmp_path, max_steps=5, save_strategy="steps", save_steps=5))
+    trainer = sft_trainer(tiny_model, tmp_path, max_steps=8, gradient_accumulation_steps=2)
+    trainer._step = 0
+    run_training(trainer, newest_checkpoint(tmp_path))
+    assert trainer._step == 10
+
+
+def test_sigterm_before_the_first_step_is_an_interruption_too():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted, match="before or after the training itself"), interruptible():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_saves_when_minutes_have_passed(tiny_model, tmp_path):
     class Clock:
         now = 0.0
@@ -234,10 +322,48 @@ def test_out_of_memory_with_a_batch_of_one_is_a_clear_error(tmp_path):
 
     with pytest.raises(
         SettingError,
-        match=r"Out of memory with per_device_train_batch_size=1 on 1 process\(es\) of cpu: Unable to allocate 3.00 TiB. "
+        match=r"Out of memory while training, with per_device_train_batch_size=1 on 1 process\(es\) of cpu: Unable to allocate 3.00 TiB. "
         "Take a larger device or a smaller model, set a shorter max_length",
     ):
         with_smaller_batches(lambda _: args, train)
+
+
+def evaluation_loop():
+    raise MemoryError
+
+
+def generate():
+    raise MemoryError
+
+
+def test_out_of_memory_while_evaluating_halves_the_batch_of_the_evaluation_alone(tmp_path):
+    seen = []
+
+    def build(smaller):
+        seen.append(smaller)
+        settings = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 4} | smaller
+        return TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **settings)
+
+    with pytest.raises(
+        SettingError, match="Out of memory while evaluating, with per_device_eval_batch_size=1"
+    ):
+        with_smaller_batches(build, lambda args: evaluation_loop())
+    assert seen == [{}, {"per_device_eval_batch_size": 2}, {"per_device_eval_batch_size": 1}]
+
+
+def test_out_of_memory_while_generating_is_an_error_that_names_what_helps(tmp_path):
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, use_cpu=True, report_to="none")
+    with pytest.raises(
+        SettingError, match=r"while generating.*lower num_generations or generation_batch_size"
+    ):
+        with_smaller_batches(lambda _: args, lambda _: generate())
+
+
+def test_batch_is_not_halved_below_what_a_trainer_needs(tmp_path):
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=4, use_cpu=True, report_to="none")
+    assert halve_batch(args, smallest=2)["per_device_train_batch_size"] == 2
+    args.per_device_train_batch_size = 2
+    assert halve_batch(args, smallest=2) is None
 
 
 def test_out_of_memory_in_one_of_several_processes_is_an_error_with_advice(tmp_path, monkeypatch):

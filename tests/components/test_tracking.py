@@ -13,7 +13,7 @@ from llmops_components.errors import SettingError, TrainingInterrupted
 from llmops_components.results import digest_of
 from llmops_components.training import tracking
 from llmops_components.training.pictures import draw_curves
-from llmops_components.training.scrub import is_secret_name, scrub, without_paths
+from llmops_components.training.scrub import flat, is_secret_name, redacted, scrub, without_paths
 from llmops_components.training.sft import train_sft
 from llmops_components.training.survival import run_training
 from llmops_components.training.tracking import Tracking, track
@@ -236,6 +236,19 @@ def test_training_that_goes_on_goes_on_with_its_run(tiny_model, tmp_path, client
     assert len(client.search_runs([run.info.experiment_id])) == 2
 
 
+def test_steps_that_an_attempt_without_memory_had_made_are_there_once(tiny_model, tmp_path, client, settings):
+    class NoMemoryAt(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise MemoryError
+
+    with track(RUN, tracking=settings) as tracker:
+        with pytest.raises(MemoryError):
+            train(tiny_model, tmp_path, tracker, callbacks=[NoMemoryAt()], max_steps=5)
+        trainer = train(tiny_model, tmp_path, tracker, max_steps=5)
+    assert points(client, tracker.details()["run_id"]) == sorted(losses(trainer.state.log_history))
+
+
 def test_training_that_starts_anew_has_a_new_run(tiny_model, tmp_path, client, settings):
     ids = set()
     for name in ("a", "b"):
@@ -394,6 +407,8 @@ def test_wrong_settings_are_named(given, message):
         ("AWS_SECRET_ACCESS_KEY", True),
         ("password", True),
         ("openai_api_key", True),
+        ("openai_key", True),
+        ("key", False),
         ("eos_token", False),
         ("max_tokens", False),
         ("tokenizer", False),
@@ -401,6 +416,16 @@ def test_wrong_settings_are_named(given, message):
 )
 def test_which_settings_are_secret(name, secret):
     assert is_secret_name(name) is secret
+
+
+def test_secrets_are_found_however_deep_they_lie():
+    settings = {
+        "rewards": [{"name": "judge", "api_key": "qwerty", "url": "https://ann:pa55word@host"}],
+        "r": 8,
+    }
+    hidden = {"rewards": [{"name": "judge", "api_key": "***", "url": "https://***@host"}], "r": 8}
+    assert redacted(settings) == hidden
+    assert flat(settings) == {"rewards": str(hidden["rewards"]), "r": "8"}
 
 
 def test_texts_are_scrubbed(monkeypatch):

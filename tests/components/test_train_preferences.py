@@ -360,7 +360,10 @@ def test_prompt_tuning_learns_and_leaves_an_adapter_only(tiny_model, pairs, tmp_
     ]
     assert sorted(file.name for file in (tmp_path / "adapter").glob("*.json")) == [
         "adapter_config.json",
+        "generation_config.json",
         "provenance.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "training_log.json",
     ]
     base = AutoModelForCausalLM.from_pretrained(tiny_model)

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import runpy
+import shutil
 import signal
 from pathlib import Path
 
@@ -272,3 +273,119 @@ def test_wrong_options_are_named_before_anything_is_loaded(
     with pytest.raises(SettingError, match=message):
         train(tiny_model, sft_rows, tmp_path, **options)
     assert "Training" not in capfd.readouterr().out
+
+
+def test_no_secret_lies_beside_the_model_or_the_checkpoints(tiny_model, sft_rows, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    (base / "provenance.json").write_text(json.dumps({"source": "https://ann:pa55word@host/model"}))
+    train(
+        base,
+        sft_rows,
+        tmp_path,
+        training_args={"max_steps": 1, "run_name": "hf_abcdefghijklmnopqrstuvwx"},
+        checkpoints=tmp_path / "checkpoints",
+    )
+    written = [
+        path for path in tmp_path.rglob("*") if path.suffix in (".json", ".md") and base not in path.parents
+    ]
+    assert {"provenance.json", "run.json"} <= {path.name for path in written}
+    for path in written:
+        if not path.is_relative_to(tmp_path / "checkpoints") or path.name == "run.json":
+            text = path.read_text()
+            assert "pa55word" not in text and "hf_abcdefghijklm" not in text, path
+
+
+@pytest.mark.parametrize("given", [{"fp16": True}, {"bf16": True}, {}])
+def test_half_precision_that_the_caller_chooses_takes_the_place_of_ours(given, tmp_path):
+    from llmops_components.training import settings
+    from trl import SFTConfig
+
+    ours = {} if given else settings.precision(full=False)[1]
+    assert sum(bool(ours.get(name)) for name in ("bf16", "fp16")) <= 1
+    config = settings.build_config(
+        SFTConfig,
+        given,
+        what="training_args",
+        defaults={**settings.training_defaults(given), **ours},
+        fixed={"output_dir": str(tmp_path)},
+    )
+    assert all(getattr(config, name) for name in given)
+
+
+def test_what_the_trainer_refuses_is_an_error_of_settings(tiny_model, sft_rows, tmp_path):
+    with pytest.raises(SettingError, match=r"SFTTrainer refuses these settings for .*rows.*Target modules"):
+        train(tiny_model, sft_rows, tmp_path, peft_args={"target_modules": ["no_such_module"]})
+
+
+def test_another_number_of_processes_is_another_run(tiny_model, sft_rows, tmp_path, monkeypatch):
+    train(tiny_model, sft_rows, tmp_path, training_args={"max_steps": 1}, checkpoints=tmp_path / "c")
+    monkeypatch.setattr("llmops_components.training.driver.process_count", lambda: 2)
+    with pytest.raises(SettingError, match=r"another run \(different: processes\)"):
+        train(
+            tiny_model,
+            sft_rows,
+            tmp_path / "again",
+            training_args={"max_steps": 1},
+            checkpoints=tmp_path / "c",
+        )
+
+
+def test_checkpoint_that_was_cut_off_is_not_gone_on_from(tiny_model, sft_rows, tmp_path, whole):
+    settings = {"save_steps": 4, "save_total_limit": 5}
+    rows = write_rows(tmp_path / "rows.jsonl", colour_rows(32))
+    with pytest.raises(KeyboardInterrupt):
+        stop = At(10, lambda args: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(
+            tiny_model, rows, tmp_path, training_args=settings, checkpoints=tmp_path / "c", callbacks=[stop]
+        )
+    state = tmp_path / "c" / "checkpoint-8" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    report = train(tiny_model, rows, tmp_path, training_args=settings, checkpoints=tmp_path / "c")
+    assert report.details["resumed_from"] == "checkpoint-4"
+    assert losses(log(tmp_path / "model")) == whole
+
+
+@pytest.fixture
+def for_a_retry(tmp_path, monkeypatch) -> Path:
+    """Where checkpoints go that nobody asked for."""
+    directory = tmp_path / "for-a-retry"
+    monkeypatch.setenv("LLMOPS_CHECKPOINTS", str(directory))
+    return directory
+
+
+def test_retry_goes_on_from_checkpoints_that_nobody_asked_for(tiny_model, tmp_path, whole, for_a_retry):
+    rows = write_rows(tmp_path / "rows.jsonl", colour_rows(32))
+    stop = At(7, lambda args: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted, match="it is saved"):
+        train(tiny_model, rows, tmp_path, callbacks=[stop], training_args={"save_steps": 2})
+    assert [path.name for path in for_a_retry.glob("checkpoint-*")] == ["checkpoint-8"]
+
+    report = train(tiny_model, rows, tmp_path, training_args={"save_steps": 2})
+    assert report.details["resumed_from"] == "checkpoint-8"
+    assert losses(log(tmp_path / "model")) == whole
+    assert not for_a_retry.exists()
+
+
+def test_retry_with_other_settings_begins_anew(tiny_model, sft_rows, tmp_path, for_a_retry):
+    stop = At(3, lambda args: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted):
+        train(tiny_model, sft_rows, tmp_path, callbacks=[stop])
+    report = train(tiny_model, sft_rows, tmp_path, training_args={"max_steps": 2})
+    assert report.details["resumed_from"] is None
+    assert report.metrics["steps"] == 2
+
+
+def test_checkpoints_that_nobody_asked_for_do_not_change_what_comes_out(
+    tiny_model, tmp_path, for_a_retry, monkeypatch
+):
+    rows = write_rows(tmp_path / "rows.jsonl", colour_rows(16))
+    with_them = train(tiny_model, rows, tmp_path / "with", eval_dataset=rows)
+    monkeypatch.delenv("LLMOPS_CHECKPOINTS")
+    without = train(tiny_model, rows, tmp_path / "without", eval_dataset=rows)
+    assert digest_of(tmp_path / "with/model/model.safetensors") == digest_of(
+        tmp_path / "without/model/model.safetensors"
+    )
+    assert with_them.metrics["eval_loss"] == without.metrics["eval_loss"]
+    with pytest.raises(SettingError, match="save_strategy cannot be set"):
+        train(tiny_model, rows, tmp_path / "other", training_args={"save_strategy": "steps"})

@@ -185,3 +185,17 @@ def test_checkpoints_are_judged_where_they_are_saved_unless_the_caller_plans_oth
 
 def test_without_rows_held_out_no_checkpoint_is_the_best():
     assert settings.checkpoint_defaults({}, None) == settings.CHECKPOINT_DEFAULTS
+
+
+def test_floats_of_generation_are_given_back(tmp_path):
+    from trl import GRPOConfig
+
+    config = settings.build_config(
+        GRPOConfig,
+        {"temperature": 1, "generation_kwargs": {"top_p": 1, "top_k": 5}, "bf16": False, "use_cpu": True},
+        what="training_args",
+        defaults={},
+        fixed={"output_dir": str(tmp_path)},
+    )
+    assert (config.temperature, config.generation_kwargs) == (1.0, {"top_p": 1.0, "top_k": 5})
+    assert type(config.generation_kwargs["top_p"]) is float

@@ -25,6 +25,7 @@ from llmops_components.registry.mlflow import (
     without_credentials,
 )
 from llmops_components.results import StageReport, digest_of
+from llmops_components.training.scrub import flat
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -242,9 +243,9 @@ def _log_run(
     with mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=dict(tags)) as run:
         run_id = run.info.run_id
         now = int(time.time() * 1000)
-        flat = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in _flatten(params or {})]
-        for start in range(0, len(flat), PARAMS_PER_REQUEST):
-            client.log_batch(run_id, params=flat[start : start + PARAMS_PER_REQUEST])
+        shown = [Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in flat(params or {}).items()]
+        for start in range(0, len(shown), PARAMS_PER_REQUEST):
+            client.log_batch(run_id, params=shown[start : start + PARAMS_PER_REQUEST])
         client.log_batch(
             run_id, metrics=[Metric(key, value, now, 0) for key, value in (metrics or {}).items()]
         )
@@ -272,14 +273,6 @@ def _log_run(
             checkpoint=directory,
         )
         return info.model_uri
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _log_artifact(client: MlflowClient, run_id: str, name: str, path: Path) -> None:

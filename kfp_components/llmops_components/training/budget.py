@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -89,9 +90,13 @@ class BudgetCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        self._before = float(saved["attributes"]["seconds"])
+        # An attempt for which the memory did not suffice has cost time as well, which no checkpoint knows of.
+        self._before = max(float(saved["attributes"]["seconds"]), self._elapsed())
         self.tokens = self._tokens_before = int(saved["attributes"]["tokens"])
         self._started = time.monotonic()
+        self.seconds = self._elapsed()
+        if self.limits and self._stops():
+            control.should_training_stop = True  # a run that it has stopped before makes no other step
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -100,14 +105,17 @@ class BudgetCallback(TrainerCallback, ExportableState):
         self.tokens = state.num_input_tokens_seen or self.tokens
         if not self.limits:
             return
-        used = {"max_minutes": self.seconds / 60, "max_tokens": self.tokens, "max_cost": self.cost}
-        reached = next((name for name, limit in self.limits.items() if used[name] >= limit), None)
-        if any_process(reached is not None):
-            self.hit = reached or next(iter(self.limits))
+        if self._stops():
             control.should_training_stop = control.should_log = True
             control.should_save = args.save_strategy != "no"
             # The weights of this very step may be the best.
             control.should_evaluate |= args.eval_strategy != "no"
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.hit:  # all of it was done at the last step; with a schedule by epochs it is asked for again
+            control.should_save = control.should_evaluate = control.should_log = False
 
     def on_log(
         self,
@@ -126,12 +134,12 @@ class BudgetCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.seconds = self._elapsed()
-        best = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        best = best_step(args, state)
         self._end = {
             "steps": state.global_step,
             "planned_steps": state.max_steps,
-            "kept": "best" if best else "last",
-            "kept_step": state.best_global_step if best else state.global_step,
+            "kept": "last" if best is None else "best",
+            "kept_step": state.global_step if best is None else best,
         }
 
     def report(self) -> dict[str, Any]:
@@ -155,11 +163,29 @@ class BudgetCallback(TrainerCallback, ExportableState):
             f"{self._end['planned_steps']}; the {self._end['kept']} weights (step {self._end['kept_step']}) are kept."
         )
 
+    def _stops(self) -> bool:
+        """Whether a limit is reached, in this process or in another."""
+        used = {"max_minutes": self.seconds / 60, "max_tokens": self.tokens, "max_cost": self.cost}
+        reached = next((name for name, limit in self.limits.items() if used[name] >= limit), None)
+        if any_process(reached is not None):
+            self.hit = reached or next(iter(self.limits))
+        return self.hit is not None
+
     def _elapsed(self) -> float:
         return self._before + (time.monotonic() - self._started if self._started else 0.0)
 
     def _device_hours(self) -> float:
         return round(self.seconds / 3600 * process_count(), 5)
+
+
+def best_step(args: TrainingArguments, state: TrainerState) -> int | None:
+    """The step whose weights are kept as the best ones; None if the last ones are.
+
+    ``state.best_global_step`` may be that of an evaluation at which nothing was saved.
+    """
+    if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+        return None
+    return int(Path(state.best_model_checkpoint).name.rpartition("-")[2])
 
 
 def _counts_tokens(args: TrainingArguments) -> bool:

@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from llmops_components.errors import InputError, ModelError, SettingError, check_known
 from llmops_components.results import digest_of, write_json
+from llmops_components.training.processes import is_main_process
 from llmops_components.training.settings import build_quantization, check_model_args, precision
 
 PROVENANCE_FILE = "provenance.json"
 TRAINING_LOG_FILE = "training_log.json"
 RUN_FILE = "run.json"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+TRL_VOCABULARY_MULTIPLE = 64  # of `trl.clone_chat_template`
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 
@@ -121,6 +123,30 @@ def load_model(
     return model, tokenizer
 
 
+def load_base_of_adapter(
+    directory: Path,
+    tokenizer: Any,
+    *,
+    model_args: Mapping[str, Any] | None = None,
+    dtype: str,
+    task: TaskType = "CAUSAL_LM",
+) -> Any:
+    """The whole-precision model that an adapter belongs to, with room for the tokens that its training added.
+
+    Args:
+        directory: Model directory.
+        tokenizer: The adapter's tokenizer.
+        model_args: What the training passed to ``from_pretrained``; a quantization is left out.
+        dtype: Type of the weights unless ``model_args`` gives one.
+        task: See :func:`load_model`; a head comes with the adapter.
+    """
+    given = {name: value for name, value in (model_args or {}).items() if name != "quantization_config"}
+    model, _ = load_model(directory, given, dtype=dtype, task=task, new_head=task == "SEQ_CLS")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=TRL_VOCABULARY_MULTIPLE)
+    return model
+
+
 @contextmanager
 def _errors_only() -> Iterator[None]:
     """Without Transformers' warning of a new head, which is what was asked for; the others are errors here."""
@@ -179,14 +205,24 @@ def resume_point(checkpoints: Path, run: Mapping[str, Any]) -> str | None:
                 f"{checkpoints} holds checkpoints of another run (different: {', '.join(changed)}). "
                 "Use another directory for the checkpoints, or empty this one."
             )
-    write_json(marker, run)
+    if is_main_process() and not marker.is_file():
+        write_json(marker, run)
     complete = []
     for directory in checkpoints.glob("checkpoint-*"):
-        if (directory / "trainer_state.json").is_file():  # the last file that the trainer writes
+        if _is_complete(directory):
             complete.append(directory)
-        else:
-            shutil.rmtree(directory, ignore_errors=True)  # another process of this run may be at it as well
+        elif is_main_process():
+            shutil.rmtree(directory, ignore_errors=True)
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the last file that the trainer writes is there, to its end."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def describe_base(base_model: Path) -> dict[str, Any]:
@@ -207,7 +243,11 @@ def library_versions() -> dict[str, str]:
 
 def count_parameters(model: Any) -> tuple[int, int]:
     """Trainable and all parameters of a model."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    # DeepSpeed leaves an empty tensor of a parameter that is spread over the processes, and notes how large it was.
+    sizes = [
+        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
+        for parameter in model.parameters()
+    ]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 
@@ -218,6 +258,7 @@ def save_model(
     log: list[dict[str, Any]],
     *,
     base_model: Path,
+    model_args: Mapping[str, Any] | None = None,
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
     task: TaskType = "CAUSAL_LM",
@@ -231,6 +272,7 @@ def save_model(
         run: What ``provenance.json`` says of the run.
         log: The trainer's log, kept beside the model for charts.
         base_model: Directory that the model was loaded from.
+        model_args: What was passed to ``from_pretrained``.
         model: Output directory of the merged model.
         adapter: Output directory of the adapter.
         task: Kind of model.
@@ -249,7 +291,7 @@ def save_model(
     with ExitStack() as outputs:
         if isinstance(trained, PeftModel):
             directory = outputs.enter_context(new_directory(adapter))
-            _save_adapter(trained, directory, run)
+            _save_adapter(trained, tokenizer, directory, run)
             describe(directory)
             if trained.active_peft_config.is_prompt_learning:
                 card(directory)
@@ -257,7 +299,7 @@ def save_model(
                     "A tuned prompt cannot be merged into the weights, so only the adapter was written: load it beside "
                     "its base model with peft."
                 ]
-            trained = _merge(trained, directory, base_model, task)
+            trained = _merge(trained, tokenizer, directory, base_model, model_args, task)
         trained.config.use_cache = (
             True  # the trainer switches it off for itself; generating without it is slow
         )
@@ -269,7 +311,7 @@ def save_model(
     return []
 
 
-def _save_adapter(trained: Any, directory: Path, run: Mapping[str, Any]) -> None:
+def _save_adapter(trained: Any, tokenizer: Any, directory: Path, run: Mapping[str, Any]) -> None:
     provenance = run["base_model"]["provenance"] or {}
     config = trained.peft_config["default"]
     # PEFT records the path that the base was loaded from, which means nothing on another machine, and keeps the
@@ -282,9 +324,20 @@ def _save_adapter(trained: Any, directory: Path, run: Mapping[str, Any]) -> None
         if isinstance(getattr(config, name, None), set):
             setattr(config, name, sorted(getattr(config, name)))
     trained.save_pretrained(directory)
+    # The training may have given it another chat template or another token to stop at.
+    tokenizer.save_pretrained(directory)
+    if getattr(trained, "generation_config", None) is not None:
+        trained.generation_config.save_pretrained(directory)
 
 
-def _merge(trained: Any, adapter: Path, base_model: Path, task: TaskType) -> Any:
+def _merge(
+    trained: Any,
+    tokenizer: Any,
+    adapter: Path,
+    base_model: Path,
+    model_args: Mapping[str, Any] | None,
+    task: TaskType,
+) -> Any:
     if not getattr(trained, "is_quantized", False) and not getattr(
         trained.get_base_model(), "is_quantized", False
     ):
@@ -292,5 +345,7 @@ def _merge(trained: Any, adapter: Path, base_model: Path, task: TaskType) -> Any
     # Merged into 4-bit weights, most of the adapter would be rounded away: merge into the original ones.
     from peft import PeftModel
 
-    base, _ = load_model(base_model, dtype=precision(full=False)[0], task=task, new_head=task == "SEQ_CLS")
+    base = load_base_of_adapter(
+        base_model, tokenizer, model_args=model_args, dtype=precision(full=False)[0], task=task
+    )
     return PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)

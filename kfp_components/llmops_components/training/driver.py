@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from llmops_components.training import common, curves, settings
 from llmops_components.training.label_positions import only_where_labelled
 from llmops_components.training.lengths import check_lengths
 from llmops_components.training.model_card import CARD_FILE, write_model_card
+from llmops_components.training.processes import is_main_process, process_count
+from llmops_components.training.scrub import redacted
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 # An adapter starts from nothing and bears, and needs, about ten times the rate of full training.
 FULL_TRAINING_RATE = 0.1
+CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
+RETRY_SAVE_MINUTES = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Method:
         prompt_tuning: Whether prompt tuning works with it.
         judged_by: Figure of the evaluation by which checkpoints are compared.
         keeps_order: Whether the trainer takes the rows in their order, so that they are shuffled before it.
+        smallest_batch: Rows that a batch of one process needs at least.
         expand: Makes several rows of one.
     """
 
@@ -69,6 +75,7 @@ class Method:
     prompt_tuning: bool = True
     judged_by: str = "eval_loss"
     keeps_order: bool = False
+    smallest_batch: int = 1
     expand: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None
 
 
@@ -83,7 +90,9 @@ class TrainingOptions(TypedDict, total=False):
         model_args: Passed to ``from_pretrained``. ``{"quantization_config": {"load_in_4bit": True}}`` makes it QLoRA.
         eval_dataset: Rows like ``dataset``'s, for ``eval_loss`` and the other figures on rows not trained on. With
             ``checkpoints`` each of those is evaluated, and the best one is the outcome.
-        checkpoints: Directory for checkpoints. When it already holds one of the same run, training goes on there.
+        checkpoints: Directory for checkpoints. When it already holds one of the same run, training goes on there. Left
+            out, the variable ``LLMOPS_CHECKPOINTS`` may name a directory for what a retry needs: a checkpoint every five
+            minutes, on SIGTERM and at the end, which are gone when the training has succeeded.
         save_minutes: Longest time between two checkpoints, beside ``save_steps``.
         budget: Limits at which the training stops, ``max_minutes``, ``max_tokens``, ``max_cost`` with
             ``price_per_device_hour``; see :class:`~llmops_components.training.budget.BudgetCallback`. They may be raised
@@ -151,10 +160,10 @@ def run_training(
     eval_rows = open_source(held_out, method.formats) if held_out is not None else None
 
     common.quiet_libraries()
-    from llmops_components.training.survival import with_smaller_batches
+    from llmops_components.training.survival import interruptible, with_smaller_batches
     from llmops_components.training.tracking import track
 
-    with tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
+    with interruptible(), tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
         job = _Job(method, options, rows, eval_rows, base_directory, Path(scratch), facts or {}, trainer_args)
         job.check()
         with (
@@ -162,8 +171,11 @@ def run_training(
             only_where_labelled(),
         ):
             report = with_smaller_batches(
-                job.arguments, lambda args: job.carry_out(args, tracker, model=model, adapter=adapter)
+                job.arguments,
+                lambda args: job.carry_out(args, tracker, model=model, adapter=adapter),
+                smallest=method.smallest_batch,
             )
+        job.done()
     report.details["tracking"] = tracker.details()
     return report
 
@@ -186,12 +198,17 @@ class _Job:
         facts: Mapping[str, Any],
         trainer_args: Callable[[], Mapping[str, Any]],
     ) -> None:
+        from llmops_components.training.budget import BudgetCallback
+
         self.method, self.options = method, options
+        # One for all attempts: what the memory did not suffice for has cost time too.
+        self.budget = BudgetCallback.from_settings(options.get("budget"))
         self.rows, self.eval_rows = rows, eval_rows
         self.base_model, self.scratch = base_model, scratch
         self.trainer_args = trainer_args
         self.given = dict(options.get("training_args") or {})
-        self.checkpoints = options.get("checkpoints")
+        self.own_checkpoints = options.get("checkpoints")
+        self.checkpoints = self.own_checkpoints or os.environ.get(CHECKPOINTS_VARIABLE)
         self.peft_config = settings.build_peft(options.get("peft_args"), method.task)
         if self.peft_config and self.peft_config.is_prompt_learning and not method.prompt_tuning:
             raise SettingError(
@@ -201,7 +218,7 @@ class _Job:
         self.dtype, mixed_precision = settings.precision(full=all_weights)
         self.defaults = {
             **settings.training_defaults(self.given),
-            **mixed_precision,
+            **({} if self.given.get("fp16") or self.given.get("bf16") else mixed_precision),
             "learning_rate": method.learning_rate * (FULL_TRAINING_RATE if all_weights else 1),
             "lr_scheduler_type": "cosine",
             "warmup_steps": 0.05,
@@ -209,32 +226,39 @@ class _Job:
         }
         self.schedule = (
             settings.checkpoint_defaults(self.given, method.judged_by if eval_rows else None)
-            if self.checkpoints is not None
+            if self.own_checkpoints is not None
             else {}
         )
         # Which weights are kept is part of what a run is; where they are saved on the way is not.
         judged = {
             name: value for name, value in self.schedule.items() if name not in settings.CHECKPOINT_DEFAULTS
         }
-        self.run = {
-            "component": method.component,
-            "dataset": dict(rows.origin),
-            **({"eval_dataset": dict(eval_rows.origin)} if eval_rows else {}),
-            "base_model": common.describe_base(base_model),
-            "training_args": {**self.defaults, **judged, **self.given},
-            "peft_args": dict(options.get("peft_args") or {}),
-            "model_args": {"dtype": self.dtype, **(options.get("model_args") or {})},
-            **facts,
-        }
+        # It goes into files, tracking and the model card, all of which others can read.
+        self.run = redacted(
+            {
+                "component": method.component,
+                "dataset": dict(rows.origin),
+                **({"eval_dataset": dict(eval_rows.origin)} if eval_rows else {}),
+                "base_model": common.describe_base(base_model),
+                "training_args": {**self.defaults, **judged, **self.given},
+                "peft_args": dict(options.get("peft_args") or {}),
+                "model_args": {"dtype": self.dtype, **(options.get("model_args") or {})},
+                "processes": process_count(),  # the effective batch, and with it steps and schedule, are those of all of them
+                **facts,
+            }
+        )
+
+    @property
+    def _is_for_a_retry(self) -> bool:
+        """Whether checkpoints are kept that nobody asked for."""
+        return self.own_checkpoints is None and self.checkpoints is not None
 
     def check(self) -> None:
         """Wrong settings are errors before anything is loaded or tracked."""
-        from llmops_components.training.budget import BudgetCallback
         from llmops_components.training.survival import Checkpointing, LossGuard
 
         self.arguments()
-        BudgetCallback.from_settings(self.options.get("budget"))
-        Checkpointing(self.options.get("save_minutes"))
+        Checkpointing(self._save_minutes())
         LossGuard.from_setting(self._loss_guard())
         self._resume_point()
 
@@ -244,11 +268,16 @@ class _Job:
 
         args = settings.build_config(
             getattr(trl, self.method.config),
-            {**self.given, **(changes or {})},
+            {**self.given, **(settings.FOR_A_RETRY if self._is_for_a_retry else {}), **(changes or {})},
             what="training_args",
             defaults=self.defaults | self.schedule,
             fixed={
-                **settings.fixed_args(self.checkpoints or self.scratch, self.checkpoints is not None),
+                **settings.fixed_args(self.checkpoints or self.scratch),
+                **(
+                    {}
+                    if self.own_checkpoints
+                    else {"save_strategy": "steps" if self._is_for_a_retry else "no"}
+                ),
                 **self.method.fixed,
             },
         )
@@ -269,13 +298,12 @@ class _Job:
     ) -> StageReport:
         """Load, build, run, save."""
         from llmops_components.training import survival
-        from llmops_components.training.budget import BudgetCallback
         from llmops_components.training.progress import ProgressCallback
         from llmops_components.training.tracking import STOPPED_TAG
 
         resume_from = self._resume_point()
         progress = ProgressCallback({name: self.method.curves[name] for name in self.method.shown})
-        budget = BudgetCallback.from_settings(self.options.get("budget"))
+        budget = self.budget
         trainer, findings = self._build(args, [progress, budget, tracker.callback])
         trainable, total = common.count_parameters(trainer.model)
         if trainer.is_world_process_zero():
@@ -289,7 +317,7 @@ class _Job:
         survival.run_training(
             trainer,
             resume_from,
-            save_minutes=self.options.get("save_minutes"),
+            save_minutes=self._save_minutes(),
             loss_guard=self._loss_guard(),
         )
         used = budget.report()["used"]
@@ -328,6 +356,7 @@ class _Job:
                 self.run,
                 curves.training_log(trainer.state.log_history),
                 base_model=self.base_model,
+                model_args=self.options.get("model_args"),
                 model=model,
                 adapter=adapter,
                 task=self.method.task,
@@ -351,7 +380,25 @@ class _Job:
     def _resume_point(self) -> str | None:
         if self.checkpoints is None:
             return None
-        return common.resume_point(Path(self.checkpoints), self.run)
+        try:
+            return common.resume_point(Path(self.checkpoints), self.run)
+        except SettingError:
+            if not self._is_for_a_retry:
+                raise
+            # Nobody asked for them, and the settings have changed since: there is nothing to go on from.
+            if not is_main_process():
+                return None
+            shutil.rmtree(self.checkpoints)
+            return common.resume_point(Path(self.checkpoints), self.run)
+
+    def done(self) -> None:
+        """Remove checkpoints that nobody asked for."""
+        if self._is_for_a_retry and is_main_process():
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _save_minutes(self) -> float | None:
+        given = self.options.get("save_minutes")
+        return RETRY_SAVE_MINUTES if given is None and self._is_for_a_retry else given
 
     def _loss_guard(self) -> Mapping[str, float] | bool:
         guard = self.options.get("loss_guard")
@@ -373,16 +420,25 @@ class _Job:
         )
         _check_chat_template(self.rows, args, tokenizer, self.base_model)
         train_dataset = self._dataset(self.rows, args.seed)
-        trainer = getattr(trl, self.method.trainer)(
-            model=base,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=self._dataset(self.eval_rows, args.seed) if self.eval_rows else None,
-            processing_class=tokenizer,
-            peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
-            callbacks=[*callbacks, *self.options.get("callbacks", ())],
-            **further_args,
-        )
+        eval_dataset = self._dataset(self.eval_rows, args.seed) if self.eval_rows else None
+        try:
+            trainer = getattr(trl, self.method.trainer)(
+                model=base,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer,
+                peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
+                callbacks=[*callbacks, *self.options.get("callbacks", ())],
+                **further_args,
+            )
+        except (
+            ValueError,
+            NotImplementedError,
+        ) as error:  # how TRL and PEFT refuse what does not go together
+            raise SettingError(
+                f"{self.method.trainer} refuses these settings for {self.rows.name}: {error}"
+            ) from error
         trainer.remove_callback(transformers.PrinterCallback)
         _keep_trained_copies_exact(trainer)
         if self.rows.rows is None:
@@ -405,22 +461,27 @@ class _Job:
             return None
         from peft import PeftModel
 
-        is_adapter = self.peft_config is not None
-        model, _ = common.load_model(
-            self.base_model if is_adapter else gathered,
-            dtype=str(trainer.model.dtype).removeprefix("torch."),
-            task=self.method.task,
-            new_head=is_adapter and self.method.task == "SEQ_CLS",
-        )
-        return PeftModel.from_pretrained(model, gathered) if is_adapter else model
+        if trainer.is_deepspeed_enabled:
+            from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+            unset_hf_deepspeed_config()  # or the model is spread again, for which this process would wait for the others
+        settings_of = {
+            "model_args": self.options.get("model_args"),
+            "dtype": str(trainer.model.dtype).removeprefix("torch."),
+            "task": self.method.task,
+        }
+        if self.peft_config is None:
+            return common.load_model(gathered, **settings_of)[0]
+        base = common.load_base_of_adapter(self.base_model, trainer.processing_class, **settings_of)
+        return PeftModel.from_pretrained(base, gathered)
 
 
 def _evaluation(trainer: Trainer) -> Mapping[str, Any]:
     """Figures on the rows held out, of the weights that are kept."""
-    state = trainer.state
-    kept_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    best = state.best_global_step if kept_best else None  # it was evaluated when it was saved
-    known = [entry for entry in state.log_history if entry["step"] == best and "eval_loss" in entry]
+    from llmops_components.training.budget import best_step
+
+    best = best_step(trainer.args, trainer.state)  # it was evaluated when it was saved
+    known = [entry for entry in trainer.state.log_history if entry["step"] == best and "eval_loss" in entry]
     return known[0] if known else trainer.evaluate()
 
 

@@ -41,6 +41,7 @@ KTO = Method(
     # Each row is paired with its neighbour's answer beforehand, to estimate how far the model has drifted. So the
     # trainer does not shuffle, and batches have to be a mixture of good and bad answers from the start.
     keeps_order=True,
+    smallest_batch=2,
     expand=unpair,
 )
 

@@ -46,13 +46,15 @@ def merge_adapter(
 
     common.quiet_libraries()
     task: common.TaskType = "SEQ_CLS" if config.get("task_type") == "SEQ_CLS" else "CAUSAL_LM"
-    whole, tokenizer = common.load_model(base_directory, dtype=dtype, task=task, new_head=task == "SEQ_CLS")
+    tokenizer = _tokenizer(adapter_directory, base_directory)
+    whole = common.load_base_of_adapter(base_directory, tokenizer, dtype=dtype, task=task)
     adapted = _load_adapter(whole, adapter_directory, base_directory)
     adapter_parameters = sum(
         parameter.numel() for name, parameter in adapted.named_parameters() if _is_adapter(name)
     )
     merged = adapted.merge_and_unload(safe_merge=True)
     merged.config.use_cache = True
+    _generate_as_trained(merged, adapter_directory)
     with common.new_directory(model) as directory:
         merged.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
@@ -63,6 +65,29 @@ def merge_adapter(
         metrics={"adapter_parameters": adapter_parameters, "total_parameters": total},
         details={"peft_type": config["peft_type"]},
     )
+
+
+def _tokenizer(adapter: Path, base_model: Path) -> Any:
+    """The adapter's tokenizer; the base model's if it was saved without one."""
+    from transformers import AutoTokenizer
+
+    directory = adapter if (adapter / "tokenizer_config.json").is_file() else base_model
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # whatever a broken file makes the readers raise
+        raise ModelError(
+            f"The tokenizer in {directory} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _generate_as_trained(merged: Any, adapter: Path) -> None:
+    """Where generation stops, and how it samples, as the training left it."""
+    from transformers import GenerationConfig
+
+    if (adapter / "generation_config.json").is_file():
+        merged.generation_config = GenerationConfig.from_pretrained(adapter)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(merged.config, name, getattr(merged.generation_config, name))
 
 
 def _load_adapter(whole: Any, adapter: Path, base_model: Path) -> Any:

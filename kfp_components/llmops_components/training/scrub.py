@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _SECRET_NAME = re.compile(
     r"(?i)(?<!eos)(?<!pad)(?<!bos)(?<!unk)(?<!cls)(?<!sep)(?<!mask)"
-    r"(^|[_.-])(token|secret|password|passwd|api_?key|access_?key|credentials?)$"
+    r"(^|[_.-])(token|secret|password|passwd|apikey|accesskey|credentials?|(?<=[_.-])key)$"
 )
 _USERINFO = re.compile(r"(\w+://)[^/@\s]+@")
 _TOKEN = re.compile(
@@ -39,13 +39,26 @@ def without_paths(text: str) -> str:
     return _PATH.sub(r"\1", text)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def redacted(value: Any) -> Any:
+    """Settings without secrets, however deep they lie."""
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if item is not None and is_secret_name(str(key)) else redacted(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    return scrub(value) if isinstance(value, str) else value
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings under dotted names, as texts without secrets; what is not set is left out."""
-    found: dict[str, str] = {}
+    return dict(_flatten(redacted(values)))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in values.items():
-        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         elif value is not None:
-            found[name] = HIDDEN if is_secret_name(str(key)) else scrub(str(value))
-    return found
+            yield f"{prefix}{key}", scrub(str(value))

@@ -29,6 +29,8 @@ PEFT_TYPES = ("LORA", "PROMPT_TUNING")
 
 # Kept small on disk: training can go on from the last checkpoint, earlier ones are of no use to a pipeline.
 CHECKPOINT_DEFAULTS: dict[str, Any] = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
+# No schedule but that of the minutes; the Trainer saves at the last step as well.
+FOR_A_RETRY: dict[str, Any] = {"save_steps": 10**9, "save_total_limit": 1}
 _SCHEDULES = ("steps", "epoch")
 
 
@@ -75,11 +77,18 @@ def build_config(
     names = {field.name for field in dataclasses.fields(config_class) if field.init} - set(fixed)
     bases = [base.__name__ for base in reversed(config_class.__mro__[1:])]
     check_names(given, names, what, replacements(config_class.__name__, bases))
-    given |= {name: float(given[name]) for name in _GENERATION_FLOATS if type(given.get(name)) is int}
+    given = _generation_floats(given)
+    if isinstance(given.get("generation_kwargs"), Mapping):
+        given["generation_kwargs"] = _generation_floats(given["generation_kwargs"])
     try:
         return config_class(**{**defaults, **given, **fixed})
     except (TypeError, ValueError, KeyError, NotImplementedError) as error:
         raise SettingError(f"{what} is not valid: {error}") from error
+
+
+def _generation_floats(given: Mapping[str, Any]) -> dict[str, Any]:
+    floats = {name: float(given[name]) for name in _GENERATION_FLOATS if type(given.get(name)) is int}
+    return {**given, **floats}
 
 
 def precision(full: bool) -> tuple[str, dict[str, bool]]:
@@ -159,16 +168,15 @@ def checkpoint_defaults(given: Mapping[str, Any], judged_by: str | None) -> dict
     }
 
 
-def fixed_args(output_dir: str | os.PathLike[str], keeps_checkpoints: bool) -> dict[str, Any]:
+def fixed_args(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """Training arguments that a component sets itself. Publishing is another step's job, and its token a secret."""
-    fixed = {
+    return {
         "output_dir": str(output_dir),
         "model_init_kwargs": None,
         "resume_from_checkpoint": None,
         "push_to_hub": False,
         "hub_token": None,
     }
-    return fixed if keeps_checkpoints else fixed | {"save_strategy": "no"}
 
 
 def build_peft(peft_args: Mapping[str, Any] | None, task_type: str = "CAUSAL_LM") -> Any | None:

@@ -14,6 +14,7 @@ import signal
 import statistics
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,20 +56,67 @@ def run_training(
     keeps = Checkpointing(save_minutes)
     trainer.add_callback(LossGuard.from_setting(loss_guard))
     trainer.add_callback(keeps)
+    _look_before_the_first_step(trainer)
     if resume_from:
-        _count_as_before(trainer.args, resume_from)
+        _count_as_before(trainer, resume_from)
     with keeps.catching_sigterm():
         trainer.train(resume_from_checkpoint=resume_from)
     if keeps.stopped_at is not None:
         raise TrainingInterrupted(keeps.describe(trainer.state))
 
 
-def _count_as_before(args: TrainingArguments, checkpoint: str) -> None:
-    """Steps given as a fraction of the run become the number that they were; Transformers compares and would warn."""
-    before = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make SIGTERM an error wherever no step of a training is under way: while it loads, evaluates or writes.
+
+    Raises:
+        TrainingInterrupted: SIGTERM arrived.
+    """
+
+    def interrupt(*_: Any) -> None:
+        raise TrainingInterrupted(
+            "Stopped by SIGTERM before or after the training itself. Run it again with the same checkpoints to go on from "
+            "the last of them."
+        )
+
+    with _handling_sigterm(interrupt):
+        yield
+
+
+@contextmanager
+def _handling_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+    """Only a process's main thread can take signals; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _look_before_the_first_step(trainer: Trainer) -> None:
+    """Let callbacks end a training when it begins; Transformers looks for that only after a step."""
+    run_epoch = trainer._run_epoch
+
+    def unless_stopped(**kwargs: Any) -> None:
+        if not trainer.control.should_training_stop:
+            run_epoch(**kwargs)
+
+    trainer._run_epoch = unless_stopped
+
+
+def _count_as_before(trainer: Trainer, checkpoint: str) -> None:
+    """Count steps as the run did that is gone on with."""
+    args, before = trainer.args, TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
+    # Those given as a fraction of the run become the number that they were; Transformers compares and would warn.
     for name in ("logging_steps", "eval_steps", "save_steps"):
         if 0 < (getattr(args, name) or 0) < 1:
             setattr(args, name, getattr(before, name))
+    # Trainers that generate for several steps at once count batches by themselves, from zero in each process.
+    if hasattr(trainer, "_step"):
+        trainer._step = before.global_step * args.gradient_accumulation_steps
 
 
 class Checkpointing(TrainerCallback):
@@ -92,15 +140,9 @@ class Checkpointing(TrainerCallback):
 
     @contextmanager
     def catching_sigterm(self) -> Iterator[None]:
-        """Take SIGTERM while training runs. Only a process's main thread can; elsewhere nothing changes."""
-        if threading.current_thread() is not threading.main_thread():
+        """Let the step that is under way finish when SIGTERM arrives."""
+        with _handling_sigterm(self._on_signal):
             yield
-            return
-        before = signal.signal(signal.SIGTERM, self._on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
     def _on_signal(self, *_: Any) -> None:
         self._signalled = True
@@ -114,6 +156,8 @@ class Checkpointing(TrainerCallback):
             raise SettingError(
                 "save_minutes is set, but no checkpoints are kept. Give a directory for them in `checkpoints`."
             )
+        # Killed after its last step: another one would be one too many.
+        control.should_training_stop |= state.global_step >= state.max_steps
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -129,6 +173,13 @@ class Checkpointing(TrainerCallback):
             control.should_evaluate = False  # there may be only seconds left
         elif self.save_minutes is not None:
             control.should_save |= any_process(time.monotonic() - self._saved >= self.save_minutes * 60)
+        control.should_log |= control.should_save
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stopped_at is not None:  # saved at its step; with a schedule by epochs it is asked for again
+            control.should_save = control.should_evaluate = control.should_log = False
         control.should_log |= control.should_save
 
     def on_save(
@@ -230,25 +281,31 @@ class LossGuard(TrainerCallback):
 
 
 def with_smaller_batches(
-    build_args: Callable[[dict[str, int | None]], TrainingArguments], train: Callable[[TrainingArguments], T]
+    build_args: Callable[[dict[str, int | None]], TrainingArguments],
+    train: Callable[[TrainingArguments], T],
+    *,
+    smallest: int = 1,
 ) -> T:
     """Train; when memory runs out, train again with half the batch per device and twice the accumulation.
 
     The effective batch, and with it the steps, the schedule and the losses, stay what they are. ``train`` starts over:
-    it loads the model again and goes on from the newest checkpoint, if there is one.
+    it loads the model again and goes on from the newest checkpoint, if there is one. An evaluation for which the memory
+    does not suffice gets half of its own batch, which changes no figure.
 
     Several processes cannot do this on their own, as those with memory left wait for the one without. They end with
-    the error that one process ends with at a batch of 1.
+    the error that one process ends with at the smallest batch. So does what generates completions: it does so for all
+    the steps that share them at once, whatever the batch.
 
     Args:
         build_args: Makes the training arguments; is given those to put over the caller's, none at first.
         train: Trains with them.
+        smallest: Rows that a batch has to have.
 
     Returns:
         What ``train`` returns.
 
     Raises:
-        SettingError: The memory does not suffice for a batch of 1.
+        SettingError: The memory does not suffice for the smallest batch.
     """
     smaller: dict[str, int | None] = {}
     while True:
@@ -258,18 +315,29 @@ def with_smaller_batches(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            doing = _what_was_done(error)
             message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         # Outside of the handler, where nothing refers to the frames that hold the model.
         _free_memory()
-        halved = halve_batch(args) if process_count() == 1 else None
-        if halved is None:
-            raise SettingError(_no_memory(args, message))
-        smaller = halved
+        halved = None
+        if process_count() == 1 and doing != "generating":
+            halved = halve_batch(args, smallest) if doing == "training" else _halve_evaluation(args)
+        if not halved:
+            raise SettingError(_no_memory(args, doing, message))
+        smaller = smaller | halved
         print(
-            f"Out of memory ({message}). Training again with "
+            f"Out of memory while {doing} ({message}). Training again with "
             + ", ".join(f"{name}={value}" for name, value in smaller.items() if value),
             flush=True,
         )
+
+
+def _what_was_done(error: BaseException) -> str:
+    """What a trainer was at when it failed: ``training``, ``evaluating``, or ``generating`` completions to train on."""
+    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if "evaluation_loop" in names:
+        return "evaluating"
+    return "generating" if "generate" in names else "training"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -286,17 +354,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def halve_batch(args: TrainingArguments) -> dict[str, int | None] | None:
+def halve_batch(args: TrainingArguments, smallest: int = 1) -> dict[str, int | None] | None:
     """Training arguments for half the batch per device and the same effective batch; None if it cannot be halved.
 
     Trainers that generate (GRPO, RLOO) make their completions for several steps at once, in groups. The number of those
     stays the same too, so groups stay whole.
     """
     batch = args.per_device_train_batch_size
-    if batch == 1:
-        return None
     # An odd batch has no half, but its largest divisor below it also keeps the effective batch.
-    part = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+    part = next((size for size in range(batch // 2, smallest - 1, -1) if batch % size == 0), None)
+    if part is None:
+        return None
     parts = batch // part
     smaller: dict[str, int | None] = {
         "per_device_train_batch_size": part,
@@ -306,27 +374,34 @@ def halve_batch(args: TrainingArguments) -> dict[str, int | None] | None:
     if generating:
         # One follows from the other, and TRL refuses both.
         smaller |= {"steps_per_generation": generating * parts, "generation_batch_size": None}
-    # Evaluation runs out of memory as well. Its groups need as many rows as there are generations of a prompt.
+    return smaller | _halve_evaluation(args)
+
+
+def _halve_evaluation(args: TrainingArguments) -> dict[str, int | None]:
+    """Half the batch of evaluation. Its groups need as many rows as there are generations of a prompt."""
     group = getattr(args, "num_generations_eval", None) or getattr(args, "num_generations", None) or 1
     half = args.per_device_eval_batch_size // 2
-    if half and half * process_count() % group == 0:
-        smaller["per_device_eval_batch_size"] = half
-    return smaller
+    return {"per_device_eval_batch_size": half} if half and half * process_count() % group == 0 else {}
 
 
-def _no_memory(args: TrainingArguments, message: str) -> str:
-    batch = args.per_device_train_batch_size
-    advice = "set a shorter max_length, train an adapter of a lower rank, set activation_checkpointing=True"
-    if hasattr(args, "max_completion_length"):
-        advice += ", set a shorter max_completion_length"
-    if batch > 1:
-        advice = (
-            "set half of per_device_train_batch_size and twice gradient_accumulation_steps, shard the model "
-            f"(fsdp2, zero3), {advice}"
-        )
+def _no_memory(args: TrainingArguments, doing: str, message: str) -> str:
+    name = "per_device_eval_batch_size" if doing == "evaluating" else "per_device_train_batch_size"
+    batch = getattr(args, name)
+    advice = []
+    if doing == "generating":
+        advice = ["set lower num_generations or generation_batch_size", "a shorter max_completion_length"]
+    elif doing == "evaluating":
+        advice = [f"set a lower {name}"] if batch > 1 else []
+        advice += ["set a shorter max_length"]
+    else:
+        if process_count() > 1:
+            advice = [f"set half of {name} and twice gradient_accumulation_steps"] if batch > 1 else []
+            advice += ["shard the model (fsdp2, zero3)"]
+        advice += ["set a shorter max_length", "train an adapter of a lower rank"]
+        advice += ["set activation_checkpointing=True"]
     return (
-        f"Out of memory with per_device_train_batch_size={batch} on {process_count()} process(es) of {args.device}: "
-        f"{message}. Take a larger device or a smaller model, {advice}."
+        f"Out of memory while {doing}, with {name}={batch} on {process_count()} process(es) of {args.device}: {message}. "
+        f"Take a larger device or a smaller model, {', '.join(advice)}."
     )
 
 

@@ -166,6 +166,7 @@ class Tracker:
         self.log_history: list[dict[str, Any]] = []
         self._run = run
         self._sender = sender
+        self._repeated_until = -1
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """What came out in the end, as points at the last step."""
@@ -187,9 +188,14 @@ class Tracker:
         """The run's id and page, for the result; empty while MLflow does not know of the run."""
         return self._sender.details() if self._sender else {}
 
+    def _begin(self, log_history: list[dict[str, Any]]) -> None:
+        # After an attempt for which the memory did not suffice, its steps are done once more; their points are there.
+        self._repeated_until = max((entry["step"] for entry in self.log_history), default=-1)
+        self.log_history = log_history
+
     def _log(self, logs: Mapping[str, Any], step: int) -> None:
         self.log_history.append({**logs, "step": step})
-        if self._sender:
+        if self._sender and step > self._repeated_until:
             self._sender.metrics(logs, step, live=True)
 
     def _end(self, status: str, error: BaseException | None = None) -> None:
@@ -211,7 +217,7 @@ class _TrackingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._tracker.log_history = list(state.log_history)
+        self._tracker._begin(list(state.log_history))
         self._tracker.tags(
             {
                 "llmops.batch": f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} "
