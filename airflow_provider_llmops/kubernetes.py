@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
@@ -84,6 +84,9 @@ class Toleration:
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
     """Where and with what a step runs. What is left out stays as it was compiled.
+
+    Templates are rendered, as they are in a dict. Values are checked twice, as they are written and when they are rendered,
+    so a template for what could not be one, such as an image's name, has to be given in a dict.
 
     :param image: container image
     :param cpu_request: cores that are reserved: ``"500m"``, ``2``
@@ -163,6 +166,15 @@ class StepSettings:
                 for item in tolerations
             ]
         return cls(**given)
+
+    def resolve(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings as a dict with its templates rendered; Airflow calls this where it would render a dict.
+
+        :param context: of the task that has the settings
+        """
+        given = {name: value for name, value in asdict(self).items() if value not in (None, {}, ())}
+        rendered: dict[str, Any] = context["task"].render_template(given, context)
+        return rendered
 
     def _check_quantities(self) -> None:
         for resource in ("cpu", "memory"):

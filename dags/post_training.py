@@ -13,7 +13,7 @@ Where it runs is decided by the connections `kubeflow_default` and `kserve_defau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +32,7 @@ from airflow_provider_llmops.operators.training import (
     TrainSFTOperator,
 )
 
-DNS_LABEL = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+SERVICE_NAME = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"  # KServe wants a letter first
 COMPARABLE_METRICS = ["rougeL", "rouge1", "rouge2", "bleu", "chrf", "semantic_similarity"]
 
 params = {
@@ -56,9 +56,10 @@ params = {
     "model_name": Param(
         "stdlib-helper",
         type="string",
-        pattern=DNS_LABEL,
+        pattern=SERVICE_NAME,
         title="Name",
-        description="Name in the model registry and of the service: lower-case letters, digits and hyphens.",
+        description="Name in the model registry and of the service: lower-case letters, digits and hyphens, "
+        "a letter first.",
         section="Model",
     ),
     "train_rows": Param(
@@ -214,6 +215,11 @@ def stages(params: Mapping[str, Any]) -> list[str]:
     return [f"train_{params['method']}"]
 
 
+def text(name: str) -> Callable[..., str | None]:
+    """A parameter that is text: a template would make a number of the commit ``12e4567``."""
+    return lambda context, **_: context["params"][name]
+
+
 with DAG(
     dag_id="post_training",
     schedule=None,
@@ -264,8 +270,8 @@ with DAG(
     )
     import_base_model = ImportBaseModelOperator(
         task_id="import_base_model",
-        source="{{ params.base_model }}",
-        revision="{{ params.revision }}",
+        source=text("base_model"),
+        revision=text("revision"),
         execution_timeout=timedelta(hours=2),
     )
 
@@ -363,7 +369,7 @@ with DAG(
     register_model = RegisterModelOperator(
         task_id="register_model",
         model=tuned["model"],
-        model_name="{{ params.model_name }}",
+        model_name=text("model_name"),
         dataset="{{ ti.xcom_pull('validate_preferences' if params.method in ('dpo', 'kto') else 'validate_train', "
         "key='validated') }}",
         report=evaluate_tuned.output["report"],
@@ -374,7 +380,7 @@ with DAG(
     )
     deploy_model = DeployModelOperator(
         task_id="deploy_model",
-        service_name="{{ params.model_name }}",
+        service_name=text("model_name"),
         model=tuned["model"],
         model_digest=tuned["digest"],
         outlets=[Asset("post_training_service")],
@@ -382,7 +388,7 @@ with DAG(
     smoke_test = AskModelOperator(
         task_id="smoke_test",
         url=deploy_model.output["url"],
-        model_name="{{ params.model_name }}",
+        model_name=text("model_name"),
         prompts=["What does `os.path.join` do? Answer in one sentence."],
         request={"max_tokens": 64, "temperature": 0},
     )

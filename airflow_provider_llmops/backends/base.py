@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ class RunRequest:
     :param version: ids of a version on the server that holds the specification; only where there is a server
     :param labels: where the run comes from: dag, run, task and component digest
     :param environment: environment variables for the steps. May hold secrets: never stored, logged or shown.
+    :param lineage: the same for all attempts of the task that may go on from each other's checkpoints
     """
 
     display_name: str
@@ -27,6 +28,7 @@ class RunRequest:
     version: Mapping[str, str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    lineage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,6 @@ class PipelineBackend(Protocol):
 
     def find_reusable(self, fingerprint: str) -> Run | None:
         """The newest successful run that was submitted with the label ``fingerprint``."""
-
-    def list_finished(self, since: datetime) -> Iterator[Run]:
-        """Runs that finished at or after a moment."""
 
     def cancel(self, run_id: str, patience: float | None = None) -> None:
         """Stop a run; does nothing if it has ended."""

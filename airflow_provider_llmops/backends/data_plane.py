@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
 # The worker's environment holds connections, the Fernet key and the task's token; no step or service needs them.
 _PRIVATE_PREFIXES = ("AIRFLOW_", "_AIRFLOW", "PYTHONPATH", "VIRTUAL_ENV")
@@ -53,17 +53,24 @@ class DataPlane:
         :param arguments: its arguments
         :param stdin: text for its standard input
         :param timeout: seconds after which it is killed
+        :raises ApiUnavailableError: it took longer
         """
         self.require()
-        return subprocess.run(
-            [self.python, *arguments],
-            input=stdin or "",
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            env=self.environment({}),
-        )
+        try:
+            return subprocess.run(
+                [self.python, *arguments],
+                input=stdin or "",
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                env=self.environment({}),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ApiUnavailableError(
+                f"{self.python} did not carry out {' '.join(arguments)!r:.200} within {timeout:.0f} s and was stopped. Look at "
+                "the load, the memory and the disk of this machine: something else is using them up."
+            ) from error
 
     @staticmethod
     def environment(extra: Mapping[str, str]) -> dict[str, str]:

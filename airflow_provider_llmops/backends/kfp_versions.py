@@ -14,8 +14,6 @@ from airflow_provider_llmops.specs import BoundPipeline
 
 TAG_LENGTH = 63
 
-_reference_cache: dict[tuple[str, str | None, str, str], dict[str, str]] = {}
-
 
 class PipelineVersions:
     """Finds or makes the version of a specification.
@@ -35,11 +33,15 @@ class PipelineVersions:
         name = pipeline.name
         text = json.dumps([pipeline.spec, pipeline.platform], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        settings = self._api.settings
-        key = (settings.endpoint, settings.namespace, name, digest)
-        if key not in _reference_cache:
-            _reference_cache[key] = self._find_or_upload(pipeline, name, digest, labels)
-        return _reference_cache[key]
+        version_name = f"sha256-{digest[:24]}"
+        pipeline_id = self._pipeline(name) or self._create(name)
+        version = self._version(pipeline_id, version_name)
+        if version is None:
+            origin = {
+                key: labels[key] for key in ("component_digest", "dag_id", "dag_version") if labels.get(key)
+            }
+            version = self._upload(pipeline, pipeline_id, version_name, digest, origin)
+        return {"pipeline_id": pipeline_id, "pipeline_version_id": version["pipeline_version_id"]}
 
     def by_name(self, pipeline: str, version: str | None) -> dict[str, str]:
         """Ids of a pipeline that is on the server, and of one of its versions.
@@ -75,19 +77,6 @@ class PipelineVersions:
         )
         spec: dict[str, Any] = answer["pipeline_spec"]
         return spec
-
-    def _find_or_upload(
-        self, pipeline: BoundPipeline, name: str, digest: str, labels: Mapping[str, str]
-    ) -> dict[str, str]:
-        version_name = f"sha256-{digest[:24]}"
-        pipeline_id = self._pipeline(name) or self._create(name)
-        version = self._version(pipeline_id, version_name)
-        if version is None:
-            origin = {
-                key: labels[key] for key in ("component_digest", "dag_id", "dag_version") if labels.get(key)
-            }
-            version = self._upload(pipeline, pipeline_id, version_name, digest, origin)
-        return {"pipeline_id": pipeline_id, "pipeline_version_id": version["pipeline_version_id"]}
 
     def _pipeline(self, name: str) -> str | None:
         namespace = self._api.settings.namespace

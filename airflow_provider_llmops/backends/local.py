@@ -14,8 +14,9 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ LOG_CHUNK_BYTES = 256 * 1024
 TERMINATE_GRACE_SECONDS = 20.0  # a training finishes its step and saves a checkpoint
 ORPHAN_GRACE_SECONDS = 5.0  # without the run's process nobody reads what a step writes, and it dies of that
 RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
+CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
 
 _RUNNER_MODULE = "llmops_components.local.runner"
 _NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
@@ -100,7 +102,7 @@ class LocalPipelineBackend:
                         raise
                     shutil.rmtree(aside)
                     return run_id
-                self._start(directory, lock.fileno(), request.environment)
+                self._start(directory, lock.fileno(), request)
         except OSError as error:
             raise ApiUnavailableError(
                 f"Cannot start run {request.display_name!r} in {directory}: {error.strerror or error}. Check the disk "
@@ -122,17 +124,6 @@ class LocalPipelineBackend:
         """Look the run up: its id follows from its name."""
         run_id = self._id_of(display_name)
         return self.get(run_id) if (self._runs / run_id).is_dir() else None
-
-    def list_finished(self, since: datetime) -> Iterator[Run]:
-        """Runs that finished at or after a moment."""
-        if not self._runs.is_dir():
-            return
-        for directory in self._runs.iterdir():
-            if directory.name.startswith("."):
-                continue
-            run = self.get(directory.name)
-            if run.finished_at is not None and run.finished_at >= since:
-                yield run
 
     def find_version(self, pipeline: str, version: str | None) -> dict[str, str]:
         """Not offered: there is no server."""
@@ -162,9 +153,10 @@ class LocalPipelineBackend:
             return
         (directory / "cancel").touch()
         grace = TERMINATE_GRACE_SECONDS if patience is None else min(patience, TERMINATE_GRACE_SECONDS)
+        ends_at = time.monotonic() + grace
         _stop(_processes_of(directory), grace)
         # A process that was just being born when the others were listed is found on the second look.
-        _stop(_processes_of(directory), grace)
+        _stop(_processes_of(directory), max(ends_at - time.monotonic(), 0.0))
 
     def retry(self, run_id: str) -> None:
         """Not offered: ``kfp.local`` keeps no state between the steps of a run."""
@@ -218,14 +210,21 @@ class LocalPipelineBackend:
         self._check_space()
         return f"local backend ready: Python {version} at {self._data_plane.python}, runs in {self._runs}"
 
-    def _start(self, directory: Path, lock_fd: int, environment: Mapping[str, str]) -> None:
+    def _start(self, directory: Path, lock_fd: int, request: RunRequest) -> None:
+        # Where a training keeps what a retry goes on from, unless it was given a place; it is gone once the training ends.
+        checkpoints = (
+            {CHECKPOINTS_VARIABLE: str(self._root / "checkpoints" / request.lineage)}
+            if request.lineage
+            else {}
+        )
         with (directory / "log.txt").open("ab") as log:
             subprocess.Popen(
                 [self._data_plane.python, "-m", _RUNNER_MODULE, directory],
                 cwd=directory,
                 env=self._data_plane.environment(
                     {
-                        **environment,
+                        **checkpoints,
+                        **request.environment,
                         RUN_DIR_VARIABLE: str(directory),
                         "LLMOPS_ROOT": str(self._root),
                         "LLMOPS_SLOTS": str(self._slots),

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ PATIENCE_SECONDS = 300.0
 ANSWER_SECONDS = 30.0
 MAX_SHOWN_CHARACTERS = 300
 _DEADLINE_REASON = "DeadlineExceeded"
+_WAITING = (RunState.PENDING, RunState.PAUSED)
 # Why a container does not start; that it is being made, or waits before its next start, is nothing to tell.
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 
@@ -51,6 +53,8 @@ class TrainJob:
     :param state: what its conditions come down to
     :param reason: reason and message of the condition that decides the state
     :param timed_out: whether it reached its own ``activeDeadlineSeconds``
+    :param started_at: Unix time from which on those count; ``None`` while it has not started, or waits in a queue again
+    :param environment: environment variables that its nodes were given
     :param jobs: what each of its jobs does, by name
     :param all_ready: whether every node of every job is ready or done
     :param progress: percentage of the training that is done
@@ -65,6 +69,8 @@ class TrainJob:
     state: RunState
     reason: str = ""
     timed_out: bool = False
+    started_at: float | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     jobs: Mapping[str, str] = field(default_factory=dict)
     all_ready: bool = False
     progress: int | None = None
@@ -90,6 +96,7 @@ class TrainJob:
             started = any(job.get("active") or job.get("ready") for job in jobs)
             state, decides = (RunState.RUNNING if started else RunState.PENDING), {}
         reported = status.get("trainerStatus", {})
+        variables = document.get("spec", {}).get("trainer", {}).get("env", [])
         return cls(
             namespace=metadata["namespace"],
             name=metadata["name"],
@@ -98,6 +105,8 @@ class TrainJob:
             state=state,
             reason=": ".join(text for text in (decides.get("reason"), decides.get("message")) if text),
             timed_out=state is RunState.FAILED and decides.get("reason") == _DEADLINE_REASON,
+            started_at=None if state in _WAITING else _started_at(metadata, conditions),
+            environment={item["name"]: item["value"] for item in variables if "value" in item},
             jobs={job["name"]: _counts(job) for job in jobs},
             all_ready=bool(jobs) and all(job.get("ready") or job.get("succeeded") for job in jobs),
             progress=reported.get("progressPercentage"),
@@ -262,16 +271,37 @@ class TrainJobWatch:
     :param namespace: its namespace
     :param name: its name
     :param logger: where the lines go
+    :param deadline: Unix time at which its time is up in any case; never when ``None``
+    :param run_timeout: seconds that it may take from its start on; any number when ``None``
     """
 
-    def __init__(self, backend: TrainJobs, namespace: str, name: str, logger: Any) -> None:
+    def __init__(
+        self,
+        backend: TrainJobs,
+        namespace: str,
+        name: str,
+        logger: Any,
+        *,
+        deadline: float | None = None,
+        run_timeout: float | None = None,
+    ) -> None:
         self.final_error: str | None = None
+        self._deadline = deadline
+        self._run_timeout = run_timeout
         self._backend = backend
         self._place = (namespace, name)
         self._log = logger
         self._before: TrainJob | None = None
         self._told: dict[str, str] = {}
         self._unanswered = self._pods_refused = False
+
+    @property
+    def is_over_time(self) -> bool:
+        """Whether its time is up, as far as it was seen to have started."""
+        ends = [self._deadline]
+        if self._run_timeout is not None and self._before is not None and self._before.started_at is not None:
+            ends.append(self._before.started_at + self._run_timeout)
+        return any(end is not None and time.time() >= end for end in ends)
 
     def look(self) -> TrainJob | None:
         """Look once; ``None`` when the API server did not answer.
@@ -364,6 +394,14 @@ def explain(backend: TrainJobs, job: TrainJob, *, lines: int) -> tuple[list[str]
         "gives up; a runtime with restartPolicy: Never keeps them.)"
     )
     return told or [nothing], any(trouble.is_final for trouble in ended)
+
+
+def _started_at(metadata: Mapping[str, Any], conditions: Mapping[str, Any]) -> float:
+    """Where the controller begins to count: https://github.com/kubeflow/trainer, ``reconcileDeadline``."""
+    resumed = conditions.get("Suspended")
+    return datetime.fromisoformat(
+        resumed["lastTransitionTime"] if resumed else metadata["creationTimestamp"]
+    ).timestamp()
 
 
 def _kind(namespace: str) -> tuple[str, str, str, str]:

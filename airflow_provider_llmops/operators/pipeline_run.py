@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import threading
 import time
 import uuid
@@ -15,9 +14,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
-from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_provider_llmops.backends.base import Run, RunRequest, step_changes
+from airflow_provider_llmops.ending import (
+    deadline,
+    describe_limits,
+    end_if_unwanted,
+    is_timed_out,
+    is_unwanted,
+)
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     InvalidInputError,
@@ -28,7 +33,14 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
-from airflow_provider_llmops.once import Intent, cycle_of, find_in_flight, is_given_up, origin_of
+from airflow_provider_llmops.once import (
+    Intent,
+    concluding,
+    find_in_flight,
+    lineage_of,
+    origin_of,
+    outlasting,
+)
 from airflow_provider_llmops.specs import BoundPipeline
 
 if TYPE_CHECKING:
@@ -51,8 +63,8 @@ class PipelineRunOperator(BaseOperator):
     :param kubeflow_conn_id: connection of type ``kubeflow``
     :param deferrable: wait in the triggerer instead of in a worker
     :param poll_interval: seconds between two looks; 1 on the local backend, 5 on Kubeflow unless given
-    :param run_timeout: how long a run may take before it is cancelled; ``execution_timeout`` counts as well, since
-        Airflow does not apply that to a deferred task
+    :param run_timeout: how long a run may take before it is cancelled, however many attempts wait for it;
+        ``execution_timeout``, of each attempt, counts as well, since Airflow does not apply that to a deferred task
     :param stream_logs: pass the run's log on to the task's log while it runs; only the local backend has one
     :param cancel_on_kill: cancel the run when the task is marked, cleared or timed out
     :param cancel_on_eviction: cancel the run when the worker is told to end while the task goes on, as when its pod is
@@ -94,6 +106,7 @@ class PipelineRunOperator(BaseOperator):
         self.step_settings = step_settings
         self._run_id: str | None = None
         self._submitting: str | None = None
+        self.was_told_to_end = False
         self._context: Context | None = None
 
     @cached_property
@@ -134,46 +147,44 @@ class PipelineRunOperator(BaseOperator):
                 f"reuse must be one of {', '.join(get_args(Reuse))}; task {self.task_id} has {self.reuse!r}."
             )
         run_id = self._run_id = self._reconnect(context) or self._submit(context)
-        backend = self.hook.backend
-        if url := backend.run_url(run_id):
-            PipelineRunLink().push(context["ti"], url)
-            self.log.info("Run page: %s", url)
-        limit = self._time_limit
-        deadline = None if limit is None else time.time() + limit.total_seconds()
-        interval = backend.poll_interval if self.poll_interval is None else self.poll_interval
-        if not self.deferrable:
-            return self._wait(context, run_id, interval, deadline)
-        if not backend.waits_in_one_stream and (run := self.hook.get_run(run_id)).state.is_terminal:
-            return self._finish(context, run, log_offset=0)
-        self._defer(run_id, interval, deadline)
-        raise AssertionError("deferring raises")
+        end_if_unwanted(self, context, self._cancel)
+        with outlasting(f"Run {run_id}"):
+            return self._await(context, run_id)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take the outcome of the run that the trigger waited for."""
         self._context = context
         run_id = event["run_id"]
-        if event["error"]:
-            raise ConfigurationError(event["error"])
-        run = self.hook.get_run(run_id)
-        if event["timed_out"] and not run.state.is_successful:
-            self.hook.cancel(run_id)
-            raise RunFailedError(self._timeout_message(run_id))
-        return self._finish(context, run, log_offset=event["log_offset"])
+        with outlasting(f"Run {run_id}"):
+            run = self.hook.get_run(run_id)
+            if run.state.is_terminal and (run.state.is_successful or not event["timed_out"]):
+                return self._finish(context, run, log_offset=event["log_offset"])
+            if event["timed_out"]:
+                self.hook.cancel(run_id)
+                raise RunFailedError(self._timeout_message(run_id))
+            if event["error"]:
+                raise ConfigurationError(event["error"])
+            self._run_id = run_id
+            return self._await(context, run_id)  # somebody has made it go on
 
     def on_kill(self) -> None:
         """Cancel the run that this worker was submitting or waiting for, unless the task goes on elsewhere."""
-        if self._context is None or (self._run_id is None and self._submitting is None):
+        if self._context is None:
             return
-        timed_out = isinstance(sys.exception(), AirflowTaskTimeout)
-        if not (self.cancel_on_kill and (timed_out or self.cancel_on_eviction or is_given_up(self._context))):
+        self.was_told_to_end = True
+        if self.cancel_on_kill and is_unwanted(self, self._context):
+            self._cancel()
+        else:
             self.log.info("Run %s goes on; the next attempt will find it", self._run_id or self._submitting)
-            return
+
+    def _cancel(self) -> None:
+        """Cancel the run in the time that Airflow leaves before it kills the process."""
         run_id = self._run_id or self._submitted()
         if run_id is None:
             return
         self.log.info("Cancelling run %s", run_id)
-        self.hook.backend.cancel(run_id, patience=3.0)  # Airflow kills the process soon
-        if timed_out and self.execution_timeout:
+        self.hook.backend.cancel(run_id, patience=3.0)
+        if is_timed_out() and self.execution_timeout:
             self.log.error("%s", self._timeout_message(run_id))
 
     def _submitted(self) -> str | None:
@@ -181,20 +192,13 @@ class PipelineRunOperator(BaseOperator):
 
         Asked from a thread, for a short time: the interrupted request may hold what another one waits for.
         """
-        assert self._submitting is not None
+        if (name := self._submitting) is None:
+            return None
         found: list[Run | None] = []
-        name = self._submitting
         thread = threading.Thread(target=lambda: found.append(self.hook.backend.find(name)), daemon=True)
         thread.start()
         thread.join(timeout=2.0)
         return next((run.run_id for run in found if run), None)
-
-    @property
-    def _time_limit(self) -> timedelta | None:
-        """The shorter one of the limits that the task has."""
-        return min(
-            (limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None), default=None
-        )
 
     def _submit(self, context: Context) -> str:
         """An earlier run whose result can be taken, or a new one."""
@@ -205,21 +209,26 @@ class PipelineRunOperator(BaseOperator):
     def _start(self, context: Context, pipeline: BoundPipeline, fingerprint: str) -> str:
         former = Intent.unfinished(context)
         name = former.name if former else self._display_name(context, uuid.uuid4().hex)
+        intent = Intent.of(context, name)
         request = RunRequest(
             display_name=name,
             pipeline=pipeline,
             version=self.version(),
             labels={**origin_of(context), **self.labels(), "fingerprint": fingerprint},
             environment=self.environment(),
+            lineage=lineage_of(context, intent.began),
         )
         # The intent is stored first: if this worker dies at any later instant, the name leads to the run.
-        intent = Intent(name, cycle_of(context))
         intent.store(context)
         self._submitting = name
+        end_if_unwanted(self, context)
         run_id = self._run_id = self.hook.submit(request)
         self._submitting = None
-        if former and (oldest := self.hook.backend.find(name)):
-            run_id = self._run_id = oldest.run_id
+        # Before anything is stored: Airflow refuses that to an attempt that was cleared.
+        end_if_unwanted(self, context, self._cancel)
+        with outlasting(f"Run {run_id}"):
+            if former and (oldest := self.hook.backend.find(name)):
+                run_id = self._run_id = oldest.run_id
         intent.fulfil(context, run_id)
         self.log.info("Submitted run %s (%s)", run_id, name)
         return run_id
@@ -229,25 +238,39 @@ class PipelineRunOperator(BaseOperator):
         intent = Intent.load(context)
         if intent is None:
             return None
+        with outlasting(f"Run {intent.run_id or intent.name}"):
+            run = self._former_run(intent)
+        has_failed = run is not None and (
+            run.state.is_canceled or (run.state.is_terminal and not run.state.is_successful)
+        )
+        if intent.is_of_this_cycle(context, is_useless=has_failed):
+            return self._take_over(context, intent, run, has_failed=has_failed)
+        if run is not None and not run.state.is_terminal and not intent.reused:
+            self.log.info("Task was cleared: cancelling its former run %s", run.run_id)
+            with outlasting(f"Run {run.run_id}"):
+                self.hook.cancel(run.run_id)
+        Intent.drop(context)
+        return None
+
+    def _former_run(self, intent: Intent) -> Run | None:
         try:
-            run = (
-                self.hook.get_run(intent.run_id)
-                if intent.run_id is not None
-                else find_in_flight(lambda: self.hook.backend.find(intent.name), intent.at)
-            )
+            if intent.run_id is not None:
+                return self.hook.get_run(intent.run_id)
+            return find_in_flight(lambda: self.hook.backend.find(intent.name), intent.at)
         except RunNotFoundError as error:
             self.log.warning("The run of the previous attempt is gone: %s", error)
             return None
+
+    def _take_over(
+        self, context: Context, intent: Intent, run: Run | None, *, has_failed: bool
+    ) -> str | None:
         if run is None:
             return None
-        if not intent.is_of_this_cycle(context):
-            if not run.state.is_terminal and not intent.reused:
-                self.log.info("Task was cleared: cancelling its former run %s", run.run_id)
-                self.hook.cancel(run.run_id)
-            return None
-        intent.fulfil(context, run.run_id)
-        if run.state.is_canceled or (run.state.is_terminal and not run.state.is_successful):
+        if has_failed:
+            # Its time begins anew if it is told to go on.
+            intent.fulfil(context, run.run_id, at=time.time())
             return self._replace(run)
+        intent.fulfil(context, run.run_id)
         self.log.info("Reconnected to run %s (%s), which is %s", run.run_id, run.display_name, run.state)
         return run.run_id
 
@@ -270,7 +293,7 @@ class PipelineRunOperator(BaseOperator):
             self.log.info("Run %s had the same inputs, but its result is gone: %s", run.run_id, error)
             return None
         self.log.info("Run %s (%s) had the same inputs: taking its result", run.run_id, run.display_name)
-        Intent(run.display_name, cycle_of(context), run_id=run.run_id, reused=True).store(context)
+        Intent.of(context, run.display_name, run_id=run.run_id, reused=True).store(context)
         return run.run_id
 
     def check_result(self, run: Run) -> None:
@@ -301,6 +324,22 @@ class PipelineRunOperator(BaseOperator):
         ti = context["ti"]
         mapped = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
         return f"{ti.dag_id}.{ti.task_id}{mapped}"[:MAX_NAME_LENGTH] + f" {token}"
+
+    def _await(self, context: Context, run_id: str) -> dict[str, Any]:
+        """Wait for the run where it was asked for."""
+        backend = self.hook.backend
+        if url := backend.run_url(run_id):
+            PipelineRunLink().push(context["ti"], url)
+            self.log.info("Run page: %s", url)
+        intent = Intent.load(context)
+        ends_at = deadline(self, run_started_at=intent.at if intent else time.time())
+        interval = backend.poll_interval if self.poll_interval is None else self.poll_interval
+        if not self.deferrable:
+            return self._wait(context, run_id, interval, ends_at)
+        if not backend.waits_in_one_stream and (run := self.hook.get_run(run_id)).state.is_terminal:
+            return self._finish(context, run, log_offset=0)
+        self._defer(run_id, interval, ends_at)
+        raise AssertionError("deferring raises")
 
     def _defer(self, run_id: str, interval: float, deadline: float | None) -> None:
         from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
@@ -337,6 +376,11 @@ class PipelineRunOperator(BaseOperator):
     def _finish(self, context: Context, run: Run, *, log_offset: int) -> dict[str, Any]:
         self._run_id = None
         self._log_from(run.run_id, log_offset)
+        with concluding(context):
+            self._raise_if_failed(run)
+            return self.outcome(context, run)
+
+    def _raise_if_failed(self, run: Run) -> None:
         where = f" Log: {run.log_hint}" if run.log_hint else ""
         if run.state.is_canceled:
             raise RunCanceledError(
@@ -349,7 +393,6 @@ class PipelineRunOperator(BaseOperator):
                 f"Run {run.run_id} ({self.what}) {run.state} at {run.error or 'an unknown step'}.{where}"
             )
             raise RunFailedError(message) if run.retryable else InvalidInputError(message)
-        return self.outcome(context, run)
 
     def _log_from(self, run_id: str, offset: int) -> int:
         while self.stream_logs:
@@ -362,8 +405,7 @@ class PipelineRunOperator(BaseOperator):
         return offset
 
     def _timeout_message(self, run_id: str) -> str:
-        limit = self._time_limit or "its time"  # the DAG may have changed since
         return (
-            f"Run {run_id} ({self.what}) took longer than {limit} and was cancelled. Raise run_timeout (or "
-            "execution_timeout), or give it less to do."
+            f"Run {run_id} ({self.what}) took longer than {describe_limits(self)} and was cancelled. Raise that, or give it "
+            "less to do."
         )

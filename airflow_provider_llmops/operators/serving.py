@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_provider_llmops.backends.serving import discard
+from airflow_provider_llmops.ending import is_timed_out
 from airflow_provider_llmops.exceptions import LLMOpsError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.manifests import inference_service
+from airflow_provider_llmops.once import is_given_up
 from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class DeployModelOperator(BaseOperator):
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self._starting: str | None = None
+        self._context: Context | None = None
 
     @cached_property
     def hook(self) -> KServeHook:
@@ -108,6 +111,7 @@ class DeployModelOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the revision, then wait for it."""
+        self._context = context
         revision = self._starting = self.hook.apply(self.manifest())
         deadline = time.time() + self.ready_timeout.total_seconds()
         self.log.info("Revision %s of service %s is starting", revision, self.service_name)
@@ -136,7 +140,8 @@ class DeployModelOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Ask the revision that became ready, then give it the traffic."""
-        revision = event["revision"]
+        self._context = context
+        revision = self._starting = event["revision"]
         if not ServiceState(event["state"]).is_ready:
             why = (
                 f"was not ready after {self.ready_timeout}"
@@ -172,9 +177,14 @@ class DeployModelOperator(BaseOperator):
         return facts
 
     def on_kill(self) -> None:
-        """Stop the revision that this worker was starting."""
-        if self._starting is not None:
+        """Stop the revision that this worker was starting or asking, unless the task goes on elsewhere."""
+        if self._starting is None or self._context is None:
+            return
+        if is_timed_out() or is_given_up(self._context):
+            self.log.info("Stopping revision %s of service %s", self._starting, self.service_name)
             discard(self.hook.backend, self.namespace, self.service_name, self._starting)
+        else:
+            self.log.info("Revision %s goes on; the next attempt will find it", self._starting)
 
     def _give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop the revision and say what serves now."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
 import re
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowTaskTimeout
 
+from airflow_provider_llmops.ending import attempt_deadline, describe_limits, end_if_unwanted, is_unwanted
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     InvalidInputError,
+    ResultError,
     RunCanceledError,
     RunFailedError,
     RunNotFoundError,
@@ -29,7 +28,14 @@ from airflow_provider_llmops.exceptions import (
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.manifests import MAX_TRAIN_JOB_NAME, train_job
-from airflow_provider_llmops.once import Intent, cycle_of, find_in_flight, is_given_up, origin_of
+from airflow_provider_llmops.once import (
+    Intent,
+    concluding,
+    find_in_flight,
+    lineage_of,
+    origin_of,
+    outlasting,
+)
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.specs import PipelineSpec
 
@@ -83,8 +89,9 @@ class TrainJobOperator(BaseOperator):
     :param kubernetes_conn_id: connection of type ``kubernetes``
     :param deferrable: wait in the triggerer instead of in a worker
     :param poll_interval: seconds between two looks
-    :param run_timeout: how long the training may take before it is stopped; the cluster counts too, from the start of its
-        pods. ``execution_timeout`` counts as well, since Airflow does not apply that to a deferred task.
+    :param run_timeout: how long the training may take before it is stopped, however many attempts wait for it. The cluster
+        counts too, and alike: time in a queue does not count. ``execution_timeout``, of each attempt and with the time in a
+        queue, counts as well, since Airflow does not apply that to a deferred task.
     :param cancel_on_kill: delete the TrainJob when the task is marked, cleared or timed out
     :param cancel_on_eviction: delete it when the worker is told to end while the task goes on
     """
@@ -145,6 +152,7 @@ class TrainJobOperator(BaseOperator):
         self.cancel_on_eviction = cancel_on_eviction
         self._job: tuple[str, str] | None = None
         self._context: Context | None = None
+        self.was_told_to_end = False
 
     @cached_property
     def hook(self) -> KubeflowTrainerHook:
@@ -156,8 +164,8 @@ class TrainJobOperator(BaseOperator):
         self._context = context
         job = self._reconnect(context) or self._create(context)
         self._job = (job.namespace, job.name)
-        limit = self._time_limit
-        deadline = None if limit is None else time.time() + limit.total_seconds()
+        end_if_unwanted(self, context, self._delete)
+        deadline = attempt_deadline(self)
         if not self.deferrable:
             return self._wait(context, job, deadline)
         from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
@@ -169,6 +177,7 @@ class TrainJobOperator(BaseOperator):
                 name=job.name,
                 poll_interval=self.poll_interval,
                 deadline=deadline,
+                run_timeout=self._run_seconds,
                 delete_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
@@ -178,32 +187,38 @@ class TrainJobOperator(BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take the outcome of the TrainJob that the trigger waited for."""
         self._context = context
-        if event["error"]:
-            raise ConfigurationError(event["error"])
         return self._finish(
             context,
             event["namespace"],
             event["name"],
+            error=event["error"],
             timed_out=event["timed_out"],
             final_error=event["final_error"],
         )
 
     def on_kill(self) -> None:
-        """Delete the TrainJob that this worker made or waits for, unless the task goes on elsewhere."""
-        if self._job is None or self._context is None:
+        """Delete the TrainJob that this worker makes or waits for, unless the task goes on elsewhere."""
+        if self._context is None:
             return
-        timed_out = isinstance(sys.exception(), AirflowTaskTimeout)
-        if self.cancel_on_kill and (timed_out or self.cancel_on_eviction or is_given_up(self._context)):
-            self.log.info("Deleting TrainJob %s/%s", *self._job)
-            self.hook.backend.delete(*self._job, patience=3.0)  # Airflow kills the process soon
-        else:
+        self.was_told_to_end = True
+        if self.cancel_on_kill and is_unwanted(self, self._context):
+            self._delete()
+        elif self._job is not None:
             self.log.info("TrainJob %s/%s goes on; the next attempt will find it", *self._job)
 
-    def request(self, context: Context, job_name: str) -> dict[str, Any]:
+    def _delete(self) -> None:
+        """Delete the TrainJob in the time that Airflow leaves before it kills the process."""
+        if self._job is None:
+            return
+        self.log.info("Deleting TrainJob %s/%s", *self._job)
+        self.hook.backend.delete(*self._job, patience=3.0)
+
+    def request(self, context: Context, job_name: str, *, began: int | None = None) -> dict[str, Any]:
         """What the entry point is asked to do, checked.
 
         :param context: of the task
         :param job_name: name of the TrainJob
+        :param began: try number of the attempt from whose checkpoints on it goes on; this attempt's when left out
         :raises ConfigurationError: an argument is unknown, missing or of the wrong type, or a path is not on a volume
         """
         for what, value, known in (
@@ -227,7 +242,7 @@ class TrainJobOperator(BaseOperator):
             is_place = name == "checkpoints" or "artifactType" in spec.inputs[name]
             if is_place and not str(value).startswith("hf://"):
                 arguments[name] = self._path(name, value)
-        arguments.setdefault("checkpoints", f"{output}/checkpoints/{_lineage(context)}")
+        arguments.setdefault("checkpoints", f"{output}/checkpoints/{lineage_of(context, began)}")
         outputs = {name: f"{output}/{job_name}/{name}" for name in self._outputs()}
         return {
             "component": self.component,
@@ -236,15 +251,16 @@ class TrainJobOperator(BaseOperator):
             "preset": self.preset,
         }
 
-    def manifest(self, context: Context, token: str) -> dict[str, Any]:
+    def manifest(self, context: Context, token: str, *, began: int | None = None) -> dict[str, Any]:
         """The TrainJob.
 
         :param context: of the task; its ids go to labels and annotations
         :param token: what tells it from every other TrainJob
+        :param began: as of :meth:`request`
         """
         name = _name(context, token)
         # JSON knows the dollar sign by another name, and Kubernetes would expand $(NAME) in a variable.
-        text = json.dumps(self.request(context, name)).replace("$", "\\u0024")
+        text = json.dumps(self.request(context, name, began=began)).replace("$", "\\u0024")
         if len(text) > MAX_REQUEST_BYTES:
             raise ConfigurationError(
                 f"The arguments of task {self.task_id} take {len(text)} bytes as JSON, at most {MAX_REQUEST_BYTES} fit. Put "
@@ -264,22 +280,14 @@ class TrainJobOperator(BaseOperator):
             runtime_kind=self.runtime_kind,
             num_nodes=self.num_nodes,
             processes_per_node=self.processes_per_node,
-            active_deadline_seconds=max(1, round(self.run_timeout.total_seconds()))
-            if self.run_timeout
-            else None,
-            labels={
-                "app.kubernetes.io/managed-by": "airflow",
-                **{key: _label_value(value) for key, value in origin.items()},
-            },
+            active_deadline_seconds=None if (limit := self._run_seconds) is None else max(1, round(limit)),
+            labels={"app.kubernetes.io/managed-by": "airflow", **_labels(origin)},
             annotations={"llmops/component": self.component, **origin},
         )
 
     @property
-    def _time_limit(self) -> timedelta | None:
-        """The shorter one of the limits that the task has."""
-        return min(
-            (limit for limit in (self.run_timeout, self.execution_timeout) if limit is not None), default=None
-        )
+    def _run_seconds(self) -> float | None:
+        return None if self.run_timeout is None else self.run_timeout.total_seconds()
 
     @property
     def _settings(self) -> StepSettings:
@@ -318,12 +326,15 @@ class TrainJobOperator(BaseOperator):
     def _create(self, context: Context) -> TrainJob:
         former = Intent.unfinished(context)
         token = former.name if former else uuid.uuid4().hex
-        manifest = self.manifest(context, token)
-        self._job = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        intent = Intent.of(context, token)
+        manifest = self.manifest(context, token, began=intent.began)
         # Stored first: if this worker dies at any later instant, the token leads to the TrainJob.
-        intent = Intent(name=token, cycle=cycle_of(context))
         intent.store(context)
+        self._job = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        end_if_unwanted(self, context)
         job = self.hook.backend.create(manifest)
+        # Before anything is stored: Airflow refuses that to an attempt that was cleared.
+        end_if_unwanted(self, context, self._delete)
         intent.fulfil(context, job.uid)
         self.log.info("TrainJob %s/%s: %d node(s)", job.namespace, job.name, self.num_nodes)
         return job
@@ -333,35 +344,34 @@ class TrainJobOperator(BaseOperator):
         intent = Intent.load(context)
         if intent is None:
             return None
+        place = (self.namespace or self.hook.backend.namespace, _name(context, intent.name))
+        with outlasting(f"TrainJob {'/'.join(place)}"):
+            return self._take_over(context, intent, place)
+
+    def _take_over(self, context: Context, intent: Intent, place: tuple[str, str]) -> TrainJob | None:
         backend = self.hook.backend
-        place = (self.namespace or backend.namespace, _name(context, intent.name))
-        if not intent.is_of_this_cycle(context):
-            job = (
-                backend.find(*place)
-                if intent.run_id
-                else find_in_flight(lambda: backend.find(*place), intent.at)
-            )
-            if job is not None and not job.state.is_terminal:
-                self.log.info("Task was cleared: deleting its former TrainJob %s/%s", *place)
-                backend.delete(*place)
-                self._wait_until_gone(*place)
-            return None
         job = backend.find(*place)
+        was_deleted = job.state.is_canceled if job else intent.run_id is not None
+        is_retry = intent.is_of_this_cycle(context, is_useless=was_deleted)
+        if job is None and intent.run_id is None and not is_retry:
+            job = find_in_flight(lambda: backend.find(*place), intent.at)
+        if is_retry and job is not None:
+            intent.fulfil(context, job.uid)
+            if job.state.is_successful or not (job.state.is_terminal or job.state.is_canceled):
+                self.log.info("Reconnected to TrainJob %s/%s, which is %s", *place, job.state)
+                return job
         if job is None:
-            if intent.run_id:
-                self.log.warning("TrainJob %s/%s of the previous attempt is gone: making a new one", *place)
-            return None
-        intent.fulfil(context, job.uid)
-        if job.state.is_canceled:
-            self._wait_until_gone(*place)
-            return None
-        if job.state.is_terminal and not job.state.is_successful:
+            self.log.info("TrainJob %s/%s of the previous attempt is gone, or was never made", *place)
+        elif not job.state.is_successful:
+            # That of a failed one too: its pods have a while to end, in which they save a checkpoint.
             self.log.info(
-                "TrainJob %s/%s of the previous attempt failed (%s): making a new one", *place, job.reason
+                "Deleting TrainJob %s/%s of the previous attempt: %s (%s)", *place, job.state, job.reason
             )
-            return None
-        self.log.info("Reconnected to TrainJob %s/%s, which is %s", *place, job.state)
-        return job
+            backend.delete(*place)
+            self._wait_until_gone(*place)
+        if not is_retry:
+            Intent.drop(context)
+        return None
 
     def _wait_until_gone(self, namespace: str, name: str) -> None:
         """Two trainings must not write to the same place."""
@@ -375,42 +385,73 @@ class TrainJobOperator(BaseOperator):
     def _wait(self, context: Context, job: TrainJob, deadline: float | None) -> dict[str, Any]:
         from airflow_provider_llmops.backends.trainer import TrainJobWatch
 
-        watch = TrainJobWatch(self.hook.backend, job.namespace, job.name, self.log)
+        watch = TrainJobWatch(
+            self.hook.backend,
+            job.namespace,
+            job.name,
+            self.log,
+            deadline=deadline,
+            run_timeout=self._run_seconds,
+        )
+        error = None
         timed_out = False
-        while not timed_out and not watch.final_error:
+        while not timed_out:
             try:
                 now = watch.look()
             except RunNotFoundError:
                 break
-            if now is not None and now.state.is_terminal:
+            except ConfigurationError as reason:
+                error = str(reason)
                 break
-            timed_out = deadline is not None and time.time() >= deadline
-            if not timed_out and not watch.final_error:
+            if (now is not None and now.state.is_terminal) or watch.final_error:
+                break
+            timed_out = watch.is_over_time
+            if not timed_out:
                 time.sleep(self.poll_interval)
         return self._finish(
-            context, job.namespace, job.name, timed_out=timed_out, final_error=watch.final_error
+            context,
+            job.namespace,
+            job.name,
+            error=error,
+            timed_out=timed_out,
+            final_error=watch.final_error,
         )
 
     def _finish(
-        self, context: Context, namespace: str, name: str, *, timed_out: bool, final_error: str | None
+        self,
+        context: Context,
+        namespace: str,
+        name: str,
+        *,
+        error: str | None,
+        timed_out: bool,
+        final_error: str | None,
     ) -> dict[str, Any]:
+        self._job = None
+        with concluding(context), outlasting(f"TrainJob {namespace}/{name}"):
+            job = self.hook.backend.find(namespace, name)
+            if job is not None and job.state.is_successful:
+                return self._outcome(context, job)
+            if error and job is not None and not job.state.is_terminal:
+                raise ConfigurationError(error)
+            raise self._failure(namespace, name, job, timed_out=timed_out, final_error=final_error)
+
+    def _failure(
+        self, namespace: str, name: str, job: TrainJob | None, *, timed_out: bool, final_error: str | None
+    ) -> Exception:
+        """What has become of a TrainJob that brings no result; it does not go on after that."""
         from airflow_provider_llmops.backends.trainer import explain
 
-        self._job = None
         backend = self.hook.backend
         what = f"TrainJob {namespace}/{name} ({self.component})"
-        job = backend.find(namespace, name)
-        if job is not None and job.state.is_successful:
-            return self._outcome(context, job)
         if timed_out or (job is not None and job.timed_out):
             backend.delete(namespace, name)
-            limit = self._time_limit or "its time"  # the DAG may have changed since
-            raise RunFailedError(
-                f"{what} took longer than {limit} and was stopped. A retry goes on from its checkpoints; raise run_timeout "
-                "(or execution_timeout), or give it less to do."
+            return RunFailedError(
+                f"{what} took longer than {describe_limits(self)} and was stopped. A retry goes on from its checkpoints; raise "
+                "that, or give it less to do."
             )
         if job is None or job.state.is_canceled:
-            raise RunCanceledError(
+            return RunCanceledError(
                 f"{what} was deleted by somebody else. Clear the task to train again; a retry goes on from its checkpoints."
             )
         lines, is_final = explain(backend, job, lines=LOG_LINES)
@@ -420,16 +461,22 @@ class TrainJobOperator(BaseOperator):
             backend.delete(namespace, name)  # its restarts would end alike
         reason = final_error or job.reason or "no reason given"
         if final_error or is_final:
-            raise InvalidInputError(f"{what} failed: {reason}. Correct the task's arguments or data.")
-        raise RunFailedError(f"{what} failed: {reason}. A retry goes on from its checkpoints.")
+            return InvalidInputError(f"{what} failed: {reason}. Correct the task's arguments or data.")
+        return RunFailedError(f"{what} failed: {reason}. A retry goes on from its checkpoints.")
 
     def _outcome(self, context: Context, job: TrainJob) -> dict[str, Any]:
-        request = self.request(context, job.name)
+        # What was submitted, not what the task's templates and DAG have become since.
+        if REQUEST_VARIABLE not in job.environment:
+            raise ResultError(
+                f"TrainJob {job.namespace}/{job.name} is complete, but has no variable {REQUEST_VARIABLE} (any more), which says "
+                f"where its outputs are. Look below {self.output_path}."
+            )
+        request = json.loads(job.environment[REQUEST_VARIABLE])
         arguments = request["arguments"]
-        paths = {name: arguments[name] for name in self._outputs()}
+        paths = {name: arguments[name] for name in OUTPUTS if name in arguments}
         metrics = dict(job.metrics)
         value = {
-            "component": self.component,
+            "component": request["component"],
             "namespace": job.namespace,
             "name": job.name,
             "state": str(job.state),
@@ -456,11 +503,13 @@ def _name(context: Context, token: str) -> str:
     return f"{readable[:room].rstrip('-')}-{token[:_TOKEN_CHARACTERS]}"
 
 
-def _lineage(context: Context) -> str:
-    """Whose checkpoints may be gone on from: those of the same scheduled run of the task, until it is cleared."""
-    ti = context["ti"]
-    of = [ti.dag_id, ti.run_id, ti.task_id, ti.map_index, cycle_of(context)]
-    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:_TOKEN_CHARACTERS]
+def _labels(origin: Mapping[str, str]) -> dict[str, str]:
+    """Where the TrainJob comes from, without the index of a task that is not mapped: a label cannot begin with a dash."""
+    return {
+        key: _label_value(value)
+        for key, value in origin.items()
+        if not (key == "llmops/map-index" and value.startswith("-"))
+    }
 
 
 def _label_value(value: str) -> str:

@@ -11,6 +11,7 @@ from airflow.sdk import BaseSensorOperator
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
+from airflow_provider_llmops.once import outlasting
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -57,20 +58,7 @@ class PipelineRunSensor(BaseSensorOperator):
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
-            from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
-
-            self.defer(
-                trigger=PipelineRunTrigger(
-                    kubeflow_conn_id=self.kubeflow_conn_id,
-                    run_id=self.run_id,
-                    poll_interval=self.poke_interval,
-                    in_one_stream=backend.waits_in_one_stream,
-                    stream_logs=self.stream_logs,
-                    cancel_on_kill=False,
-                ),
-                method_name="execute_complete",
-                timeout=timedelta(seconds=self.timeout),
-            )
+            self._wait()
         return None
 
     def poke(self, context: Context) -> bool:
@@ -79,9 +67,28 @@ class PipelineRunSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Look at the run that has ended."""
-        if event["error"]:
-            raise ConfigurationError(event["error"])
-        self.poke(context)
+        with outlasting(f"Run {self.run_id}"):
+            has_succeeded = self.poke(context)
+            if event["error"] and not has_succeeded:
+                raise ConfigurationError(event["error"])
+        if not has_succeeded:
+            self._wait()  # somebody has made it go on
+
+    def _wait(self) -> None:
+        from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+
+        self.defer(
+            trigger=PipelineRunTrigger(
+                kubeflow_conn_id=self.kubeflow_conn_id,
+                run_id=self.run_id,
+                poll_interval=self.poke_interval,
+                in_one_stream=KubeflowPipelinesHook(self.kubeflow_conn_id).backend.waits_in_one_stream,
+                stream_logs=self.stream_logs,
+                cancel_on_kill=False,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout),
+        )
 
     @staticmethod
     def _has_succeeded(run: Run) -> bool:

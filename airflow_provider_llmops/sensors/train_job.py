@@ -11,11 +11,12 @@ from airflow.sdk import BaseSensorOperator
 
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
+from airflow_provider_llmops.once import outlasting
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.trainer import TrainJobs, TrainJobWatch
+    from airflow_provider_llmops.backends.trainer import TrainJob, TrainJobs, TrainJobWatch
 
 
 class TrainJobSensor(BaseSensorOperator):
@@ -67,36 +68,45 @@ class TrainJobSensor(BaseSensorOperator):
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
-            from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
-
-            self.defer(
-                trigger=TrainJobTrigger(
-                    kubernetes_conn_id=self.kubernetes_conn_id,
-                    namespace=self._namespace,
-                    name=self.name,
-                    poll_interval=self.poke_interval,
-                    stops_at_final_error=False,
-                    delete_on_kill=False,
-                ),
-                method_name="execute_complete",
-                timeout=timedelta(seconds=self.timeout),
-            )
+            self._wait()
         return None
 
     def poke(self, context: Context) -> bool:
         """Whether the TrainJob is complete; raises when it no longer can be."""
         job = self._watch.look()
-        if job is None:
-            return False
+        return job is not None and self._is_complete(job)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
+        """Look at the TrainJob that has ended."""
+        with outlasting(f"TrainJob {self._namespace}/{self.name}"):
+            # With patience, unlike a poke: that there is no answer does not mean that it is complete.
+            is_complete = self._is_complete(self._backend.get(self._namespace, self.name))
+            if event["error"] and not is_complete:
+                raise ConfigurationError(event["error"])
+        if not is_complete:
+            self._wait()  # another one of that name
+
+    def _wait(self) -> None:
+        from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
+
+        self.defer(
+            trigger=TrainJobTrigger(
+                kubernetes_conn_id=self.kubernetes_conn_id,
+                namespace=self._namespace,
+                name=self.name,
+                poll_interval=self.poke_interval,
+                stops_at_final_error=False,
+                delete_on_kill=False,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout),
+        )
+
+    @staticmethod
+    def _is_complete(job: TrainJob) -> bool:
         what = f"TrainJob {job.namespace}/{job.name}"
         if job.state.is_canceled:
             raise RunCanceledError(f"{what} was deleted.")
         if job.state.is_terminal and not job.state.is_successful:
             raise RunFailedError(f"{what} failed: {job.reason}")
         return job.state.is_successful
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
-        """Look at the TrainJob that has ended."""
-        if event["error"]:
-            raise ConfigurationError(event["error"])
-        self.poke(context)

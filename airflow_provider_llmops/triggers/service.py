@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_llmops.backends.serving import Revision, discard
+from airflow_provider_llmops.exceptions import ApiUnavailableError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.states import ServiceState
 from airflow_provider_llmops.triggers.settle import settle
@@ -64,11 +65,20 @@ class RevisionReadyTrigger(BaseTrigger):
         """Look at the revision until it is settled."""
         started = time.monotonic()
         backend = await KServeHook(self.kserve_conn_id).aget_backend()
+        revision = Revision(revision=self.revision, state=ServiceState.STARTING)
+        unanswered = False
         while True:
-            service = await asyncio.to_thread(backend.get, self.namespace, self.name)
-            revision = service.revisions.get(self.revision) or Revision(
-                revision=self.revision, state=ServiceState.FAILED, error="it was deleted by somebody else"
-            )
+            try:
+                service = await asyncio.to_thread(backend.get, self.namespace, self.name)
+            except ApiUnavailableError as error:
+                if not unanswered:
+                    self.log.warning("%s Waiting on.", error)
+                unanswered = True
+            else:
+                unanswered = False
+                revision = service.revisions.get(self.revision) or Revision(
+                    revision=self.revision, state=ServiceState.FAILED, error="it was deleted by somebody else"
+                )
             timed_out = time.time() >= self.deadline
             if revision.state.is_ready or revision.state.is_over or timed_out:
                 break

@@ -30,6 +30,7 @@ class TrainJobTrigger(BaseTrigger):
     :param name: its name
     :param poll_interval: seconds between two looks
     :param deadline: Unix time at which the TrainJob is deleted; never when ``None``
+    :param run_timeout: seconds from its start on after which it is deleted as well; time in a queue does not count
     :param stops_at_final_error: whether to fire at an error that will happen again, before the runtime's restarts are used up
     :param delete_on_kill: whether the TrainJob is deleted when a person marks or clears the waiting task
     """
@@ -42,6 +43,7 @@ class TrainJobTrigger(BaseTrigger):
         name: str,
         poll_interval: float,
         deadline: float | None = None,
+        run_timeout: float | None = None,
         stops_at_final_error: bool = True,
         delete_on_kill: bool = True,
     ) -> None:
@@ -51,6 +53,7 @@ class TrainJobTrigger(BaseTrigger):
         self.name = name
         self.poll_interval = poll_interval
         self.deadline = deadline
+        self.run_timeout = run_timeout
         self.stops_at_final_error = stops_at_final_error
         self.delete_on_kill = delete_on_kill
 
@@ -64,6 +67,7 @@ class TrainJobTrigger(BaseTrigger):
                 "name": self.name,
                 "poll_interval": self.poll_interval,
                 "deadline": self.deadline,
+                "run_timeout": self.run_timeout,
                 "stops_at_final_error": self.stops_at_final_error,
                 "delete_on_kill": self.delete_on_kill,
             },
@@ -73,7 +77,14 @@ class TrainJobTrigger(BaseTrigger):
         """Look at the TrainJob until it has ended."""
         started = time.monotonic()
         backend = await KubeflowTrainerHook(self.kubernetes_conn_id).aget_backend()
-        watch = TrainJobWatch(backend, self.namespace, self.name, self.log)
+        watch = TrainJobWatch(
+            backend,
+            self.namespace,
+            self.name,
+            self.log,
+            deadline=self.deadline,
+            run_timeout=self.run_timeout,
+        )
         timed_out = False
         error = final_error = None
         while True:
@@ -89,7 +100,7 @@ class TrainJobTrigger(BaseTrigger):
             if self.stops_at_final_error and watch.final_error:
                 final_error = watch.final_error
                 break
-            if timed_out := self.deadline is not None and time.time() >= self.deadline:
+            if timed_out := watch.is_over_time:
                 await self._delete()
                 break
             await asyncio.sleep(self.poll_interval)

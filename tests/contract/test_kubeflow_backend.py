@@ -14,7 +14,6 @@ from kfp_api import FakeKfpApi, LoginPage
 from kube_pods import FakePods
 from pipelines import two_steps
 
-from airflow_provider_llmops.backends import kfp_versions
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.backends.kubeflow import MAX_DESCRIPTION, KubeflowPipelineBackend
@@ -68,19 +67,12 @@ def test_a_specification_is_uploaded_once_and_runs_refer_to_it(api, backend, req
         f"GET pipelines/{api.runs[first]['pipeline_version_reference']['pipeline_id']}/versions",
         "POST pipelines/upload_version",
         "POST runs",
+        "GET pipelines/names/two-steps",
+        f"GET pipelines/{api.runs[first]['pipeline_version_reference']['pipeline_id']}/versions",
         "POST runs",
     ]
     assert api.runs[first]["pipeline_version_reference"] == api.runs[second]["pipeline_version_reference"]
     assert api.runs[second]["runtime_config"]["parameters"] == {"steps": 4}
-
-
-def test_another_process_finds_the_version_that_is_there(api, backend, request_of):
-    first = backend.submit(request_of())
-    kfp_versions._reference_cache.clear()
-    api.clear_requests()
-    second = backend.submit(request_of("dag.task 2"))
-    assert [path.split("/")[0] for path in paths(api)] == ["GET pipelines", "GET pipelines", "POST runs"]
-    assert api.runs[first]["pipeline_version_reference"] == api.runs[second]["pipeline_version_reference"]
 
 
 def test_another_content_is_another_version_of_the_same_pipeline(api, backend, spec, request_of):

@@ -1,4 +1,4 @@
-"""TrainJob manifests against Kubeflow Trainer's schema, and against the entry point that they start."""
+"""TrainJob manifests against Kubeflow Trainer's own models, the rules that they do not have, and against the entry point that they start."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from jsonschema import Draft202012Validator
+from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 from planes import DATA_PYTHON, REPO
 from tiny_model import colour_rows, write_rows
 
@@ -163,6 +164,11 @@ def problems(manifest):
     return [f"{'/'.join(map(str, error.path))}: {error.message}" for error in found]
 
 
+def as_kubeflow_trainer_reads_it(manifest):
+    """The manifest after a way through Kubeflow Trainer's models, which check types and drop what they do not know."""
+    return TrainerV1alpha1TrainJob.from_dict(manifest).to_dict()
+
+
 @pytest.fixture
 def context():
     ti = SimpleNamespace(
@@ -235,6 +241,29 @@ def test_manifest_with_no_setting_leaves_the_rest_to_the_runtime():
         "kind": "ClusterTrainingRuntime",
         "name": "torch-distributed",
     }
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        build(),
+        build(
+            EVERYTHING, num_nodes=4, active_deadline_seconds=3600, annotations={"a": "b"}, labels={"a": "b"}
+        ),
+        build({"accelerator_type": "nvidia.com/gpu"}, runtime="own", runtime_kind="TrainingRuntime"),
+    ],
+)
+def test_the_models_of_kubeflow_trainer_know_all_of_a_manifest(manifest):
+    assert as_kubeflow_trainer_reads_it(manifest) == manifest
+
+
+def test_the_models_of_kubeflow_trainer_notice_a_field_that_it_does_not_have_and_a_wrong_type():
+    manifest = build()
+    manifest["spec"]["trainer"]["numProcesses"] = 2
+    assert as_kubeflow_trainer_reads_it(manifest) == build()
+    manifest["spec"]["trainer"]["numNodes"] = "2"
+    with pytest.raises(ValueError, match="numNodes"):
+        as_kubeflow_trainer_reads_it(manifest)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +341,7 @@ def test_ids_of_any_kind_give_a_manifest_that_fits(context, dag_id):
     task = operator()
     manifest = task.manifest(context, uuid.uuid4().hex)
     assert problems(manifest) == []
+    assert as_kubeflow_trainer_reads_it(manifest) == manifest
     assert manifest["metadata"]["annotations"]["llmops/dag-id"] == dag_id
 
 

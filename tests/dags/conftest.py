@@ -1,4 +1,4 @@
-"""One real Airflow for all tests of a session that ask for it, and a Kubeflow Pipelines server that it can reach."""
+"""One real Airflow for all tests of a session that ask for it, and the servers that it can reach."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from airflow_stack import RealAirflow, free_environment
 from kfp_api import FakeKfpApi
+from kube_trainjobs import FakeTrainJobs
 from kubeflow_cluster import Cluster
 from planes import DATA_PYTHON, REPO
 
@@ -29,8 +30,15 @@ def cluster(kubeflow_cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def train_jobs() -> Iterator[FakeTrainJobs]:
+    """A fake Kubernetes API server with Kubeflow Trainer, at the connection ``kubernetes_cluster`` of ``real_airflow``."""
+    with FakeTrainJobs() as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
 def real_airflow(
-    tmp_path_factory: pytest.TempPathFactory, kubeflow_cluster: Cluster
+    tmp_path_factory: pytest.TempPathFactory, kubeflow_cluster: Cluster, train_jobs: FakeTrainJobs
 ) -> Iterator[RealAirflow]:
     """A running Airflow with MLflow; its DAGs folder is empty at first."""
     directory = tmp_path_factory.mktemp("airflow")
@@ -38,7 +46,11 @@ def real_airflow(
         directory / "stack",
         dags_folder=directory / "dags",
         with_mlflow=True,
-        environment={**free_environment(), "AIRFLOW_CONN_KUBEFLOW_CLUSTER": kubeflow_cluster.connection()},
+        environment={
+            **free_environment(),
+            "AIRFLOW_CONN_KUBEFLOW_CLUSTER": kubeflow_cluster.connection(),
+            "AIRFLOW_CONN_KUBERNETES_CLUSTER": train_jobs.connection(namespace="team"),
+        },
     )
     airflow.start()
     try:

@@ -38,7 +38,7 @@ with DAG("toy_{mode}", schedule=None, params={{"seconds": 1}}, render_template_a
         task_id="toy",
         seconds="{{{{ params.seconds }}}}",
         deferrable={deferrable},
-        retries=1,
+        retries={retries},
         retry_delay=timedelta(seconds=1),
     )
 """
@@ -48,8 +48,8 @@ with DAG("toy_{mode}", schedule=None, params={{"seconds": 1}}, render_template_a
 def toy_dags(real_airflow: RealAirflow, tmp_path_factory) -> RealAirflow:
     spec = tmp_path_factory.mktemp("toy") / "toy.yaml"
     subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "toy_component.py", spec], check=True)
-    for mode, deferrable in (("deferred", True), ("synchronous", False)):
-        source = TOY_DAG.format(spec=str(spec), mode=mode, deferrable=deferrable)
+    for mode, deferrable in (("deferred", True), ("synchronous", False), ("edited", True)):
+        source = TOY_DAG.format(spec=str(spec), mode=mode, deferrable=deferrable, retries=1)
         real_airflow.add_dag(f"toy_{mode}", source)
     return real_airflow
 
@@ -143,6 +143,24 @@ def test_clearing_a_finished_task_makes_one_new_run(toy_dags):
     assert toy_dags.wait("toy_deferred", dag_run) == "success"
     first, second = runs_of(toy_dags, dag_run)
     assert toy_dags.xcom("toy_deferred", dag_run, "toy")["run_id"] == second != first
+
+
+def test_clearing_a_finished_task_makes_a_new_run_although_its_dag_gives_it_fewer_retries_now(toy_dags):
+    dag_run = toy_dags.trigger("toy_edited")
+    assert toy_dags.wait("toy_edited", dag_run) == "success"
+    before = toy_dags.task("toy_edited", dag_run, "toy")["max_tries"]
+    file = toy_dags.stack.dags_folder / "toy_edited.py"
+    file.write_text(file.read_text().replace("retries=1", "retries=0"))
+    toy_dags.wait_until(
+        lambda: toy_dags.api.call("GET", "/dags/toy_edited/tasks/toy")["retries"] == 0,
+        "the DAG to be read",
+        90,
+    )
+    toy_dags.clear("toy_edited", dag_run, "toy")
+    toy_dags.wait_until(lambda: len(runs_of(toy_dags, dag_run)) == 2, "a second run")
+    assert toy_dags.wait("toy_edited", dag_run) == "success"
+    assert toy_dags.task("toy_edited", dag_run, "toy")["max_tries"] == before
+    assert toy_dags.xcom("toy_edited", dag_run, "toy")["run_id"] == runs_of(toy_dags, dag_run)[1]
 
 
 def test_clearing_a_waiting_task_replaces_its_run(toy_dags):

@@ -120,10 +120,43 @@ def test_reinforcement_learning_goes_through_reward_model_and_policy(airflow, ti
     assert airflow.xcom("post_training", run, "register_model")["details"]["name"] == "tiny-rl"
 
 
-def test_gate_that_is_not_passed_stops_before_registration(airflow, tiny_model):
-    conf = {**SMALL, "base_model": str(tiny_model), "min_improvement": 1.0, "model_name": "never"}
+def assert_trained_by(airflow: RealAirflow, run: str, method: str) -> None:
+    """Only that trainer ran, and its model is the one that went on."""
+    states = airflow.tasks("post_training", run)
+    trainers = {"train_sft", "train_dpo", "train_kto", "train_reward", "train_grpo", "train_rloo"}
+    assert {task for task, state in states.items() if state == "skipped"} == {
+        *(trainers - {f"train_{method}"}),
+        "choose_reinforcement",
+        "choose_algorithm",
+    }
+    trained = airflow.xcom("post_training", run, f"train_{method}")
+    assert trained["metrics"]["steps"] == SMALL["max_steps"]
+    tuned = airflow.xcom("post_training", run, "tuned_model")
+    assert tuned["digest"] == trained["artifacts"]["model"]["digest"]
+    assert tuned["tags"] == {f"component.train_{method}": trained["component_digest"]}
+
+
+def test_dpo_alone_ends_with_a_served_model(airflow, tiny_model):
+    conf = {**SMALL, "base_model": str(tiny_model), "model_name": "tiny-dpo", "method": "dpo"}
+    run = airflow.trigger("post_training", conf)
+    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    assert_trained_by(airflow, run, "dpo")
+    assert airflow.xcom("post_training", run, "register_model")["details"]["name"] == "tiny-dpo"
+    (asked,) = airflow.xcom("post_training", run, "smoke_test")
+    assert asked["answer"]
+
+
+def test_gate_that_is_not_passed_by_kto_stops_before_registration(airflow, tiny_model):
+    conf = {
+        **SMALL,
+        "base_model": str(tiny_model),
+        "model_name": "never",
+        "method": "kto",
+        "min_improvement": 1.0,
+    }
     run = airflow.trigger("post_training", conf)
     assert airflow.wait("post_training", run, timeout=420) == "failed"
+    assert_trained_by(airflow, run, "kto")
     states = airflow.tasks("post_training", run)
     assert states["quality_gate"] == "failed"
     assert {states[task] for task in ("register_model", "deploy_model", "smoke_test")} == {"upstream_failed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -11,8 +12,24 @@ def retry(context: dict[str, Any]) -> dict[str, Any]:
     return context
 
 
-def clear(context: dict[str, Any]) -> dict[str, Any]:
-    """Context of the attempt after a person cleared the task; Airflow raises max_tries then."""
-    context["ti"].try_number += 1
-    context["ti"].max_tries = context["ti"].try_number
+def clear(context: dict[str, Any], retries: int = 1) -> dict[str, Any]:
+    """Context of the attempt after a person cleared the task: ``clear_task_instances`` of ``models/taskinstance.py``.
+
+    :param retries: of the task, as the DAG is by now; with fewer than before ``max_tries`` need not rise
+    """
+    context["ti"].max_tries = context["ti"].try_number + retries
+    return retry(clear_other(context))
+
+
+def clear_running(context: dict[str, Any]) -> dict[str, Any]:
+    """Context of the attempt after a person cleared the task while its worker was at work.
+
+    ``max_tries`` rises only when the executor reports a success, in ``scheduler_job_runner.py``; this is the other case.
+    """
+    return retry(clear_other(context))
+
+
+def clear_other(context: dict[str, Any]) -> dict[str, Any]:
+    """The context after a person cleared another task of the DAG run."""
+    context.setdefault("dag_run", SimpleNamespace(clear_number=0)).clear_number += 1
     return context

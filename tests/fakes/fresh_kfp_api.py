@@ -10,9 +10,6 @@ from kfp_api import FakeKfpApi
 
 @contextmanager
 def fresh_kfp_api() -> Iterator[FakeKfpApi]:
-    """A server to which nothing was uploaded: the provider remembers addresses, and their ports come round again."""
-    from airflow_provider_llmops.backends import kfp_versions
-
-    kfp_versions._reference_cache.clear()
+    """A server to which nothing was uploaded."""
     with FakeKfpApi() as api:
         yield api

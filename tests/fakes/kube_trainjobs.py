@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -115,6 +116,15 @@ class FakeTrainJobs:
         """It waits in a queue."""
         self._condition(job, "Suspended", "Suspended", "TrainJob is suspended")
 
+    def resume(self, job: dict[str, Any]) -> None:
+        """It has left the queue."""
+        job["status"]["conditions"] = []
+        self._condition(job, "Suspended", "Resumed", "TrainJob is resumed", status="False")
+
+    def created_at(self, job: dict[str, Any], moment: float) -> None:
+        """Say that it was made then."""
+        job["metadata"]["creationTimestamp"] = _time(moment)
+
     def end_pod(
         self,
         job: dict[str, Any],
@@ -167,13 +177,15 @@ class FakeTrainJobs:
             },
         }
 
-    def _condition(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
+    def _condition(
+        self, job: dict[str, Any], kind: str, reason: str, message: str, status: str = "True"
+    ) -> None:
         condition = {
             "type": kind,
-            "status": "True",
+            "status": status,
             "reason": reason,
             "message": message,
-            "lastTransitionTime": _NOW,
+            "lastTransitionTime": _time(),
         }
         self.update(job, conditions=[*job.get("status", {}).get("conditions", []), condition])
 
@@ -184,7 +196,7 @@ class FakeTrainJobs:
     def _store(self, job: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             metadata = job["metadata"]
-            metadata |= {"uid": f"uid-{len(self.created) + len(self.jobs)}", "creationTimestamp": _NOW}
+            metadata |= {"uid": f"uid-{len(self.created) + len(self.jobs)}", "creationTimestamp": _time()}
             self._touch(job)
             self.jobs[metadata["namespace"], metadata["name"]] = job
             return job
@@ -270,6 +282,12 @@ def status(code: int, reason: str, message: str) -> tuple[int, dict[str, Any]]:
         "message": message,
         "code": code,
     }
+
+
+def _time(moment: float | None = None) -> str:
+    """A time as Kubernetes writes it, now unless another is given."""
+    when = datetime.now(UTC) if moment is None else datetime.fromtimestamp(moment, UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _counts(**counts: int) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
-from attempts import clear, retry
+from attempts import clear, clear_other, clear_running, retry
 
+from airflow_provider_llmops.backends.local import LocalPipelineBackend
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     InvalidInputError,
@@ -141,11 +143,79 @@ def test_retry_after_a_failed_run_makes_a_new_one(toy, context, backend):
     assert len(runs_of(backend)) == 2
 
 
-def test_clearing_a_finished_task_makes_a_new_run(toy, context, backend):
+def test_attempts_share_checkpoints_until_the_task_is_cleared(toy, context, backend, monkeypatch):
+    lineages = []
+    submit = LocalPipelineBackend.submit
+
+    def note(self, request):
+        lineages.append(request.lineage)
+        return submit(self, request)
+
+    monkeypatch.setattr(LocalPipelineBackend, "submit", note)
+    for ending in ("crash", "crash"):
+        with pytest.raises(RunFailedError):
+            toy(ending=ending, deferrable=False).execute(context)
+        context = retry(context)
+    toy(deferrable=False).execute(context)
+    toy(deferrable=False).execute(clear(context))
+    assert lineages[0] == lineages[1] == lineages[2] != lineages[3]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_clearing_a_finished_task_makes_a_new_run_whatever_airflow_makes_of_max_tries(
+    toy, context, backend, retries
+):
     first = toy(deferrable=False).execute(context)
-    second = toy(deferrable=False).execute(clear(context))
+    second = toy(deferrable=False).execute(clear(context, retries))
     assert runs_of(backend) == sorted([first["run_id"], second["run_id"]])
     assert first["run_id"] != second["run_id"]
+
+
+def test_clearing_a_task_that_did_not_pass_its_gate_makes_a_new_run_although_max_tries_stays(
+    toy, context, backend
+):
+    with pytest.raises(QualityGateFailed):
+        toy(ending="gate", deferrable=False).execute(context)
+    with pytest.raises(QualityGateFailed):
+        toy(ending="gate", deferrable=False).execute(clear(context, retries=0))
+    assert len(runs_of(backend)) == 2
+
+
+def test_clearing_a_task_at_work_makes_a_new_run_although_max_tries_stays(toy, context, backend):
+    context["ti"].get_task_states = lambda **_: {"manual": {"task": "restarting"}}
+    operator = toy(seconds=60.0)
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    operator.on_kill()
+    (first,) = runs_of(backend)
+    second = toy(deferrable=False).execute(clear_running(context))
+    assert second["run_id"] != first
+    assert backend.get(first).state.is_canceled
+
+
+def test_clearing_another_task_costs_no_run(toy, context, backend):
+    with pytest.raises(TaskDeferred):
+        toy(seconds=1.0).execute(context)
+    (run_id,) = runs_of(backend)
+    value = toy(seconds=1.0, deferrable=False).execute(retry(clear_other(context)))
+    assert value["run_id"] == run_id
+    # Its result did not get to Airflow.
+    assert toy(deferrable=False).execute(retry(context)) == value
+    assert runs_of(backend) == [run_id]
+
+
+def test_result_is_kept_although_the_store_cannot_be_written_any_more(toy, context, backend, caplog):
+    operator = toy(deferrable=False)
+    outcome = operator.outcome
+
+    def fail_afterwards(*args):
+        value = outcome(*args)
+        context["task_state_store"].set = None
+        return value
+
+    operator.outcome = fail_afterwards
+    assert [operator.execute(context)["run_id"]] == runs_of(backend)
+    assert "That the run is finished could not be noted" in caplog.text
 
 
 def test_clearing_a_task_whose_run_was_orphaned_cancels_that_run(toy, context, backend):
@@ -198,8 +268,31 @@ def test_deadline_holds_while_deferred_and_cancels_the_run(toy, context, backend
     operator = toy(seconds=60.0, **{limit: timedelta(seconds=1)})
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
-    with pytest.raises(RunFailedError, match="took longer than 0:00:01 and was cancelled"):
+    with pytest.raises(RunFailedError, match=f"took longer than its {limit} of 0:00:01 and was cancelled"):
         resume(operator, context, deferred.value)
+    (run_id,) = runs_of(backend)
+    assert backend.get(run_id).state.is_canceled
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_attempt_that_takes_a_run_over_gives_it_no_more_time(toy, context, backend, deferrable):
+    limits = {"seconds": 60.0, "run_timeout": timedelta(hours=1), "execution_timeout": timedelta(hours=2)}
+    with pytest.raises(TaskDeferred) as deferred:
+        toy(**limits).execute(context)
+    assert 3500 < deferred.value.trigger.deadline - time.time() <= 3600
+    store = context["task_state_store"]
+    intent = store.get(INTENT_KEY)
+    store.set(INTENT_KEY, {**intent, "at": intent["at"] - 3601})
+    operator = toy(**limits, deferrable=deferrable)
+    with pytest.raises(
+        RunFailedError, match="longer than its run_timeout of 1:00:00 or its execution_timeout"
+    ):
+        if deferrable:
+            with pytest.raises(TaskDeferred) as deferred:
+                operator.execute(retry(context))
+            resume(operator, context, deferred.value)
+        else:
+            operator.execute(retry(context))
     (run_id,) = runs_of(backend)
     assert backend.get(run_id).state.is_canceled
 
@@ -255,6 +348,52 @@ def test_on_kill_while_the_run_is_being_submitted_cancels_what_came_of_it(toy, c
         operator.execute(context)
     (run_id,) = runs_of(backend)
     assert backend.get(run_id).state.is_canceled
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_task_that_is_given_up_before_its_request_makes_no_run(toy, context, backend, cancel_on_kill):
+    context["ti"].get_task_states = lambda **_: {"manual": {"task": "failed"}}
+    operator = toy(cancel_on_kill=cancel_on_kill)
+    bind = operator.bind
+
+    def marked_meanwhile():
+        operator.on_kill()  # Airflow's signal handler does no more
+        return bind()
+
+    operator.bind = marked_meanwhile
+    with pytest.raises(RunCanceledError, match="was ended while it submitted its run, which was not made"):
+        operator.execute(context)
+    assert runs_of(backend) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "arguments", "canceled"),
+    [
+        ("failed", {}, True),
+        ("restarting", {}, True),
+        ("failed", {"cancel_on_kill": False}, False),
+        ("running", {}, False),
+        ("running", {"cancel_on_eviction": True}, True),
+    ],
+)
+def test_run_of_a_task_that_is_given_up_as_it_is_requested_is_cancelled(
+    toy, context, backend, monkeypatch, state, arguments, canceled
+):
+    context["ti"].get_task_states = lambda **_: {"manual": {"task": state}}
+    operator = toy(seconds=60.0, **arguments)
+    submit = operator.hook.submit
+
+    def marked_meanwhile(request):
+        operator.on_kill()
+        if state == "restarting":  # the task instance has another id now
+            monkeypatch.setattr(context["task_state_store"], "set", None)
+        return submit(request)
+
+    monkeypatch.setattr(operator.hook, "submit", marked_meanwhile)
+    with pytest.raises(RunCanceledError if canceled else TaskDeferred):
+        operator.execute(context)
+    (run_id,) = runs_of(backend)
+    assert backend.get(run_id).state.is_canceled is canceled
 
 
 def test_run_that_failed_before_its_id_was_known_is_followed_by_one_with_another_name(toy, context, backend):

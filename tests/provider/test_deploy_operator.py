@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
+import time
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
@@ -12,7 +14,8 @@ from attempts import clear, retry
 from planes import DATA_PYTHON, REPO
 from test_component_operator import events_of
 
-from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError
+from airflow_provider_llmops.backends import local_serving
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.serving import AskModelOperator, DeployModelOperator
 from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
@@ -83,6 +86,7 @@ def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
 
 
 def test_killing_the_task_stops_the_revision_that_starts_and_no_other(tiny_model, context, service):
+    context["ti"].get_task_states = lambda **_: {"manual": {"task": "failed"}}
     deploy(tiny_model, context)
     operator = DeployModelOperator(
         task_id="deploy", service_name="tiny", model=str(tiny_model), predictor_args={"max_model_len": 256}
@@ -100,6 +104,86 @@ def test_killing_the_task_stops_the_revision_that_starts_and_no_other(tiny_model
         same.execute(clear(context))
     same.on_kill()
     assert service().revisions["00001"].state.is_ready
+
+
+def test_evicted_worker_leaves_the_revision_to_the_next_attempt_and_one_of_a_marked_task_stops_it(
+    tiny_model, context, service, monkeypatch
+):
+    def attempt(state):
+        """A worker's process, while Airflow says that the task is in a state."""
+        context["ti"].get_task_states = lambda **_: {"manual": {"task": state}}
+        return DeployModelOperator(task_id="deploy", service_name="tiny", model=str(tiny_model))
+
+    starting = attempt("running")
+    with pytest.raises(TaskDeferred) as deferred:
+        starting.execute(context)
+    starting.on_kill()
+    assert not service().revisions["00001"].state.is_over
+    _, trigger = deferred.value.trigger.serialize()
+    (event,) = asyncio.run(events_of(RevisionReadyTrigger(**trigger)))
+
+    for state, left in (("running", "READY"), ("up_for_retry", "READY"), ("failed", "STOPPED")):
+        asking = attempt(state)
+
+        def killed_before_the_answer(*_, asking=asking, **__):
+            asking.on_kill()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(asking.hook, "ask", killed_before_the_answer)
+        with pytest.raises(KeyboardInterrupt):
+            asking.execute_complete(retry(context), event=event.payload)
+        assert {name: str(each.state) for name, each in service().revisions.items()} == {"00001": left}
+
+
+@pytest.fixture
+def slow_controller(monkeypatch, tmp_path):
+    """An interpreter for the connection that hangs when it is started first, and says after that that all is well."""
+    revision = {"revision": "00001", "state": "READY"}
+    answer = json.dumps({"name": "tiny", "namespace": "default", "revisions": [revision]})
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\n[ -e '{tmp_path}/called' ] || {{ touch '{tmp_path}/called'; exec sleep 60; }}\necho '{answer}'\n"
+    )
+    python.chmod(0o755)
+    connection = {"conn_type": "kserve", "extra": {"python": str(python)}}
+    monkeypatch.setenv("AIRFLOW_CONN_KSERVE_DEFAULT", json.dumps(connection))
+    monkeypatch.setattr(local_serving, "COMMAND_TIMEOUT_SECONDS", 0.5)
+    return python
+
+
+def test_controller_that_does_not_answer_is_named_with_what_to_look_at(slow_controller):
+    with pytest.raises(ApiUnavailableError) as caught:
+        KServeHook().get_service("tiny")
+    assert str(caught.value).startswith(
+        f"{slow_controller} did not carry out '-m llmops_components.serving.local status"
+    )
+    assert "Look at the load, the memory and the disk of this machine" in str(caught.value)
+
+
+def test_trigger_waits_on_when_the_controller_does_not_answer(slow_controller):
+    trigger = RevisionReadyTrigger(
+        kserve_conn_id="kserve_default",
+        namespace="default",
+        name="tiny",
+        revision="00001",
+        poll_interval=0.1,
+        deadline=time.time() + 60,
+    )
+    (event,) = asyncio.run(events_of(trigger))
+    assert event.payload == {"revision": "00001", "state": "READY", "error": None, "timed_out": False}
+
+
+def test_trigger_keeps_its_deadline_when_the_controller_does_not_answer(slow_controller):
+    trigger = RevisionReadyTrigger(
+        kserve_conn_id="kserve_default",
+        namespace="default",
+        name="tiny",
+        revision="00001",
+        poll_interval=0.1,
+        deadline=time.time(),
+    )
+    (event,) = asyncio.run(events_of(trigger))
+    assert event.payload == {"revision": "00001", "state": "STARTING", "error": None, "timed_out": True}
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from planes import DATA_PYTHON
 
+from airflow_provider_llmops.backends.trainer import TrainJobs
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.hooks import trainer
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 
 
 @pytest.fixture
@@ -158,3 +163,99 @@ def test_answer_that_is_none_is_an_error_of_the_right_kind(server, answer, error
     server.answer = answer
     with pytest.raises(error, match="/openai/v1/chat/completions"):
         KServeHook.ask(server.url, "m", "what?")
+
+
+PLUGIN_PATIENCE_SECONDS = 10
+
+
+@pytest.fixture
+def plugin(monkeypatch, tmp_path):
+    """A credentials plugin of kubeconfigs, which answers when it is let, and notes when it is called.
+
+    ``plugin.connect(name, server)`` makes a connection whose kubeconfig calls it; ``plugin.calls()`` says how often it was;
+    ``plugin.let()`` lets it answer, from then on.
+    """
+    script, notes, let = tmp_path / "plugin.py", tmp_path / "notes", tmp_path / "let"
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "t"},
+    }
+    script.write_text(
+        "import json, os, time\n"
+        f"open({str(notes)!r}, 'a').write('x')\n"
+        f"until = time.monotonic() + {PLUGIN_PATIENCE_SECONDS}\n"
+        f"while not os.path.exists({str(let)!r}):\n"
+        "    assert time.monotonic() < until\n"
+        "    time.sleep(0.01)\n"
+        f"print(json.dumps({credential}))\n"
+    )
+    command = {"apiVersion": credential["apiVersion"], "command": sys.executable, "args": [str(script)]}
+    monkeypatch.setattr(trainer, "_made", {})
+
+    class Plugin:
+        @staticmethod
+        def connect(name, server):
+            config = {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "c", "cluster": {"server": server}}],
+                "users": [{"name": "u", "user": {"exec": {**command, "interactiveMode": "Never"}}}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "current-context": "x",
+            }
+            connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(config)}}
+            monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+
+        @staticmethod
+        def calls():
+            return notes.stat().st_size if notes.exists() else 0
+
+        @staticmethod
+        def let():
+            let.touch()
+
+    return Plugin
+
+
+def in_triggerer(plugin, *conn_ids):
+    """What several triggers get at the same time, while another one lets the plugin answer once it has been called."""
+
+    async def let():
+        while not plugin.calls():  # noqa: ASYNC110 - another process says so
+            await asyncio.sleep(0.01)
+        plugin.let()
+
+    async def run():
+        other = asyncio.create_task(let())
+        hooks = [KubeflowTrainerHook(conn_id) for conn_id in conn_ids]
+        backends = await asyncio.gather(*(hook.aget_backend() for hook in hooks))
+        await other
+        return backends
+
+    return asyncio.run(run())
+
+
+def server_of(backend: TrainJobs) -> str:
+    return backend._objects.api_client.configuration.host
+
+
+def test_slow_credentials_plugin_of_a_cluster_does_not_hold_up_the_triggerer(plugin):
+    plugin.connect("a", "http://a")
+    plugin.connect("b", "http://b")
+    backends = in_triggerer(plugin, "a", "b", "a", "b", "a", "b")
+    assert [server_of(backend) for backend in backends] == ["http://a", "http://b"] * 3
+    assert plugin.calls() == 2
+
+
+def test_triggers_share_a_client_until_the_connection_changes_or_it_is_old(plugin, monkeypatch):
+    plugin.connect("a", "http://a")
+    (first,) = in_triggerer(plugin, "a")
+    (second,) = in_triggerer(plugin, "a")
+    assert second is first
+    plugin.connect("a", "http://other")
+    (changed,) = in_triggerer(plugin, "a")
+    assert server_of(changed) == "http://other"
+    monkeypatch.setattr(trainer, "KEEP_CLIENT_SECONDS", 0.0)
+    (renewed,) = in_triggerer(plugin, "a")
+    assert (renewed is changed, server_of(renewed), plugin.calls()) == (False, "http://other", 3)

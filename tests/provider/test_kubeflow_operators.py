@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +16,14 @@ from attempts import retry
 from kube_pods import FakePods
 from pipelines import two_steps
 
-from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    RunCanceledError,
+    RunFailedError,
+)
 from airflow_provider_llmops.kubernetes import StepSettings
+from airflow_provider_llmops.once import INTENT_KEY
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
 from airflow_provider_llmops.operators.training import TrainSFTOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
@@ -267,8 +275,74 @@ def test_run_that_somebody_terminates_is_named(api, pipeline, context):
 def test_run_that_is_deleted_while_its_task_waits_fails_the_task(api, pipeline, context):
     api.on_run_created = lambda run: api.delete(run["run_id"])
     operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.1)
-    with pytest.raises(ConfigurationError, match=r"cannot be watched any more: .* was refused with 404"):
+    with pytest.raises(ConfigurationError, match=r"was refused with 404: .* It was deleted"):
         finish(operator, context)
+
+
+def test_refusal_while_a_run_goes_on_fails_the_attempt_and_a_retry_reconnects(api, pipeline, context):
+    def operator(**arguments):
+        return KubeflowPipelineOperator(
+            task_id="task", pipeline=pipeline, **{"poll_interval": 0.1, **arguments}
+        )
+
+    with pytest.raises(TaskDeferred) as deferred:
+        operator().execute(context)
+    (run_id,) = api.runs
+    api.token = "renewed"  # noqa: S105
+    (event,) = asyncio.run(events_of(PipelineRunTrigger(**deferred.value.trigger.serialize()[1])))
+    assert "cannot be watched any more" in event.payload["error"]
+    refused = rf"missing, wrong or expired\. Run {run_id} goes on; a retry reconnects to it\.$"
+    for attempt in (
+        lambda: operator().execute_complete(context, event.payload),
+        lambda: operator().execute(retry(context)),
+        lambda: operator(deferrable=False).execute(retry(context)),
+    ):
+        with pytest.raises(ApiUnavailableError, match=refused) as caught:
+            attempt()
+        assert not isinstance(caught.value, AirflowFailException)
+    api.token = None
+    with pytest.raises(ApiUnavailableError, match=refused):
+        operator().execute_complete(context, event.payload)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator().execute(retry(context))
+    assert deferred.value.trigger.run_id == run_id
+    assert list(api.runs) == [run_id]
+    api.finish(run_id)
+    assert operator().execute_complete(context, event.payload)["state"] == "SUCCEEDED"
+
+
+def test_run_that_somebody_has_made_go_on_is_waited_for_again(api, pipeline, context):
+    operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline)
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    (run_id,) = api.runs
+    event = {"run_id": run_id, "timed_out": False, "error": None, "log_offset": 0}
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute_complete(context, event)
+    assert (deferred.value.trigger.run_id, deferred.value.method_name) == (run_id, "execute_complete")
+
+
+def test_failed_run_that_goes_on_has_its_time_again(api, pipeline, context):
+    def operator(**arguments):
+        return KubeflowPipelineOperator(
+            task_id="task", pipeline=pipeline, run_timeout=timedelta(hours=1), **arguments
+        )
+
+    with pytest.raises(TaskDeferred):
+        operator().execute(context)
+    (run_id,) = api.runs
+    begin_earlier(context, 3601)
+    api.finish(run_id, "FAILED", tasks={"train": "FAILED"})
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(resume_failed=True).execute(retry(context))
+    assert deferred.value.trigger.run_id == run_id
+    assert time.time() + 3500 < deferred.value.trigger.deadline
+
+
+def begin_earlier(context, seconds):
+    store = context["task_state_store"]
+    intent = store.get(INTENT_KEY)
+    store.set(INTENT_KEY, {**intent, "at": intent["at"] - seconds})
 
 
 def test_mapped_tasks_and_clears_get_runs_of_their_own(api, pipeline, context):

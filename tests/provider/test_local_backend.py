@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,8 +65,6 @@ def test_run_succeeds_and_leaves_state_log_and_result(backend, toy_spec):
     result = result_of(backend, run_id)
     assert result["metrics"] == {"length": 5}
     assert Path(result["artifacts"]["echo"]["uri"]).read_text() == "hallo"
-    assert [run.run_id for run in backend.list_finished(before)] == [run_id]
-    assert list(backend.list_finished(datetime.now(UTC))) == []
 
 
 def test_artifact_input_is_given_as_a_path(backend, toy_spec, tmp_path):
@@ -211,6 +210,30 @@ def test_steps_do_not_see_airflows_secrets(backend, toy_spec, monkeypatch):
     assert "MLFLOW_TRACKING_TOKEN" in variables
     stored = [path for path in (backend._runs / run_id).rglob("*") if path.is_file()]
     assert [path for path in stored if b"hush" in path.read_bytes()] == []
+
+
+def test_two_looks_for_processes_share_one_grace(backend, toy_spec, monkeypatch):
+    clock, graces = [100.0], []
+
+    def stop(processes, grace):
+        graces.append(grace)
+        clock[0] += 15.0
+
+    run_id = backend.submit(request(toy_spec, seconds=60))
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_stop", stop)
+        patch.setattr(local.time, "monotonic", lambda: clock[0])
+        backend.cancel(run_id)
+    assert graces == [20.0, 5.0]
+    backend.cancel(run_id)
+
+
+@pytest.mark.parametrize("lineage", [None, "abc123"])
+def test_steps_know_where_a_retry_looks_for_checkpoints(backend, toy_spec, lineage):
+    run_id = backend.submit(replace(request(toy_spec), lineage=lineage))
+    finished(backend, run_id)
+    variables = result_of(backend, run_id)["details"]["variables"]
+    assert ("LLMOPS_CHECKPOINTS" in variables) == (lineage is not None)
 
 
 @pytest.mark.parametrize(("inherited", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

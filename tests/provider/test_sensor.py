@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from test_component_operator import events_of
 from test_local_backend import finished, request, working
 
-from airflow_provider_llmops.exceptions import RunCanceledError, RunFailedError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 from airflow_provider_llmops.triggers.settle import MARGIN_SECONDS
@@ -36,6 +36,17 @@ def test_running_run_is_waited_for_in_the_triggerer_and_never_cancelled(backend,
     assert [event.payload["error"] for event in events] == [None]
     assert backend.get(run_id).state.is_successful
     assert sensor.execute_complete(context, events[0].payload) is None
+
+
+def test_run_that_goes_on_is_never_taken_for_one_that_succeeded(backend, toy_spec, context):
+    run_id = backend.submit(request(toy_spec, seconds=60))
+    sensor = PipelineRunSensor(task_id="wait", run_id=run_id)
+    ended = {"run_id": run_id, "timed_out": False, "error": None, "log_offset": 0}
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute_complete(context, ended)
+    assert (deferred.value.trigger.run_id, deferred.value.method_name) == (run_id, "execute_complete")
+    with pytest.raises(ApiUnavailableError, match=f"no rights Run {run_id} goes on; a retry reconnects"):
+        sensor.execute_complete(context, {**ended, "error": "no rights"})
 
 
 def test_worker_waits_when_it_is_told_to(backend, toy_spec, context):

@@ -6,10 +6,13 @@ import copy
 
 import pytest
 import yaml
+from airflow.sdk import DAG
 from pipelines import container, nested, task, two_steps
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.kubernetes import StepSettings, Toleration, settings_by_step
+from airflow_provider_llmops.operators.kubeflow import KubeflowPipelineOperator
+from airflow_provider_llmops.operators.train_job import TrainJobOperator
 from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.step_settings import apply_settings
 
@@ -442,3 +445,48 @@ def test_settings_are_read_from_a_dict_or_taken_as_they_are():
         "train": StepSettings(image="x"),
         "*": ready,
     }
+
+
+WITH_TEMPLATES = {
+    "env": {"DAY": "{{ ds }}", "LEVEL": "INFO"},
+    "persistent_volume_claims": {"claim": "/mnt/{{ run_id }}"},
+    "annotations": {"run": "{{ run_id }}"},
+    "accelerator_count": 0,
+    "tolerations": ALL["tolerations"],
+}
+RENDERED = {
+    **WITH_TEMPLATES,
+    "env": {"DAY": "2026-01-02", "LEVEL": "INFO"},
+    "persistent_volume_claims": {"claim": "/mnt/manual"},
+    "annotations": {"run": "manual"},
+}
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (StepSettings.of(WITH_TEMPLATES), ["*"]),
+        (WITH_TEMPLATES, ["*"]),
+        ({"train": StepSettings.of(WITH_TEMPLATES), "*": WITH_TEMPLATES}, ["train", "*"]),
+    ],
+)
+def test_templates_are_rendered_wherever_settings_are_given(native, given, names):
+    with DAG("dag", schedule=None, render_template_as_native_obj=native):
+        tasks = [
+            KubeflowPipelineOperator(task_id="pipeline", pipeline="p.yaml", step_settings=given),
+            TrainJobOperator(
+                task_id="train_job", component="c", arguments={}, output_path="/o", step_settings=given
+            ),
+        ]
+    for task_ in tasks:
+        task_.render_template_fields({"task": task_, "ds": "2026-01-02", "run_id": "manual"})
+        assert settings_by_step(task_.step_settings) == dict.fromkeys(names, StepSettings.of(RENDERED))
+
+
+def test_rendered_settings_hold_only_what_was_given():
+    task_ = KubeflowPipelineOperator(
+        task_id="t", pipeline="p.yaml", step_settings=StepSettings(env={"DAY": "{{ ds }}"})
+    )
+    task_.render_template_fields({"task": task_, "ds": "2026-01-02"})
+    assert task_.step_settings == {"env": {"DAY": "2026-01-02"}}

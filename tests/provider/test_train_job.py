@@ -13,8 +13,8 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
-from attempts import clear, retry
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from attempts import clear, clear_other, clear_running, retry
 from kube_trainjobs import FakeTrainJobs, status
 
 from airflow_provider_llmops import once
@@ -23,11 +23,13 @@ from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
     InvalidInputError,
+    ResultError,
     RunCanceledError,
     RunFailedError,
     RunNotFoundError,
 )
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
+from airflow_provider_llmops.once import lineage_of
 from airflow_provider_llmops.operators import train_job
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
 from airflow_provider_llmops.sensors.train_job import TrainJobSensor
@@ -36,8 +38,8 @@ from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
 ARGUMENTS = {"dataset": "/mnt/shared/rows.jsonl", "base_model": "file:///mnt/shared/base"}
 SETTINGS = {"persistent_volume_claims": {"shared": "/mnt/shared"}}
-CHECKPOINTS = "/mnt/shared/out/checkpoints/" + train_job._lineage(
-    {"ti": SimpleNamespace(dag_id="dag", run_id="manual", task_id="task", map_index=-1, max_tries=1)}
+CHECKPOINTS = "/mnt/shared/out/checkpoints/" + lineage_of(
+    {"ti": SimpleNamespace(dag_id="dag", run_id="manual", task_id="task", map_index=-1)}, began=1
 )
 CLOCK = "2026-01-01T00:00:00Z"
 
@@ -167,8 +169,16 @@ def test_origin_is_on_the_job_whole_in_annotations_and_cut_in_labels(cluster, co
     assert metadata["annotations"]["llmops/component"] == "train_sft"
     label = metadata["labels"]["llmops/dag-run-id"]
     assert label == "manual__2026-01-01T00_00_00_00_00_" + "x" * 29
-    assert metadata["labels"]["llmops/map-index"] == "1"
     assert metadata["labels"]["llmops/dag-id"] == "dag"
+
+
+@pytest.mark.parametrize(("map_index", "label"), [(-1, None), (0, "0"), (12, "12")])
+def test_only_a_mapped_task_has_its_index_among_the_labels(cluster, context, map_index, label):
+    context["ti"].map_index = map_index
+    start(task(), context)
+    metadata = cluster.created[0]["metadata"]
+    assert metadata["labels"].get("llmops/map-index") == label
+    assert metadata["annotations"]["llmops/map-index"] == str(map_index)
 
 
 @pytest.mark.parametrize("dies_before", ["the answer", "noting the answer"])
@@ -233,6 +243,30 @@ def test_retry_after_a_failed_job_makes_a_new_one_that_goes_on_from_the_same_che
     assert len({request["arguments"]["model"] for request in requests}) == 2
 
 
+@pytest.mark.parametrize("attempt", [retry, clear])
+@pytest.mark.parametrize("is_being_deleted", [True, False])
+def test_former_job_that_failed_is_deleted_and_its_pods_awaited_before_the_next_is_made(
+    cluster, context, attempt, is_being_deleted
+):
+    start(task(), context)
+    former = cluster.only
+    cluster.fail(former)
+    cluster.removes_at_once = False
+    if is_being_deleted:
+        former["metadata"]["deletionTimestamp"] = CLOCK
+    seen = []
+
+    def notice(method, path):
+        seen.append((method, len(cluster.jobs)))
+        if seen.count(("GET", 1)) == 3:
+            cluster.remove(former)
+
+    cluster.faults = notice
+    start(task(), attempt(context))
+    assert seen == [("GET", 1), ("DELETE", 1), ("GET", 1), ("GET", 1), ("POST", 0)]
+    assert cluster.deleted == [("team", former["metadata"]["name"], "Foreground")]
+
+
 def test_clearing_deletes_the_former_job_waits_for_its_pods_and_starts_from_scratch(cluster, context):
     start(task(), context)
     former = cluster.only
@@ -282,6 +316,65 @@ def test_clearing_a_finished_task_leaves_its_job_and_makes_a_new_one(cluster, co
     start(task(), clear(context))
     assert cluster.deleted == []
     assert len(cluster.jobs) == 2
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_clearing_a_finished_task_trains_from_scratch_whatever_airflow_makes_of_max_tries(
+    cluster, context, retries
+):
+    trigger = start(task(), context)
+    cluster.complete(cluster.only)
+    resume(task(), context, trigger)
+    start(task(), clear(context, retries))
+    assert len({path_of(job, "checkpoints") for job in cluster.created}) == len(cluster.created) == 2
+
+
+def test_clearing_a_task_at_work_trains_from_scratch_although_max_tries_stays(cluster, context):
+    killed(task(), context, "restarting")
+    start(task(), clear_running(context))
+    assert len({path_of(job, "checkpoints") for job in cluster.created}) == len(cluster.created) == 2
+
+
+def test_clearing_another_task_costs_no_training(cluster, context):
+    first = start(task(), context)
+    cluster.run(cluster.only)
+    assert start(task(), retry(clear_other(context))).name == first.name
+    cluster.fail(cluster.only)
+    start(task(), retry(clear_other(context)))
+    assert len({path_of(job, "checkpoints") for job in cluster.created}) == 1
+    cluster.remove(cluster.only)
+    with pytest.raises(RunCanceledError):
+        resume(task(), clear_other(context), TrainJobTrigger(**first.serialize()[1]))
+    start(task(), retry(context))
+    assert len({path_of(job, "checkpoints") for job in cluster.created}) == 1
+
+
+def path_of(job, name):
+    return json.loads(job["spec"]["trainer"]["env"][0]["value"])["arguments"][name]
+
+
+def test_result_names_what_was_submitted_although_the_dag_has_changed_since(cluster, context):
+    trigger = start(task(), context)
+    cluster.complete(cluster.only)
+    out = f"/mnt/shared/out/{trigger.name}"
+    changed = task(
+        component="train_reward", output_path="/mnt/shared/elsewhere", arguments={}, step_settings={}
+    )
+    value = changed.execute_complete(context, event_of(trigger))
+    assert (value["component"], value["artifacts"], value["result"], value["checkpoints"]) == (
+        "train_sft",
+        {"model": f"{out}/model", "adapter": f"{out}/adapter"},
+        f"{out}/result.json",
+        CHECKPOINTS,
+    )
+
+
+def test_job_that_has_lost_its_request_has_no_result(cluster, context):
+    trigger = start(task(), context)
+    cluster.only["spec"]["trainer"]["env"] = []
+    cluster.complete(cluster.only)
+    with pytest.raises(ResultError, match=r"has no variable LLMOPS_REQUEST .* Look below /mnt/shared/out"):
+        task().execute_complete(context, event_of(trigger))
 
 
 def test_former_pods_that_do_not_end_keep_a_second_training_from_starting(cluster, context, monkeypatch):
@@ -460,19 +553,58 @@ def test_deadline_deletes_a_waiting_job(cluster, context):
     before = time.time()
     trigger = start(operator, context)
     assert before + 3600 <= trigger.deadline <= time.time() + 3600
-    assert cluster.only["spec"]["activeDeadlineSeconds"] == 7200
+    assert trigger.run_timeout == cluster.only["spec"]["activeDeadlineSeconds"] == 7200
     trigger.deadline = time.time()
     assert events(trigger) == [event_of(trigger, timed_out=True)]
     assert cluster.deleted == [("team", trigger.name, "Foreground")]
-    with pytest.raises(RunFailedError, match="took longer than 1:00:00 and was stopped"):
+    with pytest.raises(
+        RunFailedError,
+        match="longer than its run_timeout of 2:00:00 or its execution_timeout of 1:00:00 and was stopped",
+    ):
         operator.execute_complete(context, event_of(trigger, timed_out=True))
+
+
+def test_time_that_a_job_waits_for_its_turn_does_not_count(cluster, context):
+    trigger = start(task(run_timeout=timedelta(hours=1)), context)
+    job = cluster.only
+    cluster.created_at(job, time.time() - 7200)
+    looks = []
+
+    def go_on(method, path):
+        looks.append(path)
+        if len(looks) == 3:
+            cluster.suspend(job)
+        if len(looks) == 6:
+            cluster.resume(job)
+            cluster.run(job)
+        if len(looks) == 9:
+            cluster.complete(job)
+
+    cluster.faults = go_on
+    assert events(trigger) == [event_of(trigger)]
+    assert len(looks) >= 9
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_attempt_that_takes_a_job_over_gives_it_no_more_time(cluster, context, deferrable):
+    operator = task(run_timeout=timedelta(hours=1), deferrable=deferrable)
+    start(task(run_timeout=timedelta(hours=1)), context)
+    cluster.created_at(cluster.only, time.time() - 3601)
+    cluster.run(cluster.only)
+    with pytest.raises(RunFailedError, match="longer than its run_timeout of 1:00:00 and was stopped"):
+        if deferrable:
+            resume(operator, context, start(operator, retry(context)))
+        else:
+            operator.execute(retry(context))
+    assert len(cluster.created) == 1
+    assert cluster.jobs == {}
 
 
 def test_deadline_that_the_cluster_kept_is_told_as_one(cluster, context):
     operator = task(run_timeout=timedelta(minutes=1))
     trigger = start(operator, context)
     cluster.fail(cluster.only, "DeadlineExceeded", "TrainJob exceeded its active deadline")
-    with pytest.raises(RunFailedError, match="took longer than 0:01:00 and was stopped"):
+    with pytest.raises(RunFailedError, match="took longer than its run_timeout of 0:01:00 and was stopped"):
         resume(operator, context, trigger)
 
 
@@ -494,7 +626,8 @@ def test_waiting_in_the_worker_gives_the_same_result(cluster, context):
 
 
 def test_deadline_holds_in_the_worker(cluster, context):
-    with pytest.raises(RunFailedError, match="took longer than 0:00:00"):
+    cluster.faults = lambda method, path: cluster.run(cluster.only) if cluster.jobs else None
+    with pytest.raises(RunFailedError, match="took longer than its run_timeout of 0:00:00"):
         task(deferrable=False, run_timeout=timedelta(microseconds=1)).execute(context)
     assert len(cluster.deleted) == 1
 
@@ -532,6 +665,75 @@ def test_killed_worker_deletes_the_job_only_when_the_task_is_given_up(
 def test_worker_that_timed_out_deletes_the_job(cluster, context):
     killed(task(), context, "running", error=AirflowTaskTimeout())
     assert len(cluster.deleted) == 1
+
+
+def mark(operator, context, state):
+    """End the task from outside, as Airflow does: its signal handler calls ``on_kill`` and goes back to work."""
+    context["ti"].get_task_states = lambda **kwargs: {"manual": {"task": state}}
+    operator.on_kill()
+    if state == "restarting":  # the task instance has another id now
+        context["task_state_store"].set = refuse
+
+
+def refuse(*args):
+    raise RuntimeError("404: Task instance not found")
+
+
+@pytest.mark.parametrize("state", ["failed", "restarting"])
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_task_that_is_given_up_before_its_request_makes_no_job(cluster, context, state, cancel_on_kill):
+    operator = task(cancel_on_kill=cancel_on_kill)
+    make_manifest = operator.manifest
+
+    def marked_meanwhile(*args, **kwargs):
+        mark(operator, context, state)
+        return make_manifest(*args, **kwargs)
+
+    operator.manifest = marked_meanwhile
+    with pytest.raises((RunCanceledError, RuntimeError)):
+        operator.execute(context)
+    assert cluster.created == []
+
+
+@pytest.mark.parametrize(
+    ("state", "settings", "deleted"),
+    [
+        ("failed", {}, 1),
+        ("restarting", {}, 1),
+        ("failed", {"cancel_on_kill": False}, 0),
+        ("running", {}, 0),
+        ("running", {"cancel_on_eviction": True}, 1),
+    ],
+)
+def test_job_of_a_task_that_is_given_up_as_it_is_requested_is_deleted(
+    cluster, context, state, settings, deleted
+):
+    operator = task(**settings)
+    create = operator.hook.backend.create
+
+    def marked_meanwhile(manifest):
+        mark(operator, context, state)
+        return create(manifest)
+
+    operator.hook.backend.create = marked_meanwhile
+    with pytest.raises(RunCanceledError if deleted else TaskDeferred):
+        operator.execute(context)
+    assert (len(cluster.created), len(cluster.jobs)) == (1, 1 - deleted)
+
+
+def test_job_that_a_task_was_finding_again_when_it_was_given_up_is_deleted(cluster, context):
+    start(task(), context)
+    operator = task()
+    find = operator.hook.backend.find
+
+    def marked_meanwhile(*place):
+        mark(operator, context, "failed")
+        return find(*place)
+
+    operator.hook.backend.find = marked_meanwhile
+    with pytest.raises(RunCanceledError, match="was ended while it submitted its run, which was cancelled"):
+        operator.execute(retry(context))
+    assert cluster.jobs == {}
 
 
 @pytest.mark.parametrize(("delete_on_kill", "deleted"), [(True, 1), (False, 0)])
@@ -587,13 +789,40 @@ def test_namespace_that_is_missing_is_no_missing_job(cluster, context):
     assert 'namespaces "team" not found. Correct the task' in message
 
 
-def test_expired_credentials_end_the_wait(cluster, context):
+@pytest.mark.parametrize("code", [401, 403])
+def test_refusal_while_the_job_goes_on_fails_the_attempt_and_a_retry_reconnects(cluster, context, code):
     trigger = start(task(), context)
-    cluster.faults = lambda method, path: status(401, "Unauthorized", "Unauthorized")
+    cluster.run(cluster.only)
+    cluster.faults = lambda method, path: status(code, "Unauthorized", "Unauthorized")
     (event,) = events(trigger)
     assert event["error"].startswith(f"TrainJob team/{trigger.name} cannot be watched any more: ")
-    with pytest.raises(ConfigurationError, match="Renew the connection's credentials"):
+    goes_on = f"TrainJob team/{trigger.name} goes on; a retry reconnects to it.$"
+    with pytest.raises(ApiUnavailableError, match=goes_on) as caught:
         task().execute_complete(context, event)
+    assert not isinstance(caught.value, AirflowFailException)
+    with pytest.raises(ApiUnavailableError, match=goes_on):
+        task().execute(retry(context))
+    cluster.faults = lambda method, path: None
+    with pytest.raises(ApiUnavailableError, match=goes_on):
+        task().execute_complete(context, event)
+    assert start(task(), retry(context)).name == trigger.name
+    assert (len(cluster.created), cluster.deleted) == (1, [])
+    cluster.complete(cluster.only)
+    assert task().execute_complete(context, event)["state"] == "SUCCEEDED"
+
+
+def test_refusal_while_the_worker_waits_may_be_retried(cluster, context):
+    start(task(), context)
+    looks = []
+
+    def refuse_the_second(method, path):
+        looks.append(path)
+        return status(401, "Unauthorized", "Unauthorized") if len(looks) > 1 else None
+
+    cluster.faults = refuse_the_second
+    with pytest.raises(ApiUnavailableError, match="goes on; a retry reconnects to it"):
+        task(deferrable=False).execute(retry(context))
+    assert (len(cluster.created), cluster.deleted) == (1, [])
 
 
 def test_api_server_that_does_not_answer_is_asked_again(cluster, monkeypatch):
@@ -765,3 +994,34 @@ def test_sensor_waits_for_a_job_that_will_fail_until_it_has(cluster, context):
         sensor().execute(context)
     assert events(deferred.value.trigger) == [event_of(deferred.value.trigger)]
     assert job["status"]["conditions"][0]["type"] == "Failed"
+
+
+ENDED = {"namespace": "team", "name": "j", "timed_out": False, "error": None, "final_error": None}
+
+
+def test_sensor_does_not_take_silence_for_success(cluster, context, monkeypatch):
+    monkeypatch.setattr("airflow_provider_llmops.backends.kfp_api.FIRST_DELAY_SECONDS", 0.01)
+    cluster.fail(cluster.add("j"))
+    left = [503, 503]
+    cluster.faults = lambda method, path: (left.pop(), "upstream connect error") if left else None
+    with pytest.raises(RunFailedError, match="TrainJob team/j failed: FailedJobs"):
+        sensor().execute_complete(context, ENDED)
+    monkeypatch.setattr(trainer.TrainJobs.get, "__kwdefaults__", {"patience": 0.1})
+    cluster.faults = lambda method, path: (503, "upstream connect error")
+    with pytest.raises(ApiUnavailableError, match="answered 503"):
+        sensor().execute_complete(context, ENDED)
+
+
+def test_sensor_waits_for_a_job_of_the_same_name_that_has_taken_the_place_of_the_one_that_ended(
+    cluster, context
+):
+    cluster.run(cluster.add("j"))
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor().execute_complete(context, ENDED)
+    assert (deferred.value.trigger.name, deferred.value.method_name) == ("j", "execute_complete")
+
+
+def test_sensor_that_is_refused_while_it_waits_may_be_retried(cluster, context):
+    cluster.run(cluster.add("j"))
+    with pytest.raises(ApiUnavailableError, match="no rights TrainJob team/j goes on; a retry reconnects"):
+        sensor().execute_complete(context, {**ENDED, "error": "no rights"})
