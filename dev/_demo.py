@@ -181,7 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         name = stack.directory.name
         print(f"\nEverything is stopped, and the files stay in {stack.directory}.")
-        print(f"dev/up {name} shows this run in Airflow and MLflow again; dev/down --delete {name} deletes it.")
+        print(
+            f"dev/up {name} shows this run in Airflow and MLflow again; dev/down --delete {name} deletes it."
+        )
     return 0 if outcome.succeeded else 1
 
 
