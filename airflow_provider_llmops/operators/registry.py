@@ -90,6 +90,9 @@ class RegisterModelOperator(ComponentOperator):
             "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
             "experiment": self.experiment,
             "run_name": self._origin.get("airflow.run_id"),
+            "parent": "/".join(self._origin[f"airflow.{name}"] for name in ("dag_id", "run_id"))
+            if self._origin
+            else None,
             "alias": self.alias,
             "params": {
                 name: value for name, value in (self.params_to_log or {}).items() if value is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import ModelError, SettingError, UnavailableError
+from llmops_components.registry.mlflow import DAG_RUN_TAG
 from llmops_components.registry.register import MODEL_DIGEST_TAG, register_model
 from llmops_components.results import digest_of
 from mlflow_server import free_port
@@ -34,6 +35,23 @@ def checkpoint(tmp_path, tiny_model):
     shutil.copytree(tiny_model, directory)
     (directory / "training_args.bin").write_bytes(b"not even a pickle")
     return directory
+
+
+def test_run_lies_where_the_trainings_of_the_same_dag_run_do(server, client, checkpoint):
+    experiment_id = client.create_experiment("nested")
+    client.create_run(experiment_id, run_name="other", tags={DAG_RUN_TAG: "dag/other"})
+    above = client.create_run(experiment_id, run_name="dag/run", tags={DAG_RUN_TAG: "dag/run"}).info.run_id
+
+    def register(name: str, **options):
+        report = register_model(checkpoint, name=name, tracking_uri=server, experiment="nested", **options)
+        return client.get_run(report.details["run_id"]).data.tags.get("mlflow.parentRunId")
+
+    assert register("below", parent="dag/run") == above
+    assert register("untracked", parent="dag/without-trainings") is None
+    assert register("alone") is None
+    assert "mlflow.parentRunId" not in client.get_model_version("below", "1").tags
+    with pytest.raises(SettingError, match="parent is dag_id/run_id, without quotes"):
+        register("wrong", parent="dag/it's")
 
 
 def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, tmp_path):

@@ -75,15 +75,24 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     assert {"rougeL", "rougeL_baseline", "rougeL_improvement"} <= metrics.keys()
     registered = airflow.xcom("post_training", run, "register_model")["details"]
     assert (registered["name"], str(registered["version"]), registered["alias"]) == ("tiny", "1", "candidate")
-    version = httpx.get(
-        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get",
-        params={"name": "tiny", "version": "1"},
-    ).json()["model_version"]
-    tags = {tag["key"]: tag["value"] for tag in version["tags"]}
+
+    def ask_mlflow(what: str, **params: str) -> dict:
+        return httpx.get(f"{airflow.stack.mlflow_url}/api/2.0/mlflow/{what}/get", params=params).json()
+
+    def tags_of(thing: dict) -> dict[str, str]:
+        return {tag["key"]: tag["value"] for tag in thing["tags"]}
+
+    tags = tags_of(ask_mlflow("model-versions", name="tiny", version="1")["model_version"])
     trained = airflow.xcom("post_training", run, "train_sft")
     assert tags["llmops.model.digest"] == trained["artifacts"]["model"]["digest"]
     assert tags["component.train_sft"] == trained["component_digest"]
     assert tags["airflow.run_id"] == run
+    tracked = trained["details"]["tracking"]["run_id"]
+    parents = [
+        tags_of(ask_mlflow("runs", run_id=run_id)["run"]["data"])["mlflow.parentRunId"]
+        for run_id in (tracked, registered["run_id"])
+    ]
+    assert parents[0] == parents[1]
 
     service = airflow.xcom("post_training", run, "deploy_model")
     assert [model["id"] for model in httpx.get(f"{service['openai_url']}/models").json()["data"]] == ["tiny"]

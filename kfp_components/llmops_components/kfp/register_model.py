@@ -19,6 +19,7 @@ def register_model(
     tracking_uri: Optional[str] = None,
     experiment: str = "llmops",
     run_name: Optional[str] = None,
+    parent: Optional[str] = None,
     alias: str = "candidate",
     params: Optional[dict] = None,
     metrics: Optional[dict] = None,
@@ -37,6 +38,7 @@ def register_model(
             environment, never here.
         experiment: MLflow experiment.
         run_name: Name of the MLflow run.
+        parent: Key of the DAG's run, ``dag_id/run_id``; the run is nested where the trainings with that key are.
         alias: Alias moved to this version, for example ``candidate`` or ``champion``.
         params: Parameters to log.
         metrics: Metrics to log.
@@ -53,6 +55,7 @@ def register_model(
             tracking_uri=tracking_uri,
             experiment=experiment,
             run_name=run_name,
+            parent=parent,
             alias=alias,
             params=whole_numbers(params),
             metrics=metrics,

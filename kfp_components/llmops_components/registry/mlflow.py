@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 
+DAG_RUN_TAG = "llmops.dag_run"
+_PARENT = re.compile(r"[^'\"`\\\x00-\x1f]{1,500}")
+
 # MLflow's own defaults go on for four minutes before they give up. Set these variables to wait longer or shorter.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
 
@@ -72,3 +75,21 @@ def find_experiment(client: MlflowClient, name: str) -> str:
     if experiment.lifecycle_stage != "active":
         raise SettingError(f"MLflow experiment {name!r} is deleted. Restore it, or choose another name.")
     return experiment.experiment_id
+
+
+def check_parent(what: str, key: str) -> None:
+    """Raise :class:`SettingError` unless a key of a DAG's run can be searched for."""
+    if not _PARENT.fullmatch(key):
+        raise SettingError(f"{what} is dag_id/run_id, without quotes, at most 500 characters.")
+
+
+def find_dag_run(client: MlflowClient, experiment_id: str, key: str) -> str | None:
+    """The MLflow run that stands for a DAG's run: the oldest with its key, should there be several.
+
+    Args:
+        client: Of the server.
+        experiment_id: Where to look.
+        key: ``dag_id/run_id``.
+    """
+    runs = client.search_runs([experiment_id], f"tags.`{DAG_RUN_TAG}` = '{key}'")
+    return min(((run.info.start_time, run.info.run_id) for run in runs), default=(0, None))[1]

@@ -20,7 +20,9 @@ from llmops_components.registry.mlflow import (
     MAX_PARAM_CHARACTERS,
     PARAMS_PER_REQUEST,
     PATIENCE,
+    check_parent,
     environment_variables,
+    find_dag_run,
     find_experiment,
     without_credentials,
 )
@@ -44,6 +46,7 @@ def register_model(
     tracking_uri: str | None = None,
     experiment: str = "llmops",
     run_name: str | None = None,
+    parent: str | None = None,
     alias: str | None = "candidate",
     params: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -67,6 +70,8 @@ def register_model(
         tracking_uri: Address of MLflow; None for the variable ``MLFLOW_TRACKING_URI``.
         experiment: Experiment of the run, made when it is missing.
         run_name: Name of the run; None for the model's name.
+        parent: Key of the DAG's run, ``dag_id/run_id``: if its trainings were tracked in the experiment, the run is nested
+            under the MLflow run that they are nested under.
         alias: Alias that is moved to the version; None for no alias.
         params: Parameters of the run; nested mappings become dotted names, values over 6000 characters are cut.
         metrics: Metrics of the run; finite numbers.
@@ -83,6 +88,8 @@ def register_model(
         UnavailableError: MLflow could not be reached.
     """
     _check_settings(name, alias, metrics or {}, datasets or {}, artifacts or {})
+    if parent is not None:
+        check_parent("parent", parent)
     directory = Path(model)
     check_model_directory(directory)
     digest, size = digest_of(directory)
@@ -100,6 +107,7 @@ def register_model(
                 directory,
                 experiment,
                 run_name or name,
+                parent,
                 all_tags,
                 params,
                 metrics,
@@ -228,6 +236,7 @@ def _log_run(
     directory: Path,
     experiment: str,
     run_name: str,
+    parent: str | None,
     tags: Mapping[str, str],
     params: Mapping[str, Any] | None,
     metrics: Mapping[str, float] | None,
@@ -240,7 +249,9 @@ def _log_run(
     from mlflow.models import Model
 
     experiment_id = find_experiment(client, experiment)
-    with mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=dict(tags)) as run:
+    above = find_dag_run(client, experiment_id, parent) if parent else None
+    nested = {"mlflow.parentRunId": above} if above else {}
+    with mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags={**tags, **nested}) as run:
         run_id = run.info.run_id
         now = int(time.time() * 1000)
         shown = [Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in flat(params or {}).items()]

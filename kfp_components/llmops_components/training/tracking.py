@@ -27,10 +27,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
 from llmops_components.registry.mlflow import (
+    DAG_RUN_TAG,
     MAX_PARAM_CHARACTERS,
     PARAMS_PER_REQUEST,
     PATIENCE,
+    check_parent,
     environment_variables,
+    find_dag_run,
     find_experiment,
     without_credentials,
 )
@@ -45,14 +48,12 @@ if TYPE_CHECKING:
 
 VARIABLE = "LLMOPS_TRACKING"
 RUN_FILE = "mlflow_run.json"
-DAG_RUN_TAG = "llmops.dag_run"
 ERROR_TAG = "llmops.error"
 STOPPED_TAG = "llmops.stopped_by"
 CURVES_FILE = "training_curves.png"
 SEND_SECONDS = 2.0
 LAST_CHANCE_SECONDS = 30.0
 _KEYS = ("tracking_uri", "experiment", "parent", "run_name")
-_PARENT = re.compile(r"[^'\"`\\\x00-\x1f]{1,500}")
 _NOT_IN_A_METRIC = re.compile(r"[^0-9A-Za-z_\-. :/]")
 _METRICS_PER_REQUEST = 1000  # MLflow's limit
 _MAX_TAG_CHARACTERS = 5000  # MLflow's limit
@@ -94,8 +95,8 @@ class Tracking:
         check_known(given, _KEYS, "tracking")
         if wrong := [key for key, value in given.items() if not isinstance(value, str) or not value]:
             raise SettingError(f"tracking: {', '.join(wrong)} is not a text.")
-        if "parent" in given and not _PARENT.fullmatch(given["parent"]):
-            raise SettingError("tracking: parent is dag_id/run_id, without quotes, at most 500 characters.")
+        if "parent" in given:
+            check_parent("tracking: parent", given["parent"])
         uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
             return None
@@ -399,11 +400,9 @@ class _Sender(threading.Thread):
         MLflow cannot make it only once. So of those that trainings made in the same moment the oldest counts, whoever
         made another deletes it, and every training looks again at its end, when none is made any more.
         """
-        query = f"tags.`{DAG_RUN_TAG}` = '{self._where.parent}'"
 
         def oldest() -> str | None:
-            runs = client.search_runs([self._experiment_id or ""], query)
-            return min(((run.info.start_time, run.info.run_id) for run in runs), default=(0, None))[1]
+            return find_dag_run(client, self._experiment_id or "", self._where.parent or "")
 
         found = oldest()
         if found is None:
