@@ -40,6 +40,7 @@ DEFAULT_SLOTS = 1
 MIN_FREE_BYTES = 512 * 1024 * 1024
 LOG_CHUNK_BYTES = 256 * 1024
 TERMINATE_GRACE_SECONDS = 20.0  # a training finishes its step and saves a checkpoint
+KEEP_CHECKPOINTS_SECONDS = 7 * 24 * 3600.0  # of trainings that nobody has tried again
 ORPHAN_GRACE_SECONDS = 5.0  # without the run's process nobody reads what a step writes, and it dies of that
 RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
@@ -67,6 +68,7 @@ class LocalPipelineBackend:
         self._root = Path(root)
         self._slots = slots
         self._runs = self._root / "runs"
+        self._checkpoints = self._root / "checkpoints"
 
     def submit(self, request: RunRequest) -> str:
         """Prepare the run's directory, then start its process.
@@ -211,12 +213,11 @@ class LocalPipelineBackend:
         return f"local backend ready: Python {version} at {self._data_plane.python}, runs in {self._runs}"
 
     def _start(self, directory: Path, lock_fd: int, request: RunRequest) -> None:
-        # Where a training keeps what a retry goes on from, unless it was given a place; it is gone once the training ends.
-        checkpoints = (
-            {CHECKPOINTS_VARIABLE: str(self._root / "checkpoints" / request.lineage)}
-            if request.lineage
-            else {}
-        )
+        checkpoints = {}
+        if request.lineage:
+            # For what a retry of a training goes on from, unless that has a place of its own. Success removes it.
+            self._remove_old_checkpoints()
+            checkpoints[CHECKPOINTS_VARIABLE] = str(self._checkpoints / request.lineage)
         with (directory / "log.txt").open("ab") as log:
             subprocess.Popen(
                 [self._data_plane.python, "-m", _RUNNER_MODULE, directory],
@@ -236,6 +237,12 @@ class LocalPipelineBackend:
                 pass_fds=[lock_fd],
                 start_new_session=True,
             )
+
+    def _remove_old_checkpoints(self) -> None:
+        for directory in self._checkpoints.glob("*"):
+            with suppress(OSError):  # another submission may be at it as well
+                if time.time() - directory.stat().st_mtime > KEEP_CHECKPOINTS_SECONDS:
+                    shutil.rmtree(directory)
 
     def _bury(self, directory: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         """Record the end of a run whose process is gone without having done so, and stop what it left behind."""

@@ -236,6 +236,15 @@ def test_steps_know_where_a_retry_looks_for_checkpoints(backend, toy_spec, linea
     assert ("LLMOPS_CHECKPOINTS" in variables) == (lineage is not None)
 
 
+def test_checkpoints_that_nobody_went_on_from_are_removed_after_a_while(backend, toy_spec):
+    old, young = (backend._checkpoints / name for name in ("old", "young"))
+    for directory in (old, young):
+        (directory / "checkpoint-1").mkdir(parents=True)
+    os.utime(old, (0, time.time() - 8 * 24 * 3600))
+    finished(backend, backend.submit(replace(request(toy_spec), lineage="abc123")))
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 @pytest.mark.parametrize(("inherited", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_threads_of_a_step_do_not_spin_unless_asked_to(inherited, expected, monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

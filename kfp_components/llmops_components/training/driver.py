@@ -207,7 +207,7 @@ class _Job:
         self.base_model, self.scratch = base_model, scratch
         self.trainer_args = trainer_args
         self.given = dict(options.get("training_args") or {})
-        self.own_checkpoints = options.get("checkpoints")
+        self.own_checkpoints = options.get("checkpoints") or None
         self.checkpoints = self.own_checkpoints or os.environ.get(CHECKPOINTS_VARIABLE)
         self.peft_config = settings.build_peft(options.get("peft_args"), method.task)
         if self.peft_config and self.peft_config.is_prompt_learning and not method.prompt_tuning:
