@@ -37,13 +37,13 @@ def is_timed_out() -> bool:
     return isinstance(sys.exception(), AirflowTaskTimeout)
 
 
-def is_unwanted(task: RunningTask, context: Context) -> bool:
-    """Whether the run of a task whose worker is told to end will not be taken over.
+def is_unwanted(context: Context, *, cancel_on_eviction: bool = False) -> bool:
+    """Whether what a task has started will not be taken over, now that its worker is told to end.
 
-    :param task: the operator
     :param context: of the task
+    :param cancel_on_eviction: whether nothing outlives the worker
     """
-    return is_timed_out() or task.cancel_on_eviction or is_given_up(context)
+    return is_timed_out() or cancel_on_eviction or is_given_up(context)
 
 
 def end_if_unwanted(task: RunningTask, context: Context, cancel: Callable[[], None] | None = None) -> None:
@@ -54,7 +54,7 @@ def end_if_unwanted(task: RunningTask, context: Context, cancel: Callable[[], No
     :param cancel: cancels the run; ``None`` if there is none yet
     :raises RunCanceledError: it was given up; there is no run, or it is cancelled
     """
-    if not task.was_told_to_end or not is_unwanted(task, context):
+    if not task.was_told_to_end or not is_unwanted(context, cancel_on_eviction=task.cancel_on_eviction):
         return
     if cancel is not None:
         if not task.cancel_on_kill:

@@ -70,15 +70,23 @@ class Intent:
         context["task_state_store"].delete(INTENT_KEY)
 
     @classmethod
-    def of(cls, context: Context, name: str, *, run_id: str | None = None, reused: bool = False) -> Intent:
-        """The intent of the attempt at hand; that of another cycle has been dropped.
+    def of(
+        cls,
+        context: Context,
+        name: str,
+        *,
+        former: Intent | None,
+        run_id: str | None = None,
+        reused: bool = False,
+    ) -> Intent:
+        """The intent of the attempt at hand.
 
         :param context: of the task
         :param name: unique name
+        :param former: intent of an earlier attempt of the same cycle
         :param run_id: id of a run that exists already
         :param reused: whether that is a run of another task
         """
-        former = cls.load(context)
         return cls(
             name=name,
             cycle=cycle_of(context),
@@ -88,14 +96,13 @@ class Intent:
             clears=clears_of(context),
         )
 
-    @classmethod
-    def unfinished(cls, context: Context) -> Intent | None:
-        """The intent of the former attempt, if that died before it knew what came of it.
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the attempt died before it knew what came of it.
 
         Its name is used again: under one name there is one run, whichever attempt's request comes first.
         """
-        former = cls.load(context)
-        return former if former is not None and former.run_id is None else None
+        return self.run_id is None
 
     def store(self, context: Context) -> None:
         """Write it down, where the next attempt finds it."""
@@ -189,6 +196,12 @@ def origin_of(context: Context) -> dict[str, str]:
         "try_number": str(ti.try_number),
         "dag_version": str(getattr(ti, "dag_version_id", "")),
     }
+
+
+def dag_run_key(context: Context) -> str:
+    """``dag_id/run_id``: what the MLflow runs of a DAG run are found by."""
+    ti = context["ti"]
+    return f"{ti.dag_id}/{ti.run_id}"
 
 
 def lineage_of(context: Context, began: int | None = None) -> str:

@@ -32,6 +32,11 @@ class RunState(StrEnum):
         """Whether the run was cancelled, or is about to be."""
         return self in (RunState.CANCELED, RunState.CANCELING)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no result to wait for."""
+        return self.is_canceled or self is RunState.FAILED
+
 
 class ServiceState(StrEnum):
     """State of one revision of a service."""

@@ -502,7 +502,7 @@ class AirflowApi:
         for _ in range(DATABASE_ATTEMPTS - 1):
             if not (answer.status_code == 500 and "Database error" in answer.text):
                 break
-            # Two processes have changed the same rows; SQLite has taken back all that this request did.
+            # Whatever the reason, all that this request did has been taken back.
             time.sleep(1)
             answer = self._http.request(method, f"/api/v2{path}", **options)
         if answer.is_error:

@@ -172,7 +172,7 @@ class PipelineRunOperator(BaseOperator):
         if self._context is None:
             return
         self.was_told_to_end = True
-        if self.cancel_on_kill and is_unwanted(self, self._context):
+        if self.cancel_on_kill and is_unwanted(self._context, cancel_on_eviction=self.cancel_on_eviction):
             self._cancel()
         else:
             self.log.info("Run %s goes on; the next attempt will find it", self._run_id or self._submitting)
@@ -204,12 +204,17 @@ class PipelineRunOperator(BaseOperator):
         """An earlier run whose result can be taken, or a new one."""
         pipeline = self._with_settings(self.bind())
         fingerprint = self._fingerprint(pipeline)
-        return self._reusable(context, fingerprint) or self._start(context, pipeline, fingerprint)
+        former = Intent.load(context)  # of this cycle: that of another one has been dropped
+        return self._reusable(context, fingerprint, former) or self._start(
+            context, pipeline, fingerprint, former
+        )
 
-    def _start(self, context: Context, pipeline: BoundPipeline, fingerprint: str) -> str:
-        former = Intent.unfinished(context)
-        name = former.name if former else self._display_name(context, uuid.uuid4().hex)
-        intent = Intent.of(context, name)
+    def _start(
+        self, context: Context, pipeline: BoundPipeline, fingerprint: str, former: Intent | None
+    ) -> str:
+        unfinished = former if former and former.is_unfinished else None
+        name = unfinished.name if unfinished else self._display_name(context, uuid.uuid4().hex)
+        intent = Intent.of(context, name, former=former)
         request = RunRequest(
             display_name=name,
             pipeline=pipeline,
@@ -227,7 +232,7 @@ class PipelineRunOperator(BaseOperator):
         # Before anything is stored: Airflow refuses that to an attempt that was cleared.
         end_if_unwanted(self, context, self._cancel)
         with outlasting(f"Run {run_id}"):
-            if former and (oldest := self.hook.backend.find(name)):
+            if unfinished and (oldest := self.hook.backend.find(name)):
                 run_id = self._run_id = oldest.run_id
         intent.fulfil(context, run_id)
         self.log.info("Submitted run %s (%s)", run_id, name)
@@ -240,9 +245,7 @@ class PipelineRunOperator(BaseOperator):
             return None
         with outlasting(f"Run {intent.run_id or intent.name}"):
             run = self._former_run(intent)
-        has_failed = run is not None and (
-            run.state.is_canceled or (run.state.is_terminal and not run.state.is_successful)
-        )
+        has_failed = run is not None and run.state.is_lost
         if intent.is_of_this_cycle(context, is_useless=has_failed):
             return self._take_over(context, intent, run, has_failed=has_failed)
         if run is not None and not run.state.is_terminal and not intent.reused:
@@ -279,7 +282,7 @@ class PipelineRunOperator(BaseOperator):
         self.log.info("Run %s of the previous attempt is %s: starting a new one", run.run_id, run.state)
         return None
 
-    def _reusable(self, context: Context, fingerprint: str) -> str | None:
+    def _reusable(self, context: Context, fingerprint: str, former: Intent | None) -> str | None:
         """An earlier run with the same inputs and a result that can be read."""
         run_type = str(getattr(context.get("dag_run"), "run_type", ""))
         if not fingerprint or (self.reuse == "backfill" and not run_type.endswith("backfill")):
@@ -293,7 +296,7 @@ class PipelineRunOperator(BaseOperator):
             self.log.info("Run %s had the same inputs, but its result is gone: %s", run.run_id, error)
             return None
         self.log.info("Run %s (%s) had the same inputs: taking its result", run.run_id, run.display_name)
-        Intent.of(context, run.display_name, run_id=run.run_id, reused=True).store(context)
+        Intent.of(context, run.display_name, former=former, run_id=run.run_id, reused=True).store(context)
         return run.run_id
 
     def check_result(self, run: Run) -> None:
@@ -331,8 +334,10 @@ class PipelineRunOperator(BaseOperator):
         if url := backend.run_url(run_id):
             PipelineRunLink().push(context["ti"], url)
             self.log.info("Run page: %s", url)
-        intent = Intent.load(context)
-        ends_at = deadline(self, run_started_at=intent.at if intent else time.time())
+        asked_at = time.time()
+        if self.run_timeout is not None and (intent := Intent.load(context)):
+            asked_at = intent.at
+        ends_at = deadline(self, run_started_at=asked_at)
         interval = backend.poll_interval if self.poll_interval is None else self.poll_interval
         if not self.deferrable:
             return self._wait(context, run_id, interval, ends_at)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import ModelVersionLink
+from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
 
 if TYPE_CHECKING:
@@ -78,10 +79,13 @@ class RegisterModelOperator(ComponentOperator):
         self.params_to_log = params_to_log
         self.model_metrics = model_metrics
         self.tags = tags
-        self._origin: dict[str, str] = {}
 
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; where the model comes from is added to its tags."""
+        origin = {}
+        if self._context:
+            ti = self._context["ti"]
+            origin = {f"airflow.{name}": getattr(ti, name) for name in ("dag_id", "run_id", "task_id")}
         return {
             "model": self.model,
             "name": self.model_name,
@@ -89,31 +93,19 @@ class RegisterModelOperator(ComponentOperator):
             "report": self.report,
             "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
             "experiment": self.experiment,
-            "run_name": self._origin.get("airflow.run_id"),
-            "parent": "/".join(self._origin[f"airflow.{name}"] for name in ("dag_id", "run_id"))
-            if self._origin
-            else None,
+            "run_name": origin.get("airflow.run_id"),
+            "parent": dag_run_key(self._context) if self._context else None,
             "alias": self.alias,
             "params": {
                 name: value for name, value in (self.params_to_log or {}).items() if value is not None
             },
             "metrics": self.model_metrics,
-            "tags": {**self._origin, **(self.tags or {})},
+            "tags": {**origin, **(self.tags or {})},
         }
 
     def environment(self) -> dict[str, str]:
         """MLflow's credentials."""
         return MlflowHook(self.mlflow_conn_id).environment()
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Note where the model comes from, then run the component."""
-        ti = context["ti"]
-        self._origin = {
-            "airflow.dag_id": ti.dag_id,
-            "airflow.run_id": ti.run_id,
-            "airflow.task_id": ti.task_id,
-        }
-        return super().execute(context)
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result, and the address of the version's page for the link."""

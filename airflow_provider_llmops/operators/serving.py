@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_provider_llmops.backends.serving import discard
-from airflow_provider_llmops.ending import is_timed_out
+from airflow_provider_llmops.ending import is_unwanted
 from airflow_provider_llmops.exceptions import LLMOpsError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.manifests import inference_service
-from airflow_provider_llmops.once import is_given_up
 from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ class DeployModelOperator(BaseOperator):
         """Stop the revision that this worker was starting or asking, unless the task goes on elsewhere."""
         if self._starting is None or self._context is None:
             return
-        if is_timed_out() or is_given_up(self._context):
+        if is_unwanted(self._context):
             self.log.info("Stopping revision %s of service %s", self._starting, self.service_name)
             discard(self.hook.backend, self.namespace, self.service_name, self._starting)
         else:

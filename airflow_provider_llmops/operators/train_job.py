@@ -201,7 +201,7 @@ class TrainJobOperator(BaseOperator):
         if self._context is None:
             return
         self.was_told_to_end = True
-        if self.cancel_on_kill and is_unwanted(self, self._context):
+        if self.cancel_on_kill and is_unwanted(self._context, cancel_on_eviction=self.cancel_on_eviction):
             self._delete()
         elif self._job is not None:
             self.log.info("TrainJob %s/%s goes on; the next attempt will find it", *self._job)
@@ -324,9 +324,9 @@ class TrainJobOperator(BaseOperator):
         return normal
 
     def _create(self, context: Context) -> TrainJob:
-        former = Intent.unfinished(context)
-        token = former.name if former else uuid.uuid4().hex
-        intent = Intent.of(context, token)
+        former = Intent.load(context)  # of this cycle: that of another one has been dropped
+        token = former.name if former and former.is_unfinished else uuid.uuid4().hex
+        intent = Intent.of(context, token, former=former)
         manifest = self.manifest(context, token, began=intent.began)
         # Stored first: if this worker dies at any later instant, the token leads to the TrainJob.
         intent.store(context)
@@ -357,7 +357,7 @@ class TrainJobOperator(BaseOperator):
             job = find_in_flight(lambda: backend.find(*place), intent.at)
         if is_retry and job is not None:
             intent.fulfil(context, job.uid)
-            if job.state.is_successful or not (job.state.is_terminal or job.state.is_canceled):
+            if not job.state.is_lost:
                 self.log.info("Reconnected to TrainJob %s/%s, which is %s", *place, job.state)
                 return job
         if job is None:

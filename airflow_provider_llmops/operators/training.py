@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ class TrainingOperator(ComponentOperator):
         if self.mlflow_conn_id:
             found = {"tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri()}
             if self._context:
-                ti = self._context["ti"]
-                found |= {"parent": f"{ti.dag_id}/{ti.run_id}", "run_name": ti.task_id}
+                found |= {"parent": dag_run_key(self._context), "run_name": self._context["ti"].task_id}
             arguments["tracking"] = {**found, **(self.tracking or {})}
         return arguments
 

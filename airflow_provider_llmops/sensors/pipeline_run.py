@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
@@ -50,10 +51,14 @@ class PipelineRunSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.stream_logs = stream_logs
 
+    @cached_property
+    def hook(self) -> KubeflowPipelinesHook:
+        """The hook of the connection."""
+        return KubeflowPipelinesHook(self.kubeflow_conn_id)
+
     def execute(self, context: Context) -> Any:
         """Look once, then wait where it was asked for."""
-        backend = KubeflowPipelinesHook(self.kubeflow_conn_id).backend
-        if url := backend.run_url(self.run_id):
+        if url := self.hook.backend.run_url(self.run_id):
             PipelineRunLink().push(context["ti"], url)
         if not self.deferrable:
             return super().execute(context)
@@ -63,7 +68,7 @@ class PipelineRunSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool:
         """Whether the run has succeeded; raises when it can no longer."""
-        return self._has_succeeded(KubeflowPipelinesHook(self.kubeflow_conn_id).get_run(self.run_id))
+        return self._has_succeeded(self.hook.get_run(self.run_id))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Look at the run that has ended."""
@@ -82,7 +87,7 @@ class PipelineRunSensor(BaseSensorOperator):
                 kubeflow_conn_id=self.kubeflow_conn_id,
                 run_id=self.run_id,
                 poll_interval=self.poke_interval,
-                in_one_stream=KubeflowPipelinesHook(self.kubeflow_conn_id).backend.waits_in_one_stream,
+                in_one_stream=self.hook.backend.waits_in_one_stream,
                 stream_logs=self.stream_logs,
                 cancel_on_kill=False,
             ),

@@ -78,19 +78,20 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 EXACT = {"bf16": False, "logging_steps": 1, "learning_rate": 1e-2, "max_steps": 8}
 
 
+def train_in_one_process(base_model: Path, rows: Path, out: Path, settings: dict, options: dict) -> None:
+    """With the batch that two processes have together."""
+    settings = settings | {"per_device_train_batch_size": 4}
+    launch.run(
+        request_file(
+            out.with_suffix(".json"), base_model, rows, out, training_args=settings, arguments=options
+        )
+    )
+
+
 def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tiny_model, sft_rows, tmp_path):
     float32 = {"model_args": {"dtype": "float32"}}
     one, two = tmp_path / "one", tmp_path / "two"
-    launch.run(
-        request_file(
-            tmp_path / "one.json",
-            tiny_model,
-            sft_rows,
-            one,
-            training_args=EXACT | {"per_device_train_batch_size": 4},
-            arguments=float32,
-        )
-    )
+    train_in_one_process(tiny_model, sft_rows, one, EXACT, float32)
     process = start(
         request_file(
             tmp_path / "two.json",
@@ -136,15 +137,8 @@ def test_model_spread_by_fsdp2_is_trained_saved_and_gone_on_with(tiny_model, sft
     }
     options = {"model_args": {"dtype": "float32"}, "peft_args": peft_args}
     one, spread = tmp_path / "one", tmp_path / "spread"
-    launch.run(
-        request_file(
-            tmp_path / "one.json",
-            tiny_model,
-            sft_rows,
-            one,
-            training_args=settings | {"per_device_train_batch_size": 4},
-            arguments=options | {"checkpoints": str(tmp_path / "one-checkpoints")},
-        )
+    train_in_one_process(
+        tiny_model, sft_rows, one, settings, options | {"checkpoints": str(tmp_path / "one-checkpoints")}
     )
     request = request_file(
         tmp_path / "spread.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow_stack import RealAirflow
@@ -60,11 +61,16 @@ def test_parameter_out_of_range_is_refused_at_the_door(airflow, conf):
         airflow.trigger("post_training", conf)
 
 
+def run_to_success(airflow: RealAirflow, base_model: Path, **conf: Any) -> str:
+    run = airflow.trigger("post_training", {**SMALL, "base_model": str(base_model), **conf})
+    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    return run
+
+
 def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     import httpx
 
-    run = airflow.trigger("post_training", {**SMALL, "base_model": str(tiny_model)})
-    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    run = run_to_success(airflow, tiny_model)
     states = airflow.tasks("post_training", run)
     skipped = {task for task, state in states.items() if state == "skipped"}
     trainers = {"train_dpo", "train_kto", "train_reward", "train_grpo", "train_rloo"}
@@ -101,18 +107,16 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
 
 
 def test_reinforcement_learning_goes_through_reward_model_and_policy(airflow, tiny_model):
-    conf = {
-        **SMALL,
-        "base_model": str(tiny_model),
-        "model_name": "tiny-rl",
-        "method": "rlhf",
-        "reward_steps": 2,
-        "rl_steps": 2,
-        "generations": 2,
-        "max_completion_length": 8,
-    }
-    run = airflow.trigger("post_training", conf)
-    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    run = run_to_success(
+        airflow,
+        tiny_model,
+        model_name="tiny-rl",
+        method="rlhf",
+        reward_steps=2,
+        rl_steps=2,
+        generations=2,
+        max_completion_length=8,
+    )
     states = airflow.tasks("post_training", run)
     assert {task for task, state in states.items() if state == "skipped"} == {
         "train_dpo",
@@ -146,9 +150,7 @@ def assert_trained_by(airflow: RealAirflow, run: str, method: str) -> None:
 
 
 def test_dpo_alone_ends_with_a_served_model(airflow, tiny_model):
-    conf = {**SMALL, "base_model": str(tiny_model), "model_name": "tiny-dpo", "method": "dpo"}
-    run = airflow.trigger("post_training", conf)
-    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    run = run_to_success(airflow, tiny_model, model_name="tiny-dpo", method="dpo")
     assert_trained_by(airflow, run, "dpo")
     assert airflow.xcom("post_training", run, "register_model")["details"]["name"] == "tiny-dpo"
     (asked,) = airflow.xcom("post_training", run, "smoke_test")

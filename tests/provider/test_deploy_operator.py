@@ -160,29 +160,24 @@ def test_controller_that_does_not_answer_is_named_with_what_to_look_at(slow_cont
     assert "Look at the load, the memory and the disk of this machine" in str(caught.value)
 
 
-def test_trigger_waits_on_when_the_controller_does_not_answer(slow_controller):
-    trigger = RevisionReadyTrigger(
+def revision_trigger(*, deadline: float) -> RevisionReadyTrigger:
+    return RevisionReadyTrigger(
         kserve_conn_id="kserve_default",
         namespace="default",
         name="tiny",
         revision="00001",
         poll_interval=0.1,
-        deadline=time.time() + 60,
+        deadline=deadline,
     )
-    (event,) = asyncio.run(events_of(trigger))
+
+
+def test_trigger_waits_on_when_the_controller_does_not_answer(slow_controller):
+    (event,) = asyncio.run(events_of(revision_trigger(deadline=time.time() + 60)))
     assert event.payload == {"revision": "00001", "state": "READY", "error": None, "timed_out": False}
 
 
 def test_trigger_keeps_its_deadline_when_the_controller_does_not_answer(slow_controller):
-    trigger = RevisionReadyTrigger(
-        kserve_conn_id="kserve_default",
-        namespace="default",
-        name="tiny",
-        revision="00001",
-        poll_interval=0.1,
-        deadline=time.time(),
-    )
-    (event,) = asyncio.run(events_of(trigger))
+    (event,) = asyncio.run(events_of(revision_trigger(deadline=time.time())))
     assert event.payload == {"revision": "00001", "state": "STARTING", "error": None, "timed_out": True}
 
 

@@ -432,10 +432,8 @@ class _Job:
                 callbacks=[*callbacks, *self.options.get("callbacks", ())],
                 **further_args,
             )
-        except (
-            ValueError,
-            NotImplementedError,
-        ) as error:  # how TRL and PEFT refuse what does not go together
+        except (ValueError, NotImplementedError) as error:
+            # How TRL and PEFT refuse what does not go together.
             raise SettingError(
                 f"{self.method.trainer} refuses these settings for {self.rows.name}: {error}"
             ) from error
