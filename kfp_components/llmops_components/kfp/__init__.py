@@ -2,6 +2,9 @@
 
 Each module holds one component, named like the library function that it calls. ``COMPONENTS`` lists them all;
 ``dev/compile_components`` compiles each into the specification that the Airflow provider ships.
+
+An artifact that may be left out is annotated ``name: Input[Dataset] = None``: KFP's executor cannot instantiate
+``Optional[Input[Dataset]]`` where the driver gives the artifact no type of its own, as on a cluster it does not.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def distill(
     adapter: Output[Model],
     metrics: Output[Metrics],
     result: Output[Artifact],
-    eval_dataset: Optional[Input[Dataset]] = None,
+    eval_dataset: Input[Dataset] = None,
     training_args: Optional[dict] = None,
     peft_args: Optional[dict] = None,
     model_args: Optional[dict] = None,

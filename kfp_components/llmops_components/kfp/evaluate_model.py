@@ -16,12 +16,12 @@ def evaluate_model(
     report: Output[HTML],
     metrics: Output[Metrics],
     result: Output[Artifact],
-    baseline_scores: Optional[Input[Dataset]] = None,
+    baseline_scores: Input[Dataset] = None,
     metric_names: Optional[list] = None,
     generation_args: Optional[dict] = None,
     batch_size: int = 16,
     embedding_model: Optional[str] = None,
-    reward_model: Optional[Input[Model]] = None,
+    reward_model: Input[Model] = None,
 ):
     """Answer every evaluation prompt and score the answers with ROUGE, BLEU, RAGAS and embedding similarity.
 
