@@ -31,7 +31,7 @@ _RESERVED_VARIABLES = {
     "PET_MASTER_PORT",
 }
 # A training that is told to stop finishes its step and saves: torchrun waits 120 s for its processes.
-_GRACE_SECONDS = 150
+GRACE_SECONDS = 150
 
 
 def inference_service(
@@ -253,7 +253,7 @@ def _pod_patch(settings: StepSettings) -> dict[str, Any]:
             {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": str(settings.shared_memory)}}
         )
         mounts.append({"name": "dshm", "mountPath": SHARED_MEMORY_PATH})
-    patch: dict[str, Any] = {"terminationGracePeriodSeconds": _GRACE_SECONDS}
+    patch: dict[str, Any] = {"terminationGracePeriodSeconds": GRACE_SECONDS}
     if volumes:
         patch |= {"volumes": volumes, "containers": [{"name": _TRAINER, "volumeMounts": mounts}]}
     if settings.node_selector:

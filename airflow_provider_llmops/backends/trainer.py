@@ -24,7 +24,7 @@ from airflow_provider_llmops.exceptions import (
     LLMOpsError,
     RunNotFoundError,
 )
-from airflow_provider_llmops.manifests import TOKEN_LABEL
+from airflow_provider_llmops.manifests import GRACE_SECONDS, TOKEN_LABEL
 from airflow_provider_llmops.states import RunState
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ PATIENCE_SECONDS = 300.0
 ANSWER_SECONDS = 30.0
 MAX_SHOWN_CHARACTERS = 300
 _DEADLINE_REASON = "DeadlineExceeded"
+_ENDED_PHASES = ("Succeeded", "Failed")
 _WAITING = (RunState.PENDING, RunState.PAUSED)
 # Why a container does not start; that it is being made, or waits before its next start, is nothing to tell.
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
@@ -193,35 +194,58 @@ class TrainJobs:
 
         Suspending would keep its status, but ``spec.suspend`` is Kueue's wherever that manages TrainJobs, and it would
         start the training again: https://kueue.sigs.k8s.io/docs/tasks/run/trainjobs/. Checkpoints lie on the volume and
-        stay. In the foreground, so that the TrainJob is there until its pods are gone.
+        stay. In the background: Kubeflow Trainer does not look at ``deletionTimestamp`` and makes the JobSet of a TrainJob
+        that is deleted in the foreground again, each time that the garbage collector has removed it. So the TrainJob is
+        gone at once and its pods are not: see :meth:`wait_until_gone`.
         """
         call = partial(
             self._objects.delete_namespaced_custom_object,
             *_kind(namespace),
             name,
-            propagation_policy="Foreground",
+            propagation_policy="Background",
         )
         with contextlib.suppress(RunNotFoundError):
             self._ask(f"delete TrainJob {namespace}/{name}", call, patience)
 
     def wait_until_gone(self, namespace: str, name: str, *, seconds: float) -> bool:
-        """Wait for a TrainJob that was deleted to be gone with all its pods; ``False`` if that takes longer."""
-        until = time.monotonic() + seconds
-        while self.find(namespace, name) is not None:
-            if time.monotonic() >= until:
+        """Wait until a TrainJob that was deleted is gone and none of its pods is at work; ``False`` if that takes longer.
+
+        The pods outlive it by the grace in which they save a checkpoint. Where they cannot be listed, that grace is waited.
+        """
+        started = time.monotonic()
+        pods_refused = False
+        while True:
+            waited = time.monotonic() - started
+            if self.find(namespace, name) is None:
+                try:
+                    at_work = waited < GRACE_SECONDS if pods_refused else self._are_at_work(namespace, name)
+                except ConfigurationError as error:
+                    pods_refused = at_work = True
+                    log.warning(
+                        "Waiting %.0f s for the pods of TrainJob %s/%s to end, which cannot be seen: %s",
+                        GRACE_SECONDS,
+                        namespace,
+                        name,
+                        error,
+                    )
+                if not at_work:
+                    return True
+            if waited >= seconds:
                 return False
             time.sleep(1.0)
-        return True
+
+    def _are_at_work(self, namespace: str, name: str) -> bool:
+        phases = [
+            pod.get("status", {}).get("phase") for pod in self._list_pods(namespace, name, PATIENCE_SECONDS)
+        ]
+        return any(phase not in _ENDED_PHASES for phase in phases)
 
     def troubles(self, namespace: str, name: str) -> list[PodTrouble]:
         """What the pods of a TrainJob say about why they do not train.
 
         :raises LLMOpsError: pods cannot be read; the message says why
         """
-        call = partial(self._pods.list_namespaced_pod, namespace, label_selector=f"{JOB_LABEL}={name}")
-        found = self._ask(f"list the pods of TrainJob {namespace}/{name}", call, patience=0.0)
-        pods = self._pods.api_client.sanitize_for_serialization(found).get("items") or []
-        return [trouble for pod in pods for trouble in _troubles(pod)]
+        return [trouble for pod in self._list_pods(namespace, name, 0.0) for trouble in _troubles(pod)]
 
     def last_lines(self, namespace: str, trouble: PodTrouble, *, lines: int) -> list[str]:
         """End of the log of a container that has ended.
@@ -242,6 +266,14 @@ class TrainJobs:
         except LLMOpsError as error:
             return [f"({error})"]
         return last_lines(trouble.pod, answer)
+
+    def _list_pods(self, namespace: str, name: str, patience: float) -> list[dict[str, Any]]:
+        call = partial(self._pods.list_namespaced_pod, namespace, label_selector=f"{JOB_LABEL}={name}")
+        found = self._ask(f"list the pods of TrainJob {namespace}/{name}", call, patience)
+        pods: list[dict[str, Any]] = (
+            self._pods.api_client.sanitize_for_serialization(found).get("items") or []
+        )
+        return pods
 
     def _ask(self, what: str, call: Callable[..., Any], patience: float = PATIENCE_SECONDS) -> Any:
         """Ask the API server, again while it does not answer. A repeated request is harmless: names are unique."""

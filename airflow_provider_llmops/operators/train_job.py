@@ -363,11 +363,13 @@ class TrainJobOperator(BaseOperator):
         if job is None:
             self.log.info("TrainJob %s/%s of the previous attempt is gone, or was never made", *place)
         elif not job.state.is_successful:
-            # That of a failed one too: its pods have a while to end, in which they save a checkpoint.
+            # A failed one too: it may have pods that have not ended.
             self.log.info(
                 "Deleting TrainJob %s/%s of the previous attempt: %s (%s)", *place, job.state, job.reason
             )
             backend.delete(*place)
+        # Whoever deleted it, this task or somebody else: its pods go on for a while.
+        if (job is not None and not job.state.is_successful) or (job is None and intent.run_id is not None):
             self._wait_until_gone(*place)
         if not is_retry:
             Intent.drop(context)
@@ -377,8 +379,8 @@ class TrainJobOperator(BaseOperator):
         """Two trainings must not write to the same place."""
         if not self.hook.backend.wait_until_gone(namespace, name, seconds=GONE_SECONDS):
             raise RunFailedError(
-                f"TrainJob {namespace}/{name} was deleted {GONE_SECONDS:.0f} s ago and still has pods, which write to "
-                f"{self.output_path}. See why they do not end (kubectl get pods -n {namespace} -l "
+                f"Pods of a former TrainJob still write to {self.output_path}: {namespace}/{name} was deleted more than "
+                f"{GONE_SECONDS:.0f} s ago. See why they do not end (kubectl get pods -n {namespace} -l "
                 f"jobset.sigs.k8s.io/jobset-name={name}), then retry."
             )
 

@@ -2,6 +2,8 @@
 
 It has no controllers: a test says what becomes of a TrainJob with ``update``, ``fail`` and so on. What it answers follows
 the API server: ``Status`` objects, 409 for a name that is taken, 404 in plain text for a resource that it does not know.
+Deleted in the background a TrainJob is gone before its pods are; in the foreground it stays, and Kubeflow Trainer makes its
+JobSet again, as recorded on 2.3.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class FakeTrainJobs:
         self.requests: list[tuple[str, str]] = []
         self.faults: Callable[[str, str], tuple[int, Any] | None] = lambda method, path: None
         self.lose_answers = 0
-        self.removes_at_once = True
+        self.pods_end_at_once = True
         self.admits: Callable[[dict[str, Any]], str | None] = lambda manifest: None
         self._version = 0
         self._lock = threading.RLock()
@@ -144,6 +146,20 @@ class FakeTrainJobs:
         if log is not None:
             self.logs[pod, restarted] = log
 
+    def start_pod(self, job: dict[str, Any], pod: str) -> None:
+        """A node trains."""
+        running = {"state": {"running": {"startedAt": _NOW}}, "lastState": {}}
+        self._pod(job, pod, {"phase": "Running", "containerStatuses": [running]})
+
+    def end_pods(self) -> None:
+        """All pods that were told to end have done so."""
+        with self._lock:
+            self.pods = {
+                name: pod
+                for name, pod in self.pods.items()
+                if "deletionTimestamp" not in pod["document"]["metadata"]
+            }
+
     def hold_pod(self, job: dict[str, Any], pod: str, message: str) -> None:
         """A node finds no place in the cluster."""
         condition = {
@@ -251,10 +267,18 @@ class FakeTrainJobs:
         if job is None:
             return status(404, "NotFound", f'trainjobs.trainer.kubeflow.org "{name}" not found')
         if method == "DELETE":
-            self.deleted.append((namespace, name, query.get("propagationPolicy", [""])[0]))
-            job["metadata"]["deletionTimestamp"] = _NOW
-            if self.removes_at_once:
-                self.remove(job)
+            policy = query.get("propagationPolicy", ["Background"])[0]
+            self.deleted.append((namespace, name, policy))
+            if policy == "Foreground":
+                job["metadata"] |= {"deletionTimestamp": _NOW, "finalizers": ["foregroundDeletion"]}
+                self.start_pod(job, f"{name}-again")
+                return 200, job
+            self.jobs.pop((namespace, name))
+            for pod in self.pods.values():
+                if pod["job"] == name:
+                    pod["document"]["metadata"]["deletionTimestamp"] = _NOW
+            if self.pods_end_at_once:
+                self.end_pods()
         return 200, job
 
     def _read_pods(self, namespace: str, rest: list[str], query: dict[str, list[str]]) -> tuple[int, Any]:

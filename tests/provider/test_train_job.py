@@ -243,48 +243,85 @@ def test_retry_after_a_failed_job_makes_a_new_one_that_goes_on_from_the_same_che
     assert len({request["arguments"]["model"] for request in requests}) == 2
 
 
-@pytest.mark.parametrize("attempt", [retry, clear])
-@pytest.mark.parametrize("is_being_deleted", [True, False])
-def test_former_job_that_failed_is_deleted_and_its_pods_awaited_before_the_next_is_made(
-    cluster, context, attempt, is_being_deleted
-):
-    start(task(), context)
-    former = cluster.only
-    cluster.fail(former)
-    cluster.removes_at_once = False
-    if is_being_deleted:
-        former["metadata"]["deletionTimestamp"] = CLOCK
+def let_pods_end_after(cluster, looks):
+    """What is asked of the cluster, while the pods of a deleted TrainJob end at that look at them."""
+    cluster.pods_end_at_once = False
     seen = []
 
     def notice(method, path):
-        seen.append((method, len(cluster.jobs)))
-        if seen.count(("GET", 1)) == 3:
-            cluster.remove(former)
+        seen.append(f"{method} {path.split('/')[-1] if path.endswith('/pods') else 'trainjob'}")
+        if seen.count("GET pods") == looks:
+            cluster.end_pods()
 
     cluster.faults = notice
+    return seen
+
+
+@pytest.mark.parametrize("attempt", [retry, clear])
+def test_former_job_that_failed_is_deleted_and_its_pods_awaited_before_the_next_is_made(
+    cluster, context, attempt
+):
+    start(task(), context)
+    former = cluster.only
+    cluster.start_pod(former, "p-0")
+    cluster.fail(former)
+    seen = let_pods_end_after(cluster, 2)
     start(task(), attempt(context))
-    assert seen == [("GET", 1), ("DELETE", 1), ("GET", 1), ("GET", 1), ("POST", 0)]
-    assert cluster.deleted == [("team", former["metadata"]["name"], "Foreground")]
+    assert seen == [
+        *("GET trainjob", "DELETE trainjob", "GET trainjob", "GET pods", "GET trainjob", "GET pods"),
+        "POST trainjob",
+    ]
+    assert cluster.deleted == [("team", former["metadata"]["name"], "Background")]
 
 
 def test_clearing_deletes_the_former_job_waits_for_its_pods_and_starts_from_scratch(cluster, context):
     start(task(), context)
     former = cluster.only
     cluster.run(former, 10)
-    cluster.removes_at_once = False
-    seen = []
-
-    def notice(method, path):
-        seen.append((method, len(cluster.jobs)))
-        if former["metadata"].get("deletionTimestamp") and method == "GET":
-            cluster.remove(former)
-
-    cluster.faults = notice
+    cluster.start_pod(former, "p-0")
+    seen = let_pods_end_after(cluster, 1)
     start(task(), clear(context))
-    assert cluster.deleted == [("team", former["metadata"]["name"], "Foreground")]
-    assert seen == [("GET", 1), ("DELETE", 1), ("GET", 1), ("POST", 0)]
+    assert cluster.deleted == [("team", former["metadata"]["name"], "Background")]
+    assert seen == ["GET trainjob", "DELETE trainjob", "GET trainjob", "GET pods", "POST trainjob"]
     requests = [json.loads(job["spec"]["trainer"]["env"][0]["value"]) for job in cluster.created]
     assert len({request["arguments"]["checkpoints"] for request in requests}) == 2
+
+
+@pytest.mark.parametrize("by", ["run_timeout", "somebody else"])
+def test_retry_waits_for_the_pods_of_a_job_that_is_gone_already(cluster, context, by):
+    trigger = start(task(run_timeout=timedelta(hours=1)), context)
+    former = cluster.only
+    cluster.run(former, 10)
+    cluster.start_pod(former, "p-0")
+    seen = let_pods_end_after(cluster, 3)
+    KubeflowTrainerHook().backend.delete("team", former["metadata"]["name"])
+    with pytest.raises(RunFailedError if by == "run_timeout" else RunCanceledError):
+        task(run_timeout=timedelta(hours=1)).execute_complete(
+            context, event_of(trigger, timed_out=by == "run_timeout")
+        )
+    seen.clear()
+    start(task(), retry(context))
+    assert seen == ["GET trainjob", *(["GET trainjob", "GET pods"] * 3), "POST trainjob"]
+
+
+def test_pods_that_ended_and_stay_to_be_read_are_not_waited_for(cluster, context):
+    start(task(), context)
+    cluster.end_pod(cluster.only, "p-0", code=1, message=RETRYABLE)
+    cluster.fail(cluster.only)
+    seen = let_pods_end_after(cluster, 9)
+    start(task(), retry(context))
+    assert seen.count("GET pods") == 1
+
+
+def test_where_pods_cannot_be_listed_their_whole_grace_is_waited(cluster, context, monkeypatch, caplog):
+    start(task(), context)
+    monkeypatch.setattr(trainer, "GRACE_SECONDS", 1.0)
+    no_rights = status(403, "Forbidden", "pods is forbidden: User cannot list resource")
+    cluster.faults = lambda method, path: no_rights if path.endswith("/pods") else None
+    before = time.monotonic()
+    start(task(), clear(context))
+    assert time.monotonic() - before >= 1.0
+    assert "Waiting 1 s for the pods of TrainJob" in caplog.text
 
 
 def test_creation_that_was_still_on_its_way_when_the_task_was_cleared_is_caught(
@@ -379,9 +416,10 @@ def test_job_that_has_lost_its_request_has_no_result(cluster, context):
 
 def test_former_pods_that_do_not_end_keep_a_second_training_from_starting(cluster, context, monkeypatch):
     start(task(), context)
-    cluster.removes_at_once = False
+    cluster.start_pod(cluster.only, "p-0")
+    cluster.pods_end_at_once = False
     monkeypatch.setattr(train_job, "GONE_SECONDS", 0.0)
-    with pytest.raises(RunFailedError, match=r"still has pods, which write to /mnt/shared/out"):
+    with pytest.raises(RunFailedError, match=r"^Pods of a former TrainJob still write to /mnt/shared/out"):
         start(task(), clear(context))
     assert len(cluster.created) == 1
 
@@ -513,7 +551,7 @@ def test_error_that_will_happen_again_ends_the_job_before_its_restarts_are_used_
     assert events(trigger) == [event_of(trigger, final_error=message)]
     with pytest.raises(InvalidInputError, match=f"failed: {message}. Correct the task's arguments"):
         task().execute_complete(context, event_of(trigger, final_error=message))
-    assert cluster.deleted == [("team", trigger.name, "Foreground")]
+    assert cluster.deleted == [("team", trigger.name, "Background")]
     assert "  traceback" in said(capsys, "error")
 
 
@@ -556,7 +594,7 @@ def test_deadline_deletes_a_waiting_job(cluster, context):
     assert trigger.run_timeout == cluster.only["spec"]["activeDeadlineSeconds"] == 7200
     trigger.deadline = time.time()
     assert events(trigger) == [event_of(trigger, timed_out=True)]
-    assert cluster.deleted == [("team", trigger.name, "Foreground")]
+    assert cluster.deleted == [("team", trigger.name, "Background")]
     with pytest.raises(
         RunFailedError,
         match="longer than its run_timeout of 2:00:00 or its execution_timeout of 1:00:00 and was stopped",
@@ -968,7 +1006,6 @@ def test_sensor_fails_with_its_job_and_never_touches_it(cluster, context):
     cluster.fail(cluster.add("j"))
     with pytest.raises(RunFailedError, match="TrainJob team/j failed: FailedJobs: jobset failed"):
         sensor().execute(context)
-    cluster.removes_at_once = False
     job = cluster.add("k")
     job["metadata"]["deletionTimestamp"] = CLOCK
     with pytest.raises(RunCanceledError, match="TrainJob team/k was deleted"):
