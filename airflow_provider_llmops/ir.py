@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -85,6 +85,35 @@ def add_importer(ir: dict[str, Any], name: str, declared: Mapping[str, Any]) -> 
     del declared_inputs["artifacts"][name]
     parameters[parameter] = {"parameterType": "STRING"}
     return parameter
+
+
+def translate_imports(
+    ir: dict[str, Any], parameters: Mapping[str, Any], translate: Callable[[str, str], str]
+) -> None:
+    """Change the addresses of the pipeline's importers, where they are known before it runs.
+
+    :param ir: pipeline IR
+    :param parameters: values of the pipeline's inputs
+    :param translate: is given the importer's step and its address; returns another address, or raises
+    """
+    executors = ir.get("deploymentSpec", {}).get("executors", {})
+    for component in dags(ir):
+        declared = component.get("inputDefinitions", {}).get("parameters", {})
+        for name, task in component["dag"]["tasks"].items():
+            label = ir["components"][task["componentRef"]["name"]].get("executorLabel")
+            if (importer := executors.get(label, {}).get("importer")) is None:
+                continue
+            source = importer.get("artifactUri", {})
+            if "constant" in source:
+                source["constant"] = translate(name, source["constant"])
+                continue
+            given = task.get("inputs", {}).get("parameters", {})
+            value = given.get(source.get("runtimeParameter"), {})
+            address = value.get("runtimeValue", {}).get("constant")
+            if (parameter := value.get("componentInputParameter")) and component is ir["root"]:
+                address = parameters.get(parameter, declared.get(parameter, {}).get("defaultValue"))
+            if isinstance(address, str) and (other := translate(name, address)) != address:
+                given[source["runtimeParameter"]] = {"runtimeValue": {"constant": other}}
 
 
 def drop_absent(ir: dict[str, Any], component: dict[str, Any], given: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.kubernetes import SHARED_MEMORY_PATH, StepSettings, Toleration
+from airflow_provider_llmops.uris import file_address
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 MODEL_DIGEST_ANNOTATION = "llmops/model-digest"
@@ -74,7 +75,7 @@ def inference_service(
     noted = {**(annotations or {}), **({MODEL_DIGEST_ANNOTATION: model_digest} if model_digest else {})}
     model: dict[str, Any] = {
         "modelFormat": {"name": "huggingface"},
-        "storageUri": f"file://{model_uri}" if model_uri.startswith("/") else model_uri,
+        "storageUri": file_address(model_uri) if model_uri.startswith("/") else model_uri,
         "args": list(arguments),
     }
     if resources:

@@ -9,7 +9,6 @@ import gzip
 import http.client
 import io
 import os
-import re
 import tarfile
 import time
 import urllib.error
@@ -21,6 +20,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.uris import file_path, scheme_of
 
 MAX_BYTES = 10 * 2**20
 TIMEOUT_SECONDS = 30.0
@@ -29,7 +29,6 @@ DEADLINE_SECONDS = 120.0
 _CHUNK_BYTES = 64 * 2**10
 _ENTRY = "pipeline.yaml"  # what the API server looks for in a package before it takes the first file
 _YAML_SUFFIXES = (".yaml", ".yml")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def read_source(source: str | os.PathLike[str]) -> bytes:
@@ -52,23 +51,18 @@ def read_source(source: str | os.PathLike[str]) -> bytes:
 def shown(source: str | os.PathLike[str]) -> str:
     """Name a source in a message, without what may be a secret in its URL (user, password, query)."""
     text = os.fsdecode(source)
-    if not _URL.match(text):
+    if not scheme_of(text):
         return text
     parts = urlsplit(text)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _fetch(source: str, where: str) -> bytes:
-    scheme = match[1].lower() if (match := _URL.match(source)) else None
+    scheme = scheme_of(source)
     if scheme in ("http", "https"):
         return _download(source, where)
     if scheme == "file":
-        parts = urlsplit(source)
-        if parts.netloc not in ("", "localhost"):
-            raise ConfigurationError(
-                f"{where} names the host {parts.netloc!r}; a file URL has three slashes: file:///path."
-            )
-        return _read_file(urllib.request.url2pathname(parts.path), where)
+        return _read_file(file_path(source, where), where)
     return _read_object(source, where) if scheme else _read_file(source, where)
 
 

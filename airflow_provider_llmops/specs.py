@@ -13,7 +13,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -46,13 +46,13 @@ class BoundPipeline:
     :param spec: pipeline IR whose inputs are all parameters
     :param parameters: their values
     :param platform: platform specification, the second document, if there is one
-    :param artifact_parameters: names of the parameters that are URIs of artifacts
+    :param artifact_parameters: of the parameters that are URIs of artifacts, each with the name of its input
     """
 
     spec: dict[str, Any]
     parameters: dict[str, Any]
     platform: dict[str, Any] | None = None
-    artifact_parameters: tuple[str, ...] = ()
+    artifact_parameters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -159,12 +159,13 @@ class PipelineSpec:
         if caching is not None:
             set_caching(ir, caching)
         parameters = {}
-        artifact_parameters = []
+        artifact_parameters = {}
         for name, value in given.items():
             declared = inputs[name]
             if "artifactType" in declared:
-                artifact_parameters.append(add_importer(ir, name, declared))
-                parameters[artifact_parameters[-1]] = self._checked_uri(name, value, declared)
+                parameter = add_importer(ir, name, declared)
+                artifact_parameters[parameter] = name
+                parameters[parameter] = self._checked_uri(name, value, declared)
             else:
                 parameters[name] = self._checked(name, value, declared)
         drop_absent(ir, ir["root"], parameters)
@@ -172,7 +173,7 @@ class PipelineSpec:
             spec=ir,
             parameters=parameters,
             platform=copy.deepcopy(self.platform),
-            artifact_parameters=tuple(artifact_parameters),
+            artifact_parameters=artifact_parameters,
         )
 
     @property

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops import uris
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 
 if TYPE_CHECKING:
@@ -106,12 +107,12 @@ def _changed_at(attempt: ObjectStoragePath) -> float:
 def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
     from airflow.sdk import ObjectStoragePath
 
-    # MinIO speaks S3; Kubeflow has a scheme of its own for it.
-    address = f"s3://{uri.removeprefix('minio://')}" if uri.startswith("minio://") else uri
-    options: dict[str, Any] = (
-        {"conn_id": conn_id} if conn_id and not address.startswith(("file:", "/")) else {}
-    )
-    return ObjectStoragePath(address, **options)
+    if not (scheme := uris.scheme_of(uri)):
+        return ObjectStoragePath(uri)
+    if scheme == "file":
+        return ObjectStoragePath(f"file://{uris.file_path(uri, 'The address')}")
+    options: dict[str, Any] = {"conn_id": conn_id} if conn_id else {}
+    return ObjectStoragePath(uris.storage_address(uri), **options)
 
 
 def _original(roots: Sequence[str], attempt: ObjectStoragePath) -> str:

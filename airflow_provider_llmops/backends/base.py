@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.states import RunState
+from airflow_provider_llmops.uris import Address
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class PipelineBackend(Protocol):
     @property
     def image(self) -> str | None:
         """Image to run the provider's own components in, instead of the one that they were compiled with."""
+
+    def place(self, pipeline: BoundPipeline, addresses: Mapping[str, Address]) -> BoundPipeline:
+        """The pipeline with addresses that its steps can read; :class:`ConfigurationError` names one that they cannot."""
 
     def submit(self, request: RunRequest) -> str:
         """Start a run and return its id; the same display name never starts two."""

@@ -24,7 +24,9 @@ from airflow_provider_llmops.backends.kfp_api import (
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.backends.kfp_versions import PipelineVersions
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.states import RunState
+from airflow_provider_llmops.uris import Address
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,10 @@ class KubeflowPipelineBackend:
     def impatient(self) -> KubeflowPipelineBackend:
         """The same, for a caller that repeats requests itself."""
         return KubeflowPipelineBackend(dataclasses.replace(self.settings, patience=0.0))
+
+    def place(self, pipeline: BoundPipeline, addresses: Mapping[str, Address]) -> BoundPipeline:
+        """As it is: what can be read is for the cluster to say."""
+        return pipeline
 
     def submit(self, request: RunRequest) -> str:
         """Create the run, once, even if answers are lost.

@@ -8,6 +8,7 @@ asking for process ids, which are reused.
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import json
@@ -18,10 +19,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops import uris
 from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
 from airflow_provider_llmops.backends.data_plane import DataPlane
@@ -31,10 +34,13 @@ from airflow_provider_llmops.exceptions import (
     ResultError,
     RunNotFoundError,
 )
+from airflow_provider_llmops.ir import translate_imports
 from airflow_provider_llmops.states import RunState
 
 if TYPE_CHECKING:
     import psutil
+
+    from airflow_provider_llmops.specs import BoundPipeline
 
 DEFAULT_SLOTS = 1
 MIN_FREE_BYTES = 512 * 1024 * 1024
@@ -45,6 +51,9 @@ ORPHAN_GRACE_SECONDS = 5.0  # without the run's process nobody reads what a step
 RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
 
+# KFP hands these on as they are, and a component may know what to do with them; of s3:// and others it makes a path.
+_ANY_ARTIFACT = uris.Address(schemes=("hf", "package"))
+_IMPORTED = replace(_ANY_ARTIFACT, exists=False)
 _RUNNER_MODULE = "llmops_components.local.runner"
 _NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
 
@@ -69,6 +78,19 @@ class LocalPipelineBackend:
         self._slots = slots
         self._runs = self._root / "runs"
         self._checkpoints = self._root / "checkpoints"
+
+    def place(self, pipeline: BoundPipeline, addresses: Mapping[str, uris.Address]) -> BoundPipeline:
+        """Make paths of addresses; what no step can read on this machine is refused before anything starts."""
+        parameters = dict(pipeline.parameters)
+        for parameter, name in pipeline.artifact_parameters.items():
+            expected = addresses.get(name, _ANY_ARTIFACT)
+            parameters[parameter] = uris.on_this_machine(name, parameters[parameter], expected)
+        for name, expected in addresses.items():
+            if isinstance(address := parameters.get(name), str):
+                uris.on_this_machine(name, address, expected)
+        spec = copy.deepcopy(pipeline.spec)
+        translate_imports(spec, parameters, _import_here)
+        return replace(pipeline, spec=spec, parameters=parameters)
 
     def submit(self, request: RunRequest) -> str:
         """Prepare the run's directory, then start its process.
@@ -323,6 +345,12 @@ class LocalPipelineBackend:
                 f"Only {free // 2**20} MiB are free for runs in {self._runs}, at least {MIN_FREE_BYTES // 2**20} MiB are "
                 "needed. Delete old runs there, or choose another 'root' in the connection's extra."
             )
+
+
+def _import_here(step: str, address: str) -> str:
+    if not uris.scheme_of(address):
+        return address  # a path that an earlier step may make
+    return uris.on_this_machine(f"The importer {step}", address, _IMPORTED)
 
 
 def _processes_of(directory: Path) -> list[psutil.Process]:

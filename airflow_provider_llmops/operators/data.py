@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.uris import Address
 
 
 class PrepareSampleDataOperator(ComponentOperator):
@@ -53,6 +54,7 @@ class ValidateDatasetOperator(ComponentOperator):
 
     component = "validate_dataset"
     inputs = ("dataset", "dataset_format", "min_rows", "max_rejected_fraction")
+    addresses = {"dataset": Address(kind="file")}
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, describe_unknown
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -41,6 +42,13 @@ class EvaluateModelOperator(ComponentOperator):
         "embedding_model",
         "reward_model",
     )
+    addresses = {
+        "model": Address(kind="directory"),
+        "dataset": Address(kind="file"),
+        "baseline_scores": Address(kind="file"),
+        "embedding_model": Address(("package",), "directory"),
+        "reward_model": Address(kind="directory"),
+    }
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(

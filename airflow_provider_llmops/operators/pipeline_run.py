@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
@@ -42,6 +42,7 @@ from airflow_provider_llmops.once import (
     outlasting,
 )
 from airflow_provider_llmops.specs import BoundPipeline
+from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -79,6 +80,8 @@ class PipelineRunOperator(BaseOperator):
     template_fields_renderers = {"step_settings": "json"}
     operator_extra_links: Collection[BaseOperatorLink] = (PipelineRunLink(),)
     ui_color = "#e8f0fe"
+    addresses: ClassVar[Mapping[str, Address]] = {}
+    """Inputs that name places, with what each may be where there is no object storage."""
 
     def __init__(
         self,
@@ -202,7 +205,7 @@ class PipelineRunOperator(BaseOperator):
 
     def _submit(self, context: Context) -> str:
         """An earlier run whose result can be taken, or a new one."""
-        pipeline = self._with_settings(self.bind())
+        pipeline = self.hook.backend.place(self._with_settings(self.bind()), self.addresses)
         fingerprint = self._fingerprint(pipeline)
         former = Intent.load(context)  # of this cycle: that of another one has been dropped
         return self._reusable(context, fingerprint, former) or self._start(

@@ -9,6 +9,7 @@ from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import ModelVersionLink
 from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -35,6 +36,11 @@ class RegisterModelOperator(ComponentOperator):
     """
 
     component = "register_model"
+    addresses = {
+        "model": Address(kind="directory"),
+        "dataset": Address(),
+        "report": Address(kind="file"),
+    }
     template_fields: Sequence[str] = (
         *ComponentOperator.template_fields,
         "model",

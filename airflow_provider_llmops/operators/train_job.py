@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import BaseOperator
 
@@ -38,6 +37,7 @@ from airflow_provider_llmops.once import (
 )
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.uris import file_path, scheme_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -56,7 +56,6 @@ MAX_REQUEST_BYTES = 96 * 1024  # Linux allows a variable 128 KiB
 GONE_SECONDS = 180.0  # the pods' grace and a little
 LOG_LINES = 20
 _TOKEN_CHARACTERS = 12
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class TrainJobOperator(BaseOperator):
@@ -309,9 +308,9 @@ class TrainJobOperator(BaseOperator):
                 "{'CLAIM': '/mnt/shared'}}."
             )
         path = str(value)
-        if path.startswith("file://") and not urlsplit(path).netloc:
-            path = unquote(urlsplit(path).path)
-        if _URI.match(path):
+        if scheme_of(path) == "file":
+            path = file_path(path, name)
+        if scheme_of(path):
             raise ConfigurationError(
                 f"{name} is {value!r:.200}, which the nodes cannot read. Copy it to a volume and give its path below "
                 f"{' or '.join(mounts)}."

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.specs import BoundPipeline
+
+_ROWS = Address(("hf",), "file")
+_MODEL = Address(kind="directory")
 
 
 class ImportBaseModelOperator(ComponentOperator):
@@ -26,6 +30,7 @@ class ImportBaseModelOperator(ComponentOperator):
 
     component = "import_base_model"
     inputs = ("source", "revision", "dtype")
+    addresses = {"source": Address(("hf", "package"), names=True)}
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(
@@ -79,6 +84,13 @@ class TrainingOperator(ComponentOperator):
     template_fields_renderers = dict.fromkeys(
         ("training_args", "peft_args", "model_args", "budget", "tracking"), "json"
     )
+
+    addresses: ClassVar[Mapping[str, Address]] = {
+        "dataset": _ROWS,
+        "eval_dataset": _ROWS,
+        "base_model": _MODEL,
+        "checkpoints": Address(kind="directory", exists=False),
+    }
 
     def __init__(
         self,
@@ -166,6 +178,7 @@ class ReinforcementOperator(TrainingOperator):
     """
 
     inputs = (*TrainingOperator.inputs, "rewards", "reward_model")
+    addresses = {**TrainingOperator.addresses, "reward_model": _MODEL}
     template_fields: Sequence[str] = (*TrainingOperator.template_fields, "rewards", "reward_model")
     template_fields_renderers = {**TrainingOperator.template_fields_renderers, "rewards": "json"}
 
@@ -197,6 +210,7 @@ class DistillOperator(TrainingOperator):
 
     component = "distill"
     inputs = (*TrainingOperator.inputs, "teacher")
+    addresses = {**TrainingOperator.addresses, "teacher": _MODEL}
     template_fields: Sequence[str] = (*TrainingOperator.template_fields, "teacher")
 
     def __init__(self, *, teacher: str, **kwargs: Any) -> None:
@@ -216,6 +230,7 @@ class MergeAdapterOperator(ComponentOperator):
 
     component = "merge_adapter"
     inputs = ("base_model", "adapter", "dtype")
+    addresses = {"base_model": _MODEL, "adapter": _MODEL}
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(self, *, base_model: str, adapter: str, dtype: str = "auto", **kwargs: Any) -> None:

@@ -25,6 +25,10 @@ def check_model_directory(path: str | os.PathLike[str]) -> Path:
         ModelError: Something is missing; the message names it.
     """
     directory = Path(path)
+    if directory.is_file():
+        raise ModelError(
+            f"{directory} is a file, and a model is a directory. Give the directory that it lies in."
+        )
     if not directory.is_dir():
         raise ModelError(
             f"Model directory {directory} does not exist. Check the path or the step that writes it."

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -26,6 +25,7 @@ from llmops_components.data.formats import (
     without_nulls,
 )
 from llmops_components.errors import DataError, SettingError, UnavailableError, check_known
+from llmops_components.paths import local_path
 from llmops_components.results import digest_of
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def open_source(source: str | os.PathLike[str], formats: Sequence[FormatName]) -
     limit = int(os.environ.get(STREAM_ENVIRONMENT, STREAM_BYTES))
     if name.startswith("hf://"):
         return _from_hub(name, formats, limit)
-    path = Path(name)
+    path = local_path(name, "dataset", also=", or hf://datasets/org/name")
     if path.is_file() and path.stat().st_size > limit:
-        return _streamed(name, formats, partial(_numbered, name), {"digest": digest_of(path)[0]})
+        return _streamed(name, formats, partial(_numbered, str(path)), {"digest": digest_of(path)[0]})
     rows, found = read_valid_rows(path, formats)
     origin = {"digest": digest_of(path)[0], "rows": len(rows), "format": str(found)}
     return Source(name, origin, found, rows, partial(iter, rows))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops_components.errors import ModelError, SettingError
+from llmops_components.paths import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ def find_embedding_model(embedding_model: str | None) -> Path | None:
                 f"Install it, or pass the directory of a sentence-transformers model."
             )
         return found
-    path = Path(embedding_model)
+    path = local_path(embedding_model, "embedding_model", also=", or package://name")
     if not (path / "config.json").exists() or not any(path.glob("*.safetensors")):
         raise ModelError(
             f"embedding_model {embedding_model!r} is not a directory with config.json and *.safetensors. Pass the "

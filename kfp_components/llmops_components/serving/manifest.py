@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from llmops_components.errors import SettingError, check_known
 from llmops_components.models import check_model_directory
+from llmops_components.paths import local_path
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -202,13 +202,13 @@ def _mapping(parent: dict[str, Any], key: str, where: str = "") -> dict[str, Any
 
 
 def _local_path(uri: Any) -> Path:
-    parts = urlsplit(uri) if isinstance(uri, str) else None
-    if parts is None or parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+    try:
+        path = local_path(uri, "storageUri")
+    except (SettingError, TypeError):
         raise SettingError(
             f"Cannot read storageUri {uri!r} (spec.predictor.model.storageUri) on this machine: give file:///dir or an "
             "absolute path. Other schemes need a cluster, or the model imported to disk first."
-        )
-    path = Path(unquote(parts.path) if parts.scheme else uri)
+        ) from None
     if not path.is_absolute():
         raise SettingError(
             f"storageUri {uri!r} is a relative path; a service outlives its caller: give an absolute one."

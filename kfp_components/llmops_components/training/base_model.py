@@ -15,10 +15,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-from urllib.parse import unquote, urlsplit
 
 from llmops_components.errors import ModelError, SettingError, UnavailableError, check_known
 from llmops_components.models import check_model_directory
+from llmops_components.paths import local_path
 from llmops_components.results import StageReport, write_json
 from llmops_components.training import common
 
@@ -157,11 +157,7 @@ def _from_hub(repository: str, revision: str | None) -> _Source:
 
 
 def _from_directory(source: str) -> _Source:
-    parts = urlsplit(source)
-    if parts.scheme and parts.netloc not in ("", "localhost"):
-        raise SettingError(f"{source!r} names the host {parts.netloc!r}: a file source is file:///directory.")
-    path = Path(unquote(parts.path)) if parts.scheme else Path(source)
-    directory = check_model_directory(path)
+    directory = check_model_directory(local_path(source, "source"))
     return _Source(directory, licence=_card_licence(directory))
 
 

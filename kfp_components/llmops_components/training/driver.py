@@ -19,6 +19,7 @@ from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source, open_source
 from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
+from llmops_components.paths import local_path
 from llmops_components.results import StageReport
 from llmops_components.training import common, curves, settings
 from llmops_components.training.label_positions import only_where_labelled
@@ -207,7 +208,8 @@ class _Job:
         self.base_model, self.scratch = base_model, scratch
         self.trainer_args = trainer_args
         self.given = dict(options.get("training_args") or {})
-        self.own_checkpoints = options.get("checkpoints") or None
+        given_checkpoints = options.get("checkpoints") or None
+        self.own_checkpoints = given_checkpoints and str(local_path(given_checkpoints, "checkpoints"))
         self.checkpoints = self.own_checkpoints or os.environ.get(CHECKPOINTS_VARIABLE)
         self.peft_config = settings.build_peft(options.get("peft_args"), method.task)
         if self.peft_config and self.peft_config.is_prompt_learning and not method.prompt_tuning:

@@ -1,0 +1,126 @@
+"""Addresses of artifacts: what scheme they have, which path they name, whether this machine can read them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, unquote_to_bytes
+
+from airflow_provider_llmops.exceptions import ConfigurationError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=//)|(file):(?=/)", re.IGNORECASE)
+_MINIO = "minio"
+
+
+@dataclass(frozen=True)
+class Address:
+    """What an argument that names a place may be, on a machine without object storage.
+
+    :param schemes: what the component reads by itself, besides a path or ``file:///``
+    :param kind: what has to be there; ``None`` for a file or a directory
+    :param exists: whether it has to be there before the run starts
+    :param names: whether text without a scheme may be a name of something else, as ``org/name`` on the hub
+    """
+
+    schemes: Collection[str] = ()
+    kind: Literal["file", "directory"] | None = None
+    exists: bool = True
+    names: bool = False
+
+
+def scheme_of(address: str) -> str:
+    """The scheme in lower case; empty for a path."""
+    match = _SCHEME.match(address)
+    return (match[1] or match[2]).lower() if match else ""
+
+
+def file_address(path: str) -> str:
+    """The ``file://`` address of an absolute path.
+
+    :param path: absolute path
+    """
+    return f"file://{quote(os.fsencode(path))}"
+
+
+def file_path(address: str, what: str) -> str:
+    """The path that a ``file://`` address names.
+
+    Everything behind the host is the path, ``?`` and ``#`` included, with percent-encoded characters decoded.
+
+    :param address: address of scheme ``file``
+    :param what: what has the address, for messages
+    :raises ConfigurationError: it names another machine, or no absolute path
+    """
+    rest = address.partition(":")[2]
+    host, path = rest[2:].partition("/")[::2] if rest.startswith("//") else ("", rest.lstrip("/"))
+    if host not in ("", "localhost"):
+        raise ConfigurationError(
+            f"{what} names the host {host!r}; a file URL has three slashes: file:///path. It is {address!r:.300}."
+        )
+    return os.fsdecode(unquote_to_bytes(f"/{path}"))
+
+
+def storage_address(address: str) -> str:
+    """The address as object storage libraries know it: MinIO speaks S3, and Kubeflow has a scheme of its own for it."""
+    return f"s3:{address[len(_MINIO) + 1 :]}" if scheme_of(address) == _MINIO else address
+
+
+def on_this_machine(name: str, address: str, expected: Address) -> str:
+    """The absolute path that an address names, or an address that the component reads by itself.
+
+    :param name: the argument, for messages
+    :param address: path or URI
+    :param expected: what it may be
+    :raises ConfigurationError: a step on this machine cannot read it
+    """
+    scheme = scheme_of(address)
+    if scheme in expected.schemes:
+        return address
+    if scheme not in ("", "file"):
+        raise ConfigurationError(_unreadable(name, address, scheme, expected))
+    path = file_path(address, name) if scheme else address
+    if not scheme and expected.names and not path.startswith(("/", "~", "./", "../")):
+        return address
+    if not path.startswith("/"):
+        full = Path(path).expanduser() if path.startswith("~") else Path.cwd() / path
+        raise ConfigurationError(
+            f"{name} is {address!r:.200}, not an absolute path, and a step starts in a directory of its own. If the "
+            f"worker's is meant, give {os.path.normpath(full)}."
+        )
+    if expected.exists:
+        _check_present(name, path, expected)
+    return path
+
+
+def _unreadable(name: str, address: str, scheme: str, expected: Address) -> str:
+    readable = [*(f"{each}://" for each in expected.schemes), "file:///"]
+    return (
+        f"{name} has the scheme {scheme}://, which cannot be read on this machine: {address!r:.300}. Here it takes an "
+        f"absolute path or {' or '.join(readable)}. Copy it to this machine's disk, or use a connection with a host, a "
+        "Kubeflow Pipelines server."
+    )
+
+
+def _check_present(name: str, path: str, expected: Address) -> None:
+    try:
+        is_directory, is_there = Path(path).is_dir(), Path(path).exists()
+    except (OSError, ValueError) as error:  # too long, no permission, a NUL in it
+        raise ConfigurationError(f"{name} cannot be read: {error}. It is {path!r:.300}.") from error
+    if not is_there:
+        parent = next(parent for parent in Path(path).parents if parent.exists())
+        raise ConfigurationError(
+            f"{name} does not exist on this machine: {path!r:.300}; {str(parent)!r:.200} does. Check the path, and that the "
+            "task that makes it runs on the same machine."
+        )
+    if expected.kind == "file" and is_directory:
+        raise ConfigurationError(
+            f"{name} is a directory, and a file is needed: {path!r:.300}. Name the file in it."
+        )
+    if expected.kind == "directory" and not is_directory:
+        raise ConfigurationError(
+            f"{name} is a file, and a directory is needed: {path!r:.300}. Give the directory."
+        )
