@@ -373,6 +373,7 @@ with DAG(
         dataset="{{ ti.xcom_pull('validate_preferences' if params.method in ('dpo', 'kto') else 'validate_train', "
         "key='validated') }}",
         report=evaluate_tuned.output["report"],
+        alias="candidate",
         params_to_log="{{ params }}",
         model_metrics=evaluate_tuned.output["metrics"],
         tags="{{ dict(ti.xcom_pull('tuned_model', key='tags'), "

@@ -41,10 +41,13 @@ class LocalServingBackend:
         """Read a service."""
         return _service(self._call("status", "--namespace", namespace, name))
 
-    def set_traffic(self, namespace: str, name: str, percent: Mapping[str, int]) -> Service:
+    def set_traffic(
+        self, namespace: str, name: str, percent: Mapping[str, int], *, as_of: str | None = None
+    ) -> Service:
         """Share the requests out; revisions that lose theirs finish what they are answering, then stop."""
         shares = [f"{revision}={share}" for revision, share in percent.items()]
-        self._call("traffic", "--namespace", namespace, name, *shares)
+        dated = [] if as_of is None else [f"--as-of={as_of}"]
+        self._call("traffic", "--namespace", namespace, name, *shares, *dated)
         return self.get(namespace, name)
 
     def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
@@ -104,4 +107,5 @@ def _service(value: Mapping[str, Any]) -> Service:
         namespace=value["namespace"],
         url=value.get("url"),
         revisions={revision.revision: revision for revision in revisions},
+        as_of=value.get("as_of"),
     )

@@ -35,12 +35,26 @@ class Service:
     :param namespace: its namespace
     :param url: its stable address; ``None`` before it first got traffic
     :param revisions: its revisions by name
+    :param as_of: date or partition of its model, as text that sorts
     """
 
     name: str
     namespace: str
     url: str | None
     revisions: Mapping[str, Revision]
+    as_of: str | None = None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a revision answers the service's requests."""
+        return any(each.traffic and each.state.is_ready for each in self.revisions.values())
+
+    def is_newer_than(self, as_of: str | None) -> bool:
+        """Whether it serves a model of a newer date.
+
+        :param as_of: date or partition of another model
+        """
+        return bool(self.is_serving and as_of and self.as_of and self.as_of > as_of)
 
 
 class ServingBackend(Protocol):
@@ -52,8 +66,14 @@ class ServingBackend(Protocol):
     def get(self, namespace: str, name: str) -> Service:
         """Read a service."""
 
-    def set_traffic(self, namespace: str, name: str, percent: Mapping[str, int]) -> Service:
-        """Share the requests out among revisions that are ready; the others are stopped."""
+    def set_traffic(
+        self, namespace: str, name: str, percent: Mapping[str, int], *, as_of: str | None = None
+    ) -> Service:
+        """Share the requests out among revisions that are ready; the others are stopped.
+
+        With ``as_of`` nothing changes where a model of a newer date serves: :meth:`Service.is_newer_than` of the answer
+        tells.
+        """
 
     def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
         """Stop one revision, or all of the service."""

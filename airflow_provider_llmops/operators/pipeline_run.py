@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
+from airflow_provider_llmops.as_of import is_backfill
 from airflow_provider_llmops.backends.base import Run, RunRequest, step_changes
 from airflow_provider_llmops.ending import (
     deadline,
@@ -287,8 +288,7 @@ class PipelineRunOperator(BaseOperator):
 
     def _reusable(self, context: Context, fingerprint: str, former: Intent | None) -> str | None:
         """An earlier run with the same inputs and a result that can be read."""
-        run_type = str(getattr(context.get("dag_run"), "run_type", ""))
-        if not fingerprint or (self.reuse == "backfill" and not run_type.endswith("backfill")):
+        if not fingerprint or (self.reuse == "backfill" and not is_backfill(context)):
             return None
         run = self.hook.backend.find_reusable(fingerprint)
         if run is None:

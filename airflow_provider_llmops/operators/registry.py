@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.as_of import as_of, is_backfill, origin_in_time
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import ModelVersionLink
 from airflow_provider_llmops.once import dag_run_key
@@ -21,7 +23,10 @@ class RegisterModelOperator(ComponentOperator):
     """Log an MLflow run and make a model version; the same content is registered once.
 
     Artifacts: ``registration``. ``return_value["details"]`` holds the version and its addresses. The version is tagged
-    with the DAG, its run, and the digests of model and data.
+    with the DAG, its run, its place in time, and the digests of model and data.
+
+    An alias is moved by a decision, never by which run finishes last: a version of a newer date or partition keeps it, and
+    in backfills it stays. What became of it, and why, is in ``details["alias_note"]``.
 
     :param model: URI of the model
     :param model_name: name in the model registry
@@ -29,7 +34,9 @@ class RegisterModelOperator(ComponentOperator):
     :param report: URI of the evaluation's page, stored with the run
     :param mlflow_conn_id: connection of type ``mlflow``; its credentials reach the step through its environment only
     :param experiment: MLflow experiment
-    :param alias: alias moved to this version
+    :param alias: alias moved to this version, for example ``candidate``; every alias stays where it is when left out
+    :param alias_in_backfill: whether a backfill moves it, too
+    :param as_of: date or partition that the model is of, as text that sorts; that of the DAG's run when left out
     :param params_to_log: parameters to log
     :param model_metrics: metrics to log
     :param tags: tags of run and version
@@ -50,6 +57,8 @@ class RegisterModelOperator(ComponentOperator):
         "mlflow_conn_id",
         "experiment",
         "alias",
+        "alias_in_backfill",
+        "as_of",
         "params_to_log",
         "model_metrics",
         "tags",
@@ -68,7 +77,9 @@ class RegisterModelOperator(ComponentOperator):
         report: str | None = None,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         experiment: str = "llmops",
-        alias: str = "candidate",
+        alias: str | None = None,
+        alias_in_backfill: bool = False,
+        as_of: str | None = None,
         params_to_log: dict[str, Any] | None = None,
         model_metrics: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
@@ -82,16 +93,24 @@ class RegisterModelOperator(ComponentOperator):
         self.mlflow_conn_id = mlflow_conn_id
         self.experiment = experiment
         self.alias = alias
+        self.alias_in_backfill = alias_in_backfill
+        self.as_of = as_of
         self.params_to_log = params_to_log
         self.model_metrics = model_metrics
         self.tags = tags
 
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; where the model comes from is added to its tags."""
+        if not isinstance(self.alias_in_backfill, bool):
+            raise ConfigurationError(
+                f"alias_in_backfill must be true or false, got the text {self.alias_in_backfill!r:.80}. A template stays a "
+                "truth value only in a DAG with render_template_as_native_obj=True."
+            )
         origin = {}
         if self._context:
             ti = self._context["ti"]
             origin = {f"airflow.{name}": getattr(ti, name) for name in ("dag_id", "run_id", "task_id")}
+            origin |= origin_in_time(self._context)
         return {
             "model": self.model,
             "name": self.model_name,
@@ -101,13 +120,20 @@ class RegisterModelOperator(ComponentOperator):
             "experiment": self.experiment,
             "run_name": origin.get("airflow.run_id"),
             "parent": dag_run_key(self._context) if self._context else None,
-            "alias": self.alias,
+            "alias": None if self._is_left_in_backfill else self.alias,
+            "as_of": as_of(self._context, self.as_of) if self._context else self.as_of,
             "params": {
                 name: value for name, value in (self.params_to_log or {}).items() if value is not None
             },
             "metrics": self.model_metrics,
             "tags": {**origin, **(self.tags or {})},
         }
+
+    @property
+    def _is_left_in_backfill(self) -> bool:
+        return bool(
+            self.alias and not self.alias_in_backfill and self._context and is_backfill(self._context)
+        )
 
     def environment(self) -> dict[str, str]:
         """MLflow's credentials."""
@@ -116,6 +142,10 @@ class RegisterModelOperator(ComponentOperator):
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result, and the address of the version's page for the link."""
         value = super().outcome(context, run)
+        if self._is_left_in_backfill:
+            note = f"Alias {self.alias!r} stays where it is: this is a backfill, and alias_in_backfill is not set."
+            value["details"] |= {"alias": self.alias, "alias_note": note}
+        self.log.info("%s", value["details"].get("alias_note"))
         context["ti"].xcom_push(
             key="model_version_url", value=value["details"]["links"].get("model_version", "")
         )

@@ -9,10 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_provider_llmops.as_of import as_of, is_backfill
 from airflow_provider_llmops.backends.serving import discard
 from airflow_provider_llmops.ending import is_unwanted
-from airflow_provider_llmops.exceptions import LLMOpsError, RunFailedError
+from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.manifests import inference_service
@@ -20,6 +22,8 @@ from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_llmops.backends.serving import Service
 
 POLL_INTERVAL_SECONDS = 0.5
 READY_TIMEOUT = timedelta(minutes=15)
@@ -32,6 +36,9 @@ class DeployModelOperator(BaseOperator):
     A revision that does not become ready, or does not answer, is stopped, and the one that served before goes on. The
     same manifest is applied once: a retry finds the revision that the first attempt started.
 
+    Which model serves is a decision, never a matter of which run finishes last: where one of a newer date or partition
+    serves, and in a backfill where any does, the task is skipped.
+
     XCom: ``url`` (the service's stable address), ``openai_url`` (base URL for OpenAI clients), and all facts together
     as ``return_value``.
 
@@ -43,6 +50,8 @@ class DeployModelOperator(BaseOperator):
     :param predictor_resources: Kubernetes requests and limits of the predictor
     :param smoke_prompt: question that the new revision has to answer before it gets traffic
     :param ready_timeout: how long the revision may take to become ready
+    :param only_if_newer: leave a service alone that serves a model of a newer date or partition, and in a backfill any that
+        serves; ``False`` takes the traffic in any case, to go back to an older model for example
     :param kserve_conn_id: connection of type ``kserve``
     :param deferrable: wait in the triggerer instead of in a worker
     :param poll_interval: seconds between two looks
@@ -56,6 +65,7 @@ class DeployModelOperator(BaseOperator):
         "predictor_args",
         "predictor_resources",
         "smoke_prompt",
+        "only_if_newer",
         "kserve_conn_id",
     )
     operator_extra_links = (ServiceLink(),)
@@ -72,6 +82,7 @@ class DeployModelOperator(BaseOperator):
         predictor_resources: Mapping[str, Any] | None = None,
         smoke_prompt: str = SMOKE_PROMPT,
         ready_timeout: timedelta = READY_TIMEOUT,
+        only_if_newer: bool = True,
         kserve_conn_id: str = KServeHook.default_conn_name,
         deferrable: bool = True,
         poll_interval: float = POLL_INTERVAL_SECONDS,
@@ -86,6 +97,7 @@ class DeployModelOperator(BaseOperator):
         self.predictor_resources = predictor_resources
         self.smoke_prompt = smoke_prompt
         self.ready_timeout = ready_timeout
+        self.only_if_newer = only_if_newer
         self.kserve_conn_id = kserve_conn_id
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -111,7 +123,10 @@ class DeployModelOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the revision, then wait for it."""
         self._context = context
-        revision = self._starting = self.hook.apply(self.manifest())
+        manifest = self.manifest()
+        if self.only_if_newer:
+            self._skip_if_newer_serves(context)
+        revision = self._starting = self.hook.apply(manifest)
         deadline = time.time() + self.ready_timeout.total_seconds()
         self.log.info("Revision %s of service %s is starting", revision, self.service_name)
         if self.deferrable:
@@ -159,7 +174,14 @@ class DeployModelOperator(BaseOperator):
             raise self._give_up(revision, "answered the smoke question with nothing")
         self.log.info("Smoke question: %s\nAnswer: %s", self.smoke_prompt, answer)
 
-        service = self.hook.backend.set_traffic(self.namespace, self.service_name, {revision: 100})
+        dated = as_of(context)
+        service = self.hook.backend.set_traffic(
+            self.namespace, self.service_name, {revision: 100}, as_of=dated if self.only_if_newer else None
+        )
+        if self.only_if_newer and service.is_newer_than(dated):
+            discard(self.hook.backend, self.namespace, self.service_name, revision)
+            self._starting = None
+            raise AirflowSkipException(self._newer_serves(service, dated))
         self._starting = None
         facts = {
             "name": service.name,
@@ -184,6 +206,25 @@ class DeployModelOperator(BaseOperator):
             discard(self.hook.backend, self.namespace, self.service_name, self._starting)
         else:
             self.log.info("Revision %s goes on; the next attempt will find it", self._starting)
+
+    def _skip_if_newer_serves(self, context: Context) -> None:
+        try:
+            service = self.hook.get_service(self.service_name, self.namespace)
+        except ConfigurationError:
+            return  # there is none yet; if it is something else, applying the manifest says so
+        if service.is_newer_than(dated := as_of(context)):
+            raise AirflowSkipException(self._newer_serves(service, dated))
+        if is_backfill(context) and service.is_serving:
+            raise AirflowSkipException(
+                f"A backfill leaves a service that serves as it is: {self.service_name!r}. only_if_newer=False takes the "
+                "traffic in any case."
+            )
+
+    def _newer_serves(self, service: Service, dated: str | None) -> str:
+        return (
+            f"Service {self.service_name!r} has a newer model, of {service.as_of}; this one is of {dated}. only_if_newer=False "
+            "takes the traffic in any case."
+        )
 
     def _give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop the revision and say what serves now."""

@@ -67,6 +67,8 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
         tracking_uri=server + "/",
         experiment="how-it-was-made",
         run_name="first",
+        alias="candidate",
+        as_of="2026-11-25",
         params={"training_args": {"max_steps": 40, "optim": "x" * 7000}, "targets": ["q", "v"]},
         metrics={"rouge_l": 0.5, "rows": 3},
         tags={"llmops.component.train_sft.digest": "sha256:11"},
@@ -82,6 +84,10 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
         "name": "made",
         "version": "1",
         "alias": "candidate",
+        "alias_moved": True,
+        "alias_version": "1",
+        "alias_note": "Alias 'candidate' has moved to version 1 for the first time.",
+        "as_of": "2026-11-25",
         "model_uri": "models:/made/1",
         "run_id": version.run_id,
         "experiment_id": client.get_experiment_by_name("how-it-was-made").experiment_id,
@@ -105,7 +111,11 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
         "llmops.dataset.train.digest": data_digest,
         MODEL_DIGEST_TAG: model_digest,
     }
-    assert version.tags == tags
+    assert version.tags == {
+        **tags,
+        "llmops.as_of": "2026-11-25",
+        "llmops.alias.candidate": "moved 2026-11-25",
+    }
     assert tags.items() <= run.data.tags.items()
     assert [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs] == [
         ("train", data_digest[7:43])
@@ -147,7 +157,12 @@ def test_same_model_again_reuses_version_and_moves_alias_another_model_gets_its_
     again = register_model(
         checkpoint, name="twice", tracking_uri=server, experiment="twice", alias="champion"
     )
-    assert again.details == {**first.details, "alias": "champion", "reused": True}
+    assert again.details == {
+        **first.details,
+        "alias": "champion",
+        "alias_note": "Alias 'champion' has moved to version 1 for the first time.",
+        "reused": True,
+    }
     assert client.get_registered_model("twice").aliases == {"candidate": "1", "champion": "1"}
 
     (checkpoint / "generation_config.json").write_text('{"do_sample": true}')

@@ -1,9 +1,20 @@
-"""What Airflow changes in a task's context from one attempt to the next."""
+"""A DAG run, and what Airflow changes in a task's context from one attempt to the next."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+
+
+def dag_run(**facts: Any) -> SimpleNamespace:
+    """As much of a DAG run as operators use: a manual one of 26 November 2026, unless told otherwise."""
+    now = datetime(2026, 11, 26, 10, tzinfo=UTC)
+    manual = {"run_type": "manual", "run_after": now, "logical_date": now, "clear_number": 0}
+    nothing = dict.fromkeys(
+        ("data_interval_start", "data_interval_end", "partition_key", "partition_date"), None
+    )
+    return SimpleNamespace(**{**nothing, **manual, **facts})
 
 
 def retry(context: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attempts import dag_run
 from fresh_kfp_api import fresh_kfp_api
 from planes import DATA_PYTHON, REPO
 
@@ -99,4 +100,4 @@ def context() -> dict[str, Any]:
     ti = TaskInstance(
         dag_id="dag", run_id="manual", task_id="task", map_index=-1, try_number=1, max_tries=1, xcom={}
     )
-    return {"ti": ti, "task_state_store": MemoryStore()}
+    return {"ti": ti, "task_state_store": MemoryStore(), "dag_run": dag_run()}

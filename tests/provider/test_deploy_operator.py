@@ -7,10 +7,11 @@ import json
 import shutil
 import subprocess
 import time
+from datetime import UTC, datetime
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
-from attempts import clear, retry
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from attempts import clear, dag_run, retry
 from planes import DATA_PYTHON, REPO
 from test_component_operator import events_of
 
@@ -83,6 +84,48 @@ def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
         AskModelOperator(task_id="ask", url=first["url"], model_name="other", prompts=["hello"]).execute(
             context
         )
+
+
+def test_newest_date_serves_whichever_run_finishes_last(tiny_model, context, service):
+    def day(number: int, **facts):
+        date = datetime(2026, 11, number, tzinfo=UTC)
+        return dag_run(run_type="scheduled", data_interval_end=date, logical_date=date, **facts)
+
+    context["dag_run"] = day(24)
+    first = deploy(tiny_model, context)
+    context["dag_run"] = day(25)
+    newer = {"deferrable": False, "predictor_args": {"max_model_len": 256}}
+    assert deploy(tiny_model, clear(context), **newer)["revision"] == "00002"
+
+    older = {"deferrable": False, "predictor_args": {"max_model_len": 128}}
+    context["dag_run"] = day(24)
+    with pytest.raises(
+        AirflowSkipException, match="Service 'tiny' has a newer model, of 2026-11-25T00:00:00Z"
+    ):
+        deploy(tiny_model, clear(context), **older)
+    assert set(service().revisions) == {"00001", "00002"}
+    # The older one may have started before the newer one had the traffic.
+    late = DeployModelOperator(
+        task_id="deploy",
+        service_name="tiny",
+        model=str(tiny_model),
+        predictor_args={"max_model_len": 64},
+        deferrable=False,
+    )
+    late._skip_if_newer_serves = lambda _: None
+    with pytest.raises(AirflowSkipException):
+        late.execute(clear(context))
+    assert {name: each.traffic for name, each in service().revisions.items() if each.state.is_ready} == {
+        "00002": 100
+    }
+
+    context["dag_run"] = day(26)
+    context["dag_run"].run_type = "backfill"
+    with pytest.raises(AirflowSkipException, match="A backfill leaves a service that serves as it is"):
+        deploy(tiny_model, clear(context), **older)
+    context["dag_run"] = day(24)
+    forced = deploy(tiny_model, clear(context), **older, only_if_newer=False)
+    assert (forced["url"], service().revisions[forced["revision"]].traffic) == (first["url"], 100)
 
 
 def test_killing_the_task_stops_the_revision_that_starts_and_no_other(tiny_model, context, service):

@@ -7,10 +7,10 @@ import json
 import time
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
+from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from attempts import retry
 from kube_pods import FakePods
@@ -520,8 +520,8 @@ def test_run_whose_artifacts_are_gone_is_not_reused(api, component, context, tmp
 def test_backfills_reuse_when_they_are_told_to(api, component, context, tmp_path):
     cluster(api, tmp_path, "echo", result=stage_result())
     ids = []
-    for run_type in ("backfill", "backfill", "scheduled"):
-        context["dag_run"] = SimpleNamespace(run_type=run_type)
+    for run_type in (DagRunType.BACKFILL, DagRunType.BACKFILL, DagRunType.SCHEDULED):
+        context["dag_run"].run_type = run_type
         context["task_state_store"].values.clear()
         ids.append(reusing(component, tmp_path, reuse="backfill").execute(context)["run_id"])
     assert ids[0] == ids[1] != ids[2]

@@ -20,7 +20,8 @@ def register_model(
     experiment: str = "llmops",
     run_name: Optional[str] = None,
     parent: Optional[str] = None,
-    alias: str = "candidate",
+    alias: Optional[str] = None,
+    as_of: Optional[str] = None,
     params: Optional[dict] = None,
     metrics: Optional[dict] = None,
     tags: Optional[dict] = None,
@@ -39,7 +40,9 @@ def register_model(
         experiment: MLflow experiment.
         run_name: Name of the MLflow run.
         parent: Key of the DAG's run, ``dag_id/run_id``; the run is nested where the trainings with that key are.
-        alias: Alias moved to this version, for example ``candidate`` or ``champion``.
+        alias: Alias moved to this version, for example ``candidate`` or ``champion``, unless a version of a newer date has it;
+            left out, every alias stays.
+        as_of: Date or partition that the model is of, as text that sorts.
         params: Parameters to log.
         metrics: Metrics to log.
         tags: Tags of run and version, for example the digests of the components that made the model.
@@ -57,6 +60,7 @@ def register_model(
             run_name=run_name,
             parent=parent,
             alias=alias,
+            as_of=as_of,
             params=whole_numbers(params),
             metrics=metrics,
             tags=tags,

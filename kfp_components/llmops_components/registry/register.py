@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.models import check_model_directory
+from llmops_components.registry.alias import move_alias, note_date
 from llmops_components.registry.checkpoint import CheckpointFlavor
 from llmops_components.registry.mlflow import (
     MAX_PARAM_CHARACTERS,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 MODEL_DIGEST_TAG = "llmops.model.digest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,255}")  # MLflow keeps `latest` and `v1` for itself
+_AS_OF = re.compile(r"\S[^\x00-\x1f]{0,499}")
 _PROBE_TIMEOUT_SECONDS = 3
 
 
@@ -47,7 +49,8 @@ def register_model(
     experiment: str = "llmops",
     run_name: str | None = None,
     parent: str | None = None,
-    alias: str | None = "candidate",
+    alias: str | None = None,
+    as_of: str | None = None,
     params: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -57,8 +60,8 @@ def register_model(
     """Log a run and make a model version of a Transformers checkpoint.
 
     The version carries the digest of the model as a tag. If the registry already has a version with that digest under
-    ``name``, it is used again, no run is made, and only the alias moves; ``details["reused"]`` says so. The model is
-    never loaded. It can be loaded with ``mlflow.transformers.load_model(details["model_uri"])``.
+    ``name``, it is used again, no run is made, and at most the alias moves; ``details["reused"]`` says so. What became of
+    the alias, and why, is in ``details["alias_note"]``. The model is never loaded. It can be loaded with ``mlflow.transformers.load_model(details["model_uri"])``.
 
     How long an unreachable server is waited for is set by MLflow's own variables
     ``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, ``MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR`` and ``MLFLOW_HTTP_REQUEST_TIMEOUT``;
@@ -72,7 +75,9 @@ def register_model(
         run_name: Name of the run; None for the model's name.
         parent: Key of the DAG's run, ``dag_id/run_id``: if its trainings were tracked in the experiment, the run is nested
             under the MLflow run that they are nested under.
-        alias: Alias that is moved to the version; None for no alias.
+        alias: Alias that is moved to the version, unless a version of a newer date has it; None leaves all as they are.
+        as_of: Date or partition that the model is of, as text that sorts, for example ``2026-11-25T00:00:00Z``; a tag of the
+            version. None where there is no such order: then the alias is moved in any case.
         params: Parameters of the run; nested mappings become dotted names, values over 6000 characters are cut.
         metrics: Metrics of the run; finite numbers.
         tags: Tags of both run and version, for example the digests of the components.
@@ -87,7 +92,7 @@ def register_model(
         SettingError: A setting has a wrong value, or MLflow refuses one.
         UnavailableError: MLflow could not be reached.
     """
-    _check_settings(name, alias, metrics or {}, datasets or {}, artifacts or {})
+    _check_settings(name, alias, as_of, metrics or {}, datasets or {}, artifacts or {})
     if parent is not None:
         check_parent("parent", parent)
     directory = Path(model)
@@ -120,14 +125,21 @@ def register_model(
             print(
                 f"{name} version {version.version} already has this model ({digest}); no new version is made."
             )
-        if alias is not None:
-            client.set_registered_model_alias(name, alias, version.version)
+        if as_of is not None:
+            note_date(client, version, as_of)
+        move = move_alias(client, version, alias, as_of) if alias is not None else None
+        if move:
+            print(move.note)
         experiment_id = client.get_run(version.run_id).info.experiment_id if version.run_id else None
 
     details: dict[str, Any] = {
         "name": name,
         "version": str(version.version),
         "alias": alias,
+        "alias_moved": bool(move and move.moved),
+        "alias_version": move.version if move else None,
+        "alias_note": move.note if move else "No alias was asked for.",
+        "as_of": as_of,
         "model_uri": f"models:/{name}/{version.version}",
         "run_id": version.run_id,
         "experiment_id": experiment_id,
@@ -141,6 +153,7 @@ def register_model(
 def _check_settings(
     name: str,
     alias: str | None,
+    as_of: str | None,
     metrics: Mapping[str, float],
     datasets: Mapping[str, str | os.PathLike[str]],
     artifacts: Mapping[str, str | os.PathLike[str]],
@@ -153,6 +166,10 @@ def _check_settings(
     if alias is not None and not _ALIAS.fullmatch(alias):
         raise SettingError(
             f"alias is {alias!r}; an alias has letters, digits, '_' and '-', and is not 'latest' or a version such as 'v1'."
+        )
+    if as_of is not None and not _AS_OF.fullmatch(as_of):
+        raise SettingError(
+            f"as_of is {as_of!r:.80}; it is a date or partition as text that sorts, such as 2026-11-25, at most 500 characters."
         )
     for key, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -132,6 +132,7 @@ class LocalServing:
             "url": service.get("url"),
             "openai_url": f"{service['url']}/openai/v1" if service.get("url") else None,
             "gateway": "RUNNING" if running else "STOPPED",
+            "as_of": service.get("as_of"),
             "revisions": [self._describe(home, directory) for directory in _revisions(home)],
         }
 
@@ -161,10 +162,12 @@ class LocalServing:
         port: int | None = None,
         keep_previous: bool = False,
         drain_seconds: float = DRAIN_SECONDS,
+        as_of: str | None = None,
     ) -> dict[str, Any]:
         """Send requests to these revisions, then stop the ones that lost theirs, once they have answered what they had.
 
-        Revisions newer than all of these are left alone: they are on their way in.
+        Revisions newer than all of these are left alone: they are on their way in. With ``as_of`` nothing changes where a
+        model of a newer date serves.
 
         Args:
             name: Service.
@@ -173,6 +176,7 @@ class LocalServing:
             port: Port of the stable address; any free one by default, and the same one ever after.
             keep_previous: Leave the revision running that had the most traffic, for a quick way back.
             drain_seconds: Longest wait for answers under way.
+            as_of: Date or partition that their model is of, as text that sorts.
         """
         home = self._existing(name, namespace)
         with processes.exclusive(home / "lock"):
@@ -183,8 +187,12 @@ class LocalServing:
                 )
             routes = [route for route in routes if route["weight"]]
             former = {route["revision"]: route["weight"] for route in _routes(home)}
+            if as_of is not None and _serves_newer(home, former, as_of):
+                return self.status(name, namespace)
             service = self._ensure_gateway(home, port)
             write_json(home / "routes.json", {"routes": routes})
+            if as_of is not None:
+                write_json(home / "service.json", service | {"as_of": as_of})
             main = max(routes, key=lambda route: route["weight"])["revision"]
             shutil.copyfile(home / "revisions" / main / "manifest.json", home / "manifest.json.tmp")
             (home / "manifest.json.tmp").replace(home / "manifest.json")
@@ -332,6 +340,12 @@ def _revisions(home: Path) -> list[Path]:
     return sorted(path for path in (home / "revisions").glob("[0-9]" * 5) if (path / "facts.json").is_file())
 
 
+def _serves_newer(home: Path, routed: Mapping[str, int], as_of: str) -> bool:
+    serving = [directory for directory in _revisions(home) if directory.name in routed]
+    newest = read_json(home / "service.json").get("as_of") or ""
+    return newest > as_of and any(_state(directory)["state"] == "READY" for directory in serving)
+
+
 def _routes(home: Path) -> list[dict[str, Any]]:
     return list(read_json(home / "routes.json").get("routes", []))
 
@@ -427,6 +441,7 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("--port", type=int, help="port of the stable address")
     sub.add_argument("--keep-previous", action="store_true", help="leave the former revision running")
     sub.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS)
+    sub.add_argument("--as-of", help="date of their model; a model of a newer date keeps the traffic")
     command("stop", "stop one revision").add_argument("--revision", required=True)
     command("delete", "stop and remove a service or one revision").add_argument("--revision")
     sub = command("logs", "the end of a revision's log")
@@ -457,6 +472,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             port=args.port,
             keep_previous=args.keep_previous,
             drain_seconds=args.drain_seconds,
+            as_of=args.as_of,
         )
     if args.command == "stop":
         return serving.stop_revision(args.name, args.revision, namespace=args.namespace)

@@ -1,0 +1,65 @@
+"""Which of two DAG runs is of the newer data: not the one that finishes later.
+
+What one run after the other sets, such as an alias or the model that a service serves, belongs to the run of the newest
+date or partition. Backfills, catch-up and cleared runs finish in any order.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_DATE_IN_KEY = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]\d{2}(:\d{2}){0,2})?)?")
+
+
+def as_of(context: Context, given: str | None = None) -> str | None:
+    """The date or partition that a task's run is of, as text that sorts.
+
+    Of a partitioned run it is the partition's date, of one with a schedule the end of its data interval, of a manual one its
+    logical date; else the time after which it was to run. Between runs of the same date that time decides, and between
+    mapped tasks of the same run their index.
+
+    :param context: of the task
+    :param given: date or partition that the caller knows better
+    :return: ``2026-11-25T00:00:00Z, run after 2026-11-25T00:10:00.000000Z``, for example; ``None`` without a DAG run
+    """
+    run: Any = context.get("dag_run")
+    if run is None:
+        return given
+    index = context["ti"].map_index
+    mapped = f" [{index:06d}]" if index is not None and index >= 0 else ""
+    return f"{given or _date_of(run)}, run after {_utc(run.run_after, 'microseconds')}{mapped}"
+
+
+def origin_in_time(context: Context) -> dict[str, str]:
+    """What a run says of its place in time, as tags: logical date, data interval and partition, as far as it has them."""
+    run: Any = context.get("dag_run")
+    names = ("logical_date", "data_interval_start", "data_interval_end", "partition_key", "run_type")
+    found = {name: getattr(run, name, None) for name in names}
+    return {
+        f"airflow.{name}": _utc(value) if isinstance(value, datetime) else f"{getattr(value, 'value', value)}"
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def is_backfill(context: Context) -> bool:
+    """Whether the task belongs to a backfill."""
+    return bool(getattr(context.get("dag_run"), "run_type", None) == "backfill")
+
+
+def _date_of(run: Any) -> str:
+    if date := getattr(run, "partition_date", None):
+        return _utc(date)
+    if match := _DATE_IN_KEY.search(getattr(run, "partition_key", None) or ""):
+        return match[0]
+    is_manual = run.run_type in ("manual", "operator_triggered")
+    return _utc((None if is_manual else run.data_interval_end) or run.logical_date or run.run_after)
+
+
+def _utc(time: datetime, precision: str = "seconds") -> str:
+    return time.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
