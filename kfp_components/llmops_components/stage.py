@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from kfp.dsl import Artifact, Metrics
+from kfp.dsl import Artifact, Metrics, Model
 
 from llmops_components.errors import ComponentError
+from llmops_components.local.store import MODELS, store_once
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of, write_json
 
 
@@ -29,7 +30,7 @@ def run_stage(
     """Run a library function as a pipeline step.
 
     Writes ``result`` (the JSON that the Airflow provider reads), and puts the digest and size of each output into
-    its metadata. An error that the library raises on purpose ends the process with its message as the last line
+    its metadata. On the local backend, files of models that other runs have too are on disk once. An error that the library raises on purpose ends the process with its message as the last line
     instead of a traceback; with ``LLMOPS_ERROR_FILE`` set it is also written there as JSON.
 
     Args:
@@ -54,6 +55,8 @@ def run_stage(
     for name, artifact in outputs.items():
         if not Path(artifact.path).exists():
             continue  # an optional output that this run had no reason to write
+        if isinstance(artifact, Model) and (run := os.environ.get("LLMOPS_RUN_DIR")):
+            store_once(artifact.path, Path(run).parent.parent / MODELS)
         digest, size = digest_of(artifact.path)
         artifact.metadata |= {"digest": digest, "bytes": size}
         described[name] = {"uri": artifact.uri, "digest": digest, "bytes": size}
