@@ -97,12 +97,18 @@ _KUBEFLOW_FIELDS = {
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }
-_SLOTS_FIELD = {
+_RUNS_FIELDS = {
     "slots": {
         "label": "Runs at a time",
         "description": "Local only: further runs wait. Each run uses every core. Default: 1",
         "schema": {"type": ["integer", "null"], "minimum": 1},
-    }
+    },
+    "retention": {
+        "label": "Retention in days",
+        "description": "Local only: runs, checkpoints and environments that nobody has used for so long are removed when a run "
+        "ends, except what a service, a registered model or a run refers to. Default: everything is kept.",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    },
 }
 
 
@@ -202,7 +208,7 @@ def get_provider_info() -> dict[str, Any]:
                         "python": "/opt/llmops/.venv/data/bin/python",
                     },
                 },
-                "conn-fields": {**_KUBEFLOW_FIELDS, **_LOCAL_FIELDS, **_SLOTS_FIELD},
+                "conn-fields": {**_KUBEFLOW_FIELDS, **_LOCAL_FIELDS, **_RUNS_FIELDS},
             },
             {
                 "connection-type": "kserve",

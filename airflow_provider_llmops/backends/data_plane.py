@@ -46,13 +46,19 @@ class DataPlane:
         return answer.stdout.strip()
 
     def run(
-        self, arguments: Sequence[str], *, stdin: str | None = None, timeout: float = _CHECK_TIMEOUT_SECONDS
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: str | None = None,
+        timeout: float = _CHECK_TIMEOUT_SECONDS,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run the interpreter and wait for it.
 
         :param arguments: its arguments
         :param stdin: text for its standard input
         :param timeout: seconds after which it is killed
+        :param environment: further variables, the place for secrets
         :raises ApiUnavailableError: it took longer
         """
         self.require()
@@ -64,7 +70,7 @@ class DataPlane:
                 text=True,
                 timeout=timeout,
                 check=False,
-                env=self.environment({}),
+                env=self.environment(environment or {}),
             )
         except subprocess.TimeoutExpired as error:
             raise ApiUnavailableError(

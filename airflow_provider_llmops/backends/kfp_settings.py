@@ -88,7 +88,7 @@ class KfpSettings:
         """
         where = f"Connection {connection.conn_id!r}"
         extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
-        if local := sorted(set(extra) & {"python", "root", "slots"}):
+        if local := sorted(set(extra) & {"python", "root", "slots", "retention"}):
             raise ConfigurationError(
                 f"{where} names the host {connection.host!r}, so it is an API server, and {', '.join(local)} belong to "
                 "the local backend. Remove them, or leave the host empty."

@@ -46,10 +46,10 @@ DEFAULT_SLOTS = 1
 MIN_FREE_BYTES = 512 * 1024 * 1024
 LOG_CHUNK_BYTES = 256 * 1024
 TERMINATE_GRACE_SECONDS = 20.0  # a training finishes its step and saves a checkpoint
-KEEP_CHECKPOINTS_SECONDS = 7 * 24 * 3600.0  # of trainings that nobody has tried again
 ORPHAN_GRACE_SECONDS = 5.0  # without the run's process nobody reads what a step writes, and it dies of that
 RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
+RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 
 # KFP hands these on as they are, and a component may know what to do with them; of s3:// and others it makes a path.
 _ANY_ARTIFACT = uris.Address(schemes=("hf", "package"))
@@ -64,6 +64,7 @@ class LocalPipelineBackend:
     :param python: interpreter of the data plane's environment
     :param root: directory that holds ``runs/``
     :param slots: runs at a time; the others are pending. Each uses every core, so one is right for most machines.
+    :param retention: days after which what nobody uses goes; ``None`` keeps everything
     """
 
     waits_in_one_stream = False  # a look at a directory costs nothing
@@ -71,11 +72,17 @@ class LocalPipelineBackend:
     image: str | None = None  # there are no containers here
 
     def __init__(
-        self, *, python: str | os.PathLike[str], root: str | os.PathLike[str], slots: int = DEFAULT_SLOTS
+        self,
+        *,
+        python: str | os.PathLike[str],
+        root: str | os.PathLike[str],
+        slots: int = DEFAULT_SLOTS,
+        retention: float | None = None,
     ) -> None:
         self._data_plane = DataPlane(python)
         self._root = Path(root)
         self._slots = slots
+        self._retention = retention
         self._runs = self._root / "runs"
         self._checkpoints = self._root / "checkpoints"
 
@@ -103,6 +110,8 @@ class LocalPipelineBackend:
         directory = self._runs / run_id
         try:
             self._check_space()
+            for value in request.pipeline.parameters.values():
+                self._note_use(value)
             aside = self._runs / f".{run_id}.{os.getpid()}"
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
@@ -115,6 +124,7 @@ class LocalPipelineBackend:
                     "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "arguments": request.pipeline.parameters,
                     "labels": dict(request.labels),
+                    "checkpoints": self._checkpoints_of(request),
                 },
             )
             with (aside / "lock").open("w") as lock:
@@ -167,6 +177,7 @@ class LocalPipelineBackend:
             if _read_json(directory / "request.json").get("labels", {}).get("fingerprint") == fingerprint:
                 run = self.get(directory.name)
                 if run.state is RunState.SUCCEEDED:
+                    self._note_use(str(directory))
                     return run
         return None
 
@@ -235,18 +246,16 @@ class LocalPipelineBackend:
         return f"local backend ready: Python {version} at {self._data_plane.python}, runs in {self._runs}"
 
     def _start(self, directory: Path, lock_fd: int, request: RunRequest) -> None:
-        checkpoints = {}
-        if request.lineage:
-            # For what a retry of a training goes on from, unless that has a place of its own. Success removes it.
-            self._remove_old_checkpoints()
-            checkpoints[CHECKPOINTS_VARIABLE] = str(self._checkpoints / request.lineage)
+        own = {RETENTION_VARIABLE: str(self._retention)} if self._retention is not None else {}
+        if checkpoints := self._checkpoints_of(request):
+            own[CHECKPOINTS_VARIABLE] = checkpoints
         with (directory / "log.txt").open("ab") as log:
             subprocess.Popen(
                 [self._data_plane.python, "-m", _RUNNER_MODULE, directory],
                 cwd=directory,
                 env=self._data_plane.environment(
                     {
-                        **checkpoints,
+                        **own,
                         **request.environment,
                         RUN_DIR_VARIABLE: str(directory),
                         "LLMOPS_ROOT": str(self._root),
@@ -260,15 +269,28 @@ class LocalPipelineBackend:
                 start_new_session=True,
             )
 
-    def _remove_old_checkpoints(self) -> None:
-        for directory in self._checkpoints.glob("*"):
-            with suppress(OSError):  # another submission may be at it as well
-                if time.time() - directory.stat().st_mtime > KEEP_CHECKPOINTS_SECONDS:
-                    shutil.rmtree(directory)
+    def _checkpoints_of(self, request: RunRequest) -> str | None:
+        """What a retry of a training goes on from, unless that has a place of its own. Success removes it."""
+        return str(self._checkpoints / request.lineage) if request.lineage else None
+
+    def _note_use(self, path: Any) -> None:
+        """Let the run that a path belongs to be as young as its last use."""
+        if isinstance(path, str) and Path(path).is_relative_to(self._runs):
+            run = self._runs / Path(path).relative_to(self._runs).parts[0]
+            try:
+                (run / "used").touch()
+            except FileNotFoundError:
+                raise ConfigurationError(
+                    f"{path} was removed a moment ago, with its run, which nobody had used for long. Run the task again that "
+                    "made it."
+                ) from None
 
     def _bury(self, directory: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         """Record the end of a run whose process is gone without having done so, and stop what it left behind."""
         _stop(_processes_of(directory), ORPHAN_GRACE_SECONDS)
+        with suppress(OSError):
+            shutil.rmtree((directory / "tmp").readlink())
+            (directory / "tmp").unlink()
         canceled = (directory / "cancel").exists()
         started = "started_at" in state
         message = (

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = ("prune",)
 
 
 class CommandError(Exception):

@@ -2,4 +2,5 @@
 
 from airflow_provider_llmops.cli import main
 
-raise SystemExit(main())
+if __name__ == "__main__":
+    raise SystemExit(main())

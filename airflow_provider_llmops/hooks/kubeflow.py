@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ class KubeflowPipelinesHook(BaseHook):
             from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 
             return KubeflowPipelineBackend(KfpSettings.of(connection))
-        settings = local_settings(connection, "slots")
+        settings = local_settings(connection, "slots", "retention")
         try:
             settings["slots"] = int(settings.get("slots", DEFAULT_SLOTS))
         except ValueError:
@@ -90,7 +91,20 @@ class KubeflowPipelinesHook(BaseHook):
             raise ConfigurationError(
                 f"Connection {self.kubeflow_conn_id!r}: 'slots' in extra must be a number from 1 on."
             )
+        if (retention := settings.pop("retention", None)) is not None:
+            settings["retention"] = self._days(retention)
         return LocalPipelineBackend(**settings)
+
+    def _days(self, value: Any) -> float:
+        try:
+            days = float(value)
+        except (TypeError, ValueError):
+            days = 0.0
+        if not 0 < days < math.inf:
+            raise ConfigurationError(
+                f"Connection {self.kubeflow_conn_id!r}: 'retention' in extra must be a number of days above 0, got {value!r:.60}."
+            )
+        return days
 
     def get_conn(self) -> PipelineBackend:
         """The backend."""

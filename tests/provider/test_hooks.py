@@ -78,6 +78,11 @@ def test_local_connection_made_in_the_form_works_although_the_form_stores_its_sw
             "'slots' in extra must be a number from 1 on",
         ),
         (
+            {"extra": {"python": str(DATA_PYTHON), "retention": "0"}},
+            "'retention' in extra must be a number of days above 0, got '0'",
+        ),
+        ({"extra": {"python": str(DATA_PYTHON), "retention": "a week"}}, "got 'a week'"),
+        (
             {"host": "https://kubeflow.example.com", "extra": {"python": str(DATA_PYTHON)}},
             "python belong to the local backend",
         ),

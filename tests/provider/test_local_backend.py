@@ -240,9 +240,89 @@ def test_checkpoints_that_nobody_went_on_from_are_removed_after_a_while(backend,
     old, young = (backend._checkpoints / name for name in ("old", "young"))
     for directory in (old, young):
         (directory / "checkpoint-1").mkdir(parents=True)
-    os.utime(old, (0, time.time() - 8 * 24 * 3600))
+    for path in (old / "checkpoint-1", old):
+        os.utime(path, (0, time.time() - 8 * 24 * 3600))
     finished(backend, backend.submit(replace(request(toy_spec), lineage="abc123")))
-    assert (old.exists(), young.exists()) == (False, True)
+    wait_until(lambda: not old.exists())
+    assert young.exists()
+
+
+def aged(backend, toy_spec, name, days=40.0):
+    """A run that ended some days ago."""
+    run_id = backend.submit(request(toy_spec, name=name))
+    finished(backend, run_id)
+    directory = backend._runs / run_id
+    wait_until(lambda: not backend._is_alive(directory))
+    then = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    for name, key in (("request.json", "created_at"), ("state.json", "finished_at")):
+        file = directory / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {key: then}))
+    return run_id
+
+
+def test_retention_removes_what_nobody_used_when_a_run_ends(root, toy_spec, backend):
+    old, used, taken = (aged(backend, toy_spec, name) for name in ("old", "used", "taken"))
+    recent = aged(backend, toy_spec, "recent", days=20.0)
+    (root / ".tidied").unlink()
+    keeping = LocalPipelineBackend(python=DATA_PYTHON, root=root, retention=30)
+    echo = keeping.list_outputs(used, "toy-run", "toy")["echo"]
+    assert keeping.find_reusable("") is None
+    run_id = keeping.submit(request(toy_spec, name="another", source=echo))
+    finished(keeping, run_id)
+    wait_until(lambda: not keeping._is_alive(root / "runs" / run_id))
+    left = {path.name for path in (root / "runs").iterdir()}
+    assert left == {used, recent, run_id}
+    assert keeping.read_log(run_id, 0)[0][-1].startswith("tidied up: 2 of kind run, ")
+    assert {old, taken} & left == set()
+
+
+def test_runs_tidy_up_once_an_hour(root, toy_spec, backend):
+    aged(backend, toy_spec, "old")
+    keeping = LocalPipelineBackend(python=DATA_PYTHON, root=root, retention=30)
+    run_id = keeping.submit(request(toy_spec, name="another"))
+    finished(keeping, run_id)
+    wait_until(lambda: not keeping._is_alive(root / "runs" / run_id))
+    assert len(list((root / "runs").iterdir())) == 2
+
+
+def test_input_that_was_removed_a_moment_ago_is_named(backend, toy_spec):
+    gone = str(backend._runs / "6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55" / "artifacts/x")
+    with pytest.raises(ConfigurationError, match=r"^/.*/artifacts/x was removed a moment ago"):
+        backend.submit(request(toy_spec, source=gone))
+
+
+def temporary(backend, run_id):
+    return (backend._runs / run_id / "tmp").readlink()
+
+
+def test_temporary_directory_goes_with_its_run(backend, toy_spec, monkeypatch, tmp_path):
+    system = tmp_path / "system"
+    system.mkdir()
+    monkeypatch.setenv("TMPDIR", str(system))
+    run_id = backend.submit(request(toy_spec, seconds=0.5))
+    working(backend, run_id)
+    assert list(system.iterdir()) == [temporary(backend, run_id)]
+    assert list(temporary(backend, run_id).rglob("ephemeral_component.py"))
+    finished(backend, run_id)
+    wait_until(lambda: list(system.iterdir()) == [])
+    assert not (backend._runs / run_id / "tmp").is_symlink()
+
+
+def test_temporary_directory_goes_when_its_run_was_killed(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=60))
+    working(backend, run_id)
+    directory = temporary(backend, run_id)
+    os.kill(json.loads((backend._runs / run_id / "state.json").read_text())["pid"], signal.SIGKILL)
+    assert finished(backend, run_id).state is RunState.FAILED
+    assert not directory.exists()
+
+
+def test_temporary_directory_goes_when_its_run_was_cancelled(backend, toy_spec):
+    run_id = backend.submit(request(toy_spec, seconds=60))
+    working(backend, run_id)
+    directory = temporary(backend, run_id)
+    backend.cancel(run_id)
+    assert not directory.exists()
 
 
 @pytest.mark.parametrize(("inherited", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

@@ -36,7 +36,7 @@ def test_airflow_shows_the_connection_forms():
     shown = {
         name.removeprefix("extra__kubeflow__") for name in widgets if name.startswith("extra__kubeflow__")
     }
-    assert shown == {*_FIELDS, "python", "root", "slots"}
+    assert shown == {*_FIELDS, "python", "root", "slots", "retention"}
     assert manager.field_behaviours["mlflow"]["relabeling"]["host"] == "Tracking server"
 
 

@@ -8,6 +8,8 @@ The process is started detached and outlives whoever started it. Its directory i
     log.txt         output of this process and of every step
     state.json      state, times, steps and error; written here, replaced as a whole
     artifacts/      pipeline root: the outputs of the steps
+    tmp             link to the temporary directory of the run's processes, which goes when the run ends
+    used, used-by/  who took something of the run, and when: see llmops_components.local.prune
 
 The Airflow provider's local backend is the other side of this interface.
 """
@@ -31,6 +33,7 @@ from typing import IO, Any
 
 import psutil
 
+from llmops_components.local import prune
 from llmops_components.results import write_json
 
 _ERROR_FILE = "error.json"
@@ -266,9 +269,11 @@ def _now() -> str:
 if __name__ == "__main__":
     started = time.monotonic()
     run_directory = Path(sys.argv[1]).resolve()
-    status = run(run_directory)
+    with prune.temporary_directory(run_directory):
+        status = run(run_directory)
     print(
         f"run {run_directory.name} ended with status {status} after {time.monotonic() - started:.1f} s",
         flush=True,
     )
+    prune.tidy_up_after(run_directory)
     raise SystemExit(status)

@@ -42,13 +42,14 @@ from llmops_components.results import write_json
 from llmops_components.serving import processes
 from llmops_components.serving.manifest import check_name, manifest_digest, read_manifest
 from llmops_components.serving.processes import read_json
+from llmops_components.serving.uses import note_use
 
 HOST = "127.0.0.1"
 DRAIN_SECONDS = 60
 GATEWAY_START_SECONDS = 15
 FINISHED_REVISIONS_KEPT = 10
-# Set for the process of a pipeline run; a service is not part of the run that started it.
-_NOT_INHERITED = {"LLMOPS_RUN_DIR"}
+# Set for the processes of a pipeline run; a service is not part of the run that started it.
+_OF_A_RUN = {"LLMOPS_RUN_DIR", "TMPDIR"}
 
 
 class ServiceNotFoundError(InputError):
@@ -110,6 +111,7 @@ class LocalServing:
             write_json(directory / "manifest.json", manifest)
             write_json(directory / "facts.json", facts)
             write_json(directory / "state.json", {"state": "STARTING"})
+            note_use(spec.model_dir, directory)
             command = [sys.executable, "-m", "llmops_components.serving.predictor"]
             command += ["--model_dir", str(spec.model_dir), "--fd", str(sock.fileno())]
             command += ["--state_file", str(directory / "state.json")]
@@ -377,7 +379,8 @@ def _prune(home: Path) -> None:
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED} | dict(extra)
+    dropped = _OF_A_RUN if "LLMOPS_RUN_DIR" in os.environ else ()
+    return {key: value for key, value in os.environ.items() if key not in dropped} | dict(extra)
 
 
 def _listen(port: int, name: str) -> socket.socket:
