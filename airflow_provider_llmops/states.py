@@ -38,6 +38,27 @@ class RunState(StrEnum):
         return self.is_canceled or self is RunState.FAILED
 
 
+class StepState(StrEnum):
+    """State of a step of a pipeline run."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    CACHED = "CACHED"
+    """Its outputs were taken from the backend's cache."""
+    SKIPPED = "SKIPPED"
+    """Its condition did not hold."""
+    OMITTED = "OMITTED"
+    """It never began, because a step before it failed or the run was ended."""
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the state can no longer change."""
+        return self not in (StepState.PENDING, StepState.RUNNING)
+
+
 class ServiceState(StrEnum):
     """State of one revision of a service."""
 

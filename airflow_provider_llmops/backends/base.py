@@ -39,7 +39,8 @@ class Run:
     :param run_id: the backend's id
     :param display_name: name given when it was submitted
     :param state: current state
-    :param tasks: state of each step by name
+    :param tasks: state of each step by name, in the order in which they run
+    :param attempts: how many times a step was started, of those that were started more than once
     :param error: what went wrong, in one line, with the step's name
     :param retryable: False when the step said that the same input will fail again
     :param created_at: when it was submitted
@@ -51,6 +52,7 @@ class Run:
     display_name: str
     state: RunState
     tasks: Mapping[str, str] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     retryable: bool = True
     created_at: datetime | None = None
@@ -129,7 +131,11 @@ def step_changes(before: Mapping[str, str], run: Run) -> list[str]:
     :param before: states of the steps at the last look
     :param run: the run now
     """
-    return [f"Step {name}: {state}" for name, state in sorted(run.tasks.items()) if before.get(name) != state]
+    return [
+        f"Step {name}: {state}" + (f" (attempt {run.attempts[name]})" if name in run.attempts else "")
+        for name, state in run.tasks.items()
+        if before.get(name) != state
+    ]
 
 
 def parse_time(value: Any) -> datetime | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,10 +22,11 @@ from airflow_provider_llmops.backends.kfp_api import (
     retrying,
 )
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.backends.kfp_steps import Step, Task, read_steps, read_tasks
 from airflow_provider_llmops.backends.kfp_versions import PipelineVersions
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.specs import BoundPipeline
-from airflow_provider_llmops.states import RunState
+from airflow_provider_llmops.states import RunState, StepState
 from airflow_provider_llmops.uris import Address
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,11 @@ LOG_TAIL_LINES = 20
 MAX_DESCRIPTION = 255
 _LABELS_FIRST = ("fingerprint", "component_digest", "dag_version", "dag_run_id", "task_id", "dag_id")
 MAX_RUNS_PER_READ = 100  # ids in one filter: about 5 KB of URL, below the 8 KB that common proxies take
-_NOT_A_STEP = re.compile(r"^(root|executor|root-driver|.*-driver)$")
+NODES_LAG_SECONDS = 1.5
+MAX_VERSIONS_KEPT = 1000
+
+# Tasks of the specifications that this process has met: a version never changes.
+_tasks_of_versions: dict[tuple[str, str], Sequence[Task]] = {}
 
 
 class KubeflowPipelineBackend:
@@ -90,8 +95,12 @@ class KubeflowPipelineBackend:
         return run_id
 
     def get(self, run_id: str) -> Run:
-        """Read one run."""
-        return self._get(run_id, None)
+        """Read one run; once more if it has just ended, for its nodes are about a second behind."""
+        run = self._get(run_id, None)
+        if run.state.is_terminal and not all(StepState(state).is_terminal for state in run.tasks.values()):
+            time.sleep(NODES_LAG_SECONDS)
+            run = self._get(run_id, None)
+        return run
 
     def find(self, display_name: str) -> Run | None:
         """The run of that name. If there are several, the oldest; the others are stopped."""
@@ -119,15 +128,18 @@ class KubeflowPipelineBackend:
         return next(self._list(wanted, succeeded, sort_by="created_at desc", page_size=1), None)
 
     def list_finished(self, since: datetime) -> Iterator[Run]:
-        """Runs that finished at or after a moment, by the server's clock, which counts whole seconds."""
+        """Runs that finished at or after a moment, by the server's clock, which counts whole seconds.
+
+        Without their steps: they are anybody's, and each specification would have to be read for that.
+        """
         after = since.astimezone(UTC).replace(microsecond=0).strftime("%Y-%m-%dT%H:%M:%SZ")
         # A run that has not finished carries the epoch, so the filter leaves it out.
         finished = predicate("finished_at", "GREATER_THAN_EQUALS", timestamp_value=after)
-        return self._list(finished, sort_by="finished_at")
+        return self._list(finished, sort_by="finished_at", with_steps=False)
 
     def last_finished_at(self) -> datetime:
         """When the run that finished last did so, by the server's clock; the epoch if none has."""
-        newest = next(self._list(sort_by="finished_at desc", page_size=1), None)
+        newest = next(self._list(sort_by="finished_at desc", page_size=1, with_steps=False), None)
         return (newest and newest.finished_at) or EPOCH + timedelta(seconds=1)
 
     def read_many(self, run_ids: Sequence[str]) -> dict[str, Run]:
@@ -304,11 +316,11 @@ class KubeflowPipelineBackend:
         self._experiment_id = experiment_id
         return experiment_id
 
-    def _list(self, *predicates: dict[str, Any], **kwargs: Any) -> Iterator[Run]:
+    def _list(self, *predicates: dict[str, Any], with_steps: bool = True, **kwargs: Any) -> Iterator[Run]:
         if predicates:
             kwargs["filter"] = joined(*predicates)
         pages = self._api.pages(self._api.runs.run_service_list_runs, "runs", **kwargs, **self._scope())
-        return map(self._run, pages)
+        return (self._run(raw, with_steps=with_steps) for raw in pages)
 
     def _scope(self) -> dict[str, Any]:
         return {"namespace": self.settings.namespace} if self.settings.namespace else {}
@@ -334,20 +346,45 @@ class KubeflowPipelineBackend:
                 "pass step_settings={'secrets_as_env': {'<secret>': {'<key>': '" + missing[0] + "'}}}."
             )
 
-    def _run(self, raw: Mapping[str, Any]) -> Run:
+    def _run(self, raw: Mapping[str, Any], *, with_steps: bool = True) -> Run:
         state = _state_of(raw.get("state"))
-        tasks = _steps_of(raw)
+        steps = self._steps(raw, state) if with_steps else []
+        tasks = {step.name: str(step.state) for step in steps}
         finished_at = parse_time(raw.get("finished_at"))
         return Run(
             run_id=raw["run_id"],
             display_name=raw.get("display_name", ""),
             state=state,
             tasks=tasks,
+            attempts={step.name: step.attempts for step in steps if step.attempts > 1},
             error=_error_of(raw, tasks) if state is RunState.FAILED else None,
             created_at=parse_time(raw.get("created_at")),
             finished_at=finished_at if finished_at and finished_at > EPOCH else None,
             log_hint=self.run_url(raw["run_id"]),
         )
+
+    def _steps(self, raw: Mapping[str, Any], state: RunState) -> list[Step]:
+        details = (raw.get("run_details") or {}).get("task_details")
+        if not details:
+            return []
+        return read_steps(self._tasks_of(raw), details, state)
+
+    def _tasks_of(self, raw: Mapping[str, Any]) -> Sequence[Task]:
+        """The tasks of a run's specification, which is read once for each version."""
+        inline, reference = raw.get("pipeline_spec"), raw.get("pipeline_version_reference") or {}
+        if inline:
+            return read_tasks(inline.get("pipeline_spec") or inline)
+        place = (self.settings.endpoint, str(reference.get("pipeline_version_id")))
+        if place not in _tasks_of_versions:
+            try:
+                spec = PipelineVersions(self._api).spec(reference)
+                tasks = read_tasks(spec.get("pipeline_spec") or spec)
+            except (RefusedError, KeyError):  # deleted since, or may not be read: then its steps cannot be named
+                tasks = ()
+            while len(_tasks_of_versions) >= MAX_VERSIONS_KEPT:
+                _tasks_of_versions.pop(next(iter(_tasks_of_versions)), None)
+            _tasks_of_versions[place] = tasks
+        return _tasks_of_versions[place]
 
 
 def _state_of(value: Any) -> RunState:
@@ -355,36 +392,6 @@ def _state_of(value: Any) -> RunState:
         return RunState(value)
     except ValueError:
         return RunState.PENDING  # RUNTIME_STATE_UNSPECIFIED, or nothing yet
-
-
-def _steps_of(raw: Mapping[str, Any]) -> dict[str, str]:
-    """State of each step. The server tells of the workflow's nodes, among which are drivers, pods and the workflow."""
-    details = (raw.get("run_details") or {}).get("task_details") or ()
-    # A node's id is the workflow's name and a number.
-    workflow = {
-        str(child.get("pod_name")).rpartition("-")[0]
-        for detail in details
-        for child in detail.get("child_tasks") or ()
-    }
-    steps: dict[str, str] = {}
-    for detail in details:
-        name = detail.get("display_name") or ""
-        if name and name not in workflow and not _NOT_A_STEP.match(name):
-            # A node that the workflow left out, because a step before it failed, has no state.
-            left_out = "state" not in detail and _state_of(raw.get("state")).is_terminal
-            state = RunState.SKIPPED if left_out else _state_of(detail.get("state"))
-            steps[_unused(name, steps)] = str(state)
-    return steps
-
-
-def _unused(name: str, taken: Mapping[str, str]) -> str:
-    """Steps of a loop share a name; number them."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name} ({number})" in taken:
-        number += 1
-    return f"{name} ({number})"
 
 
 def _error_of(raw: Mapping[str, Any], tasks: Mapping[str, str]) -> str:

@@ -184,7 +184,7 @@ def test_a_failed_run_names_the_step_and_what_is_known_of_why(api, backend, requ
     run_id = backend.submit(request_of())
     api.finish(run_id, "FAILED", tasks={"train": "FAILED", "report": ""})
     run = backend.get(run_id)
-    assert (run.error, run.tasks) == ("step 'train'", {"train": "FAILED", "report": "SKIPPED"})
+    assert (run.error, run.tasks) == ("step 'train'", {"train": "FAILED", "report": "OMITTED"})
     other = backend.submit(request_of("dag.task 2"))
     api.finish(other, "FAILED", tasks={"train": "FAILED"}, task_errors={"train": "OOMKilled"})
     assert backend.get(other).error == "step 'train': OOMKilled"
