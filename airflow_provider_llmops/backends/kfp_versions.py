@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_llmops.backends.kfp_api import KfpApi, RefusedError, joined, predicate
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.specs import BoundPipeline
 
 TAG_LENGTH = 63
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 class PipelineVersions:
@@ -87,6 +90,11 @@ class PipelineVersions:
             if error.status == 404:
                 return None
             raise
+        if answer.get("name", name) != name:
+            raise ConfigurationError(
+                f"Pipeline {name!r} cannot be told from {answer['name']!r}, which {self._where()} has already: its database "
+                "compares names without case and accents. Give one of them another name."
+            )
         return str(answer["pipeline_id"])
 
     def _create(self, name: str) -> str:
@@ -158,5 +166,14 @@ def _package(pipeline: BoundPipeline) -> Path:
     with tempfile.NamedTemporaryFile(
         "w", suffix=".yaml", prefix="pipeline-", delete=False, encoding="utf-8"
     ) as file:
-        file.write("\n---\n".join(json.dumps(document) for document in documents))  # JSON is YAML
+        file.write("\n---\n".join(map(as_yaml, documents)))
     return Path(file.name)
+
+
+def as_yaml(document: dict[str, Any]) -> str:
+    """The document as JSON that a YAML reader reads alike.
+
+    JSON writes what lies beyond 16 bits as a pair of surrogates, which YAML refuses; so text stays as it is, but for what YAML takes
+    for the end of a line or does not allow.
+    """
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(document, ensure_ascii=False))

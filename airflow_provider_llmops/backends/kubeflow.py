@@ -103,10 +103,13 @@ class KubeflowPipelineBackend:
         return run
 
     def find(self, display_name: str) -> Run | None:
-        """The run of that name. If there are several, the oldest; the others are stopped."""
-        runs = list(
-            self._list(predicate("display_name", "EQUALS", string_value=display_name), sort_by="created_at")
-        )
+        """The run of that name. If there are several, the oldest; the others are stopped.
+
+        The server's database compares without case, accents and spaces at the end; here every character counts.
+        """
+        named = predicate("display_name", "EQUALS", string_value=display_name)
+        found = self._list(named, sort_by="created_at")
+        runs = [run for run in found if run.display_name == display_name]
         for twin in runs[1:]:
             if not twin.state.is_terminal:
                 log.warning("Run %s has the name of run %s and is stopped", twin.run_id, runs[0].run_id)
@@ -348,6 +351,8 @@ class KubeflowPipelineBackend:
 
     def _run(self, raw: Mapping[str, Any], *, with_steps: bool = True) -> Run:
         state = _state_of(raw.get("state"))
+        if state is RunState.FAILED and _was_terminated(raw):
+            state = RunState.CANCELED
         steps = self._steps(raw, state) if with_steps else []
         tasks = {step.name: str(step.state) for step in steps}
         finished_at = parse_time(raw.get("finished_at"))
@@ -379,7 +384,10 @@ class KubeflowPipelineBackend:
             try:
                 spec = PipelineVersions(self._api).spec(reference)
                 tasks = read_tasks(spec.get("pipeline_spec") or spec)
-            except (RefusedError, KeyError):  # deleted since, or may not be read: then its steps cannot be named
+            except (
+                RefusedError,
+                KeyError,
+            ):  # deleted since, or may not be read: then its steps cannot be named
                 tasks = ()
             while len(_tasks_of_versions) >= MAX_VERSIONS_KEPT:
                 _tasks_of_versions.pop(next(iter(_tasks_of_versions)), None)
@@ -392,6 +400,12 @@ def _state_of(value: Any) -> RunState:
         return RunState(value)
     except ValueError:
         return RunState.PENDING  # RUNTIME_STATE_UNSPECIFIED, or nothing yet
+
+
+def _was_terminated(raw: Mapping[str, Any]) -> bool:
+    """Whether somebody ended the run: the server has it end as failed, like any other that does not succeed."""
+    history = [status["state"] for status in raw.get("state_history") or () if status.get("state")]
+    return history[-2:-1] == [RunState.CANCELING]  # an earlier one was followed by a retry
 
 
 def _error_of(raw: Mapping[str, Any], tasks: Mapping[str, str]) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from kfp_api import FakeKfpApi, LoginPage
 from kube_pods import FakePods
 from pipelines import two_steps
 
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.backends.kfp_versions import PipelineVersions, as_yaml
 from airflow_provider_llmops.backends.kubeflow import MAX_DESCRIPTION, KubeflowPipelineBackend
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
@@ -25,6 +28,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.states import RunState
 from airflow_provider_llmops.step_settings import apply_settings
 
 
@@ -250,6 +254,69 @@ def test_cancelling_terminates_once(api, backend, request_of, terminated_state):
         backend.cancel(run_id)
     assert api.count("POST", ":terminate$") == 1
     assert backend.get(run_id).state.is_canceled
+
+
+def history(*states):
+    return [
+        {"update_time": "2026-01-01T00:00:00Z", **({"state": state} if state else {})} for state in states
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "expected"),
+    [
+        ("FAILED", ["PENDING", "RUNNING", "CANCELING", "FAILED"], RunState.CANCELED),
+        ("FAILED", ["PENDING", None, "CANCELING", "FAILED"], RunState.CANCELED),
+        ("SUCCEEDED", ["RUNNING", "CANCELING", "SUCCEEDED"], RunState.SUCCEEDED),  # it was faster
+        ("FAILED", ["CANCELING", "FAILED", "RUNNING", "FAILED"], RunState.FAILED),  # retried since
+        ("FAILED", ["PENDING", "RUNNING", "FAILED"], RunState.FAILED),
+    ],
+)
+def test_run_that_a_person_terminated_is_cancelled(backend, state, seen, expected):
+    raw = {"run_id": "r", "state": state, "state_history": history(*seen)}
+    assert backend._run(raw).state is expected
+
+
+def test_terminated_run_is_cancelled_as_the_server_shows_it(api, backend, request_of):
+    api.terminated_state = "FAILED"
+    run_id = backend.submit(request_of())
+    backend.cancel(run_id)
+    deadline = time.monotonic() + 10
+    while not (run := backend.get(run_id)).state.is_terminal and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (run.state, run.error) == (RunState.CANCELED, None)
+
+
+@pytest.mark.parametrize("twin", ["DAG.task 1", "dag.tásk 1", "dag.task 1 "])
+def test_run_whose_name_only_the_database_takes_for_the_same_is_left_alone(api, backend, request_of, twin):
+    other = backend.submit(request_of(twin))
+    assert backend.find("dag.task 1") is None
+    run_id = backend.submit(request_of("dag.task 1"))
+    assert backend.find("dag.task 1").run_id == run_id
+    assert api.count("POST", ":terminate$") == 0
+    assert api.runs[other]["state"] == "PENDING"
+
+
+def test_no_version_is_added_to_a_pipeline_whose_name_only_the_database_takes_for_ours(
+    api, backend, request_of
+):
+    request = request_of()
+    name = request.pipeline.name
+    theirs = PipelineVersions(backend._api)._create(name.upper())
+    with pytest.raises(ConfigurationError, match=f"^Pipeline '{name}' cannot be told from '{name.upper()}'"):
+        backend.submit(request)
+    assert [v for v in api.state.versions.values() if v.pipeline_id == theirs] == []
+
+
+def test_specification_is_uploaded_as_it_is_in_every_plane_of_unicode(api, backend, request_of):
+    text = "".join(map(chr, (*range(0x20, 0xD800), *range(0xE000, 0x10000)))) + "".join(
+        chr(plane << 16 | character) for plane in range(1, 17) for character in (0, 0x41, 0xF600, 0xFFFD)
+    )
+    document = {"description": text, "\U0001f600": ["\u2028", "\x85", "\ufeff"]}
+    written = as_yaml(document)
+    assert yaml.load(written, Loader=yaml.CSafeLoader) == document
+    assert json.loads(written) == document
+    assert "\U0001f600" in written
 
 
 def test_cancelling_a_finished_run_does_nothing(api, backend, request_of):

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -309,11 +310,19 @@ def _compare(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     """MySQL compares a number with a string by the number that the string starts with."""
 
     def compare(actual: Any, value: Any) -> bool:
+        if isinstance(actual, str) and isinstance(value, str):
+            return test(collated(actual), collated(value))
         if isinstance(actual, str) == isinstance(value, str):
             return test(actual, value)
         return test(_number(actual), _number(value))
 
     return compare
+
+
+def collated(text: str) -> str:
+    """What the default collations of MariaDB and MySQL compare: no case, no accents, no spaces at the end."""
+    decomposed = unicodedata.normalize("NFKD", text.rstrip(" ").casefold())
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
 def _number(value: Any) -> float:

@@ -26,7 +26,7 @@ from .errors import (
     invalid,
     not_found,
 )
-from .filters import Options, options, split_tags
+from .filters import Options, collated, options, split_tags
 from .rows import Experiment, Pipeline, Run, Version, status
 from .specs import Spec
 
@@ -221,7 +221,7 @@ class State:
 
     def remove(self, run: Run) -> None:
         del self.runs[run.run_id]
-        self._named[run.display_name].discard(run.run_id)
+        self._named[collated(run.display_name)].discard(run.run_id)
         self._unindex(run)
 
     def set_state(self, run: Run, state: str, *, finished: int) -> None:
@@ -230,6 +230,8 @@ class State:
         run.finished = finished
         if finished:
             insort(self._finished, (finished, run.run_id))
+        if run.state == "CANCELING":  # noted when the workflow's end is, not when it was asked for
+            run.history = [*run.history, status(self.now(), "CANCELING")]
         run.state = state
         if not run.history or run.history[-1].get("state") != state:
             run.history = [*run.history, status(self.now(), state)]
@@ -245,7 +247,7 @@ class State:
 
     def _insert(self, run: Run) -> None:
         self.runs[run.run_id] = run
-        self._named.setdefault(run.display_name, set()).add(run.run_id)
+        self._named.setdefault(collated(run.display_name), set()).add(run.run_id)
         if run.finished:
             insort(self._finished, (run.finished, run.run_id))
 
@@ -263,7 +265,7 @@ class State:
         if "UUID" in filter_.get("IN", {}):
             return self._existing(sorted(set(filter_["IN"]["UUID"][0])))
         if "DisplayName" in equal:
-            return self._existing(self._named.get(equal["DisplayName"][0], ()))
+            return self._existing(self._named.get(collated(equal["DisplayName"][0]), ()))
         for operation in ("GTE", "GT"):
             bounds = filter_.get(operation, {}).get("FinishedAtInSec", [])
             if bounds and isinstance(bounds[0], (int, float)) and bounds[0] > 0:
@@ -313,7 +315,10 @@ class State:
             raise invalid("Experiment.Name length cannot exceed 128").as_internal(converting)
         namespace = fields.get("namespace", "") if self.multi_user else ""
         self._authorize(namespace, "An experiment cannot have an empty namespace in multi-user mode")
-        if any(e.display_name == name and e.namespace == namespace for e in self.experiments.values()):
+        if any(
+            collated(e.display_name) == collated(name) and e.namespace == namespace
+            for e in self.experiments.values()
+        ):
             raise already_exists(
                 f"Failed to create a new experiment. The name {name} already exists. Please specify a new name"
             ).wrap("Failed to create a experiment")
@@ -490,7 +495,7 @@ class State:
     def pipeline_by_name(self, name: str, query: Query) -> Pipeline:
         namespace = query.get("namespace", "") if self.multi_user else ""
         for pipeline in self.pipelines.values():
-            if pipeline.name == name and pipeline.namespace == namespace:
+            if collated(pipeline.name) == collated(name) and pipeline.namespace == namespace:
                 return pipeline
         raise not_found("Namespace/Pipeline", f"{namespace}/{name}").wrap(
             f"Failed to get a pipeline named {name} in namespace {namespace}"
@@ -554,7 +559,9 @@ class State:
     def _add_pipeline(
         self, name: str, display_name: str, description: str, namespace: str, tags: dict[str, str]
     ) -> Pipeline:
-        if any(p.name == name and p.namespace == namespace for p in self.pipelines.values()):
+        if any(
+            collated(p.name) == collated(name) and p.namespace == namespace for p in self.pipelines.values()
+        ):
             raise already_exists(
                 f"Failed to create a new pipeline. The name {name} already exist. Please specify a new name"
             )
@@ -574,7 +581,10 @@ class State:
         url: str,
         tags: dict[str, str],
     ) -> Version:
-        if any(v.name == name and v.pipeline_id == pipeline.pipeline_id for v in self.versions.values()):
+        if any(
+            collated(v.name) == collated(name) and v.pipeline_id == pipeline.pipeline_id
+            for v in self.versions.values()
+        ):
             raise already_exists(
                 f"Failed to create a new pipeline version. The name {name} already exist. Specify a new name"
             )
