@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -130,19 +130,21 @@ class KubeflowPipelineBackend:
         succeeded = predicate("state", "EQUALS", string_value=RunState.SUCCEEDED)
         return next(self._list(wanted, succeeded, sort_by="created_at desc", page_size=1), None)
 
-    def list_finished(self, since: datetime) -> Iterator[Run]:
+    def list_finished(self, since: datetime, *, with_steps_of: Container[str] = ()) -> Iterator[Run]:
         """Runs that finished at or after a moment, by the server's clock, which counts whole seconds.
 
-        Without their steps: they are anybody's, and each specification would have to be read for that.
+        :param since: the moment
+        :param with_steps_of: ids of the runs whose steps are told; each specification has to be read for that, and the
+            runs are anybody's
         """
         after = since.astimezone(UTC).replace(microsecond=0).strftime("%Y-%m-%dT%H:%M:%SZ")
         # A run that has not finished carries the epoch, so the filter leaves it out.
         finished = predicate("finished_at", "GREATER_THAN_EQUALS", timestamp_value=after)
-        return self._list(finished, sort_by="finished_at", with_steps=False)
+        return self._list(finished, sort_by="finished_at", with_steps_of=with_steps_of)
 
     def last_finished_at(self) -> datetime:
         """When the run that finished last did so, by the server's clock; the epoch if none has."""
-        newest = next(self._list(sort_by="finished_at desc", page_size=1, with_steps=False), None)
+        newest = next(self._list(sort_by="finished_at desc", page_size=1, with_steps_of=()), None)
         return (newest and newest.finished_at) or EPOCH + timedelta(seconds=1)
 
     def read_many(self, run_ids: Sequence[str]) -> dict[str, Run]:
@@ -319,11 +321,14 @@ class KubeflowPipelineBackend:
         self._experiment_id = experiment_id
         return experiment_id
 
-    def _list(self, *predicates: dict[str, Any], with_steps: bool = True, **kwargs: Any) -> Iterator[Run]:
+    def _list(
+        self, *predicates: dict[str, Any], with_steps_of: Container[str] | None = None, **kwargs: Any
+    ) -> Iterator[Run]:
         if predicates:
             kwargs["filter"] = joined(*predicates)
         pages = self._api.pages(self._api.runs.run_service_list_runs, "runs", **kwargs, **self._scope())
-        return (self._run(raw, with_steps=with_steps) for raw in pages)
+        for raw in pages:
+            yield self._run(raw, with_steps=with_steps_of is None or raw["run_id"] in with_steps_of)
 
     def _scope(self) -> dict[str, Any]:
         return {"namespace": self.settings.namespace} if self.settings.namespace else {}

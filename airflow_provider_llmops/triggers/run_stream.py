@@ -134,7 +134,7 @@ class RunStream:
         # A run that goes on carries the epoch as its end.
         since = max(self._seen_until - self.overlap, EPOCH + timedelta(seconds=1))
         asked_at = time.monotonic()
-        for run in await self._ask(lambda: list(backend.list_finished(since))):
+        for run in await self._ask(lambda: list(backend.list_finished(since, with_steps_of=self._watched))):
             assert run.finished_at is not None
             if self._seen.get(run.run_id) != run.finished_at:
                 self._seen[run.run_id] = run.finished_at
