@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS: tuple[str, ...] = ("prune",)
+COMMANDS: tuple[str, ...] = ("data_plane", "prune")
 
 
 class CommandError(Exception):

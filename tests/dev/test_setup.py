@@ -15,6 +15,8 @@ import _setup
 import psutil
 import pytest
 
+from airflow_provider_llmops.cli.environments import STAMP, Size
+
 DEV = Path(_setup.__file__).parent
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
@@ -23,7 +25,7 @@ FAKE_PYTHON = """#!/bin/sh
 case "$*" in
     *version_info*) echo {self} 3 12 ;;
     *realpath*) echo {self} ;;
-    "-m venv"*) rm -rf "$4" && mkdir -p "$4/bin" && ln -s {self} "$4/bin/python" ;;
+    "-m venv"*) mkdir -p "$3/bin" && ln -s {self} "$3/bin/python" ;;
     *no-such-package) echo "ERROR: No matching distribution found for no-such-package" && exit 1 ;;
 esac
 """
@@ -33,15 +35,15 @@ esac
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with two empty projects."""
     projects = {"control": tmp_path, "data": tmp_path / "kfp_components"}
+    planes = {}
     for name, project in projects.items():
         project.mkdir(exist_ok=True)
         (project / "pyproject.toml").write_text(f"# {name}\n", encoding="utf-8")
-        constraints = tmp_path / f"dev/constraints/{name}-plane.txt"
-        constraints.parent.mkdir(parents=True, exist_ok=True)
+        constraints = tmp_path / f"{name}-plane.txt"
         constraints.write_text("# pins\n", encoding="utf-8")
+        planes[name] = _setup.Plane(name, name, project, constraints, Size(1e9, 2e9))
     monkeypatch.setattr(_setup, "REPOSITORY", tmp_path)
     monkeypatch.setattr(_setup, "ENVIRONMENTS", tmp_path / ".venv")
-    planes = {name: _setup.Plane(name, name, project, 1.0) for name, project in projects.items()}
     monkeypatch.setattr(_setup, "PLANES", planes)
     monkeypatch.setattr(_setup.Plane, "steps", lambda self: [("a package", ["a-package"])])
     return tmp_path
@@ -83,7 +85,7 @@ def test_changed_constraints_update_that_environment_only_and_do_not_make_it_ane
 ) -> None:
     assert _setup.main(["--python", python]) == 0
     (checkout / ".venv/control-setup.log").unlink()
-    (checkout / "dev/constraints/data-plane.txt").write_text("# other pins\n", encoding="utf-8")
+    (checkout / "data-plane.txt").write_text("# other pins\n", encoding="utf-8")
     assert _setup.main(["--python", python]) == 0
     assert commands_run(checkout, "data") == ["pip"]
     assert not (checkout / ".venv/control-setup.log").exists()
@@ -91,7 +93,7 @@ def test_changed_constraints_update_that_environment_only_and_do_not_make_it_ane
 
 def test_another_interpreter_makes_the_environment_anew(checkout: Path, python: str) -> None:
     assert _setup.main(["--plane", "control", "--python", python]) == 0
-    stamp = checkout / ".venv/control" / _setup.STAMP
+    stamp = checkout / ".venv/control" / STAMP
     stamp.write_text(stamp.read_text("utf-8").replace("python3.12", "python3.11"), encoding="utf-8")
     assert _setup.main(["--plane", "control", "--python", python]) == 0
     assert commands_run(checkout, "control") == ["venv", "pip"]
@@ -99,10 +101,10 @@ def test_another_interpreter_makes_the_environment_anew(checkout: Path, python: 
 
 def test_half_made_environment_is_finished(checkout: Path, python: str) -> None:
     assert _setup.main(["--plane", "control", "--python", python]) == 0
-    (checkout / ".venv/control" / _setup.STAMP).unlink()
+    (checkout / ".venv/control" / STAMP).unlink()
     assert _setup.main(["--plane", "control", "--python", python]) == 0
     assert commands_run(checkout, "control") == ["pip"]
-    assert (checkout / ".venv/control" / _setup.STAMP).exists()
+    assert (checkout / ".venv/control" / STAMP).exists()
 
 
 def test_broken_environment_is_made_anew(checkout: Path, python: str) -> None:
@@ -112,7 +114,7 @@ def test_broken_environment_is_made_anew(checkout: Path, python: str) -> None:
     assert commands_run(checkout, "control") == ["venv", "pip"]
 
 
-def test_failure_shows_the_end_of_pips_output_and_leaves_no_stamp(
+def test_failure_shows_the_end_of_pips_output_and_leaves_an_environment_that_is_not_finished(
     checkout: Path, python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_setup.Plane, "steps", lambda self: [("the package", ["no-such-package"])])
@@ -123,15 +125,18 @@ def test_failure_shows_the_end_of_pips_output_and_leaves_no_stamp(
         + "".join(f"    {line}\n" for line in log.read_text("utf-8").splitlines()[-20:])
     )
     assert log.read_text("utf-8").endswith("ERROR: No matching distribution found for no-such-package\n")
-    assert not (checkout / ".venv/control" / _setup.STAMP).exists()
+    assert _setup.PLANES["control"].read_stamp() == {"interpreter": python}
 
 
 def test_too_little_disk_is_one_line(
     checkout: Path, python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(1, 1, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(9e9, 4e9, 5e9))
     assert _setup.main(["--python", python]) == 1
-    expected = f"dev/setup: The virtual environments need 0.0 GB of disk in {checkout}; 0.0 GB are free.\n"
+    # Two environments of 1 GB, and what pip downloads for them onto the same disk.
+    expected = (
+        f"dev/setup: Too little disk: virtual environments need 6.0 GB in {checkout}; 5.0 GB are free.\n"
+    )
     assert capsys.readouterr().err == expected
     assert not (checkout / ".venv").exists()
 
@@ -187,7 +192,7 @@ import sys; sys.path.insert(0, {str(DEV)!r})
 import _setup
 from pathlib import Path
 _setup.REPOSITORY = Path({str(checkout)!r}); _setup.ENVIRONMENTS = _setup.REPOSITORY / ".venv"
-_setup.PLANES = {{"control": _setup.Plane("control", "control", _setup.REPOSITORY, 1.0)}}
+_setup.PLANES = {{"control": _setup.Plane("control", "control", _setup.REPOSITORY, Path({str(checkout)!r}) / "control-plane.txt", _setup.CPU_SIZE)}}
 _setup.Installer._works = lambda self, plane: True
 _setup.Plane.python = property(lambda self: Path({str(tmp_path / "pip")!r}))
 _setup.Plane.steps = lambda self: [("sleep", [])]
