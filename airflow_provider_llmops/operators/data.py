@@ -18,10 +18,11 @@ class PrepareSampleDataOperator(ComponentOperator):
     :param preference_rows: number of prompt/chosen/rejected rows
     :param evaluation_rows: number of prompt/reference/contexts rows
     :param seed: chooses the rows
+    :param only: data sets that are wanted, of ``train``, ``preferences`` and ``evaluation``; the others stay empty
     """
 
     component = "prepare_sample_data"
-    inputs = ("train_rows", "preference_rows", "evaluation_rows", "seed")
+    inputs = ("train_rows", "preference_rows", "evaluation_rows", "seed", "only")
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(
@@ -31,6 +32,7 @@ class PrepareSampleDataOperator(ComponentOperator):
         preference_rows: int | str = 200,
         evaluation_rows: int | str = 48,
         seed: int | str = 0,
+        only: Sequence[str] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -38,6 +40,7 @@ class PrepareSampleDataOperator(ComponentOperator):
         self.preference_rows = preference_rows
         self.evaluation_rows = evaluation_rows
         self.seed = seed
+        self.only = only
 
 
 class ValidateDatasetOperator(ComponentOperator):

@@ -103,6 +103,17 @@ def test_thousands_of_rows_reword_the_question_and_stay_distinct_and_disjoint(tm
     assert not objects(datasets[0][0]) & objects(datasets[2][0])
 
 
+def test_only_what_is_wanted_is_written_and_its_rows_are_the_same(tmp_path):
+    sizes = {"train_rows": 30, "preference_rows": 20, "evaluation_rows": 10}
+    _, _, everything = prepare(tmp_path / "all", **sizes)
+    paths = [tmp_path / name for name in ("train", "preferences", "evaluation")]
+    report = prepare_sample_data(*paths, **sizes, only=["preferences", "evaluation"])
+    assert report.metrics == {"train_rows": 0, "preference_rows": 20, "evaluation_rows": 10}
+    assert [path.read_bytes() for path in paths] == [b"", *(path.read_bytes() for path in everything[1:])]
+    with pytest.raises(SettingError, match="preference"):
+        prepare_sample_data(*paths, only=["preference"])
+
+
 def test_smallest_sizes_work(tmp_path):
     _, datasets, _ = prepare(tmp_path, train_rows=1, preference_rows=1, evaluation_rows=1)
     assert [len(rows) for rows, _ in datasets] == [1, 1, 1]

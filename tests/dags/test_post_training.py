@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -38,10 +39,10 @@ def airflow(real_airflow: RealAirflow) -> RealAirflow:
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):
     params = airflow.api.call("GET", "/dags/post_training/details")["params"]
-    assert len(params) == 20
+    assert len(params) == 23
     for name, param in params.items():
         assert param["description"], name
-        assert {"type", "title", "section"} <= param["schema"].keys(), name
+        assert {"type", "title"} <= param["schema"].keys(), name
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def test_form_has_type_range_and_help_for_every_parameter(airflow):
         {"model_name": "Not A Name"},
         {"max_steps": "many"},
         {"method": "ppo"},
+        {"train_data": "here.jsonl"},
     ],
 )
 def test_parameter_out_of_range_is_refused_at_the_door(airflow, conf):
@@ -74,7 +76,7 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     states = airflow.tasks("post_training", run)
     skipped = {task for task, state in states.items() if state == "skipped"}
     trainers = {"train_dpo", "train_kto", "train_reward", "train_grpo", "train_rloo"}
-    assert skipped == {*trainers, "choose_algorithm"}
+    assert skipped == {*trainers, "validate_preferences"}
     assert set(states.values()) == {"success", "skipped"}
 
     metrics = airflow.xcom("post_training", run, "evaluate_tuned", "metrics")
@@ -133,14 +135,14 @@ def test_reinforcement_learning_goes_through_reward_model_and_policy(airflow, ti
     assert airflow.xcom("post_training", run, "register_model")["details"]["name"] == "tiny-rl"
 
 
-def assert_trained_by(airflow: RealAirflow, run: str, method: str) -> None:
-    """Only that trainer ran, and its model is the one that went on."""
+def assert_trained_by(airflow: RealAirflow, run: str, method: str, *also_skipped: str) -> None:
+    """Only that trainer ran, on preferences, and its model is the one that went on."""
     states = airflow.tasks("post_training", run)
     trainers = {"train_sft", "train_dpo", "train_kto", "train_reward", "train_grpo", "train_rloo"}
     assert {task for task, state in states.items() if state == "skipped"} == {
         *(trainers - {f"train_{method}"}),
-        "choose_reinforcement",
-        "choose_algorithm",
+        "validate_train",
+        *also_skipped,
     }
     trained = airflow.xcom("post_training", run, f"train_{method}")
     assert trained["metrics"]["steps"] == SMALL["max_steps"]
@@ -149,12 +151,48 @@ def assert_trained_by(airflow: RealAirflow, run: str, method: str) -> None:
     assert tuned["tags"] == {f"component.train_{method}": trained["component_digest"]}
 
 
-def test_dpo_alone_ends_with_a_served_model(airflow, tiny_model):
-    run = run_to_success(airflow, tiny_model, model_name="tiny-dpo", method="dpo")
-    assert_trained_by(airflow, run, "dpo")
+def own_data(directory: Path) -> dict[str, str]:
+    """Data as somebody has them: questions with two answers, in files outside of any run."""
+    questions = [f"How much is {number} plus {number}?" for number in range(20)]
+    rows = {
+        "preference_data": [
+            {"prompt": question, "chosen": f"{2 * i}", "rejected": "I do not know."}
+            for i, question in enumerate(questions)
+        ],
+        "evaluation_data": [
+            {"prompt": f"{question} Say!", "reference": "4", "contexts": ["Sums."]}
+            for question in questions[:8]
+        ],
+    }
+    for name, lines in rows.items():
+        (directory / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {name: str(directory / name) for name in rows}
+
+
+def test_dpo_on_data_of_ones_own_makes_none_and_ends_with_a_served_model(airflow, tiny_model, tmp_path):
+    data = own_data(tmp_path)
+    run = run_to_success(airflow, tiny_model, model_name="tiny-dpo", method="dpo", **data)
+    assert_trained_by(airflow, run, "dpo", "prepare_data")
+    counts = {
+        task_id: airflow.xcom("post_training", run, task_id)["metrics"]["accepted_rows"]
+        for task_id in ("validate_preferences", "validate_evaluation")
+    }
+    assert counts == {"validate_preferences": 20, "validate_evaluation": 8}
+    validated = Path(airflow.xcom("post_training", run, "validate_preferences", "validated"))
+    assert validated.read_bytes() == Path(data["preference_data"]).read_bytes()
     assert airflow.xcom("post_training", run, "register_model")["details"]["name"] == "tiny-dpo"
     (asked,) = airflow.xcom("post_training", run, "smoke_test")
     assert asked["answer"]
+
+
+def test_setting_that_there_is_not_stops_the_run_before_anything_is_made(airflow):
+    run = airflow.trigger("post_training", {**SMALL, "max_step": 3})
+    assert airflow.wait("post_training", run) == "failed"
+    states = airflow.tasks("post_training", run)
+    assert states.pop("check_settings") == "failed"
+    assert set(states.values()) == {"upstream_failed"}
+    assert airflow.task("post_training", run, "check_settings")["try_number"] == 1
+    assert "'max_step' (did you mean 'max_steps'?)" in airflow.log("post_training", run, "check_settings")
 
 
 def test_gate_that_is_not_passed_by_kto_stops_before_registration(airflow, tiny_model):

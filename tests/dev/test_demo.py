@@ -75,7 +75,7 @@ def test_table_lists_tasks_in_the_order_they_run_with_the_latest_step(
     assert [line.rstrip() for line in console.export_text().splitlines()[:3]] == [
         "✓  prepare     2.5 s",
         "▶  train       2.5 s  step 3/40  loss 1.250",
-        "-  report      2.5 s  belongs to another method",
+        "-  report      2.5 s  not needed here",
     ]
 
 
@@ -163,6 +163,36 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
 )
 def test_params_are_json_where_they_can_be(text: str, pair: tuple[str, Any]) -> None:
     assert _demo._options(["--param", text]).param == [pair]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """What the demo says before it has made anything."""
+    assert _demo.main([*arguments]) == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def test_params_are_checked_by_name_type_and_range_before_airflow_is_started(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_demo, "STACKS", tmp_path)
+    params = ["max_step=3", "train_rows=1", "lora_rank=many", "learning_rate=2e-4"]
+    said = refusal(capsys, "--method", "dpo", *(f"--param={param}" for param in params))
+    assert said[:-1] == [
+        "dev/demo: post_training has no parameter 'max_step' (did you mean 'max_steps'?)",
+        "train_rows: 1 is less than the minimum of 16",
+        "lora_rank: 'many' is not of type 'integer'",
+    ]
+    assert said[-1].startswith("Its parameters: algorithm, base_model, ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dag_that_cannot_be_read_is_said_with_its_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "post_training.py").write_text("from airflow.sdk import DAG, Nothing  # no such name\n")
+    said = refusal(capsys, "--dags", str(tmp_path), "--method", "dpo")
+    assert said[0] == f"dev/demo: There is no DAG post_training in {tmp_path}."
+    assert any("cannot import name 'Nothing'" in line for line in said)
 
 
 def test_param_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

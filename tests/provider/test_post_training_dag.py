@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.definitions.param import process_params
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 from planes import REPO
 
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.component import ComponentOperator
 
 STAGES = {
@@ -82,21 +83,154 @@ def test_name_that_is_none_of_a_service_is_refused(rendered, name):
         rendered("register_model", model_name=name)
 
 
+def wanted(dag, task_id: str, params: dict) -> bool:
+    """Whether the task lets itself be run with these parameters."""
+    try:
+        dag.get_task(task_id)._pre_execute_hook({"params": params})
+    except AirflowSkipException as skipped:
+        assert params["method"] in str(skipped)
+        return False
+    return True
+
+
+GIVEN = {
+    "train_data": "/d/train",
+    "preference_data": "s3://d/preferences",
+    "evaluation_data": "/d/evaluation",
+}
+NEEDED = {
+    "sft": ["validate_train", "validate_evaluation"],
+    "dpo": ["validate_preferences", "validate_evaluation"],
+    "kto": ["validate_preferences", "validate_evaluation"],
+    "rlhf": ["validate_train", "validate_preferences", "validate_evaluation"],
+}
+VALIDATIONS = {
+    "validate_train": ("train_data", "train"),
+    "validate_preferences": ("preference_data", "preferences"),
+    "validate_evaluation": ("evaluation_data", "evaluation"),
+}
+
+
+@pytest.mark.parametrize("given", [(), ("train_data",), ("preference_data", "evaluation_data"), tuple(GIVEN)])
+@pytest.mark.parametrize("method", NEEDED)
+def test_only_data_that_the_method_needs_are_validated_and_only_missing_ones_are_made(
+    dag, rendered, method, given
+):
+    conf = {"method": method, **{name: GIVEN[name] for name in given}}
+    params = {**dict.fromkeys(GIVEN), **conf}
+    needed = [task_id for task_id in VALIDATIONS if wanted(dag, task_id, params)]
+    assert needed == NEEDED[method]
+
+    made = [VALIDATIONS[task_id][1] for task_id in needed if not params[VALIDATIONS[task_id][0]]]
+    assert rendered("prepare_data", **conf).arguments() == {
+        "train_rows": 320,
+        "preference_rows": 160,
+        "evaluation_rows": 48,
+        "seed": 0,
+        "only": made,
+    }
+    assert wanted(dag, "prepare_data", params) == bool(made)
+    for task_id in needed:
+        data, sample = VALIDATIONS[task_id]
+        assert rendered(task_id, **conf).dataset == (params[data] or f"/prepare_data/{sample}")
+
+
+@pytest.mark.parametrize(
+    ("method", "formats"),
+    [
+        ("sft", {"validate_train": "auto"}),
+        ("dpo", {"validate_preferences": "preference"}),
+        ("kto", {"validate_preferences": "auto"}),
+        ("rlhf", {"validate_train": "prompt_completion", "validate_preferences": "preference"}),
+    ],
+)
+def test_data_are_validated_against_what_the_method_can_use(rendered, method, formats):
+    formats = {**formats, "validate_evaluation": "evaluation"}
+    assert {task_id: rendered(task_id, method=method).dataset_format for task_id in formats} == formats
+
+
+@pytest.mark.parametrize("address", ["data.jsonl", "", "file", "~/data.jsonl"])
+def test_address_that_is_none_is_refused_at_the_door(rendered, address):
+    with pytest.raises(ParamValidationError, match="train_data"):
+        rendered("validate_train", train_data=address)
+
+
+def test_tasks_are_in_groups_and_keep_short_names(dag):
+    members = dict(dag.task_group.children)
+    assert members.pop("check_settings").task_id == "check_settings"
+    groups = {group_id: set(group.children) for group_id, group in members.items()}
+    assert groups == {
+        "data": {"prepare_data", "validate_train", "validate_preferences", "validate_evaluation"},
+        "training": {
+            "import_base_model",
+            "tuned_model",
+            *(f"train_{name}" for name in ("sft", "dpo", "kto", "reward", "grpo", "rloo")),
+        },
+        "evaluation": {"evaluate_base", "evaluate_tuned", "quality_gate"},
+        "delivery": {"register_model", "deploy_model", "smoke_test"},
+    }
+
+
+def test_skipped_data_skip_no_task_that_is_needed(dag):
+    """Tasks below one that may be skipped while they are needed themselves."""
+    rules = {task.task_id: task.trigger_rule.value for task in dag.tasks}
+    rules = {task_id: rule for task_id, rule in rules.items() if rule != "all_success"}
+    assert rules == {
+        "validate_train": "none_failed",
+        "validate_preferences": "none_failed",
+        "validate_evaluation": "none_failed",
+        "tuned_model": "none_failed_min_one_success",
+    }
+    assert dag.get_task("check_settings").upstream_task_ids == set()
+    assert dag.get_task("check_settings").get_flat_relative_ids() == set(dag.task_ids) - {"check_settings"}
+
+
+def test_what_a_user_must_look_at_is_in_the_section_that_the_form_opens(dag):
+    """Airflow's form opens the parameters without a section; all others are closed, one click each."""
+    sections = {name: dag.params.get_param(name).schema.get("section") for name in dag.params}
+    assert [name for name, section in sections.items() if section is None] == [
+        "base_model",
+        "model_name",
+        "method",
+        "train_data",
+        "preference_data",
+        "evaluation_data",
+        "max_steps",
+        "min_improvement",
+        "metric",
+    ]
+    assert set(sections.values()) == {None, "Training", "Reinforcement learning", "Sample data"}
+
+
+def check_settings(dag, conf: dict) -> None:
+    task = dag.get_task("check_settings")
+    params = process_params(dag, task, conf, suppress_exception=False)
+    run = SimpleNamespace(conf=conf, dag_id=dag.dag_id)
+    task.python_callable(dag=dag, dag_run=run, params=params)
+
+
+def test_unknown_setting_is_refused_with_the_nearest_name(dag):
+    with pytest.raises(ConfigurationError) as refused:
+        check_settings(dag, {"max_step": 3, "method": "sft"})
+    assert str(refused.value).startswith(
+        "Unknown in the conf of this run: 'max_step' (did you mean 'max_steps'?). Parameters of post_training: algorithm, "
+    )
+
+
+def test_first_task_says_which_data_a_run_takes(dag, caplog):
+    caplog.set_level("INFO")
+    check_settings(dag, {"method": "rlhf", "train_data": "/d/train"})
+    said = [record.getMessage() for record in caplog.records if record.name == "post_training"]
+    assert said[:3] == ["train data: /d/train", "preference data: a sample", "evaluation data: a sample"]
+    assert "Give evaluation_data." in said[3]
+
+
 @pytest.mark.parametrize(("method", "algorithm"), STAGES)
 def test_method_and_algorithm_choose_the_tasks_that_train(dag, method, algorithm):
     params = {"method": method, "algorithm": algorithm}
     stages = STAGES[method, algorithm]
-
-    def choice(branch: str) -> str:
-        chosen = dag.get_task(branch).python_callable(params=params)
-        assert chosen in dag.get_task(branch).downstream_task_ids
-        return chosen
-
-    assert choice("choose_method") == stages[0]
-    if stages[0] == "train_sft":
-        assert choice("choose_reinforcement") == (stages[1:] or ["tuned_model"])[0]
-    if len(stages) > 2:
-        assert choice("choose_algorithm") == stages[2]
+    trainers = sorted(task_id for task_id in dag.task_ids if task_id.startswith("train_"))
+    assert [task_id for task_id in trainers if wanted(dag, task_id, params)] == sorted(stages)
     ti = SimpleNamespace(
         xcom_pull=lambda task_id: {
             "component_digest": f"sha256:{task_id}",

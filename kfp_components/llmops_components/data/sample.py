@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops_components.data.formats import write_rows
-from llmops_components.errors import SettingError
+from llmops_components.errors import SettingError, check_known
 from llmops_components.results import StageReport
 
 MAX_DOCUMENTATION_CHARACTERS = 500  # keeps a prompt under about 200 tokens
@@ -72,6 +72,7 @@ _LAYOUTS = (
     "{question}\n\nDocumentation of `{name}`:\n\n{documentation}",
     "{documentation}\n\nThis is how Python documents `{name}`. {question}",
 )
+DATASETS = ("train", "preferences", "evaluation")
 VARIANTS = len(_QUESTIONS) * len(_LAYOUTS)
 
 # Docstrings that say nothing of their own about the object.
@@ -111,10 +112,11 @@ def prepare_sample_data(
     preference_rows: int = 200,
     evaluation_rows: int = 48,
     seed: int = 0,
+    only: Sequence[str] | None = None,
 ) -> StageReport:
     """Write three datasets about the standard library that share no documented object.
 
-    The rows are the same for the same Python version, sizes and seed. While there are enough documented objects
+    The rows are the same for the same Python version, sizes and seed, whichever of them are written. While there are enough documented objects
     (about 2,900 in Python 3.11) each row is about another one; beyond that an object is asked about in up to 24
     wordings, which ``details["wordings_per_object"]`` tells.
 
@@ -127,13 +129,18 @@ def prepare_sample_data(
         preference_rows: Rows of ``preferences``, at least 1.
         evaluation_rows: Rows of ``evaluation``, at least 1.
         seed: Seed of the shuffle and of the choice of wordings and wrong answers.
+        only: Datasets that are wanted, of ``train``, ``preferences`` and ``evaluation``; the files of the others are
+            empty. None for all.
 
     Returns:
         Row counts as metrics; the Python version and the number of documented objects as details.
 
     Raises:
-        SettingError: A size is not a positive integer, or more rows are asked for than can be made.
+        SettingError: A size is not a positive integer, more rows are asked for than can be made, or ``only`` names
+            something else.
     """
+    wanted = DATASETS if only is None else tuple(only)
+    check_known(wanted, DATASETS, "only")
     sizes = {"train_rows": train_rows, "preference_rows": preference_rows, "evaluation_rows": evaluation_rows}
     for setting, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -152,28 +159,28 @@ def prepare_sample_data(
     for each in known:
         by_module.setdefault(each.module, []).append(each)
 
-    datasets = (
-        (train, [_train_row(item, prompt) for item, prompt in _prompts(shares[0], train_rows, rng)]),
-        (
+    datasets = {
+        "train": (train, [_train_row(item, prompt) for item, prompt in _prompts(shares[0], train_rows, rng)]),
+        "preferences": (
             preferences,
             [
                 _preference_row(item, prompt, _wrong_answer(item, i, by_module, known, rng))
                 for i, (item, prompt) in enumerate(_prompts(shares[1], preference_rows, rng))
             ],
         ),
-        (
+        "evaluation": (
             evaluation,
             [_evaluation_row(item, prompt) for item, prompt in _prompts(shares[2], evaluation_rows, rng)],
         ),
-    )
-    for path, rows in datasets:
-        write_rows(path, rows)
-    print(
-        f"Wrote {train_rows} training, {preference_rows} preference and {evaluation_rows} evaluation rows "
-        f"about {len(objects)} documented objects of Python {platform.python_version()}."
-    )
+    }
+    written = {}
+    for name, (path, rows) in datasets.items():
+        written[name] = rows if name in wanted else []
+        write_rows(path, written[name])
+    counts = ", ".join(f"{len(rows)} rows of {name}" for name, rows in written.items() if rows)
+    print(f"Wrote {counts} about {len(objects)} documented objects of Python {platform.python_version()}.")
     return StageReport(
-        metrics=sizes,
+        metrics=dict(zip(sizes, map(len, written.values()), strict=True)),
         details={
             "python_version": platform.python_version(),
             "documented_objects": len(objects),

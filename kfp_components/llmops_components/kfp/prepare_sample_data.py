@@ -1,5 +1,7 @@
 """KFP component: sample datasets made from the docstrings of Python's standard library."""
 
+from typing import List, Optional
+
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Output
 
@@ -16,6 +18,7 @@ def prepare_sample_data(
     preference_rows: int = 200,
     evaluation_rows: int = 48,
     seed: int = 0,
+    only: Optional[List[str]] = None,
 ):
     """Make real training, preference and evaluation rows without network access.
 
@@ -28,6 +31,7 @@ def prepare_sample_data(
         preference_rows: Number of preference rows.
         evaluation_rows: Number of evaluation rows; none of their functions occurs in the other two datasets.
         seed: Chooses the rows; the same seed on the same Python version gives the same bytes.
+        only: Datasets that are wanted (``train``, ``preferences``, ``evaluation``); the files of the others are empty.
     """
     from llmops_components.data.sample import prepare_sample_data as prepare
     from llmops_components.stage import run_stage
@@ -42,6 +46,7 @@ def prepare_sample_data(
             preference_rows=preference_rows,
             evaluation_rows=evaluation_rows,
             seed=seed,
+            only=only,
         ),
         outputs={"train": train, "preferences": preferences, "evaluation": evaluation},
         result=result,

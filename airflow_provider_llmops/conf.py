@@ -1,0 +1,43 @@
+"""The conf of a DAG's run: refuse what the DAG does not take.
+
+Airflow checks the values of a DAG's parameters when a run is triggered, and takes any further key without a word, so that
+a typo leaves a parameter at its default. A DAG that should refuse it begins with a task that calls :func:`check_conf`:
+
+.. code-block:: python
+
+    @task
+    def check_settings(**context):
+        check_conf(context)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG, Context
+
+
+def check_conf(context: Context, also: Iterable[str] = ()) -> None:
+    """Refuse a run whose conf has keys that the DAG does not take.
+
+    :param context: context of a task of the run
+    :param also: keys that the DAG reads from the conf though they are not among its parameters
+    :raises ConfigurationError: names each unknown key, and the nearest one that there is.
+    """
+    dag_run = context["dag_run"]
+    known = {*parameter_names(context["dag"]), *also}
+    if unknown := describe_unknown(dag_run.conf or {}, known):
+        takes = ", ".join(sorted(known)) or "none"
+        raise ConfigurationError(
+            f"Unknown in the conf of this run: {unknown}. Parameters of {dag_run.dag_id}: {takes}. "
+            f"Nothing has been started; trigger the DAG again with the right names."
+        )
+
+
+def parameter_names(dag: DAG | Any) -> set[str]:
+    """Names of all parameters of a DAG, those of single tasks included."""
+    return set(dag.params).union(*(task.params for task in dag.tasks))

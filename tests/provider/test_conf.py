@@ -1,0 +1,42 @@
+"""The conf of a run: keys that the DAG does not take are refused, whatever DAG it is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk import DAG, Param, task
+
+from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.exceptions import ConfigurationError
+
+
+def context(conf: dict | None, **params: object) -> dict:
+    with DAG("tune", schedule=None, params=params) as dag:
+
+        @task(params={"of_a_task": 1})
+        def first() -> None: ...
+
+        first()
+    return {"dag": dag, "dag_run": SimpleNamespace(conf=conf, dag_id="tune")}
+
+
+@pytest.mark.parametrize("conf", [None, {}, {"max_steps": 3}, {"max_steps": 3, "of_a_task": 2}])
+def test_conf_of_known_names_passes(conf):
+    check_conf(context(conf, max_steps=Param(1, type="integer"), method="sft"))
+
+
+def test_every_unknown_name_is_named_with_the_nearest_one_and_what_there_is():
+    with pytest.raises(ConfigurationError) as refused:
+        check_conf(context({"max_step": 3, "zzz": 1, "method": "dpo"}, max_steps=1, method="sft"))
+    assert str(refused.value) == (
+        "Unknown in the conf of this run: 'max_step' (did you mean 'max_steps'?), 'zzz'. "
+        "Parameters of tune: max_steps, method, of_a_task. "
+        "Nothing has been started; trigger the DAG again with the right names."
+    )
+
+
+def test_keys_that_a_dag_reads_by_itself_are_allowed_by_name():
+    check_conf(context({"ticket": "A-1", "method": "dpo"}, method="sft"), also=["ticket"])
+    with pytest.raises(ConfigurationError, match=r"'tickets' \(did you mean 'ticket'\?\)"):
+        check_conf(context({"tickets": "A-1"}), also=["ticket"])
