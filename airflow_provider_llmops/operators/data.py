@@ -49,21 +49,24 @@ class ValidateDatasetOperator(ComponentOperator):
     Artifacts: ``validated`` (accepted rows), ``rejected`` (rows with line number and reasons), ``validation_result``
     (JSON), ``data_docs`` (page). They are pushed before the task fails.
 
-    :param dataset: URI of JSON lines in one of TRL's formats, or of evaluation rows
+    :param dataset: URI of rows in one of TRL's formats, or of evaluation rows
+    :param base_model: URI of the model that the rows are for: rows that its chat template refuses are rejected, and those
+        of which it leaves something out are named
     :param dataset_format: format to insist on, or ``auto``
     :param min_rows: fewest accepted rows
     :param max_rejected_fraction: largest fraction of rejected rows, 0 to 1
     """
 
     component = "validate_dataset"
-    inputs = ("dataset", "dataset_format", "min_rows", "max_rejected_fraction")
-    addresses = {"dataset": Address(kind="file")}
+    inputs = ("dataset", "base_model", "dataset_format", "min_rows", "max_rejected_fraction")
+    addresses = {"dataset": Address(kind="file"), "base_model": Address(kind="directory")}
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(
         self,
         *,
         dataset: str,
+        base_model: str | None = None,
         dataset_format: str = "auto",
         min_rows: int | str = 1,
         max_rejected_fraction: float | str = 0.0,
@@ -71,6 +74,7 @@ class ValidateDatasetOperator(ComponentOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.dataset = dataset
+        self.base_model = base_model
         self.dataset_format = dataset_format
         self.min_rows = min_rows
         self.max_rejected_fraction = max_rejected_fraction

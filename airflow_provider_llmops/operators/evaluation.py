@@ -22,7 +22,7 @@ class EvaluateModelOperator(ComponentOperator):
     ``<metric>_baseline`` and ``<metric>_improvement`` beside ``<metric>``.
 
     :param model: URI of the model
-    :param dataset: URI of JSON lines with ``prompt``, ``reference`` and ``contexts``
+    :param dataset: URI of rows with a ``prompt``, and a ``reference`` for all metrics but ``reward``
     :param baseline_scores: ``scores`` of another model on the same rows, to compare with
     :param metric_names: metrics to compute; all that need no judge when left out
     :param generation_args: passed to ``transformers.GenerationConfig``

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llmops_components.data.formats import read_rows
+from llmops_components.data.files import read_rows
 from llmops_components.data.sample import prepare_sample_data
 from llmops_components.evaluation import generation
 from llmops_components.evaluation.metrics import plan_metrics, score_answers
@@ -48,7 +48,11 @@ def one_by_one(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> i
 def batched(model: Any, tokenizer: Any, prompts: list[Any], tokens: int, batch_size: int) -> int:
     with contextlib.redirect_stdout(io.StringIO()):
         answers = generation.generate_answers(
-            model, tokenizer, prompts, generation_args={"max_new_tokens": tokens}, batch_size=batch_size
+            model,
+            tokenizer,
+            [{"prompt": prompt} for prompt in prompts],
+            generation_args={"max_new_tokens": tokens},
+            batch_size=batch_size,
         )
     return sum(answer.tokens for answer in answers)
 

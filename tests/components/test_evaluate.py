@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from chat_templates import chat_template
 from llmops_components.errors import DataError, ModelError, SettingError
 from llmops_components.evaluation.evaluate import evaluate_model
 from tiny_model import write_rows
@@ -118,6 +120,55 @@ def test_a_row_without_a_reference_is_named_by_its_line(evaluate):
         evaluate(rows)
 
 
+def test_rows_need_the_columns_that_the_metrics_ask_for(evaluate, model, tmp_path):
+    rows = [{"prompt": row["prompt"]} for row in ROWS]
+    with pytest.raises(DataError) as raised:
+        evaluate(rows)
+    assert str(raised.value).startswith(
+        "The rows have no reference, which the metrics rougeL, bleu, exact_match need. Add the column, or ask for metrics "
+        "that need none (reward)."
+    )
+    judge = tmp_path / "judge"
+    make_judge(model, judge)
+    report = evaluate(rows, metrics=["reward"], reward_model=judge)
+    assert report.metrics["samples"] == 3
+    assert [list(row) for row in read_rows(tmp_path / "model.jsonl")] == [
+        ["row", "prompt", "answer", "tokens", "finish_reason", "reward"]
+    ] * 3
+    report = evaluate(rows, metrics=None, reward_model=judge, name="all")
+    assert report.details["skipped_metrics"]["rougeL"] == "the rows have no reference"
+    assert "reward" in report.metrics
+
+
+def test_prompts_of_parts_and_names_of_ragas_are_evaluated_as_ours(evaluate, tmp_path):
+    evaluate(name="plain")
+    parts = [
+        {
+            "user_input": [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in row["prompt"]],
+            "reference": row["reference"],
+        }
+        for row in ROWS
+    ]
+    evaluate(parts, name="parts", baseline_scores=tmp_path / "plain.jsonl")
+    assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+
+
+def test_prompts_that_the_template_refuses_or_cuts_are_named(evaluate, model, tmp_path):
+    system = {"role": "system", "content": "Be brief."}
+    rows = [ROWS[0], {**ROWS[1], "prompt": [system, *ROWS[1]["prompt"]]}]
+    gemma = shutil.copytree(model, tmp_path / "gemma")
+    (gemma / "chat_template.jinja").write_text(chat_template("gemma"))
+    with pytest.raises(DataError, match=r"^Row 2: the chat template refuses message 1 of prompt \(system\)"):
+        evaluate(rows, model=gemma)
+    assert evaluate(rows, name="system").findings == []
+    (gemma / "chat_template.jinja").write_text(chat_template("qwen3"))
+    system["role"] = "developer"
+    assert evaluate(rows, model=gemma, name="developer").findings == [
+        "1 of 2 rows have text that the chat template leaves out, so that the model never sees it: row 2: the text of "
+        "message 1 of prompt (developer). Change these rows, or use another chat template."
+    ]
+
+
 def test_an_empty_dataset_is_refused(evaluate):
     with pytest.raises(DataError, match="has no rows"):
         evaluate([])
@@ -146,18 +197,25 @@ def test_an_unknown_generation_argument_is_refused(evaluate):
         evaluate(generation_args={"temprature": 1})
 
 
-def test_reward_is_what_the_reward_model_gives_to_prompt_and_answer(evaluate, model, tmp_path):
+def make_judge(model: Path, directory: Path):
+    """A reward model of the tiny model's body, written to a directory, and its tokenizer."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    judge = tmp_path / "judge"
     torch.manual_seed(0)
     network = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
     tokenizer = AutoTokenizer.from_pretrained(model)
     network.config.pad_token_id = tokenizer.pad_token_id
-    network.save_pretrained(judge)
-    tokenizer.save_pretrained(judge)
+    network.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return network, tokenizer
 
+
+def test_reward_is_what_the_reward_model_gives_to_prompt_and_answer(evaluate, model, tmp_path):
+    import torch
+
+    judge = tmp_path / "judge"
+    network, tokenizer = make_judge(model, judge)
     first = evaluate(metrics=["rougeL", "reward"], reward_model=judge, name="first")
     second = evaluate(
         metrics=["reward"], reward_model=judge, baseline_scores=tmp_path / "first.jsonl", name="second"

@@ -1,4 +1,4 @@
-"""What a dataset file may look like, and what an unusable one is told."""
+"""What rows may look like, and what unusable ones are told."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import random
 from pathlib import Path
 
 import pytest
+from llmops_components.data.files import write_rows
 from llmops_components.data.formats import (
     DatasetFormat,
     detect_format,
-    read_rows,
+    partly_filled,
     read_valid_rows,
     row_problems,
-    write_rows,
 )
 from llmops_components.errors import DataError, SettingError
 
@@ -30,7 +30,7 @@ PROMPT_COMPLETION = DatasetFormat("prompt_completion", True, ("prompt", "complet
 CONVERSATION = DatasetFormat("language_modeling", True, ("messages",))
 PREFERENCE = DatasetFormat("preference", True, ("prompt", "chosen", "rejected"))
 IMPLICIT = DatasetFormat("preference", True, ("chosen", "rejected"))
-EVALUATION = DatasetFormat("evaluation", True, ("prompt", "reference", "contexts"))
+EVALUATION = DatasetFormat("evaluation", True, ("prompt", "reference"))
 
 # One row of each of TRL's dataset types, as its documentation shows them, and one of evaluation.
 FORMATS = [
@@ -57,7 +57,7 @@ FORMATS = [
         {"prompt": "The sky is", "completion": " blue.", "label": True},
         DatasetFormat("unpaired_preference", False, ("prompt", "completion", "label")),
     ),
-    ({"prompt": [user()], "reference": "Because.", "contexts": ["It is so."]}, EVALUATION),
+    ({"prompt": [user()], "reference": "Because."}, EVALUATION),
 ]
 
 
@@ -94,9 +94,73 @@ def test_declared_format_wins_over_the_fields_seen():
         detect_format([{"prompt": "a"}], "preferences")
 
 
-def test_no_known_field_names_what_was_seen():
-    with pytest.raises(DataError, match="fields seen: question, answer"):
-        detect_format([{"question": "a", "answer": "b"}])
+def test_no_known_field_names_what_was_seen_and_what_it_may_be():
+    with pytest.raises(DataError) as raised:
+        detect_format([{"question": "a", "Answer": "b", "id": 1}])
+    assert str(raised.value) == (
+        "No row has the fields of a known format; fields seen: question, Answer, id. Rename what is meant by other names: "
+        "question may be prompt, Answer may be completion. A row needs, for example, prompt and completion; prompt, chosen "
+        "and rejected; messages; text; or prompt and reference."
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt": "9.11 > 9.8?", "completions": ["11 > 8."], "labels": [False]},
+            "The rows are for stepwise supervision (prompt, completions, labels), which no step here takes.",
+        ),
+        (
+            {"input_ids": [1, 2], "labels": [1, 2]},
+            "The rows are tokenised already (input_ids), which no step here takes.",
+        ),
+    ],
+)
+def test_formats_of_trl_that_no_trainer_takes_are_refused_by_name(row, message):
+    with pytest.raises(DataError) as raised:
+        detect_format([row])
+    assert str(raised.value) == message
+
+
+def test_reference_beside_an_answer_makes_no_evaluation_rows_of_training_rows():
+    extra = {"reference": "r", "contexts": ["c"]}
+    for row, expected in FORMATS:
+        found = detect_format([{**row, **extra}]).name
+        assert found == ("evaluation" if expected.name == "prompt_only" else expected.name)
+
+
+def test_training_rows_with_a_reference_can_be_evaluated_on(tmp_path: Path):
+    rows = [{"prompt": "a", "completion": "b", "reference": "b"}] * 2
+    write_rows(tmp_path / "data", rows)
+    evaluation = DatasetFormat("evaluation", False, ("prompt", "reference"))
+    assert read_valid_rows(tmp_path / "data", ("evaluation",)) == (rows, evaluation)
+    assert read_valid_rows(tmp_path / "data", ("prompt_completion",))[1].name == "prompt_completion"
+
+
+def test_names_of_ragas_are_read_as_ours(tmp_path: Path):
+    row = {"user_input": "Why?", "retrieved_contexts": ["It is so."], "response": "So.", "reference": "So."}
+    write_rows(tmp_path / "data", [row])
+    rows, found = read_valid_rows(tmp_path / "data")
+    assert found.name == "evaluation"
+    assert rows == [{"prompt": "Why?", "contexts": ["It is so."], "response": "So.", "reference": "So."}]
+
+
+def test_content_parts_reach_no_step(tmp_path: Path):
+    parts = [{"type": "text", "text": "Be"}, {"type": "text", "text": "cause."}]
+    write_rows(tmp_path / "data", [{"prompt": [user()], "completion": [assistant(parts)]}])
+    rows, _ = read_valid_rows(tmp_path / "data")
+    assert rows == [{"prompt": [user()], "completion": [assistant("Because.")]}]
+
+
+def test_column_that_only_some_rows_have_is_named():
+    rows = [(f"line {i}", {"margin": 1.0} if i > 7 else {}) for i in range(1, 9)]
+    assert partly_filled(rows, "margin", "why") == (
+        "margin is missing in 7 of 8 rows (line 1, line 2, line 3, line 4, line 5 and 2 more); why. Fill the column, or "
+        "leave it out."
+    )
+    assert partly_filled(rows[:7], "margin", "why") is None
+    assert partly_filled(rows[7:], "margin", "why") is None
 
 
 @pytest.mark.parametrize(
@@ -154,19 +218,111 @@ def test_no_known_field_names_what_was_seen():
             [("rejected", "does not start with the same message as chosen, so there is no shared prompt")],
         ),
         (
-            {"prompt": [user()], "reference": 3, "contexts": ["a", ""]},
+            {"prompt": [user()], "reference": 3, "contexts": []},
             EVALUATION,
-            [("reference", "is a number, not text"), ("contexts", "has no text at position 2")],
+            [("reference", "is a number, not text")],
         ),
         (
             {"prompt": [user()], "contexts": "a"},
             EVALUATION,
-            [("reference", "is missing"), ("contexts", "is text, not a list of texts")],
+            [("reference", "is missing")],
         ),
         (
             {"prompt": "a", "completion": "b", "label": 1},
             DatasetFormat("unpaired_preference", False, ("prompt", "completion", "label")),
             [("label", "is a number, not true or false")],
+        ),
+        (
+            {"messages": [user([{"type": "text", "text": "Look:"}, {"type": "image"}]), assistant()]},
+            CONVERSATION,
+            [("messages", "message 1 has a content part of the type 'image'; only text is taken")],
+        ),
+        (
+            {"messages": [user([{"type": "text", "text": " "}]), assistant([])]},
+            CONVERSATION,
+            [("messages", "message 1 is empty"), ("messages", "message 2 is empty")],
+        ),
+        (
+            {"messages": [{"from": "human", "value": "Why?"}, assistant()]},
+            CONVERSATION,
+            [("messages", "message 1 has from and value instead of role and content")],
+        ),
+        (
+            {"messages": [user(), {**assistant(), "tool_calls": {"name": "look"}}]},
+            CONVERSATION,
+            [],
+        ),
+        (
+            {"messages": [user(), {**assistant(), "tool_calls": ["look"]}]},
+            CONVERSATION,
+            [
+                (
+                    "messages",
+                    "message 2 has tool_calls that are not a list of objects, each with a function and its name",
+                )
+            ],
+        ),
+        (
+            {"messages": [user(), assistant()], "images": ["a.png"], "image": None, "audios": []},
+            CONVERSATION,
+            [
+                (
+                    "images",
+                    "holds pictures, sound or video; only text is taken here, so leave the column out",
+                )
+            ],
+        ),
+        (
+            {"messages": [user(), assistant()], "tools": "look", "chat_template_kwargs": []},
+            CONVERSATION,
+            [
+                ("tools", "is text that is not JSON"),
+                ("chat_template_kwargs", "is a list, not an object with arguments"),
+            ],
+        ),
+        (
+            {"messages": [user(), assistant()], "tools": [1]},
+            CONVERSATION,
+            [("tools", "is not a list of objects, each the JSON schema of a function")],
+        ),
+        (
+            {"messages": [user(), assistant()], "tools": '[{"type": "function"}]', "margin": "x"},
+            CONVERSATION,
+            [],
+        ),
+        (
+            {"prompt": [user()], "chosen": [assistant("a")], "rejected": [assistant("b")], "margin": "2"},
+            PREFERENCE,
+            [("margin", "is text, not a number")],
+        ),
+        (
+            {
+                "prompt": [user()],
+                "chosen": [assistant("a")],
+                "rejected": [assistant([{"type": "text", "text": "a"}])],
+            },
+            PREFERENCE,
+            [("rejected", "is the same as chosen")],
+        ),
+        (
+            {"prompt": "[{'role': 'user', 'content': 'Why?'}]", "completion": '[{"name": "x"}]'},
+            DatasetFormat("prompt_completion", False, ("prompt", "completion")),
+            [
+                (
+                    "prompt",
+                    "is a list of messages written as text; write it as a list of objects with role and content",
+                )
+            ],
+        ),
+        (
+            {"prompt": "a", "completions": ["b"]},
+            DatasetFormat("prompt_only", False, ("prompt",)),
+            [
+                (
+                    "completions",
+                    "is the name of what the trainers hand to reward functions; give it another name",
+                )
+            ],
         ),
     ],
 )
@@ -184,57 +340,6 @@ def test_tool_calls_system_messages_and_content_parts_are_valid():
         assistant("2"),
     ]
     assert row_problems({"messages": messages}, CONVERSATION) == []
-
-
-def test_rows_survive_being_written_and_read(tmp_path: Path):
-    rows = [{"text": "ä\u2028\n"}, {"text": "\U0001f600"}]
-    write_rows(tmp_path / "new" / "data", rows)
-    assert read_rows(tmp_path / "new" / "data") == rows
-
-
-def test_blank_lines_carriage_returns_and_a_byte_order_mark_are_no_problem(tmp_path: Path):
-    file = tmp_path / "data"
-    file.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\n  \n{"text": "b"}')
-    assert read_rows(file) == [{"text": "a"}, {"text": "b"}]
-
-
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        (b'{"text": "a', "line 2 is not valid JSON: Unterminated string starting at (column 10)"),
-        (b'{"text": "a"} x', "line 2 is not valid JSON: Extra data (column 15)"),
-        (b"[1]", "line 2 is not a JSON object but a list"),
-        (b"null", "line 2 is not a JSON object but null"),
-        (b'{"text": NaN}', "line 2 is not usable JSON: NaN is not a JSON number"),
-        (b'{"text": "\xff"}', "line 2 is not UTF-8 at byte 11 of the line"),
-        (b'{"text": "\\ud83d"}', "line 2 has half of a Unicode surrogate pair (\\udXXX), which is not text"),
-        (b"[" * 100_000, "line 2 is not usable JSON: maximum recursion depth exceeded"),
-    ],
-)
-def test_unusable_lines_are_named_with_file_and_number(tmp_path: Path, line, problem):
-    file = tmp_path / "data"
-    file.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
-    with pytest.raises(DataError) as raised:
-        read_rows(file)
-    assert str(raised.value).startswith(f"Dataset {file} cannot be used: {problem}")
-
-
-def test_both_halves_of_a_surrogate_pair_are_text(tmp_path: Path):
-    (tmp_path / "data").write_bytes(b'{"text": "\\ud83d\\ude00"}\n')
-    assert read_rows(tmp_path / "data") == [{"text": "\U0001f600"}]
-
-
-def test_many_broken_lines_are_counted_not_listed(tmp_path: Path):
-    (tmp_path / "data").write_text("x\n" * 7)
-    with pytest.raises(DataError, match=r"line 5 is not valid JSON.*; and 2 more"):
-        read_rows(tmp_path / "data")
-
-
-def test_empty_missing_and_directory_are_told_apart(tmp_path: Path):
-    (tmp_path / "empty").write_text("\n")
-    for name, message in (("empty", "has no rows"), ("missing", "does not exist"), (".", "is a directory")):
-        with pytest.raises(DataError, match=message):
-            read_rows(tmp_path / name)
 
 
 def test_valid_rows_come_with_their_format(tmp_path: Path):

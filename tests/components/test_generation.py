@@ -24,8 +24,9 @@ def loaded(talkative_model: Path):
 
 
 def answers_of(loaded, prompts=CHATS, batch_size=16, **generation_args) -> list[Answer]:
+    rows = [{"prompt": prompt} for prompt in prompts]
     return generate_answers(
-        *loaded, prompts, batch_size=batch_size, generation_args={"max_new_tokens": 12, **generation_args}
+        *loaded, rows, batch_size=batch_size, generation_args={"max_new_tokens": 12, **generation_args}
     )
 
 
@@ -126,7 +127,7 @@ def test_sampling_gives_the_same_answers_again(loaded):
 )
 def test_bad_generation_arguments_are_refused(loaded, arguments, message):
     with pytest.raises(SettingError, match=message):
-        generate_answers(*loaded, CHATS, generation_args=arguments)
+        generate_answers(*loaded, [{"prompt": CHATS[0]}], generation_args=arguments)
 
 
 def test_a_batch_size_below_one_is_refused(loaded):

@@ -69,7 +69,7 @@ def test_row_of_parquet_is_named(tmp_path):
     rows = colour_rows(3)
     rows[1]["completion"] = None
     with pytest.raises(
-        DataError, match=r"as prompt_completion \(conversational\): line 2: completion is missing"
+        DataError, match=r"line 2: completion is missing.* as prompt_completion \(conversational\)"
     ):
         read_valid_rows(write_parquet(tmp_path / "data", rows))
 
@@ -117,7 +117,7 @@ def test_template_arguments_of_some_rows_do_not_reach_the_others(tiny_model, tmp
 def test_column_of_several_types_is_named(tmp_path):
     rows = [{**row, "id": i if i % 2 else str(i)} for i, row in enumerate(colour_rows(4))]
     source = open_source(write_rows(tmp_path / "rows", rows), ("prompt_completion",))
-    with pytest.raises(DataError, match="has a column whose type differs from row to row"):
+    with pytest.raises(DataError, match="A column has a type that differs from row to row"):
         source.dataset()
     assert source.dataset(("prompt", "completion")).column_names == ["prompt", "completion"]
 
@@ -194,7 +194,7 @@ def test_bad_row_of_a_streamed_dataset_is_named(tmp_path, monkeypatch, at):
     rows = [{"prompt": "a", "completion": "b"} for _ in range(2000)]
     rows[at]["completion"] = ""
     with pytest.raises(
-        DataError, match=rf"as prompt_completion \(plain text\): row {at + 1}: completion is empty"
+        DataError, match=rf"row {at + 1}: completion is empty.* as prompt_completion \(plain text\)"
     ):
         list(open_source(write_rows(tmp_path / "rows", rows), ("prompt_completion",)).dataset())
 

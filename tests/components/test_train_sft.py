@@ -331,7 +331,9 @@ def test_row_without_completion_is_named_by_line(tiny_model, tmp_path):
     rows = colour_rows(3)
     rows[1] = {"prompt": rows[1]["prompt"]}
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(DataError, match=r"rows\.jsonl cannot be used as .*: line 2: completion is missing"):
+    with pytest.raises(
+        DataError, match=r"^Rows cannot be used: line 2: completion is missing.*rows\.jsonl as "
+    ):
         train_sft(path, tiny_model, tmp_path / "model", tmp_path / "adapter")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from llmops_components.data.formats import read_rows, write_rows
+from chat_templates import chat_template
+from llmops_components.data.files import read_rows, write_rows
 from llmops_components.data.validation import validate_dataset
-from llmops_components.errors import DataError, SettingError
+from llmops_components.errors import DataError, ModelError, SettingError
 
 OUTPUTS = ("validated", "rejected", "validation_result", "data_docs")
 
@@ -68,8 +70,8 @@ def test_good_rows_pass_unchanged(tmp_path):
         "rejected_rows": 0,
         "rejected_fraction": 0.0,
         "duplicate_rows": 0,
-        "expectations": 5,
-        "successful_expectations": 5,
+        "expectations": 6,
+        "successful_expectations": 6,
     }
     assert report.details == {"dataset_format": "language_modeling", "conversational": False}
     assert written(dataset, "validated").read_bytes() == dataset.read_bytes()
@@ -112,6 +114,7 @@ def test_great_expectations_finds_what_was_rejected(mixed):
         "rejected_row": [],
         "json": [2],
         "completion": [4, 5],
+        "columns": [],
         "duplicate": [7],
         "prompt": [9],
     }
@@ -200,8 +203,7 @@ def test_answer_limit_looks_at_the_longest_answer(tmp_path):
     ("row", "reason"),
     [
         ({"prompt": "p", "chosen": "x", "rejected": "x"}, "rejected is the same as chosen"),
-        ({"prompt": "p", "reference": "r", "contexts": []}, "contexts is empty"),
-        ({"prompt": "p", "reference": "", "contexts": ["c"]}, "reference is empty"),
+        ({"prompt": "p", "reference": ""}, "reference is empty"),
     ],
 )
 def test_preference_and_evaluation_rows_are_checked_as_such(tmp_path, row, reason):
@@ -209,6 +211,70 @@ def test_preference_and_evaluation_rows_are_checked_as_such(tmp_path, row, reaso
     report = validate(tmp_path / "dataset")
     assert not report.passed
     assert report.findings[-1] == f"line 1: {reason}"
+
+
+@pytest.fixture
+def gemma(tiny_model, tmp_path) -> Path:
+    """A model whose chat template refuses system messages and trims text."""
+    model = shutil.copytree(tiny_model, tmp_path / "gemma")
+    (model / "chat_template.jinja").write_text(chat_template("gemma"))
+    return model
+
+
+def test_rows_that_the_chat_template_refuses_are_rejected_and_what_it_leaves_out_is_named(tmp_path, gemma):
+    rows = good_rows(4)
+    rows[1]["prompt"].insert(0, {"role": "system", "content": "Be brief."})
+    rows[2]["completion"][0]["reasoning_content"] = "One more."
+    rows[3]["completion"][0]["content"] = [
+        {"type": "text", "text": "It is\n"},
+        {"type": "text", "text": "4."},
+    ]
+    write_rows(tmp_path / "dataset", rows)
+    report = validate(tmp_path / "dataset", base_model=gemma)
+    assert not report.passed
+    assert report.findings == [
+        "1 of 4 rows are rejected (25.0%); at most 0.0% may be.",
+        "line 2: the chat template refuses message 1 of prompt (system): System role not supported",
+        "1 of 3 rows have text that the chat template leaves out, so that the model never sees it: line 3: the reasoning of "
+        "message 1 of completion (assistant). Change these rows, or use another chat template.",
+    ]
+    assert read_rows(written(tmp_path / "dataset", "validated")) == [rows[0], rows[2], rows[3]]
+    assert validate(tmp_path / "dataset").findings == []
+
+
+def test_plain_text_needs_no_chat_template_and_conversations_do(tmp_path, gemma):
+    (gemma / "chat_template.jinja").unlink()
+    write_rows(tmp_path / "dataset", [{"text": "a"}])
+    assert validate(tmp_path / "dataset", base_model=gemma).findings == []
+    write_rows(tmp_path / "dataset", good_rows(1))
+    with pytest.raises(
+        ModelError, match=r"^The tokenizer has no chat template, and the rows are conversations"
+    ):
+        validate(tmp_path / "dataset", base_model=gemma)
+
+
+def test_what_no_step_takes_or_reads_in_full_is_named(tmp_path):
+    rows = [
+        {"prompt": f"p{i}", "chosen": "x", "rejected": "y", **({"margin": 1.0} if i else {})}
+        for i in range(3)
+    ]
+    rows[2]["image"] = "a.png"
+    write_rows(tmp_path / "dataset", rows)
+    assert validate(tmp_path / "dataset").findings == [
+        "1 of 3 rows are rejected (33.3%); at most 0.0% may be.",
+        "line 3: image holds pictures, sound or video; only text is taken here, so leave the column out",
+        "margin is missing in 1 of 2 rows (line 1); train_reward takes it in all rows or in none. Fill the column, or leave "
+        "it out.",
+    ]
+
+
+def test_other_files_come_out_as_json_lines(tmp_path):
+    (tmp_path / "dataset").write_text("prompt,completion,id\na,b,1\na,,2\n")
+    report = validate(tmp_path / "dataset")
+    assert report.findings[1:] == ["line 3: completion is empty"]
+    assert written(tmp_path / "dataset", "validated").read_text() == (
+        '{"prompt": "a", "completion": "b", "id": "1"}\n'
+    )
 
 
 def test_declared_format_rejects_rows_of_another(tmp_path):
@@ -219,11 +285,11 @@ def test_declared_format_rejects_rows_of_another(tmp_path):
 
 
 def test_a_file_of_broken_lines_only_fails_the_gate_and_keeps_them(tmp_path):
-    (tmp_path / "dataset").write_bytes(b"a,b\n1,\xff\n")
+    (tmp_path / "dataset").write_bytes(b"a b\n1,\xff\n")
     report = validate(tmp_path / "dataset")
     assert not report.passed
     assert report.details == {"dataset_format": None, "conversational": None}
-    assert [row["raw"] for row in read_rows(written(tmp_path / "dataset", "rejected"))] == ["a,b", "1,\\xff"]
+    assert [row["raw"] for row in read_rows(written(tmp_path / "dataset", "rejected"))] == ["a b", "1,\\xff"]
 
 
 def test_an_empty_dataset_is_an_error(tmp_path):

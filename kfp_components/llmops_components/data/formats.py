@@ -1,7 +1,7 @@
-"""Dataset files and the formats their rows may have: what validation and the trainers agree on.
+"""The formats that the rows of a dataset may have: what validation and the trainers agree on.
 
-A dataset is one file of JSON Lines or Parquet, told apart by their first bytes. The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each with
-plain text or with chat messages, and one of our own for evaluation:
+The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each with plain text or with chat messages, and
+one of our own for evaluation:
 
 ====================  ======================================================
 language_modeling     ``messages``, or ``text``
@@ -9,21 +9,27 @@ prompt_completion     ``prompt``, ``completion``
 preference            ``prompt``, ``chosen``, ``rejected``; without ``prompt`` the two share their first messages
 unpaired_preference   ``prompt``, ``completion``, ``label``
 prompt_only           ``prompt``
-evaluation            ``prompt``, ``reference``, ``contexts``
+evaluation            ``prompt``, ``reference``
 ====================  ======================================================
+
+Further columns are left alone, but for a few that the trainers read (``tools``, ``chat_template_kwargs``, ``margin``) and
+those with pictures or sound, which no trainer here takes.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from llmops_components.data.content import content_problem, content_text, with_text_content
+from llmops_components.data.files import kind_of, raise_problems, usable_lines
 from llmops_components.errors import DataError, check_known
 
 FormatName = Literal[
@@ -31,10 +37,24 @@ FormatName = Literal[
 ]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
-_PARQUET = b"PAR1"
+_MAX_NAMED = 5
 _MESSAGE_FIELDS = ("messages", "prompt", "completion", "chosen", "rejected")
-_MAX_PROBLEMS_SHOWN = 5
-_PARQUET_BATCH_ROWS = 1024
+_MEDIA_COLUMNS = ("image", "images", "audio", "audios", "video", "videos", "pixel_values")
+# What TRL hands to a reward function by itself, besides the row's own columns.
+_REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# Names that other projects give to our columns: RAGAS's are read as ours, the others are hinted at.
+_RAGAS_NAMES = {"user_input": "prompt", "retrieved_contexts": "contexts"}
+_OTHER_NAMES = {
+    "prompt": ("question", "instruction", "query", "input", "problem", "source", "context"),
+    "completion": ("answer", "output", "response", "target", "solution"),
+    "messages": ("conversations", "conversation", "dialog", "dialogue", "chat", "turns"),
+    "text": ("content", "document", "body", "article"),
+    "chosen": ("accepted", "preferred", "winner"),
+    "reference": ("ground_truth", "ground_truths", "expected", "gold"),
+}
+_MESSAGES_AS_TEXT = re.compile(
+    r"""\s*\[\s*\{\s*['"](role['"]\s*:\s*['"](system|developer|user|assistant|tool)|from['"]\s*:\s*['"]\w|content['"]\s*:)"""
+)
 
 # Which role may come after which. A chat template renders other orders too, but wrongly or not at all.
 _NEXT_ROLES: dict[str | None, tuple[str, ...]] = {
@@ -45,23 +65,6 @@ _NEXT_ROLES: dict[str | None, tuple[str, ...]] = {
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a dataset file: either ``row`` or ``problem`` is set.
-
-    Args:
-        number: Line number, from 1.
-        raw: The line as text, without its line end; bytes that are not UTF-8 are shown as ``\\xNN``.
-        row: The object on the line, or None when the line cannot be used.
-        problem: Why the line cannot be used.
-    """
-
-    number: int
-    raw: str
-    row: dict[str, Any] | None = None
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,107 +85,6 @@ class DatasetFormat:
         return f"{self.name} ({'conversational' if self.conversational else 'plain text'})"
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
-    """Read a file of JSON Lines or Parquet row by row; a line that cannot be used is returned with its problem.
-
-    Blank lines are left out. Lines end with a line feed; a carriage return before it and a byte order mark at the
-    start of the file are dropped.
-
-    Args:
-        path: The dataset file.
-
-    Raises:
-        DataError: The file does not exist or cannot be read.
-    """
-    file = Path(path)
-    if file.is_dir():
-        raise DataError(f"Dataset {file} is a directory; a dataset is one file of JSON Lines or Parquet.")
-    try:
-        with file.open("rb") as handle:
-            if handle.read(len(_PARQUET)) == _PARQUET:
-                yield from _read_parquet(file)
-                return
-            handle.seek(0)
-            for number, raw in enumerate(handle, start=1):
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if raw := raw.rstrip(b"\r\n"):
-                    line = _parse(number, raw)
-                    if line.raw.strip():
-                        yield line
-    except FileNotFoundError:
-        raise DataError(
-            f"Dataset {file} does not exist. Check the path, or the step that writes it."
-        ) from None
-    except OSError as error:
-        raise DataError(f"Dataset {file} cannot be read: {error.strerror or error}.") from error
-
-
-def _read_parquet(file: Path) -> Iterator[Line]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as parquet:
-            batches = (batch.to_pylist() for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS))
-            for number, row in enumerate(map(without_nulls, chain.from_iterable(batches)), start=1):
-                yield Line(number, json.dumps(row, ensure_ascii=False, default=str), row=row)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"Dataset {file} is not a readable Parquet file: {error}. Write it again.") from error
-
-
-def without_nulls(value: Any) -> Any:
-    """Leave out what is null: a column has a value in every row, so a field that a row lacks is stored as null."""
-    if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value]
-    return value
-
-
-def _parse(number: int, raw: bytes) -> Line:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        shown = raw.decode("utf-8", errors="backslashreplace")
-        return Line(number, shown, problem=f"is not UTF-8 at byte {error.start + 1} of the line")
-    try:
-        row = json.loads(text, parse_constant=_refuse_constant)
-        if "\\ud" in text.lower():
-            json.dumps(row, ensure_ascii=False).encode(
-                "utf-8"
-            )  # half of a surrogate pair cannot be written again
-    except json.JSONDecodeError as error:
-        return Line(number, text, problem=f"is not valid JSON: {error.msg} (column {error.colno})")
-    except UnicodeEncodeError:
-        return Line(number, text, problem="has half of a Unicode surrogate pair (\\udXXX), which is not text")
-    except (ValueError, RecursionError) as error:
-        return Line(number, text, problem=f"is not usable JSON: {error}")
-    if not isinstance(row, dict):
-        return Line(number, text, problem=f"is not a JSON object but {_kind(row)}")
-    return Line(number, text, row=row)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All rows of a dataset.
-
-    Args:
-        path: The dataset file.
-
-    Returns:
-        One dict a row, in the order of the file; at least one.
-
-    Raises:
-        DataError: The file cannot be read, has no row, or has lines that are not JSON objects; the message names
-            the file and the line numbers.
-    """
-    return [line.row for line in _usable_lines(path) if line.row is not None]
-
-
 def read_valid_rows(
     path: str | os.PathLike[str], formats: Sequence[FormatName] = FORMAT_NAMES
 ) -> tuple[list[dict[str, Any]], DatasetFormat]:
@@ -193,25 +95,25 @@ def read_valid_rows(
         formats: Formats that the caller can use.
 
     Returns:
-        The rows and their format.
+        The rows and their format; the content of messages is text.
 
     Raises:
         DataError: The file cannot be used, is in another format, or has rows that are not valid in it; the message
             names the file, line numbers and fields.
     """
-    lines = _usable_lines(path)
-    rows = [line.row for line in lines if line.row is not None]
+    lines = usable_lines(path)
+    rows = [with_our_names(line.row) for line in lines if line.row is not None]
     dataset_format = accepted_format(path, rows, formats)
-    _raise_problems(
+    raise_problems(
         path,
-        (
+        [
             f"line {line.number}: {field} {problem}"
             for line, row in zip(lines, rows, strict=True)
             for field, problem in row_problems(row, dataset_format)
-        ),
-        dataset_format,
+        ],
+        f"as {dataset_format}",
     )
-    return rows, dataset_format
+    return [with_text(row, dataset_format) for row in rows], dataset_format
 
 
 def accepted_format(
@@ -229,50 +131,20 @@ def accepted_format(
     """
     try:
         found = detect_format(rows)
+        # A row may have more than a step asks for: a completion beside its prompt, or a reference to compare with.
+        to_evaluate = found.name == "prompt_only" or found.name not in formats
+        if "evaluation" in formats and to_evaluate and any("reference" in row for row in rows):
+            return detect_format(rows, "evaluation")
         if found.name not in formats and "prompt_only" in formats and "prompt" in rows[0]:
             return detect_format(rows, "prompt_only")
     except DataError as error:
-        raise DataError(f"Dataset {os.fspath(source)}: {error}") from None
+        raise DataError(f"{error} Dataset: {os.fspath(source)}.") from None
     if found.name not in formats:
         raise DataError(
-            f"Dataset {os.fspath(source)} is in the format {found} (fields {', '.join(rows[0])}); "
-            f"this step needs {' or '.join(formats)}."
+            f"The rows are in the format {found} (fields {', '.join(rows[0])}); this step needs "
+            f"{' or '.join(formats)}. Dataset: {os.fspath(source)}."
         )
     return found
-
-
-def _usable_lines(path: str | os.PathLike[str]) -> list[Line]:
-    lines = list(read_lines(path))
-    if not lines:
-        raise DataError(f"Dataset {os.fspath(path)} has no rows. Check the step that writes it.")
-    _raise_problems(path, (f"line {line.number} {line.problem}" for line in lines if line.problem))
-    return lines
-
-
-def _raise_problems(
-    path: str | os.PathLike[str], problems: Iterable[str], dataset_format: DatasetFormat | None = None
-) -> None:
-    found = list(problems)
-    if found:
-        more = f"; and {len(found) - _MAX_PROBLEMS_SHOWN} more" if len(found) > _MAX_PROBLEMS_SHOWN else ""
-        known = f" as {dataset_format}" if dataset_format else ""
-        raise DataError(
-            f"Dataset {os.fspath(path)} cannot be used{known}: {'; '.join(found[:_MAX_PROBLEMS_SHOWN])}{more}. "
-            "Correct these lines, or let validate_dataset set them aside."
-        )
-
-
-def write_rows(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as JSON Lines.
-
-    Args:
-        path: Destination; parent directories are made.
-        rows: The rows.
-    """
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def detect_format(rows: Sequence[dict[str, Any]], name: str = "auto") -> DatasetFormat:
@@ -288,13 +160,11 @@ def detect_format(rows: Sequence[dict[str, Any]], name: str = "auto") -> Dataset
     """
     if name == "auto":
         names = Counter(filter(None, map(_format_name, rows)))
+        others = Counter(filter(None, map(_other_format, rows)))
+        if others and sum(others.values()) * 2 >= len(rows):
+            raise DataError(f"{others.most_common(1)[0][0]}, which no step here takes.")
         if not names:
-            fields = Counter(key for row in rows for key in row)
-            seen = ", ".join(key for key, _ in fields.most_common(8)) or "none"
-            raise DataError(
-                f"No row has the fields of a known format; fields seen: {seen}. A row needs, for example, prompt and "
-                "completion; prompt, chosen and rejected; messages; text; or prompt, reference and contexts."
-            )
+            raise DataError(_no_format(rows))
         # On a tie the more demanding format wins: a row that lacks a field is more likely than one with too many.
         name = max(names, key=lambda each: (names[each], -FORMAT_NAMES.index(each)))
     else:
@@ -305,17 +175,84 @@ def detect_format(rows: Sequence[dict[str, Any]], name: str = "auto") -> Dataset
 
 
 def _format_name(row: dict[str, Any]) -> FormatName | None:
-    if "reference" in row:
-        return "evaluation"
     if "chosen" in row or "rejected" in row:
         return "preference"
     if "label" in row and "completion" in row:
         return "unpaired_preference"
     if "completion" in row:
         return "prompt_completion"
+    if "prompt" in row and "reference" in row:
+        return "evaluation"
     if "messages" in row or "text" in row:
         return "language_modeling"
+    if "reference" in row:
+        return "evaluation"
     return "prompt_only" if "prompt" in row else None
+
+
+def _other_format(row: dict[str, Any]) -> str | None:
+    """A format of TRL's that none of our trainers takes, as the start of a sentence."""
+    if isinstance(row.get("completions"), list) and "labels" in row:
+        return "The rows are for stepwise supervision (prompt, completions, labels)"
+    if "input_ids" in row:
+        return "The rows are tokenised already (input_ids)"
+    return None
+
+
+def _no_format(rows: Sequence[dict[str, Any]]) -> str:
+    fields = [key for key, _ in Counter(key for row in rows for key in row).most_common(8)]
+    hints = [f"{field} may be {ours}" for field in fields if (ours := _our_name(field))]
+    return (
+        f"No row has the fields of a known format; fields seen: {', '.join(fields) or 'none'}. "
+        + (f"Rename what is meant by other names: {', '.join(hints)}. " if hints else "")
+        + "A row needs, for example, prompt and completion; prompt, chosen and rejected; messages; text; or prompt and "
+        "reference."
+    )
+
+
+def _our_name(field: str) -> str | None:
+    name = field.strip().lower()
+    if name in _MESSAGE_FIELDS or name in ("text", "reference"):
+        return name
+    return next((ours for ours, others in _OTHER_NAMES.items() if name in others), None)
+
+
+def partly_filled(rows: Sequence[tuple[str, dict[str, Any]]], column: str, why: str) -> str | None:
+    """What there is to say of a column that some rows have and others have not; None where all or none have it.
+
+    Args:
+        rows: Rows with their names.
+        column: The column.
+        why: Why it matters.
+    """
+    lacking = [name for name, row in rows if row.get(column) is None]
+    if not lacking or len(lacking) == len(rows):
+        return None
+    more = f" and {len(lacking) - _MAX_NAMED} more" if len(lacking) > _MAX_NAMED else ""
+    return (
+        f"{column} is missing in {len(lacking)} of {len(rows)} rows ({', '.join(lacking[:_MAX_NAMED])}{more}); {why}. "
+        "Fill the column, or leave it out."
+    )
+
+
+def with_our_names(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with RAGAS's names of a prompt and its contexts in place of ours; any other as it is."""
+    if "user_input" not in row or "prompt" in row:
+        return row
+    return {_RAGAS_NAMES.get(name, name): value for name, value in row.items()}
+
+
+def with_text(row: dict[str, Any], dataset_format: DatasetFormat) -> dict[str, Any]:
+    """A valid row whose messages have text as content, in place of parts.
+
+    Args:
+        row: A row in which :func:`row_problems` finds nothing.
+        dataset_format: The format of its dataset.
+    """
+    if not dataset_format.conversational:
+        return row
+    fields = [field for field in dataset_format.fields if field in _MESSAGE_FIELDS]
+    return {**row, **{field: with_text_content(row[field]) for field in fields}}
 
 
 def _fields(name: str, rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -326,7 +263,7 @@ def _fields(name: str, rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         explicit = sum("prompt" in row for row in rows) * 2 >= len(rows)
         return ("prompt", "chosen", "rejected") if explicit else ("chosen", "rejected")
     return {
-        "evaluation": ("prompt", "reference", "contexts"),
+        "evaluation": ("prompt", "reference"),
         "unpaired_preference": ("prompt", "completion", "label"),
         "prompt_completion": ("prompt", "completion"),
         "prompt_only": ("prompt",),
@@ -355,6 +292,7 @@ def row_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[tup
         for field in dataset_format.fields
         for problem in _field_problems(field, row, dataset_format)
     ]
+    problems += _column_problems(row, dataset_format)
     if not problems and dataset_format.name == "preference":
         problems = [("rejected", problem) for problem in _pair_problems(row, dataset_format)]
     return problems
@@ -367,30 +305,71 @@ def _field_problems(field: str, row: dict[str, Any], dataset_format: DatasetForm
     if value is None:
         return ["is null"]
     if field == "label":
-        return [] if isinstance(value, bool) else [f"is {_kind(value)}, not true or false"]
-    if field == "contexts":
-        return _context_problems(value)
+        return [] if isinstance(value, bool) else [f"is {kind_of(value)}, not true or false"]
     if field in _MESSAGE_FIELDS and dataset_format.conversational:
         return _message_problems(field, value, dataset_format)
     if not isinstance(value, str):
-        return [f"is {_kind(value)}, not text"]
+        return [f"is {kind_of(value)}, not text"]
+    if field in _MESSAGE_FIELDS and _MESSAGES_AS_TEXT.match(value):
+        return ["is a list of messages written as text; write it as a list of objects with role and content"]
     return [] if value.strip() else ["is empty"]
 
 
-def _context_problems(value: Any) -> list[str]:
-    if not isinstance(value, list):
-        return [f"is {_kind(value)}, not a list of texts"]
-    if not value:
-        return ["is empty"]
-    bad = [
-        i for i, context in enumerate(value, start=1) if not isinstance(context, str) or not context.strip()
+def _column_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[tuple[str, str]]:
+    """Problems with columns that a row need not have."""
+    problems = [
+        (column, "holds pictures, sound or video; only text is taken here, so leave the column out")
+        for column in _MEDIA_COLUMNS
+        if row.get(column) not in (None, [])
     ]
-    return [f"has no text at position {i}" for i in bad]
+    if dataset_format.name == "prompt_only":
+        problems += [
+            (column, "is the name of what the trainers hand to reward functions; give it another name")
+            for column in _REWARD_ARGUMENTS
+            if column in row
+        ]
+    checks = {
+        **(_PREFERENCE_COLUMNS if dataset_format.name == "preference" else {}),
+        **(_CHAT_COLUMNS if dataset_format.conversational else {}),
+    }
+    return problems + [
+        (column, problem)
+        for column, check in checks.items()
+        if row.get(column) is not None and (problem := check(row[column]))
+    ]
+
+
+def _margin_problem(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"is {kind_of(value)}, not a number"
+    return None if math.isfinite(value) else "is not a finite number"
+
+
+def _tools_problem(value: Any) -> str | None:
+    if isinstance(value, str):  # as TRL takes it, since Arrow cannot hold tools of different shapes
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return "is text that is not JSON"
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        return "is not a list of objects, each the JSON schema of a function"
+    return None
+
+
+def _template_arguments_problem(value: Any) -> str | None:
+    return None if isinstance(value, dict) else f"is {kind_of(value)}, not an object with arguments"
+
+
+_PREFERENCE_COLUMNS: dict[str, Callable[[Any], str | None]] = {"margin": _margin_problem}
+_CHAT_COLUMNS: dict[str, Callable[[Any], str | None]] = {
+    "tools": _tools_problem,
+    "chat_template_kwargs": _template_arguments_problem,
+}
 
 
 def _message_problems(field: str, value: Any, dataset_format: DatasetFormat) -> list[str]:
     if not isinstance(value, list):
-        return [f"is {_kind(value)}, not a list of messages"]
+        return [f"is {kind_of(value)}, not a list of messages"]
     if not value:
         return ["is empty"]
     problems = [
@@ -403,28 +382,30 @@ def _message_problems(field: str, value: Any, dataset_format: DatasetFormat) -> 
 
 def _one_message_problem(message: Any) -> str | None:
     if not isinstance(message, dict):
-        return f"is {_kind(message)}, not an object with role and content"
-    role, content = message.get("role"), message.get("content")
+        return f"is {kind_of(message)}, not an object with role and content"
+    role, content, calls = (message.get(name) for name in ("role", "content", "tool_calls"))
+    if "role" not in message:
+        return "has from and value instead of role and content" if "from" in message else "has no role"
     if not isinstance(role, str) or role not in _NEXT_ROLES:
         known = ", ".join(role for role in _NEXT_ROLES if role)
-        return f"has the role {str(role)[:40]!r} (known: {known})" if "role" in message else "has no role"
-    if role == "assistant" and message.get("tool_calls") and content is None:
+        return f"has the role {str(role)[:40]!r} (known: {known})"
+    if calls and (problem := _tool_calls_problem(calls)):
+        return problem
+    if role == "assistant" and calls and content is None:
         return None
-    if isinstance(content, str):
-        return None if content.strip() or message.get("tool_calls") else "is empty"
-    if isinstance(content, list):  # a multimodal message: https://huggingface.co/docs/trl/dataset_formats
-        return (
-            None
-            if content and all(map(_is_content_part, content))
-            else "has an empty or unknown content part"
-        )
-    return f"has {_kind(content)} as content" if "content" in message else "has no content"
+    if not isinstance(content, str | list):
+        return f"has {kind_of(content)} as content" if "content" in message else "has no content"
+    if problem := content_problem(content):
+        return problem
+    return None if content_text(content).strip() or calls else "is empty"
 
 
-def _is_content_part(part: Any) -> bool:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        return False
-    return part["type"] != "text" or (isinstance(part.get("text"), str) and bool(part["text"].strip()))
+def _tool_calls_problem(calls: Any) -> str | None:
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return "has tool_calls that are not a list of objects, each with a function and its name"
+    return None
 
 
 def _order_problems(field: str, messages: list[dict[str, Any]], dataset_format: DatasetFormat) -> list[str]:
@@ -444,6 +425,7 @@ def _order_problems(field: str, messages: list[dict[str, Any]], dataset_format: 
 
 
 def _pair_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[str]:
+    row = with_text(row, dataset_format)
     if row["chosen"] == row["rejected"]:
         return ["is the same as chosen"]
     if (
@@ -453,13 +435,3 @@ def _pair_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[s
     ):
         return ["does not start with the same message as chosen, so there is no shared prompt"]
     return []
-
-
-def _kind(value: Any) -> str:
-    """A JSON value's kind, in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmops_components.data.formats import write_rows
+from llmops_components.data.files import write_rows
 from llmops_components.errors import SettingError, check_known
 from llmops_components.results import StageReport
 

@@ -1,4 +1,4 @@
-"""Training data from where it lies: a file of JSON Lines or Parquet, or a dataset on the Hugging Face hub.
+"""Training data from where it lies: a file, or a dataset on the Hugging Face hub.
 
 Small datasets are read as a whole and every row is checked before anything is trained. Large ones are streamed: their
 rows are checked as training comes to them, and never all in memory.
@@ -15,14 +15,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from llmops_components.data.files import is_compressed, plain_row, read_lines
 from llmops_components.data.formats import (
     DatasetFormat,
     FormatName,
     accepted_format,
-    read_lines,
     read_valid_rows,
     row_problems,
-    without_nulls,
+    with_our_names,
+    with_text,
 )
 from llmops_components.errors import DataError, SettingError, UnavailableError, check_known
 from llmops_components.paths import local_path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 STREAM_BYTES = 1 << 30  # about where rows held as Python objects take ten times as much
 STREAM_ENVIRONMENT = "LLMOPS_STREAM_BYTES"
+_COMPRESSED = 4  # about how much more text a compressed file holds than its size
 _SAMPLE_ROWS = 1000
 _ABSENT: dict[str, Any] = {
     "chat_template_kwargs": {}
@@ -92,9 +94,9 @@ class Source:
             dataset = Dataset.from_list(filled)
             if uneven := _uneven_columns(dataset):
                 dataset = Dataset.from_list(filled, features=Features({**dataset.features, **uneven}))
-        except (TypeError, ValueError) as error:  # of pyarrow: its own errors are among them
+        except (TypeError, ValueError, OverflowError) as error:  # of pyarrow: its own errors are among them
             raise DataError(
-                f"Dataset {self.name} has a column whose type differs from row to row: {error}. Give it one type."
+                f"A column has a type that differs from row to row: {error}. Give it one type. Dataset: {self.name}."
             ) from error
         return dataset if shuffle_seed is None else dataset.shuffle(seed=shuffle_seed)
 
@@ -103,7 +105,7 @@ def open_source(source: str | os.PathLike[str], formats: Sequence[FormatName]) -
     """Find a dataset and check it: all rows of a small one, the first of a large one.
 
     Args:
-        source: Path of a JSON Lines or Parquet file, or ``hf://datasets/org/name@revision?config=...&split=train``.
+        source: Path of a file (see :mod:`~llmops_components.data.files`), or ``hf://datasets/org/name@revision?config=...&split=train``.
         formats: Formats that the caller can use.
 
     Raises:
@@ -117,7 +119,7 @@ def open_source(source: str | os.PathLike[str], formats: Sequence[FormatName]) -
     if name.startswith("hf://"):
         return _from_hub(name, formats, limit)
     path = local_path(name, "dataset", also=", or hf://datasets/org/name")
-    if path.is_file() and path.stat().st_size > limit:
+    if path.is_file() and path.stat().st_size * (_COMPRESSED if is_compressed(path) else 1) > limit:
         return _streamed(name, formats, partial(_numbered, str(path)), {"digest": digest_of(path)[0]})
     rows, found = read_valid_rows(path, formats)
     origin = {"digest": digest_of(path)[0], "rows": len(rows), "format": str(found)}
@@ -132,7 +134,7 @@ def _streamed(
 ) -> Source:
     first = [row for _, row in islice(read(), _SAMPLE_ROWS)]
     if not first:
-        raise DataError(f"Dataset {name} has no rows. Check the step that writes it.")
+        raise DataError(f"The dataset has no rows: {name}. Check the step that writes it.")
     found = accepted_format(name, first, formats)
     checked = partial(_checked, name, found, read)
     for _ in islice(checked(), _SAMPLE_ROWS):
@@ -144,10 +146,10 @@ def _numbered(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for line in read_lines(path):
         if line.row is None:
             raise DataError(
-                f"Dataset {path} cannot be used: line {line.number} {line.problem}. Correct the line, or let "
-                "validate_dataset set it aside."
+                f"Rows cannot be used: line {line.number} {line.problem}. Correct the line, or let validate_dataset set "
+                f"it aside. Dataset: {path}."
             )
-        yield line.number, line.row
+        yield line.number, with_our_names(line.row)
 
 
 def _checked(
@@ -156,10 +158,10 @@ def _checked(
     for number, row in read():
         for field, problem in row_problems(row, found):
             raise DataError(
-                f"Dataset {name} cannot be used as {found}: row {number}: {field} {problem}. Correct the row, or "
-                "let validate_dataset set it aside."
+                f"Rows cannot be used: row {number}: {field} {problem}. Correct the row, or let validate_dataset set it "
+                f"aside. Dataset: {name} as {found}."
             )
-        yield row
+        yield with_text(row, found)
 
 
 def _expanded(
@@ -230,7 +232,7 @@ def _from_hub(uri: str, formats: Sequence[FormatName], limit: int) -> Source:
     except (ValueError, FileNotFoundError) as error:  # no such config or split
         raise DataError(f"Dataset {uri} cannot be loaded: {error}") from error
     origin = {"source": f"hf://datasets/{name}", "revision": commit, "config": config, "split": split}
-    streamed = _streamed(uri, formats, partial(_enumerated, rows), origin)
+    streamed = _streamed(uri, formats, partial(_enumerated, uri, rows), origin)
     if is_large:
         return streamed
     everything = list(streamed.read())
@@ -243,6 +245,9 @@ def _from_hub(uri: str, formats: Sequence[FormatName], limit: int) -> Source:
     )
 
 
-def _enumerated(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _enumerated(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in enumerate(rows, start=1):
-        yield number, without_nulls(row)
+        try:
+            yield number, with_our_names(plain_row(row))
+        except ValueError as error:
+            raise DataError(f"Rows cannot be used: row {number} {error}. Dataset: {name}.") from error

@@ -9,21 +9,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmops_components.data.content import content_text
+from llmops_components.data.files import Line, read_lines, write_rows
 from llmops_components.data.formats import (
     DatasetFormat,
-    Line,
     detect_format,
-    read_lines,
+    partly_filled,
     row_problems,
-    write_rows,
+    with_our_names,
+    with_text,
 )
-from llmops_components.errors import DataError, SettingError
+from llmops_components.data.rendering import loss_finding, lost_texts, refusal
+from llmops_components.errors import DataError, ModelError, SettingError
+from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport, write_json
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult
     from pandas import DataFrame
+    from transformers import PreTrainedTokenizerBase
 
 MAX_ROWS_NAMED = 20
 _ANSWER_FIELDS = ("completion", "chosen", "rejected", "reference", "messages", "text")
@@ -34,7 +39,9 @@ class _Checked:
     """A line of the dataset and what was found: problems by column of the table that GX sees."""
 
     line: Line
+    row: dict[str, Any] | None
     problems: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
     prompt_characters: int | None = None
     answer_characters: int | None = None
 
@@ -51,15 +58,17 @@ def validate_dataset(
     max_rejected_fraction: float = 0.0,
     max_prompt_characters: int | None = None,
     max_answer_characters: int | None = None,
+    base_model: str | os.PathLike[str] | None = None,
 ) -> StageReport:
     """Split a dataset into rows that fit its format and rows that do not, with a GX result that says why.
 
     A row is rejected when it is not a JSON object, lacks something that its format needs (see
-    :func:`~llmops_components.data.formats.row_problems`), repeats an earlier row, or is too long.
+    :func:`~llmops_components.data.formats.row_problems`), repeats an earlier row, is too long, or is refused by the
+    chat template of the model that is to be trained.
 
     Args:
-        dataset: JSON Lines file to check.
-        validated: Output, the accepted lines exactly as they were.
+        dataset: File to check, see :mod:`~llmops_components.data.files`.
+        validated: Output, the accepted lines exactly as they were; of a file without lines, the rows as JSON Lines.
         rejected: Output, a JSON line for each rejected one: its number, the reasons, and the ``row`` (or the ``raw``
             text where it was not a JSON object).
         validation_result: Output, the result of the GX suite as JSON.
@@ -70,23 +79,28 @@ def validate_dataset(
         max_prompt_characters: Longest prompt, all messages together; None for no limit.
         max_answer_characters: Longest completion, chosen, rejected, reference, text or conversation; None for no
             limit.
+        base_model: Directory of the model that the rows are for. Conversations are rendered with its chat template, and
+            a finding names those of which something does not appear in what the model gets to see.
 
     Returns:
         Row counts as metrics. ``passed`` is False when too many rows are rejected or too few accepted; findings name
-        the first 20 rejected rows.
+        the first 20 rejected rows, and what else is worth knowing of the rows.
 
     Raises:
         DataError: The file does not exist, has no rows, or is in no known format.
         SettingError: A setting has a wrong value.
+        ModelError: The model has no tokenizer that can be loaded, or none with a chat template for conversations.
     """
     _check_settings(min_rows, max_rejected_fraction, max_prompt_characters, max_answer_characters)
-    checked = [_Checked(line) for line in read_lines(dataset)]
+    checked = [_Checked(line, line.row and with_our_names(line.row)) for line in read_lines(dataset)]
     if not checked:
-        raise DataError(f"Dataset {os.fspath(dataset)} has no rows. Check the step that writes it.")
+        raise DataError(f"The dataset has no rows: {os.fspath(dataset)}. Check the step that writes it.")
     found_format = _find_format(dataset, checked, dataset_format)
     for each in checked:
         _check_row(each, found_format, max_prompt_characters, max_answer_characters)
     _check_duplicates(checked, found_format)
+    if base_model is not None and found_format and found_format.conversational:
+        _check_rendering(checked, found_format, _load_tokenizer(base_model))
 
     accepted = [each.line for each in checked if not each.problems]
     rejects = [each for each in checked if each.problems]
@@ -94,11 +108,17 @@ def validate_dataset(
     write_rows(rejected, (_rejected_row(each) for each in rejects))
 
     suite = _suite(
-        found_format, min_rows, max_rejected_fraction, max_prompt_characters, max_answer_characters
+        found_format,
+        min_rows,
+        max_rejected_fraction,
+        max_prompt_characters,
+        max_answer_characters,
+        rendered=base_model is not None,
     )
     result = _run_suite(suite, _table(checked))
     passed = bool(result.success)
     findings = _findings(len(checked), rejects, min_rows, max_rejected_fraction)
+    findings += _remarks(checked, found_format)
     if not passed and len(findings) == 0:
         findings = ["An expectation could not be evaluated; `validation_result` has the exception."]
     write_json(validation_result, result.to_json_dict())
@@ -138,27 +158,29 @@ def _check_settings(min_rows: int, max_rejected_fraction: float, *limits: int | 
 
 
 def _find_format(path: str | os.PathLike[str], checked: list[_Checked], name: str) -> DatasetFormat | None:
-    rows = [each.line.row for each in checked if each.line.row is not None]
+    rows = [each.row for each in checked if each.row is not None]
     if not rows and name == "auto":
         return None
     try:
         return detect_format(rows, name)
     except DataError as error:
-        raise DataError(f"Dataset {os.fspath(path)}: {error}") from None
+        raise DataError(f"{error} Dataset: {os.fspath(path)}.") from None
 
 
 def _check_row(
     each: _Checked, found_format: DatasetFormat | None, max_prompt: int | None, max_answer: int | None
 ) -> None:
-    row = each.line.row
+    row = each.row
     if row is None or found_format is None:
         each.problems["json"] = each.line.problem or "is in no known format"
         return
     for name, problem in row_problems(row, found_format):
-        so_far = f"{each.problems[name]} and " if name in each.problems else f"{name} "
-        each.problems[name] = so_far + problem
+        column = name if name in found_format.fields else "columns"
+        so_far = f"{each.problems[column]} and " if column in each.problems else f"{name} "
+        each.problems[column] = so_far + problem
     if each.problems:
         return
+    row = each.row = with_text(row, found_format)
     each.prompt_characters = _characters(row["prompt"]) if "prompt" in found_format.fields else None
     answers = [_characters(row[name]) for name in found_format.fields if name in _ANSWER_FIELDS]
     each.answer_characters = max(answers, default=None)
@@ -174,25 +196,61 @@ def _characters(value: Any) -> int:
     """Length of a text, or of all the texts in a conversation."""
     if isinstance(value, str):
         return len(value)
-    contents = [message.get("content") or "" for message in value]
-    return sum(
-        len(content)
-        if isinstance(content, str)
-        else sum(len(part["text"]) for part in content if part["type"] == "text")
-        for content in contents
-    )
+    return sum(len(content_text(message.get("content") or "")) for message in value)
 
 
 def _check_duplicates(checked: list[_Checked], found_format: DatasetFormat | None) -> None:
     """Mark rows whose fields are the same as in an earlier row; other columns, such as an id, do not count."""
     first: dict[str, int] = {}
     for each in checked:
-        if found_format is None or each.line.row is None or each.problems:
+        if found_format is None or each.row is None or each.problems:
             continue
-        key = json.dumps([each.line.row[name] for name in found_format.fields], sort_keys=True)
+        key = json.dumps([each.row[name] for name in found_format.fields], sort_keys=True)
         earlier = first.setdefault(key, each.line.number)
         if earlier != each.line.number:
             each.problems["duplicate"] = f"is the same as line {earlier}"
+
+
+def _load_tokenizer(base_model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            check_model_directory(base_model), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The tokenizer cannot be loaded: {error} Model: {os.fspath(base_model)}."
+        ) from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "The tokenizer has no chat template, and the rows are conversations. Use an instruction-tuned model, or rows "
+            f"of plain text. Model: {os.fspath(base_model)}."
+        )
+    return tokenizer
+
+
+def _check_rendering(
+    checked: list[_Checked], found_format: DatasetFormat, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for each in checked:
+        if each.row is None or each.problems:
+            continue
+        if refused := refusal(tokenizer, each.row, found_format):
+            each.problems["chat_template"] = refused
+        else:
+            each.lost = lost_texts(tokenizer, each.row, found_format)
+
+
+def _remarks(checked: list[_Checked], found_format: DatasetFormat | None) -> list[str]:
+    """What is no reason to reject a row, but worth knowing."""
+    accepted = [each for each in checked if not each.problems and each.row is not None]
+    lost = [(f"line {each.line.number}", each.lost) for each in accepted if each.lost]
+    remarks = [loss_finding(lost, len(accepted))]
+    if found_format and found_format.name == "preference":
+        rows = [(f"line {each.line.number}", each.row) for each in accepted]
+        remarks.append(partly_filled(rows, "margin", "train_reward takes it in all rows or in none"))
+    return [remark for remark in remarks if remark]
 
 
 def write_lines(path: str | os.PathLike[str], lines: Sequence[Line]) -> None:
@@ -259,8 +317,9 @@ _PROBLEM_COLUMNS = {
     "messages": "The messages are there, are not empty, take turns, and end with the assistant's.",
     "text": "The text is there and is not empty.",
     "reference": "The reference answer is there and is not empty.",
-    "contexts": "There is at least one context, and none is empty.",
+    "columns": "No other column holds what cannot be used: pictures or sound, tools that are no list of functions.",
     "duplicate": "No row repeats an earlier one.",
+    "chat_template": "The model's chat template takes the row.",
 }
 
 
@@ -270,6 +329,8 @@ def _suite(
     max_rejected_fraction: float,
     max_prompt_characters: int | None,
     max_answer_characters: int | None,
+    *,
+    rendered: bool,
 ) -> ExpectationSuite:
     """The suite that fits a format: per-row checks, each tolerated as far as the gate is, and the gate itself."""
     import great_expectations.expectations as gxe
@@ -293,7 +354,13 @@ def _suite(
                 gxe.ExpectColumnValuesToBeNull(
                     column=column, mostly=mostly, description=_PROBLEM_COLUMNS[column]
                 )
-                for column in ("json", *fields, "duplicate")
+                for column in (
+                    "json",
+                    *fields,
+                    "columns",
+                    "duplicate",
+                    *(["chat_template"] if rendered else []),
+                )
             ),
             *(
                 gxe.ExpectColumnValuesToBeBetween(

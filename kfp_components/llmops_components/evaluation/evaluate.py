@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops_components.data.formats import read_rows, read_valid_rows
+from llmops_components.data.content import with_text_content
+from llmops_components.data.files import read_rows
+from llmops_components.data.formats import read_valid_rows
+from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.errors import DataError
 from llmops_components.results import StageReport
 
-_KEPT = ("prompt", "reference")
+_KEPT = ("prompt", "reference")  # the latter where a metric needs it
 
 
 def evaluate_model(
@@ -33,7 +36,7 @@ def evaluate_model(
 
     Args:
         model: Directory of the model, weights as safetensors.
-        dataset: Evaluation rows, JSON Lines with ``prompt``, ``reference`` and ``contexts``.
+        dataset: Rows with a ``prompt`` and what else the metrics need, which is a ``reference`` for all but ``reward``.
         scores: Output file, one JSON line a sample: row number, prompt, reference, answer, tokens, finish reason
             and every score.
         report: Output file, an HTML page without external parts.
@@ -57,12 +60,13 @@ def evaluate_model(
         ModelError: The model or the embedding model cannot be loaded.
     """
     from llmops_components.evaluation import generation, statistics
-    from llmops_components.evaluation.metrics import plan_metrics, score_answers
+    from llmops_components.evaluation.metrics import plan_for_columns, plan_metrics, score_answers
     from llmops_components.evaluation.report import Facts, render_report
 
     # Everything that can be wrong with the inputs is found before the long part.
     plan = plan_metrics(metrics, embedding_model, reward_model)
-    rows, _ = read_valid_rows(dataset, ("evaluation",))
+    rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))
+    plan = plan_for_columns(plan, found.fields, all_of_them=metrics is not None)
     baseline = _read_baseline(baseline_scores, rows)
 
     clock = _Clock()
@@ -73,15 +77,19 @@ def evaluate_model(
     answers = generation.generate_answers(
         network,
         tokenizer,
-        [row["prompt"] for row in rows],
+        rows,
         generation_args=generation_args,
         batch_size=batch_size,
     )
     clock.lap("generate")
 
+    findings = []
+    if found.conversational:
+        named = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+        findings = [loss_finding(losses(tokenizer, named, found), len(rows))]
     texts = [answer.text for answer in answers] + [row["answer"] for row in baseline]
     times = 2 if baseline else 1
-    references, prompts = ([row[key] for row in rows] * times for key in ("reference", "prompt"))
+    references, prompts = ([row.get(key, "") for row in rows] * times for key in ("reference", "prompt"))
     scored = score_answers(plan, texts, references, prompts)
     ours = {name: each[: len(rows)] for name, each in scored.items()}
     estimates = {name: statistics.estimate(each) for name, each in ours.items()}
@@ -93,7 +101,7 @@ def evaluate_model(
     samples = [
         {
             "row": number,
-            **{key: row[key] for key in _KEPT},
+            **{key: row[key] for key in _KEPT if key in row},
             "answer": answer.text,
             "tokens": answer.tokens,
             "finish_reason": answer.finish_reason,
@@ -130,6 +138,7 @@ def evaluate_model(
             "answers_cut_off": facts.cut_off,
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
+        findings=[finding for finding in findings if finding],
     )
 
 
@@ -155,11 +164,13 @@ def _read_baseline(
             f"Baseline {os.fspath(path)} has {len(baseline)} rows, the dataset {len(rows)}. {again}"
         )
     for number, (theirs, row) in enumerate(zip(baseline, rows, strict=True), start=1):
+        if isinstance(theirs.get("prompt"), list):  # an earlier release wrote parts as they came
+            theirs["prompt"] = with_text_content(theirs["prompt"])
         if not isinstance(theirs.get("answer"), str):
             raise DataError(
                 f"Baseline {os.fspath(path)}, row {number}: it has no answer. Pass the scores of an evaluation."
             )
-        if different := [key for key in _KEPT if theirs.get(key) != row[key]]:
+        if different := [key for key in _KEPT if theirs.get(key) != row.get(key)]:
             raise DataError(
                 f"Baseline {os.fspath(path)}, row {number}: its {' and '.join(different)} differ from the dataset's. "
                 f"{again}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmops_components.data.rendering import render_prompt
 from llmops_components.errors import DataError, ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.training.common import check_weights
@@ -16,8 +17,6 @@ from llmops_components.training.settings import precision
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-Prompt = str | list[dict[str, Any]]
 
 DEFAULT_NEW_TOKENS = 64
 SAMPLING_SEED = 0
@@ -147,7 +146,7 @@ def generation_config(
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    rows: Sequence[Mapping[str, Any]],
     *,
     generation_args: Mapping[str, Any] | None = None,
     batch_size: int = 16,
@@ -160,16 +159,18 @@ def generate_answers(
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer, padding on the left.
-        prompts: Chat messages, which the tokenizer's chat template turns into text, or plain texts.
+        rows: Each with a ``prompt``: chat messages, which the tokenizer's chat template turns into text with the
+            row's ``tools`` and ``chat_template_kwargs``, or plain text.
         generation_args: Arguments of ``transformers.GenerationConfig``; greedy with 64 new tokens by default.
         batch_size: Prompts generated together.
 
     Returns:
-        One answer a prompt, in the order of the prompts.
+        One answer a row, in the order of the rows.
 
     Raises:
         SettingError: A generation argument or the batch size is not valid.
-        DataError: A prompt and its answer do not fit in the model's context; names the rows.
+        DataError: A prompt and its answer do not fit in the model's context, or the chat template refuses a prompt;
+            names the rows.
         ModelError: The prompts are chat messages and the tokenizer has no chat template.
     """
     import torch
@@ -179,12 +180,12 @@ def generate_answers(
         raise SettingError(f"batch_size is {batch_size}; it has to be at least 1.")
     config = generation_config(generation_args, model, tokenizer)
     model.generation_config = transformers.GenerationConfig()  # generate() fills gaps in `config` from here
-    inputs = _encode(tokenizer, prompts)
+    inputs = _encode(tokenizer, rows)
     _check_lengths(inputs, model, config)
     transformers.set_seed(SAMPLING_SEED)
 
     # The longest first: if memory does not suffice, it shows at once, and the estimated time errs upwards.
-    order = sorted(range(len(prompts)), key=lambda i: len(inputs[i]), reverse=True)
+    order = sorted(range(len(rows)), key=lambda i: len(inputs[i]), reverse=True)
     answers: dict[int, Answer] = {}
     started = shown = time.monotonic()
     for start in range(0, len(order), batch_size):
@@ -200,20 +201,20 @@ def generate_answers(
         if now - shown >= _PROGRESS_SECONDS or len(answers) == len(order):
             shown = now
             print(_progress(answers, len(order), now - started), flush=True)
-    return [answers[i] for i in range(len(prompts))]
+    return [answers[i] for i in range(len(rows))]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    chat = not isinstance(prompts[0], str)
+def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    chat = not isinstance(rows[0]["prompt"], str)
     if chat and not tokenizer.chat_template:
         raise ModelError(
             f"The tokenizer of {tokenizer.name_or_path} has no chat template and the prompts are chat messages. "
             "Use prompts of plain text, or add chat_template.jinja to the model's directory."
         )
     texts = (
-        [tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=False) for p in prompts]
+        [render_prompt(tokenizer, row, number) for number, row in enumerate(rows, start=1)]
         if chat
-        else list(prompts)
+        else [row["prompt"] for row in rows]
     )
     # A chat template writes the special tokens itself.
     return tokenizer(texts, add_special_tokens=not chat)["input_ids"]

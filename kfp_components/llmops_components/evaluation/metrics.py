@@ -9,13 +9,13 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmops_components.errors import SettingError, check_known
+from llmops_components.errors import DataError, SettingError, check_known
 from llmops_components.evaluation.embeddings import DEFAULT_PACKAGE, embed, find_embedding_model
 from llmops_components.evaluation.statistics import Scores
 from llmops_components.models import check_model_directory
@@ -29,11 +29,13 @@ class Metric:
         about: One line for people.
         best: The highest score; None where there is no end to it.
         ragas: Class in ``ragas.metrics.collections`` that computes it, where RAGAS does.
+        columns: Columns besides ``prompt`` that it needs.
     """
 
     about: str
     best: float | None = 1.0
     ragas: str | None = None
+    columns: tuple[str, ...] = ("reference",)
 
 
 METRICS: dict[str, Metric] = {
@@ -46,7 +48,7 @@ METRICS: dict[str, Metric] = {
     "string_presence": Metric("the reference occurs in the answer", ragas="StringPresence"),
     "string_similarity": Metric("one minus the relative edit distance", ragas="NonLLMStringSimilarity"),
     "semantic_similarity": Metric("cosine of sentence embeddings", ragas="SemanticSimilarity"),
-    "reward": Metric("what the reward model gives for the answer", best=None),
+    "reward": Metric("what the reward model gives for the answer", best=None, columns=()),
 }
 _REMEDIES = {
     "semantic_similarity": "Pass embedding_model (a directory), install the package "
@@ -106,6 +108,34 @@ def plan_metrics(
         name, reason = next(iter(missing.items()))
         raise SettingError(f"The metric {name!r} cannot be computed: {reason}. {_REMEDIES[name]}")
     return Plan(tuple(name for name in names if name not in missing), embeddings, judge, missing)
+
+
+def plan_for_columns(plan: Plan, columns: Sequence[str], *, all_of_them: bool) -> Plan:
+    """The metrics that can be computed on rows with some columns.
+
+    Args:
+        plan: The metrics that were planned.
+        columns: Columns that all rows have.
+        all_of_them: Whether each metric was asked for; otherwise those that lack a column are skipped.
+
+    Raises:
+        DataError: A metric that was asked for, or every metric, needs a column that the rows lack.
+    """
+    lacking = {
+        name: missing
+        for name in plan.names
+        if (missing := [column for column in METRICS[name].columns if column not in columns])
+    }
+    names = tuple(name for name in plan.names if name not in lacking)
+    if lacking and (all_of_them or not names):
+        missing = next(iter(lacking.values()))
+        others = [name for name, metric in METRICS.items() if not metric.columns]
+        raise DataError(
+            f"The rows have no {' and no '.join(missing)}, which the metrics {', '.join(lacking)} need. Add the column, or "
+            f"ask for metrics that need none ({', '.join(others)})."
+        )
+    skipped = {name: f"the rows have no {' and no '.join(missing)}" for name, missing in lacking.items()}
+    return replace(plan, names=names, skipped=plan.skipped | skipped)
 
 
 def score_answers(

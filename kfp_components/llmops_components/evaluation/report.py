@@ -120,13 +120,7 @@ def _verdict(comparisons: Mapping[str, Comparison]) -> str:
 def _prompt_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(prompt, str):
         return prompt
-    return "\n\n".join(f"{message['role']}: {_content_text(message.get('content'))}" for message in prompt)
-
-
-def _content_text(content: Any) -> str:
-    if isinstance(content, list):  # parts of a multimodal message
-        return " ".join(part.get("text") or f"[{part.get('type')}]" for part in content)
-    return content or ""
+    return "\n\n".join(f"{message['role']}: {message.get('content') or ''}" for message in prompt)
 
 
 _LOGITS_PER_PROBABILITY = 4.0  # where a probability changes fastest
@@ -282,7 +276,7 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <header><b>Row {{ c.sample.row }}</b>{{ score(c, first) }}</header>
 <details><summary>{{ c.prompt | truncate(160) }}</summary><div class="text prompt">{{ c.prompt }}</div></details>
 <div class="answers">
-<div><h3>Reference</h3><div class="text">{{ c.sample.reference }}</div></div>
+{% if "reference" in c.sample %}<div><h3>Reference</h3><div class="text">{{ c.sample.reference }}</div></div>{% endif %}
 {% if comparisons %}
 <div><h3>Baseline</h3><div class="text{{ "" if c.baseline_answer else " empty" }}">{{ c.baseline_answer }}</div></div>
 {% endif %}

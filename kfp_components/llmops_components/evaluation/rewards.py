@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmops_components.data.formats import DatasetFormat
+from llmops_components.data.rendering import refusal, render
+from llmops_components.errors import DataError
+
 _BATCH_SIZE = 16
 
 
@@ -21,6 +25,7 @@ def score_rewards(
 
     Raises:
         ModelError: The reward model cannot be loaded.
+        DataError: The chat template of the reward model refuses a row; names it.
     """
     import torch
 
@@ -32,7 +37,10 @@ def score_rewards(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    texts = [_text(tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    texts = [
+        _text(tokenizer, prompt, answer, number)
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1)
+    ]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of a batch of about one length
     rewards = [0.0] * len(texts)
     with torch.inference_mode():
@@ -50,10 +58,14 @@ def score_rewards(
     return rewards
 
 
-def _text(tokenizer: Any, prompt: str | list[Mapping[str, Any]], answer: str) -> str:
-    from trl import apply_chat_template
-
+def _text(tokenizer: Any, prompt: str | list[Mapping[str, Any]], answer: str, number: int) -> str:
     if isinstance(prompt, str):
         return prompt + answer
-    messages = [*prompt, {"role": "assistant", "content": answer}]
-    return str(apply_chat_template({"messages": messages}, tokenizer)["text"])
+    row = {"messages": [*prompt, {"role": "assistant", "content": answer}]}
+    try:
+        return render(tokenizer, row["messages"], row, asks=False)
+    except Exception as error:
+        refused = refusal(tokenizer, row, DatasetFormat("language_modeling", True, ("messages",)))
+        raise DataError(
+            f"Row {number}: {refused or error}. It is the reward model's: leave the metric reward out, or correct the row."
+        ) from error

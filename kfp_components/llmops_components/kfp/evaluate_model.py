@@ -27,7 +27,7 @@ def evaluate_model(
 
     Args:
         model: Directory of the model to evaluate.
-        dataset: JSON lines with ``prompt``, ``reference`` and ``contexts``.
+        dataset: Rows with a ``prompt``, and a ``reference`` for all metrics but ``reward``.
         scores: One JSON line a sample: prompt, reference, answer and every score.
         report: A page with the scores, side by side with the baseline's where one is given.
         metrics: Means (corpus score for BLEU), for the pipelines UI.

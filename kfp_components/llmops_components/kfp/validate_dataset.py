@@ -1,7 +1,9 @@
 """KFP component: check a dataset with Great Expectations before anything is trained on it."""
 
+from typing import Optional
+
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
 
 from llmops_components.kfp.image import IMAGE
 
@@ -14,22 +16,25 @@ def validate_dataset(
     validation_result: Output[Artifact],
     data_docs: Output[HTML],
     result: Output[Artifact],
+    base_model: Optional[Input[Model]] = None,
     dataset_format: str = "auto",
     min_rows: int = 1,
     max_rejected_fraction: float = 0.0,
 ):
-    """Validate JSON lines against the TRL dataset format that they are in.
+    """Validate rows against the TRL dataset format that they are in.
 
     The step succeeds whatever it finds; whether the gate was passed is ``passed`` in its result, so that a pipeline
     keeps the accepted rows, the rejected rows with their reasons, and the report.
 
     Args:
-        dataset: JSON lines in one of TRL's formats, or evaluation rows.
+        dataset: Rows in one of TRL's formats, or evaluation rows.
         validated: The rows that were accepted, unchanged.
         rejected: The rows that were not, each with its line number and its reasons.
         validation_result: Great Expectations' validation result as JSON.
         data_docs: The same as a page to read.
         result: Verdict, findings, counts and resources of this step.
+        base_model: Directory of the model that the rows are for. Conversations that its chat template refuses are
+            rejected, and those of which it leaves something out are named in the findings.
         dataset_format: Format to insist on, or ``auto`` for the format of most rows.
         min_rows: Fewest accepted rows for the gate to pass.
         max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass.
@@ -48,6 +53,7 @@ def validate_dataset(
             dataset_format=dataset_format,
             min_rows=min_rows,
             max_rejected_fraction=max_rejected_fraction,
+            base_model=base_model.path if base_model else None,
         ),
         outputs={
             "validated": validated,

@@ -26,6 +26,12 @@ from llmops_components.training.label_positions import only_where_labelled
 from llmops_components.training.lengths import check_lengths
 from llmops_components.training.model_card import CARD_FILE, write_model_card
 from llmops_components.training.processes import is_main_process, process_count
+from llmops_components.training.rows import (
+    check_columns,
+    check_end_token,
+    naming_refused_rows,
+    row_findings,
+)
 from llmops_components.training.scrub import redacted
 
 if TYPE_CHECKING:
@@ -78,6 +84,11 @@ class Method:
     keeps_order: bool = False
     smallest_batch: int = 1
     expand: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether the model learns to write what is in the rows, as it does not where it judges or explores."""
+        return self.task == "CAUSAL_LM" and "prompt_only" not in self.formats
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -159,6 +170,8 @@ def run_training(
     rows = open_source(dataset, method.formats)
     held_out = options.get("eval_dataset")
     eval_rows = open_source(held_out, method.formats) if held_out is not None else None
+    for source in filter(None, (rows, eval_rows)):
+        check_columns(source, method.columns)
 
     common.quiet_libraries()
     from llmops_components.training.survival import interruptible, with_smaller_batches
@@ -316,12 +329,13 @@ class _Job:
                 flush=True,
             )
 
-        survival.run_training(
-            trainer,
-            resume_from,
-            save_minutes=self._save_minutes(),
-            loss_guard=self._loss_guard(),
-        )
+        with naming_refused_rows(trainer.processing_class, self.rows, self.eval_rows):
+            survival.run_training(
+                trainer,
+                resume_from,
+                save_minutes=self._save_minutes(),
+                loss_guard=self._loss_guard(),
+            )
         used = budget.report()["used"]
         if stopped := budget.finding():
             findings.insert(0, stopped)
@@ -421,19 +435,21 @@ class _Job:
             new_head=self.method.task == "SEQ_CLS",
         )
         _check_chat_template(self.rows, args, tokenizer, self.base_model)
+        check_end_token(self.rows, args, tokenizer)
         train_dataset = self._dataset(self.rows, args.seed)
         eval_dataset = self._dataset(self.eval_rows, args.seed) if self.eval_rows else None
         try:
-            trainer = getattr(trl, self.method.trainer)(
-                model=base,
-                args=args,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=tokenizer,
-                peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
-                callbacks=[*callbacks, *self.options.get("callbacks", ())],
-                **further_args,
-            )
+            with naming_refused_rows(tokenizer, self.rows, self.eval_rows):
+                trainer = getattr(trl, self.method.trainer)(
+                    model=base,
+                    args=args,
+                    train_dataset=train_dataset,
+                    eval_dataset=eval_dataset,
+                    processing_class=tokenizer,
+                    peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
+                    callbacks=[*callbacks, *self.options.get("callbacks", ())],
+                    **further_args,
+                )
         except (ValueError, NotImplementedError) as error:
             # How TRL and PEFT refuse what does not go together.
             raise SettingError(
@@ -441,9 +457,11 @@ class _Job:
             ) from error
         trainer.remove_callback(transformers.PrinterCallback)
         _keep_trained_copies_exact(trainer)
+        findings = row_findings(trainer, args, self.rows, learns_text=self.method.learns_text)
         if self.rows.rows is None:
-            return trainer, []
-        return trainer, check_lengths(trainer.train_dataset, args, len(train_dataset), self.rows.name)
+            return trainer, findings
+        cut = check_lengths(trainer.train_dataset, args, len(train_dataset), self.rows.name)
+        return trainer, [*cut, *findings]
 
     def _dataset(self, source: Source, seed: int) -> Any:
         shuffles = self.method.keeps_order or source.rows is None  # otherwise the trainer does
