@@ -23,7 +23,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,7 @@ class Stack:
 
     :param directory: Where everything lies; made if missing, taken up again if it was used before.
     :param dags_folder: DAG files to serve; the repository's own if not given.
+    :param more_dags: Further folders of DAG files, beside that one.
     :param with_mlflow: Whether to start an MLflow server and its connection.
     :param environment: Further variables for every process, winning over those of the stack.
     :param settings: Airflow settings, ``{"section": {"option": "value"}}``, winning over those of the stack.
@@ -161,6 +162,7 @@ class Stack:
         directory: str | os.PathLike[str],
         *,
         dags_folder: str | os.PathLike[str] | None = None,
+        more_dags: Sequence[str | os.PathLike[str]] = (),
         with_mlflow: bool = True,
         environment: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
@@ -168,6 +170,7 @@ class Stack:
     ) -> None:
         self.directory = Path(os.path.realpath(directory))
         self.dags_folder = Path(dags_folder or REPOSITORY / "dags").resolve()
+        self.more_dags = [Path(folder).resolve() for folder in more_dags]
         self.with_mlflow = with_mlflow
         self.extra_environment = dict(environment or {})
         self.extra_settings = {section: dict(options) for section, options in (settings or {}).items()}
@@ -266,7 +269,47 @@ class Stack:
         for role in AIRFLOW_ROLES:
             self._spawn(role, *airflow, role, *options.get(role, []))
         self._wait_until_healthy()
+        self._connect()
         self.timings["healthy"] = time.monotonic() - started
+
+    def _connect(self) -> None:
+        """Make the connections of this machine in Airflow's database, where the UI shows them and a user may change them."""
+        extra = json.dumps({"python": str(DATA_PYTHON), "root": str(self.root)})
+        known = "made by dev/up; kept as you change it"
+        connections = [
+            {"connection_id": f"{kind}_default", "conn_type": kind, "extra": extra, "description": known}
+            for kind in ("kubeflow", "kserve")
+        ]
+        mlflow: dict[str, Any] = {}
+        if self.with_mlflow:
+            mlflow = {"connection_id": "mlflow_default", "conn_type": "mlflow", "host": "http://127.0.0.1"}
+            mlflow |= {"port": self.state["mlflow_port"], "description": "made by dev/up at each start"}
+        try:
+            api = self.api()
+            api.add_connections(connections, overwrite=False)
+            if mlflow:
+                api.add_connections([mlflow], overwrite=True)
+        except httpx.HTTPError as error:
+            raise StackError(f"Airflow did not take the connections of this machine: {error}") from error
+
+    def resume_services(self) -> list[dict[str, Any]]:
+        """Start the services again that the stack's end has stopped; they load their models by themselves."""
+        environment = {
+            name: value for name, value in self.environment().items() if not name.startswith("AIRFLOW")
+        }
+        answer = subprocess.run(
+            [str(DATA_PYTHON), "-m", "llmops_components.serving.local", "resume", "--root", str(self.root)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        try:
+            services: list[dict[str, Any]] = json.loads(answer.stdout)["services"]
+        except (ValueError, KeyError):
+            said = (answer.stdout + answer.stderr).strip()[-500:]
+            raise StackError(f"Services cannot be started again: {said}") from None
+        return services
 
     def stop(self) -> int:
         """End all processes of the stack, runs and services included; files stay.
@@ -299,12 +342,9 @@ class Stack:
             for name, value in os.environ.items()
             if not name.startswith(_FOREIGN_SETTINGS) and name not in ("VIRTUAL_ENV", "PYTHONHOME")
         }
-        local = {"extra": {"python": str(DATA_PYTHON), "root": str(self.root)}}
         own = {
             MARK: str(self.directory),
             "AIRFLOW_HOME": str(self.airflow_home),
-            "AIRFLOW_CONN_KUBEFLOW_DEFAULT": json.dumps({"conn_type": "kubeflow", **local}),
-            "AIRFLOW_CONN_KSERVE_DEFAULT": json.dumps({"conn_type": "kserve", **local}),
             # setproctitle, which Airflow uses, writes over the environment that /proc shows, and the mark with it.
             "SPT_NOENV": "1",
             "PYTHONUNBUFFERED": "1",
@@ -315,10 +355,6 @@ class Stack:
         }
         for name in ("no_proxy", "NO_PROXY"):
             own[name] = ",".join(filter(None, [inherited.get(name), "127.0.0.1", "localhost"]))
-        if self.with_mlflow:
-            own["AIRFLOW_CONN_MLFLOW_DEFAULT"] = json.dumps(
-                {"conn_type": "mlflow", "host": "http://127.0.0.1", "port": self.state["mlflow_port"]}
-            )
         return inherited | own | self.extra_environment
 
     def _configure(self, fresh_ports: bool) -> None:
@@ -387,6 +423,7 @@ class Stack:
             },
             "api_auth": {"jwt_secret": self.state["jwt_secret"]},
             "dag_processor": {
+                **self._bundles(),
                 "refresh_interval": "5",
                 "bundle_refresh_check_interval": "2",
                 "min_file_process_interval": "30",
@@ -401,6 +438,18 @@ class Stack:
             },
             "usage_data_collection": {"enabled": "False"},
         }
+
+    def _bundles(self) -> dict[str, str]:
+        """Where DAG files lie, if not only in one folder. Airflow's own bundle reads ``dags_folder``."""
+        if not self.more_dags:
+            return {}
+        bundle = {"classpath": "airflow.dag_processing.bundles.local.LocalDagBundle"}
+        bundles = [{"name": "dags-folder", **bundle, "kwargs": {}}]
+        bundles += [
+            {"name": f"dags-{number}-{folder.name}", **bundle, "kwargs": {"path": str(folder)}}
+            for number, folder in enumerate(self.more_dags, start=1)
+        ]
+        return {"dag_bundle_config_list": json.dumps(bundles)}
 
     def _mlflow_command(self) -> list[str]:
         home = self.directory / "mlflow"
@@ -527,6 +576,17 @@ class AirflowApi:
             if time.monotonic() > deadline:
                 raise StackError(f"The DAG {dag_id} did not appear within {timeout_seconds:.0f} s.")
             time.sleep(0.3)
+
+    def add_connections(self, connections: list[dict[str, Any]], *, overwrite: bool) -> None:
+        """Make connections; those that exist are replaced or left as they are."""
+        action = {
+            "action": "create",
+            "entities": connections,
+            "action_on_existence": "overwrite" if overwrite else "skip",
+        }
+        answer = self.call("PATCH", "/connections", json={"actions": [action]})
+        if errors := answer["create"]["errors"]:
+            raise StackError(f"Airflow refused connections: {errors}")
 
     def tasks(self, dag_id: str) -> dict[str, list[str]]:
         """Task ids of a DAG, each with the ids of the tasks that follow it."""

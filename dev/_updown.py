@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
+import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
-from _stack import STACKS, USERNAME, Stack, StackError, interruptible, marked_processes, stop_processes
+import psutil
+from _stack import (
+    CONTROL_PYTHON,
+    MARK,
+    STACKS,
+    USERNAME,
+    Stack,
+    StackError,
+    interruptible,
+    marked_processes,
+    stop_processes,
+)
 
 DEFAULT = "default"
 # What the newcomer types; another port is taken if one of them is not free.
 PREFERRED_PORTS = (8080, 5000)
+OF_OURS = {
+    "llmops_components.local.runner": "a pipeline run",
+    "llmops_components.serving.predictor": "a service's predictor",
+    "llmops_components.serving.gateway": "a service's gateway",
+}
 
 
 def addresses(stack: Stack) -> str:
@@ -32,29 +51,48 @@ def up(arguments: list[str] | None = None) -> int:
     """Start the stack, or say where it is if it runs already."""
     parser = argparse.ArgumentParser(prog="dev/up", description="Start Airflow and MLflow on this machine.")
     parser.add_argument("name", nargs="?", default=DEFAULT, help="name of the stack (default: %(default)s)")
+    parser.add_argument(
+        "--dags",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="a folder of your DAGs, beside ours",
+    )
     options = parser.parse_args(arguments)
     directory = _directory(parser, options.name)
+    if missing := [str(folder) for folder in options.dags if not folder.is_dir()]:
+        parser.error(f"--dags takes a directory, and there is none at {', '.join(missing)}.")
     existing = Stack.load(directory)
     if existing and marked_processes(directory):
         if existing.is_running():
             print(f"Already up.\n{addresses(existing)}\nStop it with {stop_command(existing)}.")
+            if options.dags:
+                print("--dags was not applied: it takes effect when the stack starts.")
+                return 1
             return 0
         print(f"The stack in {directory} is half up; stopping it first.")
         existing.stop()
-    stack = Stack(directory, preferred_ports=PREFERRED_PORTS)
+    stack = Stack(directory, more_dags=options.dags, preferred_ports=PREFERRED_PORTS)
     print(f"Starting Airflow and MLflow in {directory} ...", flush=True)
     try:
         with interruptible():
             stack.start()
+            services = stack.resume_services()
     except StackError as error:
         print(f"dev/up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndev/up: interrupted; everything is stopped.", file=sys.stderr)
         return 130
-    print(
-        f"Up after {stack.timings['healthy']:.0f} s.\n{addresses(stack)}\nStop it with {stop_command(stack)}."
-    )
+    print(f"Up after {stack.timings['healthy']:.0f} s.\n{addresses(stack)}")
+    for service in services:
+        name = f"{service['namespace']}/{service['name']}"
+        if error := service.get("error"):
+            print(f"Service   {name} could not be started again: {error}")
+        else:
+            print(f"Service   {service['url']}/openai/v1   {name}, loading its model")
+    print(f"Stop it with {stop_command(stack)}.")
     return 0
 
 
@@ -74,7 +112,72 @@ def down(arguments: list[str] | None = None) -> int:
         print(f"{directory.name}: {f'stopped {count} processes' if count else 'was not running'}.")
         if options.delete:
             shutil.rmtree(directory, ignore_errors=True)
+        elif services := with_traffic(directory):
+            print(f"  dev/up starts again: {', '.join(services)}")
+    for line in still_running():
+        print(line)
     return 0
+
+
+def airflow(arguments: list[str] | None = None) -> int:
+    """Run the ``airflow`` command in the environment of a stack."""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="dev/airflow",
+        description="Run Airflow's own command against a stack, for example: dev/airflow dags list",
+        add_help=False,
+    )
+    parser.add_argument("--stack", default=DEFAULT)
+    # What comes after Airflow's subcommand is Airflow's, also where it has the same name.
+    own = given[
+        : 2 if given[:1] == ["--stack"] else 1 if given[:1] and given[0].startswith("--stack=") else 0
+    ]
+    options = parser.parse_args(own)
+    directory = _directory(parser, options.stack)
+    stack = Stack.load(directory)
+    if stack is None:
+        there = ", ".join(sorted(path.name for path in STACKS.glob("*") if path.is_dir())) or "none"
+        print(
+            f"dev/airflow: there is no stack {options.stack!r}; start it with dev/up. There are: {there}.",
+            file=sys.stderr,
+        )
+        return 1
+    command = [str(CONTROL_PYTHON), "-m", "airflow", *given[len(own) :]]
+    return subprocess.run(command, env=stack.environment(), check=False).returncode
+
+
+def with_traffic(directory: Path) -> list[str]:
+    """Services of a stack that have traffic, running or not, as ``namespace/name``."""
+    homes = [file.parent for file in directory.glob("llmops/services/*/*/routes.json")]
+    return sorted(f"{home.parent.name}/{home.name}" for home in homes)
+
+
+def still_running() -> list[str]:
+    """What else of ours runs on this machine: other stacks, and runs and services of no stack."""
+    stacks: Counter[str] = Counter()
+    others = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            command = process.cmdline()
+            mark = process.environ().get(MARK)
+            if mark:
+                stacks[mark] += 1
+            elif module := next((word for word in command if word in OF_OURS), None):
+                others.append(f"  {OF_OURS[module]}, process {process.pid}, in {process.cwd()}")
+    lines = [
+        f"Still up: {Path(mark).name}, {count} processes ({_stop_hint(Path(mark))})"
+        for mark, count in sorted(stacks.items())
+    ]
+    return [
+        *lines,
+        *(["Running beside stacks, started by somebody else:", *sorted(others)] if others else []),
+    ]
+
+
+def _stop_hint(directory: Path) -> str:
+    if directory.parent == STACKS:
+        return f"dev/down {directory.name}"
+    return f"of another checkout, in {directory}"
 
 
 def _directory(parser: argparse.ArgumentParser, name: str) -> Path:

@@ -44,7 +44,12 @@ def local_settings(connection: Connection, *further: str) -> dict[str, Any]:
             f"Connection {connection.conn_id!r} has no host, so it is local and needs 'python' in extra: the interpreter "
             "of the environment in which llmops-components is installed."
         )
-    return {**extra, "root": Path(extra.get("root", DEFAULT_ROOT)).expanduser().absolute()}
+    root = Path(extra.get("root", DEFAULT_ROOT)).expanduser()
+    if not root.is_absolute():  # it would be another directory in a worker than in the triggerer
+        raise ConfigurationError(
+            f"Connection {connection.conn_id!r}: 'root' in extra must be an absolute path of this machine, got {extra['root']!r:.200}."
+        )
+    return {**extra, "root": root}
 
 
 class KubeflowPipelinesHook(BaseHook):

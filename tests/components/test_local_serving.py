@@ -105,6 +105,38 @@ def serving(tmp_path: Path) -> Iterator[LocalServing]:
     assert processes_below(made.root) == []
 
 
+def test_services_with_traffic_come_back_at_their_address(serving: LocalServing, tiny_model: Path) -> None:
+    revision = serving.apply(manifest_for(tiny_model))["revision"]
+    wait(serving, "helper", revision, "READY")
+    assert serving.resume() == []  # nothing has traffic yet
+    url = serving.traffic("helper", {revision: 100})["url"]
+    assert serving.resume() == []
+    home = serving.root / "services/default/helper"
+    for directory in (home / "gateway", home / "revisions" / revision):
+        processes.stop(directory)
+    assert serving.resume() == [{"name": "helper", "namespace": "default", "url": url}]
+    wait(serving, "helper", revision, "READY")
+    assert ask(url).status_code == 200
+    assert [item["traffic"] for item in serving.status("helper")["revisions"]] == [100]
+
+
+def test_service_whose_model_is_gone_does_not_keep_the_others_from_coming_back(
+    serving: LocalServing, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    for name, model in (("a-lost", tmp_path / "model"), ("helper", tiny_model)):
+        serving.apply(manifest_for(model, name))
+        wait(serving, name, "00001", "READY")
+        serving.traffic(name, {"00001": 100})
+        for directory in ("gateway", "revisions/00001"):
+            processes.stop(serving.root / "services/default" / name / directory)
+    shutil.rmtree(tmp_path / "model")
+    lost, back = serving.resume()
+    assert f"Model directory {tmp_path / 'model'} does not exist" in lost["error"]
+    assert back.keys() == {"name", "namespace", "url"}
+    wait(serving, "helper", "00001", "READY")
+
+
 def test_a_service_from_apply_to_delete(serving: LocalServing, tiny_model: Path) -> None:
     manifest = manifest_for(tiny_model)
     started = time.monotonic()

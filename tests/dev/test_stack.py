@@ -143,10 +143,7 @@ def test_settings_of_another_airflow_do_not_reach_the_stack(
     assert "MLFLOW_TRACKING_URI" not in environment
     assert environment["NO_PROXY"] == "intranet,127.0.0.1,localhost"
     assert environment[_stack.MARK] == str(tmp_path)
-    assert json.loads(environment["AIRFLOW_CONN_KUBEFLOW_DEFAULT"]) == {
-        "conn_type": "kubeflow",
-        "extra": {"python": str(_stack.DATA_PYTHON), "root": str(tmp_path / "llmops")},
-    }
+    assert not any(name.startswith("AIRFLOW_CONN_") for name in environment)
 
 
 def test_secrets_are_for_the_owner_only_and_kept_for_the_next_start(tmp_path: Path) -> None:
@@ -192,10 +189,17 @@ def test_down_stops_what_is_there_and_says_when_nothing_is(
         (tmp_path / name).mkdir()
     process = start_marked(tmp_path / "demo-1")
     assert _updown.down(["--all"]) == 0
-    assert capsys.readouterr().out == "default: was not running.\ndemo-1: stopped 2 processes.\n"
+    # Other stacks may run on the machine, and are told of behind these.
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "default: was not running.",
+        "demo-1: stopped 2 processes.",
+    ]
     process.wait()
     assert _updown.down(["--all"]) == 0
-    assert capsys.readouterr().out == "default: was not running.\ndemo-1: was not running.\n"
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "default: was not running.",
+        "demo-1: was not running.",
+    ]
     assert _updown.down(["--delete", "demo-1"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["default"]
 
@@ -280,6 +284,7 @@ _stack.STOP_GRACE_SECONDS = 0.5
 _stack.stop_processes.__defaults__ = (0.5,)
 _stack.Stack.is_running = lambda self: {healthy}
 _stack.Stack._mlflow_answers = lambda self: True
+_stack.Stack._connect = lambda self: None
 _stack.Stack._listening = lambda self: self._ports()
 def run(*_):
     print("running", flush=True)
@@ -311,3 +316,97 @@ sys.exit(_demo.main(["--keep"]))
     assert processes_with(marker) == []
     assert demo.returncode == 130, errors
     assert errors == "\nInterrupted; stopping everything, which takes a few seconds.\n"
+
+
+def test_connections_are_in_the_database_and_only_that_of_mlflow_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": "token"})
+        sent.append((request.method, request.url.path, json.loads(request.content)["actions"]))
+        return httpx.Response(200, json={"create": {"success": [], "errors": []}})
+
+    monkeypatch.setattr(_stack.httpx, "Client", partial(httpx.Client, transport=httpx.MockTransport(answer)))
+    stack = Stack(tmp_path)
+    stack.state = {"airflow_port": 1, "mlflow_port": 5001, "password": "p"}
+    stack._connect()
+    ((action,), (mlflow,)) = [actions for _, _, actions in sent]
+    assert [(method, path) for method, path, _ in sent] == [("PATCH", "/api/v2/connections")] * 2
+    assert [entity["connection_id"] for entity in action["entities"]] == [
+        "kubeflow_default",
+        "kserve_default",
+    ]
+    assert json.loads(action["entities"][0]["extra"]) == {
+        "python": str(_stack.DATA_PYTHON),
+        "root": str(tmp_path / "llmops"),
+    }
+    assert action["action_on_existence"] == "skip"
+    assert (mlflow["action_on_existence"], mlflow["entities"][0]["port"]) == ("overwrite", 5001)
+
+
+def test_folders_of_dags_are_bundles_beside_ours(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    stack = Stack(tmp_path / "stack", more_dags=[mine], with_mlflow=False)
+    stack._configure(fresh_ports=False)
+    settings = stack._settings()
+    bundles = json.loads(settings["dag_processor"]["dag_bundle_config_list"])
+    assert [(bundle["name"], bundle["kwargs"]) for bundle in bundles] == [
+        ("dags-folder", {}),
+        ("dags-1-mine", {"path": str(mine)}),
+    ]
+    assert settings["core"]["dags_folder"] == str(_stack.REPOSITORY / "dags")
+
+
+def test_airflow_runs_in_the_environment_of_the_stack_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$AIRFLOW_HOME $*"\nexit 3\n', encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(_updown, "CONTROL_PYTHON", python)
+    monkeypatch.setattr(_updown, "STACKS", tmp_path)
+    for name in ("default", "other"):
+        stack = Stack(tmp_path / name)
+        stack._configure(fresh_ports=False)
+    assert _updown.airflow(["dags", "list", "--stack", "x"]) == 3
+    assert _updown.airflow(["--stack", "other", "version"]) == 3
+    assert _updown.airflow(["--stack=other"]) == 3
+    assert capfd.readouterr().out.splitlines() == [
+        f"{tmp_path}/default/airflow -m airflow dags list --stack x",
+        f"{tmp_path}/other/airflow -m airflow version",
+        f"{tmp_path}/other/airflow -m airflow",
+    ]
+    assert _updown.airflow(["--stack", "nowhere", "version"]) == 1
+    assert "no stack 'nowhere'; start it with dev/up. There are: default, other." in capfd.readouterr().err
+
+
+def test_down_says_what_else_runs_and_what_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_updown, "STACKS", tmp_path)
+    home = tmp_path / "default/llmops/services/default/bot"
+    home.mkdir(parents=True)
+    (home / "routes.json").write_text('{"routes": [{"revision": "00001", "weight": 100}]}', encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    other = start_marked(tmp_path / "other")
+    environment = {name: value for name, value in os.environ.items() if name != _stack.MARK}
+    loose = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)", "llmops_components.serving.predictor"],
+        env=environment,
+        cwd=tmp_path,
+    )
+    try:
+        assert _updown.down([]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:2] == ["default: was not running.", "  dev/up starts again: default/bot"]
+        assert "Still up: other, 2 processes (dev/down other)" in lines
+        assert f"  a service's predictor, process {loose.pid}, in {tmp_path}" in lines
+    finally:
+        loose.kill()
+        loose.wait()
+        stop_processes(tmp_path / "other", grace_seconds=1)
+        other.wait()

@@ -83,6 +83,11 @@ def test_local_connection_made_in_the_form_works_although_the_form_stores_its_sw
         ),
         ({"extra": {"python": str(DATA_PYTHON), "retention": "a week"}}, "got 'a week'"),
         (
+            {"extra": {"python": str(DATA_PYTHON), "root": "s3://bucket/runs"}},
+            "'root' in extra must be an absolute path of this machine, got 's3://bucket/runs'",
+        ),
+        ({"extra": {"python": str(DATA_PYTHON), "root": "runs"}}, "must be an absolute path of this machine"),
+        (
             {"host": "https://kubeflow.example.com", "extra": {"python": str(DATA_PYTHON)}},
             "python belong to the local backend",
         ),

@@ -6,6 +6,7 @@ As a library :class:`LocalServing`, and as a command that prints one JSON object
     python -m llmops_components.serving.local status my-model --root DIR
     python -m llmops_components.serving.local traffic my-model 00002=100 --root DIR
     python -m llmops_components.serving.local logs|delete my-model --root DIR
+    python -m llmops_components.serving.local resume --root DIR
 
 On disk, under ``DIR/services/<namespace>/<name>/``::
 
@@ -38,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ComponentError, InputError, SettingError, UnavailableError
+from llmops_components.paths import local_path
 from llmops_components.results import write_json
 from llmops_components.serving import processes
 from llmops_components.serving.manifest import check_name, manifest_digest, read_manifest
@@ -68,7 +70,7 @@ class LocalServing:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = local_path(root, "root").expanduser().absolute()
 
     def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Start a revision and return at once; the same manifest again returns the revision that it has.
@@ -250,6 +252,38 @@ class LocalServing:
             time.sleep(0.05)
         return service
 
+    def resume(self) -> list[dict[str, Any]]:
+        """Start what is gone of the services that have traffic again, as after a restart of the machine.
+
+        Returns at once; a revision takes requests again when it has loaded its model. The stable address stays.
+
+        Returns:
+            Each service that was started: name, namespace, url, or the error.
+        """
+        resumed = []
+        for file in sorted(self.root.glob("services/*/*/service.json")):
+            home = file.parent
+            service = {"name": home.name, "namespace": home.parent.name}
+            with processes.exclusive(home / "lock"):
+                routes = _routes(home)
+                gone = [route for route in routes if not processes.is_running(_revision_of(home, route))]
+                if not routes or not (gone or not processes.is_running(home / "gateway")):
+                    continue
+                try:
+                    service["url"] = self._ensure_gateway(home, None)["url"]
+                    for route in gone:
+                        self._restart(_revision_of(home, route))
+                        route["url"] = read_json(_revision_of(home, route) / "facts.json")["url"]
+                except ComponentError as error:
+                    service["error"] = str(error)
+                write_json(home / "routes.json", {"routes": routes})
+            resumed.append(service)
+        return resumed
+
+    def _restart(self, directory: Path) -> None:
+        manifest, facts = (read_json(directory / name) for name in ("manifest.json", "facts.json"))
+        self._start_predictor(directory, manifest, facts["digest"])
+
     def stop_revision(self, name: str, revision: str, *, namespace: str = "default") -> dict[str, Any]:
         """Stop one revision that has no traffic; its directory and log stay.
 
@@ -348,6 +382,10 @@ def _serves_newer(home: Path, routed: Mapping[str, int], as_of: str) -> bool:
     return newest > as_of and any(_state(directory)["state"] == "READY" for directory in serving)
 
 
+def _revision_of(home: Path, route: Mapping[str, Any]) -> Path:
+    return home / "revisions" / str(route["revision"])
+
+
 def _routes(home: Path) -> list[dict[str, Any]]:
     return list(read_json(home / "routes.json").get("routes", []))
 
@@ -432,12 +470,13 @@ def main(argv: list[str] | None = None) -> int:
         sub.add_argument("--root", required=True, help="directory that holds services/")
         if name == "apply":
             sub.add_argument("manifest", help="file with an InferenceService as JSON; - for standard input")
-        else:
+        elif name != "resume":
             sub.add_argument("name", help="service")
             sub.add_argument("--namespace", default="default")
         return sub
 
     command("apply", "start a revision; touches no traffic")
+    command("resume", "start what is gone of the services that have traffic again")
     command("status", "the service and its revisions")
     sub = command("traffic", "send requests to revisions, stop the ones that lost theirs")
     sub.add_argument("shares", nargs="+", metavar="REVISION=PERCENT")
@@ -465,6 +504,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     serving = LocalServing(args.root)
     if args.command == "apply":
         return serving.apply(_read_manifest_file(args.manifest))
+    if args.command == "resume":
+        return {"services": serving.resume()}
     if args.command == "status":
         return serving.status(args.name, args.namespace)
     if args.command == "traffic":
