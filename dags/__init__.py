@@ -1,0 +1,1 @@
+"""Example DAGs; in the wheel, `airflow_provider_llmops.example_dags`."""
