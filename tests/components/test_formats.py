@@ -104,6 +104,15 @@ def test_no_known_field_names_what_was_seen_and_what_it_may_be():
     )
 
 
+def test_rows_inside_of_one_row_are_hinted_at():
+    with pytest.raises(DataError) as raised:
+        detect_format([{"version": 1, "data": [{"prompt": "a", "completion": "b"}]}])
+    assert str(raised.value) == (
+        "The one row holds lists of objects, which may be the rows: data. Write each of them on one line, for example with "
+        "`jq -c '.data[]'`."
+    )
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

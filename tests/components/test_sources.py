@@ -260,6 +260,33 @@ def test_large_dataset_of_the_hub_is_streamed(hub, size):
     assert hub.asked[-1] == ("org/colours", None, "train", "c0ffee", True)
 
 
+def test_pictures_of_the_hub_are_refused_by_name(hub, monkeypatch):
+    from datasets import Dataset, Features, Image, List, Value
+
+    features = Features({"text": Value("string"), "shots": List(Image())})
+    pictures = Dataset.from_dict({"text": ["a"], "shots": [[]]}, features=features)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pictures)
+    with pytest.raises(
+        DataError, match=r"^Column shots holds pictures, sound or video; only text is taken here"
+    ):
+        open_source("hf://datasets/org/colours", ("language_modeling",))
+
+
+def test_rows_of_the_hub_have_types_of_json(hub, monkeypatch):
+    import datetime
+
+    from datasets import Dataset
+
+    rows = [{"text": "a", "when": datetime.datetime(2026, 11, 26), "score": float("nan")}]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Dataset.from_list(rows))
+    assert open_source("hf://datasets/org/colours", ("language_modeling",)).rows == [
+        {"text": "a", "when": "2026-11-26T00:00:00"}
+    ]
+    rows[0]["score"] = float("inf")
+    with pytest.raises(DataError, match=r"^Rows cannot be used: row 1 has an infinite number in score"):
+        open_source("hf://datasets/org/colours", ("language_modeling",))
+
+
 @pytest.mark.parametrize(
     ("uri", "error", "message"),
     [

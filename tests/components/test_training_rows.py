@@ -128,7 +128,7 @@ def test_answers_that_never_end_are_a_finding(train, method, rows):
     answers = {train_sft: 4, train_dpo: 8, train_kto: 8}[method]
     [finding] = train(method, rows, NEVER_ENDING).findings
     assert finding == (
-        f"{answers} of {answers} rows looked at do not end in a token that ends generation, so that the model never learns "
+        f"{answers} of {answers} texts looked at do not end in a token that ends generation, so that the model never learns "
         "to stop: they end in '.', and generation ends at '<|im_end|>'. Use a chat template that writes such a token after "
         "each answer."
     )
@@ -159,7 +159,7 @@ def test_rows_that_end_are_no_finding(train, more):
 
 def test_never_ending_rows_show_in_a_packed_dataset(train):
     [finding] = train(train_sft, colour_rows(4), NEVER_ENDING, packing=True, max_length=64).findings
-    assert finding.startswith("4 of 4 rows looked at do not end in a token that ends generation")
+    assert finding.startswith("4 of 4 texts looked at do not end in a token that ends generation")
 
 
 MARKED = CHAT_TEMPLATE.replace(
@@ -193,6 +193,17 @@ def test_text_needs_a_token_to_end_with(train, tiny_model, tmp_path):
         data = write_rows(tmp_path / "text.jsonl", [row])
         with pytest.raises(ModelError, match=r"^The tokenizer has no end token \(eos_token\)"):
             method(data, model, tmp_path / "model", tmp_path / "adapter", training_args=ARGS)
+
+
+def test_what_a_trainer_does_not_read_of_rows_is_a_finding(train):
+    rows = [
+        {"prompt": row["prompt"], "chat_template_kwargs": {"enable_thinking": False}}
+        for row in colour_rows(4)
+    ]
+    assert train(train_grpo, rows).findings[:1] == [
+        "chat_template_kwargs of the rows are not read: GRPOTrainer renders all prompts alike. Set chat_template_kwargs in "
+        "training_args, where it has them."
+    ]
 
 
 def test_margin_in_some_rows_only_is_refused_by_the_trainer_that_reads_it(train):

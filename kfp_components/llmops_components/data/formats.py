@@ -202,12 +202,22 @@ def _other_format(row: dict[str, Any]) -> str | None:
 def _no_format(rows: Sequence[dict[str, Any]]) -> str:
     fields = [key for key, _ in Counter(key for row in rows for key in row).most_common(8)]
     hints = [f"{field} may be {ours}" for field in fields if (ours := _our_name(field))]
+    lists = [name for name, value in rows[0].items() if _is_list_of_objects(value)] if len(rows) == 1 else []
+    if lists and not hints:
+        return (
+            f"The one row holds lists of objects, which may be the rows: {', '.join(lists)}. Write each of them on one line, "
+            f"for example with `jq -c '.{lists[0]}[]'`."
+        )
     return (
         f"No row has the fields of a known format; fields seen: {', '.join(fields) or 'none'}. "
         + (f"Rename what is meant by other names: {', '.join(hints)}. " if hints else "")
         + "A row needs, for example, prompt and completion; prompt, chosen and rejected; messages; text; or prompt and "
         "reference."
     )
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _our_name(field: str) -> str | None:

@@ -39,6 +39,7 @@ _SAMPLE_ROWS = 1000
 _ABSENT: dict[str, Any] = {
     "chat_template_kwargs": {}
 }  # TRL unpacks it; of other columns null is what is absent
+_MEDIA = re.compile(r"\b(Image|Audio|Video|Pdf)\(")  # types of features in the library datasets
 _SHUFFLE_BUFFER_ROWS = 1000
 _HUB = re.compile(
     r"hf://datasets/(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?(\?(?P<query>.*))?"
@@ -231,6 +232,12 @@ def _from_hub(uri: str, formats: Sequence[FormatName], limit: int) -> Source:
         ) from error
     except (ValueError, FileNotFoundError) as error:  # no such config or split
         raise DataError(f"Dataset {uri} cannot be loaded: {error}") from error
+    for column, feature in (rows.features or {}).items():
+        if _MEDIA.search(repr(feature)):
+            raise DataError(
+                f"Column {column} holds pictures, sound or video; only text is taken here. Write a dataset without it. "
+                f"Dataset: {uri}."
+            )
     origin = {"source": f"hf://datasets/{name}", "revision": commit, "config": config, "split": split}
     streamed = _streamed(uri, formats, partial(_enumerated, uri, rows), origin)
     if is_large:

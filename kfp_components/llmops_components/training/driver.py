@@ -457,7 +457,9 @@ class _Job:
             ) from error
         trainer.remove_callback(transformers.PrinterCallback)
         _keep_trained_copies_exact(trainer)
-        findings = row_findings(trainer, args, self.rows, learns_text=self.method.learns_text)
+        findings = row_findings(
+            trainer, args, self.rows, learns_text=self.method.learns_text, columns=self.method.columns
+        )
         if self.rows.rows is None:
             return trainer, findings
         cut = check_lengths(trainer.train_dataset, args, len(train_dataset), self.rows.name)

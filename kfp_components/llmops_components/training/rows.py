@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from traceback import walk_tb
 from typing import Any
 
 from llmops_components.data.formats import partly_filled
@@ -14,8 +15,10 @@ from llmops_components.data.sources import Source
 from llmops_components.errors import DataError, ModelError
 
 _RENDERED_ROWS = 1000  # about a second
-_TOKENISED_ROWS = 200
+_STREAMED_ROWS = 200
+_LEARNED_ROWS = 200
 _IGNORED = -100
+_TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 # What the trainers call the tokens that they learn from.
 _LEARNED = ("labels", "completion_ids", "chosen_ids", "rejected_ids")
 
@@ -27,8 +30,9 @@ def check_columns(source: Source, columns: Sequence[str] | None) -> None:
         source: The rows.
         columns: Columns that the trainer reads.
     """
-    if "margin" in (columns or ()) and source.rows is not None:
-        rows = [(f"row {number}", row) for number, row in enumerate(source.rows, start=1)]
+    if "margin" in (columns or ()):
+        known = islice(source.read(), _STREAMED_ROWS) if source.rows is None else source.rows
+        rows = [(f"row {number}", row) for number, row in enumerate(known, start=1)]
         if problem := partly_filled(rows, "margin", "it is taken in all rows or in none"):
             raise DataError(f"{problem} Dataset: {source.name}.")
 
@@ -60,12 +64,17 @@ def naming_refused_rows(tokenizer: Any, *sources: Source | None) -> Iterator[Non
     try:
         yield
     except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
+        if not _may_come_from_a_template(error):
+            raise
         for source in filter(None, sources):
             for number, row in enumerate(source.read(), start=1):
                 if refused := refusal(tokenizer, row, source.format):
                     raise _refused(number, refused, source) from error
         if isinstance(error, TemplateError):
-            raise ModelError(f"The chat template cannot be used: {error}. Correct it.") from error
+            raise DataError(
+                f"A chat template refuses rows, though not that of the model that is trained: {error}. It is a reward model's "
+                "or a teacher's: correct the rows, or use another model."
+            ) from error
         raise
     except RuntimeError as error:
         if "assistant_only_loss" not in str(error):
@@ -76,6 +85,13 @@ def naming_refused_rows(tokenizer: Any, *sources: Source | None) -> Iterator[Non
         ) from error
 
 
+def _may_come_from_a_template(error: Exception) -> bool:
+    """Whether an error was raised where rows are rendered; of another process that cannot be told."""
+    frames = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
+    elsewhere = type(error.__cause__).__name__ == "RemoteTraceback"
+    return elsewhere or bool(frames & {"apply_chat_template", "_tokenize", "tokenize_fn"})
+
+
 def _refused(number: int, refused: str, source: Source) -> DataError:
     return DataError(
         f"Row {number}: {refused}. Correct the row, use another chat template, or let validate_dataset set such rows aside "
@@ -83,7 +99,9 @@ def _refused(number: int, refused: str, source: Source) -> DataError:
     )
 
 
-def row_findings(trainer: Any, args: Any, source: Source, *, learns_text: bool) -> list[str]:
+def row_findings(
+    trainer: Any, args: Any, source: Source, *, learns_text: bool, columns: Sequence[str] | None
+) -> list[str]:
     """What there is to say of rows as the model gets to see them. Of many rows, some are looked at.
 
     Args:
@@ -91,22 +109,36 @@ def row_findings(trainer: Any, args: Any, source: Source, *, learns_text: bool) 
         args: Its arguments.
         source: The rows as they came.
         learns_text: Whether the model learns to write what is in the rows.
+        columns: Columns that the trainer reads; None where it hands all to reward functions.
 
     Raises:
         DataError: The chat template refuses a row; names it.
     """
-    findings = [_loss_of_text(trainer, args, source)]
+    findings: list[str | None] = []
+    if source.format.conversational:
+        rows = _sample(source)
+        unread = [
+            name
+            for name in _TEMPLATE_COLUMNS
+            if name not in (columns or ()) and any(row.get(name) for _, row in rows)
+        ]
+        if unread:
+            findings.append(
+                f"{' and '.join(unread)} of the rows are not read: {type(trainer).__name__} renders all prompts alike. Set "
+                "chat_template_kwargs in training_args, where it has them."
+            )
+        seen = [(n, {name: value for name, value in row.items() if name not in unread}) for n, row in rows]
+        findings.append(_loss_of_text(trainer, args, source, seen))
     if learns_text:
         findings += [_never_ending(trainer, args), _questions_trained_on(trainer, args, source)]
     return [finding for finding in findings if finding]
 
 
-def _loss_of_text(trainer: Any, args: Any, source: Source) -> str | None:
-    if not source.format.conversational:
-        return None
+def _loss_of_text(
+    trainer: Any, args: Any, source: Source, rows: Sequence[tuple[int, dict[str, Any]]]
+) -> str | None:
     tokenizer = trainer.processing_class
     template = getattr(trainer, "chat_template", None)
-    rows = _sample(source)
     for number, row in rows:
         if refused := refusal(tokenizer, row, source.format, template):
             raise _refused(number, refused, source)
@@ -123,7 +155,7 @@ def _loss_of_text(trainer: Any, args: Any, source: Source) -> str | None:
 def _sample(source: Source) -> list[tuple[int, dict[str, Any]]]:
     """Rows with their numbers; of many, some from all over the dataset, of streamed ones the first."""
     if source.rows is None:
-        return list(enumerate(islice(source.read(), _TOKENISED_ROWS), start=1))
+        return list(enumerate(islice(source.read(), _STREAMED_ROWS), start=1))
     step = -(-len(source.rows) // _RENDERED_ROWS)
     return list(enumerate(source.rows, start=1))[::step]
 
@@ -141,7 +173,7 @@ def _never_ending(trainer: Any, args: Any) -> str | None:
         return None
     token = tokenizer.convert_ids_to_tokens(last.most_common(1)[0][0])
     finding = (
-        f"{sum(last.values())} of {len(learned)} rows looked at do not end in a token that ends generation, so that the "
+        f"{sum(last.values())} of {len(learned)} texts looked at do not end in a token that ends generation, so that the "
         f"model never learns to stop: they end in {token!r}, and generation ends at "
         f"{', '.join(map(repr, tokenizer.convert_ids_to_tokens(sorted(ends)))) or 'no token'}. Use a chat template that "
         "writes such a token after each answer"
@@ -159,9 +191,9 @@ def _end_tokens(trainer: Any, tokenizer: Any) -> set[int]:
 def _learned(dataset: Any) -> Iterator[tuple[list[int], int]]:
     """The tokens that are learned from of some rows, without what is masked, and how long the whole row is."""
     if hasattr(dataset, "select"):
-        step = -(-len(dataset) // _TOKENISED_ROWS) or 1
+        step = -(-len(dataset) // _LEARNED_ROWS) or 1
         dataset = dataset.select(range(0, len(dataset), step))
-    for row in islice(dataset, _TOKENISED_ROWS):
+    for row in islice(dataset, _LEARNED_ROWS):
         prompt = len(row.get("prompt_ids") or ())
         for name in _LEARNED:
             if row.get(name) is None:
