@@ -61,8 +61,7 @@ def end_if_unwanted(task: RunningTask, context: Context, cancel: Callable[[], No
             return
         cancel()
     raise RunCanceledError(
-        f"Task {task.task_id} was ended while it submitted its run, which was {'cancelled' if cancel else 'not made'}. Clear "
-        "the task to run it."
+        f"The task was ended while it submitted its run, which was {'cancelled' if cancel else 'not made'}. Clear it to run it."
     )
 
 

@@ -10,20 +10,55 @@ LLMOpsError
 ├── ResultError            a run succeeded and its result cannot be read           may be retried
 └── ApiUnavailableError    a backend did not answer                                may be retried
 
-Final errors are :class:`AirflowFailException`: Airflow does not retry them. A message has four parts: what happened,
-where, why, and what to do next.
+Final errors are :class:`AirflowFailException`: Airflow does not retry them. A message has four parts: why, what was
+expected, what to do next, and where. Its first 80 characters, which are all that most lists show, are for the reason: see
+:func:`reason_first`.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+SHOWN_CHARACTERS = 80
+_LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]*://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
+_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+_TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
+
+
+def reason_first(message: str, *places: str | None) -> str:
+    """A message whose beginning is not taken up by an address or an id.
+
+    Long ones among the first 80 characters are shortened there, and stand in full behind the message, each on a line of its
+    own.
+
+    :param message: the reason, and what to do about it
+    :param places: lines to put behind it: where it was, and where to read more; ``None`` is left out
+    """
+    first, *lines = _TWO_STOPS.sub(".", message.strip()).split("\n")
+    for pattern in (_LONG_PLACE, _ID):
+        position = 0
+        while (match := pattern.search(first, position)) and match.start() < SHOWN_CHARACTERS:
+            whole = match[0].rstrip(".:")
+            short = whole[:8] if pattern is _ID else f".../{whole.rstrip('/').rpartition('/')[2][-40:]}"
+            first = first.replace(whole, short)
+            lines.append(f"{short}: {whole}")
+            position = match.start() + len(short)
+    return "\n".join([first, *lines, *filter(None, places)])
+
 
 class LLMOpsError(AirflowException):
-    """Base of every error that this provider raises on purpose."""
+    """Base of every error that this provider raises on purpose.
+
+    :param message: the reason, and what to do about it
+    :param places: lines to put behind it, see :func:`reason_first`
+    """
+
+    def __init__(self, message: str, *places: str | None) -> None:
+        super().__init__(reason_first(message, *places))
 
 
 class ConfigurationError(LLMOpsError, AirflowFailException):

@@ -241,5 +241,12 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_llmops.links.PipelineRunLink",
             "airflow_provider_llmops.links.ModelVersionLink",
             "airflow_provider_llmops.links.ServiceLink",
+            "airflow_provider_llmops.links.DataDocsLink",
+            "airflow_provider_llmops.links.ReportLink",
+            "airflow_provider_llmops.links.ModelCardLink",
+            "airflow_provider_llmops.links.MlflowRunLink",
+        ],
+        "plugins": [
+            {"name": "llmops_pages", "plugin-class": "airflow_provider_llmops.pages.plugin.PagesPlugin"}
         ],
     }

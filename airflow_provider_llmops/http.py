@@ -22,7 +22,7 @@ def request(url: str, *, body: Any = None, timeout: float) -> bytes:
     :raises ApiUnavailableError: the server cannot be reached, is overloaded (429), or failed (500 and up)
     """
     if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"{url!r} is not an http or https address.")
+        raise ConfigurationError(f"Not an http or https address: {url!r}")
     data = None if body is None else json.dumps(body).encode()
     outgoing = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310
     try:
@@ -32,7 +32,7 @@ def request(url: str, *, body: Any = None, timeout: float) -> bytes:
     except urllib.error.HTTPError as error:
         said = error.read().decode("utf-8", errors="replace")[:MAX_ERROR_CHARACTERS]
         kind = ConfigurationError if error.code < 500 and error.code != 429 else ApiUnavailableError
-        raise kind(f"{url} answered {error.code} {error.reason}: {said}") from error
+        raise kind(f"HTTP {error.code} {error.reason}: {said}", f"Address: {url}") from error
     except OSError as error:
         reason = getattr(error, "reason", None) or error
-        raise ApiUnavailableError(f"{url} cannot be reached: {reason}. Is the server up?") from error
+        raise ApiUnavailableError(f"No connection: {reason}. Is the server up?", f"Address: {url}") from error

@@ -1,8 +1,12 @@
-"""Buttons on a task's page that lead to what the task made."""
+"""Buttons on a task's page: one click from a task to what it has made.
+
+Airflow asks a link for its address when the task ends. What is known before is pushed at once, so that it can be looked at
+while the task waits. A button without an address is not shown.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from airflow.sdk import BaseOperatorLink
 
@@ -10,51 +14,84 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import RuntimeTaskInstanceProtocol, TaskInstanceKey
 
-RUN_URL = "run_url"
+
+class PushedLink(BaseOperatorLink):
+    """A link whose address the task pushes to XCom; empty if it did not get that far."""
+
+    key: ClassVar[str]
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The address that the task pushed."""
+        from airflow.sdk.execution_time.xcom import XCom
+
+        return XCom.get_value(ti_key=ti_key, key=self.key) or ""
+
+    def push(self, ti: RuntimeTaskInstanceProtocol, url: str) -> None:
+        """Make the address known, also while the task goes on.
+
+        :param ti: the task
+        :param url: the address; nothing is pushed if it is empty
+        """
+        if url:
+            for key in (self.key, self.xcom_key):
+                ti.xcom_push(key=key, value=url)
 
 
-class PipelineRunLink(BaseOperatorLink):
+class PageLink(PushedLink):
+    """A page among the artifacts of the task."""
+
+    artifact: ClassVar[str]
+    file: ClassVar[str] = ""
+
+
+class PipelineRunLink(PushedLink):
     """The run's page in the web interface of Kubeflow Pipelines; none on the local backend."""
 
     name = "Pipeline run"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address that the task pushed when it had submitted the run."""
-        return _pushed(ti_key, RUN_URL)
-
-    def push(self, ti: RuntimeTaskInstanceProtocol, url: str) -> None:
-        """Make the address known while the task goes on.
-
-        :param ti: the task that made the run, or waits for it
-        :param url: the run's page
-        """
-        # Airflow fills a link in when the task ends; a run is looked at while it goes on.
-        for key in (RUN_URL, self.xcom_key):
-            ti.xcom_push(key=key, value=url)
+    key = "run_url"
 
 
-class ModelVersionLink(BaseOperatorLink):
+class DataDocsLink(PageLink):
+    """What Great Expectations says of each column of the data."""
+
+    name = "Data docs"
+    key = "data_docs_url"
+    artifact = "data_docs"
+
+
+class ReportLink(PageLink):
+    """The evaluation's page, with answers side by side."""
+
+    name = "Report"
+    key = "report_url"
+    artifact = "report"
+
+
+class ModelCardLink(PageLink):
+    """The model card: what the model was made from, and how."""
+
+    name = "Model card"
+    key = "model_card_url"
+    artifact = "model"
+    file = "/README.md"
+
+
+class MlflowRunLink(PushedLink):
+    """The run in MLflow: curves, parameters, files."""
+
+    name = "MLflow run"
+    key = "mlflow_run_url"
+
+
+class ModelVersionLink(PushedLink):
     """The registered model version in MLflow."""
 
     name = "Model version in MLflow"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address that the task pushed; empty if it did not get that far."""
-        return _pushed(ti_key, "model_version_url")
+    key = "model_version_url"
 
 
-class ServiceLink(BaseOperatorLink):
+class ServiceLink(PushedLink):
     """The models that the service answers for, as its OpenAI API lists them."""
 
     name = "Service"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address that the task pushed; empty if it did not get that far."""
-        address = _pushed(ti_key, "url")
-        return f"{address}/openai/v1/models" if address else ""
-
-
-def _pushed(ti_key: TaskInstanceKey, key: str) -> str:
-    from airflow.sdk.execution_time.xcom import XCom
-
-    return XCom.get_value(ti_key=ti_key, key=key) or ""
+    key = "models_url"

@@ -182,7 +182,7 @@ def outlasting(what: str) -> Iterator[None]:
     except RunNotFoundError:
         raise
     except ConfigurationError as error:
-        raise ApiUnavailableError(f"{error} {what} goes on; a retry reconnects to it.") from error
+        raise ApiUnavailableError(str(error), f"{what} goes on; a retry reconnects to it.") from error
 
 
 def origin_of(context: Context) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from airflow_provider_llmops.exceptions import ResultError
 SUPPORTED_SCHEMA_VERSION = 1
 MAX_XCOM_BYTES = 16 * 1024
 MAX_FINDINGS_IN_XCOM = 20
+MAX_FINDINGS_IN_SUMMARY = 5
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,21 @@ class StageResult:
         :param where: the file's address, for messages
         :raises ResultError: the text is cut off, or of a schema version that this provider does not know
         """
+        places = (f"Run: {run_id}", f"Result: {where}")
         try:
             value = json.loads(text)
         except ValueError as error:
             raise ResultError(
-                f"The result of run {run_id} at {where} is not valid JSON ({error}); it was probably cut off while it "
-                "was written. Clear the task to run the component again."
+                f"The result is not valid JSON ({error}); it was probably cut off while it was written. Clear the task to run "
+                "the component again.",
+                *places,
             ) from error
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != SUPPORTED_SCHEMA_VERSION:
             raise ResultError(
-                f"The result of run {run_id} at {where} has schema version {version!r}; this provider reads version "
-                f"{SUPPORTED_SCHEMA_VERSION}. Use the component image that belongs to the installed provider."
+                f"The result has schema version {version!r}; this provider reads version {SUPPORTED_SCHEMA_VERSION}. Use the "
+                "component image that belongs to the installed provider.",
+                *places,
             )
         try:
             return cls(
@@ -90,8 +94,8 @@ class StageResult:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultError(
-                f"The result of run {run_id} at {where} lacks or garbles a field ({error!r}). Clear the task to run "
-                "the component again."
+                f"The result lacks or garbles a field ({error!r}). Clear the task to run the component again.",
+                *places,
             ) from error
 
     def to_xcom(self) -> dict[str, Any]:
@@ -110,10 +114,35 @@ class StageResult:
             if len(json.dumps(value)) <= MAX_XCOM_BYTES:
                 return value
         raise ResultError(
-            f"The result of run {self.run_id} ({self.component}) is larger than {MAX_XCOM_BYTES} bytes even without "
-            "findings and details. A component reports addresses and numbers; store anything larger as an artifact."
+            f"The result is larger than {MAX_XCOM_BYTES} bytes even without findings and details. A component reports "
+            "addresses and numbers; store anything larger as an artifact.",
+            f"Run: {self.run_id} ({self.component})",
         )
 
     def outputs(self) -> Mapping[str, str]:
         """URI of each artifact by name."""
         return {name: ref.uri for name, ref in self.artifacts.items()}
+
+
+def summary_of(findings: Sequence[str]) -> str:
+    """Findings as one sentence: the first says what, the others why.
+
+    :param findings: sentences, most important first
+    """
+    first, *others = [finding.strip().rstrip(".") for finding in findings] or ["The gate was not passed"]
+    left_out = len(others) - MAX_FINDINGS_IN_SUMMARY
+    shown = others[:MAX_FINDINGS_IN_SUMMARY] + ([f"and {left_out} more findings"] if left_out > 0 else [])
+    return f"{first}{': ' if shown else ''}{'; '.join(shown)}."
+
+
+def table_of(numbers: Mapping[str, float]) -> str:
+    """Numbers by name as lines of two columns.
+
+    :param numbers: numbers by name
+    """
+    width = max(map(len, numbers))
+    return "\n".join(f"{name:<{width}}  {_shown(number):>12}" for name, number in numbers.items())
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:.6g}"

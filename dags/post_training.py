@@ -450,6 +450,7 @@ with DAG(
             metrics=evaluate_tuned.output["metrics"],
             metric="{{ params.metric }}",
             min_improvement="{{ params.min_improvement }}",
+            report=evaluate_tuned.output["report"],
         )
 
     with TaskGroup("delivery", prefix_group_id=False, tooltip="Registered, served and asked"):

@@ -560,6 +560,10 @@ class AirflowApi:
             )
         return answer.json() if answer.content else None
 
+    def page(self, address: str) -> httpx.Response:
+        """A page of the web server as somebody gets it who is logged in, whatever its status."""
+        return self._http.get(address)
+
     def wait_for_dag(self, dag_id: str, timeout_seconds: float = 60) -> None:
         """Return once the DAG has been parsed.
 

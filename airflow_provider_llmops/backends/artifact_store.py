@@ -33,13 +33,16 @@ def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | Non
         if path.exists():
             if path.stat().st_size > MAX_RESULT_BYTES:
                 raise ResultError(
-                    f"The result of run {run_id} at {path} is larger than {MAX_RESULT_BYTES >> 20} MiB."
+                    f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB.",
+                    f"Run: {run_id}",
+                    f"Result: {path}",
                 )
             return path.read_text(encoding="utf-8", errors="replace"), str(path)
     raise ResultError(
-        f"Run {run_id} succeeded but step {task} left no result under {roots[0]}. The component's image does not belong "
-        "to this provider, the pipeline root is another than the connection's, or artifacts were cleaned up. Clear the "
-        "task to run it again."
+        f"Step {task} succeeded and left no result. The component's image does not belong to this provider, the pipeline "
+        "root is another than the connection's, or artifacts were cleaned up. Clear the task to run it again.",
+        f"Run: {run_id}",
+        f"Looked below: {roots[0]}",
     )
 
 
@@ -88,12 +91,13 @@ def _attempts(roots: Iterable[str], conn_id: str | None) -> Iterable[ObjectStora
                 return
     except (LookupError, ImportError, ValueError) as error:
         raise ConfigurationError(
-            f"{next(iter(roots))} cannot be read: {error}. Install the Airflow provider of that storage (amazon for s3, "
-            "google for gs), and name its connection in 'storage_conn_id'."
+            f"Artifacts cannot be read: {error}. Install the Airflow provider of that storage (amazon for s3, google for gs), "
+            "and name its connection in 'storage_conn_id'.",
+            f"Looked below: {next(iter(roots))}",
         ) from error
     except OSError as error:
         raise ApiUnavailableError(
-            f"The artifact store did not answer for {next(iter(roots))}: {error}."
+            f"The artifact store did not answer: {error}.", f"Looked below: {next(iter(roots))}"
         ) from error
 
 

@@ -41,7 +41,8 @@ class Run:
     :param state: current state
     :param tasks: state of each step by name, in the order in which they run
     :param attempts: how many times a step was started, of those that were started more than once
-    :param error: what went wrong, in one line, with the step's name
+    :param error: why it failed, in one line; ``None`` where nothing says so
+    :param failed_steps: names of the steps that failed
     :param retryable: False when the step said that the same input will fail again
     :param created_at: when it was submitted
     :param finished_at: when it ended
@@ -54,10 +55,30 @@ class Run:
     tasks: Mapping[str, str] = field(default_factory=dict)
     attempts: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
+    failed_steps: tuple[str, ...] = ()
     retryable: bool = True
     created_at: datetime | None = None
     finished_at: datetime | None = None
     log_hint: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, as far as anything says so."""
+        steps = ", ".join(map(repr, self.failed_steps[:5]))
+        return self.error or (
+            f"Step {steps} failed; its log says why"
+            if steps
+            else f"The run is {self.state}, and no step says why"
+        )
+
+    def places(self, what: str | None = None) -> tuple[str, ...]:
+        """Where to look for more, a line each.
+
+        :param what: what was run, if it is known by another name
+        """
+        steps = f"Step {', '.join(map(repr, self.failed_steps[:5]))} of run" if self.failed_steps else "Run"
+        log = (f"Log: {self.log_hint}",) if self.log_hint else ()
+        return (f"{steps} {self.run_id} ({what or self.display_name})", *log)
 
 
 class PipelineBackend(Protocol):
@@ -117,6 +138,13 @@ class PipelineBackend(Protocol):
 
     def run_url(self, run_id: str) -> str:
         """The run's page in a web interface; empty if there is none."""
+
+    def page_url(self, uri: str, conn_id: str) -> str:
+        """Address at which a browser shows an artifact; empty if there is none.
+
+        :param uri: address of the artifact
+        :param conn_id: connection of this backend
+        """
 
     def explain_failure(self, run_id: str) -> list[str]:
         """What more can be shown of a failed run than its error."""

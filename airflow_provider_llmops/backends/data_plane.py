@@ -30,8 +30,9 @@ class DataPlane:
         """Raise :class:`ConfigurationError` if the interpreter cannot be executed."""
         if not os.access(self.python, os.X_OK):
             raise ConfigurationError(
-                f"The data plane's interpreter {str(self.python)!r} does not exist or cannot be executed. Run dev/setup, "
-                "or correct 'python' in the connection's extra."
+                "The data plane's interpreter does not exist or cannot be executed. Run dev/setup, or correct 'python' in the "
+                "connection's extra.",
+                f"Interpreter: {self.python}",
             )
 
     def check(self) -> str:
@@ -40,8 +41,9 @@ class DataPlane:
         if answer.returncode != 0:
             last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
             raise ConfigurationError(
-                f"{self.python} cannot import the components: {last}. Install kfp_components into that environment "
-                "(dev/setup does), or correct 'python' in the connection's extra."
+                f"The data plane cannot import the components: {last}. Install kfp_components into that environment "
+                "(dev/setup does), or correct 'python' in the connection's extra.",
+                f"Interpreter: {self.python}",
             )
         return answer.stdout.strip()
 
@@ -74,8 +76,9 @@ class DataPlane:
             )
         except subprocess.TimeoutExpired as error:
             raise ApiUnavailableError(
-                f"{self.python} did not carry out {' '.join(arguments)!r:.200} within {timeout:.0f} s and was stopped. Look at "
-                "the load, the memory and the disk of this machine: something else is using them up."
+                f"The data plane did not answer within {timeout:.0f} s and was stopped. Look at the load, the memory and the "
+                "disk of this machine: something else is using them up.",
+                f"Command: {self.python} {' '.join(arguments):.200}",
             ) from error
 
     @staticmethod

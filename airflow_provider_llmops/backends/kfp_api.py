@@ -175,8 +175,8 @@ class KfpApi:
         except HTTPError as error:
             reached = not isinstance(error, NewConnectionError | ConnectTimeoutError)
             raise UnansweredError(
-                f"No answer to {what}: {type(error).__name__}: {error}. Is the server up, and the connection "
-                f"{self.settings.conn_id!r} right?",
+                f"Kubeflow Pipelines does not answer: {type(error).__name__}: {error}. Is the server up, and the connection "
+                f"{self.settings.conn_id!r} right? Asked for: {what}.",
                 may_have_happened=reached,
             ) from error
         finally:
@@ -212,8 +212,8 @@ class KfpApi:
         body = response.read(MAX_BODY_BYTES + 1)
         if len(body) > MAX_BODY_BYTES:
             raise TooLargeError(
-                f"The answer to {what} is larger than {MAX_BODY_BYTES >> 20} MiB, which is more than one run should have to "
-                f"say. Look at what connection {self.settings.conn_id!r} points to.",
+                f"The answer is larger than {MAX_BODY_BYTES >> 20} MiB, which is more than one run should have to say. Look at "
+                f"what connection {self.settings.conn_id!r} points to. Asked for: {what}.",
                 status=200,
             )
         if _is_html(response.headers, body):
@@ -221,17 +221,17 @@ class KfpApi:
         try:
             return json.loads(body) if body.strip() else {}
         except ValueError as error:
-            raise UnansweredError(f"The answer to {what} is cut off or garbled: {error}.") from error
+            raise UnansweredError(f"The answer is cut off or garbled: {error}. Asked for: {what}.") from error
 
     def _explain(self, error: ApiException, what: str) -> Exception:
         status = int(error.status or 0)
         conn_id = self.settings.conn_id
         if status == 0 and _was_cut_off(error):
-            return UnansweredError(f"No answer to {what}: the connection ended in the middle: {error.reason}")
+            return UnansweredError(f"The connection ended in the middle: {error.reason}. Asked for: {what}.")
         if status == 0:
             return ConfigurationError(
-                f"No secure connection for {what}: {str(error.reason).splitlines()[-1]}. Give the certificate authority "
-                f"in 'ca_file' of connection {conn_id!r}, or correct the address."
+                f"No secure connection: {str(error.reason).splitlines()[-1]}. Give the certificate authority in 'ca_file' of "
+                f"connection {conn_id!r}, or correct the address. Asked for: {what}."
             )
         headers: Mapping[str, str] = dict(error.headers or {})
         body = error.body if isinstance(error.body, bytes) else str(error.body or "").encode()
@@ -239,7 +239,9 @@ class KfpApi:
         # Upstream answers 500 to much that is the request's own fault, a specification that it cannot read for example.
         own_fault = status == 500 and any(marker in said.lower() for marker in _OWN_FAULT)
         if status in _TRY_AGAIN or (status >= 500 and status != 501 and not own_fault):
-            return UnansweredError(f"{what} answered {status}: {said}", retry_after=_retry_after(headers))
+            return UnansweredError(
+                f"HTTP {status}: {said.rstrip('.')}. Asked for: {what}.", retry_after=_retry_after(headers)
+            )
         if 300 <= status < 400 or (_is_html(headers, body) and status != 404):
             return self._login_page(what, status)
         advice = {
@@ -249,13 +251,15 @@ class KfpApi:
             404: "It was deleted, or the connection points to another server, namespace or experiment.",
             501: "This server does not know the method: Kubeflow Pipelines 2.0 or newer is needed.",
         }.get(status, "The server will not carry this out as it is.")
-        return RefusedError(f"{what} was refused with {status}: {said.rstrip('.')}. {advice}", status=status)
+        return RefusedError(
+            f"Refused with {status}: {said.rstrip('.')}. {advice} Asked for: {what}.", status=status
+        )
 
     def _login_page(self, what: str, status: int) -> RefusedError:
         return RefusedError(
-            f"{what} was answered with a web page, not JSON: a login page in front of the server, or an address that is "
-            f"not the API's. Give connection {self.settings.conn_id!r} credentials ('auth': token, token_file or cookie), "
-            "or an endpoint inside the cluster.",
+            f"A web page came back, not JSON: a login page in front of the server, or an address that is not the API's. Give "
+            f"connection {self.settings.conn_id!r} credentials ('auth': token, token_file or cookie), or an endpoint inside the "
+            f"cluster. Asked for: {what}.",
             status=status,
         )
 
@@ -272,12 +276,13 @@ class KfpApi:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(
-                f"The token file {str(path)!r} of connection {self.settings.conn_id!r} cannot be read: {reason}. Mount a "
-                "projected service-account token there (audience pipelines.kubeflow.org), or correct 'token_file'."
+                f"The token file of connection {self.settings.conn_id!r} cannot be read: {reason}. Mount a projected "
+                "service-account token there (audience pipelines.kubeflow.org), or correct 'token_file'.",
+                f"File: {path}",
             ) from error
         if not token:
             raise ConfigurationError(
-                f"The token file {str(path)!r} of connection {self.settings.conn_id!r} is empty."
+                f"The token file of connection {self.settings.conn_id!r} is empty.", f"File: {path}"
             )
         self._client.configuration.api_key["authorization"] = token
         self._token_read_at = changed_at

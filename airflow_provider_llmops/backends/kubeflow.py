@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
@@ -42,6 +43,8 @@ MAX_VERSIONS_KEPT = 1000
 
 # Tasks of the specifications that this process has met: a version never changes.
 _tasks_of_versions: dict[tuple[str, str], Sequence[Task]] = {}
+# By the scheme of an address, what the web interface calls the store.
+_SOURCES = {"minio": "minio", "s3": "s3", "gs": "gcs"}
 
 
 class KubeflowPipelineBackend:
@@ -205,6 +208,16 @@ class KubeflowPipelineBackend:
         base = (self.settings.ui_url or self.settings.endpoint).rstrip("/")
         return f"{base}/#/runs/details/{run_id}"
 
+    def page_url(self, uri: str, conn_id: str) -> str:
+        """The artifact as the web interface of Kubeflow Pipelines hands it out."""
+        scheme, _, place = uri.partition("://")
+        source = _SOURCES.get(scheme)
+        if source is None:
+            return ""
+        base = (self.settings.ui_url or self.settings.endpoint).rstrip("/")
+        namespace = f"?namespace={quote(self.settings.namespace)}" if self.settings.namespace else ""
+        return f"{base}/artifacts/{source}/{quote(place)}{namespace}"
+
     def explain_failure(self, run_id: str) -> list[str]:
         """Last lines of the log of each failed pod; nothing without a Kubernetes connection."""
         if not self.settings.kubernetes_conn_id:
@@ -367,7 +380,10 @@ class KubeflowPipelineBackend:
             state=state,
             tasks=tasks,
             attempts={step.name: step.attempts for step in steps if step.attempts > 1},
-            error=_error_of(raw, tasks) if state is RunState.FAILED else None,
+            error=_error_of(raw) if state is RunState.FAILED else None,
+            failed_steps=tuple(name for name, at in tasks.items() if at == RunState.FAILED)
+            if state is RunState.FAILED
+            else (),
             created_at=parse_time(raw.get("created_at")),
             finished_at=finished_at if finished_at and finished_at > EPOCH else None,
             log_hint=self.run_url(raw["run_id"]),
@@ -413,10 +429,8 @@ def _was_terminated(raw: Mapping[str, Any]) -> bool:
     return history[-2:-1] == [RunState.CANCELING]  # an earlier one was followed by a retry
 
 
-def _error_of(raw: Mapping[str, Any], tasks: Mapping[str, str]) -> str:
-    """The failing step and what is known of why, in one line."""
-    failed = [name for name, state in tasks.items() if state == RunState.FAILED]
-    step = f"step {', '.join(map(repr, failed[:5]))}" if failed else "an unknown step"
+def _error_of(raw: Mapping[str, Any]) -> str | None:
+    """What is known of why it failed, in one line."""
     details = [
         detail for detail in (raw.get("run_details") or {}).get("task_details") or () if detail.get("error")
     ]
@@ -424,8 +438,8 @@ def _error_of(raw: Mapping[str, Any], tasks: Mapping[str, str]) -> str:
     for source in (*details, *reversed(history), raw):
         with suppress(AttributeError):
             if message := (source.get("error") or {}).get("message"):
-                return f"{step}: {message}"
-    return step
+                return str(message)
+    return None
 
 
 def _description(labels: Mapping[str, str]) -> str:

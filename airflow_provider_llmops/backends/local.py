@@ -35,6 +35,7 @@ from airflow_provider_llmops.exceptions import (
     RunNotFoundError,
 )
 from airflow_provider_llmops.ir import translate_imports
+from airflow_provider_llmops.pages.address import page_address
 from airflow_provider_llmops.states import RunState
 
 if TYPE_CHECKING:
@@ -139,8 +140,10 @@ class LocalPipelineBackend:
                 self._start(directory, lock.fileno(), request)
         except OSError as error:
             raise ApiUnavailableError(
-                f"Cannot start run {request.display_name!r} in {directory}: {error.strerror or error}. Check the disk "
-                "and the permissions there, or choose another 'root' in the connection's extra."
+                f"The run cannot be started: {error.strerror or error}. Check the disk and the permissions there, or choose "
+                "another 'root' in the connection's extra.",
+                f"Run: {request.display_name}",
+                f"Directory: {directory}",
             ) from error
         return run_id
 
@@ -196,7 +199,8 @@ class LocalPipelineBackend:
     def retry(self, run_id: str) -> None:
         """Not offered: ``kfp.local`` keeps no state between the steps of a run."""
         raise ConfigurationError(
-            f"Run {run_id} is on the local backend, which cannot go on with a failed run. Start a new one."
+            "The local backend cannot go on with a failed run. Start a new one.",
+            f"Run: {run_id}",
         )
 
     def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
@@ -218,9 +222,10 @@ class LocalPipelineBackend:
         for path in artifacts.glob(f"*/{task}/result"):
             return path.read_text(encoding="utf-8", errors="replace"), str(path)
         raise ResultError(
-            f"Run {run_id} succeeded but step {task} left no result under {artifacts}. The component in the data "
-            "plane's environment does not belong to this provider, or the directory was cleaned. Clear the task to run "
-            "it again."
+            f"Step {task} succeeded and left no result. The component in the data plane's environment does not belong to "
+            "this provider, or the directory was cleaned. Clear the task to run it again.",
+            f"Run: {run_id}",
+            f"Looked below: {artifacts}",
         )
 
     def list_outputs(self, run_id: str, pipeline: str, task: str) -> dict[str, str]:
@@ -234,6 +239,10 @@ class LocalPipelineBackend:
     def run_url(self, run_id: str) -> str:
         """Nothing: there is no web interface."""
         return ""
+
+    def page_url(self, uri: str, conn_id: str) -> str:
+        """A page that Airflow's web server shows, see :mod:`airflow_provider_llmops.pages`."""
+        return page_address(uri, conn_id, self._root)
 
     def explain_failure(self, run_id: str) -> list[str]:
         """Nothing more: the run's log has been passed on."""
@@ -319,14 +328,16 @@ class LocalPipelineBackend:
         error = state.get("error")
         text = None
         if error and not value.is_canceled:
-            task = f"task {error['task']!r}: " if error.get("task") else ""
-            text = f"{task}{error['type']}: {error['message']}"
+            # What a component raises on purpose says all in its message.
+            is_raised_on_purpose = "traceback" in error and error["traceback"] is None
+            text = error["message"] if is_raised_on_purpose else f"{error['type']}: {error['message']}"
         return Run(
             run_id=directory.name,
             display_name=request.get("display_name", directory.name),
             state=value,
             tasks=state.get("tasks", {}),
             error=text,
+            failed_steps=(error["task"],) if error and text and error.get("task") else (),
             retryable=error.get("retryable", True) if error else True,
             created_at=parse_time(request.get("created_at")),
             finished_at=parse_time(state.get("finished_at")),
@@ -341,7 +352,9 @@ class LocalPipelineBackend:
         directory = self._runs / run_id
         if not valid or not directory.is_dir():
             raise RunNotFoundError(
-                f"There is no run {run_id!r} in {self._runs}. It was deleted, or the connection's 'root' was changed."
+                "There is no such run: it was deleted, or the connection's 'root' was changed.",
+                f"Run: {run_id}",
+                f"Directory: {self._runs}",
             )
         return directory
 
@@ -364,8 +377,9 @@ class LocalPipelineBackend:
         free = shutil.disk_usage(existing).free
         if free < MIN_FREE_BYTES:
             raise ApiUnavailableError(
-                f"Only {free // 2**20} MiB are free for runs in {self._runs}, at least {MIN_FREE_BYTES // 2**20} MiB are "
-                "needed. Delete old runs there, or choose another 'root' in the connection's extra."
+                f"Only {free // 2**20} MiB are free for runs, at least {MIN_FREE_BYTES // 2**20} MiB are needed. Delete old "
+                "runs, or choose another 'root' in the connection's extra.",
+                f"Directory: {self._runs}",
             )
 
 

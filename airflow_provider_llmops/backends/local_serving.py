@@ -81,13 +81,14 @@ class LocalServingBackend:
         except ValueError:
             last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
             raise ApiUnavailableError(
-                f"The local serving controller could not carry out {command!r}: {last}. Check that llmops-components in "
-                f"{self._data_plane.python}'s environment belongs to this provider."
+                f"Local serving could not {command}: {last}. Check that llmops-components in the data plane's environment "
+                "belongs to this provider.",
+                f"Interpreter: {self._data_plane.python}",
             ) from None
         if answer.returncode != 0:
             error = value["error"]
             kind = ApiUnavailableError if error.get("retryable", True) else ConfigurationError
-            raise kind(f"Local serving refused {command!r}: {error['message']}")
+            raise kind(error["message"], f"Refused by local serving: {command}")
         return value
 
 

@@ -169,7 +169,8 @@ class TrainJobs:
             job = self.get(namespace, name)
         if job.token != token:
             raise ConfigurationError(
-                f"TrainJob {namespace}/{name} exists and was not made by this task. Delete it, or rename the task."
+                "There is a TrainJob of this name that this task has not made. Delete it, or rename the task.",
+                f"TrainJob: {namespace}/{name}",
             )
         return job
 
@@ -289,7 +290,7 @@ class TrainJobs:
                     raise _sorted_error(error, what) from error
                 except (HTTPError, OSError) as error:
                     raise ApiUnavailableError(
-                        f"Could not {what}: the API server did not answer: {error}"
+                        f"The API server did not answer: {error}", f"Wanted: {what}"
                     ) from error
         raise AssertionError("the last attempt returns or raises")
 
@@ -347,7 +348,7 @@ class TrainJobWatch:
             job = self._backend.get(*self._place, patience=0.0)
         except ApiUnavailableError as error:
             if not self._unanswered:
-                self._log.warning("%s. Waiting on.", error)
+                self._log.warning("Waiting on: %s", str(error).partition("\n")[0])
             self._unanswered = True
             return None
         self._unanswered = False
@@ -454,11 +455,11 @@ def _sorted_error(error: Any, what: str) -> LLMOpsError:
     said = " ".join(message.split())[:MAX_SHOWN_CHARACTERS]
     code = error.status
     if not code or code >= 500 or code in (408, 429):
-        return ApiUnavailableError(f"Could not {what}: the API server answered {code}: {said}")
+        return ApiUnavailableError(f"The API server answered {code}: {said}", f"Wanted: {what}")
     if code == 409 and reason == "AlreadyExists":
-        return _AlreadyThereError(f"Could not {what}: {said}")
+        return _AlreadyThereError(said, f"Wanted: {what}")
     if code == 404 and reason == "NotFound" and "namespaces" not in said:
-        return RunNotFoundError(f"Could not {what}: {said}. It was deleted, or is in another namespace.")
+        return RunNotFoundError(f"{said}. It was deleted, or is in another namespace.", f"Wanted: {what}")
     if code == 404 and reason is None:
         advice = f"The cluster does not know {PLURAL}.{GROUP}: install Kubeflow Trainer 2.2 or later."
     elif code == 403 and "admission webhook" in said:
@@ -469,7 +470,7 @@ def _sorted_error(error: Any, what: str) -> LLMOpsError:
         advice = "Renew the connection's credentials."
     else:
         advice = "Correct the task's settings."
-    return ConfigurationError(f"Could not {what}: the API server answered {code}: {said}. {advice}")
+    return ConfigurationError(f"The API server answered {code}: {said}. {advice}", f"Wanted: {what}")
 
 
 def _troubles(pod: Mapping[str, Any]) -> list[PodTrouble]:

@@ -93,7 +93,7 @@ class KServeHook(BaseHook):
             answer: str = json.loads(content)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ApiUnavailableError(
-                f"{address} did not answer as a chat model does: {content[:200]!r}"
+                f"The service did not answer as a chat model does: {content[:200]!r}", f"Address: {address}"
             ) from error
         return answer
 

@@ -136,6 +136,13 @@ class KubeflowPipelinesHook(BaseHook):
         """
         self.backend.cancel(run_id)
 
+    def page_url(self, uri: str) -> str:
+        """Address at which a browser shows an artifact; empty if there is none.
+
+        :param uri: address of the artifact
+        """
+        return self.backend.page_url(uri, self.kubeflow_conn_id)
+
     def retry(self, run_id: str) -> None:
         """Go on with a failed run: its failed steps and those that depend on them. Not on the local backend.
 

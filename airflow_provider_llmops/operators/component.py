@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.exceptions import QualityGateFailed
+from airflow_provider_llmops.links import PageLink
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
-from airflow_provider_llmops.results import StageResult
+from airflow_provider_llmops.results import StageResult, summary_of, table_of
 from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
 
 if TYPE_CHECKING:
@@ -69,14 +71,20 @@ class ComponentOperator(PipelineRunOperator):
         ti = context["ti"]
         for name, uri in result.outputs().items():
             ti.xcom_push(key=name, value=uri)
+        for link in self.operator_extra_links:
+            if isinstance(link, PageLink) and (uri := result.outputs().get(link.artifact, "")):
+                link.push(ti, self.hook.page_url(f"{uri}{link.file}"))
         ti.xcom_push(key="metrics", value=value["metrics"])
-        for name, number in result.metrics.items():
-            self.log.info("%s = %s", name, number)
+        if result.metrics:
+            self.log.info("Metrics\n%s", table_of(result.metrics))
+        for finding in value["findings"]:
+            self.log.log(logging.INFO if result.passed else logging.ERROR, "%s", finding)
         if not result.passed:
             ti.xcom_push(key="return_value", value=value)
             raise QualityGateFailed(
-                f"Run {run.run_id} ({self.what}) did not pass its gate: {' '.join(value['findings'])} Artifacts: "
-                + ", ".join(f"{name}={uri}" for name, uri in result.outputs().items())
+                summary_of(value["findings"]),
+                *run.places(self.what),
+                *(f"{name}: {uri}" for name, uri in result.outputs().items()),
             )
         return value
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.links import DataDocsLink
 from airflow_provider_llmops.operators.component import ComponentOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink
 from airflow_provider_llmops.uris import Address
 
 
@@ -61,6 +65,10 @@ class ValidateDatasetOperator(ComponentOperator):
     inputs = ("dataset", "base_model", "dataset_format", "min_rows", "max_rejected_fraction")
     addresses = {"dataset": Address(kind="file"), "base_model": Address(kind="directory")}
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        *ComponentOperator.operator_extra_links,
+        DataDocsLink(),
+    )
 
     def __init__(
         self,

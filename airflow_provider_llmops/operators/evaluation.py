@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, describe_unknown
+from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
 
 class EvaluateModelOperator(ComponentOperator):
@@ -50,6 +52,10 @@ class EvaluateModelOperator(ComponentOperator):
         "reward_model": Address(kind="directory"),
     }
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        *ComponentOperator.operator_extra_links,
+        ReportLink(),
+    )
 
     def __init__(
         self,
@@ -83,9 +89,12 @@ class QualityGateOperator(BaseOperator):
     :param metrics: metrics of an evaluation that was given ``baseline_scores``
     :param metric: metric to decide by; higher is better
     :param min_improvement: smallest difference to the baseline that passes, in the metric's own unit
+    :param report: URI of the evaluation's page, to name and link
+    :param kubeflow_conn_id: connection that the evaluation ran with, by which the page is reached
     """
 
-    template_fields: Sequence[str] = ("metrics", "metric", "min_improvement")
+    template_fields: Sequence[str] = ("metrics", "metric", "min_improvement", "report", "kubeflow_conn_id")
+    operator_extra_links = (ReportLink(),)
     ui_color = "#fef3e0"
 
     def __init__(
@@ -94,12 +103,16 @@ class QualityGateOperator(BaseOperator):
         metrics: Mapping[str, float],
         metric: str,
         min_improvement: float | str = 0.0,
+        report: str | None = None,
+        kubeflow_conn_id: str = KubeflowPipelinesHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.metrics = metrics
         self.metric = metric
         self.min_improvement = min_improvement
+        self.report = report
+        self.kubeflow_conn_id = kubeflow_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare; the numbers are pushed whether or not the gate is passed."""
@@ -120,15 +133,27 @@ class QualityGateOperator(BaseOperator):
             "min_improvement": asked,
             "passed": improvement >= asked,
         }
+        # As many digits as tell the two apart, should it have been close.
+        digits = next((n for n in range(4, 17) if f"{improvement:.{n}g}" != f"{asked:.{n}g}"), 4)
         summary = (
-            "{metric}: {candidate:.4f} against {baseline:.4f}, improvement {improvement:+.4f}, at least "
-            "{min_improvement:+.4f} asked for".format(**verdict)
+            f"{self.metric} {verdict['candidate']:.4g} against {verdict['baseline']:.4g}, at least {asked:+.{digits}g} asked for "
+            f"and {improvement:+.{digits}g} reached"
         )
+        report = self._link_report(context)
         if not verdict["passed"]:
             context["ti"].xcom_push(key="return_value", value=verdict)
+            self.log.error("%s", summary)
             raise QualityGateFailed(
-                f"The tuned model does not beat its baseline. {summary}. Train longer, look at the evaluation's report, "
-                "or lower min_improvement."
+                f"{summary}: the model is not good enough. Train longer, look at the evaluation's report, or lower "
+                "min_improvement.",
+                report,
             )
-        self.log.info("Gate passed. %s", summary)
+        self.log.info("Gate passed: %s", "\n".join(filter(None, (summary, report))))
         return verdict
+
+    def _link_report(self, context: Context) -> str | None:
+        if not self.report:
+            return None
+        url = KubeflowPipelinesHook(self.kubeflow_conn_id).page_url(self.report)
+        ReportLink().push(context["ti"], url)
+        return f"Report: {url or self.report}"

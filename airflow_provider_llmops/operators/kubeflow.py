@@ -73,16 +73,14 @@ class KubeflowPipelineOperator(PipelineRunOperator):
         """The pipeline with its parameters; of one on the server, only what is sent with the run."""
         if bool(self.pipeline) == bool(self.pipeline_name):
             raise ConfigurationError(
-                f"Task {self.task_id} needs one of pipeline (a file) and pipeline_name (on the server), and has "
+                "One of pipeline (a file) and pipeline_name (on the server) is needed, and the task has "
                 f"{'both' if self.pipeline else 'neither'}."
             )
         if self.pipeline_version and not self.pipeline_name:
-            raise ConfigurationError(
-                f"Task {self.task_id}: pipeline_version belongs to pipeline_name, not to a file."
-            )
+            raise ConfigurationError("pipeline_version belongs to pipeline_name, not to a file.")
         if self.pipeline_name and (self.step_settings or self.caching is not None):
             raise ConfigurationError(
-                f"Task {self.task_id}: step_settings and caching are compiled into a pipeline, and {self.pipeline_name!r} is "
+                f"step_settings and caching are compiled into a pipeline, and {self.pipeline_name!r} is "
                 "on the server already. Pass its file as 'pipeline' instead."
             )
         bound = self._spec.bind(self.parameters or {}, caching=self.caching)
@@ -186,7 +184,8 @@ class KubeflowComponentOperator(ComponentOperator):
         steps = list(self._spec.ir["root"]["dag"]["tasks"])
         if len(steps) != 1:
             raise ConfigurationError(
-                f"{self.component} is a pipeline of {len(steps)} steps, not a component. Use KubeflowPipelineOperator."
+                f"A pipeline of {len(steps)} steps is no component. Use KubeflowPipelineOperator.",
+                f"Specification: {self.component}",
             )
         return self._spec.bind(self.arguments(), caching=self.caching)
 
@@ -212,7 +211,9 @@ class KubeflowComponentOperator(ComponentOperator):
             context["ti"].xcom_push(key=name, value=uri)
         value = {"run_id": run.run_id, "component": self.what, "artifacts": artifacts}
         if len(json.dumps(value)) > MAX_XCOM_BYTES:
-            raise RunFailedError(f"The addresses of the artifacts of run {run.run_id} do not fit into XCom.")
+            raise RunFailedError(
+                "The addresses of the artifacts do not fit into XCom.", *run.places(self.what)
+            )
         return value
 
     def _declared_artifacts(self) -> set[str]:

@@ -148,7 +148,7 @@ class PipelineRunOperator(BaseOperator):
         self._context = context
         if self.reuse not in get_args(Reuse):
             raise ConfigurationError(
-                f"reuse must be one of {', '.join(get_args(Reuse))}; task {self.task_id} has {self.reuse!r}."
+                f"reuse must be one of {', '.join(get_args(Reuse))}, got {self.reuse!r}."
             )
         run_id = self._run_id = self._reconnect(context) or self._submit(context)
         end_if_unwanted(self, context, self._cancel)
@@ -165,7 +165,7 @@ class PipelineRunOperator(BaseOperator):
                 return self._finish(context, run, log_offset=event["log_offset"])
             if event["timed_out"]:
                 self.hook.cancel(run_id)
-                raise RunFailedError(self._timeout_message(run_id))
+                raise self._timeout(run_id)
             if event["error"]:
                 raise ConfigurationError(event["error"])
             self._run_id = run_id
@@ -189,7 +189,7 @@ class PipelineRunOperator(BaseOperator):
         self.log.info("Cancelling run %s", run_id)
         self.hook.backend.cancel(run_id, patience=3.0)
         if is_timed_out() and self.execution_timeout:
-            self.log.error("%s", self._timeout_message(run_id))
+            self.log.error("%s", self._timeout(run_id))
 
     def _submitted(self) -> str | None:
         """Id of the run whose submission is being interrupted, if the server has it.
@@ -378,7 +378,7 @@ class PipelineRunOperator(BaseOperator):
                 return self._finish(context, run, log_offset=offset)
             if deadline is not None and time.time() >= deadline:
                 self.hook.cancel(run_id)
-                raise RunFailedError(self._timeout_message(run_id))
+                raise self._timeout(run_id)
             time.sleep(interval)
 
     def _finish(self, context: Context, run: Run, *, log_offset: int) -> dict[str, Any]:
@@ -389,18 +389,16 @@ class PipelineRunOperator(BaseOperator):
             return self.outcome(context, run)
 
     def _raise_if_failed(self, run: Run) -> None:
-        where = f" Log: {run.log_hint}" if run.log_hint else ""
         if run.state.is_canceled:
             raise RunCanceledError(
-                f"Run {run.run_id} ({self.what}) was cancelled by somebody else. Clear the task to run it again.{where}"
+                "The run was cancelled by somebody else. Clear the task to run it again.",
+                *run.places(self.what),
             )
         if not run.state.is_successful:
             for line in self.hook.backend.explain_failure(run.run_id):
                 self.log.error("%s", line)
-            message = (
-                f"Run {run.run_id} ({self.what}) {run.state} at {run.error or 'an unknown step'}.{where}"
-            )
-            raise RunFailedError(message) if run.retryable else InvalidInputError(message)
+            kind = RunFailedError if run.retryable else InvalidInputError
+            raise kind(run.reason, *run.places(self.what))
 
     def _log_from(self, run_id: str, offset: int) -> int:
         while self.stream_logs:
@@ -412,8 +410,8 @@ class PipelineRunOperator(BaseOperator):
             offset = end
         return offset
 
-    def _timeout_message(self, run_id: str) -> str:
-        return (
-            f"Run {run_id} ({self.what}) took longer than {describe_limits(self)} and was cancelled. Raise that, or give it "
-            "less to do."
+    def _timeout(self, run_id: str) -> RunFailedError:
+        return RunFailedError(
+            f"The run took longer than {describe_limits(self)} and was cancelled. Raise that, or give it less to do.",
+            f"Run: {run_id} ({self.what})",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_llmops.as_of import as_of, is_backfill, origin_in_time
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
-from airflow_provider_llmops.links import ModelVersionLink
+from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
 from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
@@ -66,6 +66,9 @@ class RegisterModelOperator(ComponentOperator):
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         ModelVersionLink(),
+        MlflowRunLink(),
+        ModelCardLink(),
+        ReportLink(),
     )
 
     def __init__(
@@ -129,6 +132,13 @@ class RegisterModelOperator(ComponentOperator):
             "tags": {**origin, **(self.tags or {})},
         }
 
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Link what is registered, then register it."""
+        for link, uri in ((ModelCardLink(), self.model), (ReportLink(), self.report)):
+            if uri:
+                link.push(context["ti"], self.hook.page_url(f"{uri}{link.file}"))
+        return super().execute(context)
+
     @property
     def _is_left_in_backfill(self) -> bool:
         return bool(
@@ -146,7 +156,7 @@ class RegisterModelOperator(ComponentOperator):
             note = f"Alias {self.alias!r} stays where it is: this is a backfill, and alias_in_backfill is not set."
             value["details"] |= {"alias": self.alias, "alias_note": note}
         self.log.info("%s", value["details"].get("alias_note"))
-        context["ti"].xcom_push(
-            key="model_version_url", value=value["details"]["links"].get("model_version", "")
-        )
+        links = value["details"].get("links", {})
+        ModelVersionLink().push(context["ti"], links.get("model_version", ""))
+        MlflowRunLink().push(context["ti"], links.get("run", ""))
         return value

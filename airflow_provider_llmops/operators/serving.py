@@ -194,6 +194,7 @@ class DeployModelOperator(BaseOperator):
         }
         for key in ("url", "openai_url"):
             context["ti"].xcom_push(key=key, value=facts[key])
+        ServiceLink().push(context["ti"], f"{facts['openai_url']}/models")
         self.log.info("Service %s answers at %s", service.name, facts["openai_url"])
         return facts
 
@@ -236,8 +237,9 @@ class DeployModelOperator(BaseOperator):
             f"{each.revision} ({each.traffic}%)" for each in service.revisions.values() if each.traffic
         )
         return RunFailedError(
-            f"Revision {revision} of service {self.service_name!r} {why}. "
-            + (f"Serving as before: {serving}." if serving else "Nothing is serving.")
+            f"The new revision {why}. "
+            + (f"Serving as before: {serving}." if serving else "Nothing is serving."),
+            f"Revision: {revision} of service {self.service_name}",
         )
 
 
@@ -279,7 +281,8 @@ class AskModelOperator(BaseOperator):
             seconds = round(time.monotonic() - started, 3)
             if not answer.strip():
                 raise RunFailedError(
-                    f"{self.url} answered {prompt!r:.80} with nothing. Look at the service's log and at the evaluation's report."
+                    f"The answer to {prompt!r:.50} is empty. Look at the service's log and at the evaluation's report.",
+                    f"Service: {self.url}",
                 )
             self.log.info("%s\n-> %s (%.2f s)", prompt, answer, seconds)
             answers.append({"prompt": prompt, "answer": answer, "seconds": seconds})

@@ -262,8 +262,8 @@ class TrainJobOperator(BaseOperator):
         text = json.dumps(self.request(context, name, began=began)).replace("$", "\\u0024")
         if len(text) > MAX_REQUEST_BYTES:
             raise ConfigurationError(
-                f"The arguments of task {self.task_id} take {len(text)} bytes as JSON, at most {MAX_REQUEST_BYTES} fit. Put "
-                "data into files on the volume."
+                f"The arguments take {len(text)} bytes as JSON, at most {MAX_REQUEST_BYTES} fit. Put data into files on the "
+                "volume."
             )
         origin = {f"llmops/{key.replace('_', '-')}": value for key, value in origin_of(context).items()}
         return train_job(
@@ -312,13 +312,14 @@ class TrainJobOperator(BaseOperator):
             path = file_path(path, name)
         if scheme_of(path):
             raise ConfigurationError(
-                f"{name} is {value!r:.200}, which the nodes cannot read. Copy it to a volume and give its path below "
-                f"{' or '.join(mounts)}."
+                f"The nodes cannot read {name}. Copy it to a volume and give its path below {' or '.join(mounts)}.",
+                f"{name}: {value!r:.200}",
             )
         normal = posixpath.normpath(path)
         if not any(normal.startswith(f"{mount.rstrip('/')}/") for mount in mounts) or "\0" in path:
             raise ConfigurationError(
-                f"{name} is {value!r:.200}; it must be a path below {' or '.join(mounts)}, where the nodes have a volume."
+                f"{name} must be a path below {' or '.join(mounts)}, where the nodes have a volume.",
+                f"{name}: {value!r:.200}",
             )
         return normal
 
@@ -378,9 +379,11 @@ class TrainJobOperator(BaseOperator):
         """Two trainings must not write to the same place."""
         if not self.hook.backend.wait_until_gone(namespace, name, seconds=GONE_SECONDS):
             raise RunFailedError(
-                f"Pods of a former TrainJob still write to {self.output_path}: {namespace}/{name} was deleted more than "
-                f"{GONE_SECONDS:.0f} s ago. See why they do not end (kubectl get pods -n {namespace} -l "
-                f"jobset.sigs.k8s.io/jobset-name={name}), then retry."
+                f"Pods of a former TrainJob still write to the same place, and it was deleted more than {GONE_SECONDS:.0f} s "
+                f"ago. See why they do not end (kubectl get pods -n {namespace} -l jobset.sigs.k8s.io/jobset-name={name}), then "
+                "retry.",
+                f"TrainJob: {namespace}/{name}",
+                f"They write to: {self.output_path}",
             )
 
     def _wait(self, context: Context, job: TrainJob, deadline: float | None) -> dict[str, Any]:
@@ -444,33 +447,37 @@ class TrainJobOperator(BaseOperator):
         from airflow_provider_llmops.backends.trainer import explain
 
         backend = self.hook.backend
-        what = f"TrainJob {namespace}/{name} ({self.component})"
+        where = f"TrainJob: {namespace}/{name} ({self.component})"
         if timed_out or (job is not None and job.timed_out):
             backend.delete(namespace, name)
             return RunFailedError(
-                f"{what} took longer than {describe_limits(self)} and was stopped. A retry goes on from its checkpoints; raise "
-                "that, or give it less to do."
+                f"The training took longer than {describe_limits(self)} and was stopped. A retry goes on from its checkpoints; "
+                "raise that, or give it less to do.",
+                where,
             )
         if job is None or job.state.is_canceled:
             return RunCanceledError(
-                f"{what} was deleted by somebody else. Clear the task to train again; a retry goes on from its checkpoints."
+                "The TrainJob was deleted by somebody else. Clear the task to train again; a retry goes on from its checkpoints.",
+                where,
             )
         lines, is_final = explain(backend, job, lines=LOG_LINES)
         for line in lines:
             self.log.error("%s", line)
         if final_error and not job.state.is_terminal:
             backend.delete(namespace, name)  # its restarts would end alike
-        reason = final_error or job.reason or "no reason given"
+        reason = (final_error or job.reason or "The TrainJob failed without a reason").rstrip(".")
         if final_error or is_final:
-            return InvalidInputError(f"{what} failed: {reason}. Correct the task's arguments or data.")
-        return RunFailedError(f"{what} failed: {reason}. A retry goes on from its checkpoints.")
+            return InvalidInputError(f"{reason}. Correct the task's arguments or data.", where)
+        return RunFailedError(f"{reason}. A retry goes on from its checkpoints.", where)
 
     def _outcome(self, context: Context, job: TrainJob) -> dict[str, Any]:
         # What was submitted, not what the task's templates and DAG have become since.
         if REQUEST_VARIABLE not in job.environment:
             raise ResultError(
-                f"TrainJob {job.namespace}/{job.name} is complete, but has no variable {REQUEST_VARIABLE} (any more), which says "
-                f"where its outputs are. Look below {self.output_path}."
+                f"The training is complete, but its TrainJob has no variable {REQUEST_VARIABLE} (any more), which says where its "
+                "outputs are.",
+                f"TrainJob: {job.namespace}/{job.name}",
+                f"Look below: {self.output_path}",
             )
         request = json.loads(job.environment[REQUEST_VARIABLE])
         arguments = request["arguments"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink
 from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_provider_llmops.backends.base import Run
     from airflow_provider_llmops.specs import BoundPipeline
 
 _ROWS = Address(("hf",), "file")
@@ -61,7 +65,7 @@ class TrainingOperator(ComponentOperator):
         ``price_per_device_hour``
     :param tracking: where it is tracked in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; no credentials
     :param mlflow_conn_id: connection of type ``mlflow``: gives ``tracking`` the address, the DAG's run as ``parent`` and the
-        task as ``run_name``; its credentials reach the step through its environment only
+        task as ``run_name``, of a mapped task with its ``map_index_template`` or its index; its credentials reach the step through its environment only
     :param processes: number of training processes that the step starts, as a rule one for each of its GPUs
     :param preset: how they work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``
     """
@@ -81,6 +85,11 @@ class TrainingOperator(ComponentOperator):
         "preset",
     )
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs, "mlflow_conn_id")
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        *ComponentOperator.operator_extra_links,
+        ModelCardLink(),
+        MlflowRunLink(),
+    )
     template_fields_renderers = dict.fromkeys(
         ("training_args", "peft_args", "model_args", "budget", "tracking"), "json"
     )
@@ -131,13 +140,28 @@ class TrainingOperator(ComponentOperator):
         if self.mlflow_conn_id:
             found = {"tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri()}
             if self._context:
-                found |= {"parent": dag_run_key(self._context), "run_name": self._context["ti"].task_id}
+                found |= {"parent": dag_run_key(self._context), "run_name": self._run_name(self._context)}
             arguments["tracking"] = {**found, **(self.tracking or {})}
         return arguments
+
+    def _run_name(self, context: Context) -> str:
+        """The task's name; of a mapped one with what its map_index_template says of it, or its index."""
+        ti = context["ti"]
+        if ti.map_index is None or ti.map_index < 0:
+            return str(ti.task_id)
+        template = getattr(self, "map_index_template", None)
+        label = self.render_template(template, context) if template else ti.map_index
+        return f"{ti.task_id}[{label}]"
 
     def environment(self) -> dict[str, str]:
         """MLflow's credentials."""
         return MlflowHook(self.mlflow_conn_id).environment() if self.mlflow_conn_id else {}
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The result, and the address of its run in MLflow for the link."""
+        value = super().outcome(context, run)
+        MlflowRunLink().push(context["ti"], value["details"].get("tracking", {}).get("url", ""))
+        return value
 
     def _fingerprint(self, pipeline: BoundPipeline) -> str:
         # Where it is tracked differs from run to run, and does not change what comes out.

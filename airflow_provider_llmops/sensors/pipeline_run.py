@@ -97,9 +97,8 @@ class PipelineRunSensor(BaseSensorOperator):
 
     @staticmethod
     def _has_succeeded(run: Run) -> bool:
-        where = f" Log: {run.log_hint}" if run.log_hint else ""
         if run.state.is_canceled:
-            raise RunCanceledError(f"Run {run.run_id} ({run.display_name}) was cancelled.{where}")
+            raise RunCanceledError("The run was cancelled.", *run.places())
         if run.state.is_terminal and not run.state.is_successful:
-            raise RunFailedError(f"Run {run.run_id} ({run.display_name}) {run.state} at {run.error}.{where}")
+            raise RunFailedError(run.reason, *run.places())
         return run.state.is_successful

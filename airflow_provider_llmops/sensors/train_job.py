@@ -104,9 +104,9 @@ class TrainJobSensor(BaseSensorOperator):
 
     @staticmethod
     def _is_complete(job: TrainJob) -> bool:
-        what = f"TrainJob {job.namespace}/{job.name}"
+        where = f"TrainJob: {job.namespace}/{job.name}"
         if job.state.is_canceled:
-            raise RunCanceledError(f"{what} was deleted.")
+            raise RunCanceledError("The TrainJob was deleted.", where)
         if job.state.is_terminal and not job.state.is_successful:
-            raise RunFailedError(f"{what} failed: {job.reason}")
+            raise RunFailedError(job.reason or "The TrainJob failed without a reason", where)
         return job.state.is_successful

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_provider_llmops.backends.base import step_changes
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, reason_first
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.settle import settle
 
@@ -122,11 +122,13 @@ class PipelineRunTrigger(BaseEventTrigger):
                 while True:
                     item = await queue.get()
                     if isinstance(item, ConfigurationError):
-                        error = f"Run {self.run_id} cannot be watched any more: {item}"
+                        error = reason_first(
+                            f"The run cannot be watched any more: {item}", f"Run: {self.run_id}"
+                        )
                         break
                     if isinstance(item, Exception):
                         raise ApiUnavailableError(
-                            f"Run {self.run_id} was lost from sight: {item!r}"
+                            f"The run was lost from sight: {item!r}", f"Run: {self.run_id}"
                         ) from item
                     self._log_steps(item)
                     if item.state.is_terminal:
@@ -149,7 +151,7 @@ class PipelineRunTrigger(BaseEventTrigger):
                 self._log_steps(run)
                 await self._pass_log_on(backend)
             except ConfigurationError as reason:
-                error = f"Run {self.run_id} cannot be watched any more: {reason}"
+                error = reason_first(f"The run cannot be watched any more: {reason}", f"Run: {self.run_id}")
                 break
             if run.state.is_terminal:
                 break

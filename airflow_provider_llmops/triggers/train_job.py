@@ -93,7 +93,7 @@ class TrainJobTrigger(BaseTrigger):
             except RunNotFoundError:
                 break
             except ConfigurationError as reason:
-                error = f"TrainJob {self.namespace}/{self.name} cannot be watched any more: {reason}"
+                error = f"The TrainJob cannot be watched any more: {reason}\nTrainJob: {self.namespace}/{self.name}"
                 break
             if job is not None and job.state.is_terminal:
                 break

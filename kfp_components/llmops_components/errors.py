@@ -8,13 +8,19 @@ ComponentError
 └── UnavailableError      a service or resource is not there right now; running again may help
     └── TrainingInterrupted   SIGTERM stopped a training; running again goes on from its checkpoint
 
-A message has four parts: what happened, where, why, and what to do next.
+A message has four parts: what happened, where, why, and what to do next. Where a message leaves the step, its first 80
+characters, which are all that most lists show, are for the reason: see :func:`reason_first`.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+SHOWN_CHARACTERS = 80
+_LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]*://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
+_TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
 
 
 class ComponentError(Exception):
@@ -65,3 +71,23 @@ def check_known(given: Iterable[str], valid: Iterable[str], what: str) -> None:
             problems.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     if problems:
         raise SettingError(f"Unknown {what}: {', '.join(problems)}. Valid names: {', '.join(valid)}.")
+
+
+def reason_first(message: str) -> str:
+    """A message whose beginning is not taken up by paths and addresses.
+
+    Long ones among the first 80 characters are shortened there, and stand in full behind the message, each on a line of its
+    own.
+
+    Args:
+        message: The message.
+    """
+    first, *lines = _TWO_STOPS.sub(".", message.strip()).split("\n")
+    position = 0
+    while (match := _LONG_PLACE.search(first, position)) and match.start() < SHOWN_CHARACTERS:
+        whole = match[0].rstrip(".:")
+        short = f".../{whole.rstrip('/').rpartition('/')[2][-40:]}"
+        first = first.replace(whole, short)
+        lines.append(f"{short}: {whole}")
+        position = match.start() + len(short)
+    return "\n".join([first, *lines])

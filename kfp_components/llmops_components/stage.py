@@ -14,7 +14,7 @@ from typing import Any
 
 from kfp.dsl import Artifact, Metrics, Model
 
-from llmops_components.errors import ComponentError
+from llmops_components.errors import ComponentError, reason_first
 from llmops_components.local.store import MODELS, store_once
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of, write_json
 
@@ -46,7 +46,7 @@ def run_stage(
         report = call()
     except ComponentError as error:
         _record_error(error)
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        raise SystemExit(f"{type(error).__name__}: {reason_first(str(error))}") from None
     except Exception as error:
         _record_error(error)
         raise
@@ -78,6 +78,16 @@ def run_stage(
     )
     verdict = "finished" if report.passed else "finished, gate not passed"
     print(f"{component} {verdict} in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def as_page(artifact: Artifact) -> None:
+    """Give an output that is a page the suffix of one: by its address a browser tells what it is.
+
+    Args:
+        artifact: The output, before anything is written to it. KFP takes its address over from the step.
+    """
+    if not artifact.uri.endswith(".html"):
+        artifact.uri += ".html"
 
 
 def whole_numbers(value: Any, *, floats: Collection[str] = ()) -> Any:
@@ -115,7 +125,7 @@ def _record_error(error: Exception) -> None:
             target,
             {
                 "type": type(error).__name__,
-                "message": str(error),
+                "message": reason_first(str(error)),
                 "retryable": getattr(error, "retryable", True),
                 "traceback": None if isinstance(error, ComponentError) else traceback.format_exc(limit=-20),
             },

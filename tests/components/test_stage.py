@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from llmops_components.errors import DataError
 from llmops_components.results import StageReport, digest_of, write_json
-from llmops_components.stage import run_stage, whole_numbers
+from llmops_components.stage import as_page, run_stage, whole_numbers
 
 
 def artifact(path):
@@ -67,6 +67,30 @@ def test_error_on_purpose_ends_the_process_with_its_message_and_leaves_no_result
         "retryable": False,
         "traceback": None,
     }
+
+
+def test_reason_comes_before_the_places_that_it_is_about(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMOPS_ERROR_FILE", str(tmp_path / "error.json"))
+    dataset = "/srv/llmops/runs/6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55/artifacts/validated"
+
+    def refuse():
+        raise DataError(f"Dataset {dataset} has no rows.. Check the step that writes it.")
+
+    with pytest.raises(SystemExit):
+        run_stage("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
+    assert json.loads((tmp_path / "error.json").read_text())["message"].split("\n") == [
+        "Dataset .../validated has no rows. Check the step that writes it.",
+        f".../validated: {dataset}",
+    ]
+
+
+def test_page_gets_the_suffix_that_a_browser_knows_it_by(tmp_path):
+    from kfp.dsl import HTML
+
+    page = HTML(uri=str(tmp_path / "report"))
+    for _ in range(2):
+        as_page(page)
+        assert (page.uri, page.path) == (str(tmp_path / "report.html"), str(tmp_path / "report.html"))
 
 
 def test_numbers_that_protobuf_made_doubles_are_integers_again():

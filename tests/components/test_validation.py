@@ -82,7 +82,7 @@ def test_each_bad_row_is_set_aside_with_its_line_and_reason_and_nothing_is_lost(
     report = validate(mixed)
     assert not report.passed
     assert report.findings == [
-        "5 of 10 rows are rejected (50.0%); at most 0.0% may be.",
+        "5 of 10 rows rejected, at most 0.0% may be",
         *(f"line {number}: {reason}" for number, reason in REASONS.items()),
     ]
     lines = mixed.read_text().splitlines()
@@ -169,14 +169,14 @@ def test_rejected_fraction_survives_binary_fractions(tmp_path):
     report = validate(tmp_path / "dataset", max_rejected_fraction=0.58, dataset_format="prompt_completion")
     assert report.passed
     assert len(report.findings) == 21
-    assert report.findings[-1] == "38 more rejected rows are in the artifact `rejected`."
+    assert report.findings[-1] == "38 more rejected rows are in the artifact `rejected`"
 
 
 @pytest.mark.parametrize(("min_rows", "passed"), [(5, True), (6, False)])
 def test_min_rows_counts_accepted_rows(mixed, min_rows, passed):
     report = validate(mixed, min_rows=min_rows, max_rejected_fraction=1)
     assert report.passed is passed
-    assert ("5 rows are accepted; at least 6 are needed." in report.findings) is not passed
+    assert ("5 rows accepted, at least 6 are needed" in report.findings) is not passed
 
 
 @pytest.mark.parametrize(("limit", "rejected"), [(20, []), (19, [11])])

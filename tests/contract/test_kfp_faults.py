@@ -215,7 +215,7 @@ def test_patience_ends_with_what_was_wrong(api, settings):
     backend = warm(settings, patience=0.2)
     api.faults.always(Status(503))
     with pytest.raises(
-        ApiUnavailableError, match=f"^get_run at {api.url} answered 503: Service Unavailable$"
+        ApiUnavailableError, match=f"^HTTP 503: Service Unavailable. Asked for: get_run at {api.url}.$"
     ):
         backend.get("some-run")
     api.faults.clear()
@@ -230,7 +230,7 @@ def test_patience_ends_with_what_was_wrong(api, settings):
 def test_waiting_never_outlasts_patience(api, settings, slept):
     backend = warm(settings)
     api.faults.always(Status(429, retry_after=60))
-    with pytest.raises(ApiUnavailableError, match="answered 429"):
+    with pytest.raises(ApiUnavailableError, match=r"^HTTP 429"):
         backend.cancel("some-run", patience=25.0)
     assert slept == []
 
@@ -243,7 +243,7 @@ def test_error_page_of_a_proxy_may_be_in_any_encoding(api, settings):
     api.answer = lambda incoming: pages.pop() if pages else answer(incoming)
     assert backend.get(run_id).run_id == run_id
     pages.append(Answer(403, "Accès refusé".encode("latin-1")))
-    with pytest.raises(ConfigurationError, match="was refused with 403: Acc"):
+    with pytest.raises(ConfigurationError, match=r"^Refused with 403: Acc"):
         backend.get(run_id)
 
 
@@ -323,7 +323,7 @@ def test_refusal_is_final_says_what_where_why_and_what_to_do_and_tells_no_secret
         backend.get("some-run")
     assert (
         str(caught.value)
-        == f"get_run at {api.url} was refused with {status}: {phrase[status]}. {ADVICE[status]}"
+        == f"Refused with {status}: {phrase[status]}. {ADVICE[status]} Asked for: get_run at {api.url}."
     )
     assert caught.value.__cause__ is None or secret not in repr(caught.value.__cause__)
     assert (slept, [request.status for request in api.requests]) == ([], [status])
@@ -339,7 +339,7 @@ def test_refused_run_is_sent_once(api, settings, slept, status):
     api.faults.always(Status(status), method="POST")
     with pytest.raises(
         ConfigurationError,
-        match=f"^create_run at {api.url} was refused with {status}",
+        match=f"^Refused with {status}",
     ):
         backend.submit(request())
     assert [request.status for request in api.requests if request.method == "POST"] == [status]
@@ -354,9 +354,9 @@ def test_login_page_is_named_and_nothing_is_submitted(api, settings, slept, stat
     with pytest.raises(ConfigurationError) as caught:
         backend.submit(request())
     assert str(caught.value) == (
-        f"create_run at {api.url} was answered with a web page, not JSON: a login page in front of the server, or an "
-        "address that is not the API's. Give connection 'kfp' credentials ('auth': token, token_file or cookie), or an "
-        "endpoint inside the cluster."
+        "A web page came back, not JSON: a login page in front of the server, or an address that is not the API's. Give "
+        "connection 'kfp' credentials ('auth': token, token_file or cookie), or an endpoint inside the cluster. Asked for: "
+        f"create_run at {api.url}."
     )
     # The redirect is not followed.
     assert [request.path for request in api.requests if request.method == "POST"] == ["/apis/v2beta1/runs"]
@@ -395,7 +395,8 @@ def test_unusable_token_file_is_named_and_nothing_is_sent(api, settings, tmp_pat
         "empty": "is empty.",
         "not text": "cannot be read: 'utf-8' codec can't decode",
     }
-    assert str(caught.value).startswith(f"The token file '{file}' of connection 'kfp' {why[problem]}")
+    assert str(caught.value).startswith(f"The token file of connection 'kfp' {why[problem]}")
+    assert str(caught.value).endswith(f"\nFile: {file}")
     assert (slept, api.requests) == ([], [])
 
 
@@ -413,10 +414,11 @@ def test_certificate_that_nobody_vouches_for_is_refused_at_once(api, settings, t
     with pytest.raises(ConfigurationError) as caught:
         backend.submit(request())
     message = str(caught.value)
-    assert message.startswith(f"No secure connection for get_pipeline_by_name at {tls.url}: ")
+    assert message.startswith("No secure connection: ")
     assert "self-signed certificate" in message
     assert message.endswith(
-        "Give the certificate authority in 'ca_file' of connection 'kfp', or correct the address."
+        "Give the certificate authority in 'ca_file' of connection 'kfp', or correct the address. Asked for: "
+        f"get_pipeline_by_name at {tls.url}."
     )
     assert (slept, api.requests) == ([], [])
 
@@ -435,7 +437,7 @@ def test_certificate_of_another_host_is_refused(api, settings, tls, slept):
     backend = KubeflowPipelineBackend(
         dataclasses.replace(settings, endpoint=endpoint, ca_file=str(tls.certificate))
     )
-    with pytest.raises(ConfigurationError, match=r"No secure connection .* Hostname mismatch"):
+    with pytest.raises(ConfigurationError, match=r"^No secure connection: .* Hostname mismatch"):
         backend.get("some-run")
     assert (slept, api.requests) == ([], [])
 

@@ -170,7 +170,7 @@ def test_specification_that_the_server_refuses_is_not_sent_again(api, settings, 
     backend = KubeflowPipelineBackend(dataclasses.replace(settings, upload_versions=False))
     request = request_of()
     request.pipeline.spec["schemaVersion"] = "9.9.9"
-    with pytest.raises(ConfigurationError, match=r"create_run at .* only supports schema version 2\.1\.0"):
+    with pytest.raises(ConfigurationError, match=r"only supports schema version 2\.1\.0"):
         backend.submit(request)
     assert api.count("POST", "/runs$") == 1
 
@@ -188,10 +188,13 @@ def test_a_failed_run_names_the_step_and_what_is_known_of_why(api, backend, requ
     run_id = backend.submit(request_of())
     api.finish(run_id, "FAILED", tasks={"train": "FAILED", "report": ""})
     run = backend.get(run_id)
-    assert (run.error, run.tasks) == ("step 'train'", {"train": "FAILED", "report": "OMITTED"})
+    assert (run.error, run.failed_steps) == (None, ("train",))
+    assert run.reason == "Step 'train' failed; its log says why"
+    assert run.tasks == {"train": "FAILED", "report": "OMITTED"}
     other = backend.submit(request_of("dag.task 2"))
     api.finish(other, "FAILED", tasks={"train": "FAILED"}, task_errors={"train": "OOMKilled"})
-    assert backend.get(other).error == "step 'train': OOMKilled"
+    failed = backend.get(other)
+    assert (failed.error, failed.failed_steps) == ("OOMKilled", ("train",))
 
 
 def test_an_unfinished_run_has_no_end_although_the_server_sends_the_epoch(api, backend, request_of):
@@ -327,10 +330,10 @@ def test_cancelling_a_finished_run_does_nothing(api, backend, request_of):
 
 
 def test_a_run_that_is_gone_is_told_from_other_refusals(api, backend):
-    with pytest.raises(RunNotFoundError, match="was refused with 404"):
+    with pytest.raises(RunNotFoundError, match=r"^Refused with 404"):
         backend.get(str(uuid.uuid4()))
     api.token = "something"  # noqa: S105
-    with pytest.raises(ConfigurationError, match="was refused with 401") as caught:
+    with pytest.raises(ConfigurationError, match=r"^Refused with 401") as caught:
         backend.get(str(uuid.uuid4()))
     assert not isinstance(caught.value, RunNotFoundError)
 
@@ -342,7 +345,7 @@ def test_failed_run_goes_on_when_it_is_retried(api, backend, request_of):
     assert backend.get(run_id).state == "RUNNING"
     backend.retry(run_id)  # as after a lost answer
     api.finish(run_id)
-    with pytest.raises(ConfigurationError, match=r"retry_run at .* refused with 409"):
+    with pytest.raises(ConfigurationError, match=r"^Refused with 409: .* retry_run at"):
         backend.retry(run_id)
 
 
@@ -377,7 +380,8 @@ def test_pipeline_name_may_be_qualified_by_the_server(backend, tmp_path):
 
 def test_missing_result_is_named(backend, tmp_path):
     with pytest.raises(
-        ResultError, match=f"step train left no result under file://{tmp_path}/root/two-steps/r1/train"
+        ResultError,
+        match=f"(?s)^Step train succeeded and left no result.*file://{tmp_path}/root/two-steps/r1/train",
     ):
         backend.read_result("r1", "two-steps", "train")
     assert backend.list_outputs("r1", "two-steps", "train") == {}
@@ -444,7 +448,7 @@ def test_check_tells_what_was_reached(api, backend, request_of):
 @pytest.mark.parametrize(
     ("prepare", "error", "message"),
     [
-        (lambda api: api.stop(), ApiUnavailableError, "^Unreachable: No answer to "),
+        (lambda api: api.stop(), ApiUnavailableError, "^Unreachable: Kubeflow Pipelines does not answer"),
         (
             lambda api: setattr(api, "token", "t"),
             ConfigurationError,
@@ -458,12 +462,12 @@ def test_check_tells_what_was_reached(api, backend, request_of):
         (
             lambda api: api.faults.always(LoginPage()),
             ConfigurationError,
-            "answered with a web page, not JSON",
+            "A web page came back, not JSON",
         ),
         (
             lambda api: api.faults.always(LoginPage(302)),
             ConfigurationError,
-            "answered with a web page, not JSON",
+            "A web page came back, not JSON",
         ),
     ],
 )

@@ -232,22 +232,21 @@ def test_failed_run_may_be_retried_and_names_step_error_and_log(toy, context, ba
         toy(ending="crash", deferrable=False).execute(context)
     (run_id,) = runs_of(backend)
     assert str(caught.value) == (
-        f"Run {run_id} (toy) FAILED at task 'toy': RuntimeError: something broke. "
+        "RuntimeError: something broke\n"
+        f"Step 'toy' of run {run_id} (toy)\n"
         f"Log: {backend._runs / run_id / 'log.txt'}"
     )
     assert not isinstance(caught.value, AirflowFailException)
 
 
 def test_input_that_the_component_refuses_is_not_retried(toy, context):
-    with pytest.raises(InvalidInputError, match="DataError: row 3: completion is empty") as caught:
+    with pytest.raises(InvalidInputError, match=r"^row 3: completion is empty\n") as caught:
         toy(ending="refuse", deferrable=False).execute(context)
     assert isinstance(caught.value, AirflowFailException)
 
 
 def test_gate_that_is_not_passed_pushes_the_result_before_it_fails(toy, context):
-    with pytest.raises(
-        QualityGateFailed, match=r"did not pass its gate: line 3: completion is empty Artifacts: echo=/"
-    ):
+    with pytest.raises(QualityGateFailed, match=r"(?s)^line 3: completion is empty\.\nRun .*\necho: /"):
         toy(ending="gate", deferrable=False).execute(context)
     pushed = context["ti"].xcom["return_value"]
     assert (pushed["passed"], pushed["findings"]) == (False, ["line 3: completion is empty"])
@@ -259,7 +258,7 @@ def test_run_cancelled_by_somebody_else_is_named(toy, context, backend):
     (run_id,) = runs_of(backend)
     backend.cancel(run_id)
     event = {"run_id": run_id, "timed_out": False, "error": None, "log_offset": 0}
-    with pytest.raises(RunCanceledError, match=f"Run {run_id} \\(toy\\) was cancelled by somebody else"):
+    with pytest.raises(RunCanceledError, match=f"^The run was cancelled by somebody else.*\n.*{run_id}"):
         toy().execute_complete(context, event)
 
 

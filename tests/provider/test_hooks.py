@@ -72,7 +72,7 @@ def test_local_connection_made_in_the_form_works_although_the_form_stores_its_sw
     [
         ({}, "needs 'python' in extra"),
         ({"extra": {"pyton": "x"}}, r"unknown field 'pyton' \(did you mean 'python'\?\) in extra"),
-        ({"extra": {"python": "/nowhere/python"}}, "'/nowhere/python' does not exist"),
+        ({"extra": {"python": "/nowhere/python"}}, "interpreter does not exist"),
         (
             {"extra": {"python": str(DATA_PYTHON), "slots": "many"}},
             "'slots' in extra must be a number from 1 on",
@@ -141,11 +141,11 @@ def test_mlflow_health(monkeypatch, server):
     server.answer = (503, "starting")
     assert MlflowHook().test_connection() == (
         False,
-        f"{server.url}/health answered 503 Service Unavailable: starting",
+        f"HTTP 503 Service Unavailable: starting\nAddress: {server.url}/health",
     )
     connect(monkeypatch, "mlflow", host="http://127.0.0.1:9")
     ok, message = MlflowHook().test_connection()
-    assert (ok, message.startswith("http://127.0.0.1:9/health cannot be reached: ")) == (False, True)
+    assert (ok, message.startswith("No connection: ")) == (False, True)
 
 
 def test_ask_speaks_the_openai_protocol(server):

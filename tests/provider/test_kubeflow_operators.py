@@ -188,8 +188,8 @@ def test_pipeline_on_the_server_runs_by_name_and_version(api, pipeline, context)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "needs one of pipeline .* and has neither"),
-        ({"pipeline": "a.yaml", "pipeline_name": "a"}, "and has both"),
+        ({}, "One of pipeline .* is needed, and the task has neither"),
+        ({"pipeline": "a.yaml", "pipeline_name": "a"}, "the task has both"),
         ({"pipeline": "a.yaml", "pipeline_version": "v1"}, "pipeline_version belongs to pipeline_name"),
         ({"pipeline_name": "no-such"}, "There is no pipeline 'no-such' on http"),
         ({"pipeline_name": "two-steps", "pipeline_version": "v9"}, "has no version 'v9'. It has: sha256-"),
@@ -241,7 +241,9 @@ def test_failed_run_names_step_page_and_shows_the_pods_log(
             operator.execute(context)
     (run_id,) = api.runs
     assert str(caught.value) == (
-        f"Run {run_id} ({pipeline}) FAILED at step 'train'. Log: {api.url}/#/runs/details/{run_id}"
+        "Step 'train' failed; its log says why\n"
+        f"Step 'train' of run {run_id} ({pipeline})\n"
+        f"Log: {api.url}/#/runs/details/{run_id}"
     )
     said = capsys.readouterr()
     assert "Last lines of pod two-steps-1:" in said.out + said.err
@@ -275,7 +277,7 @@ def test_run_that_somebody_terminates_is_named(api, pipeline, context):
 def test_run_that_is_deleted_while_its_task_waits_fails_the_task(api, pipeline, context):
     api.on_run_created = lambda run: api.delete(run["run_id"])
     operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.1)
-    with pytest.raises(ConfigurationError, match=r"was refused with 404: .* It was deleted"):
+    with pytest.raises(ConfigurationError, match=r"^Refused with 404: .* It was deleted"):
         finish(operator, context)
 
 
@@ -291,7 +293,7 @@ def test_refusal_while_a_run_goes_on_fails_the_attempt_and_a_retry_reconnects(ap
     api.token = "renewed"  # noqa: S105
     (event,) = asyncio.run(events_of(PipelineRunTrigger(**deferred.value.trigger.serialize()[1])))
     assert "cannot be watched any more" in event.payload["error"]
-    refused = rf"missing, wrong or expired\. Run {run_id} goes on; a retry reconnects to it\.$"
+    refused = rf"missing, wrong or expired\..*\nRun {run_id} goes on; a retry reconnects to it\.$"
     for attempt in (
         lambda: operator().execute_complete(context, event.payload),
         lambda: operator().execute(retry(context)),
@@ -406,7 +408,7 @@ def test_component_with_a_result_of_the_providers_schema_is_treated_like_its_own
 
 
 def test_pipeline_is_not_taken_for_a_component(api, pipeline, context):
-    with pytest.raises(ConfigurationError, match="is a pipeline of 2 steps, not a component"):
+    with pytest.raises(ConfigurationError, match="A pipeline of 2 steps is no component"):
         KubeflowComponentOperator(task_id="task", component=pipeline).execute(context)
     assert api.requests == []
 

@@ -156,10 +156,15 @@ def test_gate_passes_at_the_margin(context):
 
 def test_gate_fails_just_above_the_margin_and_pushes_its_numbers(context):
     with pytest.raises(
-        QualityGateFailed, match=r"rougeL: 0\.5000 against 0\.4000, improvement \+0\.1000, at least \+0\.1001"
+        QualityGateFailed, match=r"^rougeL 0\.5 against 0\.4, at least \+0\.1001 asked for and \+0\.1 reached"
     ):
         gate(context, min_improvement=0.1001)
     assert context["ti"].xcom["return_value"]["passed"] is False
+
+
+def test_gate_says_as_many_digits_as_tell_the_numbers_apart(context):
+    with pytest.raises(QualityGateFailed, match=r"at least \+0\.10000001 asked for and \+0\.1 reached"):
+        gate(context, min_improvement=0.10000001)
 
 
 def test_gate_on_a_metric_without_baseline_is_refused(context):

@@ -274,16 +274,13 @@ def _rejected_row(each: _Checked) -> dict[str, Any]:
 def _findings(rows: int, rejects: list[_Checked], min_rows: int, max_rejected_fraction: float) -> list[str]:
     findings = []
     if len(rejects) / rows > max_rejected_fraction:
-        findings.append(
-            f"{len(rejects)} of {rows} rows are rejected ({len(rejects) / rows:.1%}); at most "
-            f"{max_rejected_fraction:.1%} may be."
-        )
+        findings.append(f"{len(rejects)} of {rows} rows rejected, at most {max_rejected_fraction:.1%} may be")
     if rows - len(rejects) < min_rows:
-        findings.append(f"{rows - len(rejects)} rows are accepted; at least {min_rows} are needed.")
+        findings.append(f"{rows - len(rejects)} rows accepted, at least {min_rows} are needed")
     for each in rejects[:MAX_ROWS_NAMED]:
         findings.append(f"line {each.line.number}: {'; '.join(each.problems.values())}")
     if len(rejects) > MAX_ROWS_NAMED:
-        findings.append(f"{len(rejects) - MAX_ROWS_NAMED} more rejected rows are in the artifact `rejected`.")
+        findings.append(f"{len(rejects) - MAX_ROWS_NAMED} more rejected rows are in the artifact `rejected`")
     return findings
 
 

@@ -41,8 +41,9 @@ def evaluate_model(
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
     from llmops_components.evaluation.generation import FLOAT_ARGUMENTS
-    from llmops_components.stage import run_stage, whole_numbers
+    from llmops_components.stage import as_page, run_stage, whole_numbers
 
+    as_page(report)
     run_stage(
         "evaluate_model",
         lambda: evaluate(

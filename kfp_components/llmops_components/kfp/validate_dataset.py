@@ -40,8 +40,9 @@ def validate_dataset(
         max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass.
     """
     from llmops_components.data.validation import validate_dataset as validate
-    from llmops_components.stage import run_stage
+    from llmops_components.stage import as_page, run_stage
 
+    as_page(data_docs)
     run_stage(
         "validate_dataset",
         lambda: validate(

@@ -39,7 +39,13 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components import errors
-from llmops_components.errors import ComponentError, SettingError, UnavailableError, check_known
+from llmops_components.errors import (
+    ComponentError,
+    SettingError,
+    UnavailableError,
+    check_known,
+    reason_first,
+)
 from llmops_components.results import StageReport, write_json
 from llmops_components.training.processes import is_main_process
 
@@ -369,7 +375,12 @@ def main(arguments: list[str] | None = None) -> None:
         if target := os.environ.get("LLMOPS_ERROR_FILE"):
             _record(
                 target,
-                {"type": name, "message": str(error), "retryable": error.retryable, "traceback": None},
+                {
+                    "type": name,
+                    "message": reason_first(str(error)),
+                    "retryable": error.retryable,
+                    "traceback": None,
+                },
             )
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_INTERRUPTED if name == "TrainingInterrupted" else 1) from None
