@@ -87,6 +87,7 @@ def test_empty_missing_and_directory_are_told_apart(tmp_path: Path):
         b"\xef\xbb\xbf \n" + json.dumps(ROWS, indent=2, ensure_ascii=False).encode(),
         gzip.compress(json.dumps(ROWS, indent=1).encode()),
         "text\na\nb \u00e4\n".encode(),
+        ",text\n0,a\n1,b \u00e4\n".encode(),
         '"text"\r\n"a"\r\n"b \u00e4"\r\n'.encode(),
         gzip.compress("text\na\n\nb \u00e4\n".encode()),
     ],

@@ -212,6 +212,16 @@ def test_column_that_only_some_rows_have_is_named():
         ),
         ({"messages": [user(), {"content": "x"}]}, CONVERSATION, [("messages", "message 2 has no role")]),
         (
+            {"prompt": ["a", "b"], "completion": [assistant()]},
+            PROMPT_COMPLETION,
+            [
+                (
+                    "prompt",
+                    "is a list of texts, not of messages; a row of plain text has one text, so write a row for each",
+                )
+            ],
+        ),
+        (
             {"messages": ["hi", assistant()]},
             CONVERSATION,
             [("messages", "message 1 is text, not an object with role and content")],
@@ -254,7 +264,7 @@ def test_column_that_only_some_rows_have_is_named():
         (
             {"messages": [{"from": "human", "value": "Why?"}, assistant()]},
             CONVERSATION,
-            [("messages", "message 1 has from and value instead of role and content")],
+            [("messages", "message 1 has no role, but from 'human'; name it role")],
         ),
         (
             {"messages": [user(), {**assistant(), "tool_calls": {"name": "look"}}]},

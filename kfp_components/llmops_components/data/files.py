@@ -301,7 +301,8 @@ def _delimiter(first: bytes) -> str | None:
         return None
     for delimiter in _DELIMITERS:
         cells = next(csv.reader([text], delimiter=delimiter), [])
-        if len(cells) > 1 and len(set(cells)) == len(cells) and all(map(_HEADER_CELL.fullmatch, cells)):
+        names = cells[1:] if cells[:1] == [""] else cells  # Pandas gives its index no name
+        if len(cells) > 1 and len(set(names)) == len(names) and all(map(_HEADER_CELL.fullmatch, names)):
             return delimiter
     return "," if text.strip('"') in _LONE_COLUMNS else None
 
@@ -329,7 +330,7 @@ def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
         return Line(number, raw, problem=f"has {len(cells)} cells, and the header has {len(header)}")
     try:
         row = {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
-        row = {name: value for name, value in row.items() if value is not None}
+        row = {name: value for name, value in row.items() if name and value is not None}
         raw = json.dumps(row, ensure_ascii=False, allow_nan=False)
         raw.encode("utf-8")
     except UnicodeEncodeError:

@@ -382,6 +382,10 @@ def _message_problems(field: str, value: Any, dataset_format: DatasetFormat) -> 
         return [f"is {kind_of(value)}, not a list of messages"]
     if not value:
         return ["is empty"]
+    if all(isinstance(each, str) for each in value):
+        return [
+            "is a list of texts, not of messages; a row of plain text has one text, so write a row for each"
+        ]
     problems = [
         problem if len(value) == 1 else f"message {i} {problem}"
         for i, message in enumerate(value, start=1)
@@ -395,7 +399,8 @@ def _one_message_problem(message: Any) -> str | None:
         return f"is {kind_of(message)}, not an object with role and content"
     role, content, calls = (message.get(name) for name in ("role", "content", "tool_calls"))
     if "role" not in message:
-        return "has from and value instead of role and content" if "from" in message else "has no role"
+        other = next((name for name in ("from", "type") if isinstance(message.get(name), str)), None)
+        return f"has no role, but {other} {message[other][:40]!r}; name it role" if other else "has no role"
     if not isinstance(role, str) or role not in _NEXT_ROLES:
         known = ", ".join(role for role in _NEXT_ROLES if role)
         return f"has the role {str(role)[:40]!r} (known: {known})"

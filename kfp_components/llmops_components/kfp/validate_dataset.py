@@ -1,7 +1,5 @@
 """KFP component: check a dataset with Great Expectations before anything is trained on it."""
 
-from typing import Optional
-
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
 
@@ -16,7 +14,7 @@ def validate_dataset(
     validation_result: Output[Artifact],
     data_docs: Output[HTML],
     result: Output[Artifact],
-    base_model: Optional[Input[Model]] = None,
+    base_model: Input[Model] = None,
     dataset_format: str = "auto",
     min_rows: int = 1,
     max_rejected_fraction: float = 0.0,
