@@ -195,6 +195,7 @@ class LocalPipelineBackend:
         _stop(_processes_of(directory), grace)
         # A process that was just being born when the others were listed is found on the second look.
         _stop(_processes_of(directory), max(ends_at - time.monotonic(), 0.0))
+        self.get(run_id)  # records the end of what had to be killed
 
     def retry(self, run_id: str) -> None:
         """Not offered: ``kfp.local`` keeps no state between the steps of a run."""

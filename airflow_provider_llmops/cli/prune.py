@@ -19,7 +19,7 @@ _MODULE = "llmops_components.local.prune"
 _TIMEOUT_SECONDS = 3600.0
 _DEFAULT_CONN_ID = "kubeflow_default"
 _DEFAULT_MLFLOW_CONN_ID = "mlflow_default"
-_SHOWN_NAME = 60
+_SHOWN_NAME = 80
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -194,9 +194,7 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    return (
-        name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME // 2 - 2]}...{name[-_SHOWN_NAME // 2 :]}"
-    )
+    return name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME - 3]}..."
 
 
 def _size(size: float) -> str:

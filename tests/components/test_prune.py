@@ -202,6 +202,18 @@ def test_what_mlflow_no_longer_has_goes_and_what_it_refers_to_stays(root):
     }
 
 
+def test_of_several_runs_that_made_what_is_registered_the_last_is_enough(root):
+    digest = "sha256:" + "a" * 64
+    results = [{"component": "import_base_model", "artifacts": {"model": {"digest": digest}}}]
+    first, last, other = (make_run(root, days=days, results=results) for days in (60, 40, 50))
+    versions = [Version("bot", "4", "models:/m-1", {digest})]
+    why = "bot version 4 in MLflow"
+    assert run_prune(root, dry_run=True, versions=versions) == {first: None, last: why, other: None}
+    registered = make_run(root, arguments={"model_uri": f"{first}/artifacts"}, results=[registration("4")])
+    found = run_prune(root, versions=versions)
+    assert found == {first: why, last: None, other: None, registered: why}
+
+
 def test_checkpoints_stay_for_a_week_and_for_a_run_that_lives(root):
     directories = {name: root / "checkpoints" / name for name in ("old", "recent", "used")}
     for directory in directories.values():

@@ -32,7 +32,7 @@ def test_dry_run_shows_what_would_go_and_the_same_command_without_it_removes_it(
     assert main(["prune", "--older-than", "30", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [columns(line)[0] for line in lines[:2]] == ["what", "run"]
-    name = f"dag.train 1234 ({old_run.name})"
+    name = f"{old_run.name} dag.train"
     assert columns(lines[1])[1:] == [name, "40", columns(lines[1])[3], "would go"]
     assert lines[-2].startswith("Would give ")
     assert lines[-1].startswith("MLflow was not asked")

@@ -25,7 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -276,7 +276,7 @@ class _Pruning:
             if run not in alive and not self.dry_run:  # it was killed
                 remove_temporary(run)
             request = read_json(run / "request.json")
-            name = f"{request.get('display_name', '')} ({run.name})".strip()
+            name = f"{run.name} {str(request.get('display_name', '')).partition(' ')[0]}".strip()
             kept = "it runs" if run in alive else reasons.get(run.name)
             item = Item("run", name, run, (self.now - _last_used(run, request)) / DAY_SECONDS)
             self._add(item, partial(_remove_run, run, request), kept=kept)
@@ -304,6 +304,7 @@ class _Pruning:
             for other in self._named_in(read_json(run / "request.json")):
                 reasons.setdefault(other, f"the run {run.name}, which is under way")
         registered = None if self.versions is None else {(each.name, each.version) for each in self.versions}
+        makers: defaultdict[str, list[Path]] = defaultdict(list)
         for run in runs:
             results = list(_results(run))
             for result in results:
@@ -313,17 +314,17 @@ class _Pruning:
                     if registered is None or (version.name, version.version) in registered:
                         for other in (run.name, *self._named_in(read_json(run / "request.json"))):
                             reasons.setdefault(other, str(version))
-            made = {
-                artifact.get("digest")
-                for result in results
-                for artifact in result.get("artifacts", {}).values()
-            }
-            for each in self.versions or ():
-                if made & set(each.digests):
-                    reasons.setdefault(run.name, str(each))
+            for result in results:
+                for artifact in result.get("artifacts", {}).values():
+                    makers[str(artifact.get("digest"))].append(run)
         for each in self.versions or ():
             for run in self._named_in(each.source):
                 reasons.setdefault(run, str(each))
+            # Of several runs that made the same, one is enough, the last.
+            for made in (makers[digest] for digest in each.digests if digest in makers):
+                if not any(run.name in reasons for run in made):
+                    newest = max(made, key=lambda run: _last_used(run, read_json(run / "request.json")))
+                    reasons[newest.name] = str(each)
         return reasons
 
     def _named_in(self, value: Any) -> set[str]:
