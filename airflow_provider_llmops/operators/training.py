@@ -27,7 +27,7 @@ class ImportBaseModelOperator(ComponentOperator):
 
     Artifacts: ``model``.
 
-    :param source: ``hf://org/name``, an absolute directory, or ``package://name`` for a GGUF file in an installed package
+    :param source: ``hf://org/name``, an absolute directory, a GGUF file, or ``package://name`` for one in an installed package
     :param revision: branch, tag or commit on the hub
     :param dtype: type of the stored weights: ``bfloat16``, ``float16`` or ``float32``
     """

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -189,6 +189,77 @@ def test_gguf_in_a_package_becomes_a_model_that_answers(tmp_path):
     assert tokenizer.decode(tokenizer("ab")["input_ids"]) == "ab"
 
 
+@pytest.mark.parametrize("name", ["tiny.gguf", "directory", "file://", "beside a config"])
+def test_gguf_is_taken_by_its_path_or_from_a_directory_with_one(name, tmp_path):
+    directory = tmp_path / "a gguf"
+    directory.mkdir()
+    _write_gguf(directory / "tiny.gguf")
+    (directory / "mmproj-F16.gguf").write_bytes(b"no model")  # eyes of a model
+    if name == "beside a config":  # as repositories on the hub have it
+        (directory / "config.json").write_text("{}")
+    path = directory / "tiny.gguf" if name == "tiny.gguf" else directory
+    source = path.as_uri() if name == "file://" else str(path)
+
+    report = import_base_model(tmp_path / "model", source=source, dtype="float32")
+
+    assert (report.details["architecture"], report.details["dtype"]) == ("LlamaForCausalLM", "float32")
+    assert "`tiny.gguf`" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_directory_with_safetensors_and_a_gguf_is_the_safetensors(tiny_model, tmp_path):
+    source = Path(shutil.copytree(tiny_model, tmp_path / "source"))
+    (source / "model-Q4.gguf").write_bytes(b"a copy")
+    report = import_base_model(tmp_path / "model", source=str(source))
+    assert report.metrics == {"parameters": PARAMETERS}
+    assert not list((tmp_path / "model").glob("*.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "message"),
+    [
+        (
+            ["model-Q4.gguf", "model-Q8.gguf"],
+            "",
+            r"holds 2 GGUF files: model-Q4\.gguf, model-Q8\.gguf\. Give the path of one",
+        ),
+        (
+            ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"],
+            "",
+            r"m-00001-of-00002\.gguf is one of 2 parts of a GGUF file, .* --merge m-00001-of-00002\.gguf whole\.gguf",
+        ),
+        (
+            ["m-00002-of-00002.gguf"],
+            "m-00002-of-00002.gguf",
+            r"m-00002-of-00002\.gguf is one of 2 parts .* --merge m-00001-of-00002\.gguf",
+        ),
+        (["broken.gguf"], "broken.gguf", r"GGUF file .*broken\.gguf cannot be read"),
+        (
+            ["model.safetensors"],
+            "model.safetensors",
+            r"model\.safetensors is one file of a model, .* Give .*source,",
+        ),
+        (["config.json"], "config.json", r"config\.json is one file of a model"),
+        (
+            ["adapter_config.json", "adapter_model.safetensors"],
+            "",
+            r"holds an adapter: merge it with its base model",
+        ),
+        (["MLmodel", "model/config.json"], "", r"is a model as MLflow stores it: .* Give .*source/model\."),
+        (["snapshot/config.json"], "", r"is not a model directory: .* Give .*source/snapshot\."),
+        ([], "", r"is not a model directory: it has no config\.json"),
+    ],
+)
+def test_what_is_no_model_is_answered_with_what_it_is(files, source, message, tmp_path):
+    for name in files:
+        file = tmp_path / "source" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"12345678")
+    (tmp_path / "source").mkdir(exist_ok=True)
+    with pytest.raises(ModelError, match=message):
+        import_base_model(tmp_path / "model", source=str(tmp_path / "source" / source))
+    assert not (tmp_path / "model").exists()
+
+
 def _write_gguf(path: Path) -> dict:
     import gguf
     import numpy as np
@@ -283,14 +354,26 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(tiny_model: Path) -> Iterator[tuple[str, list[str]]]:
-    served: list[str] = []
-    handler = type("Handler", (_Hub,), {"model": tiny_model, "served": served})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", served
-    server.shutdown()
-    server.server_close()
+def hub_of() -> Iterator[Callable[[Path], tuple[str, list[str]]]]:
+    """Starts a hub whose repository org/tiny has the files of a directory: its address, and the names it has served."""
+    servers = []
+
+    def start(model: Path) -> tuple[str, list[str]]:
+        served: list[str] = []
+        handler = type("Handler", (_Hub,), {"model": model, "served": served})
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}", served
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def hub(hub_of, tiny_model: Path) -> tuple[str, list[str]]:
+    return hub_of(tiny_model)
 
 
 def _import(endpoint: str, tmp_path: Path, source: str, revision: str | None = None) -> dict:
@@ -357,3 +440,14 @@ def test_unreachable_hub_is_not_a_missing_model(tmp_path):
 
     assert done["error"] == "UnavailableError"
     assert "no answer from the hub" in done["message"]
+
+
+def test_hub_repository_with_gguf_files_alone_says_which(hub_of, tmp_path):
+    (tmp_path / "repository").mkdir()
+    for name in ("tiny-Q4.gguf", "tiny-Q8.gguf", "config.json"):
+        (tmp_path / "repository" / name).write_text("{}")
+    done = _import(hub_of(tmp_path / "repository")[0], tmp_path, "org/tiny")
+    assert done["error"] == "ModelError"
+    assert done["message"].startswith(
+        "org/tiny has no safetensors, only GGUF files: tiny-Q4.gguf, tiny-Q8.gguf. Fetch one (hf download org/tiny "
+    )

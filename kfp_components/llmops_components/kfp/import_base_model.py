@@ -21,8 +21,8 @@ def import_base_model(
     Args:
         model: Directory with config, safetensors and tokenizer.
         result: Digest, licence, number of parameters and resources of this step.
-        source: ``hf://org/name`` of the Hugging Face hub, an absolute directory, or ``package://name`` for a GGUF
-            file shipped in an installed Python package.
+        source: ``hf://org/name`` of the Hugging Face hub, an absolute directory, which may hold one GGUF file instead, the
+            path of a GGUF file, or ``package://name`` for a GGUF file shipped in an installed Python package.
         revision: Branch, tag or commit on the hub; the default branch when left out.
         dtype: Type of the stored weights: ``bfloat16``, ``float16`` or ``float32``.
     """

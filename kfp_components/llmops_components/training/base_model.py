@@ -26,7 +26,7 @@ SCHEMES = ("hf", "file", "package")
 # What a model needs and nothing that has to be unpickled or run: no *.bin, *.pt, *.py.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "LICENSE*", "README.md")
 _OTHER_FORMATS = ("*/*", "consolidated*")  # onnx/, original/, and Mistral's second copy of the weights
-_WEIGHTS = "model.safetensors"
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def import_base_model(
 
     Args:
         model: Output directory.
-        source: ``hf://org/name`` (or ``org/name``) on the Hugging Face hub; ``file:///dir`` (or ``/dir``);
-            ``package://name`` for the one GGUF file in an installed Python package.
+        source: ``hf://org/name`` (or ``org/name``) on the Hugging Face hub; ``file:///dir`` (or ``/dir``), which may also
+            be a GGUF file, or a directory with one; ``package://name`` for the one GGUF file in an installed package.
         revision: Branch, tag or commit on the hub.
         dtype: Type of the stored weights: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the source's own.
 
@@ -111,7 +111,7 @@ def _locate(source: str, revision: str | None) -> _Source:
         case "hf":
             return _from_hub(rest, revision)
         case "file":
-            return _from_directory(source)
+            return _from_path(source)
         case _:
             return _from_package(rest)
 
@@ -153,12 +153,69 @@ def _from_hub(repository: str, revision: str | None) -> _Source:
             f"({type(error.__cause__ or error).__name__}). Check the network and proxy, or use a file:// source."
         ) from error
     commit = Path(directory).name
+    _check_for_gguf(repository, commit, Path(directory))
     return _Source(check_model_directory(directory), revision=commit, licence=_card_licence(Path(directory)))
 
 
-def _from_directory(source: str) -> _Source:
-    directory = check_model_directory(local_path(source, "source"))
+def _check_for_gguf(repository: str, commit: str, directory: Path) -> None:
+    """Say so if a repository without safetensors has its weights in GGUF files, which were not fetched."""
+    from huggingface_hub import list_repo_files
+
+    if any(directory.glob("*.safetensors")):
+        return
+    try:
+        files = [file for file in list_repo_files(repository, revision=commit) if file.endswith(".gguf")]
+    except Exception:  # without the list, what is missing is said all the same
+        return
+    if files:
+        more = f" and {len(files) - 10} more" if len(files) > 10 else ""
+        raise ModelError(
+            f"{repository} has no safetensors, only GGUF files: {', '.join(files[:10])}{more}. Fetch one (hf download "
+            f"{repository} {files[0]} --local-dir DIRECTORY) and give its path, or take the repository that they were made "
+            "from."
+        )
+
+
+def _from_path(source: str) -> _Source:
+    path = local_path(source, "source")
+    if path.is_file():
+        return _from_file(path)
+    if path.is_dir() and not any(path.glob("*.safetensors")):  # a GGUF beside them is a copy with less in it
+        return _without_safetensors(path)
+    directory = check_model_directory(path)
     return _Source(directory, licence=_card_licence(directory))
+
+
+def _from_file(file: Path) -> _Source:
+    if file.suffix.lower() != ".gguf":
+        raise ModelError(
+            f"{file.name} is one file of a model, and a model is a directory with config.json, *.safetensors and tokenizer. "
+            f"Give {file.parent}, or a .gguf file."
+        )
+    if part := _PART.search(file.name):
+        first = file.name.replace(part[0], f"-00001-of-{part[1]}.gguf")
+        raise ModelError(
+            f"{file.name} is one of {int(part[1])} parts of a GGUF file, which Transformers cannot read. Join them first: "
+            f"llama-gguf-split --merge {first} whole.gguf"
+        )
+    return _Source(file.parent, licence=_card_licence(file.parent), gguf=file)
+
+
+def _without_safetensors(directory: Path) -> _Source:
+    """A directory that is a model all the same, if one GGUF file is in it; of some others it can be said what they are."""
+    files = [file for file in sorted(directory.glob("*.gguf")) if not file.name.startswith("mmproj")]
+    if len(files) == 1 or (files and all(_PART.search(file.name) for file in files)):
+        return _from_file(files[0])
+    if files:
+        raise ModelError(
+            f"{directory} holds {len(files)} GGUF files: {', '.join(file.name for file in files)}. Give the path of one of "
+            "them."
+        )
+    below = {file.parent for depth in ("*", "*/*") for file in directory.glob(f"{depth}/config.json")}
+    if len(below) == 1:
+        kind = "a model as MLflow stores it" if (directory / "MLmodel").is_file() else "not a model directory"
+        raise ModelError(f"{directory} is {kind}: config.json and weights are below it. Give {below.pop()}.")
+    return _Source(check_model_directory(directory))
 
 
 def _from_package(name: str) -> _Source:
