@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from airflow_provider_llmops.declared import Kinds, converted
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
 from airflow_provider_llmops.ir import (
     add_importer,
@@ -36,6 +37,17 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "BOOLEAN": (bool,),
     "LIST": (list, tuple),
     "STRUCT": (dict,),
+}
+
+
+# The same in the words of :mod:`~airflow_provider_llmops.declared`.
+_KINDS: dict[str, Kinds] = {
+    "STRING": ["str"],
+    "NUMBER_INTEGER": ["int"],
+    "NUMBER_DOUBLE": ["float"],
+    "BOOLEAN": ["bool"],
+    "LIST": [{"list": ["any"]}],
+    "STRUCT": [{"dict": ["any"]}],
 }
 
 
@@ -133,6 +145,12 @@ class PipelineSpec:
         """The name that the pipeline has once it is bound."""
         return name_apart(self.ir)
 
+    @property
+    def image(self) -> str:
+        """The image that a component was compiled for; that of one of its steps, if it has several."""
+        executor = next(iter(self.ir["deploymentSpec"]["executors"].values()), {})
+        return str(executor.get("container", {}).get("image", ""))
+
     def bind(self, arguments: Mapping[str, Any], *, caching: bool | None = None) -> BoundPipeline:
         """Check arguments and make the pipeline runnable from parameters alone.
 
@@ -142,7 +160,8 @@ class PipelineSpec:
         :raises ConfigurationError: an argument is unknown, missing or of the wrong type
         """
         inputs = self.inputs
-        given = {name: value for name, value in arguments.items() if value is not None}
+        read = {name: _as_declared(value, inputs.get(name, {})) for name, value in arguments.items()}
+        given = {name: value for name, value in read.items() if value is not None}
         if unknown := describe_unknown(given, inputs):
             has = f"Its inputs: {', '.join(sorted(inputs))}." if inputs else "It has none."
             raise ConfigurationError(f"{self._label} has no input {unknown}. {has}")
@@ -193,8 +212,7 @@ class PipelineSpec:
         if not isinstance(value, expected) or is_number:
             raise ConfigurationError(
                 f"{self._label}: input {name!r} must be {' or '.join(t.__name__ for t in expected)}, got "
-                f"{type(value).__name__} {value!r:.80}. A templated number stays a number only in a DAG with "
-                "render_template_as_native_obj=True."
+                f"{type(value).__name__} {value!r:.80}."
             )
         try:
             checked = check_json(value, name)
@@ -221,3 +239,12 @@ class PipelineSpec:
                 f"{self._label}: input {name!r} is an artifact and takes its URI as text, got {value!r:.80}."
             )
         return value
+
+
+def _as_declared(value: Any, declared: Mapping[str, Any]) -> Any:
+    """A value that a template made text, as what the input takes; anything else as it is."""
+    kinds = _KINDS.get(declared.get("parameterType", ""))
+    if kinds is None or not isinstance(value, str):
+        return value
+    is_optional = declared.get("isOptional") or "defaultValue" in declared
+    return converted(value, [*kinds, "null"] if is_optional else kinds, "", {}, strict=False)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.exceptions import QualityGateFailed
+from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.links import PageLink
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
+from airflow_provider_llmops.passing_on import checked, is_same_release
 from airflow_provider_llmops.results import StageResult, summary_of, table_of
 from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
 
@@ -48,13 +51,22 @@ class ComponentOperator(PipelineRunOperator):
 
     def bind(self) -> BoundPipeline:
         """The component as a pipeline, in the connection's image if that names one."""
-        pipeline = self.spec().bind(self.arguments())
-        if image := self.hook.backend.image:
-            from airflow_provider_llmops.kubernetes import StepSettings
+        spec = self.spec()
+        image = self.hook.backend.image
+        same_release = is_same_release(self._own_image() or image, spec.image)
+        arguments = checked(self.component, self.arguments(), same_release=same_release)
+        pipeline = spec.bind(arguments)
+        if image:
             from airflow_provider_llmops.step_settings import apply_settings
 
             pipeline = apply_settings(pipeline, StepSettings(image=image))
         return pipeline
+
+    def _own_image(self) -> str | None:
+        """The image that the operator's own settings name."""
+        settings = self.step_settings
+        image = settings.get("image") if isinstance(settings, Mapping) else getattr(settings, "image", None)
+        return image if isinstance(image, str) else None
 
     def labels(self) -> dict[str, str]:
         """The component and its digest."""

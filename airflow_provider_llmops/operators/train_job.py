@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from airflow_provider_llmops.declared import converted
 from airflow_provider_llmops.ending import attempt_deadline, describe_limits, end_if_unwanted, is_unwanted
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
@@ -35,6 +36,7 @@ from airflow_provider_llmops.once import (
     origin_of,
     outlasting,
 )
+from airflow_provider_llmops.passing_on import checked, is_same_release
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.specs import PipelineSpec
 from airflow_provider_llmops.uris import file_path, scheme_of
@@ -234,9 +236,15 @@ class TrainJobOperator(BaseOperator):
                 "num_nodes, processes_per_node and preset of the operator."
             )
         spec = PipelineSpec.packaged(self.component)
-        spec.bind(self.arguments)
+        same_release = is_same_release(self._settings.image, spec.image)
+        given = checked(self.component, self.arguments, same_release=same_release)
+        read = spec.bind(given).parameters
         output = self._path("output_path", self.output_path)
-        arguments = {name: value for name, value in self.arguments.items() if value is not None}
+        arguments = {
+            name: read.get(name, value)
+            for name, value in given.items()
+            if name in read or (value is not None and "artifactType" in spec.inputs[name])
+        }
         for name, value in arguments.items():
             is_place = name == "checkpoints" or "artifactType" in spec.inputs[name]
             if is_place and not str(value).startswith("hf://"):
@@ -270,15 +278,15 @@ class TrainJobOperator(BaseOperator):
             name,
             namespace=self.namespace or self.hook.backend.namespace,
             token=token,
-            image=_image(PipelineSpec.packaged(self.component)),
+            image=PipelineSpec.packaged(self.component).image,
             command=["python", "-m", LAUNCH_MODULE],
             args=[f"env:{REQUEST_VARIABLE}"],
             env={REQUEST_VARIABLE: text, "LLMOPS_ERROR_FILE": TERMINATION_LOG},
             settings=self._settings,
             runtime=self.runtime,
             runtime_kind=self.runtime_kind,
-            num_nodes=self.num_nodes,
-            processes_per_node=self.processes_per_node,
+            num_nodes=converted(self.num_nodes, ["int"], "num_nodes", {}),
+            processes_per_node=converted(self.processes_per_node, ["int", "null"], "processes_per_node", {}),
             active_deadline_seconds=None if (limit := self._run_seconds) is None else max(1, round(limit)),
             labels={"app.kubernetes.io/managed-by": "airflow", **_labels(origin)},
             annotations={"llmops/component": self.component, **origin},
@@ -336,7 +344,7 @@ class TrainJobOperator(BaseOperator):
         # Before anything is stored: Airflow refuses that to an attempt that was cleared.
         end_if_unwanted(self, context, self._delete)
         intent.fulfil(context, job.uid)
-        self.log.info("TrainJob %s/%s: %d node(s)", job.namespace, job.name, self.num_nodes)
+        self.log.info("TrainJob %s/%s: %s node(s)", job.namespace, job.name, self.num_nodes)
         return job
 
     def _reconnect(self, context: Context) -> TrainJob | None:
@@ -523,10 +531,3 @@ def _labels(origin: Mapping[str, str]) -> dict[str, str]:
 def _label_value(value: str) -> str:
     """The value as far as a label may hold it; annotations have the whole."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", value)[:63].strip("-_.")
-
-
-def _image(spec: PipelineSpec) -> str:
-    """The image that the component was compiled for."""
-    (executor,) = spec.ir["deploymentSpec"]["executors"].values()
-    image: str = executor["container"]["image"]
-    return image

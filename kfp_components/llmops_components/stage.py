@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +90,22 @@ def as_page(artifact: Artifact) -> None:
         artifact.uri += ".html"
 
 
-def whole_numbers(value: Any, *, floats: Collection[str] = ()) -> Any:
+def whole_numbers(value: Any) -> Any:
     """Give integers back that lost their type on the way here.
 
     KFP hands an object over as protobuf's ``Struct``, whose only number is the double: 40 arrives as 40.0, which
-    ``range(40.0)`` and most libraries refuse.
+    ``range(40.0)`` and most libraries refuse. Where a library declares a float, it is made one again in
+    :mod:`~llmops_components.passthrough.declared`.
 
     Args:
         value: A parameter of type object or list; anything else is returned as it is.
-        floats: Names whose values stay floats, whole or not.
     """
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
-        return {k: v if k in floats else whole_numbers(v, floats=floats) for k, v in value.items()}
+        return {key: whole_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [whole_numbers(item, floats=floats) for item in value]
+        return [whole_numbers(item) for item in value]
     return value
 
 

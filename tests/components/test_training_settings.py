@@ -10,8 +10,9 @@ import pytest
 import transformers
 import trl
 from llmops_components.errors import SettingError
+from llmops_components.passthrough.tables import MODEL_ARGS, answers_of
 from llmops_components.training import settings
-from llmops_components.training.renamed import REPLACED, replacements
+from llmops_components.training.renamed import REPLACED
 
 TRL_CONFIGS = sorted(name for name in REPLACED if hasattr(trl, name))
 CLASSES = {
@@ -23,12 +24,12 @@ CLASSES = {
 
 def fields_of(name: str) -> set[str]:
     if name == "from_pretrained":
-        return set(settings.MODEL_ARGS)
+        return set(MODEL_ARGS)
     return {field.name for field in dataclasses.fields(CLASSES[name])}
 
 
 def entries(name: str) -> dict[str, str]:
-    return replacements(name, ["TrainingArguments"] if name in TRL_CONFIGS else [])
+    return answers_of(f"trl.{name}" if name in TRL_CONFIGS else name)
 
 
 def test_every_trainer_has_a_table():
@@ -117,8 +118,8 @@ def test_adapters_are_the_classes_of_peft():
         ({"peft_type": "PROMPT_TUNING", "r": 4}, "Unknown peft_args: 'r'"),
         ({"peft_type": "LOHA"}, "Use 'LORA' or 'PROMPT_TUNING', or None for all weights"),
         ({"task_type": "SEQ_CLS"}, "task_type cannot be set"),
-        ({"lora_r": 8}, "'lora_r' is no longer an argument. It is called `r`."),
-        ({"load_in_4bit": True}, "Put quantization_config={'load_in_4bit': True} into model_args"),
+        ({"lora_r": 8}, "'lora_r' is no argument of peft_args. Put it into peft_args as `r`."),
+        ({"load_in_4bit": True}, "Put it into model_args: {'quantization_config': {'load_in_4bit': ...}}."),
     ],
 )
 def test_wrong_adapter_is_named(given, message):

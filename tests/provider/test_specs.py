@@ -56,7 +56,14 @@ def test_binding_leaves_the_packaged_component_alone():
             {"dataset": "/d", "model": "/m", "batch_size": True},
             "input 'batch_size' must be int, got bool True",
         ),
-        ({"dataset": "/d", "model": "/m", "batch_size": "4"}, "render_template_as_native_obj=True"),
+        (
+            {"dataset": "/d", "model": "/m", "batch_size": "many"},
+            "input 'batch_size' must be int, got str 'many'",
+        ),
+        (
+            {"dataset": "/d", "model": "/m", "batch_size": 4.5},
+            "input 'batch_size' must be int, got float 4.5",
+        ),
         ({"dataset": "/d", "model": "/m", "generation_args": [1]}, "input 'generation_args' must be dict"),
     ],
 )
@@ -69,6 +76,31 @@ def test_whole_numbers_are_accepted_where_the_component_takes_fractions():
     bound = PipelineSpec.packaged("validate_dataset").bind({"dataset": "/d", "max_rejected_fraction": 0})
     value = bound.parameters["max_rejected_fraction"]
     assert (value, type(value)) == (0.0, float)
+
+
+@pytest.mark.parametrize(
+    ("parameter_type", "text", "value"),
+    [
+        ("NUMBER_INTEGER", "20", 20),
+        ("NUMBER_INTEGER", "20.0", 20),
+        ("NUMBER_DOUBLE", "2", 2.0),
+        ("NUMBER_DOUBLE", "2e-4", 2e-4),
+        ("BOOLEAN", "False", False),
+        ("LIST", "['a', 1]", ["a", 1]),
+        ("STRUCT", '{"a": 1}', {"a": 1}),
+        ("STRING", "20", "20"),
+        ("STRING", "[1]", "[1]"),
+        ("STRING", "None", "None"),
+    ],
+)
+def test_text_of_a_template_becomes_what_the_input_takes(parameter_type, text, value):
+    found = with_input(parameterType=parameter_type).bind({"value": text}).parameters["value"]
+    assert repr(found) == repr(value)
+
+
+@pytest.mark.parametrize("parameter_type", ["NUMBER_INTEGER", "NUMBER_DOUBLE", "BOOLEAN", "LIST", "STRUCT"])
+def test_none_of_a_template_is_not_given(parameter_type):
+    assert "value" not in with_input(parameterType=parameter_type).bind({"value": "None"}).parameters
 
 
 def test_unknown_component_is_named_with_the_nearest():

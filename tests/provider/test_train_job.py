@@ -951,6 +951,27 @@ def test_hub_addresses_are_left_to_the_component(cluster, context):
     assert "eval_dataset" not in request["arguments"]
 
 
+def test_numbers_of_templates_are_numbers_in_the_request_and_wrong_fields_are_named(cluster, context):
+    given = {"training_args": {"max_steps": "20", "learning_rate": "2e-4"}, "save_minutes": "5"}
+    sent = task(arguments={**ARGUMENTS, **given}, num_nodes="2", processes_per_node="3")
+    arguments = sent.request(context, "j")["arguments"]
+    assert (arguments["training_args"], arguments["save_minutes"]) == (
+        {"max_steps": 20, "learning_rate": 2e-4},
+        5.0,
+    )
+    trainer = sent.manifest(context, "f" * 32)["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 3)
+    for wrong, message in (
+        ({"learning_rate": "fast"}, r"^training_args: learning_rate is 'fast', and takes a number"),
+        ({"lora_r": 8}, r"^training_args: 'lora_r' .* Put it into peft_args as `r`"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            task(arguments={**ARGUMENTS, "training_args": wrong}).request(context, "j")
+    newer = {**SETTINGS, "image": "registry/components:9.0"}
+    own = task(arguments={**ARGUMENTS, "training_args": {"a_new_one": 1}}, step_settings=newer)
+    assert own.request(context, "j")["arguments"]["training_args"] == {"a_new_one": 1}
+
+
 def test_xcom_keeps_below_its_limit(cluster, context):
     trigger = start(task(), context)
     metrics = {f"{n:03}_{'m' * 60}": "1.23456789012345678" for n in range(256)}

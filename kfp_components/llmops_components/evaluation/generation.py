@@ -10,8 +10,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops_components.data.rendering import render_prompt
-from llmops_components.errors import DataError, ModelError, SettingError, check_known
+from llmops_components.errors import DataError, ModelError, SettingError
 from llmops_components.models import check_model_directory
+from llmops_components.passthrough.refusals import refusals
+from llmops_components.passthrough.tables import GENERATION, check_names, typed
 from llmops_components.training.common import check_weights
 from llmops_components.training.settings import precision
 
@@ -35,24 +37,6 @@ _NOT_TAKEN = {
     "return_dict_in_generate",
     "transformers_version",
 }
-
-# Arguments of GenerationConfig that Transformers takes as floats only: it refuses the whole number 1 as temperature.
-FLOAT_ARGUMENTS = frozenset(
-    {
-        "diversity_penalty",
-        "encoder_repetition_penalty",
-        "epsilon_cutoff",
-        "eta_cutoff",
-        "guidance_scale",
-        "length_penalty",
-        "min_p",
-        "repetition_penalty",
-        "temperature",
-        "top_h",
-        "top_p",
-        "typical_p",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -127,8 +111,8 @@ def generation_config(
     """
     from transformers import GenerationConfig
 
-    given = dict(generation_args or {})
-    check_known(given, set(GenerationConfig().to_dict()) - _NOT_TAKEN, "generation_args")
+    given = typed(generation_args, "generation_args", GENERATION)
+    check_names(given, set(GenerationConfig().to_dict()) - _NOT_TAKEN, "generation_args", GENERATION)
     own_end = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own_end if isinstance(own_end, list) else [own_end])} - {None}
     defaults = {
@@ -137,10 +121,8 @@ def generation_config(
         "eos_token_id": sorted(ends),
         "pad_token_id": tokenizer.pad_token_id,
     }
-    try:
+    with refusals("generation_args"):
         return GenerationConfig(**(defaults | given))
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"generation_args {given} are not valid: {error}") from error
 
 
 def generate_answers(

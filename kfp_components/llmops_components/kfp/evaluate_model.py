@@ -40,7 +40,6 @@ def evaluate_model(
         reward_model: Directory of the reward model behind the metric ``reward``.
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
-    from llmops_components.evaluation.generation import FLOAT_ARGUMENTS
     from llmops_components.stage import as_page, run_stage, whole_numbers
 
     as_page(report)
@@ -53,7 +52,7 @@ def evaluate_model(
             report.path,
             metrics=metric_names,
             baseline_scores=baseline_scores.path if baseline_scores else None,
-            generation_args=whole_numbers(generation_args, floats=FLOAT_ARGUMENTS),
+            generation_args=whole_numbers(generation_args),
             batch_size=batch_size,
             embedding_model=embedding_model,
             reward_model=reward_model.path if reward_model else None,

@@ -1,12 +1,11 @@
 """Arguments that TRL, Transformers and PEFT renamed or dropped, and what takes their place today.
 
 A script or an answer from the web that is a year old is full of them. Each entry is keyed by the class that had the
-argument; its value says what to do, with every name of today in backticks.
+argument; its value says what to do, with every name of today in backticks. What the classes themselves say, for example
+that ``lora_r`` is their ``r``, is derived in :mod:`~llmops_components.passthrough.tables`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 _GENERATION_STOP = "Set `generation_kwargs` instead."
 _NEW_TOKENS = "Set `max_completion_length`; prompts are never cut."
@@ -44,10 +43,8 @@ REPLACED: dict[str, dict[str, str]] = {
         "xpu_backend": "It is called `ddp_backend` now.",
         # Arguments of trainers and scripts that are often put beside those of the configuration.
         "max_seq_length": "It is called `max_length` now.",
-        "model_name_or_path": "Leave it out: the model is the input base_model.",
         "peft_config": "Put its fields into peft_args.",
         "processing_class": "Leave it out: the tokenizer is the base model's.",
-        "quantization_config": "Put it into model_args.",
         "tokenizer": "Leave it out: the tokenizer is the base model's.",
         "torch_dtype": "Put dtype into model_args.",
         "use_liger": "It is called `use_liger_kernel` now.",
@@ -153,22 +150,14 @@ REPLACED: dict[str, dict[str, str]] = {
         "wandb_run_group": "Leave it out: W&B reads WANDB_RUN_GROUP.",
     },
     "LoraConfig": {
-        "load_in_4bit": "Put quantization_config={'load_in_4bit': True} into model_args.",
-        "load_in_8bit": "Put quantization_config={'load_in_8bit': True} into model_args.",
         "lora_dropout_p": "It is called `lora_dropout`.",
-        "lora_modules_to_save": "It is called `modules_to_save`.",
-        "lora_r": "It is called `r`.",
-        "lora_target_modules": "It is called `target_modules`.",
         "lora_task_type": "Leave it out: the component sets it.",
-        "use_peft": "Set `peft_type` to None to train all weights.",
     },
     "PromptTuningConfig": {
         "num_tokens": "It is called `num_virtual_tokens`.",
         "prompt_init": "It is called `prompt_tuning_init`.",
     },
     "from_pretrained": {
-        "load_in_4bit": "Set `quantization_config` to {'load_in_4bit': True}.",
-        "load_in_8bit": "Set `quantization_config` to {'load_in_8bit': True}.",
         "low_cpu_mem_usage": "Leave it out: Transformers always does this.",
         "revision": "Leave it out: the revision was chosen when the base model was imported.",
         "token": "Leave it out: the model is on disk by now; import_base_model reads HF_TOKEN.",
@@ -179,14 +168,24 @@ REPLACED: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def replacements(name: str, bases: Iterable[str] = ()) -> dict[str, str]:
-    """What takes the place of arguments that a class once had.
-
-    Args:
-        name: Name of the class.
-        bases: Classes that it inherits arguments from.
-    """
-    found: dict[str, str] = {}
-    for each in (*bases, name):
-        found |= REPLACED.get(each, {})
-    return found
+# Arguments of scripts and trainers that are no field of any class, or mean something else there.
+ELSEWHERE: dict[str, str] = {
+    "attn_implementation": "Put it into model_args.",
+    "bnb_4bit_quantization_type": "Put bnb_4bit_quant_type into model_args: {'quantization_config': {...}}.",
+    "chat_template": "Give `chat_template_path` to train_sft, or a base model whose tokenizer has the template.",
+    "dtype": "Put it into model_args.",
+    "lora_task_type": "Leave it out: the component sets it.",
+    "model_name_or_path": "Leave it out: the model is the input base_model.",
+    "model_revision": "Leave it out: the revision was chosen when the base model was imported.",
+    "optimizers": "Set `optim` and `lr_scheduler_type` in training_args.",
+    "preset": "Give it beside training_args, as an argument of its own.",
+    "processes": "Give it beside training_args, as an argument of its own.",
+    "reward_funcs": "Name them in the argument rewards.",
+    "reward_model": "Give it beside training_args, as an argument of its own.",
+    "rewards": "Give it beside training_args, as an argument of its own.",
+    "task_type": "Leave it out: the component sets it.",
+    "teacher": "Give it beside training_args, as an argument of its own.",
+    "train_dataset": "Leave it out: the rows are the input dataset, those held out eval_dataset.",
+    "use_bnb_nested_quant": "Put bnb_4bit_use_double_quant into model_args: {'quantization_config': {...}}.",
+    "use_peft": "Leave it out: an adapter is trained, and all weights with peft_args={'peft_type': None}.",
+}

@@ -23,6 +23,8 @@ from typing import Any
 
 from llmops_components.errors import SettingError, check_known
 from llmops_components.models import check_model_directory
+from llmops_components.passthrough.declared import converted
+from llmops_components.passthrough.tables import REWARDS
 from llmops_components.training import common, settings
 
 REWARD_MODEL = "reward_model"
@@ -53,7 +55,7 @@ def parse_rewards(rewards: Mapping[str, Any] | None, *, has_model: bool) -> list
         rewards: Weight, or an object with ``weight`` and ``args``, by name. Left out, it is the reward model alone.
         has_model: Whether a reward model was given.
     """
-    given = dict(rewards or ({REWARD_MODEL: 1.0} if has_model else {}))
+    given = dict(converted(rewards, REWARDS, "rewards", {}) or ({REWARD_MODEL: 1.0} if has_model else {}))
     if not given:
         raise SettingError(
             "There is no reward to learn from. Give a reward model as the input reward_model, or name functions in "

@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmops_components.errors import SettingError, check_known
-from llmops_components.training.renamed import replacements
-
-# Keyword arguments of `from_pretrained` that make sense for a model on disk; it takes **kwargs, so there is no
-# signature to ask. Fields of the model's own config (for example `attention_dropout`) are accepted as well.
-MODEL_ARGS = (
-    "attn_implementation",
-    "device_map",
-    "dtype",
-    "max_memory",
-    "offload_folder",
-    "quantization_config",
-    "trust_remote_code",
-    "use_kernels",
+from llmops_components.errors import SettingError
+from llmops_components.passthrough.refusals import culprits, refusals
+from llmops_components.passthrough.tables import (
+    FROM_PRETRAINED,
+    LORA,
+    MODEL_ARGS,
+    PROMPT_TUNING,
+    QUANTIZATION,
+    check_names,
+    qualified,
+    typed,
 )
-# KFP hands over 1.0 as 1, which Transformers' generation refuses for these.
-_GENERATION_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
+
 PEFT_TYPES = ("LORA", "PROMPT_TUNING")
 
 # Kept small on disk: training can go on from the last checkpoint, earlier ones are of no use to a pipeline.
@@ -32,26 +28,6 @@ CHECKPOINT_DEFAULTS: dict[str, Any] = {"save_strategy": "steps", "save_steps": 0
 # No schedule but that of the minutes; the Trainer saves at the last step as well.
 FOR_A_RETRY: dict[str, Any] = {"save_steps": 10**9, "save_total_limit": 1}
 _SCHEDULES = ("steps", "epoch")
-
-
-def check_names(
-    given: Iterable[str], valid: Iterable[str], what: str, replaced: Mapping[str, str] | None = None
-) -> None:
-    """Like :func:`~llmops_components.errors.check_known`, and says what took the place of an argument of old.
-
-    Args:
-        given: Names that the caller passed.
-        valid: Names that are understood.
-        what: Name of the argument that they came in, for the message.
-        replaced: What takes the place of a name that was once valid.
-    """
-    given, valid = list(given), set(valid)
-    old = [name for name in given if name not in valid and name in (replaced or {})]
-    if old and replaced:
-        raise SettingError(
-            f"{what}: " + " ".join(f"{name!r} is no longer an argument. {replaced[name]}" for name in old)
-        )
-    check_known(given, valid, what)
 
 
 def build_config(
@@ -74,21 +50,36 @@ def build_config(
     given = dict(given or {})
     if taken := sorted(set(given) & set(fixed)):
         raise SettingError(f"{what}: {', '.join(taken)} cannot be set, the component sets it. Leave it out.")
+    name = qualified(config_class)
     names = {field.name for field in dataclasses.fields(config_class) if field.init} - set(fixed)
-    bases = [base.__name__ for base in reversed(config_class.__mro__[1:])]
-    check_names(given, names, what, replacements(config_class.__name__, bases))
-    given = _generation_floats(given)
-    if isinstance(given.get("generation_kwargs"), Mapping):
-        given["generation_kwargs"] = _generation_floats(given["generation_kwargs"])
+    check_names(given, names, what, name)
+    given = typed(given, what, name)
+
+    def build(some: Mapping[str, Any]) -> Any:
+        with refusals(what):
+            return config_class(**{**defaults, **some, **fixed})
+
     try:
-        return config_class(**{**defaults, **given, **fixed})
-    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
-        raise SettingError(f"{what} is not valid: {error}") from error
+        return build(given)
+    except SettingError as error:
+        raise SettingError(_naming_culprits(str(error), what, given, build)) from error.__cause__
 
 
-def _generation_floats(given: Mapping[str, Any]) -> dict[str, Any]:
-    floats = {name: float(given[name]) for name in _GENERATION_FLOATS if type(given.get(name)) is int}
-    return {**given, **floats}
+def _naming_culprits(
+    message: str, what: str, given: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Any]
+) -> str:
+    """An error's message with the names of the values that it is about."""
+
+    def builds(some: Mapping[str, Any]) -> bool:
+        try:
+            build(some)
+        except Exception:  # whatever it is, it does not work without the one left out either
+            return False
+        return True
+
+    reason = message.removeprefix(f"{what}: ")
+    named = ", ".join(f"{name}={given[name]!r:.80}" for name in culprits(given, reason, builds))
+    return f"{what}: {named}: {reason}" if named else message
 
 
 def precision(full: bool) -> tuple[str, dict[str, bool]]:
@@ -189,7 +180,7 @@ def build_peft(peft_args: Mapping[str, Any] | None, task_type: str = "CAUSAL_LM"
     """
     from peft import LoraConfig, PromptTuningConfig
 
-    given = dict(peft_args or {})
+    given = typed(peft_args, "peft_args", LORA, PROMPT_TUNING)
     kind = given.pop("peft_type", "LORA")
     if kind is None:
         if given:
@@ -219,7 +210,18 @@ def check_model_args(given: Mapping[str, Any], model_config: Any) -> None:
         model_config: The model's ``config.json``.
     """
     valid = {*MODEL_ARGS, *model_config.to_dict()}
-    check_names(given, valid, "model_args", replacements("from_pretrained"))
+    check_names(given, valid, "model_args", FROM_PRETRAINED)
+
+
+def declared_by(model_config: Any) -> dict[str, list[Any]]:
+    """Types of the fields of a model's own config: those of the values that they have.
+
+    Args:
+        model_config: The model's ``config.json``.
+    """
+    kinds: dict[type, list[Any]] = {bool: ["bool"], int: ["int", "float"], float: ["int", "float"]}
+    values = model_config.to_dict()
+    return {name: kinds[type(value)] for name, value in values.items() if type(value) in kinds}
 
 
 def build_quantization(given: Any) -> Any:
@@ -241,7 +243,8 @@ def build_quantization(given: Any) -> Any:
     from transformers import BitsAndBytesConfig
 
     valid = set(inspect.signature(BitsAndBytesConfig.__init__).parameters) - {"self", "kwargs"}
-    check_known(given, valid, "quantization_config")
+    check_names(given, valid, "quantization_config", QUANTIZATION)
+    given = typed(given, "quantization_config", QUANTIZATION)
     problem = None
     if not torch.cuda.is_available():
         problem = "this machine has no CUDA device"
