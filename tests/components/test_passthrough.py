@@ -14,15 +14,14 @@ import transformers
 import trl
 from declared_values import CLASSES as TOY_CLASSES
 from declared_values import REFUSED, VALUES
-from llmops_components.errors import DataError, ModelError, SettingError
+from llmops_components.errors import ModelError, SettingError
 from llmops_components.evaluation.generation import generation_config
 from llmops_components.passthrough.declared import converted, kinds_of
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import ARGUMENTS, CLASSES, CONFIGS, index
 from llmops_components.training import settings
-from llmops_components.training.reward import train_reward
 from llmops_components.training.sft import train_sft
-from tiny_model import colour_rows, preference_rows, write_rows
+from tiny_model import colour_rows, write_rows
 
 
 class Colour(enum.Enum):
@@ -225,17 +224,6 @@ def test_what_a_library_refuses_of_the_settings_is_final(tiny_model, tmp_path, o
     with pytest.raises((SettingError, ModelError)) as refused:
         train(tiny_model, tmp_path, **options)
     assert refused.value.retryable is False
-
-
-def test_margin_that_only_some_rows_have_names_the_first_row_without_one(tiny_model, tmp_path):
-    rows = [row | {"margin": 1.0} for row in preference_rows(4)]
-    del rows[2]["margin"]
-    with pytest.raises(
-        DataError, match=r"row 3 has no margin, and other rows have one \(1 of 4 rows lack it\)"
-    ):
-        train_reward(
-            write_rows(tmp_path / "rows.jsonl", rows), tiny_model, tmp_path / "model", tmp_path / "adapter"
-        )
 
 
 def raised_by_a_library(error: Exception) -> None:

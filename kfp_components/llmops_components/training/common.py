@@ -1,26 +1,30 @@
-"""What every step with a model shares: outputs that appear whole, loading with every weight checked, saving."""
+"""What every step with a model shares: outputs that appear whole, loading with every weight checked."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from llmops_components.errors import InputError, ModelError, SettingError, check_known
+from llmops_components.errors import ModelError, SettingError, check_known
+from llmops_components.passthrough.refusals import refusals
+from llmops_components.passthrough.tables import FROM_PRETRAINED, typed
 from llmops_components.results import digest_of, write_json
 from llmops_components.training.processes import is_main_process
-from llmops_components.training.settings import build_quantization, check_model_args, precision
+from llmops_components.training.settings import build_quantization, check_model_args, declared_by
 
 PROVENANCE_FILE = "provenance.json"
 TRAINING_LOG_FILE = "training_log.json"
 RUN_FILE = "run.json"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 TRL_VOCABULARY_MULTIPLE = 64  # of `trl.clone_chat_template`
+# They may ask for a GPU, and change nothing of the weights.
+_OF_THE_TRAINING_ALONE = ("attn_implementation", "quantization_config", "use_kernels")
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 
@@ -36,6 +40,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # PEFT looks for the base model where it came from to see whether its vocabulary was changed; ours never is.
     warnings.filterwarnings("ignore", message="Could not find a config file in")
+    # It advises to untie the weights, which merging does.
+    warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
     # TRL tells its authors of every trainer that is built; with no network that only takes time.
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     datasets.disable_progress_bars()
@@ -99,9 +105,11 @@ def load_model(
     model_class = (
         transformers.AutoModelForSequenceClassification if is_reward else transformers.AutoModelForCausalLM
     )
-    try:
+    # Whatever a broken file makes the readers raise, the model is what is wrong.
+    with refusals(f"The model in {directory} cannot be loaded", kind=ModelError):
         config = AutoConfig.from_pretrained(directory, **remote_code)
         check_model_args(given, config)
+        given |= typed(given, "model_args", FROM_PRETRAINED, **declared_by(config))
         if quantization := build_quantization(given.pop("quantization_config", None)):
             given["quantization_config"] = quantization
         tokenizer = AutoTokenizer.from_pretrained(directory, **remote_code)
@@ -113,12 +121,6 @@ def load_model(
                 **({"num_labels": 1} if is_reward else {}),
                 **given,
             )
-    except InputError:
-        raise
-    except Exception as error:  # whatever a broken file makes the readers raise, the model is what is wrong
-        raise ModelError(
-            f"The model in {directory} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
     check_weights(directory, loading, backbone=f"{model.base_model_prefix}." if new_head else "")
     return model, tokenizer
 
@@ -136,12 +138,14 @@ def load_base_of_adapter(
     Args:
         directory: Model directory.
         tokenizer: The adapter's tokenizer.
-        model_args: What the training passed to ``from_pretrained``; a quantization is left out.
+        model_args: What the training passed to ``from_pretrained``; what decides how it computes is left out.
         dtype: Type of the weights unless ``model_args`` gives one.
         task: See :func:`load_model`; a head comes with the adapter.
     """
-    given = {name: value for name, value in (model_args or {}).items() if name != "quantization_config"}
+    given = {name: value for name, value in (model_args or {}).items() if name not in _OF_THE_TRAINING_ALONE}
     model, _ = load_model(directory, given, dtype=dtype, task=task, new_head=task == "SEQ_CLS")
+    if task == "SEQ_CLS":  # which has to know where a row ends
+        model.config.pad_token_id = tokenizer.pad_token_id
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=TRL_VOCABULARY_MULTIPLE)
     return model
@@ -249,103 +253,3 @@ def count_parameters(model: Any) -> tuple[int, int]:
         for parameter in model.parameters()
     ]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
-
-
-def save_model(
-    trained: Any,
-    tokenizer: Any,
-    run: Mapping[str, Any],
-    log: list[dict[str, Any]],
-    *,
-    base_model: Path,
-    model_args: Mapping[str, Any] | None = None,
-    model: str | os.PathLike[str],
-    adapter: str | os.PathLike[str],
-    task: TaskType = "CAUSAL_LM",
-    card: Callable[[Path], Any],
-) -> list[str]:
-    """Write the adapter, if there is one, and the whole model with the adapter merged in.
-
-    Args:
-        trained: The trainer's model.
-        tokenizer: Its tokenizer.
-        run: What ``provenance.json`` says of the run.
-        log: The trainer's log, kept beside the model for charts.
-        base_model: Directory that the model was loaded from.
-        model_args: What was passed to ``from_pretrained``.
-        model: Output directory of the merged model.
-        adapter: Output directory of the adapter.
-        task: Kind of model.
-        card: Writes the model card into the directory of the model, or of the adapter where there is only that.
-
-    Returns:
-        Findings: what could not be written, and why.
-    """
-    from peft import PeftModel
-
-    def describe(directory: Path) -> None:
-        write_json(directory / TRAINING_LOG_FILE, log)
-        write_json(directory / PROVENANCE_FILE, {**run, "libraries": library_versions()})
-
-    # Both appear together at the end: an adapter left by a run killed while merging would block its resumption.
-    with ExitStack() as outputs:
-        if isinstance(trained, PeftModel):
-            directory = outputs.enter_context(new_directory(adapter))
-            _save_adapter(trained, tokenizer, directory, run)
-            describe(directory)
-            if trained.active_peft_config.is_prompt_learning:
-                card(directory)
-                return [
-                    "A tuned prompt cannot be merged into the weights, so only the adapter was written: load it beside "
-                    "its base model with peft."
-                ]
-            trained = _merge(trained, tokenizer, directory, base_model, model_args, task)
-        trained.config.use_cache = (
-            True  # the trainer switches it off for itself; generating without it is slow
-        )
-        directory = outputs.enter_context(new_directory(model))
-        trained.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        describe(directory)
-        card(directory)
-    return []
-
-
-def _save_adapter(trained: Any, tokenizer: Any, directory: Path, run: Mapping[str, Any]) -> None:
-    provenance = run["base_model"]["provenance"] or {}
-    config = trained.peft_config["default"]
-    # PEFT records the path that the base was loaded from, which means nothing on another machine, and keeps the
-    # modules in a set, whose order differs from process to process and with it the adapter's digest.
-    origin = str(provenance.get("source", "base_model")).removeprefix("hf://")
-    config.base_model_name_or_path = origin
-    trained.get_base_model().name_or_path = trained.config._name_or_path = origin  # for its model card
-    # The caller may have given a regular expression.
-    for name in ("target_modules", "modules_to_save"):
-        if isinstance(getattr(config, name, None), set):
-            setattr(config, name, sorted(getattr(config, name)))
-    trained.save_pretrained(directory)
-    # The training may have given it another chat template or another token to stop at.
-    tokenizer.save_pretrained(directory)
-    if getattr(trained, "generation_config", None) is not None:
-        trained.generation_config.save_pretrained(directory)
-
-
-def _merge(
-    trained: Any,
-    tokenizer: Any,
-    adapter: Path,
-    base_model: Path,
-    model_args: Mapping[str, Any] | None,
-    task: TaskType,
-) -> Any:
-    if not getattr(trained, "is_quantized", False) and not getattr(
-        trained.get_base_model(), "is_quantized", False
-    ):
-        return trained.merge_and_unload(safe_merge=True)
-    # Merged into 4-bit weights, most of the adapter would be rounded away: merge into the original ones.
-    from peft import PeftModel
-
-    base = load_base_of_adapter(
-        base_model, tokenizer, model_args=model_args, dtype=precision(full=False)[0], task=task
-    )
-    return PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)

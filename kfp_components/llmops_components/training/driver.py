@@ -20,6 +20,8 @@ from llmops_components.data.sources import Source, open_source
 from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.paths import local_path
+from llmops_components.passthrough.refusals import refusals, refusing
+from llmops_components.passthrough.tables import typed
 from llmops_components.results import StageReport
 from llmops_components.training import common, curves, settings
 from llmops_components.training.label_positions import only_where_labelled
@@ -32,6 +34,7 @@ from llmops_components.training.rows import (
     naming_refused_rows,
     row_findings,
 )
+from llmops_components.training.saving import save_trained
 from llmops_components.training.scrub import redacted
 
 if TYPE_CHECKING:
@@ -216,11 +219,11 @@ class _Job:
 
         self.method, self.options = method, options
         # One for all attempts: what the memory did not suffice for has cost time too.
-        self.budget = BudgetCallback.from_settings(options.get("budget"))
+        self.budget = BudgetCallback.from_settings(typed(options.get("budget"), "budget", "budget"))
         self.rows, self.eval_rows = rows, eval_rows
         self.base_model, self.scratch = base_model, scratch
         self.trainer_args = trainer_args
-        self.given = dict(options.get("training_args") or {})
+        self.given = typed(options.get("training_args"), "training_args", f"trl.{method.config}")
         given_checkpoints = options.get("checkpoints") or None
         self.own_checkpoints = given_checkpoints and str(local_path(given_checkpoints, "checkpoints"))
         self.checkpoints = self.own_checkpoints or os.environ.get(CHECKPOINTS_VARIABLE)
@@ -366,7 +369,7 @@ class _Job:
                 paper=trainer._paper,
                 findings=tuple(findings),
             )
-            findings += common.save_model(
+            findings += save_trained(
                 trained,
                 trainer.processing_class,
                 self.run,
@@ -438,23 +441,21 @@ class _Job:
         check_end_token(self.rows, args, tokenizer)
         train_dataset = self._dataset(self.rows, args.seed)
         eval_dataset = self._dataset(self.eval_rows, args.seed) if self.eval_rows else None
-        try:
-            with naming_refused_rows(tokenizer, self.rows, self.eval_rows):
-                trainer = getattr(trl, self.method.trainer)(
-                    model=base,
-                    args=args,
-                    train_dataset=train_dataset,
-                    eval_dataset=eval_dataset,
-                    processing_class=tokenizer,
-                    peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
-                    callbacks=[*callbacks, *self.options.get("callbacks", ())],
-                    **further_args,
-                )
-        except (ValueError, NotImplementedError) as error:
-            # How TRL and PEFT refuse what does not go together.
-            raise SettingError(
-                f"{self.method.trainer} refuses these settings for {self.rows.name}: {error}"
-            ) from error
+        where = f"{self.method.trainer} refuses these settings for {self.rows.name}"
+        with refusals(where), naming_refused_rows(tokenizer, self.rows, self.eval_rows):
+            trainer = getattr(trl, self.method.trainer)(
+                model=base,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer,
+                peft_config=copy.deepcopy(self.peft_config),  # PEFT writes into it
+                callbacks=[*callbacks, *self.options.get("callbacks", ())],
+                **further_args,
+            )
+        # These it builds of its arguments as well, but later.
+        for name in ("create_optimizer", "create_scheduler"):
+            setattr(trainer, name, refusing(where, getattr(trainer, name)))
         trainer.remove_callback(transformers.PrinterCallback)
         _keep_trained_copies_exact(trainer)
         findings = row_findings(

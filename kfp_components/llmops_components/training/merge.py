@@ -11,6 +11,9 @@ from llmops_components.errors import ModelError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport, digest_of, write_json
 from llmops_components.training import common
+from llmops_components.training.merging import merge
+from llmops_components.training.probe import Probe
+from llmops_components.training.saving import write_model
 
 _WEIGHTS = "adapter_model.safetensors"
 
@@ -52,18 +55,18 @@ def merge_adapter(
     adapter_parameters = sum(
         parameter.numel() for name, parameter in adapted.named_parameters() if _is_adapter(name)
     )
-    merged = adapted.merge_and_unload(safe_merge=True)
-    merged.config.use_cache = True
+    probe = Probe.of(adapted, len(tokenizer))
+    merged = merge(adapted)
     _generate_as_trained(merged, adapter_directory)
-    with common.new_directory(model) as directory:
-        merged.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        _copy_training(adapter_directory, directory, base, dtype)
     total = common.count_parameters(merged)[1]
+    with common.new_directory(model) as directory:
+        findings = write_model(merged, tokenizer, directory, probe, task=task, where=model)
+        _copy_training(adapter_directory, directory, base, dtype)
     print(f"Merged {adapter_parameters:,} parameters of a {config['peft_type']} into {total:,}", flush=True)
     return StageReport(
         metrics={"adapter_parameters": adapter_parameters, "total_parameters": total},
         details={"peft_type": config["peft_type"]},
+        findings=findings,
     )
 
 
