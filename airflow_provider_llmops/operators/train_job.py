@@ -285,8 +285,10 @@ class TrainJobOperator(BaseOperator):
             settings=self._settings,
             runtime=self.runtime,
             runtime_kind=self.runtime_kind,
-            num_nodes=converted(self.num_nodes, ["int"], "num_nodes", {}),
-            processes_per_node=converted(self.processes_per_node, ["int", "null"], "processes_per_node", {}),
+            num_nodes=converted(self.num_nodes, ["int"], "num_nodes", {}, strict=False),
+            processes_per_node=converted(
+                self.processes_per_node, ["int", "null"], "processes_per_node", {}, strict=False
+            ),
             active_deadline_seconds=None if (limit := self._run_seconds) is None else max(1, round(limit)),
             labels={"app.kubernetes.io/managed-by": "airflow", **_labels(origin)},
             annotations={"llmops/component": self.component, **origin},

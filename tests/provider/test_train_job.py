@@ -915,12 +915,12 @@ def test_missing_provider_names_the_extra(monkeypatch, context):
         ({"step_settings": {}}, "mount one with step_settings={'persistent_volume_claims'"),
         ({"step_settings": {**SETTINGS, "gpus": 1}}, "have no 'gpus'"),
         ({"num_nodes": 0}, "num_nodes must be a whole number from 1 on, got 0"),
-        ({"num_nodes": "2"}, "num_nodes must be a whole number from 1 on, got '2'"),
+        ({"num_nodes": "two"}, "num_nodes must be a whole number from 1 on, got 'two'"),
         ({"processes_per_node": 0}, "processes_per_node must be a whole number from 1 on"),
         ({"namespace": "Team"}, "Invalid namespace 'Team'"),
         ({"runtime": ""}, "runtime must be the name of a ClusterTrainingRuntime"),
         ({"runtime_kind": "Runtime"}, "runtime_kind must be ClusterTrainingRuntime or TrainingRuntime"),
-        ({"arguments": {**ARGUMENTS, "training_args": {"x": "y" * 100_000}}}, "at most 98304 fit"),
+        ({"arguments": {**ARGUMENTS, "training_args": {"run_name": "y" * 100_000}}}, "at most 98304 fit"),
     ],
 )  # fmt: skip
 def test_bad_setting_is_refused_before_anything_is_made(cluster, context, changed, message):

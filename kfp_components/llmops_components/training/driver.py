@@ -19,9 +19,9 @@ from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source, open_source
 from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
-from llmops_components.paths import local_path
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
+from llmops_components.paths import local_path
 from llmops_components.results import StageReport
 from llmops_components.training import common, curves, settings
 from llmops_components.training.label_positions import only_where_labelled
