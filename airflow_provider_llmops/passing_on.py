@@ -75,7 +75,8 @@ def _answer(component: str, argument: str, field: str, names: list[str], *, is_o
     for of in names:
         if answer := index["classes"][of]["answers"].get(field):
             return f"is no longer an argument. {answer}"
-    if is_open:  # it may be a field of the model's own
+    # It may be a field of the model's own; and what is no training has one such argument only.
+    if is_open or "training_args" not in index["arguments"][component]:
         return None
     for other, kinds in index["arguments"][component].items():
         if other != argument.partition(":")[0] and field in _fields(_classes_of(kinds)):

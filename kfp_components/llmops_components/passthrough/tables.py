@@ -50,6 +50,7 @@ _TRAINING: dict[str, Kinds] = {
     "budget": [{"fields": ["budget"]}],
     "tracking": [{"fields": ["tracking"]}],
 }
+_OF_A_TRAINING = ("training_args", *_TRAINING, "quantization_config")
 REWARDS: Kinds = [{"dict": ["float", {"dict": ["any"]}]}]
 ARGUMENTS: dict[str, dict[str, Kinds]] = {
     **{
@@ -153,6 +154,8 @@ def _answer(name: str, argument: str, *names: str) -> str | None:
     for of in names:
         if sentence := answers_of(of).get(name):
             return f"is no longer an argument. {sentence}"
+    if argument not in _OF_A_TRAINING:
+        return None
     places = {"training_args": list(CONFIGS.values())} | {
         place: kinds[0]["fields"] for place, kinds in _TRAINING.items()
     }
