@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import errno
+import json
 import re
+from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
 import httpx
@@ -91,6 +93,13 @@ def test_numbers_of_generation_that_the_library_wants_as_floats_are_declared_so(
     known = {name: value for name, value in given.items() if name != "max_time"}
     typed = converted(known, [{"fields": ["transformers.GenerationConfig"]}], "generation_args", CLASSES)
     assert {type(value) for value in typed.values()} == {float}
+
+
+def test_index_of_the_provider_is_what_the_libraries_declare():
+    file = Path(__file__).parents[2] / "airflow_provider_llmops" / "components" / "index.json"
+    written = json.loads(file.read_text())
+    del written["made_of"]
+    assert written == index()
 
 
 def test_index_names_every_class_that_an_argument_ends_up_in():
