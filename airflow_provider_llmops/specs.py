@@ -148,7 +148,7 @@ class PipelineSpec:
     @property
     def image(self) -> str:
         """The image that a component was compiled for; that of one of its steps, if it has several."""
-        executor = next(iter(self.ir["deploymentSpec"]["executors"].values()), {})
+        executor: dict[str, Any] = next(iter(self.ir["deploymentSpec"]["executors"].values()), {})
         return str(executor.get("container", {}).get("image", ""))
 
     def bind(self, arguments: Mapping[str, Any], *, caching: bool | None = None) -> BoundPipeline:
