@@ -320,3 +320,16 @@ def test_command_prints_what_it_found(root):
     failed = subprocess.run([*command, "-1"], capture_output=True, check=False)
     assert failed.returncode == 1
     assert "from 0 on" in json.loads(failed.stdout)["error"]["message"]
+
+
+def test_mlflow_says_which_versions_there_are(mlflow_port):
+    import mlflow
+
+    uri = f"http://127.0.0.1:{mlflow_port}"
+    client = mlflow.MlflowClient(uri, uri)
+    client.create_registered_model("pruned")
+    digest = "sha256:" + "b" * 64
+    tags = {"llmops.model.digest": digest, "dag": "x"}
+    client.create_model_version("pruned", "s3://bucket/x", tags=tags)
+    found = [each for each in prune.read_versions(uri) if each.name == "pruned"]
+    assert found == [Version("pruned", "1", "s3://bucket/x", {digest})]

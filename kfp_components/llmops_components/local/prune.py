@@ -299,7 +299,7 @@ class _Pruning:
                 with contextlib.suppress(OSError):
                     where = Path(user.read_text(encoding="utf-8"))
                     if where.exists() and where not in going:
-                        reasons[run.name] = f"the service in {where}"
+                        reasons.setdefault(run.name, f"the service in {where}")
         for run in alive:
             for other in self._named_in(read_json(run / "request.json")):
                 reasons.setdefault(other, f"the run {run.name}, which is under way")
