@@ -60,7 +60,12 @@ def evaluate_model(
         ModelError: The model or the embedding model cannot be loaded.
     """
     from llmops_components.evaluation import generation, statistics
-    from llmops_components.evaluation.metrics import plan_for_columns, plan_metrics, score_answers
+    from llmops_components.evaluation.metrics import (
+        plan_for_columns,
+        plan_metrics,
+        score_answers,
+        tokenizers_of,
+    )
     from llmops_components.evaluation.report import Facts, render_report
 
     # Everything that can be wrong with the inputs is found before the long part.
@@ -91,6 +96,7 @@ def evaluate_model(
     times = 2 if baseline else 1
     references, prompts = ([row.get(key, "") for row in rows] * times for key in ("reference", "prompt"))
     scored = score_answers(plan, texts, references, prompts)
+    tokenizers = tokenizers_of(plan, texts, references)
     ours = {name: each[: len(rows)] for name, each in scored.items()}
     estimates = {name: statistics.estimate(each) for name, each in ours.items()}
     comparisons = {
@@ -117,6 +123,7 @@ def evaluate_model(
         tokens_per_second=tokens / clock.seconds["generate"],
         cut_off=sum(answer.finish_reason == "length" for answer in answers),
         skipped=plan.skipped,
+        tokenizers=tokenizers,
     )
     _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
     _write(report, render_report(samples, estimates, facts, comparisons, [row["answer"] for row in baseline]))
@@ -135,6 +142,7 @@ def evaluate_model(
         details={
             "intervals": {name: [round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},
             "skipped_metrics": plan.skipped,
+            "tokenizers": tokenizers,
             "answers_cut_off": facts.cut_off,
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },

@@ -155,6 +155,10 @@ def score_answers(
     Returns:
         Scores by metric, in the plan's order.
     """
+    from llmops_components.evaluation.words import normalised
+
+    given = answers
+    answers, references = ([normalised(text) for text in texts] for texts in (answers, references))
     found: dict[str, Scores] = {}
     if rouge := [name for name in plan.names if name in _ROUGE]:
         found |= _rouge(rouge, answers, references)
@@ -165,31 +169,74 @@ def score_answers(
     if plan.reward_model is not None:
         from llmops_components.evaluation.rewards import score_rewards
 
-        found["reward"] = Scores.mean_of(score_rewards(plan.reward_model, prompts, answers))
+        found["reward"] = Scores.mean_of(score_rewards(plan.reward_model, prompts, given))
     if ragas := [name for name in plan.names if METRICS[name].ragas]:
         found |= _ragas(ragas, answers, references, plan.embedding_model)
     return {name: found[name] for name in plan.names}
 
 
-def _rouge(names: Iterable[str], answers: Sequence[str], references: Sequence[str]) -> dict[str, Scores]:
-    from rouge_score.rouge_scorer import RougeScorer
+def tokenizers_of(plan: Plan, answers: Sequence[str], references: Sequence[str]) -> dict[str, str]:
+    """How each metric that compares words takes these texts apart.
 
-    scorer = RougeScorer(list(names), use_stemmer=True)
-    scored = [scorer.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
-    return {name: Scores.mean_of([each[name].fmeasure for each in scored]) for name in names}
+    Args:
+        plan: The metrics.
+        answers: The answers.
+        references: The references.
+    """
+    from llmops_components.evaluation.words import describe
+
+    described = describe([*answers, *references])
+    kinds = {name: "rouge" if name in _ROUGE else name for name in plan.names}
+    return {name: described[kind] for name, kind in kinds.items() if kind in described}
+
+
+def _rouge(names: Sequence[str], answers: Sequence[str], references: Sequence[str]) -> dict[str, Scores]:
+    from rapidfuzz.distance import LCSseq
+    from rouge_score import rouge_scorer, scoring
+
+    from llmops_components.evaluation.words import RougeWords
+
+    words = RougeWords()
+
+    def longest_in_common(reference: str, answer: str) -> float:
+        """ROUGE-L; rouge_score's own takes a second for two texts of 2,000 characters, which are words in Chinese."""
+        expected, given = words.tokenize(reference), words.tokenize(answer)
+        if not expected or not given:
+            return 0.0
+        common = LCSseq.similarity(expected, given)
+        return float(scoring.fmeasure(common / len(given), common / len(expected)))
+
+    scorer = rouge_scorer.RougeScorer([name for name in names if name != "rougeL"], tokenizer=words)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for answer, reference in zip(answers, references, strict=True):
+        for name, score in scorer.score(reference, answer).items():
+            found[name].append(score.fmeasure)
+        if "rougeL" in found:
+            found["rougeL"].append(longest_in_common(reference, answer))
+    return {name: Scores.mean_of(values) for name, values in found.items()}
 
 
 def _bleu(answers: Sequence[str], references: Sequence[str]) -> Scores:
     from sacrebleu.metrics import BLEU
 
+    from llmops_components.evaluation.words import bleu_words
+
     # Short sentences often lack 4-grams; with effective_order they are judged by the n-grams that they have.
-    sentence = BLEU(effective_order=True)
-    scored = [sentence.sentence_score(answer, [ref]) for answer, ref in zip(answers, references, strict=True)]
+    sentence = BLEU(effective_order=True, tokenize="none")
+    scored = [
+        sentence.sentence_score(bleu_words(answer), [bleu_words(reference)])
+        for answer, reference in zip(answers, references, strict=True)
+    ]
     statistics = [[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in scored]
+    # All of a corpus without 4-grams gets 0 from sacreBLEU, also for perfect answers. That is kept where papers would
+    # report it, and not for characters, of which few are a whole answer.
+    short = not all(text.isascii() for text in (*answers, *references))
 
     def corpus(sums: np.ndarray) -> float:
         counts = [round(value) for value in sums]  # they are whole numbers, and sacreBLEU insists on int
-        return BLEU.compute_bleu(counts[:4], counts[4:8], *counts[8:], smooth_method="exp").score
+        return BLEU.compute_bleu(
+            counts[:4], counts[4:8], *counts[8:], smooth_method="exp", effective_order=short
+        ).score
 
     return Scores(np.array([each.score for each in scored]), np.array(statistics, dtype=float), corpus)
 

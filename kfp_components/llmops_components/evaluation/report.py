@@ -26,6 +26,7 @@ class Facts:
         tokens_per_second: Tokens generated per second.
         cut_off: Answers that ended at ``max_new_tokens``.
         skipped: Metrics that were left out, and why.
+        tokenizers: What counts as a word in each metric that compares words.
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class Facts:
     tokens_per_second: float
     cut_off: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
 
 
 def render_report(
@@ -265,6 +267,7 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <p><small>BLEU and chrF go to 100, the others to 1
 {%- if "reward" in estimates %}; a reward has no ends, its bar is the logistic function of it{% endif %}. Intervals are percentile bootstraps over the samples
 {%- if comparisons %}; both models are resampled together, so the interval is that of the paired change{% endif %}.
+{% for name, words in facts.tokenizers.items() %}Words of {{ name }}: {{ words }}. {% endfor %}
 {% for name, reason in facts.skipped.items() %}{{ name }} was left out: {{ reason }}. {% endfor %}</small></p>
 {% macro score(c, name) %}{% set best = metrics[name].best or 1 %}
 <span><span class="soft">{{ name }}</span> {{ plain(c.sample[name], best) }}
