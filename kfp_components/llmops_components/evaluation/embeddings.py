@@ -93,13 +93,20 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"Embedding model {directory} cannot be loaded: {error}") from error
     model.eval()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     limit = _settings(directory / "sentence_bert_config.json").get("max_seq_length", _MAX_TOKENS)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     for start in range(0, len(order), _BATCH_SIZE):
         batch = order[start : start + _BATCH_SIZE]
         inputs = tokenizer(
-            [texts[i] for i in batch], padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            [texts[i] for i in batch],
+            padding=True,
+            padding_side="right",  # behind the text, where no model and no pooling has to look past it
+            truncation=True,
+            max_length=limit,
+            return_tensors="pt",
         )
         with torch.inference_mode():
             tokens = model(**inputs).last_hidden_state

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,8 +70,11 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreT
     import transformers
     from safetensors import SafetensorError
 
+    from llmops_components.probing import refuse_encoders
+
     transformers.utils.logging.disable_progress_bar()
     try:
+        refuse_encoders(transformers.AutoConfig.from_pretrained(path, local_files_only=True), path)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path, local_files_only=True, padding_side="left"
         )
@@ -135,7 +139,8 @@ def generate_answers(
 ) -> list[Answer]:
     """Answer every prompt; prompts of similar length are generated together.
 
-    Prints a line of progress every few seconds. In float32 a greedy answer does not depend on its batch; in 16 bit
+    A model that reads padding like text, as recurrent ones may, gets prompts of one length together, or one at a time.
+    Which of these gives the answers that every prompt has alone is tried out first. Prints a line of progress every few seconds. In float32 a greedy answer does not depend on its batch; in 16 bit
     rounding does, and can tip an answer where two tokens are about equally likely.
 
     Args:
@@ -153,10 +158,13 @@ def generate_answers(
         SettingError: A generation argument or the batch size is not valid.
         DataError: A prompt and its answer do not fit in the model's context, or the chat template refuses a prompt;
             names the rows.
-        ModelError: The prompts are chat messages and the tokenizer has no chat template.
+        ModelError: The prompts are chat messages and the tokenizer has no chat template, or the model is none that
+            continues a text.
     """
     import torch
     import transformers
+
+    from llmops_components import probing
 
     if batch_size < 1:
         raise SettingError(f"batch_size is {batch_size}; it has to be at least 1.")
@@ -170,8 +178,11 @@ def generate_answers(
     order = sorted(range(len(rows)), key=lambda i: len(inputs[i]), reverse=True)
     answers: dict[int, Answer] = {}
     started = shown = time.monotonic()
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    how = probing.together(model)
+    if how != "padded":
+        name = probing.name_of(model)
+        print(f"{name} answers otherwise beside padding: prompts are generated {_SAID[how]}", flush=True)
+    for batch in _batches(order, [len(ids) for ids in inputs], batch_size, how):
         padded = tokenizer.pad({"input_ids": [inputs[i] for i in batch]}, return_tensors="pt").to(
             model.device
         )
@@ -184,6 +195,28 @@ def generate_answers(
             shown = now
             print(_progress(answers, len(order), now - started), flush=True)
     return [answers[i] for i in range(len(rows))]
+
+
+_SAID = {"of one length": "with others of one length", "alone": "one by one"}
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], size: int, how: str) -> Iterator[list[int]]:
+    """The prompts in batches, in the given order.
+
+    Args:
+        order: The prompts' numbers, those of one length behind each other.
+        lengths: Length of each prompt.
+        size: Most prompts of a batch.
+        how: See :func:`llmops_components.probing.together`.
+    """
+    groups = [list(order)]
+    if how == "of one length":
+        groups = [list(group) for _, group in itertools.groupby(order, key=lambda number: lengths[number])]
+    elif how == "alone":
+        size = 1
+    for group in groups:
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:

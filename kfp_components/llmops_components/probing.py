@@ -1,0 +1,234 @@
+"""Whether a model answers a prompt among others as it answers it alone: tried with random tokens, not guessed from its name.
+
+Attention over padded rows takes a mask, so most models can be batched. A recurrent model may read padding like text,
+some hybrids keep a state that cannot be put together from rows, and an encoder looks at tokens that are yet to come.
+Logits are compared, with a tolerance: where two tokens are about equally likely, rounding decides between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+
+from llmops_components.errors import ModelError
+
+# Beginnings and ends of prompts in one random text: of mixed length, not in order, each the beginning of the longest ...
+_MIXED = ((0, 3), (0, 37), (0, 14))
+_OF_ONE_LENGTH = ((0, 9), (9, 18), (18, 27))  # ... and with nothing in common but the length.
+_NEW_TOKENS = 4
+# Tried with random models of 130 architectures: rounding makes up to 1e-4 in 32 bit and 0.05 in 16 bit; wrong masks,
+# positions and states make 0.25 and more, tokens that are yet to come 0.2 and more.
+_ROUNDING = 1e-3
+_ROUNDING_IN_16_BIT = 0.1
+_OTHER_KERNELS = 0.02  # many models compute a sequence at once otherwise than token by token
+_OTHER_KERNELS_IN_16_BIT = 0.2
+
+Together = Literal["padded", "of one length", "alone"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model said after a prompt that nothing stood beside.
+
+    Args:
+        prompt: Token ids of the prompt.
+        tokens: The most likely tokens that follow it.
+        logits: What the model gave for every token, a row for each of ``tokens``.
+    """
+
+    prompt: list[int]
+    tokens: list[int]
+    logits: torch.Tensor
+
+
+def name_of(model: Any) -> str:
+    """Class and type of a model, for messages.
+
+    Args:
+        model: A model of transformers.
+    """
+    return f"{type(model).__name__} (model type {model.config.model_type})"
+
+
+def refuse_encoders(config: Any, directory: Any) -> None:
+    """Raise :class:`ModelError` for a model that reads its prompt with an encoder and does not continue it.
+
+    Transformers loads some of them as causal models all the same, with the encoder left out.
+
+    Args:
+        config: The model's configuration, as its directory has it.
+        directory: Where it is, for the message.
+    """
+    if config.is_encoder_decoder:
+        named = ", ".join(config.architectures or []) or f"model type {config.model_type}"
+        raise ModelError(
+            f"{named} is an encoder with a decoder, which does not continue a prompt; a causal language model is needed. "
+            f"Model: {directory}."
+        )
+
+
+def answers_alone(model: Any, spans: Sequence[tuple[int, int]] = _MIXED) -> list[Told]:
+    """Ask a model for a few tokens after random prompts, one at a time and by its own ``generate``.
+
+    Args:
+        model: A causal language model of transformers.
+        spans: Beginning and end of each prompt in one random text.
+
+    Raises:
+        ModelError: The model fails at it.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    source = torch.Generator().manual_seed(0)
+    text = torch.randint(vocabulary, (max(end for _, end in spans),), generator=source).tolist()
+    prompts = [text[begin:end] for begin, end in spans]
+    try:
+        return [Told(prompt, *_generate(model, [prompt], _NEW_TOKENS)[0]) for prompt in prompts]
+    except Exception as error:  # whatever a model's own code raises
+        raise ModelError(
+            f"{name_of(model)} loads but cannot generate: {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_causal(model: Any, told: Sequence[Told]) -> None:
+    """Raise :class:`ModelError` where tokens that are yet to come change what a model says, as in an encoder.
+
+    Args:
+        model: A language model of transformers.
+        told: What it said to prompts alone, which are beginnings of the longest of them.
+    """
+    whole = max((each.prompt for each in told), key=len)
+    ids = torch.tensor([whole], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+    apart = [
+        distance(logits[len(each.prompt) - 1 :][:1], each.logits[:1])
+        for each in told
+        if len(each.prompt) < len(whole)
+    ]
+    if max(apart) > (_OTHER_KERNELS if model.dtype == torch.float32 else _OTHER_KERNELS_IN_16_BIT):
+        raise ModelError(
+            f"{name_of(model)} is no causal language model: what it says to a text changes with the words behind it. "
+            "Models that were trained to fill gaps, such as BERT, cannot continue a prompt."
+        )
+
+
+def together(model: Any) -> Together:
+    """How prompts may be put into one batch of ``generate`` so that each is answered as it would be alone.
+
+    Args:
+        model: A causal language model of transformers.
+
+    Raises:
+        ModelError: The model cannot generate at all, or is no causal one.
+    """
+    told = answers_alone(model)
+    check_causal(model, told)
+    if _agrees_in_batch(model, told):
+        return "padded"
+    return "of one length" if _agrees_in_batch(model, answers_alone(model, _OF_ONE_LENGTH)) else "alone"
+
+
+def _agrees_in_batch(model: Any, told: Sequence[Told]) -> bool:
+    """Whether ``generate`` over all prompts at once, padded on the left, gives what it gave each alone."""
+    tokens = [each.tokens for each in told]
+    try:
+        rows = _generate(model, [each.prompt for each in told], len(tokens[0]), tokens)
+    except Exception:  # whatever a model's own code raises
+        return False
+    return all(is_same(model, logits, each.logits) for (_, logits), each in zip(rows, told, strict=True))
+
+
+def is_same(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether logits are the same but for rounding.
+
+    Args:
+        model: The model that they are from.
+        logits: A row for each step.
+        expected: The same, from elsewhere.
+    """
+    return distance(logits, expected) <= (_ROUNDING if model.dtype == torch.float32 else _ROUNDING_IN_16_BIT)
+
+
+def distance(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far logits are apart, relative to how much those of different tokens differ: the median of the steps.
+
+    A single step may differ by rounding alone where it sends a token to another expert.
+
+    Args:
+        logits: A row for each step.
+        expected: The same, from elsewhere.
+    """
+
+    def centred(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.detach().cpu().double()
+        return rows - rows.mean(dim=-1, keepdim=True)
+
+    reference = centred(expected)
+    apart = (centred(logits) - reference).norm(dim=-1) / reference.norm(dim=-1).clamp(min=1e-9)
+    return float(apart.nan_to_num(nan=torch.inf).median())
+
+
+def left_padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids in one rectangle, shorter rows filled on the left, and the mask that says which are real.
+
+    Args:
+        rows: Token ids by row.
+        device: Device of the model.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+@contextmanager
+def without_own_settings(model: Any) -> Iterator[None]:
+    """Have ``generate`` fill gaps with its defaults, not with the penalties and end tokens that the checkpoint brings.
+
+    Args:
+        model: A model of transformers.
+    """
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _generate(
+    model: Any, prompts: Sequence[list[int]], new_tokens: int, said: Sequence[list[int]] | None = None
+) -> list[tuple[list[int], torch.Tensor]]:
+    """Tokens and logits that follow each prompt; with ``said`` the logits on the way to tokens that are given."""
+    ids, mask = left_padded(prompts, model.device)
+    with without_own_settings(model):
+        output = model.generate(
+            ids,
+            attention_mask=mask,
+            generation_config=GenerationConfig(
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            ),
+            logits_processor=[] if said is None else [_Given(said, ids.shape[1])],
+        )
+    logits = torch.stack(output.logits, dim=1).float().cpu()
+    return list(zip(output.sequences[:, ids.shape[1] :].tolist(), logits, strict=True))
+
+
+class _Given(LogitsProcessor):
+    """Leaves ``generate`` no other tokens than the given ones."""
+
+    def __init__(self, tokens: Sequence[list[int]], start: int) -> None:
+        self._tokens, self._start = tokens, start
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        only = torch.full_like(scores, -torch.inf)
+        for row, tokens in enumerate(self._tokens):
+            only[row, tokens[input_ids.shape[1] - self._start]] = 0
+        return only
