@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.serving import Service, ServingBackend
 
 ANSWER_TIMEOUT_SECONDS = 120.0
+# How our predictor and vLLM say it.
+_NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
+_CONTEXT_TOO_SHORT = ("model's context is", "maximum context length")
 
 
 class KServeHook(BaseHook):
@@ -77,25 +80,44 @@ class KServeHook(BaseHook):
 
     @staticmethod
     def ask(url: str, model: str, prompt: str, **settings: Any) -> str:
-        """Ask a chat model one question through the OpenAI API and return its answer.
+        """Ask a model one question through the OpenAI API and return its answer.
+
+        A model without a chat template, as base models are, gets the question as a text to complete.
 
         :param url: address of a service or of one revision, without the API's path
         :param model: name of the model
         :param prompt: the question
         :param settings: further fields of the request, for example ``max_tokens``
         :raises ConfigurationError: the server refuses the question
-        :raises ApiUnavailableError: the server cannot be reached, or does not answer as a chat model does
+        :raises ApiUnavailableError: the server cannot be reached, or does not answer as a language model does
         """
-        address = f"{url.rstrip('/')}/openai/v1/chat/completions"
-        body = {"model": model, "messages": [{"role": "user", "content": prompt}], **settings}
-        content = request(address, body=body, timeout=ANSWER_TIMEOUT_SECONDS)
+        base = f"{url.rstrip('/')}/openai/v1"
+        messages = [{"role": "user", "content": prompt}]
         try:
-            answer: str = json.loads(content)["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise ApiUnavailableError(
-                f"The service did not answer as a chat model does: {content[:200]!r}", f"Address: {address}"
-            ) from error
-        return answer
+            body = {"model": model, "messages": messages, **settings}
+            return _choice(f"{base}/chat/completions", body, "message", "content")
+        except ConfigurationError as refused:
+            if not _says(refused, _NO_CHAT_TEMPLATE):
+                raise
+        if "max_completion_tokens" in settings:
+            settings["max_tokens"] = settings.pop("max_completion_tokens")
+        return _choice(f"{base}/completions", {"model": model, "prompt": prompt, **settings}, "text")
+
+    @classmethod
+    def ask_briefly(cls, url: str, model: str, prompt: str, max_tokens: int) -> str:
+        """Ask a question whose answer may be short: with fewer tokens where the model's context has no room for so many.
+
+        :param url: address of a service or of one revision, without the API's path
+        :param model: name of the model
+        :param prompt: the question
+        :param max_tokens: most tokens of the answer
+        """
+        try:
+            return cls.ask(url, model, prompt, max_tokens=max_tokens, temperature=0)
+        except ConfigurationError as refused:
+            if not _says(refused, _CONTEXT_TOO_SHORT):
+                raise
+        return cls.ask(url, model, prompt, temperature=0)  # the server takes as many as there is room for
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the backend can be used, and why not."""
@@ -103,3 +125,21 @@ class KServeHook(BaseHook):
             return True, self.backend.check()
         except Exception as error:
             return False, str(error)
+
+
+def _choice(address: str, body: dict[str, Any], *path: str) -> str:
+    content = request(address, body=body, timeout=ANSWER_TIMEOUT_SECONDS)
+    try:
+        found = json.loads(content)["choices"][0]
+        for key in path:
+            found = found[key]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ApiUnavailableError(
+            f"The service did not answer as a language model does: {content[:200]!r}", f"Address: {address}"
+        ) from error
+    answer: str = found
+    return answer
+
+
+def _says(error: Exception, phrases: tuple[str, ...]) -> bool:
+    return any(phrase in str(error) for phrase in phrases)

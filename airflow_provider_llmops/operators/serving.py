@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 POLL_INTERVAL_SECONDS = 0.5
 READY_TIMEOUT = timedelta(minutes=15)
 SMOKE_PROMPT = "What is Python?"
+SMOKE_MAX_TOKENS = 64
 
 
 class DeployModelOperator(BaseOperator):
@@ -165,9 +166,7 @@ class DeployModelOperator(BaseOperator):
             raise self._give_up(revision, why)
         address = self.hook.get_service(self.service_name, self.namespace).revisions[revision].url or ""
         try:
-            answer = self.hook.ask(
-                address, self.service_name, self.smoke_prompt, max_tokens=64, temperature=0
-            )
+            answer = self.hook.ask_briefly(address, self.service_name, self.smoke_prompt, SMOKE_MAX_TOKENS)
         except LLMOpsError as error:
             raise self._give_up(revision, f"did not answer the smoke question: {error}") from error
         if not answer.strip():

@@ -22,13 +22,14 @@ from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 
 @pytest.fixture
 def server():
-    """A real HTTP server that answers with what a test puts into ``server.answer``."""
+    """A real HTTP server that answers with what a test puts into ``server.answer``: status and text, or what makes them."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             length = int(self.headers.get("Content-Length", 0))
             self.server.seen.append((self.path, json.loads(self.rfile.read(length)) if length else None))
-            status, body = self.server.answer
+            answer = self.server.answer
+            status, body = answer(*self.server.seen[-1]) if callable(answer) else answer
             self.send_response(status)
             self.end_headers()
             self.wfile.write(body.encode())
@@ -157,6 +158,43 @@ def test_ask_speaks_the_openai_protocol(server):
             {"model": "m", "messages": [{"role": "user", "content": "what?"}], "max_tokens": 3},
         )
     ]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        '{"error": {"message": "This model has no chat template", "param": "messages", "code": "no_chat_template"}}',
+        "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template",
+    ],
+    ids=["ours", "vLLM's"],
+)
+def test_a_model_without_a_chat_template_completes_the_question(server, refusal):
+    def answer(path, body):
+        if path.endswith("/chat/completions"):
+            return 400, refusal
+        return 200, json.dumps({"choices": [{"text": " 42"}]})
+
+    server.answer = answer
+    assert KServeHook.ask(server.url, "m", "what?", max_completion_tokens=3) == " 42"
+    assert server.seen[1:] == [("/openai/v1/completions", {"model": "m", "prompt": "what?", "max_tokens": 3})]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    ["This model's context is 64 tokens; the request needs 80", "maximum context length is 64 tokens"],
+)
+def test_a_brief_question_fits_into_a_short_context(server, refusal):
+    def answer(path, body):
+        if "max_tokens" in body:
+            return 400, refusal
+        return 200, json.dumps({"choices": [{"message": {"content": "42"}}]})
+
+    server.answer = answer
+    assert KServeHook.ask_briefly(server.url, "m", "what?", 64) == "42"
+    assert [body.get("max_tokens") for _, body in server.seen] == [64, None]
+    server.answer = (400, "temperature is not supported")
+    with pytest.raises(ConfigurationError, match="temperature is not supported"):
+        KServeHook.ask_briefly(server.url, "m", "what?", 64)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from llmops_components.serving.manifest import check_name
 
 DEFAULT_ROOT = "~/.llmops"
 SMOKE_MAX_TOKENS = 64
+# How our predictor and vLLM say it.
+_NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
+_CONTEXT_TOO_SHORT = ("model's context is", "maximum context length")
 _LOCAL_POLL_SECONDS = 0.2
 _CLUSTER_POLL_SECONDS = 2
 _PROGRESS_SECONDS = 5
@@ -62,33 +65,53 @@ def deploy_model(
 def ask(openai_url: str, model_name: str, prompt: str, *, timeout_seconds: float = 120) -> str:
     """The model's answer to one question.
 
+    A model without a chat template, as base models are, gets the question as a text to complete. Where the model's
+    context has no room for ``SMOKE_MAX_TOKENS``, the server decides how long the answer may be.
+
     Args:
         openai_url: Base URL of an OpenAI API.
         model_name: Name of the model.
         prompt: The question.
         timeout_seconds: Longest wait.
+
+    Raises:
+        SettingError: The server refuses the question.
+        UnavailableError: The server does not answer it.
     """
-    question = {
-        "model": model_name,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": SMOKE_MAX_TOKENS,
-        "temperature": 0,
-    }
+    common: dict[str, Any] = {"model": model_name, "max_tokens": SMOKE_MAX_TOKENS, "temperature": 0}
+    chat = f"{openai_url}/chat/completions", {"messages": [{"role": "user", "content": prompt}]}
+    plain = f"{openai_url}/completions", {"prompt": prompt}
+    address, question = chat
+    while True:
+        try:
+            choice = _post(address, common | question, timeout_seconds)
+            return str(choice["message"]["content"] if "message" in choice else choice["text"])
+        except SettingError as refused:
+            if "max_tokens" in common and any(phrase in str(refused) for phrase in _CONTEXT_TOO_SHORT):
+                del common["max_tokens"]
+            elif "messages" in question and any(phrase in str(refused) for phrase in _NO_CHAT_TEMPLATE):
+                address, question = plain
+            else:
+                raise
+
+
+def _post(address: str, body: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+    """The first choice of the answer."""
     request = urllib.request.Request(  # noqa: S310  the address comes from the controller, not from a user
-        f"{openai_url}/chat/completions",
-        data=json.dumps(question).encode(),
-        headers={"Content-Type": "application/json"},
+        address, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:  # noqa: S310
-            return str(json.load(answer)["choices"][0]["message"]["content"])
+            choice: dict[str, Any] = json.load(answer)["choices"][0]
+            return choice
     except urllib.error.HTTPError as error:
         detail = error.read(2000).decode(errors="replace")
-        raise UnavailableError(
-            f"{openai_url} answered HTTP {error.code} to the smoke question: {detail}"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise UnavailableError(f"{openai_url} did not answer the smoke question: {error}") from None
+        kind = (
+            SettingError if error.code in (400, 422) else UnavailableError
+        )  # a route may be 404 for a moment
+        raise kind(f"The smoke question was answered with HTTP {error.code} by {address}: {detail}") from None
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise UnavailableError(f"{address} did not answer the smoke question: {error}") from None
 
 
 def _deploy_here(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput
+from kserve.model_server import app
 
-from llmops_components.errors import ModelError, SettingError, check_known
-from llmops_components.serving.batching import Batcher, RequestError, Sampling
+from llmops_components.errors import ModelError
+from llmops_components.serving.batching import Batcher, Generation, RequestError
+from llmops_components.serving.requests import Settings, ask, encode, parse
 
 DEFAULT_MAX_TOKENS = 64  # the V1 and V2 protocols have no convention of their own
-_SETTINGS = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
 class Server(ModelServer):
@@ -48,6 +50,7 @@ class Server(ModelServer):
 
     async def _serve(self) -> None:
         self._rest_server.config.fd = self._socket.fileno()
+        _let_names_have_slashes()
         await self._warm_up()
         watch = asyncio.create_task(self._watch_start())
         await super()._serve()
@@ -59,10 +62,26 @@ class Server(ModelServer):
         self._on_ready()
 
 
+def _let_names_have_slashes() -> None:
+    """Have KServe's routes take names such as ``org/model``, which a path segment cannot be."""
+    named = [route for route in app.routes if "{model_name}" in getattr(route, "path", "")]
+    for route in sorted(
+        named, key=lambda route: -len(route.path)
+    ):  # a name would swallow the rest of a longer path
+        app.add_api_route(
+            route.path.replace("{model_name}", "{model_name:path}"),
+            route.endpoint,
+            methods=list(route.methods),
+            response_model=None,
+            include_in_schema=False,
+        )
+
+
 class LanguageModel(Model):
     """Prompts in, texts out, in KServe's V1 and V2 protocols. Greedy unless a temperature is given.
 
-    V1: ``{"instances": ["prompt", {"prompt": "...", "max_tokens": 32}]}`` gives ``{"predictions": ["text", "text"]}``.
+    V1: ``{"instances": ["prompt", {"prompt": "...", "max_tokens": 32}]}`` gives ``{"predictions": ["text", "text"]}``;
+    ``parameters`` beside ``instances`` hold for all of them.
     V2: a BYTES tensor of prompts gives a BYTES tensor ``text`` of the same shape; settings are request parameters.
 
     Args:
@@ -86,11 +105,9 @@ class LanguageModel(Model):
         return [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
 
     async def warm_up(self) -> None:
-        """Answer two prompts of different length, so that ready means that this kind of model can be batched here."""
+        """Answer two prompts of different length, so that ready means that the whole way to an answer works."""
         try:
-            await self._answer(
-                ["Hello", "Hello, what is the time?"], [Sampling(max_tokens=2, temperature=0)] * 2
-            )
+            await _texts(self._ask(["Hello", "Hello, what is the time?"], Settings(max_tokens=2), "warm-up"))
         except RequestError as error:
             raise ModelError(
                 f"The model {self.name} loads but cannot answer: {error.__cause__ or error}"
@@ -110,16 +127,29 @@ class LanguageModel(Model):
         instances = payload.get("instances") if isinstance(payload, dict) else None
         if not isinstance(instances, list) or not instances:
             raise InvalidInput('Expected {"instances": [prompt, ...]} with at least one prompt.')
-        prompts, settings = [], []
-        for index, instance in enumerate(instances):
-            given = {"prompt": instance} if isinstance(instance, str) else instance
-            if not isinstance(given, dict) or not isinstance(given.get("prompt"), str):
-                raise InvalidInput(f'instances[{index}] is neither a string nor {{"prompt": string, ...}}.')
-            prompts.append(given["prompt"])
-            settings.append(
-                _sampling({k: v for k, v in given.items() if k != "prompt"}, f"instances[{index}]")
+        if unknown := sorted(set(payload) - {"instances", "parameters"}):
+            raise InvalidInput(
+                f"Unknown field {unknown[0]!r} beside instances. Settings go into 'parameters'."
             )
-        return {"predictions": await self._answer(prompts, settings)}
+        shared = payload.get("parameters") or {}
+        if not isinstance(shared, dict):
+            raise InvalidInput("parameters is not an object.")
+        settings_of_all = _settings(shared, "parameters")
+        generations: list[Generation] = []
+        try:
+            for index, instance in enumerate(instances):
+                where = f"instances[{index}]"
+                given = {"prompt": instance} if isinstance(instance, str) else instance
+                if not isinstance(given, dict) or not isinstance(given.get("prompt"), str):
+                    raise InvalidInput(f'{where} is neither a string nor {{"prompt": string, ...}}.')
+                own = {key: value for key, value in given.items() if key != "prompt"}
+                settings = _settings({**shared, **own}, where) if own else settings_of_all
+                generations += self._ask([given["prompt"]], settings, f"{where}.prompt")
+        except BaseException:
+            for generation in generations:  # a request is answered whole or not at all
+                generation.cancel()
+            raise
+        return {"predictions": await _texts(generations)}
 
     async def _predict_v2(self, request: InferRequest) -> InferResponse:
         tensors: list[InferInput] = request.inputs
@@ -129,31 +159,45 @@ class LanguageModel(Model):
             item.decode() if isinstance(item, bytes) else str(item)
             for item in tensors[0].as_numpy().flatten()
         ]
-        known = {k: v for k, v in (request.parameters or {}).items() if k != "binary_data_output"}
-        texts = await self._answer(prompts, [_sampling(known, "parameters")] * len(prompts))
+        given = {
+            key: value for key, value in (request.parameters or {}).items() if key != "binary_data_output"
+        }
+        own = {key: value for key, value in (tensors[0].parameters or {}).items() if key not in _OF_TENSORS}
+        if own:
+            raise InvalidInput(
+                f"inputs[0].parameters has {sorted(own)[0]!r}. Settings go into the request's parameters."
+            )
+        texts = await _texts(
+            self._ask(prompts, _settings(given, "parameters"), f"inputs[0] ({tensors[0].name})")
+        )
         output = InferOutput("text", shape=list(tensors[0].shape), datatype="BYTES", data=texts)
-        return InferResponse(response_id=request.id, model_name=self.name, infer_outputs=[output])
-
-    async def _answer(self, prompts: list[str], settings: list[Sampling]) -> list[str]:
-        generations = self._batcher.submit(self._tokenizer(prompts)["input_ids"], settings)
-        return list(await asyncio.gather(*(generation.text() for generation in generations)))
-
-
-def _sampling(given: dict[str, Any], where: str) -> Sampling:
-    try:
-        check_known(given, _SETTINGS, f"setting in {where}")
-        stop = given.get("stop") or ()
-        made = Sampling(
-            max_tokens=int(given.get("max_tokens", DEFAULT_MAX_TOKENS)),
-            temperature=float(given.get("temperature", 0)),
-            top_p=float(given.get("top_p", 1)),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            seed=given.get("seed"),
+        # Requests may lack an id, and KServe refuses to write an answer without one.
+        return InferResponse(
+            response_id=request.id or uuid.uuid4().hex, model_name=self.name, infer_outputs=[output]
         )
-    except (SettingError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{where}: {error}") from None
-    if made.max_tokens < 1 or made.temperature < 0 or not 0 < made.top_p <= 1 or "" in made.stop:
-        raise InvalidInput(
-            f"{where}: expected max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, no empty stop string."
+
+    def _ask(self, prompts: list[str], settings: Settings, prompt_field: str) -> list[Generation]:
+        ids = encode(self._tokenizer, prompts, add_special_tokens=settings.add_special_tokens is not False)
+        return ask(
+            self._batcher,
+            ids,
+            settings,
+            temperature=0,
+            max_tokens=settings.max_tokens,
+            default_tokens=DEFAULT_MAX_TOKENS,
+            prompt_field=prompt_field,
         )
-    return made
+
+
+_OF_TENSORS = ("binary_data_size", "content_type")
+
+
+def _settings(given: dict[str, Any], where: str) -> Settings:
+    settings = parse(Settings, given, where)
+    if (settings.n or 1) != 1:
+        raise InvalidInput(f"{where}.n={settings.n}: this protocol has one answer for a prompt.")
+    return settings
+
+
+async def _texts(generations: list[Generation]) -> list[str]:
+    return list(await asyncio.gather(*(generation.text() for generation in generations)))

@@ -1,8 +1,7 @@
 """OpenAI's completions API over the batcher, at the path where KServe's own runtimes have it (``/openai/v1``).
 
 KServe's OpenAI routes (``kserve.protocol.rest.openai``) import vllm and so cannot be used where vllm is not installed.
-Known fields that would change the answer and are not supported are refused; fields that nobody knows are ignored, as
-vLLM does. https://platform.openai.com/docs/api-reference/chat
+https://platform.openai.com/docs/api-reference/chat
 """
 
 from __future__ import annotations
@@ -13,67 +12,25 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, Field, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops_components.serving.batching import Batcher, Generation, RequestError, Sampling
+from llmops_components.serving.batching import Batcher, Generation, RequestError
+from llmops_components.serving.chat import ChatTemplate
+from llmops_components.serving.requests import (
+    ChatRequest,
+    CompletionRequest,
+    CompletionSettings,
+    ask,
+    encode,
+    parse,
+)
 
 OPENAI_PREFIX = "/openai/v1"
-_Asked = TypeVar("_Asked", bound="CompletionSettings")
-
-# Fields of OpenAI's API that this server knows and cannot honour, with the values that ask for nothing.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-}
-
-
-class StreamOptions(BaseModel):
-    include_usage: bool = False
-
-
-class CompletionSettings(BaseModel, extra="allow"):
-    """What chat completions and plain completions have in common."""
-
-    model: str
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    def sampling(self, max_tokens: int) -> Sampling:
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stops) > 4 or "" in stops:
-            raise RequestError(400, "stop takes 1 to 4 strings, none of them empty.", param="stop")
-        return Sampling(
-            max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            stop=tuple(stops),
-            seed=self.seed,
-        )
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
 
 @dataclass(frozen=True)
@@ -119,30 +76,6 @@ class Shape:
         content: dict[str, Any] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
         choice = {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
         return event(self.body(self.chunk_kind, [choice]))
-
-
-class TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    def for_template(self) -> dict[str, str]:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
-class ChatRequest(CompletionSettings):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-
-
-class CompletionRequest(CompletionSettings):
-    prompt: str | Annotated[list[str], Field(min_length=1)] | Annotated[list[int], Field(min_length=1)]
 
 
 def openai_error(error: RequestError) -> dict[str, Any]:
@@ -220,6 +153,7 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRoute
         batcher: What answers.
     """
     router = APIRouter(prefix=OPENAI_PREFIX, tags=["OpenAI"])
+    template = ChatTemplate(tokenizer)
     created = int(time.time())
     card = {
         "id": model_name,
@@ -233,7 +167,7 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRoute
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [card]}
 
-    @router.get("/models/{name}")
+    @router.get("/models/{name:path}")  # a name may have slashes
     async def model(name: str) -> dict[str, Any]:
         check_model(name)
         return card
@@ -242,41 +176,29 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRoute
     async def chat(request: Request) -> Response:
         asked = parse(ChatRequest, await request.body())
         check_model(asked.model)
-        if not tokenizer.chat_template:
-            raise RequestError(
-                400, "This model has no chat template; use /completions.", code="no_chat_template"
-            )
-        try:
-            prompt = tokenizer.apply_chat_template(
-                [message.for_template() for message in asked.messages],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-            )
-        except Exception as error:  # templates are the model author's code and raise what they like
-            raise RequestError(
-                400, f"The model's chat template refused the messages: {error}", param="messages"
-            ) from None
-        limit = asked.max_completion_tokens or asked.max_tokens or max(batcher.max_model_len - len(prompt), 1)
-        (generation,) = batcher.submit([prompt], [asked.sampling(limit)])
-        return await respond(request, asked, [generation], Shape.of_chat(model_name))
+        prompt = template.render(asked)
+        limit_field = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
+        generations = ask(
+            batcher,
+            [prompt],
+            asked,
+            max_tokens=asked.max_completion_tokens or asked.max_tokens,
+            prompt_field="messages",
+            limit_field=limit_field,
+        )
+        return await respond(request, asked, generations, Shape.of_chat(model_name))
 
     @router.post("/completions")
     async def completions(request: Request) -> Response:
         asked = parse(CompletionRequest, await request.body())
         check_model(asked.model)
-        if isinstance(asked.prompt, str):
-            prompts = [tokenizer(asked.prompt)["input_ids"]]
-        elif isinstance(asked.prompt[0], str):
-            prompts = tokenizer(asked.prompt)["input_ids"]
-        else:
-            prompts = [asked.prompt]
-            if not 0 <= min(asked.prompt) <= max(asked.prompt) < len(tokenizer):
-                raise RequestError(
-                    400, f"prompt has token ids outside 0 to {len(tokenizer) - 1}.", param="prompt"
-                )
-        sampling = asked.sampling(asked.max_tokens or 16)  # OpenAI's default
-        generations = batcher.submit(prompts, [sampling] * len(prompts))
+        generations = ask(
+            batcher,
+            encode(tokenizer, asked.prompt, add_special_tokens=asked.add_special_tokens is not False),
+            asked,
+            max_tokens=asked.max_tokens,
+            default_tokens=DEFAULT_COMPLETION_TOKENS,
+        )
         return await respond(request, asked, generations, Shape.of_text(model_name))
 
     def check_model(name: str) -> None:
@@ -291,32 +213,6 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRoute
     return router
 
 
-def parse(kind: type[_Asked], body: bytes) -> _Asked:
-    """Validate a request body.
-
-    Args:
-        kind: The request's type.
-        body: JSON.
-    """
-    try:
-        asked = kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{where}: {first['msg']}" if where else first["msg"]
-        raise RequestError(400, message, param=where or None) from None
-    for name, harmless in _UNSUPPORTED.items():
-        value = (asked.model_extra or {}).get(name)
-        if value is not None and value not in harmless:
-            raise RequestError(
-                400,
-                f"{name}={json.dumps(value)[:100]} is not supported by this server.",
-                param=name,
-                code="unsupported_value",
-            )
-    return asked
-
-
 async def respond(
     request: Request, asked: CompletionSettings, generations: list[Generation], shape: Shape
 ) -> Response:
@@ -325,11 +221,11 @@ async def respond(
     Args:
         request: The request, its body already read.
         asked: The parsed body.
-        generations: One per prompt.
+        generations: One per choice.
         shape: How to write the answer.
     """
     if asked.stream:
-        wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        wants_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         events = stream(generations, shape, wants_usage)
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
@@ -415,11 +311,12 @@ def event(body: dict[str, Any]) -> str:
 
 
 def usage_of(generations: list[Generation]) -> dict[str, int]:
-    """Tokens read and written.
+    """Tokens read and written; a prompt that is answered several times counts once.
 
     Args:
-        generations: The finished generations.
+        generations: The finished generations, the answers to one prompt behind each other.
     """
-    prompt = sum(len(generation.prompt_ids) for generation in generations)
+    prompts = {id(generation.prompt_ids): len(generation.prompt_ids) for generation in generations}
+    prompt = sum(prompts.values())
     completion = sum(generation.completion_tokens for generation in generations)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -97,9 +97,11 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
     """
     import torch
     from kserve.utils.utils import cpu_count
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from llmops_components.models import check_model_directory
+    from llmops_components.probing import refuse_encoders
+    from llmops_components.training.common import check_weights
 
     check_model_directory(args.model_dir)
     if "OMP_NUM_THREADS" not in os.environ:
@@ -109,14 +111,23 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
     dtype = choose_dtype(args.dtype)
     started = time.monotonic()
     try:
+        refuse_encoders(AutoConfig.from_pretrained(args.model_dir, local_files_only=True), args.model_dir)
         tokenizer = AutoTokenizer.from_pretrained(args.model_dir, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            args.model_dir, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            args.model_dir,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+    except ModelError:
+        raise
     except Exception as error:  # broken files make the libraries below raise nearly anything
         raise ModelError(
             f"Cannot load the model at {args.model_dir}: {type(error).__name__}: {error}"
         ) from error
+    check_weights(args.model_dir, loading)
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer at {args.model_dir} is not of the fast kind, which streaming needs.")
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
@@ -175,6 +186,7 @@ def serve(args: argparse.Namespace) -> None:
     from kserve.model_server import app
 
     from llmops_components.serving.batching import Batcher, RequestError
+    from llmops_components.serving.engines import choose_engine
     from llmops_components.serving.model import LanguageModel, Server
     from llmops_components.serving.openai import BodyLimit, openai_router, request_error_handler
 
@@ -191,6 +203,7 @@ def serve(args: argparse.Namespace) -> None:
         max_queue_length=args.max_queue_length,
         max_model_len=context,
         request_timeout_seconds=args.request_timeout_seconds,
+        engine=choose_engine(model),
     )
     batcher.start()
     app.include_router(openai_router(args.model_name, tokenizer, batcher))
