@@ -78,7 +78,8 @@ def test_prompts_beside_each_other_are_answered_as_alone(architecture: str, toke
 
     assert probing.together(model) == together
     model.generation_config.eos_token_id = model.config.eos_token_id
-    answered = generate_answers(model, tokenizer, PROMPTS, generation_args={"max_new_tokens": 8})
+    rows = [{"prompt": prompt} for prompt in PROMPTS]
+    answered = generate_answers(model, tokenizer, rows, generation_args={"max_new_tokens": 8})
     assert [answer.text for answer in answered] == [text.strip() for text in expected]
 
 

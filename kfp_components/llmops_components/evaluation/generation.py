@@ -140,7 +140,9 @@ def generate_answers(
     """Answer every prompt; prompts of similar length are generated together.
 
     A model that reads padding like text, as recurrent ones may, gets prompts of one length together, or one at a time.
-    Which of these gives the answers that every prompt has alone is tried out first. Prints a line of progress every few seconds. In float32 a greedy answer does not depend on its batch; in 16 bit
+    Which of these gives the answers that every prompt has alone is tried out first.
+
+    Prints a line of progress every few seconds. In float32 a greedy answer does not depend on its batch; in 16 bit
     rounding does, and can tip an answer where two tokens are about equally likely.
 
     Args:
@@ -177,11 +179,11 @@ def generate_answers(
     # The longest first: if memory does not suffice, it shows at once, and the estimated time errs upwards.
     order = sorted(range(len(rows)), key=lambda i: len(inputs[i]), reverse=True)
     answers: dict[int, Answer] = {}
-    started = shown = time.monotonic()
     how = probing.together(model)
     if how != "padded":
         name = probing.name_of(model)
         print(f"{name} answers otherwise beside padding: prompts are generated {_SAID[how]}", flush=True)
+    started = shown = time.monotonic()
     for batch in _batches(order, [len(ids) for ids in inputs], batch_size, how):
         padded = tokenizer.pad({"input_ids": [inputs[i] for i in batch]}, return_tensors="pt").to(
             model.device
