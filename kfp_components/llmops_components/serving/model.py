@@ -8,9 +8,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastapi import APIRouter
 from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput
-from kserve.model_server import app
+from kserve.protocol.rest.v1_endpoints import V1Endpoints
+from kserve.protocol.rest.v2_endpoints import V2Endpoints
 
 from llmops_components.errors import ModelError
 from llmops_components.serving.batching import Batcher, Generation, RequestError
@@ -50,7 +52,6 @@ class Server(ModelServer):
 
     async def _serve(self) -> None:
         self._rest_server.config.fd = self._socket.fileno()
-        _let_names_have_slashes()
         await self._warm_up()
         watch = asyncio.create_task(self._watch_start())
         await super()._serve()
@@ -62,19 +63,25 @@ class Server(ModelServer):
         self._on_ready()
 
 
-def _let_names_have_slashes() -> None:
-    """Have KServe's routes take names such as ``org/model``, which a path segment cannot be."""
-    named = [route for route in app.routes if "{model_name}" in getattr(route, "path", "")]
-    for route in sorted(
-        named, key=lambda route: -len(route.path)
-    ):  # a name would swallow the rest of a longer path
-        app.add_api_route(
-            route.path.replace("{model_name}", "{model_name:path}"),
-            route.endpoint,
-            methods=list(route.methods),
-            response_model=None,
-            include_in_schema=False,
-        )
+def routes_of_names_with_slashes(server: ModelServer) -> APIRouter:
+    """KServe's routes for names such as ``org/model``, which its own take for two parts of a path.
+
+    Args:
+        server: The server, whose routes are looked at after these.
+    """
+    v1 = V1Endpoints(server.dataplane, server.model_repository_extension)
+    v2 = V2Endpoints(server.dataplane, server.model_repository_extension)
+    router = APIRouter()
+    # The plain name comes last: it would swallow what stands behind it.
+    for path, endpoint, method in (
+        ("/v1/models/{model_name:path}:predict", v1.predict, "POST"),
+        ("/v1/models/{model_name:path}", v1.model_ready, "GET"),
+        ("/v2/models/{model_name:path}/infer", v2.infer, "POST"),
+        ("/v2/models/{model_name:path}/ready", v2.model_ready, "GET"),
+        ("/v2/models/{model_name:path}", v2.model_metadata, "GET"),
+    ):
+        router.add_api_route(path, endpoint, methods=[method], response_model=None, include_in_schema=False)
+    return router
 
 
 class LanguageModel(Model):

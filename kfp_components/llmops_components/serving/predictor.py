@@ -187,7 +187,7 @@ def serve(args: argparse.Namespace) -> None:
 
     from llmops_components.serving.batching import Batcher, RequestError
     from llmops_components.serving.engines import choose_engine
-    from llmops_components.serving.model import LanguageModel, Server
+    from llmops_components.serving.model import LanguageModel, Server, routes_of_names_with_slashes
     from llmops_components.serving.openai import BodyLimit, openai_router, request_error_handler
 
     kserve_logging.configure_logging()
@@ -216,6 +216,8 @@ def serve(args: argparse.Namespace) -> None:
 
     served = LanguageModel(args.model_name, tokenizer, batcher)
     server = Server(sock, warm_up=served.warm_up, on_ready=ready, grace_period=GRACE_SECONDS)
+    if "/" in args.model_name:
+        app.include_router(routes_of_names_with_slashes(server))
     server.start([served])
 
 
