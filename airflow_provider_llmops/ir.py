@@ -117,7 +117,7 @@ def translate_imports(
 
 
 def drop_absent(ir: dict[str, Any], component: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Take optional inputs out that nobody gave and that have no default; ``kfp.local`` cannot pass on nothing.
+    """Take optional inputs out that nobody gave and that have no default, so that a step's own default holds.
 
     An input that a condition or a loop looks at stays: the API server passes it on as null.
     """

@@ -133,6 +133,9 @@ class PipelineBackend(Protocol):
     def list_outputs(self, run_id: str, pipeline: str, task: str) -> dict[str, str]:
         """Address of each artifact that a step has written, by its name."""
 
+    def read_outputs(self, run_id: str) -> dict[str, Any]:
+        """Output parameters of a successful run's pipeline by name; empty where the backend does not tell them."""
+
     def input_digest(self, uri: str) -> str | None:
         """Something that changes when the content at an address does; ``None`` if it cannot be told."""
 

@@ -199,6 +199,10 @@ class KubeflowPipelineBackend:
             self._step_roots(run_id, pipeline, task), self.settings.storage_conn_id
         )
 
+    def read_outputs(self, run_id: str) -> dict[str, Any]:
+        """Nothing: the API does not give them, and the launcher keeps them in its metadata store."""
+        return {}
+
     def input_digest(self, uri: str) -> str | None:
         """What the component that made the artifact said of it, or what the storage says."""
         return artifact_store.input_digest(uri, self.settings.storage_conn_id)

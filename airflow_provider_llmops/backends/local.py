@@ -28,6 +28,7 @@ from airflow_provider_llmops import uris
 from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
 from airflow_provider_llmops.backends.data_plane import DataPlane
+from airflow_provider_llmops.backends.local_limits import kubernetes_settings, require_runnable
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -60,7 +61,7 @@ _NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
 
 
 class LocalPipelineBackend:
-    """Carries out runs with ``kfp.local`` in detached processes.
+    """Carries out runs in detached processes of the data plane's interpreter.
 
     :param python: interpreter of the data plane's environment
     :param root: directory that holds ``runs/``
@@ -88,7 +89,8 @@ class LocalPipelineBackend:
         self._checkpoints = self._root / "checkpoints"
 
     def place(self, pipeline: BoundPipeline, addresses: Mapping[str, uris.Address]) -> BoundPipeline:
-        """Make paths of addresses; what no step can read on this machine is refused before anything starts."""
+        """Make paths of addresses; what cannot run or be read on this machine is refused before anything starts."""
+        require_runnable(pipeline)
         parameters = dict(pipeline.parameters)
         for parameter, name in pipeline.artifact_parameters.items():
             expected = addresses.get(name, _ANY_ARTIFACT)
@@ -117,6 +119,7 @@ class LocalPipelineBackend:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             _write_json(aside / "pipeline.yaml", request.pipeline.spec)  # JSON is YAML
+            _note_settings(aside / "log.txt", request.pipeline.platform)
             _write_json(
                 aside / "request.json",
                 {
@@ -198,7 +201,7 @@ class LocalPipelineBackend:
         self.get(run_id)  # records the end of what had to be killed
 
     def retry(self, run_id: str) -> None:
-        """Not offered: ``kfp.local`` keeps no state between the steps of a run."""
+        """Not offered: a run starts with its first step."""
         raise ConfigurationError(
             "The local backend cannot go on with a failed run. Start a new one.",
             f"Run: {run_id}",
@@ -232,6 +235,11 @@ class LocalPipelineBackend:
     def list_outputs(self, run_id: str, pipeline: str, task: str) -> dict[str, str]:
         """Path of each output of a step."""
         return {path.name: str(path) for path in (self._directory(run_id) / "artifacts").glob(f"*/{task}/*")}
+
+    def read_outputs(self, run_id: str) -> dict[str, Any]:
+        """Output parameters of the pipeline, as the run left them."""
+        outputs: dict[str, Any] = _read_json(self._directory(run_id) / "state.json").get("outputs", {})
+        return outputs
 
     def input_digest(self, uri: str) -> str | None:
         """What the component that made the file said of it, or its time and size."""
@@ -388,6 +396,16 @@ def _import_here(step: str, address: str) -> str:
     if not uris.scheme_of(address):
         return address  # a path that an earlier step may make
     return uris.on_this_machine(f"The importer {step}", address, _IMPORTED)
+
+
+def _note_settings(log: Path, platform: Mapping[str, Any] | None) -> None:
+    """Say which settings of Kubernetes a step may miss."""
+    lines = [
+        f"{name}: {', '.join(settings)} of the platform specification has no effect on the local backend\n"
+        for name, settings in kubernetes_settings(platform).items()
+    ]
+    if lines:
+        log.write_text("".join(lines), encoding="utf-8")
 
 
 def _processes_of(directory: Path) -> list[psutil.Process]:

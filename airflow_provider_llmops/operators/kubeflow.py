@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, ResultError, RunFailedError
+from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.base import Run
 
+_KEYS_IN_USE = {"return_value", PipelineRunLink.key}
+
 
 class KubeflowPipelineOperator(PipelineRunOperator):
     """Run a compiled pipeline, from a file or as it is on the server.
 
-    XCom gets ``{"run_id", "display_name", "state", "url", "steps"}``; of a pipeline with hundreds of steps as many as fit
-    into 16 KB.
+    XCom gets ``{"run_id", "display_name", "state", "url", "outputs", "steps"}``; of a pipeline with hundreds of steps as many
+    as fit into 16 KB. On the local backend ``outputs`` holds the pipeline's output parameters, and each of them is on XCom
+    under its own name as well. The API of Kubeflow Pipelines does not give them: there a step writes what the DAG needs into
+    an artifact.
 
     Further arguments are those of :class:`~airflow_provider_llmops.operators.pipeline_run.PipelineRunOperator`.
 
@@ -100,12 +105,13 @@ class KubeflowPipelineOperator(PipelineRunOperator):
         return self._version if self.pipeline_name else None
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
-        """The run's state and those of its steps."""
+        """The run's state, its outputs, and the states of its steps."""
         value = {
             "run_id": run.run_id,
             "display_name": run.display_name,
             "state": str(run.state),
             "url": self.hook.backend.run_url(run.run_id),
+            "outputs": _push_outputs(self, context, self._spec, run),
         }
         steps: dict[str, str] = {}
         room = MAX_XCOM_BYTES - len(json.dumps(value)) - 200
@@ -142,7 +148,8 @@ class KubeflowComponentOperator(ComponentOperator):
     """Run one compiled component: any that the KFP compiler wrote, from a file or URL.
 
     XCom gets the address of each artifact that the component has written under the artifact's name, so that
-    ``task.output["model"]`` is the next task's input. A component that leaves a ``result`` of this provider's schema is
+    ``task.output["model"]`` is the next task's input, and on the local backend each output parameter under its name (the API
+    of Kubeflow Pipelines does not give them). A component that leaves a ``result`` of this provider's schema is
     treated like the provider's own.
 
     Further arguments are those of :class:`~airflow_provider_llmops.operators.pipeline_run.PipelineRunOperator`.
@@ -209,7 +216,8 @@ class KubeflowComponentOperator(ComponentOperator):
             self.log.warning("The component left nothing at its outputs %s", ", ".join(missing))
         for name, uri in artifacts.items():
             context["ti"].xcom_push(key=name, value=uri)
-        value = {"run_id": run.run_id, "component": self.what, "artifacts": artifacts}
+        outputs = _push_outputs(self, context, self._spec, run)
+        value = {"run_id": run.run_id, "component": self.what, "artifacts": artifacts, "outputs": outputs}
         if len(json.dumps(value)) > MAX_XCOM_BYTES:
             raise RunFailedError(
                 "The addresses of the artifacts do not fit into XCom.", *run.places(self.what)
@@ -225,3 +233,33 @@ class KubeflowComponentOperator(ComponentOperator):
     @cached_property
     def _spec(self) -> PipelineSpec:
         return PipelineSpec.load(self.component)
+
+
+def _push_outputs(
+    operator: PipelineRunOperator, context: Context, spec: PipelineSpec, run: Run
+) -> dict[str, Any]:
+    """Push a run's output parameters, each under its name; returns those that fit into XCom together."""
+    declared = spec.ir["root"].get("outputDefinitions", {}).get("parameters", {})
+    if not declared:
+        return {}
+    found = operator.hook.backend.read_outputs(run.run_id)
+    if not found:
+        operator.log.info(
+            "The output parameters %s are not on XCom: the backend does not tell them, or no step gave them",
+            ", ".join(sorted(declared)),
+        )
+    room = MAX_XCOM_BYTES // 2  # the rest is for states and addresses
+    outputs: dict[str, Any] = {}
+    for name, value in found.items():
+        room -= len(json.dumps({name: value}))
+        if room < 0:
+            operator.log.warning(
+                "The output %r is not on XCom: together the outputs are larger than %d KB. Write it into an artifact",
+                name,
+                MAX_XCOM_BYTES >> 11,
+            )
+            break
+        outputs[name] = value
+        if name not in _KEYS_IN_USE:
+            context["ti"].xcom_push(key=name, value=value)
+    return outputs

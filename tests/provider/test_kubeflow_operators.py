@@ -112,6 +112,7 @@ def test_pipeline_runs_from_its_file_and_reports_its_steps(api, pipeline, contex
         "display_name": run["display_name"],
         "state": "SUCCEEDED",
         "url": f"{api.url}/#/runs/details/{run['run_id']}",
+        "outputs": {},
         "steps": {"train": "SUCCEEDED", "report": "SUCCEEDED"},
     }
     assert run["display_name"].startswith("dag.task ")
@@ -375,6 +376,7 @@ def test_component_from_a_file_hands_its_artifacts_on(api, component, context, t
         "run_id": run_id,
         "component": "toy",
         "artifacts": {"echo": f"{at}/echo", "result": f"{at}/result"},
+        "outputs": {},
     }
     assert context["ti"].xcom["echo"] == f"{at}/echo"
     assert api.runs[run_id]["runtime_config"]["parameters"] == {

@@ -7,7 +7,8 @@ The process is started detached and outlives whoever started it. Its directory i
     lock            locked (flock) from before the process starts until it is gone, however it goes
     log.txt         output of this process and of every step
     state.json      state, times, steps and error; written here, replaced as a whole
-    artifacts/      pipeline root: the outputs of the steps
+    artifacts/      pipeline root: PIPELINE/STEP/OUTPUT, where a step is named by the path of its task
+    workspace/      the pipeline's workspace, if it asks for one
     tmp             link to the temporary directory of the run's processes, which goes when the run ends
     used, used-by/  who took something of the run, and when: see llmops_components.local.prune
 
@@ -20,25 +21,23 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from llmops_components.errors import InputError
 from llmops_components.local import prune
+from llmops_components.local.pipeline import Pipeline, StepFailed
+from llmops_components.local.steps import StepRunner
 from llmops_components.results import write_json
 
-_ERROR_FILE = "error.json"
 _SLOT_POLL_SECONDS = 0.1
-_EXCEPTION_LINE = re.compile(r"^\s*([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)$")
 
 
 class Terminated(BaseException):
@@ -97,6 +96,10 @@ class RunState:
         self.value["tasks"][name] = state
         self._write()
 
+    def outputs(self, values: Mapping[str, Any]) -> None:
+        """Record the pipeline's output parameters."""
+        self.value["outputs"] = dict(values)
+
     def finish(self, state: str, error: Mapping[str, Any] | None = None) -> None:
         """Record how the run ended."""
         self.value |= {"state": state, "finished_at": _now(), "error": dict(error) if error else None}
@@ -123,18 +126,22 @@ def _run_in_slot(directory: Path, termination: Termination) -> int:
     os.environ["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     )
-    os.environ["LLMOPS_ERROR_FILE"] = str(directory / _ERROR_FILE)
     os.environ["PYTHONUNBUFFERED"] = "1"
     try:
         request = json.loads((directory / "request.json").read_text(encoding="utf-8"))
-        failure = _execute(directory, request["arguments"], state, termination)
+        failure = _execute(directory, request, state, termination)
     except Terminated:
         state.finish(
             "FAILED", {"type": "Terminated", "message": "the run's process was terminated", "retryable": True}
         )
         return 143
     except Exception as error:
-        state.finish("FAILED", {"type": type(error).__name__, "message": str(error), "retryable": True})
+        reason = {
+            "type": type(error).__name__,
+            "message": str(error),
+            "retryable": not isinstance(error, InputError),
+        }
+        state.finish("FAILED", {**reason, "traceback": None} if isinstance(error, InputError) else reason)
         raise
     if failure:
         state.finish("FAILED", failure)
@@ -166,100 +173,37 @@ def _wait_for_slot(directory: Path, slots: int) -> IO[str]:
 
 
 def _execute(
-    directory: Path, arguments: dict[str, Any], state: RunState, termination: Termination
+    directory: Path, request: Mapping[str, Any], state: RunState, termination: Termination
 ) -> dict[str, Any] | None:
-    """Run the pipeline with ``kfp.local``; returns the failure, if any."""
-    from kfp import components, local
-    from kfp.local import logging_utils, subprocess_task_handler
-
-    warnings.filterwarnings("ignore", message="You may be attemping to run a task that uses custom")
-    exit_codes: dict[str, int] = {}
-
-    # kfp.local tells success from failure and nothing more. The exit status says whether a step was killed, its start
-    # and end are what a user watches, and its log should hold what the step says rather than what KFP says of it.
-    def run_step(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        task = full_command[full_command.index("--function_to_execute") + 1].replace("_", "-")
-        state.task(task, "RUNNING")
-        print(f"{task}: started", flush=True)
-        with (
-            termination.during_step(),
-            subprocess.Popen(
-                full_command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env={**os.environ, **(env_vars or {})},
-            ) as process,
-        ):
-            for line in _without_executor_chatter(process.stdout or ()):
-                print(line, end="", flush=True)
-        exit_codes[task] = process.returncode
-        state.task(task, "SUCCEEDED" if process.returncode == 0 else "FAILED")
-        return process.returncode
-
-    if not hasattr(subprocess_task_handler, "run_local_subprocess"):
-        raise RuntimeError(
-            "this version of kfp starts local steps in another way; install the one in the constraints"
-        )
-    subprocess_task_handler.run_local_subprocess = run_step
-    logging_utils.color_text = lambda text, color: text
-    logging_utils.local_logger_context = contextlib.nullcontext
-    logging_utils.indented_print = contextlib.nullcontext
-    logging_utils.print_horizontal_line = lambda: None
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(directory / "artifacts"),
-        raise_on_error=True,
+    """Run the pipeline; returns the failure, if any."""
+    spec = json.loads((directory / "pipeline.yaml").read_text(encoding="utf-8"))
+    name = spec["pipelineInfo"]["name"]
+    artifacts = directory / "artifacts"
+    workspace = directory / "workspace"
+    if "{{$.workspace_path}}" in json.dumps(spec):
+        workspace.mkdir()
+    steps = StepRunner(
+        artifacts / name, directory.parent.parent / "environments", state, termination.during_step
     )
-    pipeline = components.load_component_from_file(str(directory / "pipeline.yaml"))
+    pipeline = Pipeline(
+        spec,
+        facts={
+            "pipeline_job_name": request.get("display_name", name),
+            "pipeline_job_resource_name": f"{name}-{request['run_id'][:5]}",
+            "pipeline_job_uuid": request["run_id"],
+            "pipeline_job_create_time_utc": request.get("created_at", ""),
+            "pipeline_job_schedule_time_utc": request.get("created_at", ""),
+            "pipeline_root": str(artifacts),
+            "workspace_path": str(workspace),
+        },
+        run_step=steps.run,
+        on_state=state.task,
+    )
     try:
-        pipeline(**arguments)
-    except RuntimeError as error:
-        return _failure(directory, exit_codes, str(error))
+        state.outputs(pipeline.run(request["arguments"]))
+    except StepFailed as error:
+        return {"task": error.step, **error.reason}
     return None
-
-
-def _failure(directory: Path, exit_codes: Mapping[str, int], fallback: str) -> dict[str, Any]:
-    """Say which step failed and why, in order of trust: its own words, its signal, the end of its log."""
-    task = next((name for name, code in exit_codes.items() if code != 0), None)
-    try:
-        reported = json.loads((directory / _ERROR_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        reported = None
-    if reported:
-        return {"task": task, **reported}
-    code = exit_codes.get(task, 0) if task else 0
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
-        name = (
-            signal.Signals(number).name if number in {s.value for s in signal.Signals} else f"signal {number}"
-        )
-        hint = " (out of memory? the kernel's log tells)" if name == "SIGKILL" else ""
-        return {
-            "task": task,
-            "type": "Killed",
-            "message": f"the step's process was killed by {name}{hint}",
-            "retryable": True,
-        }
-    lines = (directory / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in reversed(lines):
-        if match := _EXCEPTION_LINE.match(line):
-            return {"task": task, "type": match[1], "message": match[2], "retryable": True}
-    return {"task": task, "type": "RuntimeError", "message": fallback, "retryable": True}
-
-
-def _without_executor_chatter(lines: Iterable[str]) -> Iterator[str]:
-    """Leave out what KFP's executor prints around a step, its whole input as indented JSON above all."""
-    in_dump = False
-    for line in lines:
-        if line.startswith("[KFP Executor "):
-            in_dump = line.rstrip().endswith("Got executor_input:")
-        elif in_dump:
-            in_dump = line.rstrip() != "}"
-        else:
-            yield line
 
 
 def _now() -> str:

@@ -1,0 +1,380 @@
+"""Walk a compiled pipeline: which step is next, what it gets, whether it runs at all, what the pipeline gives.
+
+``kfp.local`` does this as well, but evaluates a condition that it cannot read as false, names outputs after the component
+(so that two uses of it overwrite each other), ignores retries, and shows whole numbers as fractions. What is done here follows
+the driver of Kubeflow Pipelines (``backend/src/v2/driver``), with one step at a time: each may use every core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import graphlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from llmops_components.errors import InputError
+from llmops_components.local.conditions import is_true
+from llmops_components.local.values import constant, fill, select, typed
+
+Artifact = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One execution of a component that is no pipeline itself.
+
+    Args:
+        name: Path of the task: the names of the tasks and the numbers of the loop items that lead to it.
+        component: Its definition: inputs and outputs.
+        container: Image, command, arguments and variables.
+        parameters: Values of its input parameters; those that nobody gave are left out.
+        artifacts: Its input artifacts.
+        retry: How often it is tried again, as compiled.
+    """
+
+    name: str
+    component: Mapping[str, Any]
+    container: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    artifacts: Mapping[str, list[Artifact]]
+    retry: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Values:
+    """Parameters and artifacts by name: of the inputs of a task, or of its outputs."""
+
+    parameters: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, list[Artifact]] = field(default_factory=dict)
+
+
+class StepFailed(Exception):
+    """A step has failed.
+
+    Args:
+        step: Its name.
+        reason: ``type``, ``message`` and ``retryable``.
+    """
+
+    def __init__(self, step: str, reason: Mapping[str, Any]) -> None:
+        super().__init__(f"{step}: {reason['type']}: {reason['message']}")
+        self.step = step
+        self.reason = dict(reason)
+
+
+class _NotAvailable(Exception):
+    """An input comes from a step that did not run."""
+
+
+class Pipeline:
+    """A compiled pipeline, ready to be carried out.
+
+    Args:
+        spec: Its specification.
+        facts: What the placeholders of the run stand for, ``pipeline_job_name`` and so on.
+        run_step: Carries out one step and gives its outputs; raises :class:`StepFailed`.
+        on_state: Is told the state of each step that is left out.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        facts: Mapping[str, str],
+        run_step: Callable[[Step], Values],
+        on_state: Callable[[str, str], None],
+    ) -> None:
+        self._components = spec.get("components", {})
+        self._executors = spec["deploymentSpec"].get("executors", {})
+        self._root = spec["root"]
+        self._facts = facts
+        self._run_step = run_step
+        self._on_state = on_state
+
+    def run(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry it out; returns its output parameters.
+
+        Args:
+            arguments: Value of each input parameter.
+
+        Raises:
+            StepFailed: The first step that failed.
+        """
+        outputs = self._dag(self._root, Values(parameters=dict(arguments)), "", {})
+        declared = self._root.get("outputDefinitions", {}).get("parameters", {})
+        for name, value in outputs.parameters.items():
+            with contextlib.suppress(InputError):  # the compiler declares some as what they are not
+                outputs.parameters[name] = typed(value, declared.get(name, {}), f"Output {name!r}")
+        return outputs.parameters
+
+    def _dag(
+        self, component: Mapping[str, Any], inputs: Values, path: str, retry: Mapping[str, Any]
+    ) -> Values:
+        inputs = _with_defaults(component, inputs, path)
+        tasks = component["dag"]["tasks"]
+        done: dict[str, Values] = {}
+        states: dict[str, str] = {}
+        failure: StepFailed | None = None
+        went_on: set[str] = set()  # after a failure
+        for name in _in_order(tasks):
+            task, step = tasks[name], f"{path}{name}"
+            needs = [need for need in task.get("dependentTasks", ()) if need in tasks]
+            is_broken = any(states[need] in ("FAILED", "LEFT_OUT") for need in needs)
+            if _runs_always(task):
+                went_on |= {name} if failure else set()
+            elif is_broken or (failure and not went_on & set(needs)):
+                states[name] = "LEFT_OUT"
+                self._on_state(step, "SKIPPED")
+                continue
+            elif failure:
+                went_on.add(name)
+            try:
+                given = self._inputs_of(task, step, inputs, done, states)
+                condition = task.get("triggerPolicy", {}).get("condition")
+                if condition and not is_true(condition, given.parameters):
+                    raise _NotAvailable
+                done[name] = self._task(task, given, step, task.get("retryPolicy") or retry)
+                states[name] = "SUCCEEDED"
+            except _NotAvailable:
+                states[name] = "SKIPPED"
+                self._on_state(step, "SKIPPED")
+            except InputError as error:
+                states[name] = "FAILED"
+                self._on_state(step, "FAILED")
+                reason = {
+                    "type": type(error).__name__,
+                    "message": str(error),
+                    "retryable": False,
+                    "traceback": None,
+                }
+                failure = failure or StepFailed(step, reason)
+            except StepFailed as error:
+                states[name] = "FAILED"
+                failure = failure or error
+        if failure:
+            raise failure
+        return _outputs_of(component["dag"].get("outputs", {}), done)
+
+    def _task(self, task: Mapping[str, Any], given: Values, step: str, retry: Mapping[str, Any]) -> Values:
+        """A task: its component once, or once for each item."""
+        component = self._components[task["componentRef"]["name"]]
+        items = _items_of(task, given, step)
+        if items is None:
+            return self._component(component, given, step, retry)
+        collected = Values()
+        for name in component.get("outputDefinitions", {}).get("parameters", {}):
+            collected.parameters[name] = []
+        for name in component.get("outputDefinitions", {}).get("artifacts", {}):
+            collected.artifacts[name] = []
+        for index, item in enumerate(items):
+            outputs = self._component(component, item, f"{step}/{index}", retry)
+            for name, value in outputs.parameters.items():
+                collected.parameters.setdefault(name, []).append(value)
+            for name, artifacts in outputs.artifacts.items():
+                collected.artifacts.setdefault(name, []).extend(artifacts)
+        return collected
+
+    def _component(
+        self, component: Mapping[str, Any], given: Values, step: str, retry: Mapping[str, Any]
+    ) -> Values:
+        if "dag" in component:
+            return self._dag(component, given, f"{step}/", retry)
+        executor = self._executors[component["executorLabel"]]
+        given = _with_defaults(component, given, step)
+        if "importer" in executor:
+            return self._import(executor["importer"], given, step)
+        return self._run_step(
+            Step(
+                name=step,
+                component=component,
+                container=executor["container"],
+                parameters=given.parameters,
+                artifacts=given.artifacts,
+                retry=retry,
+            )
+        )
+
+    def _import(self, importer: Mapping[str, Any], given: Values, step: str) -> Values:
+        uri = importer["artifactUri"]
+        address = uri.get("constant") if "constant" in uri else given.parameters.get("uri")
+        if not isinstance(address, str) or not address:
+            raise InputError(f"Importer {step} has no address of an artifact.")
+        if address.startswith("file:"):
+            address = unquote(urlsplit(address).path)
+        artifact = {
+            "name": "artifact",
+            "type": importer.get("typeSchema", {}),
+            "uri": address,
+            "metadata": self._filled(constant(importer.get("metadata", {})), step, given),
+        }
+        self._on_state(step, "SUCCEEDED")
+        return Values(artifacts={"artifact": [artifact]})
+
+    def _inputs_of(
+        self,
+        task: Mapping[str, Any],
+        step: str,
+        outer: Values,
+        done: Mapping[str, Values],
+        states: Mapping[str, str],
+    ) -> Values:
+        """What a task gets, from constants, from the inputs of its pipeline and from tasks before it."""
+        component = self._components[task["componentRef"]["name"]]
+        declared = component.get("inputDefinitions", {})
+        inputs = task.get("inputs", {})
+        given = Values()
+        texts: dict[str, Any] = {}
+        for name, source in inputs.get("parameters", {}).items():
+            if "runtimeValue" in source:
+                texts[name] = constant(source["runtimeValue"]["constant"])
+            elif "componentInputParameter" in source:
+                value = outer.parameters.get(source["componentInputParameter"])
+                if (selector := source.get("parameterExpressionSelector")) and value is not None:
+                    value = select(value, selector)
+                given.parameters[name] = value
+            elif "taskOutputParameter" in source:
+                origin = source["taskOutputParameter"]
+                found = done.get(origin["producerTask"], Values()).parameters
+                if origin["outputParameterKey"] in found:
+                    given.parameters[name] = found[origin["outputParameterKey"]]
+                elif not _may_be_absent(declared.get("parameters", {}).get(name, {})):
+                    raise _missing(origin["producerTask"], origin["outputParameterKey"], states)
+            elif "taskFinalStatus" in source:
+                producer = source["taskFinalStatus"]["producerTask"]
+                given.parameters[name] = self._final_status(producer, states.get(producer, "SUCCEEDED"))
+        for name, source in inputs.get("artifacts", {}).items():
+            if "componentInputArtifact" in source:
+                key = source["componentInputArtifact"]
+                if key in outer.artifacts:
+                    given.artifacts[name] = outer.artifacts[key]
+            elif origin := source.get("taskOutputArtifact"):
+                artifacts = done.get(origin["producerTask"], Values()).artifacts
+                if origin["outputArtifactKey"] in artifacts:
+                    given.artifacts[name] = artifacts[origin["outputArtifactKey"]]
+                elif not declared.get("artifacts", {}).get(name, {}).get("isOptional"):
+                    raise _missing(origin["producerTask"], origin["outputArtifactKey"], states)
+        for name, text in texts.items():
+            given.parameters[name] = self._filled(text, step, given)
+        return given
+
+    def _filled(self, value: Any, step: str, given: Values) -> Any:
+        """The value with its placeholders replaced."""
+
+        def look(path: str, keys: list[str]) -> Any:
+            if path == "inputs.parameters" and keys:
+                return given.parameters.get(keys[0])
+            if path == "inputs.artifacts" and keys and given.artifacts.get(keys[0]):
+                artifact = given.artifacts[keys[0]][0]
+                return artifact.get("uri" if keys[1:] == ["path"] else keys[-1], artifact)
+            facts = {
+                **self._facts,
+                "pipeline_task_name": step.rpartition("/")[2],
+                "pipeline_task_uuid": f"{self._facts['pipeline_job_uuid']}/{step}",
+            }
+            if path not in facts:
+                raise InputError(f"Step {step}: the placeholder {path!r} cannot be filled in here.")
+            return facts[path]
+
+        return fill(value, look)
+
+    def _final_status(self, producer: str, state: str) -> dict[str, Any]:
+        failed = state in ("FAILED", "LEFT_OUT")
+        return {
+            "state": "FAILED"
+            if failed
+            else "COMPLETE",  # what the server says, whatever the SDK's documentation does
+            "pipelineJobResourceName": self._facts["pipeline_job_resource_name"],
+            "pipelineTaskName": producer,
+            "error": {"code": 1, "message": f"Task {producer} failed."} if failed else {},
+        }
+
+
+def _in_order(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    graph = {
+        name: [need for need in task.get("dependentTasks", ()) if need in tasks]
+        for name, task in tasks.items()
+    }
+    return iter(tuple(graphlib.TopologicalSorter(graph).static_order()))
+
+
+def _runs_always(task: Mapping[str, Any]) -> bool:
+    """Exit handlers, and tasks that ignore a failure before them."""
+    return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+
+
+def _with_defaults(component: Mapping[str, Any], given: Values, step: str) -> Values:
+    """The inputs that a component declares, in their types, defaults for those that nobody gave."""
+    declared = component.get("inputDefinitions", {})
+    where = f"Step {step.rstrip('/')}: input" if step else "Input"
+    parameters = {}
+    for name, definition in declared.get("parameters", {}).items():
+        value = given.parameters.get(name)
+        if value is None:
+            value = constant(definition.get("defaultValue"))
+        if value is not None:
+            parameters[name] = typed(value, definition, f"{where} {name!r}")
+        elif "dag" not in component and not definition.get("isOptional"):
+            raise InputError(f"{where} {name!r} has no value.")
+    artifacts = {}
+    for name, definition in declared.get("artifacts", {}).items():
+        if name in given.artifacts:
+            some = given.artifacts[name]
+            artifacts[name] = some if definition.get("isArtifactList") else some[:1]
+        elif "dag" not in component and not definition.get("isOptional"):
+            raise InputError(f"{where} {name!r} has no artifact.")
+    return Values(parameters, artifacts)
+
+
+def _items_of(task: Mapping[str, Any], given: Values, step: str) -> list[Values] | None:
+    """What each turn of a loop gets; ``None`` for a task that is no loop."""
+    if iterator := task.get("artifactIterator"):
+        artifacts = given.artifacts.get(iterator["items"]["inputArtifact"], [])
+        return [
+            Values(given.parameters, {**given.artifacts, iterator["itemInput"]: [artifact]})
+            for artifact in artifacts
+        ]
+    iterator = task.get("parameterIterator")
+    if iterator is None:
+        return None
+    source = iterator["items"]
+    items = source["raw"] if "raw" in source else given.parameters.get(source["inputParameter"])
+    if isinstance(items, str):
+        with contextlib.suppress(ValueError):
+            items = constant(json.loads(items))
+    if not isinstance(items, list):
+        raise InputError(f"Loop {step} goes over a list and got {type(items).__name__} {items!r:.80}.")
+    return [Values({**given.parameters, iterator["itemInput"]: item}, given.artifacts) for item in items]
+
+
+def _outputs_of(outputs: Mapping[str, Any], done: Mapping[str, Values]) -> Values:
+    """What a pipeline gives of what its tasks gave; nothing for what did not run."""
+    given = Values()
+    for name, source in outputs.get("parameters", {}).items():
+        selectors = source.get("valueFromOneof", {}).get("parameterSelectors") or [
+            source.get("valueFromParameter", {})
+        ]
+        for selector in selectors:
+            found = done.get(selector.get("producerSubtask", ""), Values()).parameters
+            if selector.get("outputParameterKey") in found:
+                given.parameters[name] = found[selector["outputParameterKey"]]
+                break
+    for name, source in outputs.get("artifacts", {}).items():
+        for selector in source.get("artifactSelectors", ()):
+            artifacts = done.get(selector.get("producerSubtask", ""), Values()).artifacts
+            if selector.get("outputArtifactKey") in artifacts:
+                given.artifacts[name] = artifacts[selector["outputArtifactKey"]]
+                break
+    return given
+
+
+def _may_be_absent(definition: Mapping[str, Any]) -> bool:
+    return bool(definition.get("isOptional")) or "defaultValue" in definition
+
+
+def _missing(producer: str, output: str, states: Mapping[str, str]) -> Exception:
+    if states.get(producer) == "SUCCEEDED":
+        return InputError(f"Task {producer} succeeded but left nothing at its output {output!r}.")
+    return _NotAvailable()

@@ -1,0 +1,85 @@
+"""What a step installs, and how the data plane is watched."""
+
+import sysconfig
+
+import pytest
+from llmops_components.local import environments
+from llmops_components.local.environments import DataPlaneChanged
+
+COMPONENT = ["sh", "-ec", "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main --component", "def f(): ..."]
+KFP = "PIP_DISABLE_PIP_VERSION_CHECK=1 python3 -m pip install --quiet --no-warn-script-location "
+HARNESS = "'kfp==2.14.3' '--no-deps' 'typing-extensions>=3.7.4,<5; python_version<\"3.9\"'"
+HARNESS_WORDS = ["kfp==2.14.3", "--no-deps", 'typing-extensions>=3.7.4,<5; python_version<"3.9"']
+
+
+@pytest.mark.parametrize(
+    ("script", "installs"),
+    [
+        (f'\n{KFP}{HARNESS} && "$0" "$@"\n', [HARNESS_WORDS]),
+        (
+            f"\n{KFP}{HARNESS}  &&  python3 -m pip install --quiet --no-warn-script-location 'pandas==2.2.0' 'x[y]' "
+            '&& "$0" "$@"\n',
+            [HARNESS_WORDS, ["pandas==2.2.0", "x[y]"]],
+        ),
+        (
+            f"{KFP}--index-url https://i/simple --trusted-host https://i/simple 'yapf'  &&  \n"
+            'tmp=$(mktemp -d)\npython3 -m venv "$tmp/venv" --system-site-packages\n. "$tmp/venv/bin/activate"\n '
+            f'python3 -m pip install --quiet --index-url https://i/simple {HARNESS} && "$0" "$@"\n',
+            [
+                ["--index-url", "https://i/simple", "--trusted-host", "https://i/simple", "yapf"],
+                ["--index-url", "https://i/simple", *HARNESS_WORDS],
+            ],
+        ),
+        (f"({KFP}'a==1' || {KFP}'a==1' --user) && \"$0\" \"$@\"", [["a==1"]]),
+    ],
+)
+def test_installs_are_read_from_what_the_compiler_writes(script, installs):
+    command = ["sh", "-c", script, *COMPONENT]
+    assert environments.installs_of(command) == installs
+    assert environments.without_installs(command) == COMPONENT
+    assert not environments.is_written_for_data_plane(command)
+
+
+def test_component_of_this_package_installs_nothing():
+    command = [*COMPONENT[:3], "from llmops_components import stage"]
+    assert environments.installs_of(command) == []
+    assert environments.without_installs(command) == command
+    assert environments.is_written_for_data_plane(command)
+    assert not environments.is_written_for_data_plane(COMPONENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--index-url https://user:p@ss@host/simple?token=t#x a", "--index-url https://host/simple#x a"),
+        ("tool @ git+https://token@host/tool.git@v1", "tool @ git+https://host/tool.git@v1"),
+        ("pandas==2.2.0", "pandas==2.2.0"),
+    ],
+)
+def test_secrets_of_addresses_are_not_shown(text, shown):
+    assert environments.without_secrets(text) == shown
+
+
+def test_what_was_changed_in_the_data_plane_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    for name in ("kfp-2.17.0.dist-info", "datasets-5.2.0.dist-info", "trl-1.16.0.dist-info"):
+        (tmp_path / name).mkdir()
+    before = environments.snapshot()
+    environments.check_unchanged(before, "step")
+    (tmp_path / "kfp-2.17.0.dist-info").rename(tmp_path / "kfp-2.14.3.dist-info")
+    (tmp_path / "pandas-1.0.dist-info").mkdir()
+    with pytest.raises(
+        DataPlaneChanged,
+        match=r"changed while step inner/step ran: gone: kfp 2.17.0; new: kfp 2.14.3, pandas 1.0\. Every run starts from",
+    ):
+        environments.check_unchanged(before, "inner/step")
+
+
+def test_package_installed_again_in_the_same_version_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    package = tmp_path / "kfp-2.17.0.dist-info"
+    package.mkdir()
+    before = environments.snapshot()
+    (package / "RECORD").write_text("")
+    with pytest.raises(DataPlaneChanged, match=r"new: kfp 2.17.0"):
+        environments.check_unchanged(before, "step")
