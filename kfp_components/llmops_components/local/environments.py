@@ -44,7 +44,7 @@ from llmops_components.results import write_json
 _HARNESS = {"kfp", "kfp-pipeline-spec", "kfp-server-api"}
 _INSTALL = re.compile(r"-m\s+pip\s+install\s+(?P<arguments>(?:'[^']*'|\"[^\"]*\"|[^'\"&|;\n)])+)")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
-_QUERY = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"#]*")
+_QUERY = re.compile(r"\?[^\s'\"#?]*=[^\s'\"#]*")
 _QUIET = {"--quiet", "-q", "--no-warn-script-location", "--user"}
 _UNREACHABLE = (
     "connection broken",
@@ -77,7 +77,7 @@ class DataPlaneChanged(InputError):
 
 def without_secrets(text: str) -> str:
     """Text without users, passwords and query strings of the addresses in it."""
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))
+    return _QUERY.sub("", _CREDENTIALS.sub("", text))
 
 
 def is_written_for_data_plane(command: Sequence[str]) -> bool:
@@ -317,7 +317,12 @@ def _refusal(log: str, wanted: str, step: str) -> ComponentError:
     errors = [line.partition(":")[2].strip() for line in lines if line.startswith("ERROR:")]
     unreachable = [line for line in lines if any(sign in line.lower() for sign in _UNREACHABLE)]
     if unreachable:
-        reason = unreachable[-1].rpartition("after connection broken by ")[2]
+        reason = (
+            unreachable[-1]
+            .rpartition("after connection broken by ")[2]
+            .partition("')': ")[0]
+            .rpartition(">: ")[2]
+        )
         return PackagesUnavailable(
             f"{wanted} cannot be installed for step {step}: the package index does not answer ({reason:.300}). Give this "
             "machine a way to it (PIP_INDEX_URL, a proxy, or PIP_FIND_LINKS with the wheels), or name packages that the data "
