@@ -233,7 +233,7 @@ def test_rows_that_the_chat_template_refuses_are_rejected_and_what_it_leaves_out
     report = validate(tmp_path / "dataset", base_model=gemma)
     assert not report.passed
     assert report.findings == [
-        "1 of 4 rows are rejected (25.0%); at most 0.0% may be.",
+        "1 of 4 rows rejected, at most 0.0% may be",
         "line 2: the chat template refuses message 1 of prompt (system): System role not supported",
         "1 of 3 rows have text that the chat template leaves out, so that the model never sees it: line 3: the reasoning of "
         "message 1 of completion (assistant). Change these rows, or use another chat template.",
@@ -261,7 +261,7 @@ def test_what_no_step_takes_or_reads_in_full_is_named(tmp_path):
     rows[2]["image"] = "a.png"
     write_rows(tmp_path / "dataset", rows)
     assert validate(tmp_path / "dataset").findings == [
-        "1 of 3 rows are rejected (33.3%); at most 0.0% may be.",
+        "1 of 3 rows rejected, at most 0.0% may be",
         "line 3: image holds pictures, sound or video; only text is taken here, so leave the column out",
         "margin is missing in 1 of 2 rows (line 1); train_reward takes it in all rows or in none. Fill the column, or leave "
         "it out.",

@@ -221,6 +221,6 @@ def _questions_trained_on(trainer: Any, args: Any, source: Source) -> str | None
     finding = "The loss counts whole conversations, questions too, since the rows have messages. To learn answers only, "
     try:
         get_training_chat_template(trainer.processing_class)
-    except ValueError:
+    except Exception:  # TRL tries the template on conversations of its own, at which it may raise anything
         return finding + "give rows of prompt and completion: the chat template does not mark answers."
     return finding + "set training_args={'assistant_only_loss': True}, or give rows of prompt and completion."
