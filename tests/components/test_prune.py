@@ -231,14 +231,14 @@ def test_checkpoints_stay_for_a_week_and_for_a_run_that_lives(root):
 
 
 def test_environment_stays_while_a_step_uses_it(root):
-    for name in ("used", "free", "fresh", "half"):
-        (root / "environments" / name).mkdir(parents=True)
-        (root / "environments" / f"{name}.lock").touch()
-        if name != "half":
-            (root / "environments" / name / "environment.json").write_text("{}")
-            (root / "environments" / name / "used").touch()
-        if name in ("used", "free"):
-            os.utime(root / "environments" / name / "used", (0, time.time() - 40 * 24 * 3600))
+    for name in ("used", "free", "fresh", "half", "foreign"):
+        directory = root / "environments" / name
+        directory.mkdir(parents=True)
+        files = [directory / "environment.json", directory / "used", directory.with_name(f"{name}.lock")]
+        for file in {"half": files[2:], "foreign": []}.get(name, files):
+            file.write_text("{}")
+            if name != "fresh":
+                os.utime(file, (0, time.time() - 40 * 24 * 3600))
     with (root / "environments/used.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         found = run_prune(root)
@@ -246,8 +246,11 @@ def test_environment_stays_while_a_step_uses_it(root):
         "used": "a step uses it",
         "free": None,
         "fresh": "younger",
-        "half": "not of this program: no environment.json",
+        "half": None,  # its making was killed
+        "foreign": "not of this program: neither environment.json nor a lock",
     }
+    left = {path.name for path in (root / "environments").iterdir()}
+    assert left == {"used", "used.lock", "fresh", "fresh.lock", "foreign"}
 
 
 def test_foreign_files_and_links_are_left_alone(root, tmp_path):

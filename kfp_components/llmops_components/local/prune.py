@@ -360,11 +360,13 @@ class _Pruning:
 
     def _environments(self) -> None:
         for directory in self._directories(self.root / "environments"):
-            if not (directory / "environment.json").is_file():
-                self._foreign(directory, "no environment.json")
+            made = directory / "environment.json"
+            lock = _lock_of(directory)
+            if not made.is_file() and not lock.is_file():
+                self._foreign(directory, "neither environment.json nor a lock")
                 continue
-            used = directory / USED
-            days = self._days(used if used.exists() else directory / "environment.json")
+            known = (path for path in (directory / USED, made, lock) if path.exists())
+            days = min((self._days(path) for path in known), default=0.0)
             item = Item("environment", directory.name, directory, days)
             self._add(item, partial(_remove_environment, directory))
 
@@ -438,12 +440,17 @@ def _routed(home: Path) -> set[str]:
 
 
 def _remove_environment(directory: Path) -> str | None:
-    # The lock's file stays: whoever waits for it would go on with one that nobody else sees.
-    with _held(directory.with_name(f"{directory.name}.lock")) as is_ours:
+    lock = _lock_of(directory)
+    with _held(lock) as is_ours:
         if not is_ours:
             return "a step uses it"
         shutil.rmtree(directory, ignore_errors=True)
+        lock.unlink(missing_ok=True)  # who waits for it looks whether it still is there
     return None
+
+
+def _lock_of(environment: Path) -> Path:
+    return environment.with_name(f"{environment.name}.lock")
 
 
 def _remove_model(path: Path) -> str | None:
