@@ -48,7 +48,7 @@ QUESTION_LABELS = {
     "after": "Tuned",
     "endpoint": "Served",
 }
-# Pages among the artifacts. KFP gives an artifact no suffix, without which a browser shows a page's source.
+# Pages among the artifacts.
 PAGES = (("Report", "evaluate_tuned", "report"), ("Data docs", "validate_train", "data_docs"))
 SHOWN_CURVES = ("loss", "accuracy", "margin", "reward", "kl")
 console = Console(highlight=False)

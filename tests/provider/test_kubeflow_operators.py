@@ -16,6 +16,7 @@ from attempts import retry
 from kube_pods import FakePods
 from pipelines import two_steps
 
+from airflow_provider_llmops.backends.base import Run
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -28,6 +29,7 @@ from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator
 from airflow_provider_llmops.operators.training import TrainSFTOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
+from airflow_provider_llmops.states import RunState
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
 
@@ -209,11 +211,8 @@ def test_arguments_that_do_not_fit_together_are_explained(api, pipeline, context
 
 def test_result_of_five_hundred_steps_fits_into_xcom(api, pipeline, context):
     steps = {f"a-rather-long-name-of-a-step-{n}": "SUCCEEDED" for n in range(500)}
-    api.on_run_created = lambda run: api.finish(run["run_id"], tasks=steps)
-    operator = KubeflowPipelineOperator(
-        task_id="task", pipeline=pipeline, deferrable=False, poll_interval=0.05
-    )
-    value = operator.execute(context)
+    operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline)
+    value = operator.outcome(context, Run("id", "name", RunState.SUCCEEDED, tasks=steps))
     assert len(json.dumps(value)) <= MAX_XCOM_BYTES
     assert len(value["steps"]) + value["steps_left_out"] == 500
     assert len(value["steps"]) > 200
@@ -294,7 +293,7 @@ def test_refusal_while_a_run_goes_on_fails_the_attempt_and_a_retry_reconnects(ap
     api.token = "renewed"  # noqa: S105
     (event,) = asyncio.run(events_of(PipelineRunTrigger(**deferred.value.trigger.serialize()[1])))
     assert "cannot be watched any more" in event.payload["error"]
-    refused = rf"missing, wrong or expired\..*\nRun {run_id} goes on; a retry reconnects to it\.$"
+    refused = rf"(?s)missing, wrong or expired\..*\nRun {run_id} goes on; a retry reconnects to it\.$"
     for attempt in (
         lambda: operator().execute_complete(context, event.payload),
         lambda: operator().execute(retry(context)),
