@@ -246,7 +246,4 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_llmops.links.ModelCardLink",
             "airflow_provider_llmops.links.MlflowRunLink",
         ],
-        "plugins": [
-            {"name": "llmops_pages", "plugin-class": "airflow_provider_llmops.pages.plugin.PagesPlugin"}
-        ],
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
+from airflow.plugins_manager import get_fastapi_plugins
 from fastapi.testclient import TestClient
 
 from airflow_provider_llmops.backends.base import Run
@@ -114,7 +116,10 @@ def test_page_is_for_those_who_may_see_its_dag(browser, artifacts):
 
 
 def test_web_server_finds_the_pages_where_links_point():
+    (entry,) = entry_points(group="airflow.plugins", name="llmops_pages")
+    assert entry.load() is PagesPlugin
     (mounted,) = PagesPlugin.fastapi_apps
+    assert mounted in get_fastapi_plugins()[0]
     assert PREFIX.startswith(mounted["url_prefix"] + "/")
 
 
