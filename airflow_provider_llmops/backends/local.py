@@ -109,6 +109,9 @@ class LocalPipelineBackend:
         never starts twice.
         """
         self._data_plane.require()
+        require_runnable(
+            request.pipeline
+        )  # whoever has not placed it: the command of a container must not run here
         run_id = self._id_of(request.display_name)
         directory = self._runs / run_id
         try:

@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from pipelines import two_steps
 from planes import DATA_PYTHON, REPO
 from wheels import make_wheel, repack_kfp
 
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
 
 SITE_PACKAGES = Path(sysconfig.get_path("purelib", vars={"base": str(DATA_PYTHON.parent.parent)}))
 
@@ -255,3 +257,15 @@ def test_outputs_of_a_component_are_on_xcom(pipelines, connections, context, tmp
     value = finished(operator, context)
     assert (value["artifacts"], value["outputs"]) == ({}, {"Output": 1})
     assert context["ti"].xcom["Output"] == 1
+
+
+def test_command_of_a_container_is_never_run_on_this_machine(backend, tmp_path, root):
+    ir = two_steps()
+    command = {"command": ["touch", str(tmp_path / "touched")], "args": [], "image": "alpine"}
+    ir["deploymentSpec"]["executors"] = {
+        name: {"container": command} for name in ("exec-report", "exec-train")
+    }
+    request = RunRequest(display_name="run", pipeline=BoundPipeline(spec=ir, parameters={}))
+    with pytest.raises(ConfigurationError, match=r"^Step report is a container component"):
+        backend.submit(request)
+    assert not (root / "runs").exists()
