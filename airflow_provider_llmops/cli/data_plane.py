@@ -138,9 +138,13 @@ class InstalledDataPlane(Environment):
 
     def steps(self) -> list[tuple[str, list[str]]]:
         """The same as in a checkout, of packages."""
-        return data_plane_steps(
+        steps = data_plane_steps(
             DATA_PLANE_CONSTRAINTS, [self.components], self.sources, sample_models=self.sample_models
         )
+        if Path(self.components).is_file():
+            # pip leaves what is installed in the wheel's version as it is, and a wheel may have been built anew.
+            steps.append((Path(self.components).name, ["--no-deps", "--force-reinstall", self.components]))
+        return steps
 
     def inputs(self) -> Mapping[str, object]:
         """Versions and components; where they came from does not matter once they are there."""
