@@ -165,6 +165,7 @@ def _check_for_gguf(repository: str, commit: str, directory: Path) -> None:
         return
     try:
         files = [file for file in list_repo_files(repository, revision=commit) if file.endswith(".gguf")]
+        files.sort()
     except Exception:  # without the list, what is missing is said all the same
         return
     if files:
