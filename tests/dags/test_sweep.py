@@ -1,0 +1,92 @@
+"""The example DAG of a sweep: mapped trainings and evaluations of a tiny model in a real Airflow, registered once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from airflow_stack import RealAirflow
+from planes import DATA_PYTHON, REPO
+
+RATES = [1e-5, 1e-2]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def airflow(real_airflow: RealAirflow) -> RealAirflow:
+    shutil.copy(REPO / "dags" / "sweep.py", real_airflow.stack.dags_folder)
+    real_airflow.api.wait_for_dag("sweep")
+    return real_airflow
+
+
+def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_registered_once(airflow, tiny_model):
+    conf = {
+        "base_model": str(tiny_model),
+        "model_name": "swept",
+        "train_rows": 16,
+        "evaluation_rows": 8,
+        "learning_rates": RATES,
+        "max_steps": 2,
+        "min_improvement": -1,
+    }
+    run = airflow.trigger("sweep", conf)
+    assert airflow.wait("sweep", run, timeout=600) == "success", airflow.tasks("sweep", run)
+
+    trained = [airflow.xcoms("sweep", run, "train", map_index=index) for index in (0, 1)]
+    evaluated = [airflow.xcoms("sweep", run, "evaluate", map_index=index) for index in (0, 1)]
+    best = airflow.xcom("sweep", run, "best")
+    scores = [each["metrics"]["rougeL"] for each in evaluated]
+    winner = scores.index(max(scores))
+    assert best["model"] == trained[winner]["model"]
+    assert best["settings"] == {"learning_rate": RATES[winner], "max_steps": 2}
+    assert len({each["return_value"]["artifacts"]["model"]["digest"] for each in trained}) == 2
+
+    registered = airflow.xcom("sweep", run, "register_model")["details"]
+    assert (registered["version"], registered["alias"], registered["alias_moved"]) == ("1", "candidate", True)
+    assert registered["model_digest"] == trained[winner]["return_value"]["artifacts"]["model"]["digest"]
+
+    runs = httpx.post(
+        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/runs/search",
+        json={"experiment_ids": [registered["experiment_id"]]},
+        trust_env=False,
+    ).json()["runs"]
+    names = {each["info"]["run_name"] for each in runs}
+    assert {f"train[learning rate {rate}]" for rate in RATES} <= names
+
+
+def test_what_the_tasks_have_made_is_one_click_away(airflow):
+    """Looks at the run of the test above."""
+    (run,) = [each["dag_run_id"] for each in airflow.api.call("GET", "/dags/sweep/dagRuns")["dag_runs"]]
+
+    def links(task: str, map_index: int = -1) -> dict[str, str | None]:
+        path = f"/dags/sweep/dagRuns/{run}/taskInstances/{task}/links"
+        return airflow.api.call("GET", path, params={"map_index": map_index})["extra_links"]
+
+    assert {name for name, url in links("train", 1).items() if url} == {"Model card", "MLflow run"}
+    assert {name for name, url in links("register_model").items() if url} == {
+        "Model card",
+        "MLflow run",
+        "Model version in MLflow",
+        "Report",
+    }
+    shown = {
+        "validate_train": ("Data docs", "rows"),
+        "quality_gate": ("Report", "rougeL"),
+        "evaluate_base": ("Report", "rougeL"),
+        "register_model": ("Model card", "train"),
+    }
+    for task, (name, word) in shown.items():
+        url = links(task)[name]
+        answer = airflow.api.page(url)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8"), url
+        assert word in answer.text
+        assert httpx.get(url, trust_env=False).status_code == 401
