@@ -450,7 +450,7 @@ def test_error_reaches_the_termination_log_that_cannot_be_replaced(context, volu
         arguments={
             "dataset": f"{volume}/rows.jsonl",
             "base_model": f"{volume}/base",
-            "training_args": {"max_stepz": 1},
+            "training_args": {"lr_scheduler_type": "cosin"},
         },
         processes_per_node=1,
     )
@@ -473,4 +473,4 @@ def test_error_reaches_the_termination_log_that_cannot_be_replaced(context, volu
     assert answer.returncode == 1, answer.stderr
     said = json.loads(log.read_text())
     assert (said["type"], said["retryable"]) == ("SettingError", False)
-    assert "max_steps" in said["message"]
+    assert "lr_scheduler_type" in said["message"]
