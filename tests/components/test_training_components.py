@@ -115,19 +115,19 @@ def test_reinforcement_trainer_takes_the_reward_model_of_an_earlier_step(base, p
     } <= result["metrics"].keys()
 
 
-def test_distillation_and_merging(base, rows, tmp_path):
+def test_distillation_and_merging(base, talkative_model, rows, tmp_path):
     result = train(
         "distill",
         tmp_path,
         dataset=rows,
         base_model=base,
-        teacher=base,
+        teacher=artifact(Model, talkative_model),
         eval_dataset=rows,
         training_args=GENERATING,
         checkpoints=str(tmp_path / "checkpoints"),
     )
     assert result["details"]["budget"]["kept"] == "best"
-    assert result["metrics"]["first_loss"] == pytest.approx(0, abs=1e-4)  # its own teacher
+    assert result["metrics"]["first_loss"] > 0
     merged = call(
         "merge_adapter",
         tmp_path / "merged",

@@ -20,6 +20,33 @@ def brevity(completions: list, **kwargs: object) -> list[float]:
     return [-len(text) / 10 for text in _texts(completions)]
 
 
+def nothing(completions: list, **kwargs: object) -> list[None]:
+    """No reward for any answer."""
+    return [None] * len(completions)
+
+
+def always(value: float):
+    """Make a reward that is the same for all answers."""
+
+    def constant(completions: list, **kwargs: object) -> list[float]:
+        return [value] * len(completions)
+
+    return constant
+
+
+def only_of_the_sky(prompts: list, completions: list, **kwargs: object) -> list[float | None]:
+    """Brevity, of answers to questions about the sky."""
+    return [
+        value if "sky" in prompt[0]["content"] else None
+        for prompt, value in zip(prompts, brevity(completions), strict=True)
+    ]
+
+
+def one_too_few(completions: list, **kwargs: object) -> list[float]:
+    """A reward for all answers but the last."""
+    return brevity(completions)[1:]
+
+
 def at_most(characters: int):
     """Make a reward of 1 for answers of at most so many characters."""
 

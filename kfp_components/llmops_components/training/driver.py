@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source, open_source
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 # An adapter starts from nothing and bears, and needs, about ten times the rate of full training.
 FULL_TRAINING_RATE = 0.1
+WARM_UP = 0.05  # of the steps
 CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
 RETRY_SAVE_MINUTES = 5.0
 
@@ -94,6 +95,16 @@ class Method:
         return self.task == "CAUSAL_LM" and "prompt_only" not in self.formats
 
 
+class Watch(Protocol):
+    """Looks at what a trainer does besides its loss."""
+
+    def attach(self, trainer: Any) -> None:
+        """Begin to look, at a trainer that has not trained yet."""
+
+    def findings(self) -> list[str]:
+        """Sentences for the result; an :class:`InputError` if the outcome is of no use."""
+
+
 class TrainingOptions(TypedDict, total=False):
     """What every trainer takes besides its inputs and outputs.
 
@@ -140,6 +151,7 @@ def run_training(
     *,
     facts: Mapping[str, Any] | None = None,
     trainer_args: Callable[[], Mapping[str, Any]] = dict,
+    watch: Watch | None = None,
 ) -> StageReport:
     """Train a model by some method.
 
@@ -152,6 +164,7 @@ def run_training(
         options: What every trainer takes.
         facts: What else makes the run what it is, for the provenance.
         trainer_args: Makes further arguments for the trainer's constructor.
+        watch: Looks at what matters for this method alone.
 
     Returns:
         Metrics: ``train_loss`` (mean), ``first_loss``, ``final_loss``, ``eval_loss``, the same of the method's other
@@ -161,7 +174,8 @@ def run_training(
 
     Raises:
         DataError: The dataset cannot be trained on; names the line.
-        SettingError: An argument is unknown or wrong, the loss diverged, or the memory does not suffice.
+        SettingError: An argument is unknown or wrong, the loss diverged, the memory does not suffice, or nothing was
+            learned: the model equals its base.
         ModelError: A model cannot be loaded.
         TrainingInterrupted: SIGTERM arrived; with ``checkpoints`` the training is saved.
     """
@@ -181,7 +195,9 @@ def run_training(
     from llmops_components.training.tracking import track
 
     with interruptible(), tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
-        job = _Job(method, options, rows, eval_rows, base_directory, Path(scratch), facts or {}, trainer_args)
+        job = _Job(
+            method, options, rows, eval_rows, base_directory, Path(scratch), facts or {}, trainer_args, watch
+        )
         job.check()
         with (
             track(job.run, tracking=options.get("tracking"), checkpoints=job.checkpoints) as tracker,
@@ -214,6 +230,7 @@ class _Job:
         scratch: Path,
         facts: Mapping[str, Any],
         trainer_args: Callable[[], Mapping[str, Any]],
+        watch: Watch | None,
     ) -> None:
         from llmops_components.training.budget import BudgetCallback
 
@@ -222,7 +239,7 @@ class _Job:
         self.budget = BudgetCallback.from_settings(typed(options.get("budget"), "budget", "budget"))
         self.rows, self.eval_rows = rows, eval_rows
         self.base_model, self.scratch = base_model, scratch
-        self.trainer_args = trainer_args
+        self.trainer_args, self.watch = trainer_args, watch
         self.given = typed(options.get("training_args"), "training_args", f"trl.{method.config}")
         given_checkpoints = options.get("checkpoints") or None
         self.own_checkpoints = given_checkpoints and str(local_path(given_checkpoints, "checkpoints"))
@@ -239,7 +256,7 @@ class _Job:
             **({} if self.given.get("fp16") or self.given.get("bf16") else mixed_precision),
             "learning_rate": method.learning_rate * (FULL_TRAINING_RATE if all_weights else 1),
             "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.05,
+            "warmup_steps": WARM_UP,
             **method.defaults,
         }
         self.schedule = (
@@ -299,6 +316,10 @@ class _Job:
                 **self.method.fixed,
             },
         )
+        if args.learning_rate == 0:
+            raise SettingError(
+                "training_args: learning_rate is 0, with which nothing would be learned. Give a number above 0."
+            )
         if self.rows.rows is None and args.max_steps <= 0:
             raise SettingError(
                 f"training_args: max_steps is needed, because {self.rows.name} is large and streamed, so that its end "
@@ -316,6 +337,7 @@ class _Job:
     ) -> StageReport:
         """Load, build, run, save."""
         from llmops_components.training import survival
+        from llmops_components.training.change import Before, check_steps
         from llmops_components.training.progress import ProgressCallback
         from llmops_components.training.tracking import STOPPED_TAG
 
@@ -323,6 +345,7 @@ class _Job:
         progress = ProgressCallback({name: self.method.curves[name] for name in self.method.shown})
         budget = self.budget
         trainer, findings = self._build(args, [progress, budget, tracker.callback])
+        before = Before(trainer.model)
         trainable, total = common.count_parameters(trainer.model)
         if trainer.is_world_process_zero():
             count = "streamed" if self.rows.rows is None else len(self.rows.rows)
@@ -340,7 +363,11 @@ class _Job:
                 loss_guard=self._loss_guard(),
             )
         used = budget.report()["used"]
-        if stopped := budget.finding():
+        stopped = budget.finding()
+        check_steps(trainer.state, stopped)
+        if self.watch:
+            findings += self.watch.findings()
+        if stopped:
             findings.insert(0, stopped)
             tracker.tags({STOPPED_TAG: stopped})
             if trainer.is_world_process_zero():
@@ -359,6 +386,7 @@ class _Job:
 
         trained = self._whole_model(trainer)
         if trainer.is_world_process_zero():
+            before.check(trained, trainer)
             card = partial(
                 write_model_card,
                 run=self.run,
@@ -461,6 +489,10 @@ class _Job:
         findings = row_findings(
             trainer, args, self.rows, learns_text=self.method.learns_text, columns=self.method.columns
         )
+        if "warmup_steps" not in self.given:
+            _warm_up_only_where_it_is_a_step(trainer)
+        if self.watch:
+            self.watch.attach(trainer)
         if self.rows.rows is None:
             return trainer, findings
         cut = check_lengths(trainer.train_dataset, args, len(train_dataset), self.rows.name)
@@ -521,6 +553,19 @@ def _check_chat_template(rows: Source, args: Any, tokenizer: Any, base_model: Pa
             f"The tokenizer in {base_model} has no chat template, and the rows of {rows.name} are conversations. "
             f"Use an instruction-tuned model, plain-text rows{remedy}."
         )
+
+
+def _warm_up_only_where_it_is_a_step(trainer: Trainer) -> None:
+    """Transformers rounds a share of the steps up, and the first step of a warm-up has a rate of zero: a short training
+    would lose a step, and a training of one step would learn nothing."""
+    create_scheduler = trainer.create_scheduler
+
+    def of_steps(num_training_steps: int, *rest: Any, **named: Any) -> Any:
+        if num_training_steps * WARM_UP < 1:
+            trainer.args.warmup_steps = 0
+        return create_scheduler(num_training_steps, *rest, **named)
+
+    trainer.create_scheduler = of_steps
 
 
 def _keep_trained_copies_exact(trainer: Trainer) -> None:

@@ -11,6 +11,7 @@ from llmops_components.models import check_model_directory
 from llmops_components.results import StageReport
 from llmops_components.training import common
 from llmops_components.training.driver import Method, TrainingOptions, run_training
+from llmops_components.training.reward_watch import RewardWatch
 from llmops_components.training.rewards import build_rewards, parse_rewards
 
 CURVES = {
@@ -53,11 +54,21 @@ def run_rl(
     if reward_model is not None:
         facts["reward_model"] = common.describe_base(check_model_directory(reward_model))
 
+    watch = RewardWatch([reward.name for reward in chosen])
+
     def trainer_args() -> dict[str, Any]:
         functions, tokenizers = build_rewards(chosen, reward_model)
         return {"reward_funcs": functions, "reward_processing_classes": tokenizers}
 
     weighted = replace(method, fixed={**method.fixed, "reward_weights": [reward.weight for reward in chosen]})
     return run_training(
-        weighted, dataset, base_model, model, adapter, options, facts=facts, trainer_args=trainer_args
+        weighted,
+        dataset,
+        base_model,
+        model,
+        adapter,
+        options,
+        facts=facts,
+        trainer_args=trainer_args,
+        watch=watch,
     )
