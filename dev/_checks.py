@@ -34,6 +34,9 @@ def test(arguments: list[str] | None = None) -> int:
         "dev/test tests/provider/test_wall.py, dev/test -x -q.",
     )
     parser.add_argument("--plane", choices=sorted(TESTS), help="only the tests of this plane")
+    parser.add_argument(
+        "--all", action="store_true", help="also the slow tests (marked slow), which take half an hour"
+    )
     options, rest = parser.parse_known_args(arguments)
     if code := _ready():
         return code
@@ -44,7 +47,8 @@ def test(arguments: list[str] | None = None) -> int:
         for plane in ([options.plane] if options.plane else TESTS)
     }
     commands = {
-        plane: [PLANES[plane].python, "-m", "pytest", *places, *others]
+        # pyproject.toml leaves the slow ones out; the last -m counts.
+        plane: [PLANES[plane].python, "-m", "pytest", *(["-m", ""] if options.all else []), *places, *others]
         for plane, places in chosen.items()
         if places
     }

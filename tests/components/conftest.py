@@ -7,24 +7,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Before any import that reads them. One thread: a tiny model only loses time by handing work to a second core.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ.get("LLMOPS_TEST_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAGAS_DO_NOT_TRACK"] = "true"
 os.environ["GX_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+import torch
 from mlflow_server import mlflow_server
 from tiny_model import colour_rows, guessing_rows, make_tiny_model, write_rows
+
+# What another machine, or another roll of the dice, does to a training: test_other_machines.py sets these.
+SEED = int(os.environ.get("LLMOPS_TEST_SEED", "0"))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+if os.environ.get("LLMOPS_TEST_BF16"):  # a processor for which bfloat16 is the type of choice
+    _capabilities = torch.cpu.get_capabilities()
+    torch.cpu.get_capabilities = lambda: {**_capabilities, "avx512_bf16": True}
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """Seed of trainings whose outcome matters: whatever it is, a correct trainer learns their tasks."""
+    return SEED
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny model. Read-only by agreement: a test that changes the model copies the directory first."""
-    import torch
-
-    torch.set_num_threads(1)
-    return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-model"), seed=SEED)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +57,7 @@ def guessing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
         directory / "adapter",
         training_args={
             "bf16": False,
+            "seed": SEED,
             "max_steps": 200,
             "learning_rate": 4e-3,
             "per_device_train_batch_size": 16,

@@ -6,7 +6,7 @@ import pytest
 from llmops_components.errors import SettingError
 from llmops_components.training.budget import BudgetCallback, best_step
 from llmops_components.training.survival import run_training
-from tiny_training import losses, newest_checkpoint, sft_trainer
+from tiny_training import Judged, losses, newest_checkpoint, sft_trainer
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 SAVES = {"save_strategy": "steps", "save_steps": 100, "save_total_limit": 1}
@@ -178,16 +178,12 @@ def test_best_checkpoint_is_kept_when_the_run_evaluates(tiny_model, tmp_path, cl
                 for name, parameter in model.named_parameters()
                 if parameter.requires_grad
             }
-            if state.global_step == 4:  # from here on it gets worse
-                for group in kwargs["optimizer"].param_groups:
-                    group["lr"] = group["initial_lr"] = 5.0
-                kwargs["lr_scheduler"].base_lrs = [5.0] * len(kwargs["lr_scheduler"].base_lrs)
 
     budget = BudgetCallback(max_minutes=4.4)
     trainer = sft_trainer(
         tiny_model,
         tmp_path,
-        callbacks=[clock, budget, Watch()],
+        callbacks=[clock, budget, Watch(), Judged(best=4)],
         save_strategy="steps",
         save_steps=2,
         eval_strategy="steps",

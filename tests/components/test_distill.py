@@ -27,7 +27,7 @@ ALL_WEIGHTS = {"peft_type": None}
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_model, tmp_path_factory) -> Path:
+def teacher(tiny_model, tmp_path_factory, seed) -> Path:
     """A model to which everything is red."""
     directory = tmp_path_factory.mktemp("teacher")
     train_sft(
@@ -37,6 +37,7 @@ def teacher(tiny_model, tmp_path_factory) -> Path:
         directory / "adapter",
         training_args={
             "bf16": False,
+            "seed": seed,
             "max_steps": 100,
             "learning_rate": 4e-3,
             "per_device_train_batch_size": 8,
@@ -46,7 +47,8 @@ def teacher(tiny_model, tmp_path_factory) -> Path:
     return directory / "model"
 
 
-def test_student_comes_to_judge_as_its_teacher_does(guessing_model, teacher, sft_rows, tmp_path):
+@pytest.mark.learns
+def test_student_comes_to_judge_as_its_teacher_does(guessing_model, teacher, sft_rows, tmp_path, seed):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     watch = WeightWatch()
@@ -56,7 +58,7 @@ def test_student_comes_to_judge_as_its_teacher_does(guessing_model, teacher, sft
         teacher,
         tmp_path / "model",
         tmp_path / "adapter",
-        training_args=SETTINGS,
+        training_args=SETTINGS | {"seed": seed},
         peft_args=ALL_WEIGHTS,
         eval_dataset=sft_rows,
         callbacks=[watch],

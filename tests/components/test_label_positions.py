@@ -72,7 +72,7 @@ def test_positions_without_a_label_cost_nothing_and_change_nothing(
     plain_losses, plain_positions = run("plain")
 
     assert len(losses) == 2
-    assert losses == pytest.approx(plain_losses, rel=1e-5, abs=1e-7)
+    assert losses == pytest.approx(plain_losses, rel=1e-4, abs=1e-5)
     # Of distillation's prompts TRL computes no logits itself; only padding is left to save.
     assert 0 < positions < plain_positions * (1 if train is distill else 0.7)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from llmops_components.errors import DataError, SettingError
 from llmops_components.training.dpo import train_dpo
 from llmops_components.training.kto import train_kto
 from llmops_components.training.reward import train_reward
-from tiny_model import colour_rows, preference_rows, write_rows
+from tiny_model import colour_rows, preference_rows, taste_rows, write_rows
+from tiny_training import same_course
 from transformers import TrainerCallback
 from weight_watch import WeightWatch
 
 EXACT = {"bf16": False, "logging_steps": 1, "learning_rate": 5e-3, "max_steps": 8}
-LEARN = {"bf16": False, "logging_steps": 10, "max_steps": 60, "per_device_train_batch_size": 8}
+LEARN = {"bf16": False, "logging_steps": 10, "max_steps": 40, "per_device_train_batch_size": 8}
 FLOAT32 = {"dtype": "float32"}
 FULL = {"peft_type": None}
 TRAINERS = {"train_reward": train_reward, "train_dpo": train_dpo, "train_kto": train_kto}
@@ -24,6 +26,11 @@ TRAINERS = {"train_reward": train_reward, "train_dpo": train_dpo, "train_kto": t
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
     return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", preference_rows(32))
+
+
+@pytest.fixture(scope="module")
+def tastes(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("tastes") / "tastes.jsonl", taste_rows(56))
 
 
 def losses(model: Path) -> list[tuple[int, float]]:
@@ -60,24 +67,27 @@ def test_every_trainable_weight_moves_and_no_frozen_one(tiny_model, pairs, tmp_p
         assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_reward_model_learns_which_answer_is_better(tiny_model, pairs, tmp_path):
+@pytest.mark.learns
+@pytest.mark.parametrize("peft_args", [None, FULL], ids=["lora", "full"])
+def test_reward_model_learns_which_answer_is_better(tiny_model, tastes, tmp_path, seed, peft_args):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     report = train_reward(
-        pairs,
+        tastes,
         tiny_model,
         tmp_path / "model",
         tmp_path / "adapter",
-        training_args=LEARN | {"learning_rate": 5e-3},
-        eval_dataset=pairs,
+        training_args=LEARN | {"learning_rate": 2e-3, "seed": seed},
+        peft_args=peft_args,
+        eval_dataset=tastes,
     )
 
     metrics = report.metrics
-    assert metrics["first_loss"] == pytest.approx(0.693, abs=0.02)
+    assert metrics["first_loss"] == pytest.approx(math.log(2), abs=0.1)  # the head is random, and small
+    assert abs(metrics["first_margin"]) < 0.2
     assert metrics["final_loss"] < 0.3
     assert (metrics["final_accuracy"], metrics["eval_accuracy"]) == (pytest.approx(1, abs=0.05), 1.0)
-    assert abs(metrics["first_margin"]) < 0.1
     assert metrics["final_margin"] > 2
     assert metrics["eval_margin"] > 2
 
@@ -87,7 +97,7 @@ def test_reward_model_learns_which_answer_is_better(tiny_model, pairs, tmp_path)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    row = preference_rows(1)[0]
+    row = taste_rows(1)[0]
     texts = [
         tokenizer.apply_chat_template(row["prompt"] + row[key], tokenize=False)
         for key in ("chosen", "rejected")
@@ -97,33 +107,35 @@ def test_reward_model_learns_which_answer_is_better(tiny_model, pairs, tmp_path)
     assert chosen > rejected + 1
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("peft_args", [None, FULL], ids=["lora", "full"])
-def test_dpo_margins_and_accuracies_rise(tiny_model, pairs, tmp_path, peft_args):
+def test_dpo_margins_and_accuracies_rise(tiny_model, tastes, tmp_path, seed, peft_args):
     report = train_dpo(
-        pairs,
+        tastes,
         tiny_model,
         tmp_path / "model",
         tmp_path / "adapter",
-        training_args=LEARN | {"learning_rate": 1e-3 if peft_args else 5e-3},
+        training_args=LEARN | {"learning_rate": 1e-3 if peft_args else 5e-3, "seed": seed},
         peft_args=peft_args,
-        eval_dataset=pairs,
+        eval_dataset=tastes,
     )
 
     metrics = report.metrics
     assert metrics["first_loss"] == pytest.approx(0.693, abs=0.001)  # the policy still is the reference
-    assert metrics["final_loss"] < 0.45
-    assert (metrics["first_accuracy"], metrics["final_accuracy"], metrics["eval_accuracy"]) == (0, 1, 1)
-    assert metrics["first_margin"] == pytest.approx(0, abs=1e-4)
-    assert metrics["final_margin"] > 0.5
-    assert metrics["eval_margin"] > 0.5
+    assert metrics["first_margin"] == pytest.approx(0, abs=1e-3)
+    assert metrics["final_loss"] < 0.5
+    assert (metrics["final_accuracy"], metrics["eval_accuracy"]) == (1, 1)
+    assert metrics["final_margin"] > 0.4
+    assert metrics["eval_margin"] > 0.4
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("form", ["pairs", "labels"])
-def test_kto_sets_good_answers_apart_from_bad_ones(tiny_model, pairs, tmp_path, form):
+def test_kto_sets_good_answers_apart_from_bad_ones(tiny_model, tastes, tmp_path, seed, form):
     """Good answers all before bad ones, as in the file here, teach nothing unless they are mixed."""
-    dataset = pairs
+    dataset = tastes
     if form == "labels":
-        rows = preference_rows(32)
+        rows = taste_rows(56)
         dataset = write_rows(
             tmp_path / "labels.jsonl",
             [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in rows]
@@ -134,18 +146,18 @@ def test_kto_sets_good_answers_apart_from_bad_ones(tiny_model, pairs, tmp_path, 
         tiny_model,
         tmp_path / "model",
         tmp_path / "adapter",
-        training_args=LEARN | {"learning_rate": 5e-3},
+        training_args=LEARN | {"learning_rate": 5e-3, "seed": seed},
         eval_dataset=dataset,
     )
 
     metrics = report.metrics
     assert metrics["first_loss"] == pytest.approx(0.5, abs=0.001)
-    assert metrics["final_loss"] < 0.48
-    assert metrics["first_margin"] == pytest.approx(0, abs=1e-4)
-    assert metrics["final_margin"] > 0.2
+    assert metrics["final_loss"] < 0.49
+    assert metrics["first_margin"] == pytest.approx(0, abs=1e-3)
+    assert metrics["final_margin"] > 0.1
     assert metrics["final_chosen_reward"] > 0 > metrics["final_rejected_reward"]
-    assert metrics["eval_margin"] > 0.2
-    assert metrics["epochs"] == 60 * 8 / 64  # each pair is two rows
+    assert metrics["eval_margin"] > 0.1
+    assert metrics["epochs"] == pytest.approx(40 * 8 / 112)  # each pair is two rows
 
 
 def test_dpo_loss_trace_is_that_of_a_plain_trl_script(tiny_model, pairs, tmp_path):
@@ -169,7 +181,7 @@ def test_dpo_loss_trace_is_that_of_a_plain_trl_script(tiny_model, pairs, tmp_pat
             max_steps=8,
             per_device_train_batch_size=4,
             lr_scheduler_type="cosine",
-            warmup_steps=0.05,
+            warmup_steps=0,
             gradient_checkpointing=False,
             save_strategy="no",
             report_to="none",
@@ -181,7 +193,7 @@ def test_dpo_loss_trace_is_that_of_a_plain_trl_script(tiny_model, pairs, tmp_pat
     plain.train()
     expected = [(entry["step"], entry["loss"]) for entry in plain.state.log_history if "loss" in entry]
     assert len(expected) == 8
-    assert losses(tmp_path / "model") == expected
+    assert losses(tmp_path / "model") == same_course(expected)
 
 
 def test_reward_loss_trace_is_that_of_a_plain_trl_script(tiny_model, pairs, tmp_path):
@@ -206,7 +218,7 @@ def test_reward_loss_trace_is_that_of_a_plain_trl_script(tiny_model, pairs, tmp_
             max_steps=8,
             per_device_train_batch_size=4,
             lr_scheduler_type="cosine",
-            warmup_steps=0.05,
+            warmup_steps=0,
             gradient_checkpointing=False,
             save_strategy="no",
             report_to="none",
@@ -218,7 +230,7 @@ def test_reward_loss_trace_is_that_of_a_plain_trl_script(tiny_model, pairs, tmp_
     plain.train()
     expected = [(entry["step"], entry["loss"]) for entry in plain.state.log_history if "loss" in entry]
     assert len(expected) == 8
-    assert losses(tmp_path / "model") == expected
+    assert losses(tmp_path / "model") == same_course(expected)
 
 
 class StopAt(TrainerCallback):

@@ -10,7 +10,7 @@ from llmops_components.errors import ModelError, SettingError
 from llmops_components.training.grpo import train_grpo
 from llmops_components.training.reward import train_reward
 from llmops_components.training.rloo import train_rloo
-from tiny_model import colour_rows, preference_rows, write_rows
+from tiny_model import colour_rows, preference_rows, taste_rows, write_rows
 from transformers import TrainerCallback
 from weight_watch import WeightWatch
 
@@ -44,15 +44,16 @@ def curve(model: Path, name: str = "reward") -> list[float]:
     return [entry[name] for entry in log if "loss" in entry]
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("train", TRAINERS.values(), ids=TRAINERS)
-def test_policy_learns_a_verifiable_reward(guessing_model, questions, tmp_path, train):
+def test_policy_learns_a_verifiable_reward(guessing_model, questions, tmp_path, seed, train):
     report = train(
         questions,
         guessing_model,
         tmp_path / "model",
         tmp_path / "adapter",
         rewards={"toy_rewards:solved": 1.0},
-        training_args=LEARN,
+        training_args=LEARN | {"seed": seed},
         peft_args=ALL_WEIGHTS,
         eval_dataset=questions,
     )
@@ -89,28 +90,20 @@ def test_every_trainable_weight_moves_and_no_frozen_one(guessing_model, question
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_policy_learns_what_a_trained_reward_model_likes(guessing_model, questions, tmp_path):
+@pytest.mark.learns
+def test_policy_learns_what_a_trained_reward_model_likes(guessing_model, questions, tmp_path, seed):
     """The whole of RLHF: fine-tuned policy, reward model from preferences, reinforcement learning with it."""
-    likes_red = [
-        {
-            "prompt": row["prompt"],
-            "chosen": [
-                {"role": "assistant", "content": f"The {row['chosen'][0]['content'].split()[1]} is red."}
-            ],
-            "rejected": row["chosen"],
-        }
-        for row in preference_rows(8)[1:]
-    ]
-    train_reward(
-        write_rows(tmp_path / "likes.jsonl", likes_red),
+    judge = train_reward(
+        write_rows(tmp_path / "likes.jsonl", taste_rows(56)),
         guessing_model,
         tmp_path / "judge",
         tmp_path / "judge-adapter",
         training_args={
             "bf16": False,
             "max_steps": 40,
-            "learning_rate": 5e-3,
-            "per_device_train_batch_size": 7,
+            "learning_rate": 2e-3,
+            "per_device_train_batch_size": 8,
+            "seed": seed,
         },
     )
     report = train_grpo(
@@ -120,15 +113,17 @@ def test_policy_learns_what_a_trained_reward_model_likes(guessing_model, questio
         tmp_path / "adapter",
         reward_model=tmp_path / "judge",
         rewards={"reward_model": 1.0, "toy_rewards:solved": 0.0},
-        training_args=LEARN | {"max_steps": 40},
+        # Without a penalty for how far it goes from its base, it finds answers that the judge has never seen.
+        training_args=LEARN | {"max_steps": 40, "beta": 0.1, "seed": seed},
         peft_args=ALL_WEIGHTS,
     )
 
-    assert report.metrics["final_reward"] > report.metrics["first_reward"] + 1
-    solved = curve(
-        tmp_path / "model", "rewards/solved/mean"
-    )  # never rewarded for it, only by the judge's taste
-    assert solved[0] < 0.3 < 0.6 < solved[-1]
+    rise = report.metrics["final_reward"] - report.metrics["first_reward"]
+    assert rise > judge.metrics["final_margin"] / 4
+    solved = curve(tmp_path / "model", "rewards/solved/mean")  # never rewarded, only by the judge's taste
+    assert (
+        max(solved) > solved[0] + 0.1
+    )  # and perhaps less at the end, when it knows how to please this judge better
     assert curve(tmp_path / "model", "rewards/reward_model/mean") == pytest.approx(curve(tmp_path / "model"))
     provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
     assert provenance["rewards"] == {
@@ -197,7 +192,7 @@ def test_rewards_are_added_up_by_weight(guessing_model, questions, tmp_path):
         rewards={
             "toy_rewards:brevity": 0.5,
             "think_format_reward": 2,
-            "toy_rewards:at_most": {"weight": 3.0, "args": {"characters": 14}},
+            "toy_rewards:at_most": {"weight": 3.0, "args": {"characters": 1000}},
             "get_soft_overlong_punishment": {"args": {"max_completion_len": 12, "soft_punish_cache": 4}},
         },
         training_args=SHORT,
@@ -212,7 +207,61 @@ def test_rewards_are_added_up_by_weight(guessing_model, questions, tmp_path):
     assert [entry["reward"] for entry in entries] == pytest.approx(
         [0.5 * a + 2 * b + 3 * c + 1 * d for a, b, c, d in means]
     )
-    assert all(any(row[i] for row in means) for i in (0, 2))
+    assert all(row[0] < 0 and row[2] == 1 for row in means)
+
+
+@pytest.mark.parametrize(
+    ("train", "rewards", "message"),
+    [
+        (
+            train_grpo,
+            {"toy_rewards:nothing": 1.0},
+            "^No answer was scored: toy_rewards:nothing gave no number for any of 24 answers. A reward function returns",
+        ),
+        (
+            train_rloo,
+            {"toy_rewards:always": {"args": {"value": 1.0}}},
+            "^Nothing was learned: all answers to a prompt earned the same reward, in each of 3 groups of answers, by "
+            "toy_rewards:always. Use a reward that tells answers apart",
+        ),
+        (
+            train_grpo,
+            {"toy_rewards:one_too_few": 1.0},
+            r"^rewards: .*'one_too_few' returned 7 rewards, but 8 were expected",
+        ),
+    ],
+    ids=["none", "equal", "too-few"],
+)
+def test_rewards_that_teach_nothing_are_an_error(
+    guessing_model, questions, tmp_path, train, rewards, message
+):
+    with pytest.raises(SettingError, match=message):
+        train(
+            questions,
+            guessing_model,
+            tmp_path / "model",
+            tmp_path / "adapter",
+            rewards=rewards,
+            training_args=SHORT | {"max_completion_length": 4},
+        )
+    assert not (tmp_path / "model").exists()
+
+
+def test_answers_that_a_reward_does_not_judge_are_counted(guessing_model, questions, tmp_path):
+    report = train_grpo(
+        questions,
+        guessing_model,
+        tmp_path / "model",
+        tmp_path / "adapter",
+        rewards={"toy_rewards:only_of_the_sky": 1.0, "toy_rewards:nothing": 1.0},
+        training_args=SHORT | {"max_steps": 4, "num_generations": 4, "max_completion_length": 4},
+        eval_dataset=questions,  # whose answers do not count
+    )
+    assert report.findings == [
+        "toy_rewards:nothing gave no number for 32 of 32 answers.",
+        "toy_rewards:only_of_the_sky gave no number for 28 of 32 answers.",
+        "28 of 32 answers were scored by no reward and taught nothing.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from huggingface_hub import ModelCard
 from llmops_components.errors import SettingError, TrainingInterrupted
 from llmops_components.results import digest_of
 from llmops_components.training.sft import train_sft
-from tiny_model import COLOURS, colour_rows, write_rows
-from tiny_training import losses
+from tiny_model import colour_rows, write_rows
+from tiny_training import Judged, losses, same_course
 from transformers import TrainerCallback
 
 SETTINGS = {"bf16": False, "logging_steps": 1, "learning_rate": 1e-2, "max_steps": 12}
@@ -153,67 +153,64 @@ def test_out_of_memory_halves_the_batch_and_leaves_losses_and_provenance(
     report = train(tiny_model, sft_rows, tmp_path, callbacks=[At(3, allocate)])
 
     assert report.metrics["steps"] == 12
-    trace = losses(log(tmp_path / "model"))
-    assert [step for step, _ in trace] == [step for step, _ in whole]
-    assert [loss for _, loss in trace] == pytest.approx([loss for _, loss in whole], rel=1e-4)
+    assert losses(log(tmp_path / "model")) == same_course(whole)
     assert re.search(r"^Out of memory .*per_device_train_batch_size=2", capfd.readouterr().out, re.MULTILINE)
     provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
     assert provenance["training_args"]["per_device_train_batch_size"] == 4
 
 
 @pytest.fixture
-def judged_by_other_colours(tmp_path):
-    """Options of a run that is best in its middle.
-
-    The answers of the rows held out are other colours: at first learning the form helps, then the colours hurt.
-    """
-    rows = colour_rows(8)
-    others = [*list(COLOURS.values())[3:], *list(COLOURS.values())[:3]]
-    for row, right, wrong in zip(rows, COLOURS.values(), others, strict=True):
-        row["completion"][0]["content"] = row["completion"][0]["content"].replace(right, wrong)
+def best_in_its_middle(tmp_path):
+    """Options of a run of which a checkpoint in the middle is the best, by figures that do not depend on what it learns."""
     return {
-        "training_args": {"max_steps": 60, "logging_steps": 10, "lr_scheduler_type": "constant"},
-        "eval_dataset": write_rows(tmp_path / "others.jsonl", rows),
+        "training_args": {"save_steps": 1},
+        "eval_dataset": write_rows(tmp_path / "held_out.jsonl", colour_rows(4)),
         "checkpoints": tmp_path / "checkpoints",
     }
 
 
 def test_best_checkpoint_is_the_outcome_where_rows_are_held_out(
-    tiny_model, sft_rows, tmp_path, judged_by_other_colours
+    tiny_model, sft_rows, tmp_path, best_in_its_middle
 ):
     import torch
     from safetensors.torch import load_file
 
-    report = train(tiny_model, sft_rows, tmp_path, **judged_by_other_colours)
+    weights = {}
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            weights[state.global_step] = {
+                name.replace(".default", ""): parameter.detach().clone()
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+            }
+
+    report = train(tiny_model, sft_rows, tmp_path, callbacks=[Watch(), Judged(best=5)], **best_in_its_middle)
 
     judged = {entry["step"]: entry["eval_loss"] for entry in log(tmp_path / "model") if "eval_loss" in entry}
-    assert list(judged) == [6, 12, 18, 24, 30, 36, 42, 48, 54, 60]
-    best = min(judged, key=judged.__getitem__)
-    assert 6 < best < 60
-    assert report.metrics["eval_loss"] == judged[best]
-    kept, saved = (
-        load_file(path / "adapter_model.safetensors")
-        for path in (tmp_path / "adapter", tmp_path / "checkpoints" / f"checkpoint-{best}")
-    )
-    assert [name for name in saved if not torch.equal(kept[name], saved[name])] == []
-    assert (report.details["budget"]["kept"], report.details["budget"]["kept_step"]) == ("best", best)
+    assert judged == {step: 1.0 + abs(step - 5) for step in range(1, 13)}
+    assert report.metrics["eval_loss"] == 1.0
+    kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert [name for name, weight in weights[5].items() if not torch.equal(kept[name], weight)] == []
+    assert [name for name, weight in weights[12].items() if torch.equal(kept[name], weight)] == []
+    assert (report.details["budget"]["kept"], report.details["budget"]["kept_step"]) == ("best", 5)
     provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
     assert provenance["training_args"]["metric_for_best_model"] == "eval_loss"
-    assert provenance["eval_dataset"]["digest"] == digest_of(tmp_path / "others.jsonl")[0]
+    assert provenance["eval_dataset"]["digest"] == digest_of(tmp_path / "held_out.jsonl")[0]
 
 
 @pytest.mark.parametrize("limit", [{}, {"save_total_limit": 1}])
 def test_sigterm_goes_on_from_the_step_it_came_in_even_if_an_older_checkpoint_is_better(
-    tiny_model, sft_rows, tmp_path, judged_by_other_colours, limit
+    tiny_model, sft_rows, tmp_path, best_in_its_middle, limit
 ):
-    judged_by_other_colours["training_args"] |= limit
-    sigterm = At(50, lambda args: signal.raise_signal(signal.SIGTERM))
+    best_in_its_middle["training_args"] |= limit
+    sigterm = At(8, lambda args: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(TrainingInterrupted):
-        train(tiny_model, sft_rows, tmp_path, callbacks=[sigterm], **judged_by_other_colours)
+        train(tiny_model, sft_rows, tmp_path, callbacks=[sigterm, Judged(best=5)], **best_in_its_middle)
 
-    report = train(tiny_model, sft_rows, tmp_path, **judged_by_other_colours)
-    assert report.details["resumed_from"] == "checkpoint-51"
-    assert report.details["budget"]["kept_step"] < 50
+    report = train(tiny_model, sft_rows, tmp_path, callbacks=[Judged(best=5)], **best_in_its_middle)
+    assert report.details["resumed_from"] == "checkpoint-9"
+    assert report.details["budget"]["kept_step"] == 5
 
 
 def test_model_comes_with_a_card(tiny_model, sft_rows, tmp_path):

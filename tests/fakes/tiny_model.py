@@ -58,6 +58,23 @@ def preference_rows(count: int) -> list[dict[str, list[dict[str, str]]]]:
     return rows
 
 
+def taste_rows(count: int) -> list[dict[str, list[dict[str, str]]]]:
+    """Conversational pairs: red is chosen, whatever the question, and another colour rejected.
+
+    That one answer is better than others, a judge learns from the first step on. In ``preference_rows`` an answer is only
+    better for its question, and each colour is chosen as often as rejected: there, the gradient is zero until a judge
+    has come to look at both, and when that is depends on how numbers are rounded.
+    """
+    others = [colour for colour in COLOURS.values() if colour != "red"]
+    rows = colour_rows(count)
+    for i, row in enumerate(rows):
+        del row["completion"]
+        thing = list(COLOURS)[i % len(COLOURS)]
+        for name, colour in (("chosen", "red"), ("rejected", others[i % len(others)])):
+            row[name] = [{"role": "assistant", "content": f"The {thing} is {colour}."}]
+    return rows
+
+
 def guessing_rows() -> list[dict[str, list[dict[str, str]]]]:
     """Prompt/completion rows that teach to answer every question with any colour, each as often."""
     return [
@@ -73,18 +90,18 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def make_tiny_model(directory: Path, *, talkative: bool = False) -> Path:
+def make_tiny_model(directory: Path, *, talkative: bool = False, seed: int = 0) -> Path:
     """Write a LlamaForCausalLM of about 100 000 parameters: safetensors, BPE tokenizer, chat template; deterministic.
 
     Args:
         directory: Where to write it.
         talkative: Give it large random weights. As it is initialised it only repeats its last token.
+        seed: Of the weights.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    torch.set_num_threads(1)
     corpus = [message["content"] for row in colour_rows(8) for part in row.values() for message in part]
     corpus += [
         "user assistant system",
@@ -124,13 +141,13 @@ def make_tiny_model(directory: Path, *, talkative: bool = False) -> Path:
         dtype="float32",
     )
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     if talkative:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:
