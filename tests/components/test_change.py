@@ -65,7 +65,7 @@ class Poison(TrainerCallback):
             {
                 "peft_args": FULL,
                 "model_args": {"dtype": "bfloat16"},
-                "training_args": {"learning_rate": 1e-9},
+                "training_args": {"learning_rate": 1e-50},
             },
             "because every update was rounded away, with learning_rate=1e-50. Raise learning_rate, or train in float32",
         ),
