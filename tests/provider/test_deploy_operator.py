@@ -175,7 +175,7 @@ def test_evicted_worker_leaves_the_revision_to_the_next_attempt_and_one_of_a_mar
             asking.on_kill()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(asking.hook, "ask", killed_before_the_answer)
+        monkeypatch.setattr(asking.hook, "ask_briefly", killed_before_the_answer)
         with pytest.raises(KeyboardInterrupt):
             asking.execute_complete(retry(context), event=event.payload)
         assert {name: str(each.state) for name, each in service().revisions.items()} == {"00001": left}

@@ -286,8 +286,11 @@ def test_a_deleted_run_is_told_to_its_watcher_alone(api):
             telling = [asyncio.create_task(states_of(stream, run_id)) for run_id in (deleted, kept)]
             await until(lambda: listings(api) >= 1)
             api.delete(deleted)
-            with pytest.raises(RunNotFoundError, match=f"Run {deleted} not found"):
+            with pytest.raises(
+                RunNotFoundError, match=f"^Refused with 404: .*Run {deleted[:8]} not found"
+            ) as gone:
                 await telling[0]
+            assert deleted in str(gone.value)
             assert not poll.done()
             api.finish(kept)
             return await telling[1]
@@ -588,9 +591,10 @@ def test_every_trigger_fires_with_the_reason_when_the_server_refuses(api, conn_i
     watched, events = run(scenario())
     for run_id, [fired] in zip(watched, events, strict=True):
         assert fired.payload["error"].startswith(
-            f"Run {run_id} cannot be watched any more: list_runs at {api.url} was refused"
+            "The run cannot be watched any more: Refused with 401: Unauthenticated"
         )
         assert "The credentials of connection 'kfp' are missing, wrong or expired." in fired.payload["error"]
+        assert fired.payload["error"].endswith(f"Asked for: list_runs at {api.url}.\nRun: {run_id}")
 
 
 def test_mistake_in_the_poll_fails_the_triggers_instead_of_passing_for_an_answer(api, conn_id, monkeypatch):
@@ -611,7 +615,7 @@ def test_mistake_in_the_poll_fails_the_triggers_instead_of_passing_for_an_answer
     assert [(type(error), str(error)) for error in outcome] == [
         (
             ApiUnavailableError,
-            f"Run {run_id} was lost from sight: TypeError(\"'NoneType' object is not callable\")",
+            f"The run was lost from sight: TypeError(\"'NoneType' object is not callable\")\nRun: {run_id}",
         )
         for run_id in watched
     ]
