@@ -11,14 +11,14 @@ from llmops_components.errors import SettingError
 from llmops_components.training.reward_watch import RewardWatch
 
 
-def watched(*batches: list[list[float]], weights=(1.0, 1.0), training=True, epoch=0.5) -> RewardWatch:
+def watched(*batches: list[list[float]], weights=(1.0, 1.0), training=True, **state) -> RewardWatch:
     """A watch that has seen these rewards, a row for each answer."""
     queue = [torch.tensor(batch) for batch in batches]
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=training),
         num_generations=2,
         reward_weights=torch.tensor(weights),
-        state=SimpleNamespace(epoch=epoch),
+        state=SimpleNamespace(**{"epoch": 0.5, **state}),
         _calculate_rewards=lambda: queue.pop(0),
     )
     watch = RewardWatch(["first", "second"])
@@ -102,6 +102,17 @@ def test_nothing_scored_is_an_error_as_soon_as_each_row_was_asked():
     with pytest.raises(SettingError, match=r"^No answer was scored"):
         watched(unscored, epoch=1.0)
     assert watched(unscored, [[1.0, 1.0], [2.0, 1.0], [nan, nan], [nan, nan]]).findings()
+
+
+def test_what_is_left_of_a_run_that_goes_on_need_not_teach_anything():
+    equal, unscored = [[3.0, 1.0]] * 4, [[nan, nan]] * 4
+    assert watched(equal, epoch=1.5, global_step=7).findings() == []
+    assert (
+        watched(unscored, epoch=1.5, global_step=7).findings()[0]
+        == "first gave no number for 4 of 4 answers."
+    )
+    with pytest.raises(SettingError, match=r"^Nothing was learned"):
+        watched(equal, global_step=0).findings()
 
 
 def test_answers_of_an_evaluation_do_not_count():

@@ -35,6 +35,7 @@ class RewardWatch:
         self._without_any = 0
         self._groups = 0
         self._groups_that_differ = 0
+        self._goes_on: bool | None = None
 
     def attach(self, trainer: Any) -> None:
         """Begin to count, from zero, at a trainer for GRPO or RLOO."""
@@ -51,6 +52,9 @@ class RewardWatch:
                 raise SettingError(f"rewards: {error}") from error  # how TRL says that their number is wrong
             self._check_finite(rewards)
             if trainer.model.training:
+                if self._goes_on is None:
+                    # The groups before a checkpoint may have taught all there is: what is left cannot judge the run.
+                    self._goes_on = getattr(trainer.state, "global_step", 0) > 0
                 self._count(rewards)
                 if (trainer.state.epoch or 0) >= 1:  # each row has been asked once
                     self._check_scored()
@@ -62,12 +66,13 @@ class RewardWatch:
         """What was missing, with numbers.
 
         Raises:
-            SettingError: No answer was scored, or all answers to a prompt were worth the same, each time.
+            SettingError: No answer was scored, or all answers to a prompt were worth the same, each time, from the first
+                step on.
         """
         if not self._answers:
             return []
         self._check_scored()
-        if not self._groups_that_differ:
+        if not self._groups_that_differ and not self._goes_on:
             raise SettingError(
                 f"Nothing was learned: all answers to a prompt earned the same reward, in each of {self._groups} groups of "
                 f"answers, by {_listed(self._names)}. Use a reward that tells answers apart, a higher temperature, or more "
@@ -85,7 +90,7 @@ class RewardWatch:
         return found
 
     def _check_scored(self) -> None:
-        if self._without_any == self._answers:
+        if self._without_any == self._answers and not self._goes_on:
             raise SettingError(
                 f"No answer was scored: {_listed(self._names)} gave no number for any of {self._answers} answers. {_ADVICE}"
             )
