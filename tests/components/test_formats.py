@@ -349,6 +349,28 @@ def test_row_problems_name_field_and_problem(row, dataset_format, problems):
     assert row_problems(row, dataset_format) == problems
 
 
+@pytest.mark.parametrize(
+    ("text", "is_messages"),
+    [
+        ('[{"role": "user", "content": "Why?"}]', True),
+        ('[{"role": "assistant", "name": "a", "tool_calls": [{"name": "look"}]}]', True),
+        ("[{'from': 'human', 'value': 'Why?'}]", True),
+        ('[{"content": "He said \\"no\\", {twice}", "role": "user"}]', True),
+        ('[{"from": "Paris", "to": "London"}]', False),
+        ('[{"content": "Buy milk"}]', False),
+        ('[{"content": "Buy milk", "role": "chore"}]', False),
+        ('[{"role": "user", "permission": 1}]', False),
+        ('[{"role": "user"}, {"content": "x"}]', False),
+    ],
+)
+def test_answers_that_are_json_are_told_from_messages_written_as_text(text, is_messages):
+    problems = row_problems(
+        {"prompt": "a", "completion": text},
+        DatasetFormat("prompt_completion", False, ("prompt", "completion")),
+    )
+    assert bool(problems) == is_messages
+
+
 def test_tool_calls_system_messages_and_content_parts_are_valid():
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
     messages = [

@@ -52,8 +52,13 @@ _OTHER_NAMES = {
     "chosen": ("accepted", "preferred", "winner"),
     "reference": ("ground_truth", "ground_truths", "expected", "gold"),
 }
+_ROLE = r"""role['"]\s*:\s*['"](system|developer|user|assistant|tool)['"]"""
+_CONTENT = r"""content['"]\s*:\s*("([^"\\]|\\.)*"|'([^'\\]|\\.)*'|null|None)"""
+# A first object with a role and what was said, in either order, or ShareGPT's from and value: other lists of objects are
+# what an answer may well be.
 _MESSAGES_AS_TEXT = re.compile(
-    r"""\s*\[\s*\{\s*['"](role['"]\s*:\s*['"](system|developer|user|assistant|tool)|from['"]\s*:\s*['"]\w|content['"]\s*:)"""
+    rf"""\s*\[\s*\{{\s*['"]({_ROLE}[^{{}}]*['"](content|tool_calls)['"]\s*:|from['"]\s*:\s*['"]\w[^{{}}]*['"]value['"]\s*:|{_CONTENT}\s*,\s*['"]{_ROLE})""",
+    re.DOTALL,
 )
 
 # Which role may come after which. A chat template renders other orders too, but wrongly or not at all.
