@@ -103,17 +103,34 @@ def test_same_rows_however_they_are_written(tmp_path: Path, content):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_cells_of_csv_are_text_but_for_labels_margins_and_messages(tmp_path: Path, delimiter):
     messages = [{"role": "user", "content": "Why,\n\nso?"}]
-    header = ["prompt", "completion", "label", "margin", "id"]
+    header = ["prompt", "completion", "label", "margin", "chosen"]
     cells = [json.dumps(messages), "42", "True", "0.5", "007"]
     quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
     empty = ["p", "", "", "", ""]
     text = "\n".join(delimiter.join(each) for each in (header, quoted, empty, ["p", "two\nlines"]))
     (tmp_path / "data").write_text(text.replace("two\nlines", '"two\nlines"'))
-    row = {"prompt": messages, "completion": "42", "label": True, "margin": 0.5, "id": "007"}
+    row = {"prompt": messages, "completion": "42", "label": True, "margin": 0.5, "chosen": "007"}
     assert [(line.number, line.row, line.problem) for line in read_lines(tmp_path / "data")] == [
         (2, row, None),
-        (3, {"prompt": "p", "completion": "", "id": ""}, None),
+        (3, {"prompt": "p", "completion": "", "chosen": ""}, None),
         (5, None, "has 2 cells, and the header has 5"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "cell", ['{"a": 1}', '[{"a": 1}]', '[{"role": "user", "permission": 1}]', "[1, 2]", "[]"]
+)
+def test_answer_in_csv_that_is_json_but_no_messages_stays_text(tmp_path: Path, cell):
+    quoted = cell.replace('"', '""')
+    (tmp_path / "data").write_text(f'prompt,completion\np,"{quoted}"\n')
+    assert read_rows(tmp_path / "data") == [{"prompt": "p", "completion": cell}]
+
+
+def test_labels_and_margins_of_csv_are_text_where_no_trainer_reads_them(tmp_path: Path):
+    (tmp_path / "data").write_text("text,label,margin\na,1,wide\nb,,\n")
+    assert read_rows(tmp_path / "data") == [
+        {"text": "a", "label": "1", "margin": "wide"},
+        {"text": "b", "label": "", "margin": ""},
     ]
 
 
@@ -126,7 +143,7 @@ def test_cells_of_csv_are_text_but_for_labels_margins_and_messages(tmp_path: Pat
     ],
 )
 def test_unusable_row_of_csv_is_named(tmp_path: Path, cells, problem):
-    (tmp_path / "data").write_bytes(b"prompt,margin\n" + cells + b"\n")
+    (tmp_path / "data").write_bytes(b"chosen,margin\n" + cells + b"\n")
     assert [line.problem for line in read_lines(tmp_path / "data")] == [problem]
 
 

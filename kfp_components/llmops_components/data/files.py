@@ -74,10 +74,12 @@ _DELIMITERS = (",", "\t", ";", "|")
 _HEADER_CELL = re.compile(r"[A-Za-z_][\w .-]{0,63}")
 _LONE_COLUMNS = ("text", "prompt")  # a header of one column is told from a line of text by its name
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
-# Columns of a CSV file that hold something else than text, written as JSON.
-_JSON_COLUMNS = frozenset(
-    {"messages", "prompt", "completion", "chosen", "rejected", "tools", "chat_template_kwargs"}
-)
+# Columns of a CSV file that hold something else than text, written as JSON ...
+_JSON_COLUMNS = ("messages", "tools", "chat_template_kwargs")
+# ... and those that may hold messages, while other JSON there is text: what was asked, or the answer itself.
+_TEXT_OR_MESSAGES = ("prompt", "completion", "chosen", "rejected")
+# Columns that are no text beside another one; without it they are somebody's own.
+_TYPED_BESIDE = {"label": "completion", "margin": "chosen"}
 
 
 @dataclass(frozen=True)
@@ -329,7 +331,7 @@ def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
         raw = json.dumps(cells).encode("utf-8", errors="backslashreplace").decode("utf-8")
         return Line(number, raw, problem=f"has {len(cells)} cells, and the header has {len(header)}")
     try:
-        row = {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
+        row = {name: _cell(name, cell, header) for name, cell in zip(header, cells, strict=True)}
         row = {name: value for name, value in row.items() if name and value is not None}
         raw = json.dumps(row, ensure_ascii=False, allow_nan=False)
         raw.encode("utf-8")
@@ -340,22 +342,35 @@ def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
     return Line(number, raw, row=row)
 
 
-def _cell(name: str, cell: str) -> Any:
-    if name == "label" and cell.strip().lower() in _TRUTH:
-        return _TRUTH[cell.strip().lower()]
-    if name in ("label", "margin") and not cell.strip():
-        return None
-    if name == "margin":
+def _cell(name: str, cell: str, header: Sequence[str]) -> Any:
+    if name in _TYPED_BESIDE:
+        return _typed_cell(name, cell) if _TYPED_BESIDE[name] in header else cell
+    if name in (*_JSON_COLUMNS, *_TEXT_OR_MESSAGES) and cell.lstrip().startswith(("[", "{")):
         try:
-            return finite(cell)
-        except ValueError:
-            raise ValueError(f"has {cell[:40]!r} as margin, not a number") from None
-    if name in _JSON_COLUMNS and cell.lstrip().startswith(("[{", "{")):
-        try:
-            return json.loads(cell)
-        except ValueError:
+            value = json.loads(cell)
+        except (ValueError, RecursionError):
             return cell
+        return value if name in _JSON_COLUMNS or _are_messages(value) else cell
     return cell
+
+
+def _typed_cell(name: str, cell: str) -> Any:
+    if not cell.strip():
+        return None
+    if name == "label":
+        return _TRUTH.get(cell.strip().lower(), cell)
+    try:
+        return finite(cell)
+    except ValueError:
+        raise ValueError(f"has {cell[:40]!r} as {name}, not a number") from None
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(each, dict) for each in value)
+        and any("role" in each and each.keys() & {"content", "tool_calls"} for each in value)
+    )
 
 
 def _read_parquet(file: Path) -> Iterator[Line]:
