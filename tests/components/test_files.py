@@ -126,6 +126,15 @@ def test_answer_in_csv_that_is_json_but_no_messages_stays_text(tmp_path: Path, c
     assert read_rows(tmp_path / "data") == [{"prompt": "p", "completion": cell}]
 
 
+def test_spaces_after_the_delimiters_of_csv_are_no_part_of_names_and_cells(tmp_path: Path):
+    (tmp_path / "data").write_text('prompt, completion\na, "b, c"\nd,e\n')
+    rows = [{"prompt": "a", "completion": "b, c"}, {"prompt": "d", "completion": "e"}]
+    assert read_rows(tmp_path / "data") == rows
+    (tmp_path / "data").write_text("Yes, indeed\n")
+    with pytest.raises(DataError, match="line 1 is not valid JSON"):
+        read_rows(tmp_path / "data")
+
+
 def test_labels_and_margins_of_csv_are_text_where_no_trainer_reads_them(tmp_path: Path):
     (tmp_path / "data").write_text("text,label,margin\na,1,wide\nb,,\n")
     assert read_rows(tmp_path / "data") == [

@@ -20,7 +20,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,6 +80,7 @@ _JSON_COLUMNS = ("messages", "tools", "chat_template_kwargs")
 _TEXT_OR_MESSAGES = ("prompt", "completion", "chosen", "rejected")
 # Columns that are no text beside another one; without it they are somebody's own.
 _TYPED_BESIDE = {"label": "completion", "margin": "chosen"}
+_KNOWN_COLUMNS = {*_JSON_COLUMNS, *_TEXT_OR_MESSAGES, *_LONE_COLUMNS, "reference", "user_input"}
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,8 @@ def _read_text(file: Path, handle: io.BufferedReader) -> Iterator[Line]:
             return
     elif start.startswith(b"{"):
         lines = _refuse_document(file, first[1], lines)
-    elif delimiter := _delimiter(first[1]):
-        yield from _read_csv(file, lines, delimiter)
+    elif dialect := _dialect(first[1]):
+        yield from _read_csv(file, lines, *dialect)
         return
     for number, raw in lines:
         if raw := raw.rstrip(b"\r\n"):
@@ -295,25 +296,30 @@ def _refuse_document(
     )
 
 
-def _delimiter(first: bytes) -> str | None:
-    """What separates the names in the header of a CSV file, or None where the line is no header."""
+def _dialect(first: bytes) -> tuple[str, bool] | None:
+    """What separates the names in the header of a CSV file, and whether spaces follow it; None for any other line."""
     try:
         text = first.decode("utf-8").strip()
     except UnicodeDecodeError:
         return None
-    for delimiter in _DELIMITERS:
-        cells = next(csv.reader([text], delimiter=delimiter), [])
+    for spaced, delimiter in product((False, True), _DELIMITERS):
+        cells = next(csv.reader([text], delimiter=delimiter, skipinitialspace=spaced), [])
         names = cells[1:] if cells[:1] == [""] else cells  # Pandas gives its index no name
-        if len(cells) > 1 and len(set(names)) == len(names) and all(map(_HEADER_CELL.fullmatch, names)):
-            return delimiter
-    return "," if text.strip('"') in _LONE_COLUMNS else None
+        if (
+            len(cells) > 1
+            and len(set(names)) == len(names)
+            and all(map(_HEADER_CELL.fullmatch, names))
+            and (not spaced or _KNOWN_COLUMNS & {name.strip() for name in names})  # or it is prose
+        ):
+            return delimiter, spaced
+    return (",", False) if text.strip('"') in _LONE_COLUMNS else None
 
 
-def _read_csv(file: Path, lines: Iterator[tuple[int, bytes]], delimiter: str) -> Iterator[Line]:
+def _read_csv(file: Path, lines: Iterator[tuple[int, bytes]], delimiter: str, spaced: bool) -> Iterator[Line]:
     """Rows of a CSV file. All cells are text, as they are written, but for labels, margins and JSON."""
     csv.field_size_limit(sys.maxsize)
     text = (raw.decode("utf-8", errors="surrogateescape") for _, raw in lines)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    reader = csv.reader(text, delimiter=delimiter, skipinitialspace=spaced, strict=True)
     try:
         header = [name.strip() for name in next(reader)]
         for cells in reader:
