@@ -350,6 +350,22 @@ def test_row_problems_name_field_and_problem(row, dataset_format, problems):
 
 
 @pytest.mark.parametrize(
+    ("column", "value", "is_media"),
+    [
+        ("image", "", False),
+        ("images", False, False),
+        ("image", "a.png", True),
+        ("audio", "https://example.org/a.wav", False),
+        ("video", {"bytes": "x"}, True),
+        ("audios", ["a.wav"], True),
+    ],
+)
+def test_empty_columns_and_links_to_sound_and_video_are_no_media(column, value, is_media):
+    row = {"messages": [user(), assistant()], column: value}
+    assert [field for field, _ in row_problems(row, CONVERSATION)] == [column] * is_media
+
+
+@pytest.mark.parametrize(
     ("text", "is_messages"),
     [
         ('[{"role": "user", "content": "Why?"}]', True),

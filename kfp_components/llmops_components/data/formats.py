@@ -39,7 +39,8 @@ FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
 _MAX_NAMED = 5
 _MESSAGE_FIELDS = ("messages", "prompt", "completion", "chosen", "rejected")
-_MEDIA_COLUMNS = ("image", "images", "audio", "audios", "video", "videos", "pixel_values")
+MEDIA_COLUMNS = ("image", "images", "audio", "audios", "video", "videos", "pixel_values")
+_LINKED = ("audio", "audios", "video", "videos")
 # What TRL hands to a reward function by itself, besides the row's own columns.
 _REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 # Names that other projects give to our columns: RAGAS's are read as ours, the others are hinted at.
@@ -334,8 +335,9 @@ def _column_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list
     """Problems with columns that a row need not have."""
     problems = [
         (column, "holds pictures, sound or video; only text is taken here, so leave the column out")
-        for column in _MEDIA_COLUMNS
-        if row.get(column) not in (None, [])
+        for column in MEDIA_COLUMNS
+        # What is empty is none, and a text beside sound or video, a link to it, is left out by the trainers.
+        if (value := row.get(column)) and not (column in _LINKED and isinstance(value, str))
     ]
     if dataset_format.name == "prompt_only":
         problems += [

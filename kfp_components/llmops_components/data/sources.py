@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 from llmops_components.data.files import is_compressed, plain_row, read_lines
 from llmops_components.data.formats import (
+    MEDIA_COLUMNS,
     DatasetFormat,
     FormatName,
     accepted_format,
@@ -172,7 +173,10 @@ def _expanded(
 ) -> Iterator[dict[str, Any]]:
     for row in read():
         for each in expand(row) if expand else (row,):
-            yield each if columns is None else {name: each[name] for name in columns if name in each}
+            if columns is None:  # an empty column of pictures would be read as one
+                yield {name: value for name, value in each.items() if value or name not in MEDIA_COLUMNS}
+            else:
+                yield {name: each[name] for name in columns if name in each}
 
 
 def _uneven_columns(dataset: Dataset) -> dict[str, Any]:
