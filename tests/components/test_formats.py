@@ -132,6 +132,11 @@ def test_formats_of_trl_that_no_trainer_takes_are_refused_by_name(row, message):
     assert str(raised.value) == message
 
 
+def test_tokens_beside_the_text_that_they_are_of_do_not_matter():
+    for row, expected in FORMATS:
+        assert detect_format([{**row, "input_ids": [1, 2]}]) == expected
+
+
 def test_reference_beside_an_answer_makes_no_evaluation_rows_of_training_rows():
     extra = {"reference": "r", "contexts": ["c"]}
     for row, expected in FORMATS:

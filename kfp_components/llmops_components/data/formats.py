@@ -200,7 +200,7 @@ def _other_format(row: dict[str, Any]) -> str | None:
     """A format of TRL's that none of our trainers takes, as the start of a sentence."""
     if isinstance(row.get("completions"), list) and "labels" in row:
         return "The rows are for stepwise supervision (prompt, completions, labels)"
-    if "input_ids" in row:
+    if "input_ids" in row and _format_name(row) is None:
         return "The rows are tokenised already (input_ids)"
     return None
 
