@@ -341,12 +341,7 @@ def test_column_that_only_some_rows_have_is_named():
         (
             {"prompt": "a", "completions": ["b"]},
             DatasetFormat("prompt_only", False, ("prompt",)),
-            [
-                (
-                    "completions",
-                    "is the name of what the trainers hand to reward functions; give it another name",
-                )
-            ],
+            [],
         ),
     ],
 )

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from chat_templates import chat_template
+from llmops_components.data.sources import open_source
 from llmops_components.errors import DataError, ModelError
 from llmops_components.training.dpo import train_dpo
 from llmops_components.training.grpo import train_grpo
 from llmops_components.training.kto import train_kto
 from llmops_components.training.reward import train_reward
+from llmops_components.training.rows import check_columns
 from llmops_components.training.sft import train_sft
 from tiny_model import CHAT_TEMPLATE, colour_rows, preference_rows, write_rows
 
@@ -238,3 +240,12 @@ def test_what_no_trainer_takes_is_refused_by_name(train, row, problem):
     with pytest.raises(DataError) as raised:
         train(train_sft, [row])
     assert problem in str(raised.value)
+
+
+def test_names_of_what_reward_functions_get_are_refused_only_where_they_get_columns(tmp_path):
+    rows = [{"prompt": "a", "completion_ids": [1]}, {"prompt": "a", "completions": ["b"]}]
+    named = open_source(write_rows(tmp_path / "named.jsonl", rows), ["prompt_only"])
+    with pytest.raises(DataError, match=r"^completions is the name of what the trainers hand to reward"):
+        check_columns(named, None)
+    check_columns(named, ("prompt",))
+    check_columns(open_source(write_rows(tmp_path / "ids.jsonl", rows[:1]), ["prompt_only"]), None)

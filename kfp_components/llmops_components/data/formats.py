@@ -41,8 +41,6 @@ _MAX_NAMED = 5
 _MESSAGE_FIELDS = ("messages", "prompt", "completion", "chosen", "rejected")
 MEDIA_COLUMNS = ("image", "images", "audio", "audios", "video", "videos", "pixel_values")
 _LINKED = ("audio", "audios", "video", "videos")
-# What TRL hands to a reward function by itself, besides the row's own columns.
-_REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 # Names that other projects give to our columns: RAGAS's are read as ours, the others are hinted at.
 _RAGAS_NAMES = {"user_input": "prompt", "retrieved_contexts": "contexts"}
 _OTHER_NAMES = {
@@ -339,12 +337,6 @@ def _column_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list
         # What is empty is none, and a text beside sound or video, a link to it, is left out by the trainers.
         if (value := row.get(column)) and not (column in _LINKED and isinstance(value, str))
     ]
-    if dataset_format.name == "prompt_only":
-        problems += [
-            (column, "is the name of what the trainers hand to reward functions; give it another name")
-            for column in _REWARD_ARGUMENTS
-            if column in row
-        ]
     checks = {
         **(_PREFERENCE_COLUMNS if dataset_format.name == "preference" else {}),
         **(_CHAT_COLUMNS if dataset_format.conversational else {}),

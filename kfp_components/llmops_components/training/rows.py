@@ -18,23 +18,32 @@ _RENDERED_ROWS = 1000  # about a second
 _STREAMED_ROWS = 200
 _LEARNED_ROWS = 200
 _IGNORED = -100
+# What TRL hands to a reward function by itself, besides the row's own columns; of these it leaves out completion_ids.
+_REWARD_ARGUMENTS = ("prompts", "completions", "trainer_state", "log_extra", "log_metric")
 _TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 # What the trainers call the tokens that they learn from.
 _LEARNED = ("labels", "completion_ids", "chosen_ids", "rejected_ids")
 
 
 def check_columns(source: Source, columns: Sequence[str] | None) -> None:
-    """Raise :class:`DataError` where a column that the trainer reads in all rows is missing in some.
+    """Raise :class:`DataError` where a column is missing in some rows, or has a name that is taken.
 
     Args:
         source: The rows.
-        columns: Columns that the trainer reads.
+        columns: Columns that the trainer reads; None where it hands all to reward functions.
     """
-    if "margin" in (columns or ()):
-        known = islice(source.read(), _STREAMED_ROWS) if source.rows is None else source.rows
-        rows = [(f"row {number}", row) for number, row in enumerate(known, start=1)]
-        if problem := partly_filled(rows, "margin", "it is taken in all rows or in none"):
-            raise DataError(f"{problem} Dataset: {source.name}.")
+    if columns is not None and "margin" not in columns:
+        return
+    known = islice(source.read(), _STREAMED_ROWS) if source.rows is None else source.rows
+    rows = [(f"row {number}", row) for number, row in enumerate(known, start=1)]
+    if columns is None:
+        if taken := next((name for name in _REWARD_ARGUMENTS if any(name in row for _, row in rows)), None):
+            raise DataError(
+                f"{taken} is the name of what the trainers hand to reward functions by themselves. Give the column another "
+                f"name. Dataset: {source.name}."
+            )
+    elif problem := partly_filled(rows, "margin", "it is taken in all rows or in none"):
+        raise DataError(f"{problem} Dataset: {source.name}.")
 
 
 def check_end_token(source: Source, args: Any, tokenizer: Any) -> None:
