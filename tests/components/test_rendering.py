@@ -124,6 +124,12 @@ def test_tools_that_a_template_ignores_are_named():
     assert lost_texts(tokenizer_with("qwen3"), row, CONVERSATION) == []
 
 
+def test_white_space_beside_tool_calls_is_no_text_to_lose():
+    answer = {"role": "tool", "content": '{"colour": "blue"}'}
+    row = {"messages": [user(), assistant("\n\n", tool_calls=CALL), answer, assistant()]}
+    assert lost_texts(tokenizer_with("qwen3"), row, CONVERSATION) == []
+
+
 def test_text_that_occurs_twice_has_to_arrive_twice():
     row = {"messages": [{"role": "developer", "content": "Why?"}, user("Why?"), assistant()]}
     assert lost_texts(tokenizer_with("qwen3"), row, CONVERSATION) == [

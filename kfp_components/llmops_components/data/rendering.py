@@ -201,7 +201,11 @@ def _lost_contents(messages: Sequence[dict[str, Any]], rendered: str) -> list[tu
     lost = []
     # The longest first: a short text would else be found inside of a longer one. Of two messages with the same text, the
     # one whose role templates know is the one that is there.
-    texts = [(i, message["content"]) for i, message in enumerate(messages) if message.get("content")]
+    texts = [
+        (i, message["content"])
+        for i, message in enumerate(messages)
+        if (message.get("content") or "").strip()
+    ]
     texts.sort(key=lambda each: (-len(each[1]), messages[each[0]].get("role") not in ("user", "assistant")))
     for i, text in texts:
         after_reasoning = text.rpartition(_END_OF_REASONING)[2]
