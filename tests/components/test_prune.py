@@ -138,6 +138,20 @@ def test_run_that_somebody_begins_to_use_meanwhile_stays(root, monkeypatch):
     assert (run / "request.json").is_file()
 
 
+def test_run_that_somebody_begins_to_use_while_others_are_looked_at_stays(root, monkeypatch):
+    run = make_run(root)
+    references = prune._Pruning._references
+
+    def touched_after(self, *given):
+        found = references(self, *given)
+        (run / "used").touch()
+        return found
+
+    monkeypatch.setattr(prune._Pruning, "_references", touched_after)
+    assert run_prune(root) == {run: "somebody has begun to use it"}
+    assert (run / "request.json").is_file()
+
+
 def test_what_a_service_serves_stays(root, tmp_path):
     served, former, elsewhere, freed = (make_run(root) for _ in range(4))
     revisions = root / "services/default/bot/revisions"

@@ -271,15 +271,18 @@ class _Pruning:
             else:
                 self._foreign(run, "a directory without request.json")
         alive = {run for run in ours if is_alive(run)}
-        reasons = self._references(ours, alive)
         for run in ours:
             if run not in alive and not self.dry_run:  # it was killed
                 remove_temporary(run)
+        # Before anything else is looked at: whoever takes something of a run from here on keeps it.
+        used = {run: _last_used(run, read_json(run / "request.json")) for run in ours}
+        reasons = self._references(ours, alive)
+        for run in ours:
             request = read_json(run / "request.json")
             name = f"{run.name} {str(request.get('display_name', '')).partition(' ')[0]}".strip()
             kept = "it runs" if run in alive else reasons.get(run.name)
-            item = Item("run", name, run, (self.now - _last_used(run, request)) / DAY_SECONDS)
-            self._add(item, partial(_remove_run, run, request), kept=kept)
+            item = Item("run", name, run, (self.now - used[run]) / DAY_SECONDS)
+            self._add(item, partial(_remove_run, run, request, used[run]), kept=kept)
         for leftover in sorted((self.root / "runs").glob(".*")):
             if _PREPARED.fullmatch(leftover.name) or leftover.name.startswith(_REMOVED):
                 item = Item("run", leftover.name, leftover, self._days(leftover))
@@ -410,8 +413,7 @@ def _remove_directory(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _remove_run(run: Path, request: Mapping[str, Any]) -> str | None:
-    before = _last_used(run, request)
+def _remove_run(run: Path, request: Mapping[str, Any], before: float) -> str | None:
     aside = run.with_name(f"{_REMOVED}{run.name}")
     shutil.rmtree(aside, ignore_errors=True)
     with _held(run / "lock") as is_ours:
