@@ -138,13 +138,23 @@ def test_run_that_somebody_begins_to_use_meanwhile_stays(root, monkeypatch):
     assert (run / "request.json").is_file()
 
 
-def test_run_that_somebody_begins_to_use_while_others_are_looked_at_stays(root, monkeypatch):
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda run: (run / "used").touch(),
+        lambda run: note_use(
+            run / "artifacts/model", run.parents[1] / "services/default/bot/revisions/00001"
+        ),
+    ],
+    ids=["task", "service"],
+)
+def test_run_that_somebody_begins_to_use_while_others_are_looked_at_stays(root, monkeypatch, use):
     run = make_run(root)
     references = prune._Pruning._references
 
     def touched_after(self, *given):
         found = references(self, *given)
-        (run / "used").touch()
+        use(run)
         return found
 
     monkeypatch.setattr(prune._Pruning, "_references", touched_after)
@@ -167,6 +177,7 @@ def test_what_a_service_serves_stays(root, tmp_path):
     other.mkdir(parents=True)
     note_use(elsewhere / "artifacts", other)
     note_use(freed / "artifacts", tmp_path / "deleted")
+    (freed / "used").unlink()  # long ago
     assert run_prune(root) == {
         revisions / "00001": "younger",
         revisions / "00002": "it has the service's traffic",

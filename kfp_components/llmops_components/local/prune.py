@@ -38,14 +38,13 @@ from llmops_components.errors import ComponentError, SettingError, UnavailableEr
 from llmops_components.local.store import MODELS
 from llmops_components.serving import processes
 from llmops_components.serving.processes import read_json
-from llmops_components.serving.uses import USERS
+from llmops_components.serving.uses import USED, USERS
 
 DAY_SECONDS = 24 * 3600.0
 KEEP_CHECKPOINTS_DAYS = 7.0  # of trainings that nobody has tried again
 TIDY_EVERY_SECONDS = 3600.0
 RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 TEMPORARY = "tmp"  # in a run's directory: a symbolic link to its temporary directory
-USED = "used"  # in a run's directory: touched when somebody takes something of the run
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PREPARED = re.compile(rf"\.({_RUN_ID.pattern})\.\d+")
 _REMOVED = ".removed-"

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+USED = "used"  # in a run's directory: touched when somebody takes something of the run
 USERS = "used-by"  # in a run's directory: files with the path of what goes on using it
 
 
@@ -20,3 +21,4 @@ def note_use(path: str | os.PathLike[str], user: Path) -> None:
         if run.parent.name == "runs" and (run / "request.json").is_file():
             (run / USERS).mkdir(exist_ok=True)
             (run / USERS / re.sub(r"\W+", "-", str(user))[-200:]).write_text(str(user), encoding="utf-8")
+            (run / USED).touch()  # whoever looked at the run before the file was there sees that it is of use
