@@ -297,6 +297,31 @@ def test_foreign_files_and_links_are_left_alone(root, tmp_path):
     assert sorted(path for path in (tmp_path / "elsewhere").rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "content",
+    ['["a"]', '{"artifacts": ["a"]}', '{"artifacts": {"a": 1}, "details": null}', "[" * 100_000, "\xff"],
+)
+def test_output_of_a_user_that_is_called_result_stops_nothing(root, content):
+    step = make_run(root) / "artifacts/mine/step"
+    step.mkdir(parents=True)
+    (step / "result").write_text(content, encoding="latin-1")
+    (step.parent / "result").write_text('{"component": "register_model", "details": "x"}')
+    assert set(run_prune(root).values()) == {None}
+
+
+@pytest.mark.parametrize("name", ["request.json", "state.json"])
+def test_run_that_cannot_be_read_stays_with_what_it_takes_and_the_others_go(root, name):
+    broken, taken, other = make_run(root), make_run(root), make_run(root)
+    arguments = json.dumps({"arguments": {"dataset_uri": f"{taken}/artifacts/x"}, "checkpoints": "x"})
+    (broken / "request.json").write_text(arguments)
+    (broken / name).write_text(arguments[:-1] if name == "request.json" else '{"state')
+    why = f"not of this program: {name} cannot be read"
+    with alive(broken):
+        found = run_prune(root)
+    assert found == {broken: why, taken: f"the run {broken.name}, which is under way", other: None}
+    assert run_prune(root) == {broken: why, taken: None}
+
+
 def test_submission_that_died_half_way_goes_after_a_day(root):
     names = [f".{uuid.uuid4()}.123", f".removed-{uuid.uuid4()}"]
     for name in names:

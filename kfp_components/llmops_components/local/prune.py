@@ -48,6 +48,7 @@ TEMPORARY = "tmp"  # in a run's directory: a symbolic link to its temporary dire
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PREPARED = re.compile(rf"\.({_RUN_ID.pattern})\.\d+")
 _REMOVED = ".removed-"
+_OF_A_RUN = ("request.json", "state.json")
 _PREPARED_DAYS = 1.0  # a submission takes a second
 
 
@@ -265,10 +266,12 @@ class _Pruning:
         runs = list(self._directories(self.root / "runs", _RUN_ID))
         ours = []
         for run in runs:
-            if (run / "request.json").is_file():
-                ours.append(run)
-            else:
+            if not (run / "request.json").is_file():
                 self._foreign(run, "a directory without request.json")
+            elif unreadable := [name for name in _OF_A_RUN if not _is_readable(run / name)]:
+                self._foreign(run, f"{unreadable[0]} cannot be read")
+            else:
+                ours.append(run)
         alive = {run for run in ours if is_alive(run)}
         for run in ours:
             if run not in alive and not self.dry_run:  # it was killed
@@ -294,7 +297,7 @@ class _Pruning:
         for manifest in self.root.glob("services/*/*/**/manifest.json"):
             if manifest.parent not in going:
                 service = manifest.relative_to(self.root / "services").parts
-                for run in self._named_in(read_json(manifest)):
+                for run in self._named_in(_read(manifest)):
                     reasons[run] = f"the service {'/'.join(service[:2])}"
         for run in runs:
             for user in (run / USERS).glob("*"):
@@ -302,8 +305,10 @@ class _Pruning:
                     where = Path(user.read_text(encoding="utf-8"))
                     if where.exists() and where not in going:
                         reasons.setdefault(run.name, f"the service in {where}")
-        for run in alive:
-            for other in self._named_in(read_json(run / "request.json")):
+        for run in self._our_runs():
+            if run not in alive and not is_alive(run):
+                continue
+            for other in self._named_in(_read(run / "request.json")):
                 reasons.setdefault(other, f"the run {run.name}, which is under way")
         registered = None if self.versions is None else {(each.name, each.version) for each in self.versions}
         makers: defaultdict[str, list[Path]] = defaultdict(list)
@@ -311,13 +316,13 @@ class _Pruning:
             results = list(_results(run))
             for result in results:
                 if result.get("component") == "register_model":
-                    details = result.get("details", {})
+                    details = result["details"]
                     version = Version(str(details.get("name")), str(details.get("version")))
                     if registered is None or (version.name, version.version) in registered:
                         for other in (run.name, *self._named_in(read_json(run / "request.json"))):
                             reasons.setdefault(other, str(version))
             for result in results:
-                for artifact in result.get("artifacts", {}).values():
+                for artifact in result["artifacts"].values():
                     makers[str(artifact.get("digest"))].append(run)
         for each in self.versions or ():
             for run in self._named_in(each.source):
@@ -348,8 +353,8 @@ class _Pruning:
             self._add(item, partial(self._remove_checkpoints, directory), kept=kept, at=at)
 
     def _checkpoints_in_use(self) -> set[str]:
-        requests = (read_json(run / "request.json") for run in self._our_runs() if is_alive(run))
-        return {str(request.get("checkpoints")) for request in requests}
+        requests = (_read(run / "request.json") for run in self._our_runs() if is_alive(run))
+        return {str(request.get("checkpoints")) for request in requests if isinstance(request, dict)}
 
     def _remove_checkpoints(self, directory: Path) -> str | None:
         if str(directory) in self._checkpoints_in_use():
@@ -402,7 +407,9 @@ def _last_used(run: Path, request: Mapping[str, Any]) -> float:
     times = [0.0]
     with contextlib.suppress(OSError):
         times.append((run / USED).stat().st_mtime)
-    for value in (request.get("created_at"), read_json(run / "state.json").get("finished_at")):
+    state = _read(run / "state.json")
+    finished_at = state.get("finished_at") if isinstance(state, dict) else None
+    for value in (request.get("created_at"), finished_at):
         with contextlib.suppress(TypeError, ValueError):
             times.append(datetime.fromisoformat(value).timestamp())
     return max(times) or run.stat().st_mtime
@@ -462,12 +469,27 @@ def _remove_model(path: Path) -> str | None:
 
 
 def _results(run: Path) -> Iterator[dict[str, Any]]:
-    """What the steps of a run said of themselves."""
+    """What the steps of a run said of themselves; a user's output of that name may hold anything."""
     for path in (run / "artifacts").rglob("result"):
-        with contextlib.suppress(OSError, ValueError, UnicodeDecodeError):
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(result, dict):
-                yield result
+        result = _read(path)
+        if isinstance(result, dict):
+            details, artifacts = result.get("details", {}), result.get("artifacts", {})
+            if isinstance(details, dict) and isinstance(artifacts, dict):
+                known = {name: each for name, each in artifacts.items() if isinstance(each, dict)}
+                yield result | {"details": details, "artifacts": known}
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds, or its text where that is no JSON; nothing of a file that cannot be read."""
+    text = None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        return json.loads(text)
+    return text
+
+
+def _is_readable(path: Path) -> bool:
+    return not path.exists() or isinstance(_read(path), dict)
 
 
 def _size(path: Path, links: Counter[tuple[int, int]] | None) -> int:
