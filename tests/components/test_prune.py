@@ -240,10 +240,11 @@ def test_of_several_runs_that_made_what_is_registered_the_last_is_enough(root):
 
 
 def test_checkpoints_stay_for_a_week_and_for_a_run_that_lives(root):
-    directories = {name: root / "checkpoints" / name for name in ("old", "recent", "used")}
+    names = {"old": "a" * 12, "recent": "b" * 12, "used": "c" * 12, "mine": "llama-tuned"}
+    directories = {name: root / "checkpoints" / directory for name, directory in names.items()}
     for directory in directories.values():
         (directory / "checkpoint-1").mkdir(parents=True)
-    for name, days in (("old", 8), ("recent", 6), ("used", 9)):
+    for name, days in (("old", 8), ("recent", 6), ("used", 9), ("mine", 40)):
         for path in (directories[name] / "checkpoint-1", directories[name]):
             os.utime(path, (0, time.time() - days * 24 * 3600))
     with alive(make_run(root, days=1, checkpoints=str(directories["used"]))):
@@ -252,6 +253,7 @@ def test_checkpoints_stay_for_a_week_and_for_a_run_that_lives(root):
         "old": None,
         "recent": "younger",
         "used": "a run under way",
+        "mine": "not of this program: another name",
     }
 
 

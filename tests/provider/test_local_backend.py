@@ -238,7 +238,7 @@ def test_steps_know_where_a_retry_looks_for_checkpoints(backend, toy_spec, linea
 
 
 def test_checkpoints_that_nobody_went_on_from_are_removed_after_a_while(backend, toy_spec):
-    old, young = (backend._checkpoints / name for name in ("old", "young"))
+    old, young = (backend._checkpoints / name for name in ("a" * 12, "b" * 12))
     for directory in (old, young):
         (directory / "checkpoint-1").mkdir(parents=True)
     for path in (old / "checkpoint-1", old):

@@ -46,6 +46,7 @@ TIDY_EVERY_SECONDS = 3600.0
 RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 TEMPORARY = "tmp"  # in a run's directory: a symbolic link to its temporary directory
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_LINEAGE = re.compile(r"[0-9a-f]{12}")  # as the provider calls what retries of a task share
 _PREPARED = re.compile(rf"\.({_RUN_ID.pattern})\.\d+")
 _REMOVED = ".removed-"
 _OF_A_RUN = ("request.json", "state.json")
@@ -345,7 +346,7 @@ class _Pruning:
 
     def _checkpoints(self) -> None:
         in_use = self._checkpoints_in_use()
-        for directory in self._directories(self.root / "checkpoints"):
+        for directory in self._directories(self.root / "checkpoints", _LINEAGE):
             newest = min(self._days(path) for path in (directory, *directory.glob("*")))
             kept = "a run under way" if str(directory) in in_use else None
             item = Item("checkpoints", directory.name, directory, newest)
