@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -57,6 +58,7 @@ RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 _ANY_ARTIFACT = uris.Address(schemes=("hf", "package"))
 _IMPORTED = replace(_ANY_ARTIFACT, exists=False)
 _RUNNER_MODULE = "llmops_components.local.runner"
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
 
 
@@ -116,8 +118,9 @@ class LocalPipelineBackend:
         directory = self._runs / run_id
         try:
             self._check_space()
-            for value in request.pipeline.parameters.values():
-                self._note_use(value)
+            self._note_use(request.pipeline.parameters)
+            for part in ("root", "components", "deploymentSpec"):  # importers have addresses of their own
+                self._note_use(request.pipeline.spec.get(part), is_needed=False)
             aside = self._runs / f".{run_id}.{os.getpid()}"
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
@@ -294,15 +297,32 @@ class LocalPipelineBackend:
         """What a retry of a training goes on from, unless that has a place of its own. Success removes it."""
         return str(self._checkpoints / request.lineage) if request.lineage else None
 
-    def _note_use(self, path: Any) -> None:
-        """Let the run that a path belongs to be as young as its last use."""
-        if isinstance(path, str) and Path(path).is_relative_to(self._runs):
-            run = self._runs / Path(path).relative_to(self._runs).parts[0]
-            try:
-                (run / "used").touch()
-            except FileNotFoundError:
+    def _note_use(self, value: Any, *, is_needed: bool = True) -> None:
+        """Let the runs that paths and addresses belong to be as young as their last use.
+
+        :param value: a path, an address, or lists and dictionaries with them
+        :param is_needed: whether what is gone is an error; a default may be that another value takes the place of
+        """
+        if isinstance(value, dict | list | tuple):
+            for part in value.values() if isinstance(value, dict) else value:
+                self._note_use(part, is_needed=is_needed)
+        if not isinstance(value, str):
+            return
+        path = value
+        if uris.scheme_of(value) == "file":
+            with suppress(ConfigurationError):  # of another machine
+                path = uris.file_path(value, "an address")
+        if not Path(path).is_relative_to(self._runs):
+            return
+        inside = Path(path).relative_to(self._runs).parts
+        if not inside or not _RUN_ID.fullmatch(inside[0]):
+            return  # the directory of all runs, or something that a user has there
+        try:
+            (self._runs / inside[0] / "used").touch()
+        except FileNotFoundError:
+            if is_needed:
                 raise ConfigurationError(
-                    f"{path} was removed a moment ago, with its run, which nobody had used for long. Run the task again that "
+                    f"{value} was removed a moment ago, with its run, which nobody had used for long. Run the task again that "
                     "made it."
                 ) from None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -292,6 +294,29 @@ def test_input_that_was_removed_a_moment_ago_is_named(backend, toy_spec):
         ConfigurationError, match=r"(?s)^\.\.\./x was removed a moment ago.*: /.*/artifacts/x$"
     ):
         backend.submit(request(toy_spec, source=gone))
+
+
+def test_use_is_noted_of_addresses_lists_and_importers(backend, toy_spec, monkeypatch):
+    runs = [backend._runs / str(uuid.UUID(int=number)) for number in range(5)]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / "lock").touch()
+    (backend._runs / "mine").mkdir()
+    spec = copy.deepcopy(request(toy_spec).pipeline.spec)
+    spec["deploymentSpec"]["executors"]["more"] = {
+        "importer": {"artifactUri": {"constant": f"file://{runs[3]}/x"}}
+    }
+    spec["root"]["defaults"] = [f"{runs[4]}/x", f"{backend._runs}/{uuid.UUID(int=9)}/x"]
+    values = [f"{runs[0]}/x", {"deep": [f"file://{runs[1]}/x%20y", f"file:{runs[2]}"]}]
+    others = [str(backend._runs), f"{backend._runs}/mine/x", "file://elsewhere/x", 1, None]
+    asked = request(toy_spec)
+    asked = replace(
+        asked, pipeline=replace(asked.pipeline, spec=spec, parameters={"any": [*values, *others]})
+    )
+    monkeypatch.setattr(backend, "_start", lambda *_: None)
+    backend.submit(asked)
+    assert [(run / "used").exists() for run in runs] == [True] * 5
+    (backend._runs / "mine").rmdir()  # which is empty
 
 
 def temporary(backend, run_id):
