@@ -98,7 +98,8 @@ class LocalPipelineBackend:
             expected = addresses.get(name, _ANY_ARTIFACT)
             parameters[parameter] = uris.on_this_machine(name, parameters[parameter], expected)
         for name, expected in addresses.items():
-            if isinstance(address := parameters.get(name), str):
+            # Without text there is none: a template may render to nothing.
+            if isinstance(address := parameters.get(name), str) and address:
                 uris.on_this_machine(name, address, expected)
         spec = copy.deepcopy(pipeline.spec)
         translate_imports(spec, parameters, _import_here)

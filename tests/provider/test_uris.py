@@ -251,6 +251,11 @@ def test_importer_of_a_parameter_is_checked_with_the_value_that_it_gets(backend)
     assert backend.place(spec.bind({"where": "/x"}), {}).parameters == {"where": "/x"}
 
 
+def test_place_that_renders_to_nothing_is_none(backend, toy_spec):
+    bound = toy_spec.bind({"text": ""})
+    assert backend.place(bound, {"text": Address(kind="directory", exists=False)}).parameters == {"text": ""}
+
+
 def test_artifact_of_a_component_of_ones_own_is_checked_too(connections, context, places, tmp_path, toy_spec):
     file = tmp_path / "toy.json"
     file.write_text(json.dumps(toy_spec.ir))
