@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +72,8 @@ class StepRunner:
             try:
                 return self._attempt(step)
             except StepFailed as error:
-                self._states.task(step.name, "FAILED")
+                with suppress(OSError):  # a full disk: what runs in any case may make room
+                    self._states.task(step.name, "FAILED")
                 if attempt == attempts or not error.reason["retryable"]:
                     raise
                 pause = next(pauses)
@@ -84,6 +86,12 @@ class StepRunner:
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(self, step: Step) -> Values:
+        try:
+            return self._carry_out(step)
+        except OSError as error:
+            raise StepFailed(step.name, _reason_of_system(error)) from error
+
+    def _carry_out(self, step: Step) -> Values:
         directory = self._artifacts / step.name
         shutil.rmtree(directory, ignore_errors=True)  # what an earlier attempt left
         directory.mkdir(parents=True)
@@ -149,6 +157,17 @@ def _reason_of(error: ComponentError) -> dict[str, Any]:
         "retryable": error.retryable,
         "traceback": None,
     }
+
+
+def _reason_of_system(error: OSError) -> dict[str, Any]:
+    """What the operating system refuses to a step."""
+    if error.errno == errno.E2BIG:
+        message = (
+            "its inputs are too large for a command line, of which Linux takes 128 KiB at most. Hand large values on as "
+            "artifacts, in files"
+        )
+        return {"type": "InputError", "message": message, "retryable": False}
+    return {"type": type(error).__name__, "message": str(error), "retryable": True}
 
 
 def _started(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -251,9 +270,9 @@ def _reason(status: int, error_file: Path, last_lines: Iterable[str]) -> dict[st
         return reported
     except FileNotFoundError:
         pass
-    if status < 0 or status > 128:
+    known = {one.value for one in signal.Signals}
+    if status < 0 or status - 128 in known:  # a shell's own way to say it; 255 is an exit with -1
         number = -status if status < 0 else status - 128
-        known = {one.value for one in signal.Signals}
         name = signal.Signals(number).name if number in known else f"signal {number}"
         hint = " (out of memory? the kernel's log tells)" if name == "SIGKILL" else ""
         return {
