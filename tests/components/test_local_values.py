@@ -44,6 +44,7 @@ def test_conditions_as_the_compiler_writes_them(condition, expected):
         (f"{of('word')}", "it is no comparison"),
         ("size(x) == 1", "'size' is unknown"),
         (f"{of('word')} =~ 'h'", "is unknown"),
+        (f"{of('word')} == '\\x'", "truncated"),
     ],
 )
 def test_condition_that_cannot_be_evaluated_is_an_error_and_not_false(condition, reason):

@@ -52,7 +52,7 @@ def is_true(condition: str, inputs: Mapping[str, Any]) -> bool:
         value = reader.alternatives()
         if not reader.is_done or not isinstance(value, bool):
             raise ValueError("it is no comparison")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, SyntaxError) as error:
         raise SettingError(f"The condition {condition!r:.200} cannot be evaluated: {error}.") from error
     return value
 
