@@ -149,6 +149,37 @@ def test_a_cancelled_row_frees_its_place(batcher: Batcher) -> None:
     assert asyncio.run(run()) < 100
 
 
+def test_prompts_that_were_all_cancelled_while_they_waited_are_no_batch(loaded: tuple[Any, Any]) -> None:
+    made = Batcher(*loaded, max_model_len=128)
+    steps = []
+    engine = made._make_engine(loaded[0])
+    step = engine.step
+    engine.step = lambda new: (steps.append(len(new)), step(new))[1]  # type: ignore[method-assign]
+    made._make_engine = lambda _: engine
+
+    async def run() -> str:
+        for generation in made.submit([[5], [6]], [Sampling(1), Sampling(1)]):
+            generation.cancel()
+        made.start()
+        await asyncio.sleep(0.2)
+        return await answer(made, PROMPTS[0], Sampling(max_tokens=1, temperature=0))
+
+    assert asyncio.run(run())
+    made.stop()
+    assert steps[0] == 1
+
+
+def test_more_instances_than_the_queue_holds_are_refused_for_good(loaded: tuple[Any, Any]) -> None:
+    from kserve.errors import InvalidInput
+    from llmops_components.serving.model import LanguageModel
+
+    idle = Batcher(*loaded, max_queue_length=2)
+    model = LanguageModel("tiny", loaded[1], idle)
+    with pytest.raises(InvalidInput, match=r"has 3 instances; this server takes 2 at once\. Send several"):
+        asyncio.run(model.predict({"instances": ["a", "b", "c"]}))
+    assert not idle._waiting
+
+
 def test_a_full_queue_is_refused_with_429_and_when_to_retry(loaded: tuple[Any, Any]) -> None:
     idle = Batcher(*loaded, max_queue_length=2)  # never started: nothing leaves the queue
 

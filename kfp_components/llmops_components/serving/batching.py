@@ -345,6 +345,8 @@ class Batcher:
             new = self._take(room=self.max_batch_size - len(engine.rows), wait=not engine.rows)
             if new is None:
                 return
+            if not new and not engine.rows:
+                continue  # all that waited were cancelled
             RUNNING.set(len(engine.rows) + len(new))
             try:
                 engine.step(new)

@@ -134,6 +134,10 @@ class LanguageModel(Model):
         instances = payload.get("instances") if isinstance(payload, dict) else None
         if not isinstance(instances, list) or not instances:
             raise InvalidInput('Expected {"instances": [prompt, ...]} with at least one prompt.')
+        if len(instances) > (most := self._batcher.max_queue_length):
+            raise InvalidInput(
+                f"The request has {len(instances)} instances; this server takes {most} at once. Send several requests."
+            )
         if unknown := sorted(set(payload) - {"instances", "parameters"}):
             raise InvalidInput(
                 f"Unknown field {unknown[0]!r} beside instances. Settings go into 'parameters'."
