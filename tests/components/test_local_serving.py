@@ -24,7 +24,7 @@ import httpx
 import psutil
 import pytest
 from llmops_components.errors import InputError, ModelError, SettingError
-from llmops_components.serving import processes
+from llmops_components.serving import local, processes
 from llmops_components.serving.local import LocalServing, PortTakenError, ServiceNotFoundError, main
 from llmops_components.serving.manifest import read_manifest
 
@@ -131,10 +131,27 @@ def test_service_whose_model_is_gone_does_not_keep_the_others_from_coming_back(
         for directory in ("gateway", "revisions/00001"):
             processes.stop(serving.root / "services/default" / name / directory)
     shutil.rmtree(tmp_path / "model")
-    lost, back = serving.resume()
+    broken = serving.root / "services/default/a-broken"
+    broken.mkdir()
+    (broken / "service.json").write_text("{}")
+    (broken / "routes.json").write_text('{"routes": [')
+    found, lost, back = serving.resume()
+    assert found["error"].startswith("JSONDecodeError: ")
+    shutil.rmtree(broken)
     assert f"Model directory {tmp_path / 'model'} does not exist" in lost["error"]
     assert back.keys() == {"name", "namespace", "url"}
     wait(serving, "helper", "00001", "READY")
+
+
+def test_revision_with_traffic_stays_when_it_is_down(tmp_path: Path) -> None:
+    for number in range(1, 14):
+        directory = tmp_path / f"revisions/{number:05d}"
+        directory.mkdir(parents=True)
+        (directory / "facts.json").write_text("{}")
+    (tmp_path / "routes.json").write_text(json.dumps({"routes": [{"revision": "00001", "weight": 100}]}))
+    local._prune(tmp_path)
+    left = sorted(path.name for path in (tmp_path / "revisions").iterdir())
+    assert left == ["00001", *(f"{number:05d}" for number in range(4, 14))]
 
 
 def test_a_service_from_apply_to_delete(serving: LocalServing, tiny_model: Path) -> None:

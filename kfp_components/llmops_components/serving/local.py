@@ -264,21 +264,32 @@ class LocalServing:
         for file in sorted(self.root.glob("services/*/*/service.json")):
             home = file.parent
             service = {"name": home.name, "namespace": home.parent.name}
-            with processes.exclusive(home / "lock"):
-                routes = _routes(home)
-                gone = [route for route in routes if not processes.is_running(_revision_of(home, route))]
-                if not routes or not (gone or not processes.is_running(home / "gateway")):
-                    continue
-                try:
-                    service["url"] = self._ensure_gateway(home, None)["url"]
-                    for route in gone:
-                        self._restart(_revision_of(home, route))
-                        route["url"] = read_json(_revision_of(home, route) / "facts.json")["url"]
-                except ComponentError as error:
-                    service["error"] = str(error)
-                write_json(home / "routes.json", {"routes": routes})
-            resumed.append(service)
+            try:
+                is_started = self._resume(home, service)
+            except Exception as error:  # whatever it is, the other services come back
+                is_started = True
+                service["error"] = (
+                    str(error) if isinstance(error, ComponentError) else f"{type(error).__name__}: {error}"
+                )
+            if is_started:
+                resumed.append(service)
         return resumed
+
+    def _resume(self, home: Path, service: dict[str, Any]) -> bool:
+        """Start what is gone of one service; returns whether anything was."""
+        with processes.exclusive(home / "lock"):
+            routes = _routes(home)
+            gone = [route for route in routes if not processes.is_running(_revision_of(home, route))]
+            if not routes or not (gone or not processes.is_running(home / "gateway")):
+                return False
+            try:
+                service["url"] = self._ensure_gateway(home, None)["url"]
+                for route in gone:
+                    self._restart(_revision_of(home, route))
+                    route["url"] = read_json(_revision_of(home, route) / "facts.json")["url"]
+            finally:
+                write_json(home / "routes.json", {"routes": routes})
+        return True
 
     def _restart(self, directory: Path) -> None:
         manifest, facts = (read_json(directory / name) for name in ("manifest.json", "facts.json"))
@@ -411,7 +422,14 @@ def _stop(directory: Path) -> None:
 
 
 def _prune(home: Path) -> None:
-    finished = [directory for directory in _revisions(home) if not processes.is_running(directory)]
+    routed = {
+        route["revision"] for route in _routes(home)
+    }  # not all of them run after a restart of the machine
+    finished = [
+        directory
+        for directory in _revisions(home)
+        if directory.name not in routed and not processes.is_running(directory)
+    ]
     for directory in finished[:-FINISHED_REVISIONS_KEPT]:
         shutil.rmtree(directory)
 
