@@ -1,6 +1,7 @@
 """What a step installs, and how the data plane is watched."""
 
 import sysconfig
+from urllib.parse import quote
 
 import pytest
 from llmops_components.local import environments
@@ -83,3 +84,36 @@ def test_package_installed_again_in_the_same_version_is_noticed(tmp_path, monkey
     (package / "RECORD").write_text("")
     with pytest.raises(DataPlaneChanged, match=r"new: kfp 2.17.0"):
         environments.check_unchanged(before, "step")
+
+
+@pytest.mark.parametrize("wish", ["{}", "{}[extra]", "lib @ file://{}", "file://{}"])
+@pytest.mark.parametrize("name", ["lib", "my lib-1.0-py3-none-any.whl"])
+def test_what_was_changed_on_this_machine_is_installed_anew(tmp_path, wish, name):
+    file = path = tmp_path / name
+    if name == "lib":
+        (path / "src/build").mkdir(parents=True)
+        (path / "pyproject.toml").touch()
+        file = path / "src/lib.py"
+    file.write_text("one")
+    place = quote(str(path)) if "file:" in wish else str(path)
+    installs = [["pandas", wish.format(place)]]
+    before = environments._key(installs)
+    if name == "lib":
+        (path / "src/build/lib.py").write_text("made by pip")
+    assert environments._key(installs) == before
+    file.write_text("another")
+    assert environments._key(installs) != before
+
+
+def test_other_words_name_nothing_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pandas").mkdir()
+    for word in (
+        "pandas",
+        "--no-deps",
+        "https://host/x.whl",
+        "git+ssh://host/x",
+        "/no/such",
+        "a" * 5000 + "/b",
+    ):
+        assert environments._path_in(word) is None

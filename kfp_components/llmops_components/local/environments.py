@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -374,7 +375,10 @@ def _wanted(installs: Sequence[Sequence[str]]) -> str:
 
 
 def _key(installs: Sequence[Sequence[str]]) -> str:
-    """Name of the environment: the same for the same wish, Python, index and data plane; no secret takes part."""
+    """Name of the environment: the same for the same wish, Python, index and data plane; no secret takes part.
+
+    What the wish names on this machine has to be unchanged, too.
+    """
     settings = {
         name: without_secrets(value)
         for name, value in os.environ.items()
@@ -389,7 +393,47 @@ def _key(installs: Sequence[Sequence[str]]) -> str:
         sys.prefix,
         sorted(snapshot()),
     ]
+    paths = (_path_in(word) for arguments in installs for word in arguments)
+    facts += [state for path in paths if path and (state := _state_of(path))]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _path_in(word: str) -> Path | None:
+    """What an argument of ``pip install`` names on this machine: a wheel, a source tree, a file of requirements."""
+    path = word.partition("=")[2] if word.startswith("-") else word
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path, whatever it looks like
+        if (at := word.find("file:")) >= 0:
+            path = unquote(urlsplit(word[at:].partition(" ;")[0]).path)
+        elif not (os.sep in path or path.startswith(".") or path.endswith((".whl", ".gz", ".zip", ".txt"))):
+            return None  # the name of a package
+        found = Path(re.sub(r"\[[^\]]*\]$", "", path.strip())).expanduser()  # without extras
+        return found if path and found.exists() else None
+    return None
+
+
+def _state_of(path: Path) -> list[list[object]]:
+    """Size and time of each file below a path that an installation may read and does not make itself."""
+    if path.is_dir():
+        if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
+            return []  # a folder with wheels for many: a new one there changes nothing
+        files = []
+        for directory, below, names in os.walk(path):
+            below[:] = [
+                name
+                for name in below
+                if name not in ("build", "__pycache__")
+                and not name.startswith(".")
+                and not name.endswith(".egg-info")
+            ]
+            files += [Path(directory, name) for name in names]
+    else:
+        files = [path]
+    state: list[list[object]] = []
+    for file in sorted(files):
+        with contextlib.suppress(OSError):  # gone since
+            status = file.stat()
+            state.append([str(file), status.st_size, status.st_mtime_ns])
+    return state
 
 
 def _facts(directory: Path) -> dict[str, bool] | None:
