@@ -31,6 +31,7 @@ from airflow_provider_llmops.cli.environments import (
     inspect_interpreter,
     interrupt_on_signals,
     locked,
+    without_credentials,
 )
 
 COMPONENTS = "llmops-components"
@@ -150,7 +151,7 @@ class InstalledDataPlane(Environment):
         """Versions and components; where they came from does not matter once they are there."""
         found = {
             "constraints": digest([DATA_PLANE_CONSTRAINTS]),
-            "components": self.components,
+            "components": without_credentials(self.components),
             "sample_models": self.sample_models,
         }
         if Path(self.components).is_file():

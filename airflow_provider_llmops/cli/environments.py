@@ -265,8 +265,8 @@ class Installer:
 
     def _step(self, environment: Environment, title: str, command: Sequence[str]) -> None:
         started = time.monotonic()
-        with environment.log.open("ab") as log:
-            log.write(f"\n$ {' '.join(command)}\n".encode())
+        with open(environment.log, "ab", opener=_for_the_owner) as log:
+            log.write(f"\n$ {without_credentials(' '.join(command))}\n".encode())
             log.flush()
             with self.lock:
                 if self.cancelled:
@@ -288,7 +288,7 @@ class Installer:
         tail = environment.log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
         raise SetupError(
             f"{environment.title}: {title} failed with exit code {code}. The last lines of {environment.log}:\n"
-            + "\n".join(f"    {line}" for line in tail)
+            + "\n".join(f"    {without_credentials(line)}" for line in tail)
         )
 
     def _show_activity(self, seconds: float) -> None:
@@ -313,6 +313,19 @@ class Installer:
     def _clear_line() -> None:
         if sys.stdout.isatty():
             print("\r\x1b[K", end="", flush=True)
+
+
+def without_credentials(text: str) -> str:
+    """Text without the users and passwords of the addresses in it, which those of an index may have."""
+    return re.sub(r"(?<=://)[^/\s'\"]*@", "", text)
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    """Open a file that nobody else may read, also if it was there before."""
+    number = os.open(path, flags, 0o600)
+    with suppress(PermissionError):  # another user's
+        os.fchmod(number, 0o600)
+    return number
 
 
 def empty(directory: Path) -> None:

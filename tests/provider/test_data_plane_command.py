@@ -84,6 +84,20 @@ def test_makes_the_components_of_this_version_in_tested_versions_and_prints_the_
         assert f"export AIRFLOW_CONN_{name.upper()}_DEFAULT='{connection}'" in said.out
 
 
+def test_credentials_of_an_index_are_neither_written_down_nor_shown(create, tmp_path):
+    index = "https://user:hunter2@host/simple"
+    wheel = "llmops-components @ https://user:hunter2@host/no-such.whl"
+    code, said, _ = create("--index-url", index, "--components", wheel)
+    assert code == 1
+    assert "hunter2" not in said.out + said.err
+    create("--index-url", index, "--components", wheel.replace("no-such", "one"))
+    log = tmp_path / "plane-setup.log"
+    assert "https://host/simple" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    for file in (log, tmp_path / "plane" / STAMP):
+        assert "hunter2" not in file.read_text()
+
+
 def test_second_call_finds_nothing_to_do_and_prints_the_connections_again(create, tmp_path, monkeypatch):
     _, first, asked = create()
     code, second, again = create()
