@@ -8,6 +8,8 @@ a typo leaves a parameter at its default. A DAG that should refuse it begins wit
     @task
     def check_settings(**context):
         check_conf(context)
+
+    check_settings() >> ...
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from airflow_provider_llmops.exceptions import ConfigurationError, describe_unkn
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
+# TriggerDagRunOperator puts it there where OpenLineage is installed.
+_OF_AIRFLOW = ("openlineage",)
+
 
 def check_conf(context: Context, also: Iterable[str] = ()) -> None:
     """Refuse a run whose conf has keys that the DAG does not take.
@@ -30,7 +35,8 @@ def check_conf(context: Context, also: Iterable[str] = ()) -> None:
     """
     dag_run = context["dag_run"]
     known = {*parameter_names(context["dag"]), *also}
-    if unknown := describe_unknown(dag_run.conf or {}, known):
+    given = [key for key in dag_run.conf or {} if key not in _OF_AIRFLOW]
+    if unknown := describe_unknown(given, known):
         takes = ", ".join(sorted(known)) or "none"
         raise ConfigurationError(
             f"Unknown in the conf of this run: {unknown}. Parameters of {dag_run.dag_id}: {takes}. "

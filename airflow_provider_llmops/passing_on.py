@@ -56,6 +56,8 @@ def _check_names(component: str, argument: str, given: Mapping[str, Any], kinds:
         return
     fields = _fields(names)
     for field, value in given.items():
+        if field == "generation_kwargs" and given.get("use_vllm"):
+            continue  # those of vLLM's SamplingParams
         if field in fields and isinstance(value, Mapping):
             _check_names(component, f"{argument}: {field}", value, fields[field])
     unknown = [field for field in given if field not in fields]

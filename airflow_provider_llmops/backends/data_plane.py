@@ -30,8 +30,8 @@ class DataPlane:
         """Raise :class:`ConfigurationError` if the interpreter cannot be executed."""
         if not os.access(self.python, os.X_OK):
             raise ConfigurationError(
-                "The data plane's interpreter does not exist or cannot be executed. Run dev/setup, or correct 'python' in the "
-                "connection's extra.",
+                "The data plane's interpreter does not exist or cannot be executed. Make it (llmops data-plane create, or "
+                "dev/setup in a checkout), or correct 'python' in the connection's extra.",
                 f"Interpreter: {self.python}",
             )
 
@@ -41,8 +41,8 @@ class DataPlane:
         if answer.returncode != 0:
             last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
             raise ConfigurationError(
-                f"The data plane cannot import the components: {last}. Install kfp_components into that environment "
-                "(dev/setup does), or correct 'python' in the connection's extra.",
+                f"The data plane cannot import the components: {last}. Make it anew (llmops data-plane create, or "
+                "dev/setup in a checkout), or correct 'python' in the connection's extra.",
                 f"Interpreter: {self.python}",
             )
         return answer.stdout.strip()

@@ -42,11 +42,18 @@ class LocalServingBackend:
         return _service(self._call("status", "--namespace", namespace, name))
 
     def set_traffic(
-        self, namespace: str, name: str, percent: Mapping[str, int], *, as_of: str | None = None
+        self,
+        namespace: str,
+        name: str,
+        percent: Mapping[str, int],
+        *,
+        as_of: str | None = None,
+        only_if_newer: bool = True,
     ) -> Service:
         """Share the requests out; revisions that lose theirs finish what they are answering, then stop."""
         shares = [f"{revision}={share}" for revision, share in percent.items()]
         dated = [] if as_of is None else [f"--as-of={as_of}"]
+        dated += [] if only_if_newer else ["--in-any-case"]
         self._call("traffic", "--namespace", namespace, name, *shares, *dated)
         return self.get(namespace, name)
 

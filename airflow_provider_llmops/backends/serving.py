@@ -67,12 +67,18 @@ class ServingBackend(Protocol):
         """Read a service."""
 
     def set_traffic(
-        self, namespace: str, name: str, percent: Mapping[str, int], *, as_of: str | None = None
+        self,
+        namespace: str,
+        name: str,
+        percent: Mapping[str, int],
+        *,
+        as_of: str | None = None,
+        only_if_newer: bool = True,
     ) -> Service:
         """Share the requests out among revisions that are ready; the others are stopped.
 
-        With ``as_of`` nothing changes where a model of a newer date serves: :meth:`Service.is_newer_than` of the answer
-        tells.
+        With ``as_of`` and ``only_if_newer`` nothing changes where a model of a newer date serves:
+        :meth:`Service.is_newer_than` of the answer tells.
         """
 
     def delete(self, namespace: str, name: str, revision: str | None = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, describe_unknown
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
@@ -154,6 +155,10 @@ class QualityGateOperator(BaseOperator):
     def _link_report(self, context: Context) -> str | None:
         if not self.report:
             return None
-        url = KubeflowPipelinesHook(self.kubeflow_conn_id).page_url(self.report)
+        url = ""
+        try:
+            url = KubeflowPipelinesHook(self.kubeflow_conn_id).page_url(self.report)
+        except (AirflowNotFoundException, ConfigurationError) as error:
+            self.log.warning("The report is not linked: %s", error)
         ReportLink().push(context["ti"], url)
         return f"Report: {url or self.report}"

@@ -124,6 +124,11 @@ class DeployModelOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the revision, then wait for it."""
         self._context = context
+        if not isinstance(self.only_if_newer, bool):
+            raise ConfigurationError(
+                f"only_if_newer must be true or false, got the text {self.only_if_newer!r:.80}. A template stays a truth value only "
+                "in a DAG with render_template_as_native_obj=True."
+            )
         manifest = self.manifest()
         if self.only_if_newer:
             self._skip_if_newer_serves(context)
@@ -175,7 +180,11 @@ class DeployModelOperator(BaseOperator):
 
         dated = as_of(context)
         service = self.hook.backend.set_traffic(
-            self.namespace, self.service_name, {revision: 100}, as_of=dated if self.only_if_newer else None
+            self.namespace,
+            self.service_name,
+            {revision: 100},
+            as_of=dated,
+            only_if_newer=self.only_if_newer is True,
         )
         if self.only_if_newer and service.is_newer_than(dated):
             discard(self.hook.backend, self.namespace, self.service_name, revision)

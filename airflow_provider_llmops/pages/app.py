@@ -64,10 +64,11 @@ def show_page(conn_id: str, run_id: str, relative: str, user: Annotated[Any, Dep
             404,
             "There is no such page on the machine of the web server: its run was removed, or ran elsewhere.",
         )
-    if not get_auth_manager().is_authorized_dag(
+    dag_id = _dag_of(root / "runs" / run_id)
+    if dag_id is None or not get_auth_manager().is_authorized_dag(
         method="GET",
         access_entity=DagAccessEntity.TASK_INSTANCE,
-        details=DagDetails(id=_dag_of(root / "runs" / run_id)),
+        details=DagDetails(id=dag_id),
         user=user,
     ):
         raise HTTPException(403, "Your account may not see the tasks of the DAG that made this page.")
@@ -81,7 +82,7 @@ def _root(conn_id: str) -> Path | None:
         connection = Connection.get_connection_from_secrets(conn_id)
         if connection.conn_type != KubeflowPipelinesHook.conn_type or connection.host:
             return None
-        return Path(local_settings(connection, "slots")["root"])
+        return Path(local_settings(connection, "slots", "retention")["root"])
     except (AirflowNotFoundException, ConfigurationError):
         return None
 

@@ -310,7 +310,7 @@ def test_preferences_without_a_prompt_of_their_own_are_the_same(tiny_model, tmp_
 def test_rows_without_pairs_are_refused(tiny_model, tmp_path, train):
     path = write_rows(tmp_path / "rows.jsonl", colour_rows(4))
     with pytest.raises(
-        DataError, match=r"is in the format prompt_completion .*; this step needs preference\."
+        DataError, match=r"^The rows are in the format prompt_completion .*; this step needs preference\."
     ):
         train(path, tiny_model, tmp_path / "model", tmp_path / "adapter")
 
@@ -319,7 +319,7 @@ def test_bad_row_is_named_with_format_and_field(tiny_model, tmp_path):
     rows = preference_rows(4)
     del rows[2]["rejected"]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    message = r"rows\.jsonl cannot be used as preference \(conversational\): line 3: rejected is missing"
+    message = r"^Rows cannot be used: line 3: rejected is missing\..* Dataset: .*rows\.jsonl as preference \(conversational\)\.$"
     with pytest.raises(DataError, match=message):
         train_dpo(path, tiny_model, tmp_path / "model", tmp_path / "adapter")
 

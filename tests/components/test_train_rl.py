@@ -272,7 +272,7 @@ def test_answers_that_a_reward_does_not_judge_are_counted(guessing_model, questi
         ({"reward_model": 1.0}, "'reward_model' has a weight but no reward model was given"),
         ({"think_format_rewrd": 1.0}, r"'think_format_rewrd' \(did you mean 'think_format_reward'\?\)"),
         ({"toy_rewards:solvd": 1.0}, r"'solvd' \(did you mean 'solved'\?\)"),
-        ({"toy_rewards:solved": "1"}, "the weight of 'toy_rewards:solved' has to be a number, not '1'"),
+        ({"toy_rewards:solved": "high"}, "the weight of 'toy_rewards:solved' has to be a number, not 'high'"),
         ({"toy_rewards:solved": {"wait": 1}}, r"'wait' \(did you mean 'weight'\?\)"),
         ({"think_format_reward": {"args": {"a": 1}}}, "think_format_reward takes no args"),
         (

@@ -243,7 +243,8 @@ def test_outages_while_runs_are_submitted_awaited_and_finished_fail_no_task_and_
     with cluster.api.pause():
         dag_run = airflow.trigger("outage")
         airflow.wait_until(
-            lambda: "No answer to" in airflow.log("outage", dag_run, "in_sync"), "a task to find no server"
+            lambda: "Kubeflow Pipelines does not answer" in airflow.log("outage", dag_run, "in_sync"),
+            "a task to find no server",
         )
     airflow.wait_for_task("outage", dag_run, "deferred", "deferred")
     airflow.wait_until(lambda: cluster.runs("outage").keys() == tasks, "every task to have a run")

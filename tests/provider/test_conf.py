@@ -36,6 +36,10 @@ def test_every_unknown_name_is_named_with_the_nearest_one_and_what_there_is():
     )
 
 
+def test_keys_that_airflow_itself_puts_there_are_allowed():
+    check_conf(context({"openlineage": {"parentRunId": "1"}, "method": "dpo"}, method="sft"))
+
+
 def test_keys_that_a_dag_reads_by_itself_are_allowed_by_name():
     check_conf(context({"ticket": "A-1", "method": "dpo"}, method="sft"), also=["ticket"])
     with pytest.raises(ConfigurationError, match=r"'tickets' \(did you mean 'ticket'\?\)"):

@@ -125,6 +125,19 @@ def test_newest_date_serves_whichever_run_finishes_last(tiny_model, context, ser
         "00002": 100
     }
 
+    context["dag_run"] = day(24)
+    assert deploy(tiny_model, clear(context), **older, only_if_newer=False)["revision"] not in (
+        "00001",
+        "00002",
+    )
+    # Of what serves now, which the 25th is newer than.
+    assert service().as_of.startswith("2026-11-24T00:00:00Z")
+
+    with pytest.raises(
+        ConfigurationError, match=r"^only_if_newer must be true or false, got the text 'False'"
+    ):
+        deploy(tiny_model, clear(context), **older, only_if_newer="False")
+
     context["dag_run"] = day(26)
     context["dag_run"].run_type = "backfill"
     with pytest.raises(AirflowSkipException, match="A backfill leaves a service that serves as it is"):

@@ -108,6 +108,13 @@ def test_connection_that_is_unknown_or_not_local_has_no_pages(browser, artifacts
         assert browser.get(f"/{conn_id}/{RUN}/report.html").status_code == 404
 
 
+def test_local_connection_has_pages_whatever_its_settings(browser, artifacts, root, monkeypatch):
+    (artifacts / "report.html").write_text("fine")
+    extra = {"python": "/usr/bin/python3", "root": str(root), "slots": 2, "retention": 30}
+    monkeypatch.setenv("AIRFLOW_CONN_TIDY", json.dumps({"conn_type": "kubeflow", "extra": extra}))
+    assert browser.get(f"/tidy/{RUN}/report.html").text == "fine"
+
+
 def test_page_is_for_those_who_may_see_its_dag(browser, artifacts):
     (artifacts / "report.html").write_text("fine")
     for text in ('{"labels": {"dag_id": "theirs"}}', "{}", ""):

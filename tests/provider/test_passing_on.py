@@ -135,6 +135,20 @@ def test_generation_arguments_are_checked():
         operator.bind()
 
 
+def test_generation_arguments_that_their_docstring_leaves_out_go_through():
+    found = checked(
+        "evaluate_model", {"generation_args": {"prefill_chunk_size": 512, "begin_suppress_tokens": [1]}}
+    )
+    assert found == {"generation_args": {"prefill_chunk_size": 512, "begin_suppress_tokens": [1]}}
+
+
+def test_arguments_of_vllm_are_left_to_it():
+    given = {"training_args": {"use_vllm": True, "generation_kwargs": {"stop": ["x"], "seed": 1}}}
+    assert checked("train_grpo", given) == given
+    with pytest.raises(ConfigurationError, match="stop"):
+        checked("train_grpo", {"training_args": {"generation_kwargs": {"stop": ["x"]}}})
+
+
 def test_in_an_image_of_another_release_values_are_read_and_nothing_is_refused():
     """A newer library may have further fields, and take text where it took a number."""
     given = {"training_args": {"learning_rate": "auto", "max_steps": "20", "a_new_one": 1}}

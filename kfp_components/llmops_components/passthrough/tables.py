@@ -97,6 +97,11 @@ def _fields(name: str) -> Fields:
         return fields_of(Tracking)
     package, _, of = name.partition(".")
     found = fields_of(getattr(importlib.import_module(package), of))
+    if name == GENERATION:  # its docstring, which its types come from, leaves some out
+        from transformers import GenerationConfig
+
+        taken = set(GenerationConfig().to_dict()) - {"transformers_version"}
+        found |= {field: ["any"] for field in taken - found.keys() if not field.startswith("_")}
     if name in (LORA, PROMPT_TUNING):
         found["peft_type"] = ["str", "null"]
     if "generation_kwargs" in found:

@@ -167,11 +167,12 @@ class LocalServing:
         keep_previous: bool = False,
         drain_seconds: float = DRAIN_SECONDS,
         as_of: str | None = None,
+        only_if_newer: bool = True,
     ) -> dict[str, Any]:
         """Send requests to these revisions, then stop the ones that lost theirs, once they have answered what they had.
 
         Revisions newer than all of these are left alone: they are on their way in. With ``as_of`` nothing changes where a
-        model of a newer date serves.
+        model of a newer date serves, unless ``only_if_newer`` is off.
 
         Args:
             name: Service.
@@ -180,7 +181,8 @@ class LocalServing:
             port: Port of the stable address; any free one by default, and the same one ever after.
             keep_previous: Leave the revision running that had the most traffic, for a quick way back.
             drain_seconds: Longest wait for answers under way.
-            as_of: Date or partition that their model is of, as text that sorts.
+            as_of: Date or partition that their model is of, as text that sorts; the service has it from then on.
+            only_if_newer: Leave a model of a newer date in its place.
         """
         home = self._existing(name, namespace)
         with processes.exclusive(home / "lock"):
@@ -191,7 +193,7 @@ class LocalServing:
                 )
             routes = [route for route in routes if route["weight"]]
             former = {route["revision"]: route["weight"] for route in _routes(home)}
-            if as_of is not None and _serves_newer(home, former, as_of):
+            if only_if_newer and as_of is not None and _serves_newer(home, former, as_of):
                 return self.status(name, namespace)
             service = self._ensure_gateway(home, port)
             write_json(home / "routes.json", {"routes": routes})
@@ -502,6 +504,7 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("--keep-previous", action="store_true", help="leave the former revision running")
     sub.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS)
     sub.add_argument("--as-of", help="date of their model; a model of a newer date keeps the traffic")
+    sub.add_argument("--in-any-case", action="store_true", help="also where a model of a newer date serves")
     command("stop", "stop one revision").add_argument("--revision", required=True)
     command("delete", "stop and remove a service or one revision").add_argument("--revision")
     sub = command("logs", "the end of a revision's log")
@@ -535,6 +538,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             keep_previous=args.keep_previous,
             drain_seconds=args.drain_seconds,
             as_of=args.as_of,
+            only_if_newer=not args.in_any_case,
         )
     if args.command == "stop":
         return serving.stop_revision(args.name, args.revision, namespace=args.namespace)
