@@ -13,7 +13,7 @@ from llmops_components.training.reward import train_reward
 from llmops_components.training.sft import train_sft
 from safetensors.torch import load_file, save_file
 from tiny_model import preference_rows, write_rows
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 
 SETTINGS = {"bf16": False, "max_steps": 2, "learning_rate": 1e-2}
 FLOAT32 = {"dtype": "float32"}
@@ -154,3 +154,13 @@ def test_adapter_of_quantized_weights_is_merged_into_the_original_ones(tiny_mode
         torch.testing.assert_close(quantized[name].to(weight.dtype), weight, atol=1e-2, rtol=1e-2)
     base = load_file(tiny_model / "model.safetensors")
     assert len([name for name, weight in quantized.items() if not torch.equal(weight, base[name])]) >= 14
+
+
+@pytest.mark.parametrize(("pad", "eos", "expected"), [(3, 5, 3), (None, 5, 5), (None, None, 0)])
+def test_reward_model_knows_where_a_row_ends_without_a_token_for_padding(tiny_model, pad, eos, expected):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.pad_token_id, tokenizer.eos_token_id = pad, eos
+    model = common.load_base_of_adapter(
+        tiny_model, tokenizer, model_args={"pad_token_id": 0}, dtype="float32", task="SEQ_CLS"
+    )
+    assert model.config.pad_token_id == expected

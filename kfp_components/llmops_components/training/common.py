@@ -145,7 +145,8 @@ def load_base_of_adapter(
     given = {name: value for name, value in (model_args or {}).items() if name not in _OF_THE_TRAINING_ALONE}
     model, _ = load_model(directory, given, dtype=dtype, task=task, new_head=task == "SEQ_CLS")
     if task == "SEQ_CLS":  # which has to know where a row ends
-        model.config.pad_token_id = tokenizer.pad_token_id
+        ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, model.config.pad_token_id)
+        model.config.pad_token_id = next((token for token in ends if token is not None), None)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=TRL_VOCABULARY_MULTIPLE)
     return model
