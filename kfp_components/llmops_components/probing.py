@@ -97,10 +97,17 @@ def answers_alone(model: Any, spans: Sequence[tuple[int, int]] = _MIXED) -> list
 def check_causal(model: Any, told: Sequence[Told]) -> None:
     """Raise :class:`ModelError` where tokens that are yet to come change what a model says, as in an encoder.
 
+    So does a model that says nothing, since its logits are no numbers.
+
     Args:
         model: A language model of transformers.
         told: What it said to prompts alone, which are beginnings of the longest of them.
     """
+    if any(each.logits.isnan().any() for each in told):
+        raise ModelError(
+            f"{name_of(model)} loads, but its logits are no numbers (NaN), as those of a model whose training diverged. Use "
+            "an earlier checkpoint of it, or train again with a lower learning_rate."
+        )
     whole = max((each.prompt for each in told), key=len)
     ids = torch.tensor([whole], device=model.device)
     with torch.inference_mode():

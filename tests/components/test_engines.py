@@ -91,6 +91,15 @@ def test_an_encoder_is_no_causal_model() -> None:
             check(make_model("bert"))
 
 
+def test_a_model_that_diverged_is_told_from_an_encoder() -> None:
+    model = make_model("gpt2")
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(torch.nan)
+    for check in (choose_engine, probing.together):
+        with pytest.raises(ModelError, match=r"GPT2LMHeadModel \(model type gpt2\) .* no numbers \(NaN\)"):
+            check(model)
+
+
 def test_a_model_that_cannot_generate_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("gpt2")
     monkeypatch.setattr(type(model), "forward", lambda *args, **kwargs: 1 / 0)
