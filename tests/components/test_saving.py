@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,30 @@ def test_model_that_cannot_compute_here_is_a_finding(tiny_model, tmp_path):
     ) == [
         "The whole model for out was not compared with the model that was trained: it cannot compute on this device."
     ]
+
+
+def test_model_that_brings_its_code_is_read_again_with_it(tiny_model, tmp_path):
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    kind = type(transformers.AutoConfig.from_pretrained(tiny_model)).__name__.removesuffix("Config")
+    (base / "homemade.py").write_text(
+        f"from transformers import {kind}Config, {kind}ForCausalLM\n"
+        f"class OwnConfig({kind}Config):\n    model_type = 'homemade'\n"
+        f"class OwnForCausalLM({kind}ForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    own = {"AutoConfig": "homemade.OwnConfig", "AutoModelForCausalLM": "homemade.OwnForCausalLM"}
+    config |= {"model_type": "homemade", "architectures": ["OwnForCausalLM"], "auto_map": own}
+    (base / "config.json").write_text(json.dumps(config))
+    report = train_sft(
+        write_rows(tmp_path / "rows.jsonl", colour_rows(8)),
+        base,
+        tmp_path / "model",
+        tmp_path / "adapter",
+        training_args={"bf16": False, "learning_rate": 0.1, "max_steps": 2},
+        model_args={"dtype": "float32", "trust_remote_code": True},
+    )
+    assert not [finding for finding in report.findings if "compared" in finding]
+    assert list((tmp_path / "model").glob("*.safetensors"))
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,15 @@ def save_trained(
                 trained.generation_config = generation
         try:
             with common.new_directory(model) as directory:
-                findings += write_model(trained, tokenizer, directory, probe, task=task, where=model)
+                findings += write_model(
+                    trained,
+                    tokenizer,
+                    directory,
+                    probe,
+                    task=task,
+                    where=model,
+                    trust_remote_code=(model_args or {}).get("trust_remote_code", False),
+                )
                 describe(directory)
                 card(directory)
         except ModelError:
@@ -116,6 +124,7 @@ def write_model(
     *,
     task: TaskType = "CAUSAL_LM",
     where: str | os.PathLike[str],
+    trust_remote_code: bool = False,
 ) -> list[str]:
     """Write a whole model and its tokenizer, then read the model again, since weights are tied when they are loaded.
 
@@ -126,6 +135,7 @@ def write_model(
         probe: How the model that was trained answers.
         task: Kind of model.
         where: What to call the directory in messages.
+        trust_remote_code: Whether code that the model brings may run, as it did when the model was loaded.
 
     Returns:
         Findings: what could not be compared, and why.
@@ -138,7 +148,7 @@ def write_model(
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     free_weights(model)
-    read, _ = common.load_model(directory, dtype="auto", task=task)
+    read, _ = common.load_model(directory, {"trust_remote_code": trust_remote_code}, dtype="auto", task=task)
     return findings or probe.check(read, f"The model in {where}")
 
 
