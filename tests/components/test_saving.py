@@ -13,10 +13,11 @@ from llmops_components.errors import ModelError
 from llmops_components.training.merge import merge_adapter
 from llmops_components.training.merging import merge
 from llmops_components.training.probe import Probe, difference
+from llmops_components.training.reward import train_reward
 from llmops_components.training.saving import write_model
 from llmops_components.training.sft import train_sft
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_model import colour_rows, write_rows
+from tiny_model import colour_rows, preference_rows, write_rows
 
 VOCABULARY = 96
 SHAPE = {
@@ -140,6 +141,26 @@ def test_rounding_is_no_difference(dtype):
     adapted = adapt("llama", "linear", dtype=dtype)
     probe = Probe.of(adapted, VOCABULARY)
     assert probe.check(merge(adapted), "The model") == []
+
+
+def test_modules_trained_in_32_bit_are_compared_with_those_of_a_model_in_16(tiny_model, tmp_path):
+    report = train_reward(
+        write_rows(tmp_path / "rows.jsonl", preference_rows(8)),
+        tiny_model,
+        tmp_path / "model",
+        tmp_path / "adapter",
+        training_args={"bf16": True, "max_steps": 2, "learning_rate": 1e-2},
+        model_args={"dtype": "bfloat16"},
+    )
+    assert not [finding for finding in report.findings if "compared" in finding]
+    saved = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", dtype="auto")
+    assert {parameter.dtype for parameter in saved.parameters()} == {torch.bfloat16}
+
+
+def test_rewards_near_zero_are_compared_by_what_rounding_makes_of_larger_numbers():
+    rewards = torch.tensor([[1e-4], [-1e-4]])
+    assert difference(rewards, -rewards) < 0.01
+    assert difference(rewards * 1e4, -rewards * 1e4) == pytest.approx(2)
 
 
 def test_probe_asks_for_the_tokens_that_an_adapter_changes():

@@ -7,7 +7,7 @@ head too changes both when it is merged, and weights that a configuration calls 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ ROWS, TOKENS = 8, 16
 # 0.004 and 0.035, most of it weights rounded after the merge; a GPU may compute float32 with the fraction of float16.
 TOLERANCE = {"float32": 0.015, "float16": 0.02, "bfloat16": 0.12}
 _CHUNK = 4096
+# Rewards that are kept near zero are sums of larger numbers, whose rounding errors do not become smaller with them.
+_SMALL_REWARD = 0.05
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def difference(expected: Any, found: Any) -> float:
     if expected.shape != found.shape:
         return float("inf")
     if expected.shape[-1] == 1:
-        return float((found - expected).norm() / expected.norm())
+        size = expected.norm().clamp(min=_SMALL_REWARD * expected.numel() ** 0.5)
+        return float((found - expected).norm() / size)
     expected, found = (each - each.mean(-1, keepdim=True) for each in (expected, found))
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
 
@@ -99,11 +102,22 @@ def _logits(model: Any, tokens: Any, vocabulary: int) -> Any:
 
     tokens = tokens.to(model.device)
     try:
-        with _evaluating(model), torch.inference_mode():
+        with _evaluating(model), torch.inference_mode(), _in_one_type(model):
             logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
     except (RuntimeError, NotImplementedError):  # a kernel that this device or type does not have
         return None
     return logits[..., :vocabulary].float().cpu()
+
+
+def _in_one_type(model: Any) -> AbstractContextManager[Any]:
+    """Have modules that were trained as copies in 32 bit compute with the rest of a model in 16 bit, as in training."""
+    import torch
+
+    mixed = model.dtype in (torch.float16, torch.bfloat16) and any(
+        "modules_to_save" in name and parameter.dtype == torch.float32
+        for name, parameter in model.named_parameters()
+    )
+    return torch.autocast(model.device.type, dtype=model.dtype) if mixed else nullcontext()
 
 
 def _choose_tokens(model: Any, vocabulary: int) -> Any:
