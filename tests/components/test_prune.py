@@ -195,6 +195,9 @@ def test_what_a_service_serves_stays(root, tmp_path):
         "the service default/bot",
     )
     assert sorted(path.name for path in revisions.iterdir()) == ["00002"]
+    (revisions.parent / "routes.json").write_text('{"routes')
+    os.utime(revisions / "00002/state.json", (old, old))
+    assert run_prune(root)[revisions / "00002"] == "it has the service's traffic"
 
 
 def registration(version, **artifacts):

@@ -445,7 +445,9 @@ def _remove_revision(revision: Path) -> str | None:
 
 
 def _routed(home: Path) -> set[str]:
-    return {route["revision"] for route in read_json(home / "routes.json").get("routes", [])}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return {route["revision"] for route in read_json(home / "routes.json").get("routes", [])}
+    return {path.name for path in (home / "revisions").glob("*")}  # any of them may be what cannot be read
 
 
 def _remove_environment(directory: Path) -> str | None:
