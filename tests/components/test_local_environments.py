@@ -115,5 +115,6 @@ def test_other_words_name_nothing_on_this_machine(tmp_path, monkeypatch):
         "git+ssh://host/x",
         "/no/such",
         "a" * 5000 + "/b",
+        "~nobody-here/x",
     ):
         assert environments._path_in(word) is None
