@@ -34,9 +34,10 @@ def with_template(model: Path, directory: Path, template: str) -> Path:
 
 
 @pytest.fixture
-def train(tiny_model, tmp_path):
+def train(tiny_model, tmp_path, monkeypatch):
     """Train on rows, with the tiny model or one with another chat template."""
 
+    monkeypatch.setenv("LLMOPS_REWARD_MODULES", "toy_rewards")
     runs = count()
 
     def run(method, rows, template: str | None = None, **training_args):
@@ -49,7 +50,7 @@ def train(tiny_model, tmp_path):
             directory / "model",
             directory / "adapter",
             training_args=ARGS | ({"num_generations": 2} if method is train_grpo else {}) | training_args,
-            **({"rewards": {"think_format_reward": 1.0}} if method is train_grpo else {}),
+            **({"rewards": {"toy_rewards:brevity": 1.0}} if method is train_grpo else {}),
         )
 
     return run
