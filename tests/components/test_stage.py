@@ -84,6 +84,37 @@ def test_reason_comes_before_the_places_that_it_is_about(tmp_path, monkeypatch):
     ]
 
 
+def test_error_on_purpose_is_a_marked_line_of_the_output_where_no_file_is_asked_for(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delenv("LLMOPS_ERROR_FILE", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "a-secret-of-mine")
+
+    def refuse():
+        raise DataError("row 3: zeile\u2028zwei\nhttps://me:a-password@example.com refused a-secret-of-mine")
+
+    with pytest.raises(SystemExit, match=r"DataError: row 3: .*\n.*//\*\*\*@example.com refused \*\*\*$"):
+        run_stage("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("LLMOPS_ERROR: ")
+    assert json.loads(line.removeprefix("LLMOPS_ERROR: ")) == {
+        "type": "DataError",
+        "message": "row 3: zeile\u2028zwei\nhttps://***@example.com refused ***",
+        "retryable": False,
+    }
+
+
+def test_unexpected_error_has_its_traceback_in_the_output_and_no_marked_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("LLMOPS_ERROR_FILE", raising=False)
+
+    def crash():
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        run_stage("toy", crash, outputs={}, result=artifact(tmp_path / "result"))
+    assert capsys.readouterr().err == ""
+
+
 def test_page_gets_the_suffix_that_a_browser_knows_it_by(tmp_path):
     from kfp.dsl import HTML
 
