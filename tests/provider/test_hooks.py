@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from planes import DATA_PYTHON
 
+from airflow_provider_llmops.backends import cluster
 from airflow_provider_llmops.backends.trainer import TrainJobs
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
-from airflow_provider_llmops.hooks import trainer
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
@@ -239,7 +239,7 @@ def plugin(monkeypatch, tmp_path):
         f"print(json.dumps({credential}))\n"
     )
     command = {"apiVersion": credential["apiVersion"], "command": sys.executable, "args": [str(script)]}
-    monkeypatch.setattr(trainer, "_made", {})
+    monkeypatch.setattr(cluster, "_made", {})
 
     class Plugin:
         @staticmethod
@@ -284,8 +284,12 @@ def in_triggerer(plugin, *conn_ids):
     return asyncio.run(run())
 
 
+def client_of(backend: TrainJobs):
+    return backend._objects.api_client
+
+
 def server_of(backend: TrainJobs) -> str:
-    return backend._objects.api_client.configuration.host
+    return client_of(backend).configuration.host
 
 
 def test_slow_credentials_plugin_of_a_cluster_does_not_hold_up_the_triggerer(plugin):
@@ -300,10 +304,14 @@ def test_triggers_share_a_client_until_the_connection_changes_or_it_is_old(plugi
     plugin.connect("a", "http://a")
     (first,) = in_triggerer(plugin, "a")
     (second,) = in_triggerer(plugin, "a")
-    assert second is first
+    assert client_of(second) is client_of(first)
     plugin.connect("a", "http://other")
     (changed,) = in_triggerer(plugin, "a")
     assert server_of(changed) == "http://other"
-    monkeypatch.setattr(trainer, "KEEP_CLIENT_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "KEEP_CLIENT_SECONDS", 0.0)
     (renewed,) = in_triggerer(plugin, "a")
-    assert (renewed is changed, server_of(renewed), plugin.calls()) == (False, "http://other", 3)
+    assert (client_of(renewed) is client_of(changed), server_of(renewed), plugin.calls()) == (
+        False,
+        "http://other",
+        3,
+    )
