@@ -13,6 +13,17 @@ def dags(ir: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield component
 
 
+def needs_of(task: Mapping[str, Any]) -> set[str]:
+    """Names of the tasks that a task waits for, or takes something from."""
+    needs = set(task.get("dependentTasks", ()))
+    inputs = task.get("inputs", {})
+    for source in (*inputs.get("parameters", {}).values(), *inputs.get("artifacts", {}).values()):
+        for kind in ("taskOutputParameter", "taskOutputArtifact", "taskFinalStatus"):
+            if producer := source.get(kind, {}).get("producerTask"):
+                needs.add(producer)
+    return needs
+
+
 def unused_name(name: str, taken: Mapping[str, Any]) -> str:
     """A name that is not taken, made as the KFP compiler makes them: ``name``, ``name-2``, ``name-3``."""
     candidate, number = name, 1

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import graphlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.ir import needs_of
+from airflow_provider_llmops.spec_messages import read_pipeline, read_platform
 
 SCHEMA_VERSION = "2.1.0"  # the only one that the API server of Kubeflow Pipelines 2 takes
+MAX_NAME_LENGTH = 128
 MAX_NODES = 1_000_000
 MAX_DEPTH = 100
 # Numbers travel as IEEE doubles (google.protobuf.Value): beyond this, an integer arrives as another one.
 MAX_INTEGER = 2**53 - 1
 
+_PIPELINE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _AGAIN = "Compile it again with kfp 2: compiler.Compiler().compile(pipeline, 'pipeline.yaml')."
 
@@ -32,9 +38,37 @@ def parse_documents(content: bytes, where: str) -> tuple[dict[str, Any], dict[st
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{where} is not text in UTF-8: {error}. {_AGAIN}") from error
+    pipeline, platform = _sorted_out(_documents(text, where), where)
+    ir = read_pipeline(pipeline, where)
+    _check_pipeline(ir, where)
+    return ir, read_platform(platform, where) if platform else None
+
+
+def read_stored(stored: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Read what the server keeps of a version: its specification, or both documents in one object.
+
+    The server has checked it, and may know fields that this provider does not.
+
+    :param stored: as the server answers
+    :param where: what to call it in messages
+    :raises ConfigurationError: it is no specification of Kubeflow Pipelines 2
+    """
+    documents: list[Any] = [stored]
+    if "pipeline_spec" in stored:
+        documents = [stored["pipeline_spec"], stored.get("platform_spec")]
+    pipeline, platform = _sorted_out([document for document in documents if document], where)
+    ir = read_pipeline(pipeline, where, strict=False)
+    _require_parts(ir, where)
+    if platform:
+        platform = read_platform(platform, where, strict=False)
+    return ir, platform
+
+
+def _sorted_out(documents: list[Any], where: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The pipeline's document, and its platform's if there is one."""
     pipelines: list[dict[str, Any]] = []
     platforms: list[dict[str, Any]] = []
-    for document in _documents(text, where):
+    for document in documents:
         if not isinstance(document, dict):
             raise ConfigurationError(
                 f"{where} holds a {type(document).__name__}, not a pipeline specification: {document!r:.60}. {_AGAIN}"
@@ -56,9 +90,10 @@ def parse_documents(content: bytes, where: str) -> tuple[dict[str, Any], dict[st
         raise ConfigurationError(
             f"{where} {'holds a platform specification alone' if platforms else 'is empty'}. {_AGAIN}"
         )
-    _check_pipeline(pipelines[0], where)
-    if platforms:
-        _check_platform(platforms[0], where)
+    if not _is_pipeline(pipelines[0]):
+        raise ConfigurationError(
+            f"{where} is no pipeline specification: it has no pipelineInfo and no root. {_AGAIN}"
+        )
     return pipelines[0], platforms[0] if platforms else None
 
 
@@ -151,33 +186,36 @@ def _refuse_bombs(text: str, where: str) -> None:
 
 
 def _is_pipeline(document: dict[str, Any]) -> bool:
-    return "root" in document or "pipelineInfo" in document
+    return any(key in document for key in ("root", "pipelineInfo", "pipeline_info"))
 
 
-def _check_pipeline(ir: dict[str, Any], where: str) -> None:
+def _require_parts(ir: dict[str, Any], where: str) -> None:
     missing = [key for key in ("pipelineInfo", "root", "deploymentSpec") if key not in ir]
     if missing:
         raise ConfigurationError(
             f"{where} is no pipeline specification: it has no {', '.join(missing)}. {_AGAIN}"
         )
+
+
+def _check_pipeline(ir: dict[str, Any], where: str) -> None:
+    """What the descriptors do not say: what has to be there, which names there may be, and what refers to what."""
+    _require_parts(ir, where)
     if ir.get("schemaVersion") != SCHEMA_VERSION:
         raise ConfigurationError(
             f"{where} has schemaVersion {ir.get('schemaVersion')!r}; Kubeflow Pipelines 2 takes {SCHEMA_VERSION}. {_AGAIN}"
         )
-    name = _mapping(ir, "pipelineInfo", where).get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+    name = ir["pipelineInfo"].get("name", "")
+    if not _PIPELINE_NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
         raise ConfigurationError(
-            f"{where}: pipelineInfo.name is {name!r}; it must be lower-case letters, digits, '-' and '.'. {_AGAIN}"
+            f"{where}: pipelineInfo.name is {name!r:.200}; it must be lower-case letters, digits and '-', with one of the former "
+            f"at both ends ('.' may join such names), and at most {MAX_NAME_LENGTH} characters. {_AGAIN}"
         )
-    components = _mapping(ir, "components", where)
-    executors = _mapping(_mapping(ir, "deploymentSpec", where), "executors", f"{where}: deploymentSpec")
-    for key in executors:
-        _mapping(executors, key, f"{where}: deploymentSpec.executors")
-    if "dag" not in _mapping(ir, "root", where):
+    components = ir.get("components", {})
+    executors = ir["deploymentSpec"].get("executors", {})
+    if "dag" not in ir["root"]:
         raise ConfigurationError(f"{where}: root has no dag. {_AGAIN}")
     _check_component(ir["root"], components, executors, f"{where}: root")
-    for key in components:
-        component = _mapping(components, key, f"{where}: components")
+    for key, component in components.items():
         _check_component(component, components, executors, f"{where}: components.{key}")
     _check_acyclic(ir, where)
 
@@ -204,14 +242,10 @@ def _refuse_other_kinds(document: dict[str, Any], where: str) -> None:
 def _check_component(
     component: dict[str, Any], components: dict[str, Any], executors: dict[str, Any], where: str
 ) -> None:
-    for group in ("parameters", "artifacts"):
-        declared = _mapping(
-            _mapping(component, "inputDefinitions", where), group, f"{where}.inputDefinitions"
-        )
-        for name in declared:
-            _mapping(declared, name, f"{where}.inputDefinitions.{group}")
-            needed = "parameterType" if group == "parameters" else "artifactType"
-            if needed not in declared[name]:
+    inputs = component.get("inputDefinitions", {})
+    for group, needed in (("parameters", "parameterType"), ("artifacts", "artifactType")):
+        for name, declared in inputs.get(group, {}).items():
+            if needed not in declared:
                 raise ConfigurationError(f"{where}.inputDefinitions.{group}.{name} has no {needed}. {_AGAIN}")
     if "dag" not in component:
         label = str(component.get("executorLabel"))
@@ -220,21 +254,24 @@ def _check_component(
                 f"{where} refers to an executor that is not there: {describe_unknown([label], executors)}. {_AGAIN}"
             )
         return
-    tasks = _mapping(_mapping(component, "dag", where), "tasks", f"{where}.dag")
+    tasks = component["dag"].get("tasks", {})
     if not tasks:
         raise ConfigurationError(f"{where}.dag has no tasks. {_AGAIN}")
-    for name in tasks:
-        task = _mapping(tasks, name, f"{where}.dag.tasks")
+    for name, task in tasks.items():
         place = f"{where}.dag.tasks.{name}"
-        target = str(_mapping(task, "componentRef", place).get("name"))
+        target = str(task.get("componentRef", {}).get("name"))
         if target not in components:
             raise ConfigurationError(
                 f"{place} refers to a component that is not there: {describe_unknown([target], components)}. {_AGAIN}"
             )
-        for group in ("parameters", "artifacts"):
-            sources = _mapping(_mapping(task, "inputs", place), group, f"{place}.inputs")
-            for key in sources:
-                _mapping(sources, key, f"{place}.inputs.{group}")
+        if unknown := describe_unknown(needs_of(task), tasks):
+            raise ConfigurationError(f"{place} depends on a task that is not there: {unknown}. {_AGAIN}")
+    try:
+        graphlib.TopologicalSorter({name: needs_of(task) for name, task in tasks.items()}).prepare()
+    except graphlib.CycleError as error:
+        raise ConfigurationError(
+            f"{where}.dag: tasks wait for each other: {' -> '.join(error.args[1])}. {_AGAIN}"
+        ) from error
 
 
 def _check_acyclic(ir: dict[str, Any], where: str) -> None:
@@ -250,21 +287,3 @@ def _check_acyclic(ir: dict[str, Any], where: str) -> None:
                 done.add(name)
 
     visit(ir["root"], ())
-
-
-def _check_platform(platform: dict[str, Any], where: str) -> None:
-    platforms = _mapping(platform, "platforms", f"{where}, platform specification")
-    for name in platforms:
-        place = f"{where}: platforms.{name}"
-        deployment = _mapping(_mapping(platforms, name, place), "deploymentSpec", place)
-        executors = _mapping(deployment, "executors", f"{place}.deploymentSpec")
-        for key in executors:
-            _mapping(executors, key, f"{place}.deploymentSpec.executors")
-
-
-def _mapping(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    """A part that must be a mapping; an empty one where it is missing."""
-    value = parent.get(key, {})
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"{where}.{key} is a {type(value).__name__}, not a mapping. {_AGAIN}")
-    return value

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from importlib import resources
 
 import pytest
 from pipelines import nested, two_steps
 from planes import DATA_PYTHON
 
+from airflow_provider_llmops.spec_messages import DESCRIPTORS
 from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.step_settings import apply_settings
 
@@ -54,3 +56,31 @@ def test_the_sdk_would_notice_a_misspelt_field(field):
     ir = two_steps()
     ir["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"] = {field: "1"}
     assert f'no field named "{field}"' in parse(BoundPipeline(spec=ir, parameters={}, platform={}))
+
+
+DESCRIBE = """
+import sys
+from google.protobuf import descriptor_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+shipped = descriptor_pb2.FileDescriptorSet.FromString(open(sys.argv[1], "rb").read()).file
+own = descriptor_pb2.FileDescriptorProto()
+pipeline_spec_pb2.DESCRIPTOR.CopyToProto(own)
+print([file.name for file in shipped], own in shipped)
+"""
+
+
+def test_the_descriptors_that_the_provider_reads_with_are_those_of_the_sdk():
+    file = resources.files("airflow_provider_llmops") / "components" / DESCRIPTORS
+    answer = subprocess.run(
+        [DATA_PYTHON, "-c", DESCRIBE, str(file)], capture_output=True, text=True, check=True
+    )
+    files = [
+        "google/protobuf/struct.proto",
+        "google/protobuf/duration.proto",
+        "google/protobuf/any.proto",
+        "google/rpc/status.proto",
+        "pipeline_spec.proto",
+        "kubernetes_executor_config.proto",
+    ]
+    assert answer.stdout.strip() == f"{files} True"

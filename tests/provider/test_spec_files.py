@@ -7,9 +7,11 @@ import hashlib
 import http.server
 import io
 import json
+import re
 import tarfile
 import threading
 import zipfile
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +19,8 @@ from pipelines import nested, two_steps
 
 from airflow_provider_llmops import spec_files
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
-from airflow_provider_llmops.spec_documents import parse_documents
+from airflow_provider_llmops.spec_documents import parse_documents, read_stored
+from airflow_provider_llmops.spec_messages import meaning_of
 from airflow_provider_llmops.specs import PipelineSpec
 
 IR = two_steps()
@@ -159,18 +162,18 @@ def test_json_may_have_emoji_in_escapes(tmp_path):
             dump({"displayName": "x", "pipelineSpec": IR}),
             "a pipeline job; its specification is the part under",
         ),
-        (dump({"a": 1}), "it has no pipelineInfo, root, deploymentSpec"),
+        (dump({"a": 1}), "it has no pipelineInfo and no root"),
         (dump(PLATFORM), "holds a platform specification alone"),
         (dump(IR, {"a": 1}), "the second document is no platform specification"),
         (dump(IR, IR), "holds 2 pipeline and 0 platform specifications"),
         (dump(IR, PLATFORM, PLATFORM), "holds 1 pipeline and 2 platform specifications"),
-        (dump(IR, {"platforms": []}), "platforms is a list, not a mapping"),
+        (dump(IR, {"platforms": []}), r"platforms must be a mapping, got list \[\]"),
         (dump(changed("schemaVersion", value="2.0.0")), r"has schemaVersion '2\.0\.0'.*takes 2\.1\.0"),
         (dump(changed("schemaVersion")), "has schemaVersion None"),
         (dump(changed("root")), "it has no root"),
         (dump(changed("deploymentSpec")), "it has no deploymentSpec"),
         (dump(changed("pipelineInfo", "name", value="A B")), r"pipelineInfo\.name is 'A B'"),
-        (dump(changed("root", value=[])), "root is a list, not a mapping"),
+        (dump(changed("root", value=[])), r"root must be a mapping, got list \[\]"),
         (dump(changed("root", "dag")), "root has no dag"),
         (dump(changed("root", "dag", "tasks")), "root.dag has no tasks"),
         (
@@ -184,9 +187,65 @@ def test_json_may_have_emoji_in_escapes(tmp_path):
         ),
         (
             dump(changed("components", "comp-train", "executorLabel", value=["x"])),
-            "an executor that is not there",
+            r"executorLabel must be text, got list \['x'\](?s:.*)\nSpecification: p.yaml\nPlace: components\.comp-train\.exec",
         ),
-        (dump(changed("root", "dag", "tasks", "train", "inputs", value=3)), "train.inputs is a int"),
+        (
+            dump(changed("root", "dag", "tasks", "train", "inputs", value=3)),
+            r"^inputs must be a mapping, got int 3\. Kubeflow (?s:.*)\nPlace: root\.dag\.tasks\.train\.inputs$",
+        ),
+        (
+            dump(changed("root", "dag", "tasks", "train", "inptus", value={})),
+            r"^There is no field 'inptus' \(did you mean 'inputs'\?\) in a PipelineTaskSpec, which has artifactIter",
+        ),
+        (
+            dump(changed("root", "dag", "tasks", "report", "dependentTasks", value="train")),
+            r"^dependentTasks must be a list, got str 'train'",
+        ),
+        (
+            dump(changed("root", "dag", "tasks", "report", "dependentTasks", value=["trian"])),
+            r"tasks\.report depends on a task that is not there: 'trian' \(did you mean 'train'\?\)",
+        ),
+        (
+            dump(changed("root", "dag", "tasks", "train", "dependentTasks", value=["report"])),
+            r"root\.dag: tasks wait for each other: (train -> report -> train|report -> train -> report)\.",
+        ),
+        (
+            dump(
+                changed(
+                    "root", "dag", "tasks", "report", "inputs", "parameters", "text", "runtimeValue", value={}
+                )
+            ),
+            r"There can be one of 'runtimeValue' and 'taskOutputParameter', and there are both",
+        ),
+        (
+            dump(
+                changed("root", "inputDefinitions", "parameters", "steps", "parameterType", value="INTEGER")
+            ),
+            r"^parameterType must be one of NUMBER_DOUBLE, .*, got str 'INTEGER'",
+        ),
+        (
+            dump(changed("root", "inputDefinitions", "parameters", "steps", "parameterType", value=99)),
+            r"^parameterType must be one of NUMBER_DOUBLE, .*, got int 99",
+        ),
+        (
+            dump(changed("root", "dag", "tasks", "train", "cachingOptions", "enableCache", value="yes")),
+            r"^enableCache must be true or false, got str 'yes'",
+        ),
+        (
+            dump(changed("deploymentSpec", "executors", "exec-train", "container", "imgae", value="x")),
+            r"no field 'imgae' \(did you mean 'image'\?\)(?s:.*)\nPlace: deploymentSpec\.executors\.exec-train\.container$",
+        ),
+        (
+            dump(IR, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"e": {"nope": 1}}}}}}),
+            r"no field 'nope' in a KubernetesExecutorConfig(?s:.*)\nPlace: platforms\.kubernetes\.deploymentSpec\.executors\.e$",
+        ),
+        *(
+            (
+                dump(changed("pipelineInfo", "name", value=name)),
+                r"pipelineInfo\.name is '.*lower-case letters",
+            )
+            for name in ("a-", "-a", "a..b", "a-.b", "a_b", "A", "x" * 129, "")
+        ),
         (
             dump(changed("root", "inputDefinitions", "parameters", "steps", "parameterType")),
             "steps has no parameterType",
@@ -199,6 +258,73 @@ def test_json_may_have_emoji_in_escapes(tmp_path):
 def test_what_is_no_specification_is_called_by_its_name(content, message):
     with pytest.raises(ConfigurationError, match=message):
         parse_documents(content, "p.yaml")
+
+
+def test_other_ways_to_write_the_same_are_read_as_the_sdk_writes_it():
+    def snake(value: Any) -> Any:
+        if isinstance(value, list):
+            return [snake(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        return {re.sub("([a-z])([A-Z])", r"\1_\2", key).lower(): snake(item) for key, item in value.items()}
+
+    other = snake(IR)
+    assert "input_definitions" in other["root"]
+    other["root"]["input_definitions"]["parameters"]["steps"]["parameter_type"] = 2  # NUMBER_INTEGER
+    other["default_pipeline_root"] = None
+    config = {"active_deadline_seconds": "60", "secret_as_env": [], "init_containers": [{"image": "x"}]}
+    platform = {"platforms": {"kubernetes": {"deployment_spec": {"executors": {"exec-train": config}}}}}
+    assert parse_documents(dump(other, platform), "p.yaml") == (
+        IR,
+        {
+            "platforms": {
+                "kubernetes": {
+                    "deploymentSpec": {
+                        "executors": {
+                            "exec-train": {
+                                "activeDeadlineSeconds": 60,
+                                "secretAsEnv": [],
+                                "initContainers": [{"image": "x"}],
+                            }
+                        }
+                    }
+                }
+            }
+        },
+    )
+
+
+def test_values_of_parameters_keep_their_type_and_their_keys():
+    value = {"snake_case": 1, "camelCase": 2.0, "none": None, "empty": {}}
+    ir = changed("root", "inputDefinitions", "parameters", "steps", "defaultValue", value=value)
+    assert repr(parse_documents(dump(ir), "p.yaml")[0]) == repr(yaml.safe_load(dump(ir)))
+
+
+def test_what_a_newer_server_keeps_is_read_with_fields_that_are_unknown_here():
+    stored = changed("root", "dag", "tasks", "train", "newField", value={"a": 1})
+    assert read_stored(stored, "p on the server") == (stored, None)
+    both = {"pipeline_spec": stored, "platform_spec": PLATFORM}
+    assert read_stored(both, "p on the server") == (stored, PLATFORM)
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "spec": {}}
+    with pytest.raises(ConfigurationError, match="p on the server is an Argo Workflow"):
+        read_stored(workflow, "p on the server")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "is_same"),
+    [
+        (("root", "inputDefinitions", "artifacts"), {}, True),
+        (("root", "inputDefinitions", "parameters", "steps", "defaultValue"), 3, True),
+        (("root", "inputDefinitions", "parameters", "steps", "description"), "", True),
+        (("deploymentSpec", "executors", "exec-train", "container", "env"), [], True),
+        (("root", "inputDefinitions", "parameters", "steps", "defaultValue"), 4, False),
+        (("deploymentSpec", "executors", "exec-train", "container", "image"), "y", False),
+    ],
+)
+def test_meaning_is_what_is_left_without_order_and_empty_maps(path, value, is_same):
+    other = dict(reversed(changed(*path, value=value).items()))
+    assert (meaning_of(other, PLATFORM) == meaning_of(IR, PLATFORM)) is is_same
+    assert meaning_of(IR, None) != meaning_of(IR, PLATFORM)
 
 
 def test_a_component_that_contains_itself_is_refused():

@@ -15,7 +15,17 @@ DATA_PLANE = {
     "llmops_components", "kfp", "torch", "transformers", "trl", "peft", "datasets", "ragas", "great_expectations",
     "polars", "kserve",
 }  # fmt: skip
-HEAVY = {"kubernetes", "kfp_server_api", "mlflow", "pandas", "psutil", "requests", "httpx2", "numpy"}
+HEAVY = {
+    "kubernetes",
+    "kfp_server_api",
+    "mlflow",
+    "pandas",
+    "psutil",
+    "requests",
+    "httpx2",
+    "numpy",
+    "google",
+}
 
 
 def modules() -> list[str]:
