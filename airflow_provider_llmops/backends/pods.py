@@ -32,7 +32,7 @@ _CREATION_EVENTS = (
     "FailedCreate",
     "JobCreationFailed",
     "HeadlessServiceCreationFailed",
-    "PersistentVolumeClaimCreationFailed",
+    "PVCCreationFailed",
     "TrainJobResourcesCreationFailed",
 )
 _NOISE_BEFORE = ("Error creating: ", "TrainJob resources reconciliation failed: ")
@@ -114,8 +114,8 @@ def event_troubles(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list
         for noise in _NOISE_BEFORE:
             text = text.removeprefix(noise)
         reason = reason_of(text, limit=MAX_MESSAGE_CHARACTERS)
-        what = about.get("kind") or of
-        message = f"{reason} ({what} {about.get('name', '')}: {kind})".replace("  ", " ").replace(" :", ":")
+        what = " ".join(str(part) for part in (about.get("kind") or of, about.get("name")) if part)
+        message = f"{reason} ({what}: {kind})" if what else f"{reason} ({kind})"
         trouble = PodTrouble(str(about.get("name", "")), message, kind, at=_event_time(event))
         key = (trouble.pod, kind, reason)
         if key not in latest or (latest[key].at or 0.0) <= (trouble.at or 0.0):

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from airflow_provider_llmops.backends.kubernetes_messages import sentence
+from airflow_provider_llmops.backends.trainer import why_failed
+from airflow_provider_llmops.backends.trainjobs.runtime import check_runtime
 from airflow_provider_llmops.declared import converted
 from airflow_provider_llmops.ending import attempt_deadline, describe_limits, end_if_unwanted, is_unwanted
 from airflow_provider_llmops.exceptions import (
@@ -39,6 +42,7 @@ from airflow_provider_llmops.once import (
 from airflow_provider_llmops.passing_on import checked, is_same_release
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.states import RunState
 from airflow_provider_llmops.uris import file_path, scheme_of
 
 if TYPE_CHECKING:
@@ -56,7 +60,6 @@ REQUEST_VARIABLE = "LLMOPS_REQUEST"
 TERMINATION_LOG = "/dev/termination-log"
 MAX_REQUEST_BYTES = 96 * 1024  # Linux allows a variable 128 KiB
 GONE_SECONDS = 180.0  # the pods' grace and a little
-LOG_LINES = 20
 _TOKEN_CHARACTERS = 12
 
 
@@ -195,6 +198,7 @@ class TrainJobOperator(BaseOperator):
             error=event["error"],
             timed_out=event["timed_out"],
             final_error=event["final_error"],
+            trouble=event.get("trouble"),
         )
 
     def on_kill(self) -> None:
@@ -338,6 +342,7 @@ class TrainJobOperator(BaseOperator):
         token = former.name if former and former.is_unfinished else uuid.uuid4().hex
         intent = Intent.of(context, token, former=former)
         manifest = self.manifest(context, token, began=intent.began)
+        self._check_runtime(manifest)
         # Stored first: if this worker dies at any later instant, the token leads to the TrainJob.
         intent.store(context)
         self._job = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
@@ -348,6 +353,29 @@ class TrainJobOperator(BaseOperator):
         intent.fulfil(context, job.uid)
         self.log.info("TrainJob %s/%s: %s node(s)", job.namespace, job.name, self.num_nodes)
         return job
+
+    def _check_runtime(self, manifest: Mapping[str, Any]) -> None:
+        """Refuse a runtime that is not there, or cannot run our command; Kubeflow Trainer accepts the latter."""
+        backend, spec = self.hook.backend, manifest["spec"]
+        kind, name = spec["runtimeRef"]["kind"], spec["runtimeRef"]["name"]
+        namespace = manifest["metadata"]["namespace"]
+        try:
+            runtime = backend.runtime(kind, namespace, name)
+        except RunNotFoundError as error:
+            names = backend.runtime_names(kind, namespace)
+            known = f" There are: {', '.join(names)}." if names else ""
+            described = describe_unknown([name], names)
+            raise ConfigurationError(
+                f"There is no {kind} {described}.{known}", *str(error).split("\n")[1:]
+            ) from error
+        except ConfigurationError as error:
+            self.log.info("Whether runtime %r can run the training is not checked: %s", name, error)
+            return
+        check_runtime(
+            runtime,
+            num_nodes=spec["trainer"]["numNodes"],
+            processes_per_node=spec["trainer"].get("numProcPerNode"),
+        )
 
     def _reconnect(self, context: Context) -> TrainJob | None:
         """The TrainJob of an earlier attempt, if it still can bring a result."""
@@ -397,7 +425,7 @@ class TrainJobOperator(BaseOperator):
             )
 
     def _wait(self, context: Context, job: TrainJob, deadline: float | None) -> dict[str, Any]:
-        from airflow_provider_llmops.backends.trainer import TrainJobWatch
+        from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 
         watch = TrainJobWatch(
             self.hook.backend,
@@ -421,7 +449,7 @@ class TrainJobOperator(BaseOperator):
                 break
             timed_out = watch.is_over_time
             if not timed_out:
-                time.sleep(self.poll_interval)
+                time.sleep(watch.seconds_to_wait(self.poll_interval))
         return self._finish(
             context,
             job.namespace,
@@ -429,6 +457,7 @@ class TrainJobOperator(BaseOperator):
             error=error,
             timed_out=timed_out,
             final_error=watch.final_error,
+            trouble=watch.trouble,
         )
 
     def _finish(
@@ -440,6 +469,7 @@ class TrainJobOperator(BaseOperator):
         error: str | None,
         timed_out: bool,
         final_error: str | None,
+        trouble: str | None,
     ) -> dict[str, Any]:
         self._job = None
         with concluding(context), outlasting(f"TrainJob {namespace}/{name}"):
@@ -448,18 +478,43 @@ class TrainJobOperator(BaseOperator):
                 return self._outcome(context, job)
             if error and job is not None and not job.state.is_terminal:
                 raise ConfigurationError(error)
-            raise self._failure(namespace, name, job, timed_out=timed_out, final_error=final_error)
+            if job is not None and job.state is RunState.FAILED and trouble is None:
+                final_error, trouble = self._explain(job)
+            raise self._failure(
+                namespace, name, job, timed_out=timed_out, final_error=final_error, trouble=trouble
+            )
+
+    def _explain(self, job: TrainJob) -> tuple[str | None, str | None]:
+        """Why a TrainJob has failed, if nobody has seen it while it did: final error, and any."""
+        from airflow_provider_llmops.backends.trainjobs.watch import NO_POD_LEFT, TrainJobWatch
+
+        watch = TrainJobWatch(self.hook.backend, job.namespace, job.name, self.log)
+        watch.look()
+        if watch.trouble is None:
+            self.log.error("%s", NO_POD_LEFT)
+        return watch.final_error, watch.trouble
 
     def _failure(
-        self, namespace: str, name: str, job: TrainJob | None, *, timed_out: bool, final_error: str | None
+        self,
+        namespace: str,
+        name: str,
+        job: TrainJob | None,
+        *,
+        timed_out: bool,
+        final_error: str | None,
+        trouble: str | None,
     ) -> Exception:
         """What has become of a TrainJob that brings no result; it does not go on after that."""
-        from airflow_provider_llmops.backends.trainer import explain
-
         backend = self.hook.backend
         where = f"TrainJob: {namespace}/{name} ({self.component})"
         if timed_out or (job is not None and job.timed_out):
             backend.delete(namespace, name)
+            if trouble:
+                return RunFailedError(
+                    f"{sentence(trouble)} So the training was not done within {describe_limits(self)}, and was stopped. Put "
+                    "that right and retry; what it has saved it goes on from.",
+                    where,
+                )
             return RunFailedError(
                 f"The training took longer than {describe_limits(self)} and was stopped. A retry goes on from its checkpoints; "
                 "raise that, or give it less to do.",
@@ -469,16 +524,13 @@ class TrainJobOperator(BaseOperator):
             return RunCanceledError(
                 "The TrainJob was deleted by somebody else. Clear the task to train again; a retry goes on from its checkpoints.",
                 where,
+                trouble and f"Before that: {trouble}",
             )
-        lines, is_final = explain(backend, job, lines=LOG_LINES)
-        for line in lines:
-            self.log.error("%s", line)
         if final_error and not job.state.is_terminal:
             backend.delete(namespace, name)  # its restarts would end alike
-        reason = (final_error or job.reason or "The TrainJob failed without a reason").rstrip(".")
-        if final_error or is_final:
-            return InvalidInputError(f"{reason}. Correct the task's arguments or data.", where)
-        return RunFailedError(f"{reason}. A retry goes on from its checkpoints.", where)
+        if final_error:
+            return InvalidInputError(f"{sentence(final_error)} Correct the task's arguments or data.", where)
+        return RunFailedError(f"{why_failed(job, trouble)} A retry goes on from its checkpoints.", where)
 
     def _outcome(self, context: Context, job: TrainJob) -> dict[str, Any]:
         # What was submitted, not what the task's templates and DAG have become since.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 
+from airflow_provider_llmops.backends.trainer import why_failed
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.once import outlasting
@@ -16,7 +17,8 @@ from airflow_provider_llmops.once import outlasting
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.trainer import TrainJob, TrainJobs, TrainJobWatch
+    from airflow_provider_llmops.backends.trainer import TrainJob, TrainJobs
+    from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 
 
 class TrainJobSensor(BaseSensorOperator):
@@ -59,7 +61,7 @@ class TrainJobSensor(BaseSensorOperator):
 
     @cached_property
     def _watch(self) -> TrainJobWatch:
-        from airflow_provider_llmops.backends.trainer import TrainJobWatch
+        from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 
         return TrainJobWatch(self._backend, self._namespace, self.name, self.log)
 
@@ -74,13 +76,14 @@ class TrainJobSensor(BaseSensorOperator):
     def poke(self, context: Context) -> bool:
         """Whether the TrainJob is complete; raises when it no longer can be."""
         job = self._watch.look()
-        return job is not None and self._is_complete(job)
+        return job is not None and self._is_complete(job, self._watch.trouble)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Look at the TrainJob that has ended."""
         with outlasting(f"TrainJob {self._namespace}/{self.name}"):
             # With patience, unlike a poke: that there is no answer does not mean that it is complete.
-            is_complete = self._is_complete(self._backend.get(self._namespace, self.name))
+            job = self._backend.get(self._namespace, self.name)
+            is_complete = self._is_complete(job, event.get("trouble"))
             if event["error"] and not is_complete:
                 raise ConfigurationError(event["error"])
         if not is_complete:
@@ -103,10 +106,10 @@ class TrainJobSensor(BaseSensorOperator):
         )
 
     @staticmethod
-    def _is_complete(job: TrainJob) -> bool:
+    def _is_complete(job: TrainJob, trouble: str | None) -> bool:
         where = f"TrainJob: {job.namespace}/{job.name}"
         if job.state.is_canceled:
             raise RunCanceledError("The TrainJob was deleted.", where)
         if job.state.is_terminal and not job.state.is_successful:
-            raise RunFailedError(job.reason or "The TrainJob failed without a reason", where)
+            raise RunFailedError(why_failed(job, trouble), where)
         return job.state.is_successful

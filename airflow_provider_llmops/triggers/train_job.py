@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_llmops.backends.trainer import TrainJobWatch
+from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.triggers.settle import settle
@@ -21,9 +21,10 @@ class TrainJobTrigger(BaseTrigger):
     """Fires once, when a TrainJob has ended or is gone, will certainly fail, or its deadline has passed.
 
     While it waits, progress and metrics go to the task's log as the training reports them, and so do its conditions,
-    jobs, and pods that do not run. The event's payload is ``{"namespace": str, "name": str, "timed_out": bool, "error":
-    str | None, "final_error": str | None}``; ``error`` says why the TrainJob cannot be watched any more, ``final_error``
-    what the training itself said will happen again.
+    jobs, pods that do not run, and the log of the first that failed. The event's payload is ``{"namespace": str, "name":
+    str, "timed_out": bool, "error": str | None, "final_error": str | None, "trouble": str | None}``; ``error`` says why
+    the TrainJob cannot be watched any more, ``final_error`` what the training itself said will happen again, ``trouble``
+    why it does not run or has failed, as far as it was seen.
 
     :param kubernetes_conn_id: connection of type ``kubernetes``
     :param namespace: namespace of the TrainJob
@@ -103,7 +104,7 @@ class TrainJobTrigger(BaseTrigger):
             if timed_out := watch.is_over_time:
                 await self._delete()
                 break
-            await asyncio.sleep(self.poll_interval)
+            await asyncio.sleep(watch.seconds_to_wait(self.poll_interval))
         await settle(started)
         yield TriggerEvent(  # type: ignore[no-untyped-call]
             {
@@ -112,6 +113,7 @@ class TrainJobTrigger(BaseTrigger):
                 "timed_out": timed_out,
                 "error": error,
                 "final_error": final_error,
+                "trouble": watch.trouble,
             }
         )
 

@@ -1,9 +1,10 @@
-"""As much of a Kubernetes API server as TrainJobs, their pods and logs need, over HTTP and with state.
+"""As much of a Kubernetes API server as TrainJobs, their pods, logs and events need, over HTTP and with state.
 
-It has no controllers: a test says what becomes of a TrainJob with ``update``, ``fail`` and so on. What it answers follows
-the API server: ``Status`` objects, 409 for a name that is taken, 404 in plain text for a resource that it does not know.
-Deleted in the background a TrainJob is gone before its pods are; in the foreground it stays, and Kubeflow Trainer makes its
-JobSet again, as recorded on 2.3.
+It has no controllers: a test says what becomes of a TrainJob with ``accept``, ``begin``, ``run``, ``fail`` and so on, and the
+status goes the way that was recorded on Kubeflow Trainer 2.3: nothing, zeros, ``active``, ``ready``; conditions stay. What
+it answers follows the API server: ``Status`` objects, 409 for a name that is taken, 404 in plain text for a resource that it
+does not know. Deleted in the background a TrainJob is gone before its pods are; in the foreground it stays, and Kubeflow
+Trainer makes its JobSet again each time that the garbage collector has removed it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 _JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{}/trainjobs"
 _NOW = "2026-01-01T00:00:00Z"
+_RUNTIMES = Path(__file__).resolve().parents[1] / "recorded" / "training-runtimes.json"
+# The labels of an event that can be selected by: SelectableFields in pkg/registry/core/event of Kubernetes.
+_EVENT_FIELDS = ("involvedObject.kind", "involvedObject.name", "involvedObject.namespace", "reason", "type")
 
 
 class FakeTrainJobs:
@@ -25,7 +30,8 @@ class FakeTrainJobs:
 
     ``requests`` has method and path of every request; ``faults`` answers in its place: a function that is given both and
     returns status and body, or ``None`` to let the request through. ``lose_answers`` is how many requests are carried out
-    without an answer.
+    without an answer. ``runtimes`` are those that Kubeflow Trainer ships, ``job_sets`` how often each TrainJob's JobSet was
+    made.
     """
 
     def __init__(self) -> None:
@@ -34,6 +40,9 @@ class FakeTrainJobs:
         self.deleted: list[tuple[str, str, str]] = []
         self.pods: dict[str, dict[str, Any]] = {}
         self.logs: dict[tuple[str, bool], str] = {}
+        self.events: list[dict[str, Any]] = []
+        self.runtimes: list[dict[str, Any]] = json.loads(_RUNTIMES.read_text(encoding="utf-8"))
+        self.job_sets: dict[str, int] = {}
         self.requests: list[tuple[str, str]] = []
         self.faults: Callable[[str, str], tuple[int, Any] | None] = lambda method, path: None
         self.lose_answers = 0
@@ -86,9 +95,10 @@ class FakeTrainJobs:
         (job,) = self.jobs.values()
         return job
 
-    def add(self, name: str, namespace: str = "team") -> dict[str, Any]:
-        """A TrainJob that somebody else has made."""
-        return self._store({"metadata": {"name": name, "namespace": namespace}, "spec": {}})
+    def add(self, name: str, namespace: str = "team", nodes: int = 1) -> dict[str, Any]:
+        """A TrainJob that somebody else has made. It has no status before its controller has seen it."""
+        spec = {"trainer": {"numNodes": nodes}}
+        return self._store({"metadata": {"name": name, "namespace": namespace}, "spec": spec})
 
     def update(self, job: dict[str, Any], **status: Any) -> None:
         """Set fields of a TrainJob's status, as the controller does."""
@@ -96,8 +106,18 @@ class FakeTrainJobs:
             job.setdefault("status", {}).update(status)
             self._touch(job)
 
+    def accept(self, job: dict[str, Any]) -> None:
+        """Its JobSet is made."""
+        name = job["metadata"]["name"]
+        self.job_sets[name] = self.job_sets.get(name, 0) + 1
+        self.update(job, jobsStatus=[_counts()])
+
+    def begin(self, job: dict[str, Any]) -> None:
+        """Its Job is at work, whether there are pods or not."""
+        self.update(job, jobsStatus=[_counts(active=1)])
+
     def run(self, job: dict[str, Any], progress: int | None = None, **metrics: str) -> None:
-        """Its nodes train and have reported progress."""
+        """All nodes train and have reported progress."""
         self.update(job, jobsStatus=[_counts(active=1, ready=1)])
         if progress is not None:
             reported = [{"name": name, "value": value} for name, value in metrics.items()]
@@ -109,23 +129,70 @@ class FakeTrainJobs:
         self.update(job, jobsStatus=[_counts(succeeded=1)])
         self._condition(job, "Complete", "AllJobsCompleted", "jobset completed successfully")
 
-    def fail(self, job: dict[str, Any], reason: str = "FailedJobs", message: str = "jobset failed") -> None:
-        """It has failed."""
+    def fail(self, job: dict[str, Any], reason: str = "FailedJobs", message: str | None = None) -> None:
+        """It has failed: by itself, its Jobs as well."""
+        first = f"{job['metadata']['name']}-node-0"
+        named = f"jobset failed due to one or more job failures (first failed job: {first})"
         self.update(job, jobsStatus=[_counts(failed=1)])
-        self._condition(job, "Failed", reason, message)
+        self._condition(job, "Failed", reason, message or named)
+
+    def exceed_deadline(self, job: dict[str, Any]) -> None:
+        """The controller deletes the JobSet, and leaves what the status said of its Jobs."""
+        self._condition(job, "Failed", "DeadlineExceeded", "TrainJob exceeded its active deadline")
+        self._delete_pods(job["metadata"]["name"])
 
     def suspend(self, job: dict[str, Any]) -> None:
         """It waits in a queue."""
+        job["spec"]["suspend"] = True
         self._condition(job, "Suspended", "Suspended", "TrainJob is suspended")
+        if "jobsStatus" in job["status"]:
+            self.update(job, jobsStatus=[_counts(suspended=1)])
+        self._delete_pods(job["metadata"]["name"])
 
     def resume(self, job: dict[str, Any]) -> None:
-        """It has left the queue."""
-        job["status"]["conditions"] = []
+        """It has left the queue. The condition stays, and becomes false."""
+        job["spec"]["suspend"] = False
         self._condition(job, "Suspended", "Resumed", "TrainJob is resumed", status="False")
+
+    def collect_garbage(self, job: dict[str, Any]) -> None:
+        """What was deleted in the foreground goes, and Kubeflow Trainer makes the JobSet again, with pods that train."""
+        name = job["metadata"]["name"]
+        self.end_pods()
+        self.accept(job)
+        self.begin(job)
+        self.start_pod(job, f"{name}-node-0-0-again{self.job_sets[name]}")
 
     def created_at(self, job: dict[str, Any], moment: float) -> None:
         """Say that it was made then."""
         job["metadata"]["creationTimestamp"] = _time(moment)
+
+    def warn(
+        self,
+        job: dict[str, Any],
+        message: str,
+        *,
+        reason: str = "FailedCreate",
+        kind: str = "Job",
+        name: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        """A controller could not make what it should; it says so of its own object, the Job unless another is named."""
+        metadata = job["metadata"]
+        about = metadata["name"] if kind in ("TrainJob", "JobSet") else f"{metadata['name']}-node-0"
+        self.events.append(
+            {
+                "metadata": {"name": f"e{len(self.events)}", "namespace": metadata["namespace"]},
+                "type": "Warning",
+                "reason": reason,
+                "message": message,
+                "involvedObject": {"kind": kind, "name": name or about, "namespace": metadata["namespace"]},
+                "lastTimestamp": _time(at),
+            }
+        )
+
+    def make_pod(self, job: dict[str, Any], pod: str) -> None:
+        """A node waits for its place."""
+        self._pod(job, pod, "Pending", None)
 
     def end_pod(
         self,
@@ -137,28 +204,26 @@ class FakeTrainJobs:
         restarted: bool = False,
         log: str | None = None,
         reason: str = "Error",
+        at: str = _NOW,
     ) -> None:
-        """A node's container has ended, and was perhaps started again."""
-        ended = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
-        waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
-        status = {"state": waiting, "lastState": ended} if restarted else {"state": ended, "lastState": {}}
-        self._pod(job, pod, {"phase": "Running" if restarted else "Failed", "containerStatuses": [status]})
+        """A node's container has ended, and waits for its next start if its pod is kept."""
+        ended = {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}}
+        message = f"back-off restarting failed container=node pod={pod}"
+        waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
+        phase = "Running" if restarted else "Failed" if code else "Succeeded"
+        self._pod(job, pod, phase, waiting if restarted else ended, ended if restarted else {})
         if log is not None:
             self.logs[pod, restarted] = log
 
     def start_pod(self, job: dict[str, Any], pod: str) -> None:
-        """A node trains."""
-        running = {"state": {"running": {"startedAt": _NOW}}, "lastState": {}}
-        self._pod(job, pod, {"phase": "Running", "containerStatuses": [running]})
+        """A node trains, perhaps again."""
+        before = self.pods.get(pod, {}).get("document", {}).get("status", {}).get("containerStatuses")
+        last = before[0]["lastState"] if before else {}
+        self._pod(job, pod, "Running", {"running": {"startedAt": _NOW}}, last)
 
-    def end_pods(self) -> None:
-        """All pods that were told to end have done so."""
-        with self._lock:
-            self.pods = {
-                name: pod
-                for name, pod in self.pods.items()
-                if "deletionTimestamp" not in pod["document"]["metadata"]
-            }
+    def block_pod(self, job: dict[str, Any], pod: str, reason: str, message: str) -> None:
+        """A node's container cannot be made."""
+        self._pod(job, pod, "Pending", {"waiting": {"reason": reason, "message": message}})
 
     def hold_pod(self, job: dict[str, Any], pod: str, message: str) -> None:
         """A node finds no place in the cluster."""
@@ -168,7 +233,29 @@ class FakeTrainJobs:
             "reason": "Unschedulable",
             "message": message,
         }
-        self._pod(job, pod, {"phase": "Pending", "conditions": [condition]})
+        self._pod(job, pod, "Pending", None)
+        self.pods[pod]["document"]["status"]["conditions"] = [condition]
+
+    def stop_pods(self) -> None:
+        """All pods that were told to end have stopped their containers."""
+        stopped = {"terminated": {"exitCode": 143, "reason": "Error", "finishedAt": _NOW}}
+        with self._lock:
+            for pod in self.pods.values():
+                status = pod["document"]["status"]
+                if "deletionTimestamp" in pod["document"]["metadata"]:
+                    status["phase"] = "Failed"
+                    for container in status.get("containerStatuses", []):
+                        if "running" in container["state"]:
+                            container |= {"state": stopped, "ready": False}
+
+    def end_pods(self) -> None:
+        """All pods that were told to end are gone."""
+        with self._lock:
+            self.pods = {
+                name: pod
+                for name, pod in self.pods.items()
+                if "deletionTimestamp" not in pod["document"]["metadata"]
+            }
 
     def remove(self, job: dict[str, Any]) -> None:
         """It and its pods are gone."""
@@ -177,25 +264,54 @@ class FakeTrainJobs:
             self.jobs.pop((metadata["namespace"], metadata["name"]), None)
             self.pods = {name: pod for name, pod in self.pods.items() if pod["job"] != metadata["name"]}
 
-    def _pod(self, job: dict[str, Any], name: str, status: dict[str, Any]) -> None:
-        for container in status.get("containerStatuses", []):
-            container |= {"name": "node", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
-        self.pods[name] = {
-            "job": job["metadata"]["name"],
-            "namespace": job["metadata"]["namespace"],
-            "document": {
-                "metadata": {
-                    "name": name,
-                    "labels": {"jobset.sigs.k8s.io/jobset-name": job["metadata"]["name"]},
-                },
+    def put_pod(self, job: dict[str, Any], document: dict[str, Any]) -> None:
+        """A pod that is just so."""
+        with self._lock:
+            self.pods[document["metadata"]["name"]] = {
+                "job": job["metadata"]["name"],
+                "namespace": job["metadata"]["namespace"],
+                "document": document,
+            }
+
+    def _pod(
+        self,
+        job: dict[str, Any],
+        name: str,
+        phase: str,
+        state: dict[str, Any] | None,
+        last: dict[str, Any] | None = None,
+    ) -> None:
+        former = self.pods.get(name, {}).get("document", {}).get("status", {}).get("containerStatuses")
+        count = former[0]["restartCount"] if former else 0
+        container = {
+            "name": "node",
+            "ready": "running" in (state or {}),
+            "restartCount": count + 1 if last and "waiting" in (state or {}) else count,
+            "state": state,
+            "lastState": last or {},
+        }
+        status = {"phase": phase, **({} if state is None else {"containerStatuses": [container]})}
+        labels = {"jobset.sigs.k8s.io/jobset-name": job["metadata"]["name"]}
+        self.put_pod(
+            job,
+            {
+                "metadata": {"name": name, "labels": labels},
                 "spec": {"containers": [{"name": "node"}]},
                 "status": status,
             },
-        }
+        )
+
+    def _delete_pods(self, job_name: str) -> None:
+        for pod in self.pods.values():
+            if pod["job"] == job_name:
+                pod["document"]["metadata"]["deletionTimestamp"] = _NOW
+        if self.pods_end_at_once:
+            self.end_pods()
 
     def _condition(
         self, job: dict[str, Any], kind: str, reason: str, message: str, status: str = "True"
     ) -> None:
+        """A condition takes the place of the former one of its type; the others stay."""
         condition = {
             "type": kind,
             "status": status,
@@ -203,7 +319,8 @@ class FakeTrainJobs:
             "message": message,
             "lastTransitionTime": _time(),
         }
-        self.update(job, conditions=[*job.get("status", {}).get("conditions", []), condition])
+        known = {item["type"]: item for item in job.get("status", {}).get("conditions", [])}
+        self.update(job, conditions=list({**known, kind: condition}.values()))
 
     def _touch(self, job: dict[str, Any]) -> None:
         self._version += 1
@@ -242,7 +359,11 @@ class FakeTrainJobs:
 
     def _answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         parts = path.strip("/").split("/")
-        if parts[:2] == ["apis", "trainer.kubeflow.org"] and "namespaces" in parts:
+        if parts[:2] == ["apis", "trainer.kubeflow.org"] and parts[3] == "clustertrainingruntimes":
+            return self._read_runtimes("ClusterTrainingRuntime", None, parts[4:])
+        if parts[:2] == ["apis", "trainer.kubeflow.org"] and parts[5:6] == ["trainingruntimes"]:
+            return self._read_runtimes("TrainingRuntime", parts[4], parts[6:])
+        if parts[:2] == ["apis", "trainer.kubeflow.org"] and parts[5:6] == ["trainjobs"]:
             namespace, rest = parts[4], parts[6:]
             if method == "POST" and not rest:
                 return self._create(namespace, body)
@@ -250,6 +371,8 @@ class FakeTrainJobs:
                 return self._one(method, namespace, rest[0], query)
         if method == "GET" and parts[:2] == ["api", "v1"] and "pods" in parts:
             return self._read_pods(parts[3], parts[5:], query)
+        if method == "GET" and parts[:2] == ["api", "v1"] and parts[4:] == ["events"]:
+            return self._read_events(parts[3], query)
         return 404, "404 page not found\n"
 
     def _create(self, namespace: str, job: dict[str, Any]) -> tuple[int, Any]:
@@ -271,14 +394,12 @@ class FakeTrainJobs:
             self.deleted.append((namespace, name, policy))
             if policy == "Foreground":
                 job["metadata"] |= {"deletionTimestamp": _NOW, "finalizers": ["foregroundDeletion"]}
-                self.start_pod(job, f"{name}-again")
+                self._delete_pods(name)
+                if not _has_ended(job):
+                    self.collect_garbage(job)
                 return 200, job
             self.jobs.pop((namespace, name))
-            for pod in self.pods.values():
-                if pod["job"] == name:
-                    pod["document"]["metadata"]["deletionTimestamp"] = _NOW
-            if self.pods_end_at_once:
-                self.end_pods()
+            self._delete_pods(name)
         return 200, job
 
     def _read_pods(self, namespace: str, rest: list[str], query: dict[str, list[str]]) -> tuple[int, Any]:
@@ -294,6 +415,38 @@ class FakeTrainJobs:
         if (text := self.logs.get((rest[0], previous))) is None:
             return status(404, "NotFound", f'pods "{rest[0]}" not found')
         return 200, "\n".join(text.splitlines()[-int(query["tailLines"][0]) :]) + "\n"
+
+    def _read_events(self, namespace: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        wanted = dict(part.split("=") for part in query.get("fieldSelector", [""])[0].split(",") if part)
+        if unknown := sorted(set(wanted) - set(_EVENT_FIELDS)):
+            return status(400, "BadRequest", f"field label not supported: {unknown[0]}")
+
+        def field(event: dict[str, Any], path: str) -> Any:
+            for key in path.split("."):
+                event = event[key]
+            return event
+
+        items = [
+            event
+            for event in self.events
+            if event["metadata"]["namespace"] == namespace
+            and all(field(event, path) == value for path, value in wanted.items())
+        ]
+        return 200, {"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": items}
+
+    def _read_runtimes(self, kind: str, namespace: str | None, rest: list[str]) -> tuple[int, Any]:
+        found = [
+            item
+            for item in self.runtimes
+            if (item["kind"], item["metadata"].get("namespace")) == (kind, namespace)
+        ]
+        if not rest:
+            return 200, {"kind": f"{kind}List", "metadata": {}, "items": found}
+        for item in found:
+            if item["metadata"]["name"] == rest[0]:
+                return 200, item
+        plural = f"{kind.lower()}s.trainer.kubeflow.org"
+        return status(404, "NotFound", f'{plural} "{rest[0]}" not found')
 
 
 def status(code: int, reason: str, message: str) -> tuple[int, dict[str, Any]]:
@@ -312,6 +465,11 @@ def _time(moment: float | None = None) -> str:
     """A time as Kubernetes writes it, now unless another is given."""
     when = datetime.now(UTC) if moment is None else datetime.fromtimestamp(moment, UTC)
     return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _has_ended(job: dict[str, Any]) -> bool:
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
 
 
 def _counts(**counts: int) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from kube_trainjobs import FakeTrainJobs, status
 
 from airflow_provider_llmops import once
 from airflow_provider_llmops.backends import trainer
+from airflow_provider_llmops.backends.pods import PodTrouble, pod_troubles
+from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -83,7 +85,7 @@ def events(trigger):
 
 
 def event_of(trigger, **changed):
-    usual = {"timed_out": False, "error": None, "final_error": None}
+    usual = {"timed_out": False, "error": None, "final_error": None, "trouble": None}
     return {"namespace": trigger.namespace, "name": trigger.name, **usual, **changed}
 
 
@@ -251,6 +253,8 @@ def let_pods_end_after(cluster, looks):
     seen = []
 
     def notice(method, path):
+        if "runtimes" in path:
+            return
         seen.append(f"{method} {path.split('/')[-1] if path.endswith('/pods') else 'trainjob'}")
         if seen.count("GET pods") == looks:
             cluster.end_pods()
@@ -443,17 +447,18 @@ def test_job_that_somebody_deleted_fails_the_attempt_and_a_retry_makes_a_new_one
 
 def test_progress_and_state_go_to_the_log_as_they_change(cluster, caplog):
     job = cluster.add("j")
-    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+    watch = TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
     caplog.set_level("INFO", logger=trainer.log.name)
     watch.look()
     cluster.suspend(job)
     watch.look()
-    cluster.update(job, conditions=[])
+    cluster.resume(job)
     cluster.run(job, 10, loss="2.5", step="10")
     watch.look()
     watch.look()
-    cluster.run(job, 20, loss="2.25")
-    watch.look()
+    for progress in (11, 14, 20, 21):
+        cluster.run(job, progress, loss="2.25")
+        watch.look()
     cluster.complete(job)
     watch.look()
     assert [record.getMessage() for record in caplog.records] == [
@@ -470,7 +475,7 @@ def test_progress_and_state_go_to_the_log_as_they_change(cluster, caplog):
 
 def test_a_job_that_trains_costs_one_request_a_look(cluster):
     job = cluster.add("j")
-    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+    watch = TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
     cluster.run(job)
     cluster.requests.clear()
     for _ in range(3):
@@ -478,29 +483,131 @@ def test_a_job_that_trains_costs_one_request_a_look(cluster):
     assert [path.rpartition("/")[2] for _, path in cluster.requests] == ["j"] * 3
 
 
-def test_why_a_pod_does_not_start_is_told_once(cluster, caplog):
+@pytest.fixture
+def watch(cluster, caplog):
+    """A watch over TrainJob ``j``, and what it tells with the levels of it."""
+    caplog.set_level("INFO", logger=trainer.log.name)
+    return TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+
+
+def told(caplog, level="WARNING"):
+    """What was told since this was last asked."""
+    lines = [record.getMessage() for record in caplog.records if record.levelname == level]
+    caplog.clear()
+    return lines
+
+
+NO_PLACE = "0/{} nodes are available: {} Insufficient nvidia.com/gpu."
+
+
+def test_why_a_pod_does_not_start_is_told_once(cluster, watch, caplog):
     job = cluster.add("j")
-    cluster.hold_pod(job, "j-node-0-0-abcde", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
-    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
-    watch.look()
-    watch.look()
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "Pod j-node-0-0-abcde: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-    ]
+    for nodes in (3, 4):
+        cluster.hold_pod(job, "j-node-0-0-abcde", NO_PLACE.format(nodes, nodes))
+        watch.look()
+    reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. (pod j-node-0-0-abcde)"
+    assert told(caplog) == [f"TrainJob team/j is PENDING ({reason})"]
+    assert watch.trouble == reason
 
 
-def test_pods_that_may_not_be_read_do_not_end_the_wait(cluster, caplog):
-    cluster.add("j")
-    cluster.faults = lambda method, path: (
-        status(403, "Forbidden", "pods is forbidden") if path.endswith("/pods") else None
+def test_image_that_cannot_be_pulled_is_one_reason_and_not_two_in_turn(cluster, watch, caplog):
+    job = cluster.add("j")
+    cluster.begin(job)
+    not_found = 'failed to pull and unpack image "nosuch/image:1": not found'
+    for _ in range(3):
+        cluster.block_pod(job, "p-0", "ErrImagePull", not_found)
+        watch.look()
+        cluster.block_pod(job, "p-0", "ImagePullBackOff", 'Back-off pulling image "nosuch/image:1"')
+        watch.look()
+    assert told(caplog) == [f"TrainJob team/j is PENDING (ErrImagePull: {not_found} (pod p-0))"]
+    cluster.start_pod(job, "p-0")
+    assert watch.look().state == "RUNNING"
+    assert watch.trouble is None
+
+
+QUOTA = 'Error creating: pods "j-node-0-0-{}" is forbidden: exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0'
+
+
+def test_why_no_pod_can_be_made_stands_in_the_events_and_is_told(cluster, watch, caplog):
+    job = cluster.add("j")
+    cluster.accept(job)
+    cluster.begin(job)
+    for pod in ("abcde", "fghij"):
+        cluster.warn(job, QUOTA.format(pod))
+        assert watch.look().state == "PENDING"
+    reason = (
+        "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0 (Job j-node-0: FailedCreate)"
     )
-    watch = trainer.TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
+    assert told(caplog) == [f"TrainJob team/j is PENDING ({reason})"]
+    assert watch.trouble == reason
+
+
+def test_quota_on_job_sets_is_told_of_a_job_that_has_no_status(cluster, watch):
+    cluster.warn(
+        cluster.add("j"),
+        'TrainJob resources reconciliation failed: jobsets.jobset.x-k8s.io "j" is forbidden: exceeded quota: q',
+        kind="TrainJob",
+        reason="TrainJobResourcesCreationFailed",
+    )
+    watch.look()
+    assert watch.trouble == "exceeded quota: q (TrainJob j: TrainJobResourcesCreationFailed)"
+
+
+def test_pod_that_waits_without_saying_why_is_explained_by_its_events(cluster, watch):
+    job = cluster.add("j")
+    cluster.block_pod(job, "p-0", "ContainerCreating", "")
+    missing = 'MountVolume.SetUp failed for volume "templates" : configmap "templates" not found'
+    cluster.warn(job, missing, kind="Pod", name="p-0", reason="FailedMount")
+    watch.look()
+    assert watch.trouble == f"{missing} (Pod p-0: FailedMount)"
+
+
+def test_what_events_said_long_ago_is_no_reason(cluster, watch):
+    job = cluster.add("j")
+    cluster.warn(job, QUOTA, at=time.time() - 3000)
+    watch.look()
+    assert watch.trouble is None
+
+
+def test_job_is_running_once_a_pod_runs_and_not_because_it_has_jobs(cluster, watch):
+    job = cluster.add("j", nodes=2)
+    states = [watch.look().state]
+    cluster.accept(job)
+    cluster.begin(job)
+    states.append(watch.look().state)
+    cluster.make_pod(job, "p-0")
+    states.append(watch.look().state)
+    cluster.start_pod(job, "p-0")
+    states.append(watch.look().state)
+    cluster.end_pod(job, "p-0", code=1, restarted=True)
+    states.append(watch.look().state)
+    cluster.suspend(job)
+    states.append(watch.look().state)
+    cluster.resume(job)
+    cluster.begin(job)
+    states.append(watch.look().state)
+    assert states == ["PENDING", "PENDING", "PENDING", "RUNNING", "RUNNING", "PAUSED", "PENDING"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("pods", "Why pods do not run"), ("events", "Why pods are not made")]
+)
+def test_pods_and_events_that_may_not_be_read_are_told_once_and_do_not_end_the_wait(
+    cluster, watch, caplog, kind, what
+):
+    job = cluster.add("j")
+    cluster.accept(job)
+    no_rights = status(403, "Forbidden", f'{kind} is forbidden: User "u" cannot list resource "{kind}"')
+    cluster.faults = lambda method, path: no_rights if path.endswith(f"/{kind}") else None
     watch.look()
     watch.look()
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warned) == 1
-    assert "pods is forbidden" in warned[0]
-    assert "list pods and get pods/log" in warned[0]
+    (line,) = told(caplog)
+    assert line.startswith(
+        f'{what} cannot be told: User "u" cannot list resource "{kind}". Let the connection'
+    )
+    assert "list pods and events and get pods/log" in line
+    cluster.run(job)
+    assert watch.look().state == "RUNNING"
 
 
 def test_an_outage_is_told_once_and_waited_out(cluster, context, capsys):
@@ -522,18 +629,103 @@ def test_failed_job_names_its_reason_and_shows_the_end_of_the_failed_pods_log(cl
     job = cluster.only
     log = "\n".join(f"line {n}" for n in range(100))
     cluster.end_pod(job, "p-0", code=137, reason="OOMKilled", log=log)
-    cluster.fail(job, "FailedJobs", "jobset failed due to one or more job failures")
+    cluster.fail(job)
     with pytest.raises(RunFailedError) as caught:
         resume(task(), context, trigger)
     assert str(caught.value) == (
-        "FailedJobs: jobset failed due to one or more job failures. A retry goes on from its checkpoints.\n"
+        "ended with exit code 137, OOMKilled (pod p-0). FailedJobs: jobset failed due to one or more job failures (first "
+        f"failed job: {trigger.name}-node-0). A retry goes on from its checkpoints.\n"
         f"TrainJob: team/{trigger.name} (train_sft)"
     )
-    assert said(capsys, "error") == [
+    assert said(capsys, "warning")[1:] == [
         "Pod p-0: ended with exit code 137, OOMKilled",
         "Last lines of pod p-0:",
         *(f"  line {n}" for n in range(80, 100)),
     ]
+
+
+def test_log_of_a_crash_is_read_while_there_is_a_pod_and_its_reason_kept(cluster, context, capsys):
+    trigger = start(task(), context)
+    job = cluster.only
+    cluster.begin(job)
+    cluster.end_pod(job, "p-0", code=1, restarted=True, log="CUDA error")
+    looks = []
+
+    def give_up(method, path):
+        looks.append(path)
+        if len(looks) == 8:
+            cluster.fail(job)
+            cluster.pods.clear()
+
+    cluster.faults = give_up
+    (event,) = events(trigger)
+    assert event == event_of(trigger, trouble="ended with exit code 1 (pod p-0)")
+    assert said(capsys, "warning")[1:] == [
+        "Pod p-0: ended with exit code 1",
+        "Last lines of pod p-0:",
+        "  CUDA error",
+    ]
+    with pytest.raises(
+        RunFailedError, match=r"^ended with exit code 1 \(pod p-0\)\. FailedJobs: jobset failed"
+    ):
+        task().execute_complete(context, event)
+
+
+def test_node_that_fails_first_is_the_reason_whatever_its_name(cluster, watch, caplog):
+    job = cluster.add("j", nodes=2)
+    cluster.begin(job)
+    lost = "connection closed by peer"
+    cluster.end_pod(job, "p-0", code=1, message=lost, restarted=True, log="0", at="2026-01-01T00:11:20Z")
+    cluster.end_pod(
+        job, "p-1", code=137, reason="OOMKilled", restarted=True, log="1", at="2026-01-01T00:11:12Z"
+    )
+    watch.look()
+    assert watch.trouble == "ended with exit code 137, OOMKilled (pod p-1)"
+    assert told(caplog) == [
+        "Pod p-1: ended with exit code 137, OOMKilled",
+        "Last lines of pod p-1:",
+        "  1",
+        f"Pod p-0: ended with exit code 1: {lost}",
+        "Last lines of pod p-0:",
+        "  0",
+    ]
+
+
+def test_crash_that_was_overcome_is_not_the_reason_of_the_next(cluster, watch):
+    job = cluster.add("j", nodes=2)
+    cluster.begin(job)
+    cluster.end_pod(job, "p-0", code=1, restarted=True, at="2026-01-01T00:01:00Z")
+    cluster.start_pod(job, "p-1")
+    watch.look()
+    assert watch.trouble == "ended with exit code 1 (pod p-0)"
+    cluster.start_pod(job, "p-0")
+    cluster.run(job)
+    watch.look()
+    assert watch.trouble is None
+    cluster.begin(job)
+    cluster.end_pod(job, "p-1", code=139, restarted=True, at="2026-01-01T05:00:00Z")
+    watch.look()
+    assert watch.trouble == "ended with exit code 139 (pod p-1)"
+
+
+def test_crash_that_is_repeated_shows_its_log_once(cluster, watch, caplog):
+    job = cluster.add("j")
+    cluster.begin(job)
+    for minute in (1, 2, 3):
+        at = f"2026-01-01T00:0{minute}:00Z"
+        cluster.end_pod(job, "p-0", code=1, restarted=True, log="boom", at=at)
+        watch.look()
+    crash = "Pod p-0: ended with exit code 1"
+    assert told(caplog) == [crash, "Last lines of pod p-0:", "  boom", crash, crash]
+
+
+def test_log_of_a_container_that_was_started_again_meanwhile_is_the_previous_one(cluster):
+    job = cluster.add("j")
+    cluster.end_pod(job, "p-0", code=1, restarted=True, log="boom")
+    cluster.logs["p-0", False] = ""
+    trouble = PodTrouble("p-0", "ended with exit code 1", has_ended=True, container="node")
+    backend = KubeflowTrainerHook().backend
+    assert backend.last_lines("team", trouble, lines=20) == ["Last lines of pod p-0:", "  boom"]
 
 
 def test_failed_job_whose_pods_are_gone_says_so(cluster, context, capsys):
@@ -543,6 +735,7 @@ def test_failed_job_whose_pods_are_gone_says_so(cluster, context, capsys):
         resume(task(), context, trigger)
     (line,) = said(capsys, "error")
     assert line.startswith("(No failed pod is left to read.")
+    assert line.endswith("a runtime with restartPolicy: Never and backoffLimit: 0 keeps them.)")
 
 
 FINAL = json.dumps(
@@ -557,11 +750,11 @@ def test_error_that_will_happen_again_ends_the_job_before_its_restarts_are_used_
     cluster.update(job, jobsStatus=[{"name": "node", "active": 1}])
     cluster.end_pod(job, "p-1", code=1, message=FINAL, restarted=True, log="traceback")
     message = "ended with exit code 1: SettingError: no argument 'lr'"
-    assert events(trigger) == [event_of(trigger, final_error=message)]
+    assert events(trigger) == [event_of(trigger, final_error=message, trouble=f"{message} (pod p-1)")]
+    assert "  traceback" in said(capsys, "warning")
     with pytest.raises(InvalidInputError, match=f"^{message}. Correct the task's arguments"):
         task().execute_complete(context, event_of(trigger, final_error=message))
     assert cluster.deleted == [("team", trigger.name, "Background")]
-    assert "  traceback" in said(capsys, "error")
 
 
 def test_error_that_may_pass_is_left_to_the_runtimes_restarts(cluster, context):
@@ -590,9 +783,8 @@ def test_failed_job_is_not_retried_when_the_training_says_so(cluster, context):
 def test_last_words_that_are_no_json_are_shown_as_they_are(cluster):
     job = cluster.add("j")
     cluster.end_pod(job, "p-0", code=1, message='{"type": "Sett')
-    assert KubeflowTrainerHook().backend.troubles("team", "j") == [
-        trainer.PodTrouble("p-0", 'ended with exit code 1: {"type": "Sett', has_ended=True)
-    ]
+    (pod,) = KubeflowTrainerHook().backend.pods("team", "j")
+    assert [trouble.message for trouble in pod_troubles(pod)] == ['ended with exit code 1: {"type": "Sett']
 
 
 def test_deadline_deletes_a_waiting_job(cluster, context):
@@ -615,12 +807,11 @@ def test_time_that_a_job_waits_for_its_turn_does_not_count(cluster, context):
     trigger = start(task(run_timeout=timedelta(hours=1)), context)
     job = cluster.only
     cluster.created_at(job, time.time() - 7200)
+    cluster.suspend(job)
     looks = []
 
     def go_on(method, path):
         looks.append(path)
-        if len(looks) == 3:
-            cluster.suspend(job)
         if len(looks) == 6:
             cluster.resume(job)
             cluster.run(job)
@@ -650,9 +841,50 @@ def test_attempt_that_takes_a_job_over_gives_it_no_more_time(cluster, context, d
 def test_deadline_that_the_cluster_kept_is_told_as_one(cluster, context):
     operator = task(run_timeout=timedelta(minutes=1))
     trigger = start(operator, context)
-    cluster.fail(cluster.only, "DeadlineExceeded", "TrainJob exceeded its active deadline")
+    cluster.exceed_deadline(cluster.only)
     with pytest.raises(RunFailedError, match="took longer than its run_timeout of 0:01:00 and was stopped"):
         resume(operator, context, trigger)
+
+
+def test_why_no_pod_ran_is_carried_into_the_error_of_the_deadline(cluster, context):
+    operator = task(run_timeout=timedelta(minutes=1))
+    trigger = start(operator, context)
+    job = cluster.only
+    cluster.accept(job)
+    cluster.begin(job)
+    cluster.warn(job, QUOTA)
+    looks = []
+
+    def end(method, path):
+        looks.append(path)
+        if len(looks) == 9:
+            cluster.exceed_deadline(job)
+
+    cluster.faults = end
+    (event,) = events(trigger)
+    with pytest.raises(RunFailedError) as caught:
+        operator.execute_complete(context, event)
+    assert str(caught.value) == (
+        f"exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0 (Job {trigger.name}-node-0: FailedCreate). So "
+        "the training was not done within its run_timeout of 0:01:00, and was stopped. Put that right and retry; what it has "
+        f"saved it goes on from.\nTrainJob: team/{trigger.name} (train_sft)"
+    )
+
+
+def test_run_timeout_counts_from_when_the_job_was_made_whatever_the_cluster_makes_of_it(cluster, context):
+    trigger = start(task(run_timeout=timedelta(minutes=1)), context)
+    cluster.created_at(cluster.only, time.time() - 61)
+    cluster.warn(cluster.only, QUOTA, kind="TrainJob")
+    (event,) = events(trigger)
+    assert (event["timed_out"], cluster.jobs) == (True, {})
+
+
+def test_end_of_its_time_is_noticed_between_two_looks(cluster, context):
+    trigger = start(task(run_timeout=timedelta(seconds=100), poll_interval=60), context)
+    cluster.created_at(cluster.only, time.time() - 99)
+    before = time.monotonic()
+    assert [event["timed_out"] for event in events(trigger)] == [True]
+    assert time.monotonic() - before < 10
 
 
 def test_job_that_finished_at_its_deadline_counts(cluster, context):
@@ -809,26 +1041,118 @@ def test_missing_permission_names_what_is_needed(cluster, context):
     _, body = status(403, "Forbidden", 'trainjobs is forbidden: User "u" cannot create resource "trainjobs"')
     message = refusal(cluster, context, 403, body)
     assert "\nWanted: create TrainJob team/dag-task-" in message
-    assert 'User "u" cannot create resource' in message
-    assert message.partition("\n")[0].endswith(
-        "Let the connection's user create, get and delete trainjobs.trainer.kubeflow.org, list pods and get pods/log in "
-        "that namespace."
+    assert message.partition("\n")[0] == (
+        'User "u" cannot create resource "trainjobs". Let the connection\'s user create, get and delete trainjobs.trainer.'
+        "kubeflow.org, list pods and events and get pods/log in that namespace, and get clustertrainingruntimes and "
+        "trainingruntimes."
     )
 
 
 def test_cluster_without_kubeflow_trainer_is_told(cluster, context):
     message = refusal(cluster, context, 404, "404 page not found\n")
-    assert message.partition("\n")[0].endswith(
-        "The cluster does not know trainjobs.trainer.kubeflow.org: install Kubeflow Trainer 2.2 or later."
+    assert message.partition("\n")[0] == (
+        "The cluster does not know trainjobs.trainer.kubeflow.org. Install Kubeflow Trainer 2.2 or later."
     )
 
 
 def test_what_the_webhook_says_is_passed_on(cluster, context):
-    cluster.admits = lambda manifest: 'spec.RuntimeRef: Invalid value: "torch-distributed": not found'
+    cluster.admits = lambda manifest: (
+        'spec.trainer.env: Invalid value: [{"name":"A"}]: must not have reserved envs'
+    )
     with pytest.raises(
-        ConfigurationError, match=r'"torch-distributed": not found. Kubeflow Trainer refuses it'
+        ConfigurationError,
+        match=r'^must not have reserved envs \(spec.trainer.env is \[{"name":"A"}\]\)\. Kubeflow Trainer refuses it',
     ):
         task().execute(context)
+
+
+def test_quota_that_is_used_up_is_no_missing_permission_and_may_pass(cluster, context):
+    quota = 'trainjobs.trainer.kubeflow.org "j" is forbidden: exceeded quota: q, requested: count/trainjobs=1'
+    cluster.faults = lambda method, path: status(403, "Forbidden", quota) if method == "POST" else None
+    with pytest.raises(
+        RunFailedError, match=r"^exceeded quota: q, requested: count/trainjobs=1\. Retry when"
+    ) as caught:
+        task().execute(context)
+    assert not isinstance(caught.value, AirflowFailException)
+    cluster.faults = lambda method, path: None
+    start(task(), retry(context))
+    assert len(cluster.created) == 1
+
+
+@pytest.mark.parametrize(
+    ("runtime", "problem"),
+    [
+        ("deepspeed-distributed", "starts the training in its job 'launcher' and not on its nodes"),
+        ("mlx-distributed", "starts the training in its job 'launcher' and not on its nodes"),
+        ("torchtune-llama3.2-1b", "is one of torchtune's"),
+        ("torchtune-qwen2.5-1.5b", "is one of torchtune's"),
+        ("jax-distributed", "is for jax (mlPolicy), and does not tell torchrun about nodes and processes"),
+        ("xgboost-distributed", "is for xgboost (mlPolicy), and does not tell torchrun"),
+        ("torch-distributed-with-cache", "wants to be told what its job 'dataset-initializer' fetches"),
+    ],
+)
+def test_runtime_that_cannot_run_the_training_is_refused_by_name(cluster, context, runtime, problem):
+    with pytest.raises(ConfigurationError) as caught:
+        task(runtime=runtime).execute(context)
+    assert str(caught.value).startswith(f"Runtime {runtime!r} {problem}")
+    assert "Name one that starts torchrun's nodes, as torch-distributed does" in str(caught.value)
+    assert (cluster.created, context["task_state_store"].values) == ([], {})
+
+
+def own_runtime(change, **spec):
+    """A runtime of the namespace, after the pattern of torch-distributed but for what is changed in its job."""
+    labels = {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+    pod = {"containers": [{"name": "node", "image": "i"}]}
+    job = {"name": "node", "template": {"metadata": {"labels": labels}, "spec": {"template": {"spec": pod}}}}
+    change(job)
+    template = {"spec": {"replicatedJobs": [job]}}
+    return {
+        "kind": "TrainingRuntime",
+        "metadata": {"name": "own", "namespace": "team"},
+        "spec": {"mlPolicy": {"numNodes": 1, "torch": {}}, "template": template, **spec},
+    }
+
+
+@pytest.mark.parametrize(
+    ("runtime", "problem"),
+    [
+        (own_runtime(lambda job: job.update(name="worker")), "starts the training in its job 'worker'"),
+        (own_runtime(lambda job: job["template"].pop("metadata")), "does not give the command to its job 'node'"),
+        (
+            own_runtime(lambda job: job["template"]["spec"]["template"]["spec"]["containers"][0].update(name="main")),
+            "has no container 'node' in its job 'node'",
+        ),
+        (own_runtime(lambda job: None, mlPolicy={"numNodes": 1}), "has no mlPolicy.torch, so its nodes and processes"),
+    ],
+)  # fmt: skip
+def test_own_runtime_is_checked_alike(cluster, context, runtime, problem):
+    cluster.runtimes.append(runtime)
+    with pytest.raises(ConfigurationError, match=f"^Runtime 'own' {problem}"):
+        task(runtime="own", runtime_kind="TrainingRuntime").execute(context)
+
+
+def test_own_runtime_after_the_pattern_is_taken_and_one_process_needs_no_torchrun(cluster, context):
+    cluster.runtimes = [own_runtime(lambda job: None), own_runtime(lambda job: None, mlPolicy=None)]
+    cluster.runtimes[1]["metadata"]["name"] = "plain"
+    start(task(runtime="own", runtime_kind="TrainingRuntime"), context)
+    start(task(runtime="plain", runtime_kind="TrainingRuntime", num_nodes=1), clear(context))
+    assert len(cluster.created) == 2
+
+
+def test_runtime_that_is_missing_is_named_with_those_that_are_there(cluster, context):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^There is no ClusterTrainingRuntime 'torch-distribted' \(did you mean 'torch-distributed'\?\)\. There are: "
+        "deepspeed-distributed, jax-distributed,",
+    ):
+        task(runtime="torch-distribted").execute(context)
+
+
+def test_runtime_that_may_not_be_read_is_left_to_kubeflow_trainer(cluster, context):
+    no_rights = status(403, "Forbidden", "clustertrainingruntimes is forbidden")
+    cluster.faults = lambda method, path: no_rights if "runtimes" in path else None
+    start(task(runtime="deepspeed-distributed"), context)
+    assert len(cluster.created) == 1
 
 
 def test_namespace_that_is_missing_is_no_missing_job(cluster, context):
@@ -1059,11 +1383,22 @@ def test_sensor_waits_for_a_job_that_will_fail_until_it_has(cluster, context):
     cluster.faults = give_up
     with pytest.raises(TaskDeferred) as deferred:
         sensor().execute(context)
-    assert events(deferred.value.trigger) == [event_of(deferred.value.trigger)]
+    seen = "ended with exit code 1: SettingError: no argument 'lr' (pod p-0)"
+    (event,) = events(deferred.value.trigger)
+    assert event == event_of(deferred.value.trigger, trouble=seen)
     assert job["status"]["conditions"][0]["type"] == "Failed"
+    with pytest.raises(RunFailedError, match=rf"^{re.escape(seen)}\. FailedJobs: jobset failed"):
+        sensor().execute_complete(context, event)
 
 
-ENDED = {"namespace": "team", "name": "j", "timed_out": False, "error": None, "final_error": None}
+ENDED = {
+    "namespace": "team",
+    "name": "j",
+    "timed_out": False,
+    "error": None,
+    "final_error": None,
+    "trouble": None,
+}
 
 
 def test_sensor_does_not_take_silence_for_success(cluster, context, monkeypatch):

@@ -1,0 +1,293 @@
+"""Watch a TrainJob: what its status, its pods and events say about how it goes, and why it does not."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.backends.pods import (
+    MAX_PODS,
+    PodTrouble,
+    event_troubles,
+    has_run,
+    is_creation_failure,
+    pod_troubles,
+)
+from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError
+from airflow_provider_llmops.states import RunState
+
+if TYPE_CHECKING:
+    from airflow_provider_llmops.backends.trainer import TrainJob, TrainJobs
+
+LOG_LINES = 20
+# A line for each report of a training would be a line for each of its steps.
+PROGRESS_POINTS = 5
+PROGRESS_SECONDS = 300.0
+# Controllers repeat what they cannot make after a quarter of an hour at the latest. What is older is over.
+EVENT_SECONDS = 1200.0
+NO_POD_LEFT = (
+    "(No failed pod is left to read. A Job whose restartPolicy is OnFailure, as JobSet sets it, deletes its pods when it "
+    "gives up; a runtime with restartPolicy: Never and backoffLimit: 0 keeps them.)"
+)
+
+
+class TrainJobWatch:
+    """Looks at a TrainJob and logs what has changed since the last look.
+
+    Pods are asked for only while not all of them train, so a job that runs costs one request a look. Events are asked for
+    only while a pod is missing, or waits without saying why. The log of a container that failed is read when that is first
+    seen: a Job that gives up deletes its pods.
+
+    :param backend: where the TrainJob is
+    :param namespace: its namespace
+    :param name: its name
+    :param logger: where the lines go
+    :param deadline: Unix time at which its time is up in any case; never when ``None``
+    :param run_timeout: seconds that it may take from its start on; any number when ``None``
+    """
+
+    def __init__(
+        self,
+        backend: TrainJobs,
+        namespace: str,
+        name: str,
+        logger: Any,
+        *,
+        deadline: float | None = None,
+        run_timeout: float | None = None,
+    ) -> None:
+        self.final_error: str | None = None
+        self._deadline = deadline
+        self._run_timeout = run_timeout
+        self._backend = backend
+        self._place = (namespace, name)
+        self._log = logger
+        self._before: TrainJob | None = None
+        self._unanswered = False
+        self._refused: set[str] = set()
+        self._has_run = self._all_run = False
+        self._wait: PodTrouble | None = None
+        self._failures: list[PodTrouble] = []
+        self._seen: set[tuple[str, str, float | None]] = set()
+        self._logs_told: set[tuple[str, str]] = set()
+        self._progress: tuple[int | None, float] = (None, float("-inf"))
+
+    @property
+    def trouble(self) -> str | None:
+        """The last known reason why it does not train, or has failed; ``None`` while all is well."""
+        if self._failures and not self._all_run:
+            first = _first(self._failures)
+            return f"{first.message} (pod {first.pod})"
+        return _describe(self._wait) if self._wait else None
+
+    @property
+    def is_over_time(self) -> bool:
+        """Whether its time is up."""
+        return self._left() <= 0.0
+
+    def seconds_to_wait(self, poll_interval: float) -> float:
+        """How long to wait before the next look: no longer than its time lasts."""
+        return max(0.0, min(poll_interval, self._left()))
+
+    def _left(self) -> float:
+        ends = [self._deadline]
+        if self._run_timeout is not None and self._before is not None and self._before.started_at is not None:
+            ends.append(self._before.started_at + self._run_timeout)
+        return min((end - time.time() for end in ends if end is not None), default=float("inf"))
+
+    def look(self) -> TrainJob | None:
+        """Look once; ``None`` when the API server did not answer.
+
+        ``final_error`` is set from then on when the training itself has said that it will fail again: a runtime restarts
+        its pods several times all the same, and each start would end alike.
+
+        :raises RunNotFoundError: somebody has deleted it
+        """
+        try:
+            job = self._backend.get(*self._place, patience=0.0)
+        except ApiUnavailableError as error:
+            if not self._unanswered:
+                self._log.warning("Waiting on: %s", str(error).partition("\n")[0])
+            self._unanswered = True
+            return None
+        self._unanswered = False
+        failures: list[PodTrouble] = []
+        if job.state is RunState.PAUSED:
+            self._has_run, self._wait, self._failures = False, None, []
+        elif job.state is RunState.SUCCEEDED:
+            self._wait, self._failures = None, []
+        elif job.all_ready:
+            self._has_run = self._all_run = True
+            self._wait = None
+        else:
+            failures = self._look_at_pods(job)
+        job = self._as_seen(job)
+        self._tell(job)
+        for trouble in failures:
+            self._tell_failure(trouble)
+        self._before = job
+        return job
+
+    def _as_seen(self, job: TrainJob) -> TrainJob:
+        """The TrainJob with what its pods add to its status, which counts Jobs, whether they have pods or not."""
+        if job.state is RunState.PENDING and self._has_run:
+            return replace(job, state=RunState.RUNNING)
+        if job.state is RunState.PENDING and self._wait:
+            return replace(job, reason=_describe(self._wait))
+        return job
+
+    def _tell(self, job: TrainJob) -> None:
+        before = self._before
+        for line in changes(before, job):
+            is_new_wait = job.state is RunState.PENDING and job.reason and line.startswith("TrainJob ")
+            (self._log.warning if is_new_wait else self._log.info)("%s", line)
+        if before is not None and (before.progress, before.metrics) == (job.progress, job.metrics):
+            return
+        points, told_at = self._progress
+        is_step = points is None or job.progress is None or abs(job.progress - points) >= PROGRESS_POINTS
+        is_due = time.monotonic() - told_at >= PROGRESS_SECONDS
+        if (line := describe_progress(job)) and (
+            (is_step and job.progress != points) or is_due or job.state.is_terminal
+        ):
+            self._log.info("%s", line)
+            self._progress = (job.progress, time.monotonic())
+
+    def _look_at_pods(self, job: TrainJob) -> list[PodTrouble]:
+        """Take notice of what pods and events say; what has failed since the last look is returned."""
+        pods = self._ask("Why pods do not run", lambda: self._backend.pods(*self._place))
+        if pods is None:
+            return []
+        live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        self._has_run |= any(map(has_run, live))
+        troubles = [trouble for pod in pods for trouble in pod_troubles(pod)]
+        waits = [trouble for trouble in troubles if not trouble.has_ended]
+        waits = waits or self._look_at_events(job, live, {trouble.pod for trouble in troubles})
+        if waits:
+            self._wait = _steady(self._wait, waits[0])
+        elif live and all(map(has_run, live)):
+            self._wait = None
+        return self._notice([trouble for trouble in troubles if trouble.has_ended])
+
+    def _look_at_events(
+        self, job: TrainJob, live: Sequence[Mapping[str, Any]], explained: set[str]
+    ) -> list[PodTrouble]:
+        """Why pods are missing, or wait without saying why."""
+        makers = [job.name, *(f"{job.name}-{replicated}-0" for replicated in job.jobs)]
+        found = self._warnings(job, makers) if len(live) < job.nodes and not self._has_run else []
+        waits = list(filter(is_creation_failure, found))
+        if not job.state.is_terminal:
+            silent = [pod["metadata"]["name"] for pod in live if not has_run(pod)]
+            waits += self._warnings(job, [name for name in silent if name not in explained][:MAX_PODS])
+        return waits
+
+    def _warnings(self, job: TrainJob, names: Sequence[str]) -> list[PodTrouble]:
+        found: list[dict[str, Any]] = []
+        for name in names:
+            ask = partial(self._backend.warnings, job.namespace, name)
+            found += self._ask("Why pods are not made", ask) or []
+        return [
+            trouble
+            for trouble in event_troubles(found)
+            if trouble.at is None or time.time() - trouble.at < EVENT_SECONDS
+        ]
+
+    def _notice(self, failures: Sequence[PodTrouble]) -> list[PodTrouble]:
+        """Those that are new, the first to fail first. After all nodes ran again, what fails next has its own reason."""
+        new = []
+        for trouble in failures:
+            key = (trouble.pod, trouble.container, trouble.at)
+            if key not in self._seen and not trouble.was_told_to_end:
+                new.append(trouble)
+            self._seen.add(key)
+        if new and self._all_run:
+            self._failures, self._all_run = [], False
+        self._failures += new
+        if self.final_error is None:
+            self.final_error = next((trouble.message for trouble in new if trouble.is_final), None)
+        return sorted(new, key=_order)
+
+    def _tell_failure(self, trouble: PodTrouble) -> None:
+        self._log.warning("Pod %s: %s", trouble.pod, trouble.message)
+        said = (trouble.container, _without_numbers(trouble.message))
+        if said not in self._logs_told and len(self._logs_told) < MAX_PODS:
+            self._logs_told.add(said)
+            for line in self._backend.last_lines(self._place[0], trouble, lines=LOG_LINES):
+                self._log.warning("%s", line)
+
+    def _ask(self, what: str, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
+        """What is not told, or not allowed to be read, ends no wait; the latter is said once."""
+        if what in self._refused:
+            return None
+        try:
+            return ask()
+        except ApiUnavailableError:
+            return None
+        except LLMOpsError as error:
+            self._refused.add(what)
+            self._log.warning("%s cannot be told: %s", what, error)
+            return None
+
+
+def changes(before: TrainJob | None, job: TrainJob) -> list[str]:
+    """What to tell of the state of a TrainJob that is not what it was.
+
+    :param before: at the last look; ``None`` at the first
+    :param job: now
+    """
+    lines = []
+    if before is None or (before.state, before.reason) != (job.state, job.reason):
+        lines.append(
+            f"TrainJob {job.namespace}/{job.name} is {job.state}" + (f" ({job.reason})" if job.reason else "")
+        )
+    known = before.jobs if before else {}
+    lines += [f"Job {name}: {counts}" for name, counts in job.jobs.items() if known.get(name) != counts]
+    return lines
+
+
+def describe_progress(job: TrainJob) -> str:
+    """How far the training is, in a line; empty if it has not said."""
+    parts = []
+    if job.progress is not None:
+        left = job.remaining_seconds
+        parts.append(f"{job.progress} %" + (f", {_duration(left)} left" if left else ""))
+    parts += [f"{name} = {value:g}" for name, value in job.metrics.items()]
+    return f"Progress: {'; '.join(parts)}" if parts else ""
+
+
+def _first(failures: Sequence[PodTrouble]) -> PodTrouble:
+    return min(failures, key=_order)
+
+
+def _order(trouble: PodTrouble) -> tuple[bool, float]:
+    """What the training says will happen again, then by time: a node that fails first takes the others with it."""
+    return not trouble.is_final, float("inf") if trouble.at is None else trouble.at
+
+
+def _steady(before: PodTrouble | None, now: PodTrouble) -> PodTrouble:
+    """What was said before if it comes to the same: a kubelet says in turn why an image fails and that it waits.
+
+    A scheduler's counts of nodes, and the names of pods that are tried one after another, are no news either.
+    """
+    if before is None or before.kind != now.kind:
+        return now
+    is_same = now.kind == "ImagePullBackOff" or _without_numbers(before.message) == _without_numbers(
+        now.message
+    )
+    return before if is_same else now
+
+
+def _describe(trouble: PodTrouble) -> str:
+    return trouble.message if trouble.pod in trouble.message else f"{trouble.message} (pod {trouble.pod})"
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+", "#", text)
+
+
+def _duration(seconds: int) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds} s"
