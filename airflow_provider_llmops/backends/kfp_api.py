@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,10 @@ from tenacity import (
     retry_if_exception_type,
     stop_before_delay,
 )
+from tenacity.stop import stop_base
 
-from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.backends.kfp_answers import ServerError, is_html
+from airflow_provider_llmops.backends.kfp_settings import KfpSettings, header_fault
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,17 +36,9 @@ FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
 MAX_BODY_BYTES = 16 * 1024 * 1024  # reading JSON takes the interpreter's lock, 0.1 s for this much
-MAX_SHOWN_CHARACTERS = 300
+MAX_SAME_ANSWERS = 4
 PAGE_SIZE = 100
-# Statuses that say nothing about the request itself: it came too slowly, too early, too often.
-_TRY_AGAIN = (408, 425, 429)
-_OWN_FAULT = (
-    "invalid input error",
-    "invalidinputerror",
-    "unknown template format",
-    "data too long",
-    "unmarshal",
-)
+_READS = re.compile(r"_service_(?:get|list)_")
 
 
 class RefusedError(ConfigurationError):
@@ -51,8 +47,8 @@ class RefusedError(ConfigurationError):
     :param status: HTTP status code
     """
 
-    def __init__(self, message: str, *, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *places: str | None, status: int) -> None:
+        super().__init__(message, *places)
         self.status = status
 
 
@@ -60,17 +56,28 @@ class TooLargeError(RefusedError):
     """The answer is larger than is read."""
 
 
+class WorkflowGoneError(RefusedError):
+    """The server has the run and the cluster no longer its workflow, so nothing of it runs."""
+
+
 class UnansweredError(ApiUnavailableError):
     """There was no answer, or none that can be used. A request that changes something may have been carried out.
 
+    :param status: HTTP status code of the answer; ``None`` when there was none
     :param retry_after: seconds that the server asked to wait
     :param may_have_happened: False when the request certainly never reached the server
     """
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, may_have_happened: bool = True
+        self,
+        message: str,
+        *places: str | None,
+        status: int | None = None,
+        retry_after: float | None = None,
+        may_have_happened: bool = True,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, *places)
+        self.status = status
         self.retry_after = retry_after
         self.may_have_happened = may_have_happened
 
@@ -88,15 +95,35 @@ def wait_before_retry(state: RetryCallState) -> float:
     return min(asked, MAX_RETRY_AFTER_SECONDS) + random.uniform(0, ceiling)  # noqa: S311 - not a secret
 
 
-def retrying(patience: float) -> Retrying:
+class stop_after_same_answers(stop_base):
+    """Stop when the server has answered the same 500 some times: what it does then will not be another thing next time.
+
+    Each request may have left something behind, as a workflow whose run could not be stored.
+    """
+
+    def __init__(self) -> None:
+        self._answers: Counter[str] = Counter()
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        """Whether it is enough."""
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        if getattr(error, "status", None) != 500:
+            return False
+        self._answers[str(error)] += 1
+        return self._answers[str(error)] >= MAX_SAME_ANSWERS
+
+
+def retrying(patience: float, *, changes: bool = False) -> Retrying:
     """Try again while the server does not answer.
 
     :param patience: seconds within which the last error is raised
+    :param changes: whether the request changes something, so that it is not sent for ever when it fails alike each time
     """
+    stop: stop_base = stop_before_delay(patience)
     return Retrying(
         retry=retry_if_exception_type(ApiUnavailableError),
         wait=wait_before_retry,
-        stop=stop_before_delay(patience),
+        stop=stop | stop_after_same_answers() if changes else stop,
         before_sleep=before_sleep_log(log, logging.WARNING),
         reraise=True,
     )
@@ -148,7 +175,10 @@ class KfpApi:
         :raises RefusedError: the server refuses the request
         :raises ApiUnavailableError: there was no usable answer in that time
         """
-        attempts = retrying(self.settings.patience if patience is None else patience)
+        attempts = retrying(
+            self.settings.patience if patience is None else patience,
+            changes=not _READS.search(method.__name__),
+        )
         return attempts(self.call_once, method, *args, **kwargs)
 
     def call_once(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +246,7 @@ class KfpApi:
                 f"what connection {self.settings.conn_id!r} points to. Asked for: {what}.",
                 status=200,
             )
-        if _is_html(response.headers, body):
+        if is_html(response.headers, body):
             raise self._login_page(what, 200)
         try:
             return json.loads(body) if body.strip() else {}
@@ -235,24 +265,22 @@ class KfpApi:
             )
         headers: Mapping[str, str] = dict(error.headers or {})
         body = error.body if isinstance(error.body, bytes) else str(error.body or "").encode()
-        said = _message_of(body)
-        # Upstream answers 500 to much that is the request's own fault, a specification that it cannot read for example.
-        own_fault = status == 500 and any(marker in said.lower() for marker in _OWN_FAULT)
-        if status in _TRY_AGAIN or (status >= 500 and status != 501 and not own_fault):
+        answer = ServerError.read(status, body)
+        if not answer.is_final:
             return UnansweredError(
-                f"HTTP {status}: {said.rstrip('.')}. Asked for: {what}.", retry_after=_retry_after(headers)
+                f"HTTP {status}: {answer.reason}. Asked for: {what}.",
+                answer.whole,
+                status=status,
+                retry_after=_retry_after(headers),
             )
-        if 300 <= status < 400 or (_is_html(headers, body) and status != 404):
+        if 300 <= status < 400 or (is_html(headers, body) and status != 404):
             return self._login_page(what, status)
-        advice = {
-            400: "Correct the argument that it names.",
-            401: f"The credentials of connection {conn_id!r} are missing, wrong or expired.",
-            403: f"The account of connection {conn_id!r} lacks this right in namespace {self.settings.namespace!r}.",
-            404: "It was deleted, or the connection points to another server, namespace or experiment.",
-            501: "This server does not know the method: Kubeflow Pipelines 2.0 or newer is needed.",
-        }.get(status, "The server will not carry this out as it is.")
-        return RefusedError(
-            f"Refused with {status}: {said.rstrip('.')}. {advice} Asked for: {what}.", status=status
+        kind = WorkflowGoneError if answer.is_of_a_lost_workflow else RefusedError
+        advice = answer.advice(conn_id, self.settings.namespace)
+        return kind(
+            f"Refused with {status}: {answer.reason}. {advice} Asked for: {what}.",
+            answer.whole,
+            status=status,
         )
 
     def _login_page(self, what: str, status: int) -> RefusedError:
@@ -283,6 +311,12 @@ class KfpApi:
         if not token:
             raise ConfigurationError(
                 f"The token file of connection {self.settings.conn_id!r} is empty.", f"File: {path}"
+            )
+        if fault := header_fault(token):
+            raise ConfigurationError(
+                f"The token file of connection {self.settings.conn_id!r} holds no token: {fault}. It must hold the token alone, on "
+                "one line.",
+                f"File: {path}",
             )
         self._client.configuration.api_key["authorization"] = token
         self._token_read_at = changed_at
@@ -323,22 +357,6 @@ def _was_cut_off(error: BaseException) -> bool:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__context__
     return isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
-
-
-def _is_html(headers: Mapping[str, str], body: bytes) -> bool:
-    kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
-    return "text/html" in kind or body.lstrip()[:1] == b"<"
-
-
-def _message_of(body: bytes) -> str:
-    """What the server said, without the stack of wrappers that it repeats it in."""
-    try:
-        answer = json.loads(body)
-        text = answer.get("message") or answer.get("error_message") or answer.get("error") or ""
-    except (ValueError, AttributeError):
-        text = body.decode("utf-8", errors="replace")
-    text = " ".join(str(text).split())
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"...{text[-MAX_SHOWN_CHARACTERS:]}"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

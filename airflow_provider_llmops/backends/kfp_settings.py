@@ -125,9 +125,9 @@ class KfpSettings:
             raise ConfigurationError(
                 f"{where}: the password must hold the session cookie as name=value, like authservice_session=MTc..."
             )
-        if self.secret and any(character in self.secret for character in "\r\n\0"):
+        if self.secret and (fault := header_fault(self.secret, spaces=self.auth == "cookie")):
             raise ConfigurationError(
-                f"{where}: the password has a line break in it; a header cannot hold that."
+                f"{where}: the password is sent in a header, which cannot hold it: {fault}. Give the {self.auth} alone."
             )
         root = urlsplit(self.pipeline_root)
         is_file = root.scheme == "file"
@@ -143,6 +143,22 @@ class KfpSettings:
             )
         if self.ui_url and not self.ui_url.startswith(("http://", "https://")):
             raise ConfigurationError(f"{where}: 'ui_url' must be an http or https address.")
+
+
+def header_fault(value: str, *, spaces: bool = False) -> str | None:
+    """Why a header cannot hold a secret, told without the secret; ``None`` if it can.
+
+    A header takes visible ASCII. What else there is makes the client fail in words that repeat the value, or the server answer 500.
+
+    :param value: token or cookie
+    :param spaces: whether it may have spaces in it, as several cookies have
+    """
+    if len(lines := value.splitlines()) > 1 or value != "".join(lines):
+        return f"it has {len(lines)} lines" if len(lines) > 1 else "it has a line break at its end"
+    for position, character in enumerate(value, start=1):
+        if not "!" <= character <= "~" and not (spaces and character == " "):
+            return f"its character {position} is U+{ord(character):04X}, and only visible ASCII can be sent"
+    return None
 
 
 def _endpoint(connection: Connection) -> str:

@@ -61,10 +61,13 @@ class PipelineVersions:
             )
         found = self._version(pipeline_id, version)
         if found is None:
+            lacks = (
+                f"{version!r}. It has: {', '.join(self._names(pipeline_id)) or 'none'}"
+                if version
+                else "at all"
+            )
             raise RefusedError(
-                f"Pipeline {pipeline!r} on {self._where()} has no version {version or 'at all'!r}. It has: "
-                f"{', '.join(self._names(pipeline_id)) or 'none'}.",
-                status=404,
+                f"Pipeline {pipeline!r} on {self._where()} has no version {lacks}.", status=404
             )
         return {"pipeline_id": pipeline_id, "pipeline_version_id": found["pipeline_version_id"]}
 
@@ -90,6 +93,15 @@ class PipelineVersions:
             if error.status == 404:
                 return None
             raise
+        if (theirs := answer.get("namespace")) and theirs != namespace:
+            # Asked without a namespace, a multi-user server takes the first of that name in any.
+            raise ConfigurationError(
+                f"Pipeline {name!r} belongs to namespace {theirs!r}, not to the connection's. The server is multi-user: set 'namespace' "
+                f"of connection {self._api.settings.conn_id!r} to your profile's."
+                if namespace is None
+                else f"Pipeline {name!r} belongs to namespace {theirs!r}, not to {namespace!r} of connection "
+                f"{self._api.settings.conn_id!r}."
+            )
         if answer.get("name", name) != name:
             raise ConfigurationError(
                 f"Pipeline {name!r} cannot be told from {answer['name']!r}, which {self._where()} has already: its database "
@@ -119,7 +131,8 @@ class PipelineVersions:
             self._api.pipelines.pipeline_service_list_pipeline_versions, pipeline_id, **query
         )
         found: list[dict[str, Any]] = answer.get("pipeline_versions") or []
-        return found[0] if found else None
+        # By name there is one at most, since the server compares without case; here every character counts.
+        return next((version for version in found if name in (None, version.get("name"))), None)
 
     def _names(self, pipeline_id: str) -> list[str]:
         answer = self._api.call(

@@ -18,10 +18,12 @@ from airflow_provider_llmops.backends.kfp_api import (
     KfpApi,
     RefusedError,
     UnansweredError,
+    WorkflowGoneError,
     joined,
     predicate,
     retrying,
 )
+from airflow_provider_llmops.backends.kfp_request import check_request
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.backends.kfp_steps import Step, Task, read_steps, read_tasks
 from airflow_provider_llmops.backends.kfp_versions import PipelineVersions
@@ -78,24 +80,37 @@ class KubeflowPipelineBackend:
         """Create the run, once, even if answers are lost.
 
         The API has no idempotency key. So after a request whose fate is unknown, the run is looked up by its name before
-        another is sent; and where two came into being after all, the younger is stopped.
+        another is sent, or before this gives up; and where two came into being after all, the younger is stopped.
         """
         self._refuse_secrets(request)
+        check_request(request, uploads=self.settings.upload_versions)
         body = self._body(request)
         doubtful = False
-        for attempt in retrying(self.settings.patience):
-            with attempt:
-                if doubtful and (run := self.find(request.display_name)):
-                    return run.run_id
-                try:
-                    answer = self._api.call_once(self._api.runs.run_service_create_run, body)
-                except UnansweredError as error:
-                    doubtful = doubtful or error.may_have_happened
-                    raise
+        try:
+            for attempt in retrying(self.settings.patience, changes=True):
+                with attempt:
+                    if doubtful and (run := self.find(request.display_name)):
+                        return run.run_id
+                    try:
+                        answer = self._api.call_once(self._api.runs.run_service_create_run, body)
+                    except UnansweredError as error:
+                        doubtful = doubtful or error.may_have_happened
+                        raise
+        except UnansweredError:
+            if doubtful and (run_id := self._made_after_all(request.display_name)):
+                return run_id
+            raise
         run_id = str(answer["run_id"])
         if doubtful and (run := self.find(request.display_name)):
             run_id = run.run_id
         return run_id
+
+    def _made_after_all(self, display_name: str) -> str | None:
+        """Id of the run whose request got no usable answer, if one look finds it."""
+        with suppress(ApiUnavailableError, RefusedError):
+            run = self.impatient().find(display_name)
+            return run.run_id if run else None
+        return None
 
     def get(self, run_id: str) -> Run:
         """Read one run; once more if it has just ended, for its nodes are about a second behind."""
@@ -129,9 +144,13 @@ class KubeflowPipelineBackend:
 
     def find_reusable(self, fingerprint: str) -> Run | None:
         """The newest successful run whose labels hold a fingerprint."""
-        wanted = predicate("description", "IS_SUBSTRING", string_value=f"fingerprint: {fingerprint}")
+        line = f"fingerprint: {fingerprint}"
+        # Found without case, and with wildcards in it; here the line is compared.
+        wanted = predicate("description", "IS_SUBSTRING", string_value=line)
         succeeded = predicate("state", "EQUALS", string_value=RunState.SUCCEEDED)
-        return next(self._list(wanted, succeeded, sort_by="created_at desc", page_size=1), None)
+        found = self._list_raw(wanted, succeeded, sort_by="created_at desc", page_size=1)
+        same = (raw for raw in found if line in str(raw.get("description", "")).splitlines())
+        return next((self._run(raw) for raw in same), None)
 
     def list_finished(self, since: datetime, *, with_steps_of: Container[str] = ()) -> Iterator[Run]:
         """Runs that finished at or after a moment, by the server's clock, which counts whole seconds.
@@ -161,6 +180,8 @@ class KubeflowPipelineBackend:
     def cancel(self, run_id: str, patience: float | None = None) -> None:
         """Terminate a run; does nothing if it has ended.
 
+        Of one whose workflow somebody has deleted nothing runs any more, though the server calls it CANCELING from then on.
+
         :param patience: seconds to go on trying; the connection's when ``None``
         """
 
@@ -171,6 +192,8 @@ class KubeflowPipelineBackend:
         if not is_over():
             try:
                 self._api.call(self._api.runs.run_service_terminate_run, run_id, patience=patience)
+            except WorkflowGoneError as error:
+                log.warning("Run %s is let go, since nothing of it runs: %s", run_id, error)
             except RefusedError:
                 if not is_over():  # it ended between the two requests, or the answer to the first was lost
                     raise
@@ -321,8 +344,16 @@ class KubeflowPipelineBackend:
             answer: dict[str, list[dict[str, str]]] = self._api.call(
                 api.experiment_service_list_experiments, filter=wanted, page_size=1, **scope
             )
-            found = answer.get("experiments") or [{}]
-            return found[0].get("experiment_id") or None
+            found = next(iter(answer.get("experiments") or ()), None)
+            if found is None:
+                return None
+            if found.get("display_name", name) != name:
+                raise ConfigurationError(
+                    f"Experiment {name!r} cannot be told from {found['display_name']!r}, which the server has already: its database "
+                    "compares names without case and accents. Write it alike in 'experiment' of connection "
+                    f"{self.settings.conn_id!r}, or choose another name."
+                )
+            return found["experiment_id"]
 
         experiment_id = look()
         if experiment_id is None:
@@ -341,11 +372,13 @@ class KubeflowPipelineBackend:
     def _list(
         self, *predicates: dict[str, Any], with_steps_of: Container[str] | None = None, **kwargs: Any
     ) -> Iterator[Run]:
+        for raw in self._list_raw(*predicates, **kwargs):
+            yield self._run(raw, with_steps=with_steps_of is None or raw["run_id"] in with_steps_of)
+
+    def _list_raw(self, *predicates: dict[str, Any], **kwargs: Any) -> Iterator[dict[str, Any]]:
         if predicates:
             kwargs["filter"] = joined(*predicates)
-        pages = self._api.pages(self._api.runs.run_service_list_runs, "runs", **kwargs, **self._scope())
-        for raw in pages:
-            yield self._run(raw, with_steps=with_steps_of is None or raw["run_id"] in with_steps_of)
+        return self._api.pages(self._api.runs.run_service_list_runs, "runs", **kwargs, **self._scope())
 
     def _scope(self) -> dict[str, Any]:
         return {"namespace": self.settings.namespace} if self.settings.namespace else {}

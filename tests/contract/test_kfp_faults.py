@@ -296,7 +296,7 @@ def test_server_that_names_a_time_is_left_alone_until_then(
 ADVICE = {
     400: "Correct the argument that it names.",
     401: "The credentials of connection 'kfp' are missing, wrong or expired.",
-    403: "The account of connection 'kfp' lacks this right in namespace 'team'.",
+    403: "The account of connection 'kfp' lacks this right in namespace 'team', or there is no such namespace.",
     404: "It was deleted, or the connection points to another server, namespace or experiment.",
     501: "This server does not know the method: Kubeflow Pipelines 2.0 or newer is needed.",
 }
@@ -364,6 +364,186 @@ def test_login_page_is_named_and_nothing_is_submitted(api, settings, slept, stat
     assert (slept, named(api)) == ([], [])
 
 
+# 500, which is not always "try again"
+
+GO_STACK = "\n".join(
+    f"github.com/kubeflow/pipelines/backend/src/apiserver/resource.(*ResourceManager).CreateRun\n"
+    f"\t/go/src/github.com/kubeflow/pipelines/backend/src/apiserver/resource/resource_manager.go:{line}"
+    for line in range(500, 600)
+)
+
+
+def internal(message: str, *, details: str = "Internal Server Error", code: int = 13) -> Answer:
+    detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": details}
+    return Answer(500, json.dumps({"code": 13, "message": message, "details": [detail]}).encode())
+
+
+@contextlib.contextmanager
+def creating(api, answer: Answer, *, times: float = float("inf"), after_effect: bool = False):
+    """The server answers requests to create a run with ``answer``."""
+    genuine, left = api.answer, [times]
+
+    def answering(incoming):
+        if incoming.method != "POST" or not incoming.path.endswith("/runs") or left[0] <= 0:
+            return genuine(incoming)
+        left[0] -= 1
+        if after_effect:
+            genuine(incoming)
+        return answer
+
+    api.answer = answering
+    try:
+        yield
+    finally:
+        api.answer = genuine
+
+
+def sent(api) -> list[str]:
+    """What was asked for, from the first request to create a run on."""
+    asked = [f"{request.method} {request.path.rpartition('/')[2]}" for request in api.requests]
+    return asked[asked.index("POST runs") :]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Internal error: compiling DAG "root": step train is odd\nFailed to compile job\n' + GO_STACK,
+        "Failed to create a new run: InternalServerError: Failed to create a workflow for (): rpc error: request is too large",
+        "Failed to create a new run: InternalServerError: Failed to create a workflow for (): admission webhook "
+        '"policy.example.com" denied the request: no such image',
+        "Failed to create a run: InternalServerError: Failed to store run r to table: ERROR: value too long for type "
+        "character varying(255) (SQLSTATE 22001)",
+        "Failed to create a run: InternalServerError: Failed to store run r to table: Error 1153 (08S01): Got a packet "
+        "bigger than 'max_allowed_packet' bytes",
+        'header key "authorization" contains value with non-printable ASCII characters',
+    ],
+    ids=["compile", "too large", "webhook", "postgres", "packet", "header"],
+)
+def test_internal_error_that_will_be_the_same_next_time_is_final(api, settings, slept, message):
+    backend = warm(settings)
+    api.clear_requests()
+    with creating(api, internal(message)), pytest.raises(ConfigurationError, match=r"^Refused with 500: "):
+        backend.submit(request())
+    assert (sent(api), slept) == (["POST runs"], [])
+
+
+def test_message_larger_than_grpc_takes_is_final_although_it_is_429(api, settings, slept):
+    backend = warm(settings)
+    body = {"code": 8, "message": "grpc: received message larger than max (9000000 vs. 4194304)"}
+    with creating(api, Answer(429, json.dumps(body).encode())), pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    assert str(caught.value) == (
+        "Refused with 429: grpc: received message larger than max (9000000 vs. 4194304). Pass large values as files, by their "
+        f"address, and make the specification smaller. Asked for: create_run at {api.url}."
+    )
+    assert slept == []
+
+
+@pytest.mark.usefixtures("scaled")
+def test_same_internal_error_of_a_create_is_given_up_on_after_a_few_with_a_look_before_each(api, settings):
+    backend = warm(settings, patience=900.0)
+    api.clear_requests()
+    message = (
+        "Failed to create a run: InternalServerError: Failed to store run r to table: dial tcp: i/o timeout"
+    )
+    with creating(api, internal(message)), pytest.raises(ApiUnavailableError) as caught:
+        backend.submit(request())
+    assert str(caught.value) == (
+        "HTTP 500: Failed to store run r to table: dial tcp: i/o timeout. Asked for: create_run at "
+        f"{api.url}.\nAnswer: {message}"
+    )
+    assert sent(api) == ["POST runs", "GET runs"] * kfp_api.MAX_SAME_ANSWERS
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("times", [1, kfp_api.MAX_SAME_ANSWERS])
+def test_run_that_was_made_although_the_answer_was_500_is_found(api, settings, times):
+    backend = warm(settings)
+    api.clear_requests()
+    with creating(api, internal("rpc error: transport is closing"), times=times, after_effect=True):
+        run_id = backend.submit(request())
+    assert named(api) == [run_id]
+    assert sent(api) == ["POST runs", "GET runs"]
+
+
+@pytest.mark.usefixtures("scaled")
+def test_run_that_the_last_request_made_is_found_before_giving_up(api, settings):
+    backend = warm(settings)
+    api.clear_requests()
+    lost = internal("rpc error: transport is closing")
+    with (
+        creating(api, lost, times=kfp_api.MAX_SAME_ANSWERS, after_effect=True),
+        creating(api, lost, times=kfp_api.MAX_SAME_ANSWERS - 1),
+    ):
+        run_id = backend.submit(request())
+    assert named(api) == [run_id]
+
+
+@pytest.mark.usefixtures("scaled")
+def test_reading_goes_on_through_the_same_internal_error(api, settings):
+    backend = warm(settings)
+    run_id = backend.submit(request())
+    answer, lost = api.answer, [internal("Failed to get a run: dial tcp: connect: connection refused")] * 20
+    api.answer = lambda incoming: lost.pop() if lost else answer(incoming)
+    assert backend.get(run_id).run_id == run_id
+
+
+def test_reason_comes_first_and_stacks_are_left_out(api, settings):
+    backend = warm(settings)
+    message = f'Internal error: compiling DAG "root": not implemented yet\nFailed to compile job\n{GO_STACK}'
+    assert len(message) > 11_000
+    with (
+        creating(api, internal(message, details=message, code=2)),
+        pytest.raises(ConfigurationError) as caught,
+    ):
+        backend.submit(request())
+    assert str(caught.value) == (
+        'Refused with 500: compiling DAG "root": not implemented yet. The server will not carry this out as it is. Asked for: '
+        f'create_run at {api.url}.\nAnswer: Internal error: compiling DAG "root": not implemented yet Failed to compile job'
+    )
+
+
+def test_long_value_in_a_refusal_hides_no_reason(api, settings):
+    backend = warm(settings)
+    message = (
+        f"Failed to create a run: Invalid input error: parameter t has {'x' * 5000}: it must be a number"
+    )
+    refused = Answer(400, json.dumps({"code": 3, "message": message}).encode())
+    with creating(api, refused), pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    said = str(caught.value)
+    assert said.startswith("Refused with 400: parameter t has xxx")
+    assert "x ... x" in said
+    assert ": it must be a number. Correct the argument that it names." in said
+    assert len(said.splitlines()[0]) < 500
+
+
+def test_upload_that_is_refused_without_a_reason_says_what_it_may_be(api, settings):
+    answer = api.answer
+    body = {
+        "error_message": "Failed to create a pipeline version",
+        "error_details": f"Failed to create a pipeline version\n{GO_STACK}",
+    }
+    refused = Answer(400, json.dumps(body).encode())
+    api.answer = lambda incoming: refused if "upload" in incoming.path else answer(incoming)
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, namespace="team"))
+    with pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    assert str(caught.value) == (
+        "Refused with 400: Failed to create a pipeline version. The server does not say why. It says the same when the account of "
+        "connection 'kfp' lacks the right to upload in namespace 'team', when its credentials are missing or expired, and when the "
+        f"pipeline is gone. Asked for: upload_pipeline_version at {api.url}."
+    )
+
+
+def test_web_page_of_a_proxy_is_told_by_its_title(api, settings):
+    backend = warm(settings, patience=0.01)
+    page = b"<html><head><title>502 Bad Gateway</title></head><body><center>nginx</center></body></html>"
+    api.answer = lambda incoming: Answer(502, page, (("Content-Type", "text/html"),))
+    with pytest.raises(ApiUnavailableError, match=r"^HTTP 502: 502 Bad Gateway\. Asked for: get_run at"):
+        backend.get("some-run")
+
+
 # Tokens from files
 
 
@@ -380,6 +560,27 @@ def test_token_file_is_read_again_when_it_was_rotated(api, settings, tmp_path):
     assert backend.get(run_id).run_id == run_id
     sent = [request.headers["authorization"] for request in api.requests]
     assert (sent[0], sent[-1]) == ("Bearer first", "Bearer second")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (f"{TOKEN}\n{TOKEN}\n", "it has 2 lines"),
+        (f"{TOKEN} {TOKEN}", "its character 27 is U+0020, and only visible ASCII can be sent"),
+        (f"{TOKEN}\u00e9", "its character 27 is U+00E9, and only visible ASCII can be sent"),
+        (f"{TOKEN}\x01", "its character 27 is U+0001, and only visible ASCII can be sent"),
+    ],
+)
+def test_token_that_no_header_takes_is_refused_and_not_told(api, settings, tmp_path, slept, content, why):
+    file = tmp_path / "token"
+    file.write_text(content)
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, auth="token_file", token_file=str(file)))
+    with pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    assert str(caught.value) == (
+        f"The token file of connection 'kfp' holds no token: {why}. It must hold the token alone, on one line.\nFile: {file}"
+    )
+    assert (slept, api.requests) == ([], [])
 
 
 @pytest.mark.parametrize("problem", ["missing", "empty", "not text"])

@@ -175,6 +175,100 @@ def test_specification_that_the_server_refuses_is_not_sent_again(api, settings, 
     assert api.count("POST", "/runs$") == 1
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"text": "a\x00"},
+            "Parameter 'text' has a control character in it, U+0000 at position 2, which cannot",
+        ),
+        (
+            {"text": "a\x1b[0m"},
+            "Parameter 'text' has a control character in it, U+001B at position 2, which cannot",
+        ),
+        (
+            {"text": "\ud83d"},
+            "Parameter 'text' has a half of a surrogate pair in it, U+D83D at position 1, which cannot",
+        ),
+        (
+            {"rows": [{"a\udcff": 1}]},
+            "Parameter 'rows' has a half of a surrogate pair in it, U+DCFF at position 2",
+        ),
+        ({"rows": [["\x07"]]}, "Parameter 'rows' has a control character in it, U+0007 at position 1"),
+        (
+            {"text": "x" * 1_500_000},
+            "The run is too large: 1.5 MB with its parameters, of 1.5 MB that Kubernetes keeps as one object; parameter 'text' has 1.5 MB: "
+            "pass it in a file, by its address.",
+        ),
+        ({"text": "\u20ac" * 700_000}, "The run is too large: 2.1 MB with its parameters"),
+    ],
+    ids=["NUL", "escape", "surrogate", "surrogate in a key", "in a list", "too large", "too large in UTF-8"],
+)
+@pytest.mark.parametrize("uploads", [True, False])
+def test_what_the_server_cannot_take_is_not_sent(api, settings, spec, parameters, message, uploads):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, upload_versions=uploads))
+    pipeline = dataclasses.replace(spec.bind({}), parameters=parameters)
+    with pytest.raises(ConfigurationError) as caught:
+        backend.submit(RunRequest("dag.task 1", pipeline))
+    assert str(caught.value).startswith(message)
+    assert paths(api) == []
+
+
+def test_texts_that_the_server_takes_are_sent_as_they_are(api, settings, spec):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, upload_versions=False))
+    text = 'a\tb\r\nc "quoted" \u00e9 \u2028 \x85 \\ 100% \U0001f642'
+    pipeline = dataclasses.replace(spec.bind({}), parameters={"text": text})
+    pipeline.spec["root"]["inputDefinitions"] = {"parameters": {"text": {"parameterType": "STRING"}}}
+    run_id = backend.submit(RunRequest("dag.task 1", pipeline))
+    assert api.runs[run_id]["runtime_config"]["parameters"] == {"text": text}
+
+
+def test_specification_with_half_a_character_or_too_much_is_not_sent(api, backend, spec):
+    odd, large = spec.bind({}), spec.bind({})
+    odd.spec["sdkVersion"] = "\ud83d"
+    large.spec["sdkVersion"] = "x" * 2_000_000
+    for pipeline, message in (
+        (
+            odd,
+            "The specification has a half of a surrogate pair in it, U+D83D at position 1, which cannot be sent.",
+        ),
+        (
+            large,
+            "The run is too large: 2.0 MB with its parameters, of 1.5 MB that Kubernetes keeps as one object; the specification has "
+            "2.0 MB: make it smaller.",
+        ),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            backend.submit(RunRequest("dag.task 1", pipeline))
+        assert str(caught.value).startswith(message)
+    assert paths(api) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["Two-Steps", "two steps", "-two", "two-", "tw\u00f6", "", "a" * 129, "two.steps"]
+)
+def test_name_that_the_server_refuses_is_not_sent(api, backend, spec, name):
+    pipeline = spec.bind({})
+    pipeline.spec["pipelineInfo"]["name"] = name
+    with pytest.raises(ConfigurationError, match=r"^The server refuses the pipeline's name "):
+        backend.submit(RunRequest("dag.task 1", pipeline))
+    assert paths(api) == []
+
+
+def test_name_with_a_dot_is_taken_where_no_version_is_made(api, settings, spec):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, upload_versions=False))
+    pipeline = spec.bind({})
+    pipeline.spec["pipelineInfo"]["name"] = "two.steps"
+    assert backend.submit(RunRequest("dag.task 1", pipeline)) in api.runs
+
+
+@pytest.mark.parametrize("name", ["", "n" * 256, "dag.task\n1", "dag.task \ud83d"])
+def test_name_of_a_run_that_the_server_refuses_is_not_sent(api, backend, request_of, name):
+    with pytest.raises(ConfigurationError, match=r"^The run's name has "):
+        backend.submit(request_of(name))
+    assert paths(api) == []
+
+
 # Reading
 
 
@@ -244,6 +338,17 @@ def test_reusable_run_is_the_newest_that_succeeded(api, backend, request_of):
     api.finish(ids[1], "FAILED")
     assert backend.find_reusable("abc").run_id == ids[0]
     assert backend.find_reusable("ab d") is None
+
+
+@pytest.mark.parametrize("other", ["ABC", "abcd", "a%c", "_bc"])
+def test_run_of_another_fingerprint_is_not_reused_although_the_filter_finds_it(
+    api, backend, request_of, other
+):
+    api.finish(backend.submit(request_of(labels={"fingerprint": "abcd"})))
+    newer = backend.submit(request_of("dag.task 2", labels={"fingerprint": "abc"}))
+    api.finish(newer)
+    assert backend.find_reusable("abc").run_id == newer
+    assert backend.find_reusable(other) == (None if other != "abcd" else backend.find_reusable("abcd"))
 
 
 # Ending
@@ -320,6 +425,45 @@ def test_specification_is_uploaded_as_it_is_in_every_plane_of_unicode(api, backe
     assert yaml.load(written, Loader=yaml.CSafeLoader) == document
     assert json.loads(written) == document
     assert "\U0001f600" in written
+
+
+def test_experiment_that_only_the_database_takes_for_ours_gets_no_run(api, settings, request_of):
+    KubeflowPipelineBackend(dataclasses.replace(settings, experiment="Tuning")).submit(request_of())
+    with pytest.raises(ConfigurationError, match=r"^Experiment 'tuning' cannot be told from 'Tuning'"):
+        KubeflowPipelineBackend(dataclasses.replace(settings, experiment="tuning")).submit(
+            request_of("dag.task 2")
+        )
+    assert len(api.runs) == 1
+
+
+def test_version_is_found_by_its_exact_name(api, backend, request_of):
+    run_id = backend.submit(request_of())
+    made = api.runs[run_id]["pipeline_version_reference"]
+    version = api.state.versions[made["pipeline_version_id"]]
+    assert backend.find_version("two-steps", version.name) == made
+    assert backend.find_version("two-steps", None) == made
+    where = f"Pipeline 'two-steps' on {api.url} has no version"
+    with pytest.raises(ConfigurationError) as other:
+        backend.find_version("two-steps", version.name.upper())
+    assert str(other.value) == f"{where} '{version.name.upper()}'. It has: {version.name}."
+    api.state.delete_version(made["pipeline_version_id"])
+    with pytest.raises(ConfigurationError) as empty:
+        backend.find_version("two-steps", None)
+    assert str(empty.value) == f"{where} at all."
+
+
+def test_cancelling_lets_go_of_a_run_whose_workflow_is_gone(api, backend, request_of, caplog):
+    run_id = backend.submit(request_of())
+    api.lose_workflow(run_id)
+    backend.cancel(run_id)
+    backend.cancel(run_id)
+    assert api.count("POST", ":terminate$") == 1
+    assert backend.get(run_id).state is RunState.CANCELING
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith(
+        f"Run {run_id} is let go, since nothing of it runs: Refused with 500: Failed to terminate run "
+    )
+    assert "not found" in said
 
 
 def test_cancelling_a_finished_run_does_nothing(api, backend, request_of):
@@ -493,3 +637,46 @@ def test_check_of_a_multi_user_server_asks_for_the_namespace(settings):
         backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=api.url))
         with pytest.raises(ConfigurationError, match="is multi-user: set 'namespace'"):
             backend.check()
+
+
+def test_every_call_to_a_multi_user_server_says_that_the_namespace_is_missing(settings, request_of):
+    missing = "multi-user: set 'namespace' of connection 'kubeflow_default' to your profile's"
+    with FakeKfpApi(multi_user=True) as api:
+        own = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=api.url, namespace="team-a"))
+        run_id = own.submit(request_of())
+        without = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=api.url))
+        inline = KubeflowPipelineBackend(
+            dataclasses.replace(settings, endpoint=api.url, upload_versions=False)
+        )
+        other = KubeflowPipelineBackend(
+            dataclasses.replace(settings, endpoint=api.url, experiment="E", upload_versions=False)
+        )
+        for call in (
+            lambda: without.submit(request_of("dag.task 2")),
+            lambda: inline.submit(request_of("dag.task 2")),
+            lambda: other.submit(request_of("dag.task 2")),
+            lambda: without.find("dag.task 1"),
+            lambda: list(without.list_finished(datetime.now(UTC))),
+            lambda: without.last_finished_at(),
+            lambda: without.read_many([run_id]),
+            lambda: without.find_reusable("abc"),
+            lambda: without.find_version("two-steps", None),
+        ):
+            with pytest.raises(ConfigurationError, match=missing):
+                call()
+        assert list(api.runs) == [run_id]
+
+
+def test_pipeline_of_another_namespace_is_never_taken(settings, request_of):
+    with FakeKfpApi(multi_user=True) as api:
+        theirs, ours = (
+            KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=api.url, namespace=namespace))
+            for namespace in ("team-a", "team-b")
+        )
+        theirs.submit(request_of())
+        with pytest.raises(
+            ConfigurationError, match=r"^There is no pipeline 'two-steps' on .* in namespace team-b"
+        ):
+            ours.find_version("two-steps", None)
+        ours.submit(request_of("dag.task 2"))
+        assert {pipeline.namespace for pipeline in api.state.pipelines.values()} == {"team-a", "team-b"}

@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import kfp_server_api
 import pytest
 import yaml
 from airflow.sdk.api.datamodels._generated import DagRunType
@@ -272,6 +273,37 @@ def test_run_that_somebody_terminates_is_named(api, pipeline, context):
     api.on_run_created = lambda run: api.finish(run["run_id"], "CANCELED")
     with pytest.raises(RunCanceledError, match="was cancelled by somebody else"):
         finish(KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.1), context)
+
+
+@pytest.mark.parametrize("died", [False, True], ids=["attempt saw its end", "attempt died before"])
+def test_failed_run_that_a_person_terminated_is_not_gone_on_with(api, pipeline, context, died):
+    """The server has a terminated run end as FAILED, and would carry it on."""
+
+    def operator():
+        return KubeflowPipelineOperator(
+            task_id="task", pipeline=pipeline, resume_failed=True, poll_interval=0.05
+        )
+
+    api.terminated_state = "FAILED"
+    with pytest.raises(TaskDeferred) as deferred:
+        operator().execute(context)
+    (run_id,) = api.runs
+    person = kfp_server_api.RunServiceApi(
+        kfp_server_api.ApiClient(kfp_server_api.Configuration(host=api.url))
+    )
+    person.run_service_terminate_run(run_id)
+    deadline = time.monotonic() + 10
+    while api.runs[run_id]["state"] != "FAILED" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if not died:
+        (event,) = asyncio.run(events_of(PipelineRunTrigger(**deferred.value.trigger.serialize()[1])))
+        with pytest.raises(RunCanceledError, match="was cancelled by somebody else"):
+            operator().execute_complete(context, event.payload)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator().execute(retry(context))
+    assert deferred.value.trigger.run_id != run_id
+    assert api.count("POST", ":retry$") == 0
+    assert [run["state"] for run in api.runs.values()] == ["FAILED", "PENDING"]
 
 
 def test_run_that_is_deleted_while_its_task_waits_fails_the_task(api, pipeline, context):

@@ -590,11 +590,10 @@ def test_every_trigger_fires_with_the_reason_when_the_server_refuses(api, conn_i
 
     watched, events = run(scenario())
     for run_id, [fired] in zip(watched, events, strict=True):
-        assert fired.payload["error"].startswith(
-            "The run cannot be watched any more: Refused with 401: Unauthenticated"
-        )
+        assert fired.payload["error"].startswith("The run cannot be watched any more: Refused with 401: ")
         assert "The credentials of connection 'kfp' are missing, wrong or expired." in fired.payload["error"]
-        assert fired.payload["error"].endswith(f"Asked for: list_runs at {api.url}.\nRun: {run_id}")
+        assert f"Asked for: list_runs at {api.url}.\n" in fired.payload["error"]
+        assert fired.payload["error"].endswith(f"\nRun: {run_id}")
 
 
 def test_mistake_in_the_poll_fails_the_triggers_instead_of_passing_for_an_answer(api, conn_id, monkeypatch):

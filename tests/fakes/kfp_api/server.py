@@ -212,6 +212,11 @@ class FakeKfpApi:
     def finish(self, run_id: str, state: str = "SUCCEEDED", **report: Any) -> None:
         self.advance(run_id, state, **report)
 
+    def lose_workflow(self, run_id: str) -> None:
+        """Somebody deletes the run's workflow from the cluster: the server keeps the run, and hears of it no more."""
+        with self.state.lock:
+            self.state.lost_workflows.add(run_id)
+
     def delete(self, run_id: str) -> None:
         """The run is gone, as after the server's garbage collection."""
         with self.state.lock:

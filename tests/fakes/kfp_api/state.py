@@ -49,6 +49,7 @@ class State:
         self.versions: dict[str, Version] = {}
         self.forbidden_namespaces: set[str] = set()
         self.packages: dict[str, str] = {}
+        self.lost_workflows: set[str] = set()
         self._clock = clock
         self._finished: list[tuple[int, str]] = []
         self._named: dict[str, set[str]] = {}
@@ -182,6 +183,12 @@ class State:
         # storage.TerminateRun leaves the state history alone.
         run.state = "CANCELING"
         run.changed()
+        if run_id in self.lost_workflows:
+            failed = f"Failed to terminate workflow {run.workflow} due to patching error"
+            raise internal(
+                f'{failed} after multiple retries: {failed}: workflows.argoproj.io "{run.workflow}" not found',
+                f"Failed to terminate run {run_id} due to error terminating its workflow",
+            ).wrap("Failed to terminate a run")
         return run
 
     def retry_run(self, run_id: str) -> Run:
@@ -495,7 +502,8 @@ class State:
     def pipeline_by_name(self, name: str, query: Query) -> Pipeline:
         namespace = query.get("namespace", "") if self.multi_user else ""
         for pipeline in self.pipelines.values():
-            if collated(pipeline.name) == collated(name) and pipeline.namespace == namespace:
+            # Asked without a namespace, the first of that name in any is taken.
+            if collated(pipeline.name) == collated(name) and namespace in ("", pipeline.namespace):
                 return pipeline
         raise not_found("Namespace/Pipeline", f"{namespace}/{name}").wrap(
             f"Failed to get a pipeline named {name} in namespace {namespace}"

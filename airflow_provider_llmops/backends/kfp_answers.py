@@ -1,0 +1,161 @@
+"""What an error of the API server says: its reason, without wrappers and stacks, and whether to ask again can help.
+
+Upstream: ``backend/src/common/util/error.go``. Wrapping an error puts a text before it, and an internal error around another one
+hides its code: so 500 is the answer to much that is the request's own fault, and the text alone tells.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_llmops.exceptions import shortened
+
+MAX_REASON_CHARACTERS = 300
+MAX_ANSWER_CHARACTERS = 2000
+# Statuses that say nothing about the request itself: it came too slowly, too early, too often, or was given up on the way.
+_TRY_AGAIN = (408, 425, 429, 499)
+# What Go prints of a stack: a function, and below it a file with the number of a line.
+_FRAME = re.compile(
+    r"\s+\S+\.go:\d+|[\w.-]+\.\w+/\S+\.\S+$|goroutine \d+|(?:runtime|main|net/http|reflect)\.\S+$"
+)
+_KIND = re.compile(
+    r"\b(?:InternalServerError|Internal error|Invalid input error|InvalidInputError|ResourceNotFoundError|Already exist error|"
+    r"BadRequestError|FailedPreconditionError|PermissionDenied|Unauthenticated|UnknownApiVersionError): "
+)
+_OWN_FAULT = re.compile(
+    "|".join(
+        (
+            # Errors of another code that an internal error hides.
+            r"\b(?:Invalid ?Input ?Error|ResourceNotFoundError|Already ?Exists? ?Error|BadRequestError|FailedPreconditionError|"
+            r"PermissionDenied|UnknownApiVersionError):",
+            # Specifications.
+            r"failed to compile job|compiling DAG|unknown template format|unmarshal|unknown field|not implemented",
+            # Values that the database does not hold: class 22 of SQL's states.
+            r"(?:SQLSTATE |Error \d+ \()22\w{3}\)|data too long|value too long|incorrect string value|out of range value",
+            r"bigger than 'max_allowed_packet'|MaxAllowedPacket",
+            # What Kubernetes, gRPC and the gateway do not take.
+            r"request (?:entity )?(?:is )?too large|message larger than max|\bis invalid: |denied the request",
+            r"contains value with non-printable",
+        )
+    ),
+    re.IGNORECASE,
+)
+_TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_WORKFLOW_GONE = re.compile(r"workflows\.argoproj\.io \S+ not found")
+_TOO_LARGE = re.compile(r"too large|larger than max|max_?allowed_?packet", re.IGNORECASE)
+_NO_NAMESPACE = re.compile(r"in multi-user mode|shared pipeline |namespace (?::|\. )")
+# An upload tells nothing but that it failed, whatever the reason was.
+_UPLOAD_FAILED = re.compile(r"Failed to create a pipeline(?: version| and a pipeline version)?$")
+
+
+@dataclass(frozen=True)
+class ServerError:
+    """An answer that is no success.
+
+    :param status: HTTP status code
+    :param reason: what is wrong, without what the server's layers have put before it
+    :param text: all of it, without stacks
+    """
+
+    status: int
+    reason: str
+    text: str
+
+    @classmethod
+    def read(cls, status: int, body: bytes) -> ServerError:
+        """Read the body, in whichever of its forms it is: of the gateway, of the upload, of a proxy."""
+        lines = _without_stack(_said(body))
+        text = " ".join(" ".join(lines).split())
+        first = " ".join(lines[0].split()) if lines else ""
+        reason = first[max((found.end() for found in _KIND.finditer(first)), default=0) :] or text
+        return cls(
+            status,
+            shortened(reason.rstrip(". "), MAX_REASON_CHARACTERS),
+            shortened(text.rstrip(". "), MAX_ANSWER_CHARACTERS),
+        )
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the answer will be the same next time."""
+        if self.status == 500:
+            return _OWN_FAULT.search(self.text) is not None or self.is_of_a_lost_workflow
+        if self.status == 429:
+            return _TOO_LARGE.search(self.text) is not None
+        return self.status not in _TRY_AGAIN and (self.status < 500 or self.status == 501)
+
+    @property
+    def is_of_a_lost_workflow(self) -> bool:
+        """Whether the run's workflow is gone from the cluster, while the server still has the run."""
+        return self.status == 500 and _WORKFLOW_GONE.search(self.text) is not None
+
+    @property
+    def wants_namespace(self) -> bool:
+        """Whether the server is multi-user and misses a namespace."""
+        return self.status in (400, 403) and _NO_NAMESPACE.search(self.text) is not None
+
+    @property
+    def whole(self) -> str | None:
+        """Line with all that was said, where that is more than the reason."""
+        return f"Answer: {self.text}" if self.text != self.reason else None
+
+    def advice(self, conn_id: str, namespace: str | None) -> str:
+        """What to do about a final answer.
+
+        :param conn_id: connection to the server
+        :param namespace: its namespace
+        """
+        connection = f"connection {conn_id!r}"
+        place = f" in namespace {namespace!r}" if namespace else ""
+        if self.wants_namespace and not namespace:
+            return f"The server is multi-user: set 'namespace' of {connection} to your profile's."
+        if self.status == 400 and _UPLOAD_FAILED.fullmatch(self.text):
+            return (
+                f"The server does not say why. It says the same when the account of {connection} lacks the right to upload"
+                f"{place}, when its credentials are missing or expired, and when the pipeline is gone."
+            )
+        if _TOO_LARGE.search(self.text):
+            return "Pass large values as files, by their address, and make the specification smaller."
+        if "string value" in self.text and self.status == 500:
+            return (
+                "The server's database does not hold such characters (emoji, for example): leave them out, pass them in a file, or "
+                "have the database use utf8mb4."
+            )
+        return {
+            400: "Correct the argument that it names.",
+            401: f"The credentials of {connection} are missing, wrong or expired.",
+            403: f"The account of {connection} lacks this right{place}"
+            + (", or there is no such namespace." if namespace else "."),
+            404: "It was deleted, or the connection points to another server, namespace or experiment.",
+            501: "This server does not know the method: Kubeflow Pipelines 2.0 or newer is needed.",
+        }.get(self.status, "The server will not carry this out as it is.")
+
+
+def is_html(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether an answer is a web page: of a login, or of a proxy."""
+    kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    return "text/html" in kind or body.lstrip()[:1] == b"<"
+
+
+def _said(body: bytes) -> str:
+    try:
+        answer: Any = json.loads(body)
+    except ValueError:
+        text = body.decode("utf-8", errors="replace")
+        title = _TITLE.search(text)
+        return title[1] if title else text
+    if not isinstance(answer, dict):
+        return answer if isinstance(answer, str) else ""
+    return str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")
+
+
+def _without_stack(text: str) -> list[str]:
+    lines: list[str] = []
+    for line in text.strip().splitlines():
+        if _FRAME.match(line):
+            break
+        lines.append(line)
+    return lines
