@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 
@@ -127,43 +128,45 @@ def translate_imports(
                 given[source["runtimeParameter"]] = {"runtimeValue": {"constant": other}}
 
 
-def drop_absent(ir: dict[str, Any], component: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Take optional inputs out that nobody gave and that have no default, so that a step's own default holds.
+def drop_absent_artifacts(ir: dict[str, Any], component: dict[str, Any], given: Set[str]) -> None:
+    """Take optional artifacts out that nobody gave.
 
-    An input that a condition or a loop looks at stays: the API server passes it on as null.
+    The server passes on no artifact that is not there: its driver fails with "parent DAG does not have input artifact", where
+    it hands on an absent parameter as null. So parameters stay as they were compiled.
+
+    :param ir: pipeline IR
+    :param component: its root, or a pipeline in it
+    :param given: names of its input artifacts that there are
     """
     declared = component.get("inputDefinitions", {})
-    tasks = component["dag"]["tasks"].values()
-    for group, kind in (("artifacts", "componentInputArtifact"), ("parameters", "componentInputParameter")):
-        inputs = declared.get(group, {})
-        absent = {name for name, spec in inputs.items() if name not in given and "defaultValue" not in spec}
-        for task in tasks:
-            target = ir["components"][task["componentRef"]["name"]]
-            sources = task.get("inputs", {}).get(group, {})
-            used = {key for key, source in sources.items() if source.get(kind) in absent}
-            if used and "dag" in target and not _is_plain_use(ir, task):
-                absent -= {sources[key][kind] for key in used}
-        for task in tasks:
-            sources = task.get("inputs", {}).get(group, {})
-            for key in [key for key, source in sources.items() if source.get(kind) in absent]:
-                del sources[key]
-        for name in absent:
-            del inputs[name]
-        if not inputs:
-            declared.pop(group, None)
-    for task in tasks:
+    artifacts = declared.get("artifacts", {})
+    absent = artifacts.keys() - given
+    for name in absent:
+        del artifacts[name]
+    if not artifacts:
+        declared.pop("artifacts", None)
+    for task in component["dag"]["tasks"].values():
+        sources = task.get("inputs", {}).get("artifacts", {})
+        for key in [key for key, source in sources.items() if source.get("componentInputArtifact") in absent]:
+            del sources[key]
         target = ir["components"][task["componentRef"]["name"]]
-        if "dag" in target and _is_plain_use(ir, task):
-            passed = task.get("inputs", {})
-            drop_absent(ir, target, {**passed.get("artifacts", {}), **passed.get("parameters", {})})
+        passed = {*sources, task.get("artifactIterator", {}).get("itemInput")}
+        if "dag" in target and target.get("inputDefinitions", {}).get("artifacts", {}).keys() - passed:
+            drop_absent_artifacts(ir, _component_of_its_own(ir, task), passed)
 
 
-def _is_plain_use(ir: dict[str, Any], task: dict[str, Any]) -> bool:
-    """Whether a task is the only one of its component and neither conditional nor a loop."""
+def _component_of_its_own(ir: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """The component of a task; a copy of it if other tasks have it, too."""
+    name = task["componentRef"]["name"]
+    component: dict[str, Any] = ir["components"][name]
     uses = [
         other
-        for component in dags(ir)
-        for other in component["dag"]["tasks"].values()
-        if other["componentRef"]["name"] == task["componentRef"]["name"]
+        for dag in dags(ir)
+        for other in dag["dag"]["tasks"].values()
+        if other["componentRef"]["name"] == name
     ]
-    return len(uses) == 1 and not task.keys() & {"triggerPolicy", "parameterIterator", "artifactIterator"}
+    if len(uses) > 1:
+        own = unused_name(name, ir["components"])
+        component = ir["components"][own] = copy.deepcopy(component)
+        task["componentRef"] = {**task["componentRef"], "name": own}
+    return component

@@ -63,7 +63,10 @@ def meaning_of(pipeline: Mapping[str, Any], platform: Mapping[str, Any] | None) 
 
     :param pipeline: pipeline IR
     :param platform: its platform specification
+    :raises ConfigurationError: there is something in them that the descriptors do not know
     """
+    from google.protobuf import json_format
+
     deployment = pipeline.get("deploymentSpec", {})
     parts = [(_PIPELINE, {**pipeline, "deploymentSpec": {}}), (_DEPLOYMENT, deployment)]
     if platform:
@@ -71,7 +74,10 @@ def meaning_of(pipeline: Mapping[str, Any], platform: Mapping[str, Any] | None) 
         kubernetes = others.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {})
         executors = kubernetes.pop("executors", {})
         parts += [(_PLATFORM, others), *((_KUBERNETES, executors[name]) for name in sorted(executors))]
-    return b"\n".join(_parse(value, name).SerializeToString(deterministic=True) for name, value in parts)
+    try:
+        return b"\n".join(_parse(value, name).SerializeToString(deterministic=True) for name, value in parts)
+    except json_format.ParseError as error:
+        raise ConfigurationError(f"The specification cannot be compared: {error}.") from error
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,12 +23,12 @@ from airflow_provider_llmops.exceptions import ConfigurationError, describe_unkn
 from airflow_provider_llmops.ir import (
     add_importer,
     component_key,
-    drop_absent,
+    drop_absent_artifacts,
     name_apart,
     rename_apart,
     set_caching,
 )
-from airflow_provider_llmops.spec_documents import check_json, parse_documents
+from airflow_provider_llmops.spec_documents import check_json, parse_documents, read_stored
 from airflow_provider_llmops.spec_files import read_source, shown
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
@@ -134,6 +135,18 @@ class PipelineSpec:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         return cls(name=name or ir["pipelineInfo"]["name"], ir=ir, digest=digest, platform=platform)
 
+    @classmethod
+    def stored(cls, version: Mapping[str, Any], *, where: str) -> PipelineSpec:
+        """Read what a server keeps of a version.
+
+        :param version: its pipeline specification, or that and its platform specification in one object
+        :param where: where it came from, for messages
+        :raises ConfigurationError: it is no specification of Kubeflow Pipelines 2
+        """
+        ir, platform = read_stored(version, where)
+        digest = hashlib.sha256(json.dumps(version, sort_keys=True).encode()).hexdigest()
+        return cls(name=ir["pipelineInfo"]["name"], ir=ir, digest=f"sha256:{digest}", platform=platform)
+
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
         """Declared inputs by name; artifact inputs have ``artifactType``, parameters ``parameterType``."""
@@ -153,6 +166,9 @@ class PipelineSpec:
 
     def bind(self, arguments: Mapping[str, Any], *, caching: bool | None = None) -> BoundPipeline:
         """Check arguments and make the pipeline runnable from parameters alone.
+
+        Which parameters are given does not change the specification: those that are not, the server passes on as null,
+        and a step's own default holds.
 
         :param arguments: value of each input; the URI for an artifact input. ``None`` means not given.
         :param caching: whether steps may take results of earlier runs from the backend's cache; ``None`` keeps what was
@@ -187,7 +203,7 @@ class PipelineSpec:
                 parameters[parameter] = self._checked_uri(name, value, declared)
             else:
                 parameters[name] = self._checked(name, value, declared)
-        drop_absent(ir, ir["root"], parameters)
+        drop_absent_artifacts(ir, ir["root"], given.keys())
         return BoundPipeline(
             spec=ir,
             parameters=parameters,

@@ -7,14 +7,18 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_llmops.backends.kfp_api import KfpApi, RefusedError, joined, predicate
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.spec_documents import read_stored
+from airflow_provider_llmops.spec_messages import meaning_of
 from airflow_provider_llmops.specs import BoundPipeline
 
 TAG_LENGTH = 63
+VERSIONS_COMPARED = 10  # a new content is rare, and each of them may have a megabyte
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
@@ -34,11 +38,20 @@ class PipelineVersions:
         :param labels: where the run comes from; what of it concerns the version is noted there
         """
         name = pipeline.name
-        text = json.dumps([pipeline.spec, pipeline.platform], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        if "." in name:
+            raise ConfigurationError(
+                f"Pipeline {name!r} cannot be uploaded: the server takes lower-case letters, digits and '-' as its name. Compile "
+                "it under another name (@dsl.pipeline(name=...)), or set 'upload_versions' of the connection to false.",
+                f"Server: {self._where()}",
+            )
+        meaning = meaning_of(pipeline.spec, pipeline.platform)
+        digest = hashlib.sha256(meaning).hexdigest()
         version_name = f"sha256-{digest[:24]}"
-        pipeline_id = self._pipeline(name) or self._create(name)
+        known = self._pipeline(name)
+        pipeline_id = known or self._create(name)
         version = self._version(pipeline_id, version_name)
+        if version is None and known:
+            version = self._with_meaning(pipeline_id, meaning)
         if version is None:
             origin = {
                 key: labels[key] for key in ("component_digest", "dag_id", "dag_version") if labels.get(key)
@@ -134,14 +147,29 @@ class PipelineVersions:
         # By name there is one at most, since the server compares without case; here every character counts.
         return next((version for version in found if name in (None, version.get("name"))), None)
 
+    def _with_meaning(self, pipeline_id: str, meaning: bytes) -> dict[str, Any] | None:
+        """The newest version that says the same, whoever uploaded it.
+
+        By meaning: the server leaves empty maps out and writes some characters anew, so that texts differ.
+        """
+        for version in self._newest(pipeline_id):
+            stored = version.get("pipeline_spec")
+            with suppress(ConfigurationError):  # an Argo workflow, or of a newer KFP
+                if stored and meaning_of(*read_stored(stored, "a version")) == meaning:
+                    return version
+        return None
+
     def _names(self, pipeline_id: str) -> list[str]:
+        return [str(version.get("name")) for version in self._newest(pipeline_id)]
+
+    def _newest(self, pipeline_id: str) -> list[dict[str, Any]]:
         answer = self._api.call(
             self._api.pipelines.pipeline_service_list_pipeline_versions,
             pipeline_id,
-            page_size=10,
+            page_size=VERSIONS_COMPARED,
             sort_by="created_at desc",
         )
-        return [str(version.get("name")) for version in answer.get("pipeline_versions") or ()]
+        return answer.get("pipeline_versions") or []
 
     def _upload(
         self, pipeline: BoundPipeline, pipeline_id: str, name: str, digest: str, origin: Mapping[str, str]

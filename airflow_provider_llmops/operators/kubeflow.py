@@ -138,8 +138,8 @@ class KubeflowPipelineOperator(PipelineRunOperator):
     def _spec(self) -> PipelineSpec:
         if self.pipeline:
             return PipelineSpec.load(self.pipeline)
-        return PipelineSpec.parse(
-            json.dumps(self.hook.backend.read_version(self._version)).encode(),
+        return PipelineSpec.stored(
+            self.hook.backend.read_version(self._version),
             where=f"pipeline {self.pipeline_name} on the server",
         )
 

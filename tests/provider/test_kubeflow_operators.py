@@ -189,6 +189,50 @@ def test_pipeline_on_the_server_runs_by_name_and_version(api, pipeline, context)
     assert api.count("POST", "upload_version$") == 1
 
 
+def test_pipeline_with_a_platform_document_runs_by_its_name_on_the_server(api, connect, context):
+    ir = two_steps()
+    ir["root"]["inputDefinitions"]["parameters"]["secret"] = {"isOptional": True, "parameterType": "STRING"}
+    secret = {"secretNameParameter": {"componentInputParameter": "secret"}, "mountPath": "/s"}
+    platform = {
+        "platforms": {
+            "kubernetes": {"deploymentSpec": {"executors": {"exec-train": {"secretAsVolume": [secret]}}}}
+        }
+    }
+    api.state.upload_pipeline({"name": "two-steps"}, "p.yaml", yaml.safe_dump_all([ir, platform]))
+    api.on_run_created = lambda run: api.finish(run["run_id"])
+    for parameters in ({}, {"secret": "s"}, {"steps": 5}):
+        operator = KubeflowPipelineOperator(
+            task_id="task",
+            pipeline_name="two-steps",
+            parameters=parameters,
+            deferrable=False,
+            poll_interval=0.05,
+        )
+        context["task_state_store"].values.clear()
+        value = operator.execute(context)
+        assert api.runs[value["run_id"]]["runtime_config"].get("parameters", {}) == parameters
+
+
+def test_one_version_serves_every_combination_of_parameters_and_one_that_is_there_already(
+    api, connect, context, tmp_path
+):
+    ir = two_steps()
+    ir["root"]["inputDefinitions"]["parameters"]["note"] = {"isOptional": True, "parameterType": "STRING"}
+    uploaded = {**ir, "root": {**ir["root"], "outputDefinitions": {"parameters": {}}}}
+    api.state.upload_pipeline({"name": "two-steps"}, "p.yaml", json.dumps(uploaded))
+    ir["root"]["outputDefinitions"] = {}  # what the server makes of an empty map
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(ir))
+    for parameters in ({}, {"note": "n"}, {"steps": 5, "note": "n"}):
+        operator = KubeflowPipelineOperator(
+            task_id="task", pipeline=str(tmp_path / "p.yaml"), parameters=parameters
+        )
+        context["task_state_store"].values.clear()
+        with pytest.raises(TaskDeferred):
+            operator.execute(context)
+    assert [version.name for version in api.state.versions.values()] == ["two-steps"]
+    assert len({json.dumps(run["pipeline_version_reference"]) for run in api.runs.values()}) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

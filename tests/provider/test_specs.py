@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 from typing import Any
 
 import pytest
@@ -177,20 +178,67 @@ def optional_text(ir: dict[str, Any], **of_task: Any) -> dict[str, Any]:
     return copy.deepcopy(ir)
 
 
-def test_an_optional_input_that_nobody_gave_is_taken_out_at_every_level():
-    bound = spec_of(optional_text(two_steps())).bind({})
-    for component in (bound.spec["root"], bound.spec["components"]["comp-inner"]):
-        assert component["inputDefinitions"] == {}
-        assert [item["inputs"] for item in component["dag"]["tasks"].values()] == [{"parameters": {}}]
-
-
-def test_an_input_that_was_given_or_that_a_condition_reads_stays():
+def test_a_parameter_that_nobody_gave_leaves_the_specification_as_it_was_compiled():
     ir = optional_text(two_steps())
-    assert spec_of(ir).bind({"text": "a"}).spec == ir
     conditional = optional_text(
         two_steps(), triggerPolicy={"condition": "inputs.parameter_values['text'] == 'a'"}
     )
-    assert spec_of(conditional).bind({}).spec == conditional
+    for compiled in (ir, conditional):
+        assert [spec_of(compiled).bind(given).spec for given in ({}, {"text": "a"})] == [compiled, compiled]
+
+
+def with_optional_artifact() -> dict[str, Any]:
+    """A pipeline that hands an optional artifact on to two nested ones, the second of which loops."""
+    ir = two_steps()
+    optional = {"inputDefinitions": {"artifacts": {"data": {**DATASET, "isOptional": True}}}}
+    passed = {"artifacts": {"data": {"componentInputArtifact": "data"}}}
+    ir["components"]["comp-report"]["inputDefinitions"] = copy.deepcopy(optional["inputDefinitions"])
+    ir["components"]["comp-inner"] = {"dag": {"tasks": {"report": task("comp-report", **passed)}}, **optional}
+    items = {"items": {"raw": "[1, 2]"}, "itemInput": "item"}
+    given = {"artifacts": {"data": {"taskOutputArtifact": {"outputArtifactKey": "o", "producerTask": "x"}}}}
+    ir["root"] = {
+        "dag": {
+            "tasks": {
+                "given": task("comp-inner", **given),
+                "inner": task("comp-inner", **passed),
+                "loop": {**task("comp-inner", **passed), "parameterIterator": items},
+                "report": task("comp-report", **passed),
+            }
+        },
+        **optional,
+    }
+    return json.loads(json.dumps(ir))  # without parts in common
+
+
+def test_an_artifact_that_nobody_gave_is_taken_out_where_it_would_be_handed_on():
+    compiled = with_optional_artifact()
+    bound = spec_of(compiled).bind({}).spec
+    assert bound["root"]["inputDefinitions"] == {}
+    tasks = bound["root"]["dag"]["tasks"]
+    assert tasks["given"] == compiled["root"]["dag"]["tasks"]["given"]
+    assert [tasks[name]["inputs"] for name in ("inner", "loop", "report")] == [{"artifacts": {}}] * 3
+    # The component that has it elsewhere stays as it is.
+    components = bound["components"]
+    assert components["comp-inner"] == compiled["components"]["comp-inner"]
+    for name in ("inner", "loop"):
+        component = components[tasks[name]["componentRef"]["name"]]
+        assert component["inputDefinitions"] == {}
+        assert component["dag"]["tasks"]["report"]["inputs"] == {"artifacts": {}}
+
+
+def test_an_artifact_that_somebody_gave_stays_at_every_level():
+    compiled = with_optional_artifact()
+    del compiled["root"]["dag"]["tasks"]["given"]
+    bound = spec_of(compiled).bind({"data": "s3://b/d"}).spec
+    assert bound["components"]["comp-inner"] == compiled["components"]["comp-inner"]
+    for name in ("inner", "loop", "report"):
+        assert bound["root"]["dag"]["tasks"][name]["inputs"] == {
+            "artifacts": {
+                "data": {
+                    "taskOutputArtifact": {"outputArtifactKey": "artifact", "producerTask": "import-data"}
+                }
+            }
+        }
 
 
 @pytest.mark.parametrize(
