@@ -98,6 +98,17 @@ def has_run(pod: Mapping[str, Any]) -> bool:
     )
 
 
+def is_running(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod's containers run now, or have all done what they should.
+
+    :param pod: the pod as the API server has it
+    """
+    status = pod.get("status") or {}
+    containers = status.get("containerStatuses") or []
+    runs = bool(containers) and all("running" in (item.get("state") or {}) for item in containers)
+    return runs or status.get("phase") == "Succeeded"
+
+
 def event_troubles(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list[PodTrouble]:
     """What events say about why a pod is not made, or cannot start; each thing that was said once, the last first.
 
@@ -244,10 +255,10 @@ def _last_words(ended: Mapping[str, Any]) -> tuple[str, bool]:
         text, is_final = f"{said['type']}: {said['message']}", said["retryable"] is False
     except (ValueError, TypeError, KeyError):
         pass
-    how = f"ended with exit code {ended['exitCode']}"
+    how = f"exit code {ended['exitCode']}"
     if ended.get("reason") not in (None, "Error"):
         how += f", {ended['reason']}"
-    return (f"{how}: {' '.join(text.split())}" if text else how), is_final
+    return (f"{' '.join(text.split())} ({how})" if text else f"ended with {how}"), is_final
 
 
 def _said(kind: str, message: Any) -> str:

@@ -107,10 +107,10 @@ class FakeTrainJobs:
             self._touch(job)
 
     def accept(self, job: dict[str, Any]) -> None:
-        """Its JobSet is made."""
+        """Its JobSet is made, and is suspended as it is."""
         name = job["metadata"]["name"]
         self.job_sets[name] = self.job_sets.get(name, 0) + 1
-        self.update(job, jobsStatus=[_counts()])
+        self.update(job, jobsStatus=[_counts(suspended=int(bool(job["spec"].get("suspend"))))])
 
     def begin(self, job: dict[str, Any]) -> None:
         """Its Job is at work, whether there are pods or not."""
@@ -133,21 +133,23 @@ class FakeTrainJobs:
         """It has failed: by itself, its Jobs as well."""
         first = f"{job['metadata']['name']}-node-0"
         named = f"jobset failed due to one or more job failures (first failed job: {first})"
+        self.update(job, jobsStatus=[_counts()])
         self.update(job, jobsStatus=[_counts(failed=1)])
         self._condition(job, "Failed", reason, message or named)
 
     def exceed_deadline(self, job: dict[str, Any]) -> None:
         """The controller deletes the JobSet, and leaves what the status said of its Jobs."""
         self._condition(job, "Failed", "DeadlineExceeded", "TrainJob exceeded its active deadline")
-        self._delete_pods(job["metadata"]["name"])
+        self.delete_pods(job)
 
     def suspend(self, job: dict[str, Any]) -> None:
         """It waits in a queue."""
         job["spec"]["suspend"] = True
         self._condition(job, "Suspended", "Suspended", "TrainJob is suspended")
-        if "jobsStatus" in job["status"]:
+        for counts in job["status"].get("jobsStatus", []):
+            self.update(job, jobsStatus=[{**counts, "suspended": 1}])
             self.update(job, jobsStatus=[_counts(suspended=1)])
-        self._delete_pods(job["metadata"]["name"])
+        self.delete_pods(job)
 
     def resume(self, job: dict[str, Any]) -> None:
         """It has left the queue. The condition stays, and becomes false."""
@@ -158,9 +160,16 @@ class FakeTrainJobs:
         """What was deleted in the foreground goes, and Kubeflow Trainer makes the JobSet again, with pods that train."""
         name = job["metadata"]["name"]
         self.end_pods()
+        if job["spec"].get("suspend"):
+            job["status"].pop("jobsStatus", None)
+            self.update(job)
+            self.accept(job)
+            return
         self.accept(job)
         self.begin(job)
-        self.start_pod(job, f"{name}-node-0-0-again{self.job_sets[name]}")
+        pod = f"{name}-node-0-0-again{self.job_sets[name]}"
+        self.make_pod(job, pod)
+        self.start_pod(job, pod)
 
     def created_at(self, job: dict[str, Any], moment: float) -> None:
         """Say that it was made then."""
@@ -210,15 +219,17 @@ class FakeTrainJobs:
         ended = {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}}
         message = f"back-off restarting failed container=node pod={pod}"
         waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
-        phase = "Running" if restarted else "Failed" if code else "Succeeded"
-        self._pod(job, pod, phase, waiting if restarted else ended, ended if restarted else {})
+        self._pod(job, pod, "Running", ended)
+        if restarted:
+            self._pod(job, pod, "Running", waiting, ended)
+        else:
+            self._pod(job, pod, "Failed" if code else "Succeeded", ended)
         if log is not None:
             self.logs[pod, restarted] = log
 
     def start_pod(self, job: dict[str, Any], pod: str) -> None:
         """A node trains, perhaps again."""
-        before = self.pods.get(pod, {}).get("document", {}).get("status", {}).get("containerStatuses")
-        last = before[0]["lastState"] if before else {}
+        last = self._container(pod).get("lastState", {})
         self._pod(job, pod, "Running", {"running": {"startedAt": _NOW}}, last)
 
     def block_pod(self, job: dict[str, Any], pod: str, reason: str, message: str) -> None:
@@ -281,14 +292,14 @@ class FakeTrainJobs:
         state: dict[str, Any] | None,
         last: dict[str, Any] | None = None,
     ) -> None:
-        former = self.pods.get(name, {}).get("document", {}).get("status", {}).get("containerStatuses")
-        count = former[0]["restartCount"] if former else 0
+        former = self._container(name)
+        is_restart = "running" in (state or {}) and "waiting" in former.get("state", {}) and bool(last)
         container = {
             "name": "node",
             "ready": "running" in (state or {}),
-            "restartCount": count + 1 if last and "waiting" in (state or {}) else count,
+            "restartCount": former.get("restartCount", 0) + is_restart,
             "state": state,
-            "lastState": last or {},
+            "lastState": former.get("lastState", {}) if last is None else last,
         }
         status = {"phase": phase, **({} if state is None else {"containerStatuses": [container]})}
         labels = {"jobset.sigs.k8s.io/jobset-name": job["metadata"]["name"]}
@@ -301,9 +312,15 @@ class FakeTrainJobs:
             },
         )
 
-    def _delete_pods(self, job_name: str) -> None:
+    def _container(self, pod: str) -> dict[str, Any]:
+        """The state of a pod's container, if there is one."""
+        status = self.pods.get(pod, {}).get("document", {}).get("status", {})
+        return (status.get("containerStatuses") or [{}])[0]
+
+    def delete_pods(self, job: dict[str, Any]) -> None:
+        """Its pods are told to end, as a Job does that gives up; they are gone at once unless a test wants to see them."""
         for pod in self.pods.values():
-            if pod["job"] == job_name:
+            if pod["job"] == job["metadata"]["name"]:
                 pod["document"]["metadata"]["deletionTimestamp"] = _NOW
         if self.pods_end_at_once:
             self.end_pods()
@@ -379,11 +396,51 @@ class FakeTrainJobs:
         name = job["metadata"]["name"]
         if (namespace, name) in self.jobs:
             return status(409, "AlreadyExists", f'trainjobs.trainer.kubeflow.org "{name}" already exists')
-        if refused := self.admits(job):
+        if refused := self._invalid(job):
+            return status(422, "Invalid", f'TrainJob.trainer.kubeflow.org "{name}" is invalid: {refused}')
+        if refused := self.admits(job) or self._refused(job):
             webhook = 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: '
             return status(403, "Forbidden", webhook + refused)
         self.created.append(json.loads(json.dumps(job)))
         return 201, self._store(job)
+
+    @staticmethod
+    def _invalid(job: dict[str, Any]) -> str | None:
+        """What the schema of a TrainJob refuses."""
+        if len(job["metadata"]["name"]) > 63:
+            return "<nil>: Invalid value: metadata.name must be no more than 63 characters"
+        seconds = job["spec"].get("activeDeadlineSeconds", 1)
+        if seconds < 1:
+            field = "spec.activeDeadlineSeconds"
+            return f"{field}: Invalid value: {seconds}: {field} in body should be greater than or equal to 1"
+        return None
+
+    def _refused(self, job: dict[str, Any]) -> str | None:
+        """What Kubeflow Trainer's webhook refuses; it looks at no more than this of what a manifest of ours has."""
+        reference = job["spec"].get("runtimeRef", {})
+        kind, name = reference.get("kind"), reference.get("name")
+        if kind not in ("ClusterTrainingRuntime", "TrainingRuntime"):
+            return f"unsupported runtime: {kind}.trainer.kubeflow.org"
+        place = None if kind == "ClusterTrainingRuntime" else job["metadata"]["namespace"]
+        known = {
+            (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
+            for item in self.runtimes
+        }
+        if (kind, place, name) not in known:
+            own = kind[0].lower() + kind[1:]
+            value = json.dumps(
+                {"name": name, "apiGroup": "trainer.kubeflow.org", "kind": kind}, separators=(",", ":")
+            )
+            return (
+                f'spec.RuntimeRef: Invalid value: {value}: {kind}.trainer.kubeflow.org "{name}" not found: specified {own} '
+                "must be created before the TrainJob is created"
+            )
+        variables = job["spec"].get("trainer", {}).get("env", [])
+        if taken := [item["name"] for item in variables if item["name"].startswith("PET_")]:
+            value = json.dumps(variables, separators=(",", ":"), ensure_ascii=False)
+            listed = " ".join(taken)
+            return f"spec.trainer.env: Invalid value: {value}: must not have reserved envs, invalid envs configured: [{listed}]"
+        return None
 
     def _one(self, method: str, namespace: str, name: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         job = self.jobs.get((namespace, name))
@@ -394,12 +451,12 @@ class FakeTrainJobs:
             self.deleted.append((namespace, name, policy))
             if policy == "Foreground":
                 job["metadata"] |= {"deletionTimestamp": _NOW, "finalizers": ["foregroundDeletion"]}
-                self._delete_pods(name)
+                self.delete_pods(job)
                 if not _has_ended(job):
                     self.collect_garbage(job)
                 return 200, job
             self.jobs.pop((namespace, name))
-            self._delete_pods(name)
+            self.delete_pods(job)
         return 200, job
 
     def _read_pods(self, namespace: str, rest: list[str], query: dict[str, list[str]]) -> tuple[int, Any]:

@@ -62,7 +62,7 @@ FINAL = '{"type": "DataError", "message": "no rows", "retryable": false}'
         (
             pod(containerStatuses=[container(waiting("CrashLoopBackOff"), ended(message=FINAL))]),
             PodTrouble(
-                "p", "ended with exit code 1: DataError: no rows", "Error", is_final=True, has_ended=True,
+                "p", "DataError: no rows (exit code 1)", "Error", is_final=True, has_ended=True,
                 was_restarted=True, container="node", at=60.0,
             ),
         ),

@@ -20,6 +20,7 @@ from kube_trainjobs import FakeTrainJobs, status
 from airflow_provider_llmops import once
 from airflow_provider_llmops.backends import trainer
 from airflow_provider_llmops.backends.pods import PodTrouble, pod_troubles
+from airflow_provider_llmops.backends.trainjobs import watch as watching
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
@@ -473,14 +474,33 @@ def test_progress_and_state_go_to_the_log_as_they_change(cluster, caplog):
     ]
 
 
-def test_a_job_that_trains_costs_one_request_a_look(cluster):
+def test_a_job_that_trains_costs_one_request_a_look_and_once_a_minute_two(cluster, monkeypatch):
     job = cluster.add("j")
     watch = TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
     cluster.run(job)
+    cluster.start_pod(job, "p-0")
+    watch.look()
     cluster.requests.clear()
     for _ in range(3):
         watch.look()
     assert [path.rpartition("/")[2] for _, path in cluster.requests] == ["j"] * 3
+    monkeypatch.setattr(watching, "PODS_SECONDS", 0.0)
+    watch.look()
+    assert [path.rpartition("/")[2] for _, path in cluster.requests[3:]] == ["j", "pods"]
+
+
+def test_crash_is_seen_although_the_status_says_that_all_are_ready(cluster, watch):
+    job = cluster.add("j")
+    cluster.run(job)
+    cluster.start_pod(job, "p-0")
+    watch.look()
+    cluster.begin(job)
+    cluster.run(job)
+    cluster.end_pod(job, "p-0", code=1, message=FINAL, restarted=True, log="boom")
+    cluster.start_pod(job, "p-0")
+    cluster.update(job, jobsStatus=[{"name": "node", "active": 1, "ready": 1, "failed": 1}])
+    watch.look()
+    assert watch.final_error == "SettingError: no argument 'lr' (exit code 1)"
 
 
 @pytest.fixture
@@ -685,7 +705,7 @@ def test_node_that_fails_first_is_the_reason_whatever_its_name(cluster, watch, c
         "Pod p-1: ended with exit code 137, OOMKilled",
         "Last lines of pod p-1:",
         "  1",
-        f"Pod p-0: ended with exit code 1: {lost}",
+        f"Pod p-0: {lost} (exit code 1)",
         "Last lines of pod p-0:",
         "  0",
     ]
@@ -749,10 +769,10 @@ def test_error_that_will_happen_again_ends_the_job_before_its_restarts_are_used_
     job = cluster.only
     cluster.update(job, jobsStatus=[{"name": "node", "active": 1}])
     cluster.end_pod(job, "p-1", code=1, message=FINAL, restarted=True, log="traceback")
-    message = "ended with exit code 1: SettingError: no argument 'lr'"
+    message = "SettingError: no argument 'lr' (exit code 1)"
     assert events(trigger) == [event_of(trigger, final_error=message, trouble=f"{message} (pod p-1)")]
     assert "  traceback" in said(capsys, "warning")
-    with pytest.raises(InvalidInputError, match=f"^{message}. Correct the task's arguments"):
+    with pytest.raises(InvalidInputError, match=f"^{re.escape(message)}. Correct the task's arguments"):
         task().execute_complete(context, event_of(trigger, final_error=message))
     assert cluster.deleted == [("team", trigger.name, "Background")]
 
@@ -784,7 +804,7 @@ def test_last_words_that_are_no_json_are_shown_as_they_are(cluster):
     job = cluster.add("j")
     cluster.end_pod(job, "p-0", code=1, message='{"type": "Sett')
     (pod,) = KubeflowTrainerHook().backend.pods("team", "j")
-    assert [trouble.message for trouble in pod_troubles(pod)] == ['ended with exit code 1: {"type": "Sett']
+    assert [trouble.message for trouble in pod_troubles(pod)] == ['{"type": "Sett (exit code 1)']
 
 
 def test_deadline_deletes_a_waiting_job(cluster, context):
@@ -1383,7 +1403,7 @@ def test_sensor_waits_for_a_job_that_will_fail_until_it_has(cluster, context):
     cluster.faults = give_up
     with pytest.raises(TaskDeferred) as deferred:
         sensor().execute(context)
-    seen = "ended with exit code 1: SettingError: no argument 'lr' (pod p-0)"
+    seen = "SettingError: no argument 'lr' (exit code 1) (pod p-0)"
     (event,) = events(deferred.value.trigger)
     assert event == event_of(deferred.value.trigger, trouble=seen)
     assert job["status"]["conditions"][0]["type"] == "Failed"

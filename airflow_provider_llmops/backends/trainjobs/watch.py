@@ -15,6 +15,7 @@ from airflow_provider_llmops.backends.pods import (
     event_troubles,
     has_run,
     is_creation_failure,
+    is_running,
     pod_troubles,
 )
 from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError
@@ -29,6 +30,8 @@ PROGRESS_POINTS = 5
 PROGRESS_SECONDS = 300.0
 # Controllers repeat what they cannot make after a quarter of an hour at the latest. What is older is over.
 EVENT_SECONDS = 1200.0
+# A status says that all are ready also while one is started again: it follows by a second or more.
+PODS_SECONDS = 60.0
 NO_POD_LEFT = (
     "(No failed pod is left to read. A Job whose restartPolicy is OnFailure, as JobSet sets it, deletes its pods when it "
     "gives up; a runtime with restartPolicy: Never and backoffLimit: 0 keeps them.)"
@@ -38,9 +41,9 @@ NO_POD_LEFT = (
 class TrainJobWatch:
     """Looks at a TrainJob and logs what has changed since the last look.
 
-    Pods are asked for only while not all of them train, so a job that runs costs one request a look. Events are asked for
-    only while a pod is missing, or waits without saying why. The log of a container that failed is read when that is first
-    seen: a Job that gives up deletes its pods.
+    Pods are asked for when the status says anything new, and once a minute while all of them train: then a look costs one
+    request. Events are asked for only while a pod is missing, or waits without saying why. The log of a container that
+    failed is read when that is first seen: a Job that gives up deletes its pods.
 
     :param backend: where the TrainJob is
     :param namespace: its namespace
@@ -70,6 +73,7 @@ class TrainJobWatch:
         self._unanswered = False
         self._refused: set[str] = set()
         self._has_run = self._all_run = False
+        self._pods_seen_at = float("-inf")
         self._wait: PodTrouble | None = None
         self._failures: list[PodTrouble] = []
         self._seen: set[tuple[str, str, float | None]] = set()
@@ -120,10 +124,7 @@ class TrainJobWatch:
             self._has_run, self._wait, self._failures = False, None, []
         elif job.state is RunState.SUCCEEDED:
             self._wait, self._failures = None, []
-        elif job.all_ready:
-            self._has_run = self._all_run = True
-            self._wait = None
-        else:
+        elif not self._is_settled(job):
             failures = self._look_at_pods(job)
         job = self._as_seen(job)
         self._tell(job)
@@ -131,6 +132,12 @@ class TrainJobWatch:
             self._tell_failure(trouble)
         self._before = job
         return job
+
+    def _is_settled(self, job: TrainJob) -> bool:
+        """Whether all pods ran when they were last looked at, and nothing says otherwise since."""
+        is_recent = time.monotonic() - self._pods_seen_at < PODS_SECONDS
+        is_same = self._before is not None and self._before.jobs == job.jobs
+        return job.all_ready and self._all_run and is_same and is_recent
 
     def _as_seen(self, job: TrainJob) -> TrainJob:
         """The TrainJob with what its pods add to its status, which counts Jobs, whether they have pods or not."""
@@ -161,6 +168,7 @@ class TrainJobWatch:
         pods = self._ask("Why pods do not run", lambda: self._backend.pods(*self._place))
         if pods is None:
             return []
+        self._pods_seen_at = time.monotonic()
         live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
         self._has_run |= any(map(has_run, live))
         troubles = [trouble for pod in pods for trouble in pod_troubles(pod)]
@@ -170,7 +178,9 @@ class TrainJobWatch:
             self._wait = _steady(self._wait, waits[0])
         elif live and all(map(has_run, live)):
             self._wait = None
-        return self._notice([trouble for trouble in troubles if trouble.has_ended])
+        new = self._notice([trouble for trouble in troubles if trouble.has_ended])
+        self._all_run = len(live) >= job.nodes and all(map(is_running, live))
+        return new
 
     def _look_at_events(
         self, job: TrainJob, live: Sequence[Mapping[str, Any]], explained: set[str]
@@ -204,7 +214,7 @@ class TrainJobWatch:
                 new.append(trouble)
             self._seen.add(key)
         if new and self._all_run:
-            self._failures, self._all_run = [], False
+            self._failures = []
         self._failures += new
         if self.final_error is None:
             self.final_error = next((trouble.message for trouble in new if trouble.is_final), None)
