@@ -77,7 +77,7 @@ _KUBEFLOW_FIELDS = {
     },
     "kubernetes_conn_id": {
         "label": "Kubernetes connection",
-        "description": "Kubeflow: Airflow connection with which the log of a failed step is read.",
+        "description": "Kubeflow: Airflow connection with which pods say why a step failed, or why it waits.",
         "schema": _TEXT,
     },
     "upload_versions": {

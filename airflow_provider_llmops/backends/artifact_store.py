@@ -68,7 +68,7 @@ def input_digest(uri: str, conn_id: str | None) -> str | None:
     :param conn_id: Airflow connection for the storage
     """
     try:
-        path = _path(uri.rstrip("/"), conn_id)
+        path = storage_path(uri.rstrip("/"), conn_id)
         beside = path.parent / RESULT
         if beside.is_file():
             artifacts = json.loads(beside.read_text(encoding="utf-8"))["artifacts"]
@@ -84,7 +84,7 @@ def _attempts(roots: Iterable[str], conn_id: str | None) -> Iterable[ObjectStora
     """The attempts of a step, the newest first."""
     try:
         for root in roots:
-            path = _path(root, conn_id)
+            path = storage_path(root, conn_id)
             if path.exists():
                 found = [entry for entry in path.iterdir() if entry.is_dir()]
                 yield from sorted(found, key=_changed_at, reverse=True)
@@ -108,7 +108,12 @@ def _changed_at(attempt: ObjectStoragePath) -> float:
         return 0.0
 
 
-def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
+def storage_path(uri: str, conn_id: str | None) -> ObjectStoragePath:
+    """The place that an address names, as Airflow reads it.
+
+    :param uri: address, or an absolute path
+    :param conn_id: Airflow connection for the storage
+    """
     from airflow.sdk import ObjectStoragePath
 
     if not (scheme := uris.scheme_of(uri)):

@@ -11,6 +11,8 @@ from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.states import RunState
 from airflow_provider_llmops.uris import Address
 
+SHOWN_LINES = 5  # of a step's output, in an error
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -47,6 +49,8 @@ class Run:
     :param created_at: when it was submitted
     :param finished_at: when it ended
     :param log_hint: where to read the whole log
+    :param output: where the output of the step that failed is
+    :param last_lines: the end of it, where that says more than the error
     """
 
     run_id: str
@@ -60,6 +64,8 @@ class Run:
     created_at: datetime | None = None
     finished_at: datetime | None = None
     log_hint: str | None = None
+    output: str | None = None
+    last_lines: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -76,9 +82,20 @@ class Run:
 
         :param what: what was run, if it is known by another name
         """
-        steps = f"Step {', '.join(map(repr, self.failed_steps[:5]))} of run" if self.failed_steps else "Run"
+        names = [
+            f"{name!r}" + (f" (attempt {self.attempts[name]})" if name in self.attempts else "")
+            for name in self.failed_steps[:5]
+        ]
+        steps = f"Step {', '.join(names)} of run" if names else "Run"
         log = (f"Log: {self.log_hint}",) if self.log_hint else ()
-        return (f"{steps} {self.run_id} ({what or self.display_name})", *log)
+        output = (f"Output of the step: {self.output}",) if self.output else ()
+        lines = ("It ends with:", *(f"  {line}" for line in self.last_lines[-SHOWN_LINES:]))
+        return (
+            f"{steps} {self.run_id} ({what or self.display_name})",
+            *log,
+            *output,
+            *(lines if self.last_lines else ()),
+        )
 
 
 class PipelineBackend(Protocol):
@@ -149,8 +166,8 @@ class PipelineBackend(Protocol):
         :param conn_id: connection of this backend
         """
 
-    def explain_failure(self, run_id: str) -> list[str]:
-        """What more can be shown of a failed run than its error."""
+    def explain_failure(self, run: Run) -> Run:
+        """A run that has failed, with what more can be found out about why."""
 
     def check(self) -> str:
         """Say in one line what was reached; raises if it cannot be used."""

@@ -48,7 +48,7 @@ class KfpSettings:
     :param service_account: Kubernetes service account of the steps
     :param image: image of the components of this provider, instead of the one that they were compiled with
     :param storage_conn_id: Airflow connection with which results are read from the pipeline root
-    :param kubernetes_conn_id: Airflow connection with which the log of a failed step is read
+    :param kubernetes_conn_id: Airflow connection with which pods say why a step failed, or why it waits
     :param ui_url: address of the web interface, where it is not the endpoint
     :param verify_ssl: whether the server's certificate is verified
     :param ca_file: bundle of certificates to verify it with

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
+from airflow_provider_llmops.backends.cluster import connect
 from airflow_provider_llmops.backends.kfp_api import (
     KfpApi,
     RefusedError,
@@ -23,20 +24,27 @@ from airflow_provider_llmops.backends.kfp_api import (
     predicate,
     retrying,
 )
+from airflow_provider_llmops.backends.kfp_failures import explain_failure
 from airflow_provider_llmops.backends.kfp_request import check_request
+from airflow_provider_llmops.backends.kfp_root import CONFIG_MAP, RootProblem, check_root
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.backends.kfp_steps import Step, Task, read_steps, read_tasks
 from airflow_provider_llmops.backends.kfp_versions import PipelineVersions
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.backends.run_pods import RunPods
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    LLMOpsError,
+    RunNotFoundError,
+)
 from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.states import RunState, StepState
-from airflow_provider_llmops.uris import Address
+from airflow_provider_llmops.uris import Address, scheme_of
 
 log = logging.getLogger(__name__)
 
 DEFAULT_EXPERIMENT = "Default"
 EPOCH = datetime.fromtimestamp(0, UTC)
-LOG_TAIL_LINES = 20
 MAX_DESCRIPTION = 255
 _LABELS_FIRST = ("fingerprint", "component_digest", "dag_version", "dag_run_id", "task_id", "dag_id")
 MAX_RUNS_PER_READ = 100  # ids in one filter: about 5 KB of URL, below the 8 KB that common proxies take
@@ -84,6 +92,7 @@ class KubeflowPipelineBackend:
         """
         self._refuse_secrets(request)
         check_request(request, uploads=self.settings.upload_versions)
+        self._refuse_root()
         body = self._body(request)
         doubtful = False
         try:
@@ -245,18 +254,22 @@ class KubeflowPipelineBackend:
         namespace = f"?namespace={quote(self.settings.namespace)}" if self.settings.namespace else ""
         return f"{base}/artifacts/{source}/{quote(place)}{namespace}"
 
-    def explain_failure(self, run_id: str) -> list[str]:
-        """Last lines of the log of each failed pod; nothing without a Kubernetes connection."""
-        if not self.settings.kubernetes_conn_id:
-            return []
-        from airflow_provider_llmops.backends.pods import failed_pods
-
-        return failed_pods(
-            self.settings.kubernetes_conn_id,
-            namespace=self.settings.namespace or "kubeflow",
-            run_id=run_id,
-            lines=LOG_TAIL_LINES,
+    def explain_failure(self, run: Run) -> Run:
+        """With the reason from its steps' output in the artifact store, or else from their pods."""
+        raw = self._api.call(self._api.runs.run_service_get_run, run.run_id)
+        pipeline = str((self._spec_of(raw).get("pipelineInfo") or {}).get("name") or "")
+        root = self._root_of(raw)
+        return explain_failure(
+            run,
+            roots_of=lambda task: self._step_roots(run.run_id, pipeline, task, root),
+            storage_conn_id=self.settings.storage_conn_id,
+            connect_pods=self.connect_pods if self.settings.kubernetes_conn_id else None,
+            root_problem=lambda: self._root_problem(root),
         )
+
+    def connect_pods(self) -> RunPods:
+        """The pods of the runs, through the Kubernetes connection that must be named."""
+        return RunPods(connect(str(self.settings.kubernetes_conn_id)), self.settings.namespace)
 
     def check(self) -> str:
         """Ask for the server's version, then for its runs, which needs credentials."""
@@ -383,7 +396,32 @@ class KubeflowPipelineBackend:
     def _scope(self) -> dict[str, Any]:
         return {"namespace": self.settings.namespace} if self.settings.namespace else {}
 
-    def _step_roots(self, run_id: str, pipeline: str, task: str) -> list[str]:
+    def _root_of(self, raw: Mapping[str, Any]) -> str:
+        """Where a run writes: whoever made it may have chosen another root than the connection's."""
+        root = str((raw.get("runtime_config") or {}).get("pipeline_root") or "")
+        # Of files only the connection says which may be read.
+        return self.settings.pipeline_root if scheme_of(root) in ("", "file") else root
+
+    def _root_problem(self, root: str) -> RootProblem | None:
+        """What speaks against the root, where the account may read its settings."""
+        if not self.settings.kubernetes_conn_id:
+            return None
+        try:
+            pods = self.connect_pods()
+            return check_root(root, pods.read_config_map(CONFIG_MAP), pods.namespace)
+        except LLMOpsError as error:
+            log.info("The settings of pipeline roots cannot be read: %s", error)
+            return None
+
+    def _refuse_root(self) -> None:
+        problem = self._root_problem(self.settings.pipeline_root)
+        if problem is None:
+            return
+        if problem.is_certain:
+            raise ConfigurationError(problem.message, f"Pipeline root: {self.settings.pipeline_root}")
+        log.warning("%s", problem.message)
+
+    def _step_roots(self, run_id: str, pipeline: str, task: str, root: str | None = None) -> list[str]:
         """Where a step's attempts may have written their outputs.
 
         The server puts the pipeline's name and the run's id below the pipeline root (``backend/src/v2/metadata``); some
@@ -392,7 +430,7 @@ class KubeflowPipelineBackend:
         names = [pipeline, f"pipeline/{pipeline}"]
         if self.settings.namespace:
             names.append(f"namespace/{self.settings.namespace}/pipeline/{pipeline}")
-        root = self.settings.pipeline_root.rstrip("/")
+        root = (root or self.settings.pipeline_root).partition("?")[0].rstrip("/")
         return [f"{root}/{name}/{run_id}/{task}" for name in names]
 
     def _refuse_secrets(self, request: RunRequest) -> None:
@@ -434,23 +472,26 @@ class KubeflowPipelineBackend:
 
     def _tasks_of(self, raw: Mapping[str, Any]) -> Sequence[Task]:
         """The tasks of a run's specification, which is read once for each version."""
-        inline, reference = raw.get("pipeline_spec"), raw.get("pipeline_version_reference") or {}
-        if inline:
-            return read_tasks(inline.get("pipeline_spec") or inline)
+        if raw.get("pipeline_spec"):
+            return read_tasks(self._spec_of(raw))
+        reference = raw.get("pipeline_version_reference") or {}
         place = (self.settings.endpoint, str(reference.get("pipeline_version_id")))
         if place not in _tasks_of_versions:
-            try:
-                spec = PipelineVersions(self._api).spec(reference)
-                tasks = read_tasks(spec.get("pipeline_spec") or spec)
-            except (
-                RefusedError,
-                KeyError,
-            ):  # deleted since, or may not be read: then its steps cannot be named
-                tasks = ()
+            spec = self._spec_of(raw)
             while len(_tasks_of_versions) >= MAX_VERSIONS_KEPT:
                 _tasks_of_versions.pop(next(iter(_tasks_of_versions)), None)
-            _tasks_of_versions[place] = tasks
+            _tasks_of_versions[place] = read_tasks(spec) if spec else ()
         return _tasks_of_versions[place]
+
+    def _spec_of(self, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A run's specification; nothing if its version was deleted since, or may not be read."""
+        document = raw.get("pipeline_spec")
+        if not document:
+            try:
+                document = PipelineVersions(self._api).spec(raw.get("pipeline_version_reference") or {})
+            except (RefusedError, KeyError):
+                return {}
+        return document.get("pipeline_spec") or document
 
 
 def _state_of(value: Any) -> RunState:

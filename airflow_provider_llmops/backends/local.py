@@ -260,9 +260,9 @@ class LocalPipelineBackend:
         """A page that Airflow's web server shows, see :mod:`airflow_provider_llmops.pages`."""
         return page_address(uri, conn_id, self._root)
 
-    def explain_failure(self, run_id: str) -> list[str]:
-        """Nothing more: the run's log has been passed on."""
-        return []
+    def explain_failure(self, run: Run) -> Run:
+        """As it is: its steps report why they fail, and the run's log has been passed on."""
+        return run
 
     def check(self) -> str:
         """Start the interpreter and make sure that the components can be imported."""

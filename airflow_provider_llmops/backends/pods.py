@@ -6,7 +6,6 @@ Pods and events are read as the documents that the API server sends, so that a r
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +13,6 @@ from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes_messages import reason_of
 
-log = logging.getLogger(__name__)
-
-# Kubeflow Pipelines puts it on every pod of a run: backend/src/common/util/consts.go.
-RUN_LABEL = "pipeline/runid"
-STEP_CONTAINER = "main"
 MAX_PODS = 3
 # Longer than for one line of a log: what the pod security of a namespace wants takes some 500 characters.
 MAX_MESSAGE_CHARACTERS = 700
@@ -164,44 +158,6 @@ def list_warnings(api: Any, namespace: str, name: str, **request: Any) -> list[d
     selector = f"involvedObject.name={name},type=Warning"
     answer = api.list_namespaced_event(namespace, field_selector=selector, _preload_content=False, **request)
     return _documents(answer)
-
-
-def failed_pods(conn_id: str, *, namespace: str, run_id: str, lines: int) -> list[str]:
-    """Last lines of the log of each failed pod of a run, the first ones to fail only.
-
-    A log that cannot be read is told instead of raised: it must not hide the failure that it would explain.
-
-    :param conn_id: Airflow connection of type ``kubernetes``
-    :param namespace: the run's namespace
-    :param run_id: id of the pipeline run
-    :param lines: how many lines of each
-    """
-    try:
-        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-    except ImportError:
-        return [
-            f"(The connection names the Kubernetes connection {conn_id!r}, but apache-airflow-providers-cncf-kubernetes is "
-            "not installed: pip install 'airflow-provider-llmops[kubernetes]')"
-        ]
-    try:
-        api = KubernetesHook(conn_id=conn_id).core_v1_client
-        pods = api.list_namespaced_pod(
-            namespace, label_selector=f"{RUN_LABEL}={run_id}", field_selector="status.phase=Failed"
-        ).items
-        told = []
-        for pod in sorted(pods, key=lambda pod: pod.metadata.creation_timestamp)[:MAX_PODS]:
-            name = pod.metadata.name
-            answer = api.read_namespaced_pod_log(
-                name, namespace, container=STEP_CONTAINER, tail_lines=lines, _preload_content=False
-            )
-            told += last_lines(name, answer)
-        return told or [f"(No failed pod of run {run_id} is left in namespace {namespace}.)"]
-    except Exception as error:
-        log.debug("Reading pods of run %s failed", run_id, exc_info=True)
-        reason = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
-        return [
-            f"(The log of the failed pods cannot be read through {conn_id!r}: {type(error).__name__}: {reason})"
-        ]
 
 
 def last_lines(pod: str, answer: Any) -> list[str]:

@@ -26,12 +26,12 @@ from airflow_provider_llmops.ending import (
 )
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
-    InvalidInputError,
     ResultError,
     RunCanceledError,
     RunFailedError,
     RunNotFoundError,
 )
+from airflow_provider_llmops.failing import failure_of
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.once import (
@@ -395,10 +395,7 @@ class PipelineRunOperator(BaseOperator):
                 *run.places(self.what),
             )
         if not run.state.is_successful:
-            for line in self.hook.backend.explain_failure(run.run_id):
-                self.log.error("%s", line)
-            kind = RunFailedError if run.retryable else InvalidInputError
-            raise kind(run.reason, *run.places(self.what))
+            raise failure_of(self.hook.backend, run, self.log, self.what)
 
     def _log_from(self, run_id: str, offset: int) -> int:
         while self.stream_logs:

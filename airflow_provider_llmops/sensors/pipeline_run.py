@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 
-from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
+from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
+from airflow_provider_llmops.failing import failure_of
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.once import outlasting
@@ -95,10 +96,9 @@ class PipelineRunSensor(BaseSensorOperator):
             timeout=timedelta(seconds=self.timeout),
         )
 
-    @staticmethod
-    def _has_succeeded(run: Run) -> bool:
+    def _has_succeeded(self, run: Run) -> bool:
         if run.state.is_canceled:
             raise RunCanceledError("The run was cancelled.", *run.places())
         if run.state.is_terminal and not run.state.is_successful:
-            raise RunFailedError(run.reason, *run.places())
+            raise failure_of(self.hook.backend, run, self.log)
         return run.state.is_successful

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from executor_logs import leave_log
 from kfp_api import FakeKfpApi, LoginPage
-from kube_pods import FakePods
+from kube_pods import FakePods, pod
 from pipelines import two_steps
 
 from airflow_provider_llmops.backends.base import RunRequest
@@ -562,23 +563,128 @@ def test_digest_of_an_input_is_that_of_its_component_or_of_its_file(backend, tmp
     assert backend.input_digest("s3://bucket/train.jsonl") is None
 
 
-def test_log_of_the_failed_pods_is_read_through_a_kubernetes_connection(settings, monkeypatch):
-    log = "\n".join(f"line {n}" for n in range(100))
-    with FakePods({"train-impl-1": log, "train-impl-2": "boom"}, label="pipeline/runid=r1") as pods:
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "/tmp/step.py", line 3, in train
+    raise ValueError("row 3")
+ValueError: row 3
+"""
+
+
+@pytest.fixture
+def failed(api, backend, request_of):
+    """Makes a run that has failed at a step, with what it may have left."""
+
+    def failed(step="train", **details):
+        run_id = backend.submit(request_of())
+        api.finish(run_id, "FAILED", tasks={step: "FAILED"}, **details)
+        return backend.get(run_id)
+
+    return failed
+
+
+def test_reason_of_a_failed_step_is_read_from_its_output(backend, failed, tmp_path):
+    run = failed()
+    log = leave_log(tmp_path / "root", "two-steps", run.run_id, "train", "epoch 1\n" + TRACEBACK, retry=1)
+    explained = backend.explain_failure(run)
+    assert explained.reason == "ValueError: row 3"
+    assert explained.retryable
+    assert explained.places("a.yaml") == (
+        f"Step 'train' (attempt 2) of run {run.run_id} (a.yaml)",
+        f"Log: {backend.run_url(run.run_id)}",
+        f"Output of the step: file://{log}",
+        "It ends with:",
+        *(f"  {line}" for line in ("epoch 1", *TRACEBACK.splitlines())[-5:]),
+    )
+
+
+def test_error_that_a_component_raises_on_purpose_is_final_and_says_all(backend, failed, tmp_path):
+    run = failed()
+    error = {"type": "DataError", "message": "row 3 is empty\nat /data", "retryable": False}
+    text = f"working\nLLMOPS_ERROR: {json.dumps(error)}\nDataError: row 3 is empty\n"
+    leave_log(tmp_path / "root", "two-steps", run.run_id, "train", text)
+    explained = backend.explain_failure(run)
+    assert (explained.reason, explained.retryable) == ("row 3 is empty\nat /data", False)
+    assert explained.last_lines == ()
+    assert explained.failed_steps == ("train",)
+
+
+def test_output_of_a_pipeline_whose_name_the_server_has_qualified_is_found(backend, failed, tmp_path):
+    run = failed()
+    leave_log(tmp_path / "root" / "pipeline", "two-steps", run.run_id, "train", "boom")
+    assert backend.explain_failure(run).reason == "boom"
+
+
+def test_pod_is_asked_where_the_store_has_nothing(settings, failed, monkeypatch):
+    run = failed()
+    with FakePods([pod("p", run.run_id, "train.executor", namespace="team")], {"p": TRACEBACK}) as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection("team"))
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+        explained = backend.explain_failure(run)
+        assert (explained.reason, explained.output) == ("ValueError: row 3", "pod p")
+        pods.pods.clear()
+        assert backend.explain_failure(run).reason.startswith("Step 'train' failed, and nothing says why. ")
+
+
+def test_nothing_found_says_what_to_do(backend, failed):
+    assert backend.explain_failure(failed()).reason == (
+        "Step 'train' failed, and nothing says why. Its output is not in the artifact store, where Kubeflow Pipelines leaves "
+        "it from 2.16 on. Name a Kubernetes connection in 'kubernetes_conn_id', so that its pod can be looked at."
+    )
+
+
+def test_store_that_cannot_be_read_does_not_hide_the_failure(settings, failed):
+    run = failed()
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, pipeline_root="nosuch://bucket"))
+    assert backend.explain_failure(run).reason == (
+        "Step 'train' failed, and nothing says why. Its output cannot be read from the artifact store: ValueError: Unsupported "
+        "filesystem: 'nosuch'. Install the Airflow provider of that storage (amazon for s3, google for gs), and name its "
+        "connection in 'storage_conn_id'. Name a Kubernetes connection in 'kubernetes_conn_id', so that its pod can be looked at."
+    )
+
+
+def test_root_without_credentials_is_named_when_a_step_leaves_nothing(settings, failed, monkeypatch):
+    run = failed()
+    with FakePods(config_maps={"kfp-launcher": {}}) as pods:
         monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
         backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
-        told = backend.explain_failure("r1")
-        assert told[0] == "Last lines of pod train-impl-1:"
-        assert told[1:21] == [f"  line {n}" for n in range(80, 100)]
-        assert told[21:] == ["Last lines of pod train-impl-2:", "  boom"]
-        assert backend.explain_failure("r2") == ["(No failed pod of run r2 is left in namespace kubeflow.)"]
-    unreachable = backend.explain_failure("r1")
-    assert len(unreachable) == 1
-    assert unreachable[0].startswith("(The log of the failed pods cannot be read through 'cluster': ")
+        monkeypatch.setattr(backend, "_root_of", lambda raw: "gs://bucket/x")
+        assert "failed, and nothing says why. " in (reason := backend.explain_failure(run).reason)
+        assert (
+            "The steps get no credentials for gs:// from Kubeflow Pipelines: config map kfp-launcher of"
+            in reason
+        )
 
 
-def test_without_a_kubernetes_connection_nothing_is_asked(backend):
-    assert backend.explain_failure("r1") == []
+def test_root_on_which_no_step_can_write_is_refused_before_a_run_is_made(
+    api, settings, request_of, monkeypatch
+):
+    providers = {"providers": "s3: {default: {endpoint: h}}"}
+    with FakePods(config_maps={"kfp-launcher": providers}) as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        fields = {"kubernetes_conn_id": "cluster", "pipeline_root": "s3://bucket/llmops"}
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, **fields))
+        with pytest.raises(
+            ConfigurationError, match=r"^The steps cannot write to s3://: default has no credentials"
+        ):
+            backend.submit(request_of())
+        assert api.runs == {}
+        pods.config_maps["kfp-launcher"] = {"providers": "s3: {default: {credentials: {fromEnv: true}}}"}
+        backend.submit(request_of())
+        pods.forbidden.add("configmaps")
+        backend.submit(request_of("dag.task 2"))
+    assert len(api.runs) == 2
+
+
+def test_root_that_needs_credentials_of_the_pods_is_told_before_a_run_is_made(
+    api, settings, request_of, monkeypatch, caplog
+):
+    with FakePods() as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        fields = {"kubernetes_conn_id": "cluster", "pipeline_root": "s3://bucket/llmops"}
+        KubeflowPipelineBackend(dataclasses.replace(settings, **fields)).submit(request_of())
+    assert "The steps get no credentials for s3:// from Kubeflow Pipelines" in caplog.text
+    assert len(api.runs) == 1
 
 
 def test_page_of_a_run_is_that_of_the_web_interface(api, backend, settings):
@@ -633,11 +739,8 @@ def test_check_tells_what_is_wrong(api, settings, prepare, error, message):
 
 
 def test_check_of_a_server_without_the_api(tmp_path, settings):
-    with FakePods({}, label="") as other:  # some web server
-        endpoint = json.loads(json.loads(other.connection())["extra"]["kube_config"])["clusters"][0][
-            "cluster"
-        ]["server"]
-        backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=endpoint))
+    with FakePods() as other:  # some web server
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=other.url))
         with pytest.raises(ConfigurationError, match=r"^Wrong version: .* has no /apis/v2beta1"):
             backend.check()
 

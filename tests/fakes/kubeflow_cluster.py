@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from executor_logs import leave_log
 from kfp_api import FakeKfpApi, Timeout
 
 STEP = "toy"
@@ -93,6 +93,7 @@ class Cluster:
         self._report(run_id, "PENDING", "RUNNING")
         self._release(run_id).wait(parameters.get("seconds", 0))
         if parameters.get("ending") == "crash":
+            leave_log(self.root, PIPELINE, run_id, STEP, "RuntimeError: crashed\n")
             self._report(run_id, "RUNNING", "FAILED")
         else:
             self._write_outputs(run_id, str(parameters.get("text", "hello")))
@@ -108,8 +109,7 @@ class Cluster:
                 self.api.advance(run_id, after, tasks={STEP: after})
 
     def _write_outputs(self, run_id: str, text: str) -> None:
-        attempt = self.root / PIPELINE / run_id / STEP / str(uuid.uuid4())
-        attempt.mkdir(parents=True)
+        attempt = leave_log(self.root, PIPELINE, run_id, STEP, "toy finished in 1.0 s\n").parent
         (attempt / "echo").write_text(text)
         digest = hashlib.sha256(text.encode()).hexdigest()
         result = {

@@ -14,13 +14,14 @@ import yaml
 from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from attempts import retry
-from kube_pods import FakePods
+from executor_logs import leave_log
 from pipelines import two_steps
 
 from airflow_provider_llmops.backends.base import Run
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
+    InvalidInputError,
     RunCanceledError,
     RunFailedError,
 )
@@ -263,36 +264,78 @@ def test_result_of_five_hundred_steps_fits_into_xcom(api, pipeline, context):
     assert len(value["steps"]) > 200
 
 
-def test_failed_run_names_step_page_and_shows_the_pods_log(
-    api, connect, pipeline, context, monkeypatch, capsys
+@pytest.fixture
+def fails(api, tmp_path):
+    """Lets each run fail at its step ``train``, which printed a text."""
+
+    def fails(text, **report):
+        def end(run):
+            if text is not None:
+                leave_log(tmp_path / "root", "two-steps", run["run_id"], "train", text)
+            api.finish(run["run_id"], "FAILED", tasks={"train": "FAILED", "report": ""}, **report)
+
+        api.on_run_created = end
+
+    return fails
+
+
+def test_failed_run_says_why_then_where_and_shows_the_end_of_the_steps_output(
+    api, fails, pipeline, context, capsys
 ):
-    api.on_run_created = lambda run: api.finish(
-        run["run_id"], "FAILED", tasks={"train": "FAILED", "report": ""}
-    )
+    fails("\n".join(f"line {n}" for n in range(30)) + "\ntorch.OutOfMemoryError: CUDA out of memory\n")
+    with pytest.raises(RunFailedError) as caught:
+        finish(KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.05), context)
+    (run_id,) = api.runs
+    said = str(caught.value).split("\n")
+    assert said[:3] == [
+        "torch.OutOfMemoryError: CUDA out of memory",
+        f"Step 'train' of run {run_id} ({pipeline})",
+        f"Log: {api.url}/#/runs/details/{run_id}",
+    ]
+    assert said[3].startswith("Output of the step: file:///")
+    assert said[4:] == [
+        "It ends with:",
+        *(f"  line {n}" for n in range(26, 30)),
+        "  torch.OutOfMemoryError: CUDA out of memory",
+    ]
+    shown = capsys.readouterr()
+    assert "line 11" in shown.out + shown.err
+    assert "line 10" not in shown.out + shown.err
+
+
+def test_error_of_a_component_is_final_for_operator_and_sensor(api, fails, pipeline, context):
+    error = {"type": "DataError", "message": "row 3 is empty", "retryable": False}
+    fails(f"LLMOPS_ERROR: {json.dumps(error)}\nDataError: row 3 is empty\n")
     operator = KubeflowPipelineOperator(
         task_id="task", pipeline=pipeline, deferrable=False, poll_interval=0.05
     )
-
-    class AnyRun(str):
-        def __eq__(self, other):
-            return other.startswith("pipeline/runid=")
-
-        __hash__ = str.__hash__
-
-    with FakePods({"two-steps-1": "CUDA out of memory"}, label=AnyRun()) as pods:
-        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
-        connect(kubernetes_conn_id="cluster")
-        with pytest.raises(RunFailedError) as caught:
-            operator.execute(context)
+    with pytest.raises(InvalidInputError, match=r"^row 3 is empty\nStep 'train' of run "):
+        operator.execute(context)
     (run_id,) = api.runs
-    assert str(caught.value) == (
-        "Step 'train' failed; its log says why\n"
-        f"Step 'train' of run {run_id} ({pipeline})\n"
-        f"Log: {api.url}/#/runs/details/{run_id}"
-    )
-    said = capsys.readouterr()
-    assert "Last lines of pod two-steps-1:" in said.out + said.err
-    assert "CUDA out of memory" in said.out + said.err
+    with pytest.raises(InvalidInputError, match=r"^row 3 is empty\nStep 'train' of run "):
+        PipelineRunSensor(task_id="wait", run_id=run_id).execute(context)
+
+
+def test_forged_error_fails_its_own_task_and_nothing_else(api, fails, pipeline, context):
+    fails('LLMOPS_ERROR: {"type": "RunNotFoundError", "message": "gone", "retryable": false, "run_id": "x"}')
+    with pytest.raises(InvalidInputError, match=r"^gone\n"):
+        finish(KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.05), context)
+
+
+def test_server_that_is_gone_when_it_is_asked_why_leaves_the_steps_name(
+    api, fails, pipeline, context, connect
+):
+    def operator():
+        return KubeflowPipelineOperator(task_id="task", pipeline=pipeline)
+
+    fails("boom")
+    with pytest.raises(TaskDeferred) as deferred:
+        operator().execute(context)
+    connect(patience=0.1)
+    waiting = operator()
+    run = waiting.hook.get_run(deferred.value.trigger.run_id)
+    with api.pause(), pytest.raises(RunFailedError, match=r"^Step 'train' failed; its log says why\n"):
+        waiting._raise_if_failed(run)
 
 
 def test_retry_after_a_failed_run_starts_anew_or_goes_on_with_it(api, pipeline, context):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from airflow_provider_llmops.backends.base import Run
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.local import LocalPipelineBackend
 from airflow_provider_llmops.exceptions import SHOWN_CHARACTERS, LLMOpsError, reason_first
+from airflow_provider_llmops.failing import failure_of
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.operators.evaluation import QualityGateOperator
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
@@ -91,7 +93,10 @@ def of_result(text: str):
 
 
 def of_run(run: Run):
-    return lambda: PipelineRunSensor._has_succeeded(run)
+    def fail():
+        raise failure_of(LocalPipelineBackend(python=f"{DEEP}/python", root=DEEP), run, logging.getLogger())
+
+    return fail
 
 
 def of_gate(**change):
@@ -117,7 +122,9 @@ CASES = {
     ),
     "Step 'train-sft' failed; its log says why": of_run(failed(failed_steps=("train-sft",))),
     "The run is FAILED, and no step says why": of_run(failed()),
-    "The run was cancelled": of_run(Run(RUN, "name", RunState.CANCELED)),
+    "The run was cancelled": lambda: PipelineRunSensor(task_id="wait", run_id=RUN)._has_succeeded(
+        Run(RUN, "name", RunState.CANCELED)
+    ),
     "The result is not valid JSON": of_result("{"),
     "The result has schema version 7; this provider reads version 1": of_result('{"schema_version": 7}'),
     "The result lacks or garbles a field": of_result('{"schema_version": 1}'),

@@ -1,0 +1,105 @@
+"""The output of a step, which Kubeflow Pipelines leaves in the artifact store.
+
+Its launcher writes what the step prints to ``<root>/<pipeline>/<run>/<task>/<attempt>/executor-logs-<retry>``, where the task is
+the last part of the step's name and the attempt a random name that the driver makes once for each item of a loop
+(``provisionOutputs`` in ``backend/src/v2/driver/driver.go``, ``qualifyExecutorLogsForRetry`` in
+``backend/src/v2/component/launcher_v2.go``). Of steps that failed since 2.16, where it is all that is uploaded; up to 2.16.0
+without the retry's number. An installation may do without (``PUBLISH_LOGS``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_llmops.backends.artifact_store import storage_path
+
+TAIL_BYTES = 64 * 1024
+_LOG = re.compile(r"executor-logs(?:-(?P<retry>\d{1,6}))?")
+_TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step printed.
+
+    :param text: the end of it
+    :param attempt: at which attempt, counted from 1; ``None`` where its name does not say
+    :param address: where it is
+    """
+
+    text: str
+    attempt: int | None
+    address: str
+
+
+@dataclass(frozen=True)
+class _Log:
+    name: str
+    size: int
+    retry: int | None
+    written_at: float
+    has_outputs: bool
+
+
+def read_failed_output(roots: Iterable[str], conn_id: str | None) -> StepOutput | None:
+    """The end of the output of the attempt at a step that failed; ``None`` if there is none.
+
+    Where a loop, or a pipeline that is used twice, has several steps of the name, it is that of one which left nothing else,
+    for a step that succeeded has uploaded its outputs as well; of these the last.
+
+    :param roots: places where the step may have written
+    :param conn_id: Airflow connection for the storage
+    """
+    for root in roots:
+        place = storage_path(root, conn_id)
+        logs = _logs(place.path, place.fs.find(place.path, detail=True))
+        if not logs:
+            continue
+        log = max(logs, key=lambda log: (not log.has_outputs, log.written_at, log.retry or 0))
+        content = place.fs.cat_file(log.name, start=max(0, log.size - TAIL_BYTES)) if log.size else b""
+        text = content[-TAIL_BYTES:].decode("utf-8", errors="replace")
+        if log.size > TAIL_BYTES:
+            text = text.partition("\n")[2]  # the rest of a line
+        within = log.name.rstrip("/").rsplit("/", 2)[1:]
+        return StepOutput(text, None if log.retry is None else log.retry + 1, "/".join([root, *within]))
+    return None
+
+
+def _logs(root: str, found: Mapping[str, Mapping[str, Any]]) -> list[_Log]:
+    """The output of the last try at each attempt.
+
+    :param root: the step's place
+    :param found: everything below it
+    """
+    logs: dict[str, _Log] = {}
+    with_outputs = set()
+    below = len(root.strip("/")) + 1
+    for name, entry in found.items():
+        attempt, _, rest = name.strip("/")[below:].partition("/")
+        match = _LOG.fullmatch(rest)
+        if match is None:
+            with_outputs.add(attempt)
+            continue
+        retry = None if match["retry"] is None else int(match["retry"])
+        log = _Log(name, int(entry.get("size") or 0), retry, _time_of(entry), has_outputs=False)
+        if attempt not in logs or (retry or 0) >= (logs[attempt].retry or 0):
+            logs[attempt] = log
+    return [
+        _Log(log.name, log.size, log.retry, log.written_at, attempt in with_outputs)
+        for attempt, log in logs.items()
+    ]
+
+
+def _time_of(entry: Mapping[str, Any]) -> float:
+    """When an object was written: every storage library has a name and a type of its own for that."""
+    value = next((entry[name] for name in _TIMES if entry.get(name)), 0.0)
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        return value.timestamp() if isinstance(value, datetime) else float(value)
+    except (TypeError, ValueError):
+        return 0.0

@@ -1,0 +1,150 @@
+"""Whether steps can write below a pipeline root, by the rules of Kubeflow Pipelines.
+
+Its driver looks the root's scheme up in ``providers`` of the config map ``kfp-launcher`` in the run's namespace
+(``GetStoreSessionInfo`` and ``ProvideSessionInfo`` in ``backend/src/v2/config``):
+
+* ``minio://`` without settings is the store of the installation, with its secret ``mlpipeline-minio-artifact``;
+* ``s3://`` and ``gs://`` without settings, and ``s3://`` and ``minio://`` with a query, take the credentials that the pods
+  find by themselves: variables, a role of the node or of the service account;
+* settings need ``default.credentials``, and credentials ``fromEnv: true`` or a ``secretRef``; so does the first of
+  ``overrides`` that fits, which takes its place;
+* nothing else is a root.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CONFIG_MAP = "kfp-launcher"
+_PROVIDERS = "providers"
+_ROOT = re.compile(r"(?P<scheme>[a-z][a-z0-9]+)://(?P<bucket>[^/?]+)(?:/(?P<prefix>[^?]*))?(?P<query>\?.+)?")
+_SECRETS = {
+    "s3": "{secretName: NAME, accessKeyKey: KEY, secretKeyKey: KEY}",
+    "minio": "{secretName: NAME, accessKeyKey: KEY, secretKeyKey: KEY}",
+    "gs": "{secretName: NAME, tokenKey: KEY}",
+}
+_PLACES = {"s3": "endpoint: s3.amazonaws.com, region: REGION, ", "minio": "endpoint: HOST:PORT, ", "gs": ""}
+
+
+@dataclass(frozen=True)
+class RootProblem:
+    """Why steps may not be able to write below a root.
+
+    :param message: why, and what to set
+    :param is_certain: whether no step can
+    """
+
+    message: str
+    is_certain: bool
+
+
+def check_root(root: str, settings: Mapping[str, str] | None, namespace: str) -> RootProblem | None:
+    """Why steps may not be able to write below a pipeline root; ``None`` if nothing speaks against it.
+
+    :param root: the pipeline root
+    :param settings: what the config map ``kfp-launcher`` holds; ``None`` if there is none
+    :param namespace: the config map's, for messages
+    """
+    match = _ROOT.fullmatch(root)
+    scheme = match["scheme"] if match else root.partition(":")[0]
+    if match is None or scheme not in _SECRETS:
+        return RootProblem(
+            f"The steps of a cluster cannot write to {scheme}: addresses; Kubeflow Pipelines takes s3://, gs:// and minio:// "
+            f"as pipeline root. Change 'pipeline_root'. It is {root!r:.200}.",
+            is_certain=False,  # what a test server takes, or a later version
+        )
+    where = f"config map {CONFIG_MAP} of namespace {namespace}"
+    try:
+        provider = _part(_providers(settings), scheme)
+        default, overrides = _part(provider, "default"), _value(provider, "overrides")
+    except ValueError as error:
+        return RootProblem(
+            f"The steps cannot write to {scheme}://: {_PROVIDERS!r} in {where} cannot be read: {error}. {_advice(scheme, where)}",
+            is_certain=True,
+        )
+    has_settings = default is not None or overrides is not None
+    if match["query"] and scheme != "gs":
+        has_settings = False  # upstream takes everything from the address and the pods' environment then
+    if not has_settings:
+        if scheme == "minio" and not match["query"]:
+            return None
+        return RootProblem(
+            f"The steps get no credentials for {scheme}:// from Kubeflow Pipelines: {where} has no settings for it, so "
+            "each pod has to find its own (variables, a role of its node or service account), or its outputs are lost. "
+            f"{_advice(scheme, where)}",
+            is_certain=False,
+        )
+    problem = _problem_of(default, "default")
+    if problem is None and (override := _override(overrides, match["bucket"], match["prefix"] or "")):
+        problem = _problem_of(override, f"the override of bucket {match['bucket']}")
+    if problem is None:
+        return None
+    return RootProblem(
+        f"The steps cannot write to {scheme}://: {problem} in {where}. {_advice(scheme, where)}",
+        is_certain=True,
+    )
+
+
+def _advice(scheme: str, where: str) -> str:
+    return (
+        f"Set {_PROVIDERS!r} in {where} to {scheme}: {{default: {{{_PLACES[scheme]}credentials: {{fromEnv: false, secretRef: "
+        f"{_SECRETS[scheme]}}}}}}}, or to {scheme}: {{default: {{credentials: {{fromEnv: true}}}}}} where the steps' service "
+        "account brings credentials."
+    )
+
+
+def _providers(settings: Mapping[str, str] | None) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load((settings or {}).get(_PROVIDERS) or "{}")
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _value(settings: Any, name: str) -> Any:
+    """A field; Go's JSON does not mind the case of names.
+
+    :raises ValueError: there are no fields
+    """
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"it is {settings!r:.60} and must have fields")
+    return next((value for key, value in settings.items() if str(key).lower() == name.lower()), None)
+
+
+def _part(settings: Any, name: str) -> Mapping[str, Any] | None:
+    value = _value(settings, name)
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{name!r} is {value!r:.60} and must have fields")
+    return value
+
+
+def _problem_of(settings: Mapping[str, Any] | None, what: str) -> str | None:
+    """Why credentials cannot be had from settings."""
+    try:
+        credentials = _part(settings, "credentials")
+        if credentials is None:
+            return f"{what} has no credentials"
+        if _value(credentials, "fromEnv") is not True and _part(credentials, "secretRef") is None:
+            return f"{what} has neither 'fromEnv: true' nor a 'secretRef'"
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _override(overrides: Any, bucket: str, prefix: str) -> Mapping[str, Any] | None:
+    if prefix and not prefix.endswith("/"):
+        prefix += "/"
+    for override in overrides if isinstance(overrides, list) else ():
+        if (
+            isinstance(override, Mapping)
+            and _value(override, "bucketName") == bucket
+            and prefix.startswith(str(_value(override, "keyPrefix") or ""))
+        ):
+            return override
+    return None

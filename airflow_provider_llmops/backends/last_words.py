@@ -1,0 +1,148 @@
+"""Why a step failed, from what it printed: its own error, its exception, or its last line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+# The provider's components begin the line with it that carries an error raised on purpose: ``llmops_components.stage``.
+ERROR_MARK = "LLMOPS_ERROR: "
+SHOWN_LINES = 20
+MAX_REASON_CHARACTERS = 4000
+MAX_LINE_CHARACTERS = 500
+_TRACEBACK = re.compile(r"^[\s|+-]*(?:Exception Group )?Traceback \(most recent call last\):$")
+_EXCEPTION = re.compile(
+    r"^\s*(?:Exception in thread \S+ |Caused by: |Uncaught )?"
+    r"(?P<name>(?:[A-Za-z_][\w.]*\.)?[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Timeout|Fault))(?:: (?P<message>.*))?$"
+)
+_OF_ANOTHER_PROCESS = re.compile(r"[\w.]*(?:CalledProcessError|ChildFailedError|ProcessRaisedException)\b")
+_FATAL = re.compile(r"^\s*(?:panic|fatal(?: error)?|error): .*\S", re.IGNORECASE)
+# Go's glog, which KFP's launcher and drivers write: severity, month and day, time, thread, file and line.
+_GLOG = re.compile(r"^(?P<severity>[IWEF])\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w./-]+:\d+\] ?(?P<message>.*)$")
+_STATUS_ONLY = re.compile(r"exit status \d+$")
+_TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_USERINFO = re.compile(r"(\w+://)[^/@\s]+@")
+_TOKEN = re.compile(
+    r"\b(?:hf|sk|ghp|gho|github_pat|glpat)[_-][A-Za-z0-9_-]{16,}|(?i:bearer) [A-Za-z0-9._~+/=-]{8,}"
+)
+
+
+@dataclass(frozen=True)
+class LastWords:
+    """What can be told from the end of a step's output.
+
+    :param reason: why it failed, the most telling line first; ``None`` if it printed nothing
+    :param is_final: whether the step said that the same input will fail again
+    :param lines: its last lines, without what KFP's executor and launcher print around it
+    :param on_purpose: whether it is an error that a component of this provider raised on purpose, and so says all
+    """
+
+    reason: str | None = None
+    is_final: bool = False
+    lines: tuple[str, ...] = ()
+    on_purpose: bool = False
+
+
+def read_last_words(text: str) -> LastWords:
+    """Read the end of a step's output.
+
+    Nothing in it is trusted further than to fail the step's own task: whoever forges the line of an error makes that error
+    final, and its text is shown.
+
+    :param text: the output, or its end
+    """
+    own, launchers = _split(text)
+    marked = next((error for line in reversed(own) if (error := _marked(line))), None)
+    shown = [line for line in own if not line.startswith(ERROR_MARK) and line.strip()]
+    lines = tuple(line[:MAX_LINE_CHARACTERS] for line in shown[-SHOWN_LINES:])
+    if marked:
+        return LastWords(*marked, lines, on_purpose=True)
+    found = _exception(own) or _launchers_error(launchers) or _error_line(shown)
+    reason = found or (shown[-1].strip() if shown else None)
+    return LastWords(reason and reason[:MAX_REASON_CHARACTERS], lines=lines)
+
+
+def clean(text: str) -> str:
+    """A text without control characters, passwords in addresses, and tokens."""
+    return _TOKEN.sub("***", _USERINFO.sub(r"\1***@", _CONTROL.sub("", _TERMINAL_CODES.sub("", text))))
+
+
+def _split(text: str) -> tuple[list[str], list[re.Match[str]]]:
+    """The step's own lines, and those of KFP's launcher or driver."""
+    own, launchers = [], []
+    for raw in _without_executor_chatter(text.split("\n")):
+        line = clean(raw.rstrip("\r").rpartition("\r")[2])  # what a progress bar has overwritten is not seen
+        if match := _GLOG.match(line):
+            launchers.append(match)
+        else:
+            own.append(line.rstrip())
+    return own, launchers
+
+
+def _without_executor_chatter(lines: Sequence[str]) -> Iterator[str]:
+    """Leave out what KFP's executor prints around a step, its whole input as indented JSON above all."""
+    in_dump = False
+    for line in lines:
+        if line.startswith("[KFP Executor "):
+            in_dump = line.rstrip().endswith("Got executor_input:")
+        elif in_dump:
+            in_dump = line.rstrip() != "}"
+        else:
+            yield line
+
+
+def _marked(line: str) -> tuple[str, bool] | None:
+    if not line.startswith(ERROR_MARK):
+        return None
+    try:
+        said = json.loads(line.removeprefix(ERROR_MARK))
+        message, retryable = said["message"], said["retryable"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not isinstance(message, str) or not message.strip() or not isinstance(retryable, bool):
+        return None
+    return clean(message)[:MAX_REASON_CHARACTERS], not retryable
+
+
+def _exception(lines: Sequence[str]) -> str | None:
+    """The exception below the last traceback, unless that only says that another process failed."""
+    starts = [at for at, line in enumerate(lines) if _TRACEBACK.match(line)]
+    found = [text for start in reversed(starts) if (text := _below(lines, start))]
+    return next((text for text in found if not _OF_ANOTHER_PROCESS.match(text)), found[0] if found else None)
+
+
+def _below(lines: Sequence[str], start: int) -> str | None:
+    is_of_group = "|" in lines[start] or "+" in lines[start]
+    for at in range(start + 1, len(lines)):
+        line = lines[at].lstrip().removeprefix("|").removeprefix(" ") if is_of_group else lines[at]
+        if line and not line[0].isspace():
+            return _with_assertion(line.strip(), lines[:at])
+    return None
+
+
+def _error_line(lines: Sequence[str]) -> str | None:
+    """The last line that reads like an error."""
+    for at in range(len(lines) - 1, -1, -1):
+        if _EXCEPTION.match(lines[at]) or _FATAL.match(lines[at]):
+            return _with_assertion(lines[at].strip(), lines[:at])
+    return None
+
+
+def _with_assertion(line: str, before: Sequence[str]) -> str:
+    """``assert x`` says more than the bare ``AssertionError`` below it."""
+    match = _EXCEPTION.match(line)
+    if match is None or match["message"]:
+        return line
+    source = next((text.strip() for text in reversed(before) if text.strip(" ^~")), "")
+    return f"{line.rstrip(':')}: {source}" if source else line
+
+
+def _launchers_error(found: Sequence[re.Match[str]]) -> str | None:
+    """What KFP's launcher or driver ended with, unless that is only the status of the step."""
+    for match in reversed(found):
+        if match["severity"] in "EF" and not _STATUS_ONLY.search(match["message"]):
+            return match["message"].strip()
+    return None

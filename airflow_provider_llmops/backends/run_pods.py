@@ -1,0 +1,334 @@
+"""What the pods of a pipeline run say about why a step has failed, or why it waits."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from airflow_provider_llmops.backends.cluster import Cluster
+from airflow_provider_llmops.backends.kubernetes_messages import message_of, reason_of
+from airflow_provider_llmops.backends.last_words import clean, read_last_words
+from airflow_provider_llmops.backends.pods import (
+    PodTrouble,
+    event_troubles,
+    list_pods,
+    list_warnings,
+    pod_troubles,
+)
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, LLMOpsError
+
+log = logging.getLogger(__name__)
+
+# Kubeflow Pipelines puts it on every pod of a run, and on its workflow: backend/src/common/util/consts.go.
+RUN_LABEL = "pipeline/runid"
+# Argo puts the path of the node there that a pod belongs to.
+NODE_ANNOTATION = "workflows.argoproj.io/node-name"
+STEP_CONTAINER = "main"
+DEFAULT_NAMESPACE = "kubeflow"
+ANSWER_SECONDS = 30.0
+LOG_LINES = 200
+LOG_BYTES = 64 * 1024
+MAX_LOG_BYTES_READ = 4 * 1024 * 1024
+MAX_PODS_READ = 500
+_SIGNALS_FROM = 128  # an exit code above is the number of the signal that ended the process, plus this
+_ATTEMPT = re.compile(r"\((\d+)(?::\d+)?\)$")
+# Nodes that Kubeflow Pipelines puts around a step, and around each item of a loop.
+_ARGOS_OWN = ("executor", "iteration", "iteration-item", "iteration-iterations")
+
+
+@dataclass(frozen=True)
+class PodFailure:
+    """Why a pod has failed.
+
+    :param step: the step that it belongs to, as the specification names it; empty if nothing says so
+    :param pod: its name
+    :param reason: why, the most telling line first
+    :param is_final: whether the step said that the same input will fail again
+    :param lines: the last lines of its log
+    """
+
+    step: str
+    pod: str
+    reason: str
+    is_final: bool = False
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a step has not begun.
+
+    :param step: its name; empty if nothing says so
+    :param kind: what it is a case of; the same for reasons that differ in their words only
+    :param reason: why
+    """
+
+    step: str
+    kind: str
+    reason: str
+
+
+class RunPods:
+    """The pods of the runs of a namespace.
+
+    :param cluster: where they are
+    :param namespace: of the runs; the connection's, or else Kubeflow's own, when ``None``
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str | None) -> None:
+        from kubernetes.client import CoreV1Api, CustomObjectsApi  # type: ignore[import-untyped]
+
+        self.namespace = namespace or cluster.namespace or DEFAULT_NAMESPACE
+        self._conn_id = cluster.conn_id
+        self._core = CoreV1Api(cluster.client)
+        self._objects = CustomObjectsApi(cluster.client)
+
+    def why_failed(self, run_id: str, steps: Sequence[str]) -> PodFailure | None:
+        """Why a run has failed, from the pod that failed last of the first failed step that has any.
+
+        :param run_id: id of the run
+        :param steps: the steps that failed, as far as they are known
+        :raises LLMOpsError: the pods cannot be read
+        """
+        by_step: dict[str, list[dict[str, Any]]] = {}
+        for pod in sorted(self._pods(run_id, "status.phase!=Succeeded"), key=_ended_at):
+            if pod_troubles(pod) or _phase(pod) == "Failed":
+                by_step.setdefault(step_of(pod), []).append(pod)
+        wanted = next((step for step in steps if step in by_step), next(iter(by_step), None))
+        if wanted is None:
+            return self._workflows_failure(run_id, steps)
+        return self._failure_of(by_step[wanted][-1])
+
+    def why_waiting(self, run_id: str) -> list[Wait]:
+        """Why pods of a run do not begin, one reason for each step.
+
+        :param run_id: id of the run
+        :raises LLMOpsError: the pods cannot be read
+        """
+        waits: dict[str, Wait] = {}
+        for pod in self._pods(run_id, "status.phase=Pending"):
+            step = step_of(pod)
+            trouble = next(iter(pod_troubles(pod)), None) or self._warning_of(pod)
+            wait = Wait(step, trouble.kind, trouble.message) if trouble else _being_made(pod, step)
+            waits.setdefault(step, wait)
+        return list(waits.values()) or [
+            Wait(step, message, message)
+            for step, phase, message in self._workflow_nodes(run_id)
+            if phase == "Pending"
+        ]
+
+    def read_config_map(self, name: str) -> dict[str, str] | None:
+        """What a config map of the namespace holds; ``None`` if there is none.
+
+        :raises LLMOpsError: it cannot be read
+        """
+        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+
+        def read(**options: Any) -> dict[str, str] | None:
+            try:
+                return dict(self._core.read_namespaced_config_map(name, self.namespace, **options).data or {})
+            except ApiException as error:
+                if error.status == 404:
+                    return None
+                raise
+
+        found: dict[str, str] | None = self._ask(f"get config map {name}", read)
+        return found
+
+    def _pods(self, run_id: str, field_selector: str) -> list[dict[str, Any]]:
+        call = partial(
+            list_pods,
+            self._core,
+            self.namespace,
+            f"{RUN_LABEL}={run_id}",
+            field_selector=field_selector,
+            limit=MAX_PODS_READ,
+        )
+        pods: list[dict[str, Any]] = self._ask(f"list pods of run {run_id}", call)
+        return pods
+
+    def _failure_of(self, pod: Mapping[str, Any]) -> PodFailure:
+        step, name = step_of(pod), pod["metadata"]["name"]
+        trouble = min(pod_troubles(pod), key=_precedence, default=None)
+        if trouble is not None and trouble.kind == "OOMKilled":
+            return PodFailure(step, name, _out_of_memory(pod, trouble.container))
+        if trouble is not None and not (trouble.has_ended and trouble.container == STEP_CONTAINER):
+            what = f"Container {trouble.container!r} " if trouble.has_ended else ""
+            return PodFailure(step, name, f"{what}{trouble.message}")
+        how = f"Its container {trouble.message}" if trouble else "Its pod failed"
+        words = read_last_words(self._log(name))
+        reason = words.reason or how
+        if _was_killed(pod) and not words.is_final:
+            reason = "; it last said: ".join(filter(None, (how, words.reason)))
+        return PodFailure(step, name, reason, words.is_final, () if words.on_purpose else words.lines)
+
+    def _log(self, pod: str) -> str:
+        """The end of the log of a step's container; empty if it cannot be read, which must not hide what is known."""
+
+        def read(**options: Any) -> str:
+            answer = self._core.read_namespaced_pod_log(
+                pod,
+                self.namespace,
+                container=STEP_CONTAINER,
+                tail_lines=LOG_LINES,
+                # Else the client decodes what it reads into the text of a bytes literal.
+                _preload_content=False,
+                **options,
+            )
+            end, read_bytes = b"", 0
+            for chunk in answer.stream(LOG_BYTES):
+                end, read_bytes = (end + chunk)[-LOG_BYTES:], read_bytes + len(chunk)
+                if read_bytes >= MAX_LOG_BYTES_READ:
+                    break
+            answer.release_conn()
+            return end.decode("utf-8", errors="replace")
+
+        try:
+            text: str = self._ask(f"read the log of pod {pod}", read)
+        except LLMOpsError as error:
+            log.warning("%s", error)
+            return ""
+        return text
+
+    def _warning_of(self, pod: Mapping[str, Any]) -> PodTrouble | None:
+        """The last warning about a pod, of a volume that cannot be mounted for example, where events may be read."""
+        call = partial(
+            list_warnings, self._core, self.namespace, pod["metadata"]["name"], limit=MAX_PODS_READ
+        )
+        try:
+            events = self._ask("list events", call)
+        except LLMOpsError:
+            return None
+        return next(iter(event_troubles(events, of="Pod")), None)
+
+    def _workflow_nodes(self, run_id: str) -> Iterator[tuple[str, str, str]]:
+        """Step, phase and message of each node of the run's workflow that has a message, where workflows may be read."""
+        call = partial(
+            self._objects.list_namespaced_custom_object,
+            "argoproj.io",
+            "v1alpha1",
+            self.namespace,
+            "workflows",
+            label_selector=f"{RUN_LABEL}={run_id}",
+        )
+        try:
+            workflows = self._ask("list workflows", call).get("items") or []
+        except LLMOpsError:
+            return
+        for workflow in workflows:
+            nodes = workflow.get("status", {}).get("nodes") or {}
+            for node in sorted(nodes.values(), key=lambda node: str(node.get("startedAt"))):
+                if node.get("type") == "Pod" and node.get("message"):
+                    text = " ".join(clean(str(node["message"])).split())
+                    yield step_of_node(str(node.get("name"))), str(node.get("phase")), text
+
+    def _workflows_failure(self, run_id: str, steps: Sequence[str]) -> PodFailure | None:
+        """The pods are gone: what Argo noted of them."""
+        found = {
+            step: message
+            for step, phase, message in self._workflow_nodes(run_id)
+            if phase in ("Failed", "Error")
+        }
+        wanted = next((step for step in steps if step in found), next(iter(found), None))
+        return None if wanted is None else PodFailure(wanted, "", found[wanted])
+
+    def _ask(self, what: str, call: Callable[..., Any]) -> Any:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        where = f"in namespace {self.namespace} (connection {self._conn_id!r})"
+        try:
+            return call(_request_timeout=ANSWER_SECONDS)
+        except ApiException as error:
+            kind = ConfigurationError if error.status in (401, 403, 404) else ApiUnavailableError
+            reason = reason_of(message_of(error)[0])
+            raise kind(f"The cluster answered {error.status}: {reason}. Asked to {what} {where}.") from error
+        except (HTTPError, OSError) as error:
+            raise ApiUnavailableError(
+                f"The cluster did not answer: {error}. Asked to {what} {where}."
+            ) from error
+
+
+def step_of(pod: Mapping[str, Any]) -> str:
+    """The step that a pod belongs to; empty if nothing says so."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return step_of_node(annotations.get(NODE_ANNOTATION, ""))
+
+
+def step_of_node(path: str) -> str:
+    """The step that a node of Argo belongs to, as the specification names it: ``for-loop-2/1/print-op``.
+
+    :param path: the node's name, which is its path: ``name-x1y2z(0).root(0).print-op(0).executor(0)``
+    """
+    parts: list[str] = []
+    for part in path.split(".")[1:]:
+        name = part
+        while match := _ATTEMPT.search(name):
+            name, number = name[: match.start()], match[1]
+            if name == "iteration-iterations":
+                parts.append(number)
+        parts.append(name)
+    if parts and parts[0].startswith("root"):
+        parts = parts[1:] if parts[0] == "root" else ["the run's driver"]
+    shown = [part for part in parts if part.removesuffix("-driver") not in _ARGOS_OWN]
+    # An exit task is below the hook of the group that it follows, and beside that group in the specification.
+    while "onExit" in shown:
+        at = shown.index("onExit")
+        shown = shown[: max(at - 1, 0)] + shown[at + 1 :]
+    if not shown:
+        return ""
+    return "/".join([*shown[:-1], shown[-1].removesuffix("-driver")])
+
+
+def _precedence(trouble: PodTrouble) -> int:
+    """What says most about why a pod failed comes first; a container that was told to end says nothing."""
+    if trouble.kind == "OOMKilled":
+        return 0
+    if not trouble.container:
+        return 1
+    return 2 if trouble.container == STEP_CONTAINER else 3
+
+
+def _out_of_memory(pod: Mapping[str, Any], container: str) -> str:
+    spec = pod.get("spec") or {}
+    containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
+    limits = [
+        (each.get("resources") or {}).get("limits") or {}
+        for each in containers
+        if each.get("name") == container
+    ]
+    limit = next((each["memory"] for each in limits if each.get("memory")), None)
+    at = f" at its limit of {limit}" if limit else ""
+    return f"Out of memory: its container was killed{at} (OOMKilled). Raise memory_limit in step_settings, or give it less to do."
+
+
+def _being_made(pod: Mapping[str, Any], step: str) -> Wait:
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    is_on_a_node = any(item["type"] == "PodScheduled" and item["status"] == "True" for item in conditions)
+    if is_on_a_node or (pod.get("status") or {}).get("containerStatuses"):
+        said = "ContainerCreating: its image is being pulled, its volumes are being mounted, or what prepares it is at work"
+        return Wait(step, "ContainerCreating", said)
+    return Wait(step, "Unscheduled", "no scheduler has looked at its pod yet")
+
+
+def _was_killed(pod: Mapping[str, Any]) -> bool:
+    return any(ended.get("exitCode", 0) > _SIGNALS_FROM for ended in _ended(pod, STEP_CONTAINER))
+
+
+def _ended_at(pod: Mapping[str, Any]) -> str:
+    ends = [str(ended.get("finishedAt") or "") for ended in _ended(pod)]
+    return max(ends, default="") or str(pod["metadata"].get("creationTimestamp") or "")
+
+
+def _ended(pod: Mapping[str, Any], container: str | None = None) -> list[Mapping[str, Any]]:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    states = [item.get("state") or {} for item in statuses if container in (None, item.get("name"))]
+    return [state["terminated"] for state in states if state.get("terminated")]
+
+
+def _phase(pod: Mapping[str, Any]) -> str | None:
+    return (pod.get("status") or {}).get("phase")

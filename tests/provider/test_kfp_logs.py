@@ -1,0 +1,73 @@
+"""The output of a failed step in the artifact store."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from airflow_provider_llmops.backends import kfp_logs
+from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_output
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes what a step's attempt leaves; the later written is the younger."""
+    written = []
+
+    def write(place: str, content: str | bytes) -> str:
+        path = tmp_path / "step" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        written.append(path)
+        os.utime(path, (len(written), len(written)))
+        return f"{tmp_path}/step/{place}"
+
+    return write
+
+
+@pytest.fixture
+def roots(tmp_path):
+    return [f"{tmp_path}/step", f"{tmp_path}/pipeline/step"]
+
+
+def test_output_of_the_last_retry_is_read(write, roots):
+    write("a/executor-logs-0", "first")
+    write("a/executor-logs-10", "eleventh")
+    place = write("a/executor-logs-9", "tenth")
+    assert read_failed_output(roots, None) == StepOutput("eleventh", 11, place.replace("logs-9", "logs-10"))
+
+
+def test_items_of_a_loop_that_succeeded_have_left_their_outputs(write, roots):
+    write("a/executor-logs-0", "one failed")
+    failed = write("b/executor-logs-0", "the last that failed")
+    write("c/executor-logs-0", "done")
+    write("c/model/weights", "1")
+    assert read_failed_output(roots, None) == StepOutput("the last that failed", 1, failed)
+
+
+def test_name_without_a_number_is_that_of_2_16_0(write, roots):
+    place = write("a/executor-logs", "boom")
+    assert read_failed_output(roots, None) == StepOutput("boom", None, place)
+
+
+def test_place_that_the_connection_names_second_is_looked_at_where_the_first_has_none(write, roots):
+    write("a/model/executor-logs-0", "an output of the step, which has that name")
+    write("../pipeline/step/a/executor-logs-1", "here")
+    assert read_failed_output(roots, None).text == "here"
+
+
+def test_nothing_is_there(roots):
+    assert read_failed_output(roots, None) is None
+
+
+def test_only_the_end_of_a_long_output_is_read(write, roots, monkeypatch):
+    monkeypatch.setattr(kfp_logs, "TAIL_BYTES", 10)
+    write("a/executor-logs-0", "0123456789\nabcd\nefghi")
+    assert read_failed_output(roots, None).text == "efghi"
+    write("a/executor-logs-0", b"\xff" + b"0123456789" * 3)
+    assert read_failed_output(roots, None).text == ""
+    write("a/executor-logs-0", b"")
+    assert read_failed_output(roots, None).text == ""
+    write("a/executor-logs-0", b"\xff12\n")
+    assert read_failed_output(roots, None).text == "\ufffd12\n"

@@ -1,0 +1,130 @@
+"""Why a step failed, from what it printed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_llmops.backends.last_words import ERROR_MARK, LastWords, read_last_words
+
+CHATTER = """\
+[KFP Executor 2026-11-26 14:40:12,001 INFO]: Looking for component `fail` in --component_module_path
+[KFP Executor 2026-11-26 14:40:12,002 INFO]: Got executor_input:
+{
+    "inputs": {
+        "parameterValues": {"error": "ValueError: of the input"}
+    }
+}
+"""
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "/usr/lib/python3.11/runpy.py", line 198, in _run_module_as_main
+    return _run_code(code, main_globals, None,
+  File "/tmp/step.py", line 3, in fail
+    raise ValueError("Fail")
+ValueError: Fail
+"""
+
+
+def mark(**error) -> str:
+    return f"{ERROR_MARK}{json.dumps({'type': 'DataError', 'message': 'm', 'retryable': False, **error})}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (CHATTER + "working\n" + TRACEBACK, "ValueError: Fail"),
+        (TRACEBACK + "\nDuring handling of the above exception, another exception occurred:\n\n" + TRACEBACK.replace(
+            "ValueError: Fail", "tenacity.RetryGivenUp: after 3 attempts"), "tenacity.RetryGivenUp: after 3 attempts"),
+        (TRACEBACK + "sys:1: ResourceWarning: unclosed file\nCleaning up\n", "ValueError: Fail"),
+        ("Traceback (most recent call last):\n  File \"x\", line 1, in <module>\n    assert rows, counts\n"
+         "           ^^^^\nAssertionError\n", "AssertionError: assert rows, counts"),
+        (TRACEBACK + TRACEBACK.replace("ValueError: Fail", "subprocess.CalledProcessError: Command 'train' returned 1"),
+         "ValueError: Fail"),
+        ("  + Exception Group Traceback (most recent call last):\n  |   File \"x\", line 1, in f\n  |     g()\n"
+         "  | ExceptionGroup: two things (2 sub-exceptions)\n", "ExceptionGroup: two things (2 sub-exceptions)"),
+        ("  File \"x.py\", line 1\n    def f(:\n          ^\nSyntaxError: invalid syntax\n", "SyntaxError: invalid syntax"),
+        ("SettingError: lr is unknown\nbye\n", "SettingError: lr is unknown"),
+        ("panic: runtime error: index out of range\n\ngoroutine 1 [running]:\nmain.main()\n",
+         "panic: runtime error: index out of range"),
+        ("Exception in thread main java.lang.IllegalStateException: no session\n\tat Main.main(Main.java:3)\n",
+         "Exception in thread main java.lang.IllegalStateException: no session"),
+        ("epoch 1\nbash: line 3: trian: command not found\n", "bash: line 3: trian: command not found"),
+        ("10%\r50%\r\x1b[31mdisk is full\x1b[0m\r\n", "disk is full"),
+        ("\n  \n", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_reason_is_the_exception_then_what_reads_like_an_error_then_the_last_line(text, reason):
+    assert read_last_words(text).reason == reason
+    assert not read_last_words(text).is_final
+
+
+def test_last_lines_leave_out_what_kfp_prints_around_a_step():
+    words = read_last_words(
+        CHATTER + "\n".join(f"line {n}" for n in range(30)) + f"\n{mark()}\nDataError: m\n"
+    )
+    lines = (*(f"line {n}" for n in range(11, 30)), "DataError: m")
+    assert words == LastWords("m", True, lines, on_purpose=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (mark(message="row 3 is empty"), ("row 3 is empty", True)),
+        (mark(message="the hub is down", retryable=True), ("the hub is down", False)),
+        (mark(message="a\nb\x1b[2Jc\u202ed"), ("a\nbcd", True)),
+        (mark(message="https://me:pw@example.com, hf_abcdefghijklmnopqrst"), ("https://***@example.com, ***", True)),
+        (mark(message="x" * 5000), ("x" * 4000, True)),
+        (mark(retryable="no"), None),
+        (mark(retryable=0), None),
+        (mark(message=["m"]), None),
+        (mark(message=" "), None),
+        (ERROR_MARK + "{", None),
+        (ERROR_MARK + "[" * 100_000, None),
+        (ERROR_MARK + "null", None),
+        ("said: " + mark(), None),
+    ],
+)  # fmt: skip
+def test_error_on_purpose_is_read_from_its_marked_line_and_a_broken_one_is_none(line, words):
+    found = read_last_words(f"{line}\nat the end\n")
+    assert (found.reason, found.is_final) == (words or ("at the end", False))
+
+
+def test_last_marked_line_counts():
+    assert (
+        read_last_words(f"{mark(message='first')}\n{mark(message='second', retryable=True)}\n").reason
+        == "second"
+    )
+
+
+POD_LOG = """\
+I1126 14:40:11.123456       1 launcher_v2.go:131] launcher info:
+{said}
+I1126 14:40:13.123456       1 launcher_v2.go:700] Executing uploadOutputArtifacts attempt: 1
+E1126 14:40:13.123456       1 launcher_v2.go:900] {failed}
+I1126 14:40:13.223456       1 launcher_v2.go:230] publish success.
+F1126 14:40:13.323456       1 main.go:61] {ended}
+"""
+
+
+def test_log_of_a_pod_is_searched_for_the_steps_words_and_then_for_the_launchers():
+    status = "failed to execute component: exit status 1"
+    words = read_last_words(
+        POD_LOG.format(said=TRACEBACK, failed="Component failed: exit status 1", ended=status)
+    )
+    assert (words.reason, words.lines[-1]) == ("ValueError: Fail", "ValueError: Fail")
+    upload = (
+        'failed to upload output artifact "result" to remote storage URI "s3://b/k": NoCredentialProviders'
+    )
+    words = read_last_words(POD_LOG.format(said="done", failed="All attempts failed", ended=upload))
+    assert (words.reason, words.lines) == (upload, ("done",))
+    words = read_last_words(
+        POD_LOG.format(said="giving up", failed="Component failed: exit status 3", ended=status)
+    )
+    assert words.reason == "giving up"
+
+
+def test_long_line_is_cut_where_it_is_shown():
+    assert read_last_words("y" * 10_000).lines == ("y" * 500,)
