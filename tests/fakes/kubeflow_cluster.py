@@ -43,7 +43,6 @@ class Cluster:
         """Forget the requests and faults of the former test."""
         self.api.faults.clear()
         self.api.clear_requests()
-        self.api.terminated_state = "CANCELED"
 
     def runs(self, dag_id: str) -> dict[str, list[str]]:
         """Ids of the runs that each task of a DAG has made, oldest first; ``task[0]`` is a mapped one."""

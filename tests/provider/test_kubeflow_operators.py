@@ -371,7 +371,6 @@ def test_failed_run_that_a_person_terminated_is_not_gone_on_with(api, pipeline, 
             task_id="task", pipeline=pipeline, resume_failed=True, poll_interval=0.05
         )
 
-    api.terminated_state = "FAILED"
     with pytest.raises(TaskDeferred) as deferred:
         operator().execute(context)
     (run_id,) = api.runs

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 # gRPC code, and the HTTP status that grpc-gateway's runtime/errors.go gives it.
-INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED = 3, 5, 6, 7
+UNKNOWN, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED = 2, 3, 5, 6, 7
 FAILED_PRECONDITION, ABORTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 9, 10, 12, 13, 14, 16
 
 HTTP_STATUS = {
@@ -27,12 +27,20 @@ HTTP_STATUS = {
 }
 
 
+STACK = "\n".join(
+    f"github.com/kubeflow/pipelines/backend/src/apiserver/server.(*Server).Call{number}\n"
+    f"\t/go/src/github.com/kubeflow/pipelines/backend/src/apiserver/server/server.go:{number}"
+    for number in range(100, 160)
+)
+
+
 class ApiError(Exception):
     """One refused request."""
 
-    def __init__(self, code: int, message: str, external: str | None) -> None:
+    def __init__(self, code: int, message: str, external: str | None, *, inner: int | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.inner = code if inner is None else inner
         self.message = message
         self.external = external
 
@@ -40,8 +48,12 @@ class ApiError(Exception):
     def status(self) -> int:
         return HTTP_STATUS[self.code]
 
+    @property
+    def is_of_compiler(self) -> bool:
+        return self.inner == UNKNOWN
+
     def wrap(self, prefix: str) -> ApiError:
-        return ApiError(self.code, f"{prefix}: {self.message}", self.external)
+        return ApiError(self.code, f"{prefix}: {self.message}", self.external, inner=self.inner)
 
     def as_internal(self, prefix: str) -> ApiError:
         return ApiError(INTERNAL, f"InternalServerError: {prefix}: {self.message}", "Internal Server Error")
@@ -53,7 +65,7 @@ class ApiError(Exception):
             body["details"] = [
                 {
                     "@type": "type.googleapis.com/google.rpc.Status",
-                    "code": self.code,
+                    "code": self.inner,
                     "message": self.external,
                 }
             ]
@@ -66,6 +78,10 @@ def invalid(message: str) -> ApiError:
 
 def invalid_details(cause: str, external: str) -> ApiError:
     return ApiError(INVALID_ARGUMENT, f"InvalidInputError: {external}: {cause}", external)
+
+
+def unknown_version(message: str) -> ApiError:
+    return ApiError(INVALID_ARGUMENT, f"UnknownApiVersionError: {message}", message)
 
 
 def not_found(kind: str, name: str) -> ApiError:
@@ -89,3 +105,23 @@ def internal(cause: str, message: str) -> ApiError:
 def gateway_error(code: int, message: str) -> ApiError:
     """An error of the gateway itself, before the API server sees the request: no details."""
     return ApiError(code, message, None)
+
+
+def compile_error(what: str) -> ApiError:
+    """What the compiler of specifications says, with its stack; the code of the details is another one."""
+    text = f"Internal error: {what}\nFailed to compile job\n{STACK}"
+    return ApiError(INTERNAL, text, text, inner=UNKNOWN)
+
+
+def unauthenticated(what: str) -> ApiError:
+    external = "Failed to check authorization. User identity is empty in the request header"
+    return ApiError(UNAUTHENTICATED, f"Unauthenticated: {external}: {what}", external)
+
+
+def forbidden(user: str, verb: str, resource: str, namespace: str, name: str) -> ApiError:
+    external = (
+        f"User '{user}' is not authorized with reason:  (request: &ResourceAttributes{{Namespace:{namespace},Verb:{verb},"
+        f"Group:pipelines.kubeflow.org,Version:v1beta1,Resource:{resource},Subresource:,Name:{name},FieldSelector:nil,"
+        "LabelSelector:nil,})"
+    )
+    return ApiError(PERMISSION_DENIED, f"PermissionDenied: {external}: Unauthorized access", external)

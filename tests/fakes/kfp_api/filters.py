@@ -10,15 +10,18 @@ import base64
 import binascii
 import json
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_plus
 
-from .errors import ApiError, gateway_error, invalid, invalid_details
+from .errors import ApiError, gateway_error, invalid, invalid_details, unknown_version
 from .messages import timestamp
 
+_BASE64 = frozenset(string.ascii_letters + string.digits + "+/=")
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 DEFAULT_PAGE_SIZE = 20
 OPERATIONS = {
     "EQUALS": "EQ",
@@ -71,14 +74,14 @@ class Options:
         key_column = self.listable.attributes["UUID"]
 
         def key(row: Any) -> tuple[Any, str]:
-            return getattr(row, column), getattr(row, key_column)
+            return _ordered(getattr(row, column)), getattr(row, key_column)
 
         matching = [row for row in rows if self.matches(row)]
         total = len(matching)
         matching.sort(key=key, reverse=self.descending)
         if self.start is not None:
             # The cursor is a value, not a position: what was added or changed before it is not seen on this walk.
-            start = (self._like(self.start[0]), self.start[1])
+            start = (_ordered(self._like(self.start[0])), self.start[1])
             if self.descending:
                 matching = [row for row in matching if key(row) <= start]
             else:
@@ -152,20 +155,26 @@ def parse_filter(spec: str) -> list[tuple[str, str, Any]]:
     """
     if not spec:
         return []
-    if re.search(r"%(?![0-9a-fA-F]{2})", spec):
-        raise invalid(f'failed to parse valid filter from "{spec}": invalid URL escape')
+    shown = json.dumps(spec, ensure_ascii=False)
+    if escape := re.search(r"%(?![0-9a-fA-F]{2}).{0,2}", spec):
+        raise invalid(
+            f"failed to parse valid filter from {shown}: invalid URL escape {json.dumps(escape[0])}"
+        )
     decoded = unquote_plus(spec)
     try:
-        document = json.loads(decoded)
+        try:
+            document = json.loads(decoded)
+        except ValueError:
+            raise ValueError(f"proto: syntax error (line 1:1): invalid value {decoded}") from None
         if not isinstance(document, dict) or set(document) - {"predicates"}:
             raise ValueError("proto: unknown field or syntax error")
         predicates = [_predicate(item) for item in document.get("predicates") or []]
     except (ValueError, TypeError) as error:
-        raise invalid(f'failed to parse valid filter from "{spec}": {error}') from error
+        raise invalid(f"failed to parse valid filter from {shown}: {error}") from error
     except ApiError as error:
         # A time that does not parse.
         if error.external is None:
-            raise invalid(f'failed to parse valid filter from "{spec}": {error.message}') from error
+            raise invalid(f"failed to parse valid filter from {shown}: {error.message}") from error
         raise
     return [_checked(*predicate) for predicate in predicates]
 
@@ -197,6 +206,15 @@ def _fresh(listable: Listable, size: int, sort_by: str, spec: str) -> Options:
         )
     sort = "CreatedAtInSec"
     if words:
+        if words[0].startswith("metric:"):
+            # Metrics were columns of the first version; there is no page to go on to.
+            metric = words[0].removeprefix("metric:")
+            listable = replace(
+                listable,
+                columns={**listable.columns, words[0]: metric},
+                attributes={**listable.attributes, metric: "blank"},
+                unsortable=listable.unsortable | {metric},
+            )
         if words[0] not in listable.columns:
             raise invalid(f'Invalid sorting field: "{words[0]}" on listable type {listable.name}')
         sort = listable.columns[words[0]]
@@ -220,9 +238,17 @@ def _resumed(listable: Listable, size: int, token: str) -> Options:
                 }
                 for operation, columns in fields["Filter"].items()
             }
+        if not _FIELD_NAME.fullmatch(fields["SortByFieldName"]):
+            raise invalid(
+                f'Invalid sort field name: "{fields["SortByFieldName"]}". Field names must start with a letter and contain only letters, '
+                "numbers, and underscores (max 128 characters)"
+            )
         start = (fields["SortByFieldValue"], fields["KeyFieldValue"])
         return Options(listable, size, fields["SortByFieldName"], fields["IsDesc"], stored, start)
-    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+    except binascii.Error as error:
+        at = next((n for n, character in enumerate(token) if character not in _BASE64), len(token))
+        raise invalid_details(f"illegal base64 data at input byte {at}", "Invalid page token") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise invalid_details(str(error), "Invalid page token") from error
 
 
@@ -278,15 +304,15 @@ def _typed(kind: str, value: Any) -> Any:
 def _checked(operation: str, key: str, kind: str, value: Any) -> tuple[str, str, Any]:
     """``toPredicate`` and ``checkPredicate``."""
     if operation == "OPERATION_UNSPECIFIED":
-        raise invalid("Error using Filter.Predicate.Operation with apiv2beta1.Predicate_Operation")
+        raise unknown_version("Error using Filter.Predicate.Operation with go_client.Predicate_Operation")
     if not kind:
-        raise invalid("Error using Filter.Predicate.Value with <nil>")
+        raise unknown_version("Error using Filter.Predicate.Value with <nil>")
     if not key:
         raise invalid(f"Predicate key cannot be empty for operation {operation} and value {value}")
     if operation == "IN" and kind in _GO_SCALARS:
         raise invalid(f"cannot use IN operator with scalar type {_GO_SCALARS[kind]}")
     if operation == "IS_SUBSTRING" and kind != "string_value":
-        raise invalid(f"cannot use non string value type {operation} with operator {kind}")
+        raise invalid(f"cannot use non string value type string with operator {value}")
     if operation not in ("IN", "IS_SUBSTRING") and kind in _GO_TYPES:
         raise invalid(f"cannot use scalar operator {operation} on array type {_GO_TYPES[kind]}")
     return operation, key, value
@@ -319,10 +345,18 @@ def _compare(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     return compare
 
 
-def collated(text: str) -> str:
-    """What the default collations of MariaDB and MySQL compare: no case, no accents, no spaces at the end."""
-    decomposed = unicodedata.normalize("NFKD", text.rstrip(" ").casefold())
+def collated(text: str, *, ends: bool = False) -> str:
+    """What the default collations of MariaDB and MySQL compare: no case, no accents, no spaces at the end.
+
+    :param ends: spaces at the end count, as in patterns.
+    """
+    decomposed = unicodedata.normalize("NFKD", (text if ends else text.rstrip(" ")).casefold())
     return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def _ordered(value: Any) -> Any:
+    """What is sorted by: of text the capitals, so that ``_`` comes behind the letters."""
+    return collated(value).upper() if isinstance(value, str) else value
 
 
 def _number(value: Any) -> float:
@@ -333,9 +367,11 @@ def _number(value: Any) -> float:
 
 
 def _like(actual: Any, value: str) -> bool:
-    """``LIKE '%value%'``: the value is not escaped, so ``%`` and ``_`` are wildcards; MySQL ignores case."""
-    pattern = "".join({"%": ".*", "_": "."}.get(char, re.escape(char)) for char in value)
-    return re.search(pattern, str(actual), re.IGNORECASE | re.DOTALL) is not None
+    """``LIKE '%value%'``: the value is not escaped, so ``%`` and ``_`` are wildcards, and a backslash takes the next one as it is."""
+    wildcards = {"%": ".*", "_": "."}
+    tokens = re.findall(r"\\.|.", f"%{collated(value, ends=True)}%", re.DOTALL)
+    pattern = "".join(wildcards.get(token) or re.escape(token[-1]) for token in tokens)
+    return re.fullmatch(pattern, collated(str(actual), ends=True), re.DOTALL) is not None
 
 
 _equal = _compare(lambda actual, value: actual == value)

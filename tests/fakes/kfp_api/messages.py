@@ -6,6 +6,7 @@ this fake does not know cannot exist. Upstream: ``common.CustomMarshaler`` (``Di
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from datetime import UTC, datetime
@@ -88,7 +89,7 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d
 def timestamp(value: Any) -> int:
     """Whole seconds since the epoch: fractions are cut off, upstream stores and compares seconds only."""
     if not isinstance(value, str) or not _RFC3339.match(value):
-        raise refused(f"invalid google.protobuf.Timestamp value {value!r}")
+        raise refused(f"invalid google.protobuf.Timestamp value {json.dumps(value)}")
     whole = re.sub(r"\.\d+", "", value)
     return int(datetime.fromisoformat(whole).timestamp())
 

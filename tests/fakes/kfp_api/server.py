@@ -24,17 +24,21 @@ from .errors import (
     INTERNAL,
     INVALID_ARGUMENT,
     NOT_FOUND,
+    PERMISSION_DENIED,
+    STACK,
     UNAUTHENTICATED,
     UNIMPLEMENTED,
     ApiError,
     gateway_error,
+    unauthenticated,
 )
 from .faults import Faults
 from .rows import FINAL, Run
-from .state import State
+from .state import NameTooLongError, State, User
 
 _PREFIX = "/apis/v2beta1/"
 _MAX_FILE_BYTES = 32 << 20  # common.MaxFileLength
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -55,7 +59,8 @@ class FakeKfpApi:
     """A Kubeflow Pipelines API server on 127.0.0.1, for one test.
 
     :param multi_user: namespaces and experiments are required as in a multi-user installation.
-    :param token: bearer token that requests must carry; ``cookie`` likewise, as ``name=value``.
+    :param token: bearer token that all requests must carry, as a proxy in front of the server wants it; ``cookie`` likewise, as
+        ``name=value``. Upstream itself asks who somebody is only where it has to know: see ``users``.
     :param clock_skew: seconds by which the server's clock is ahead of this machine's.
     :param page_limit: largest page of a list; upstream's is 200.
     :param record: keep every request in ``requests``; the counts by path are kept in any case.
@@ -73,6 +78,10 @@ class FakeKfpApi:
     ) -> None:
         self.token = token
         self.cookie: str | None = None
+        # Accounts of a multi-user installation by their bearer tokens; without any everybody may do everything.
+        self.users: dict[str, User] = {}
+        # What Kubernetes says of tokens that it does not take, where that is not that they are none.
+        self.token_faults: dict[str, str] = {}
         self.clock_skew = clock_skew
         self.faults = Faults()
         self.requests: list[Request] = []
@@ -81,11 +90,11 @@ class FakeKfpApi:
         self.on_run_terminated: Callable[[dict[str, Any]], None] | None = None
         self.on_run_retried: Callable[[dict[str, Any]], None] | None = None
         self.terminate_seconds = 0.05
-        # Upstream never writes CANCELED: Argo ends a terminated workflow as Failed, and the run becomes FAILED.
-        self.terminated_state = "CANCELED"
+        # Upstream never writes CANCELED: Argo ends a terminated workflow as Failed, or as Succeeded when that was faster.
+        self.terminated_state = "FAILED"
         # Whether the tasks of a run are all nodes of its workflow, as upstream's are, or its steps only.
         self.argo_nodes = True
-        self.tag_name = "2.17.3"
+        self.tag_name = "2.17.0"
         self.state = State(multi_user=multi_user, page_limit=page_limit, clock=self.now)
         self._record = record
         self._port = port
@@ -230,8 +239,14 @@ class FakeKfpApi:
         refused = self._unauthorised(request)
         if refused is not None:
             return refused
+        if not _PRINTABLE.fullmatch(request.headers.get("authorization", "")):
+            error = gateway_error(
+                INTERNAL, 'header key "authorization" contains value with non-printable ASCII characters'
+            )
+            return _json(error.status, error.body())
         try:
             with self.state.lock:
+                self.state.caller = self._caller(request)
                 return self._route(request)
         except ApiError as error:
             return _json(error.status, error.body())
@@ -247,9 +262,28 @@ class FakeKfpApi:
             missing = self.cookie not in cookies
         if not missing:
             return None
-        external = "Failed to check authorization. User identity is empty in the request header"
-        error = ApiError(UNAUTHENTICATED, f"Unauthenticated: {external}: Request header error", external)
+        error = unauthenticated("Request header error")
         return _json(error.status, error.body())
+
+    def _caller(self, request: Incoming) -> User | ApiError | None:
+        """Who asks, or what is said where that has to be known."""
+        if not self.users:
+            return None
+        none = "Request header error: there is no user identity header."
+        none = f"Unauthenticated: {none}: {none}"
+        if not (header := request.headers.get("authorization", "")):
+            return unauthenticated(none)
+        scheme, _, token = header.partition(" ")
+        if scheme != "Bearer":
+            wrong = "Header 'Authorization' is incorrectly formatted. Expected prefix 'Bearer '"
+            return unauthenticated(f"[{none}, BadRequestError: {wrong}: {wrong}]")
+        if token not in self.users:
+            why = self.token_faults.get(token, "invalid bearer token")
+            return unauthenticated(
+                f"[{none}, Authentication failure: Unauthenticated: Review.Status.Authenticated is false. Error {why}: Failed to "
+                "authenticate token review]"
+            )
+        return self.users[token]
 
     def _route(self, request: Incoming) -> Answer:
         method, path = request.method, request.path
@@ -258,7 +292,7 @@ class FakeKfpApi:
             return _json(
                 200,
                 {
-                    "commit_sha": "unknown",
+                    "commit_sha": "7b70c7b95f6832772efd6fd0029a4024491a0f44",
                     "tag_name": self.tag_name,
                     "multi_user": self.state.multi_user,
                     "pipeline_store": "database",
@@ -269,9 +303,12 @@ class FakeKfpApi:
         if not path.startswith(_PREFIX):
             raise gateway_error(NOT_FOUND, "Not Found")
         collection, *rest = path[len(_PREFIX) :].split("/")
-        handler = {"runs": self._runs, "experiments": self._experiments, "pipelines": self._pipelines}.get(
-            collection
-        )
+        handler = {
+            "runs": self._runs,
+            "experiments": self._experiments,
+            "pipelines": self._pipelines,
+            "recurringruns": self._recurring_runs,
+        }.get(collection)
         if handler is None:
             raise gateway_error(NOT_FOUND, "Not Found")
         answer = handler(method, rest, request)
@@ -307,7 +344,13 @@ class FakeKfpApi:
                 else:
                     return None
                 return Answer(200, b"{}")
+            case _, [_, *further] if further:
+                raise gateway_error(NOT_FOUND, "Not Found")
         return None
+
+    def _recurring_runs(self, method: str, rest: list[str], request: Incoming) -> Answer | None:
+        """There are none."""
+        return Answer(200, b"{}") if (method, rest) == ("GET", []) else None
 
     def _experiments(self, method: str, rest: list[str], request: Incoming) -> Answer | None:
         state = self.state
@@ -341,7 +384,7 @@ class FakeKfpApi:
             case "GET", ["names", name]:
                 return _json(200, state.pipeline_by_name(name, request.query).to_json())
             case "GET", [pipeline_id]:
-                return _json(200, state.pipeline(pipeline_id).to_json())
+                return _json(200, state.get_pipeline(pipeline_id).to_json())
             case "PATCH", [pipeline_id]:
                 return _json(200, state.update_pipeline(pipeline_id, _body(request)).to_json())
             case "DELETE", [pipeline_id]:
@@ -352,7 +395,7 @@ class FakeKfpApi:
             case "GET", [pipeline_id, "versions"]:
                 return _rows("pipeline_versions", state.list_versions(pipeline_id, request.query))
             case "GET", [_, "versions", version_id]:
-                return _json(200, state.version(version_id).to_json())
+                return _json(200, state.get_version(version_id).to_json())
             case "PATCH", [_, "versions", version_id]:
                 return _json(200, state.update_version(version_id, _body(request)).to_json())
             case "DELETE", [_, "versions", version_id]:
@@ -372,9 +415,14 @@ class FakeKfpApi:
             if version:
                 return _json(200, self.state.upload_version(request.query, filename, text).to_json())
             return _json(200, self.state.upload_pipeline(request.query, filename, text).to_json())
+        except NameTooLongError as error:
+            text = f"Invalid input error: {error}\n"
+            return Answer(400, text.encode(), (("Content-Type", "text/plain; charset=utf-8"),))
         except ApiError as error:
             if error.code == INVALID_ARGUMENT:
                 return _upload_error(400, error.external or error.message)
+            if error.code in (PERMISSION_DENIED, UNAUTHENTICATED):  # whose codes are lost here
+                return _upload_error(400, failed)
             both = failed if version else "Failed to create a pipeline and a pipeline version"
             if error.code == ALREADY_EXISTS:
                 return _upload_error(409, both)
@@ -440,6 +488,8 @@ def _body(request: Incoming) -> Any:
     try:
         return json.loads(request.payload)
     except ValueError as error:
+        if getattr(error, "pos", 0) >= len(request.payload):
+            raise gateway_error(INVALID_ARGUMENT, "unexpected EOF") from error
         raise gateway_error(INVALID_ARGUMENT, f"proto: syntax error (line 1:1): {error}") from error
 
 
@@ -469,10 +519,7 @@ def _json(status: int, body: dict[str, Any]) -> Answer:
 
 def _upload_error(status: int, message: str) -> Answer:
     """The details are the error printed with its stack trace."""
-    trace = (
-        "github.com/kubeflow/pipelines/backend/src/apiserver/server.(*PipelineUploadServer).UploadPipeline"
-    )
-    return _json(status, {"error_message": message, "error_details": f"{message}\n{trace}"})
+    return _json(status, {"error_message": message, "error_details": f"{message}\n{STACK}"})
 
 
 def _rows(name: str, page: tuple[list[Any], int, str]) -> Answer:
