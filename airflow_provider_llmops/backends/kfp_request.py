@@ -48,11 +48,14 @@ def _check_name(name: str) -> None:
 
 
 def _check_pipeline_name(name: str, *, uploads: bool) -> None:
-    if _PIPELINE_NAME.fullmatch(name) and len(name) <= MAX_PIPELINE_NAME and not (uploads and "." in name):
+    has_dot = uploads and "." in name
+    if _PIPELINE_NAME.fullmatch(name) and len(name) <= MAX_PIPELINE_NAME and not has_dot:
         return
+    otherwise = ", or set 'upload_versions' of the connection to false" if has_dot else ""
     raise ConfigurationError(
         f"The server refuses the pipeline's name {_printable(name)}. A name has lower-case letters, digits and '-', begins and ends "
-        f"with a letter or digit, and has at most {MAX_PIPELINE_NAME} characters. Compile the pipeline under another name."
+        f"with a letter or digit, and has at most {MAX_PIPELINE_NAME} characters. Compile the pipeline under another name "
+        f"(@dsl.pipeline(name=...)){otherwise}."
     )
 
 

@@ -38,12 +38,6 @@ class PipelineVersions:
         :param labels: where the run comes from; what of it concerns the version is noted there
         """
         name = pipeline.name
-        if "." in name:
-            raise ConfigurationError(
-                f"Pipeline {name!r} cannot be uploaded: the server takes lower-case letters, digits and '-' as its name. Compile "
-                "it under another name (@dsl.pipeline(name=...)), or set 'upload_versions' of the connection to false.",
-                f"Server: {self._where()}",
-            )
         meaning = meaning_of(pipeline.spec, pipeline.platform)
         digest = hashlib.sha256(meaning).hexdigest()
         version_name = f"sha256-{digest[:24]}"

@@ -299,11 +299,18 @@ def test_a_report_writes_states_history_and_one_task_for_each_node(api: FakeKfpA
     states = {name.replace(workflow, "WORKFLOW"): task.state for name, task in nodes.items()}
     assert states == {
         "WORKFLOW": "RUNNING",
+        "WORKFLOW(0)": "RUNNING",
         "root-driver": "SUCCEEDED",
+        "root-driver(0)": "SUCCEEDED",
         "root": "RUNNING",
+        "root(0)": "RUNNING",
         "train-driver": "SUCCEEDED",
+        "train-driver(0)": "SUCCEEDED",
         "train": "RUNNING",
+        "train(0)": "RUNNING",
         "executor": "RUNNING",
+        "executor(0)": "RUNNING",
+        "evaluate-driver": None,
         "evaluate": None,
     }
     [child] = nodes["train"].child_tasks
@@ -324,7 +331,7 @@ def test_a_report_writes_states_history_and_one_task_for_each_node(api: FakeKfpA
 
 
 def test_errors_are_shown_if_a_test_gives_them(api: FakeKfpApi, client: Client) -> None:
-    api.argo_nodes = False
+    api.nodes = "steps only"
     run_id = client.create().run_id
     api.finish(
         run_id, "FAILED", tasks={"train": "FAILED"}, error="the run broke", task_errors={"train": "no memory"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kfp_api.tasks import node_id
+from pipelines import two_steps
 
 from airflow_provider_llmops.backends.kfp_steps import Step, Task, read_steps, read_tasks
 from airflow_provider_llmops.states import RunState, StepState
@@ -86,6 +88,45 @@ EXPECTED = {
 def tasks_of(recorded: dict[str, Any]) -> tuple[Task, ...]:
     """The recording has the tasks nested; ``*`` marks a loop."""
     return tuple(Task(name, tasks_of(inner), "*" in inner) for name, inner in recorded.items() if name != "*")
+
+
+def nodes_of(details: list[dict[str, Any]], workflow: str, step: str) -> list[tuple[Any, ...]]:
+    """Each node with its state, its history and the nodes behind it, the workflow's name left out."""
+    paths = {f"{workflow}{attempt}" for attempt in ("", "(0)")}
+    for name in ("root-driver", "root", f"{step}-driver", step, "executor"):
+        paths |= {f"{path}.{name}{attempt}" for path in set(paths) for attempt in ("", "(0)")}
+    named = {node_id(workflow, path): path.replace(workflow, "WORKFLOW") for path in paths}
+    return sorted(
+        (
+            detail["display_name"].replace(workflow, "WORKFLOW"),
+            detail.get("state"),
+            [status.get("state") for status in detail["state_history"]],
+            [named[child["pod_name"]] for child in detail.get("child_tasks", ())],
+        )
+        for detail in details
+    )
+
+
+@pytest.mark.parametrize(
+    ("installation", "nodes"), [(WITH_RETRIES, "with retries"), (WITHOUT, "without retries")]
+)
+def test_fake_server_shows_the_nodes_of_a_run_as_they_were_recorded(api, installation, nodes):
+    (recorded,) = [
+        case["run"]["run_details"]["task_details"]
+        for case in RECORDED
+        if (case["name"], case["installation"]) == ("fail_v2", installation)
+    ]
+    api.nodes = nodes
+    spec = json.loads(json.dumps(two_steps()))
+    spec["pipelineInfo"]["name"] = "fail-pipeline"
+    run = api.state.create_run({"display_name": "r", "pipeline_spec": spec})
+    api.advance(run.run_id, "RUNNING", tasks={"fail": "PENDING"})
+    api.finish(run.run_id, "FAILED", tasks={"fail": "FAILED"})
+    made = api.runs[run.run_id]["run_details"]["task_details"]
+    theirs = next(
+        d["display_name"] for d in recorded if re.fullmatch(r"fail-pipeline-\w{5}", d["display_name"])
+    )
+    assert nodes_of(made, run.workflow, "fail") == nodes_of(recorded, theirs, "fail")
 
 
 def test_every_recorded_run_is_expected():

@@ -91,16 +91,6 @@ def test_another_content_is_another_version_of_the_same_pipeline(api, backend, s
     assert held == {"pipeline_spec": changed.spec, "platform_spec": changed.platform}
 
 
-def test_a_name_that_the_server_refuses_is_not_uploaded(api, backend, spec):
-    bound = spec.bind({})
-    bound.spec["pipelineInfo"]["name"] = "two.steps"
-    with pytest.raises(
-        ConfigurationError, match=r"Pipeline 'two\.steps' cannot be uploaded: .* Compile it under"
-    ):
-        backend.submit(RunRequest("dag.task 1", bound))
-    assert paths(api) == []
-
-
 def test_a_version_says_what_it_holds(api, backend, request_of):
     labels = {"dag_id": "my_dag", "dag_version": "v7", "component_digest": "sha256:abc"}
     backend.submit(request_of(labels=labels))

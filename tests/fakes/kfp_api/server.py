@@ -92,8 +92,8 @@ class FakeKfpApi:
         self.terminate_seconds = 0.05
         # Upstream never writes CANCELED: Argo ends a terminated workflow as Failed, or as Succeeded when that was faster.
         self.terminated_state = "FAILED"
-        # Whether the tasks of a run are all nodes of its workflow, as upstream's are, or its steps only.
-        self.argo_nodes = True
+        # The tasks of a run are all nodes of its workflow; as upstream installs it, each may be done again.
+        self.nodes: task_details.Nodes = "with retries"
         self.tag_name = "2.17.0"
         self.state = State(multi_user=multi_user, page_limit=page_limit, clock=self.now)
         self._record = record
@@ -214,7 +214,7 @@ class FakeKfpApi:
                     tasks or {},
                     task_errors or {},
                     now=now,
-                    nodes=self.argo_nodes,
+                    nodes=self.nodes,
                     final=state in FINAL,
                 )
 
