@@ -98,6 +98,20 @@ class Run:
         )
 
 
+@dataclass(frozen=True)
+class Wait:
+    """Why a step has not begun.
+
+    :param step: its name; empty if nothing says so
+    :param kind: what it is a case of; the same for reasons that differ in their words only
+    :param reason: why
+    """
+
+    step: str
+    kind: str
+    reason: str
+
+
 class PipelineBackend(Protocol):
     """Something that carries out pipeline runs.
 
@@ -165,6 +179,9 @@ class PipelineBackend(Protocol):
         :param uri: address of the artifact
         :param conn_id: connection of this backend
         """
+
+    def why_waiting(self, run_id: str) -> list[Wait]:
+        """Why steps of a run have not begun, as far as it can be told."""
 
     def explain_failure(self, run: Run) -> Run:
         """A run that has failed, with what more can be found out about why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -13,8 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_llmops.backends import artifact_store
-from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
-from airflow_provider_llmops.backends.cluster import connect
+from airflow_provider_llmops.backends.base import Run, RunRequest, Wait, parse_time
+from airflow_provider_llmops.backends.cluster import aconnect, connect
 from airflow_provider_llmops.backends.kfp_api import (
     KfpApi,
     RefusedError,
@@ -254,6 +255,32 @@ class KubeflowPipelineBackend:
         namespace = f"?namespace={quote(self.settings.namespace)}" if self.settings.namespace else ""
         return f"{base}/artifacts/{source}/{quote(place)}{namespace}"
 
+    def why_waiting(self, run_id: str) -> list[Wait]:
+        """From the pods, through the Kubernetes connection."""
+        if not self.settings.kubernetes_conn_id:
+            return [self._cannot_say()]
+        try:
+            return self.connect_pods().why_waiting(run_id)
+        except LLMOpsError as error:
+            return [_unknown(error)]
+
+    async def awhy_waiting(self, run_id: str) -> list[Wait]:
+        """The same from the triggerer."""
+        if not self.settings.kubernetes_conn_id:
+            return [self._cannot_say()]
+        try:
+            cluster = await aconnect(self.settings.kubernetes_conn_id)
+            return await asyncio.to_thread(RunPods(cluster, self.settings.namespace).why_waiting, run_id)
+        except LLMOpsError as error:
+            return [_unknown(error)]
+
+    def _cannot_say(self) -> Wait:
+        return Wait(
+            "",
+            "NoConnection",
+            f"name a Kubernetes connection in 'kubernetes_conn_id' of connection {self.settings.conn_id!r} to see why",
+        )
+
     def explain_failure(self, run: Run) -> Run:
         """With the reason from its steps' output in the artifact store, or else from their pods."""
         raw = self._api.call(self._api.runs.run_service_get_run, run.run_id)
@@ -492,6 +519,10 @@ class KubeflowPipelineBackend:
             except (RefusedError, KeyError):
                 return {}
         return document.get("pipeline_spec") or document
+
+
+def _unknown(error: LLMOpsError) -> Wait:
+    return Wait("", "Unknown", f"why cannot be told: {str(error).partition(chr(10))[0]}")
 
 
 def _state_of(value: Any) -> RunState:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops import uris
 from airflow_provider_llmops.backends import artifact_store
-from airflow_provider_llmops.backends.base import Run, RunRequest, parse_time
+from airflow_provider_llmops.backends.base import Run, RunRequest, Wait, parse_time
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.local_limits import kubernetes_settings, require_runnable
 from airflow_provider_llmops.exceptions import (
@@ -259,6 +259,10 @@ class LocalPipelineBackend:
     def page_url(self, uri: str, conn_id: str) -> str:
         """A page that Airflow's web server shows, see :mod:`airflow_provider_llmops.pages`."""
         return page_address(uri, conn_id, self._root)
+
+    def why_waiting(self, run_id: str) -> list[Wait]:
+        """Nothing: the run's log says when it waits for others."""
+        return []
 
     def explain_failure(self, run: Run) -> Run:
         """As it is: its steps report why they fail, and the run's log has been passed on."""

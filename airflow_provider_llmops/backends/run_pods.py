@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from airflow_provider_llmops.backends.base import Wait
 from airflow_provider_llmops.backends.cluster import Cluster
 from airflow_provider_llmops.backends.kubernetes_messages import message_of, reason_of
 from airflow_provider_llmops.backends.last_words import clean, read_last_words
@@ -56,20 +57,6 @@ class PodFailure:
     reason: str
     is_final: bool = False
     lines: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Why a step has not begun.
-
-    :param step: its name; empty if nothing says so
-    :param kind: what it is a case of; the same for reasons that differ in their words only
-    :param reason: why
-    """
-
-    step: str
-    kind: str
-    reason: str
 
 
 class RunPods:

@@ -44,6 +44,7 @@ from airflow_provider_llmops.once import (
 )
 from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.uris import Address
+from airflow_provider_llmops.waiting import WaitWatch
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -165,7 +166,7 @@ class PipelineRunOperator(BaseOperator):
                 return self._finish(context, run, log_offset=event["log_offset"])
             if event["timed_out"]:
                 self.hook.cancel(run_id)
-                raise self._timeout(run_id)
+                raise self._timeout(run_id, event.get("waits_for"))
             if event["error"]:
                 raise ConfigurationError(event["error"])
             self._run_id = run_id
@@ -368,17 +369,22 @@ class PipelineRunOperator(BaseOperator):
     def _wait(self, context: Context, run_id: str, interval: float, deadline: float | None) -> dict[str, Any]:
         offset = 0
         states: dict[str, str] = {}
+        watch = WaitWatch()
         while True:
             run = self.hook.get_run(run_id)
             for line in step_changes(states, run):
                 self.log.info("%s", line)
             states = dict(run.tasks)
+            watch.see(run)
+            if watch.due_in == 0:
+                for line in watch.learn(self.hook.backend.why_waiting(run_id)):
+                    self.log.warning("%s", line)
             offset = self._log_from(run_id, offset)
             if run.state.is_terminal:
                 return self._finish(context, run, log_offset=offset)
             if deadline is not None and time.time() >= deadline:
                 self.hook.cancel(run_id)
-                raise self._timeout(run_id)
+                raise self._timeout(run_id, watch.reason)
             time.sleep(interval)
 
     def _finish(self, context: Context, run: Run, *, log_offset: int) -> dict[str, Any]:
@@ -407,8 +413,9 @@ class PipelineRunOperator(BaseOperator):
             offset = end
         return offset
 
-    def _timeout(self, run_id: str) -> RunFailedError:
+    def _timeout(self, run_id: str, waits_for: str | None = None) -> RunFailedError:
+        took = f"The run took longer than {describe_limits(self)} and was cancelled."
         return RunFailedError(
-            f"The run took longer than {describe_limits(self)} and was cancelled. Raise that, or give it less to do.",
+            f"{waits_for}. {took}" if waits_for else f"{took} Raise that, or give it less to do.",
             f"Run: {run_id} ({self.what})",
         )

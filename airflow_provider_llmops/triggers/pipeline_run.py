@@ -13,6 +13,7 @@ from airflow_provider_llmops.backends.base import step_changes
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, reason_first
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.settle import settle
+from airflow_provider_llmops.waiting import WaitWatch
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backends.base import PipelineBackend, Run
@@ -23,9 +24,10 @@ CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
 class PipelineRunTrigger(BaseEventTrigger):
     """Fires once, when a run has ended or its deadline has passed.
 
-    While it waits, the states of the run's steps go to the task's log as they change, and on the local backend the run's
-    log. The event's payload is ``{"run_id": str, "timed_out": bool, "error": str | None, "log_offset": int}``; ``error``
-    says why the run cannot be watched any more.
+    While it waits, the states of the run's steps go to the task's log as they change, on Kubeflow also why a step waits for
+    long, and on the local backend the run's log. The event's payload is ``{"run_id": str, "timed_out": bool, "error": str |
+    None, "log_offset": int}``; ``error`` says why the run cannot be watched any more. ``waits_for`` is added when its time was
+    up and a step was still waiting: why.
 
     On Kubeflow, all triggers of a connection share one poll: see :mod:`airflow_provider_llmops.triggers.run_stream`.
 
@@ -64,6 +66,7 @@ class PipelineRunTrigger(BaseEventTrigger):
         self.log_offset = log_offset
         self.cancel_on_kill = cancel_on_kill
         self._steps: dict[str, str] = {}
+        self._waits = WaitWatch()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments to build this trigger again."""
@@ -120,7 +123,10 @@ class PipelineRunTrigger(BaseEventTrigger):
                 stream_of(key, self.poll_interval).watch(self.run_id) as queue,
             ):
                 while True:
-                    item = await queue.get()
+                    item = await self._next(queue)
+                    if item is None:
+                        await self._say_why_it_waits()
+                        continue
                     if isinstance(item, ConfigurationError):
                         error = reason_first(
                             f"The run cannot be watched any more: {item}", f"Run: {self.run_id}"
@@ -176,6 +182,19 @@ class PipelineRunTrigger(BaseEventTrigger):
         except (ApiUnavailableError, ConfigurationError) as error:
             self.log.warning("Run %s was not cancelled: %s", self.run_id, error)
 
+    async def _next(self, queue: asyncio.Queue[Run | Exception]) -> Run | Exception | None:
+        """The next news of the run; ``None`` when a step has waited for long enough to ask why."""
+        try:
+            async with asyncio.timeout(self._waits.due_in):
+                return await queue.get()
+        except TimeoutError:
+            return None
+
+    async def _say_why_it_waits(self) -> None:
+        backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
+        for line in self._waits.learn(await backend.awhy_waiting(self.run_id)):  # type: ignore[attr-defined]
+            self.log.warning("%s", line)
+
     async def _pass_log_on(self, backend: PipelineBackend) -> None:
         while self.stream_logs:
             lines, offset = await asyncio.to_thread(backend.read_log, self.run_id, self.log_offset)
@@ -189,11 +208,18 @@ class PipelineRunTrigger(BaseEventTrigger):
         for line in step_changes(self._steps, run):
             self.log.info("%s", line)
         self._steps = dict(run.tasks)
+        self._waits.see(run)
 
     def _event(self, *, timed_out: bool, error: str | None) -> TriggerEvent:
-        return TriggerEvent(  # type: ignore[no-untyped-call]
-            {"run_id": self.run_id, "timed_out": timed_out, "error": error, "log_offset": self.log_offset}
-        )
+        payload = {
+            "run_id": self.run_id,
+            "timed_out": timed_out,
+            "error": error,
+            "log_offset": self.log_offset,
+        }
+        if timed_out and self._waits.reason:
+            payload["waits_for"] = self._waits.reason
+        return TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
 
 def _stream_key(kubeflow_conn_id: str, poll_interval: float) -> tuple[str, str, float]:

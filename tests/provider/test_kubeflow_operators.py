@@ -15,8 +15,11 @@ from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from attempts import retry
 from executor_logs import leave_log
+from kube_pods import FakePods
+from kube_pods import waiting as waiting_pod
 from pipelines import two_steps
 
+from airflow_provider_llmops import waiting
 from airflow_provider_llmops.backends.base import Run
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
@@ -336,6 +339,86 @@ def test_server_that_is_gone_when_it_is_asked_why_leaves_the_steps_name(
     run = waiting.hook.get_run(deferred.value.trigger.run_id)
     with api.pause(), pytest.raises(RunFailedError, match=r"^Step 'train' failed; its log says why\n"):
         waiting._raise_if_failed(run)
+
+
+@pytest.fixture
+def waits(api, connect, monkeypatch):
+    """Lets a step wait from the beginning, for a node that there is not, and asks why at once."""
+    monkeypatch.setattr(waiting, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "ASK_AGAIN_SECONDS", 0.05)
+    unschedulable = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "no node",
+    }
+    with FakePods() as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        connect(kubernetes_conn_id="cluster")
+
+        def wait(run):
+            pods.pods.append(
+                waiting_pod("p", run["run_id"], "train.executor", None, conditions=[unschedulable])
+            )
+            api.advance(run["run_id"], "RUNNING", tasks={"train": "PENDING"})
+
+        api.on_run_created = wait
+        yield pods
+
+
+def resume_late(operator, context):
+    """Let the triggerer see that the time is up two seconds from now."""
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    arguments = {**deferred.value.trigger.serialize()[1], "deadline": time.time() + 2}
+    (event,) = asyncio.run(events_of(PipelineRunTrigger(**arguments)))
+    return operator.execute_complete(context, event.payload)
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_step_that_waits_for_long_says_why_once_and_the_reason_is_in_the_error_when_its_time_is_up(
+    waits, pipeline, context, capsys, deferrable
+):
+    operator = KubeflowPipelineOperator(
+        task_id="task",
+        pipeline=pipeline,
+        poll_interval=0.05,
+        deferrable=deferrable,
+        run_timeout=timedelta(seconds=1),
+    )
+    with pytest.raises(RunFailedError) as caught:
+        resume_late(operator, context) if deferrable else operator.execute(context)
+    assert str(caught.value).split("\n")[0] == (
+        "Step 'train' still waits: Unschedulable: no node. The run took longer than its run_timeout of 0:00:01 and was "
+        "cancelled."
+    )
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("Step 'train' has waited for 0 s: Unschedulable: no node") == 1
+    assert waits.requests.count("/api/v1/namespaces/kubeflow/pods") > (2 if deferrable else 0)
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        (
+            {},
+            "name a Kubernetes connection in 'kubernetes_conn_id' of connection 'kubeflow_default' to see why",
+        ),
+        ({"kubernetes_conn_id": "cluster"}, "why cannot be told: The cluster answered 403: "),
+    ],
+)
+def test_step_of_which_nobody_may_see_the_pods_says_that_it_waits(
+    waits, connect, pipeline, context, capsys, extra, why
+):
+    waits.forbidden.add("pods")
+    connect(**extra)
+    operator = KubeflowPipelineOperator(
+        task_id="task", pipeline=pipeline, poll_interval=0.05, run_timeout=timedelta(seconds=1)
+    )
+    with pytest.raises(RunFailedError):
+        resume_late(operator, context)
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count(f"Step 'train' has waited for 0 s: {why}") == 1
 
 
 def test_retry_after_a_failed_run_starts_anew_or_goes_on_with_it(api, pipeline, context):

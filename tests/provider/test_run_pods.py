@@ -7,8 +7,9 @@ import contextlib
 import pytest
 from kube_pods import FakePods, pod, waiting
 
+from airflow_provider_llmops.backends.base import Wait
 from airflow_provider_llmops.backends.cluster import connect
-from airflow_provider_llmops.backends.run_pods import PodFailure, RunPods, Wait, step_of_node
+from airflow_provider_llmops.backends.run_pods import PodFailure, RunPods, step_of_node
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
 OUT_OF_MEMORY = (

@@ -1,0 +1,79 @@
+"""Steps that wait for long: why is said once for each reason, and again when the time is up."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_llmops import waiting
+from airflow_provider_llmops.backends.base import Run, Wait
+from airflow_provider_llmops.states import RunState
+from airflow_provider_llmops.waiting import WaitWatch
+
+UNSCHEDULABLE = Wait("train", "Unschedulable", "Unschedulable: 0/1 nodes are available.")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that have passed; may be set."""
+    seconds = [1000.0]
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def run(state=RunState.RUNNING, **tasks) -> Run:
+    return Run("r", "name", state, tasks=tasks)
+
+
+def test_why_is_asked_after_a_minute_and_then_once_a_minute_until_nothing_waits(clock):
+    watch = WaitWatch()
+    assert watch.due_in is None
+    watch.see(run(prepare="SUCCEEDED", train="PENDING"))
+    assert watch.due_in == 60
+    clock[0] += 59
+    watch.see(run(prepare="SUCCEEDED", train="PENDING"))
+    assert watch.due_in == 1
+    clock[0] += 2
+    assert watch.due_in == 0
+    assert watch.learn([UNSCHEDULABLE]) == [
+        "Step 'train' has waited for 61 s: Unschedulable: 0/1 nodes are available."
+    ]
+    assert watch.due_in == 60
+    assert watch.reason == "Step 'train' still waits: Unschedulable: 0/1 nodes are available"
+    watch.see(run(prepare="SUCCEEDED", train="RUNNING"))
+    assert (watch.due_in, watch.reason) == (None, None)
+
+
+def test_each_reason_is_told_once(clock):
+    watch = WaitWatch()
+    watch.see(run(train="PENDING", report="PENDING"))
+    pulling = Wait("train", "ImagePullBackOff", "ErrImagePull: not found")
+    backing_off = Wait("train", "ImagePullBackOff", "ImagePullBackOff: Back-off pulling image")
+    clock[0] += 60
+    assert len(watch.learn([pulling])) == 1
+    clock[0] += 60
+    assert watch.learn([backing_off]) == []
+    assert watch.reason == "Step 'train' still waits: ErrImagePull: not found"
+    clock[0] += 60
+    assert watch.learn([UNSCHEDULABLE]) == [
+        "Step 'train' has waited for 180 s: Unschedulable: 0/1 nodes are available."
+    ]
+    assert watch.learn([]) == []
+
+
+def test_reason_without_a_step_is_that_of_all_and_a_run_without_steps_waits_itself(clock):
+    watch = WaitWatch()
+    unknown = Wait("", "NoConnection", "name a connection")
+    watch.see(run(train="PENDING", report="PENDING"))
+    assert watch.learn([unknown]) == [
+        f"Step {step!r} has waited for 0 s: name a connection" for step in ("train", "report")
+    ]
+    watch.see(run(RunState.PENDING))
+    clock[0] += 60
+    assert watch.learn([unknown]) == ["The run has waited for 60 s: name a connection"]
+    watch.see(run(RunState.FAILED))
+    assert watch.due_in is None
+    watch = WaitWatch()
+    watch.see(run(RunState.PENDING))
+    assert watch.learn([Wait("the run's driver", "k", "no node")]) == [
+        'Step "the run\'s driver" has waited for 0 s: no node'
+    ]
