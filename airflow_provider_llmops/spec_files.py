@@ -98,8 +98,8 @@ def _read_object(source: str, where: str) -> bytes:
         ) from error
     except (ValueError, ImportError) as error:
         raise ConfigurationError(
-            f"{where} cannot be opened: {error}. Object stores need their Airflow provider, for example "
-            "apache-airflow-providers-amazon[s3fs] for s3://."
+            f"{where} cannot be opened: {error}. Object stores need their Airflow provider: pip install "
+            "'airflow-provider-llmops[s3]' for s3://, [gs] for gs://."
         ) from error
     except OSError as error:
         raise ApiUnavailableError(f"{where} cannot be read: {error}. Is the store up?") from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,11 +48,13 @@ class Plane(Environment):
     :param project: directory of the distribution that is installed into it, which is left where it is
     :param constraints: file with the versions
     :param bytes_needed: disk that it takes at least
+    :param other_extras: extras of the project that are not installed, and whose versions are pinned all the same
     """
 
     project: Path
     constraints: Path
     bytes_needed: Size
+    other_extras: tuple[str, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -93,6 +97,7 @@ PLANES = {
         REPOSITORY,
         REPOSITORY / "dev/constraints/control-plane.txt",
         CONTROL_PLANE_SIZE,
+        other_extras=("s3", "gs"),
     ),
     "data": DataPlane(
         "data", "data plane (models)", REPOSITORY / "kfp_components", DATA_PLANE_CONSTRAINTS, CPU_SIZE
@@ -139,15 +144,38 @@ def set_up(names: list[str], *, python: str | None = None, quiet: bool = False) 
 
 
 def freeze() -> None:
-    """Write the constraints files anew from what is installed."""
+    """Write the constraints files anew: what is installed, and what other extras would install beside it."""
     for plane in PLANES.values():
-        command = [plane.python, "-m", "pip", "freeze", "--exclude-editable", "--disable-pip-version-check"]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        lines = _ask_pip(plane, "freeze", "--exclude-editable").splitlines()
         # Without the build's name (torch==2.13.0+cpu), so that the pin holds for each build of that version.
-        pins = sorted((line.split("+")[0] for line in lines if "==" in line), key=str.lower)
+        pins = [line.split("+")[0] for line in lines if "==" in line]
+        if plane.other_extras:
+            pins += _pins_of_other_extras(plane, pins)
         header = plane.constraints.read_text(encoding="utf-8").splitlines()[0]
+        pins.sort(key=lambda pin: pin.partition("==")[0].lower())
         plane.constraints.write_text("\n".join([header, *pins]) + "\n", encoding="utf-8")
         print(f"{plane.constraints.relative_to(REPOSITORY)}: {len(pins)} packages")
+
+
+def _pins_of_other_extras(plane: Plane, pins: list[str]) -> list[str]:
+    """What they would install beside what is installed, which stays as it is."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as installed:
+        installed.write("\n".join(pins))
+        installed.flush()
+        wanted = f"{plane.project}[{','.join(plane.other_extras)}]"
+        options = ("--dry-run", "--quiet", "--report", "-", "--constraint", installed.name)
+        report = json.loads(_ask_pip(plane, "install", *options, wanted))
+    found = [item["metadata"] for item in report["install"] if not item["is_direct"]]
+    return [f"{metadata['name']}=={metadata['version']}" for metadata in found]
+
+
+def _ask_pip(plane: Plane, *arguments: str) -> str:
+    command = [plane.python, "-m", "pip", "--disable-pip-version-check", *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        last = "\n".join(answer.stderr.splitlines()[-20:])
+        raise SetupError(f"{plane.name}: pip {arguments[0]} failed:\n{last}")
+    return answer.stdout
 
 
 def clean(names: list[str]) -> None:

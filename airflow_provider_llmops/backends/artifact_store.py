@@ -91,8 +91,8 @@ def _attempts(roots: Iterable[str], conn_id: str | None) -> Iterable[ObjectStora
                 return
     except (LookupError, ImportError, ValueError) as error:
         raise ConfigurationError(
-            f"Artifacts cannot be read: {error}. Install the Airflow provider of that storage (amazon for s3, google for gs), "
-            "and name its connection in 'storage_conn_id'.",
+            f"Artifacts cannot be read: {error}. Install the Airflow provider of that storage (pip install "
+            "'airflow-provider-llmops[s3]', [gs] for gs://), and name its connection in 'storage_conn_id'.",
             f"Looked below: {next(iter(roots))}",
         ) from error
     except OSError as error:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import _setup
 import psutil
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from airflow_provider_llmops.cli.environments import STAMP, Size
 
 DEV = Path(_setup.__file__).parent
+REAL_PLANES = dict(_setup.PLANES)
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
 
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
+    *" freeze "*) cat "$(dirname {self})/installed.txt" ;;
+    *" --dry-run "*) cat "$(dirname {self})/report.json" ;;
     *version_info*) echo {self} 3 12 ;;
     *realpath*) echo {self} ;;
     "-m venv"*) mkdir -p "$3/bin" && ln -s {self} "$3/bin/python" ;;
@@ -126,6 +135,93 @@ def test_failure_shows_the_end_of_pips_output_and_leaves_an_environment_that_is_
     )
     assert log.read_text("utf-8").endswith("ERROR: No matching distribution found for no-such-package\n")
     assert _setup.PLANES["control"].read_stamp() == {"interpreter": python}
+
+
+def test_freeze_pins_what_is_installed_and_what_other_extras_would_install(
+    checkout: Path, python: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _setup.main(["--python", python]) == 0
+    control = replace(_setup.PLANES["control"], other_extras=("s3",))
+    _setup.PLANES["control"] = control
+    (checkout / "installed.txt").write_text("torch==2.13.0+cpu\napache-airflow==3.3.2\n", encoding="utf-8")
+    report = {
+        "install": [
+            {"is_direct": True, "metadata": {"name": "airflow-provider-llmops", "version": "0.1.0"}},
+            {"is_direct": False, "metadata": {"name": "s3fs", "version": "2026.9.0"}},
+        ]
+    }
+    (checkout / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    capsys.readouterr()
+    assert _setup.main(["--freeze"]) == 0
+    assert control.constraints.read_text("utf-8") == (
+        "# pins\napache-airflow==3.3.2\ns3fs==2026.9.0\ntorch==2.13.0\n"
+    )
+    assert _setup.PLANES["data"].constraints.read_text("utf-8") == (
+        "# pins\napache-airflow==3.3.2\ntorch==2.13.0\n"
+    )
+    assert capsys.readouterr().out == "control-plane.txt: 3 packages\ndata-plane.txt: 2 packages\n"
+
+
+def test_freeze_writes_nothing_where_other_extras_do_not_resolve(
+    checkout: Path, python: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _setup.main(["--python", python]) == 0
+    _setup.PLANES["control"] = replace(_setup.PLANES["control"], other_extras=("s3",))
+    (checkout / "installed.txt").write_text("python-dateutil==4.0.0\n", encoding="utf-8")
+    capsys.readouterr()
+    assert _setup.main(["--freeze"]) == 1  # there is no report
+    assert capsys.readouterr().err.startswith("dev/setup: control: pip install failed:\n")
+    assert (checkout / "control-plane.txt").read_text("utf-8") == "# pins\n"
+
+
+EXTRAS = ("kubernetes", "s3", "gs")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_versions_of_an_extra_are_pinned_and_in_its_range(extra: str) -> None:
+    pins = _pins(REAL_PLANES["control"].constraints)
+    for requirement in map(Requirement, _extras()[extra]):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_nothing_is_pinned_that_keeps_the_object_stores_out() -> None:
+    # botocore and Google's clients take no python-dateutil from 3 on, Google's Airflow provider no tenacity from 9.2 on.
+    pins = _pins(REAL_PLANES["control"].constraints)
+    assert Version(pins["python-dateutil"]) < Version("3")
+    assert Version(pins["tenacity"]) < Version("9.2")
+
+
+@pytest.mark.slow  # half a minute, and it asks the package index
+def test_extras_resolve_together_with_airflow_to_what_is_pinned() -> None:
+    control = REAL_PLANES["control"]
+    pins = _pins(control.constraints)
+    wanted = f"{control.project}[{','.join(EXTRAS)}]"
+    options = ["--dry-run", "--ignore-installed", "--quiet", "--report", "-", "-c", control.constraints]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        *options,
+        wanted,
+        f"apache-airflow=={pins['apache-airflow']}",
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    found = [item["metadata"] for item in json.loads(answer.stdout)["install"] if not item["is_direct"]]
+    versions = {canonicalize_name(metadata["name"]): metadata["version"] for metadata in found}
+    assert {name: version for name, version in versions.items() if pins.get(name) != version} == {}
+    assert {"s3fs", "gcsfs"} <= versions.keys()
+
+
+def _extras() -> dict[str, list[str]]:
+    with (REAL_PLANES["control"].project / "pyproject.toml").open("rb") as file:
+        return dict(tomllib.load(file)["project"]["optional-dependencies"])
+
+
+def _pins(constraints: Path) -> dict[str, str]:
+    lines = [line.partition("==") for line in constraints.read_text(encoding="utf-8").splitlines()]
+    return {canonicalize_name(name): version for name, equals, version in lines if equals}
 
 
 def test_too_little_disk_is_one_line(

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import cluster_rights
+
 RUN_LABEL = "pipeline/runid"
 
 
@@ -47,7 +49,10 @@ class FakePods:
                 url = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(url.query).items()}
                 fake.requests.append(url.path)
-                status, kind, text = fake._answer(url.path.strip("/").split("/"), query)
+                if forbidden := cluster_rights.refusal("GET", url.path):
+                    status, kind, text = _refusal(403, "Forbidden", forbidden["message"])
+                else:
+                    status, kind, text = fake._answer(url.path.strip("/").split("/"), query)
                 content = text.encode()
                 self.send_response(status)
                 self.send_header("Content-Type", kind)

@@ -3,7 +3,7 @@
 It has no controllers: a test says what becomes of a TrainJob with ``accept``, ``begin``, ``run``, ``fail`` and so on, and the
 status goes the way that was recorded on Kubeflow Trainer 2.3: nothing, zeros, ``active``, ``ready``; conditions stay. What
 it answers follows the API server: ``Status`` objects, 409 for a name that is taken, 404 in plain text for a resource that it
-does not know. Deleted in the background a TrainJob is gone before its pods are; in the foreground it stays, and Kubeflow
+does not know, 403 for whatever the roles in the documentation do not cover. Deleted in the background a TrainJob is gone before its pods are; in the foreground it stays, and Kubeflow
 Trainer makes its JobSet again each time that the garbage collector has removed it.
 """
 
@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import cluster_rights
 
 _JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{}/trainjobs"
 _NOW = "2026-01-01T00:00:00Z"
@@ -356,9 +358,12 @@ class FakeTrainJobs:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         with self._lock:
             self.requests.append((method, url.path))
-            answer = self.faults(method, url.path) or self._answer(
-                method, url.path, parse_qs(url.query), json.loads(body) if body else None
-            )
+            if forbidden := cluster_rights.refusal(method, url.path):
+                answer: tuple[int, Any] = 403, forbidden
+            else:
+                answer = self.faults(method, url.path) or self._answer(
+                    method, url.path, parse_qs(url.query), json.loads(body) if body else None
+                )
             if self.lose_answers:
                 self.lose_answers -= 1
                 handler.close_connection = True
