@@ -331,10 +331,14 @@ class KubeflowPipelineBackend:
             if error.status in (401, 403):
                 raise RefusedError(f"Unauthorised: {error}", status=error.status) from error
             raise
+        problem = self._root_problem(self.settings.pipeline_root)
+        if problem and problem.is_certain:
+            raise ConfigurationError(problem.message)
         return (
             f"Kubeflow Pipelines {version} at {endpoint}: {answer.get('total_size', 0)} runs"
             + (f" in namespace {self.settings.namespace}" if self.settings.namespace else "")
             + f", artifacts under {self.settings.pipeline_root}"
+            + (f". {problem.message}" if problem else "")
         )
 
     def _get(self, run_id: str, patience: float | None) -> Run:

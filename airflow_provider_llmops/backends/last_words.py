@@ -21,6 +21,10 @@ _OF_ANOTHER_PROCESS = re.compile(r"[\w.]*(?:CalledProcessError|ChildFailedError|
 _FATAL = re.compile(r"^\s*(?:panic|fatal(?: error)?|error): .*\S", re.IGNORECASE)
 # Go's glog, which KFP's launcher and drivers write: severity, month and day, time, thread, file and line.
 _GLOG = re.compile(r"^(?P<severity>[IWEF])\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w./-]+:\d+\] ?(?P<message>.*)$")
+# What they put before the reason: which of them it was, with a line of identifiers.
+_LAUNCHERS_PREFIX = re.compile(
+    r"^(?:KFP driver: |driver\.\w+\([^()]*\) failed: |failed to execute component: )+"
+)
 _STATUS_ONLY = re.compile(r"exit status \d+$")
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -144,5 +148,5 @@ def _launchers_error(found: Sequence[re.Match[str]]) -> str | None:
     """What KFP's launcher or driver ended with, unless that is only the status of the step."""
     for match in reversed(found):
         if match["severity"] in "EF" and not _STATUS_ONLY.search(match["message"]):
-            return match["message"].strip()
+            return _LAUNCHERS_PREFIX.sub("", match["message"]).strip()
     return None

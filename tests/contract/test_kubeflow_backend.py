@@ -668,6 +668,8 @@ def test_root_on_which_no_step_can_write_is_refused_before_a_run_is_made(
         ):
             backend.submit(request_of())
         assert api.runs == {}
+        with pytest.raises(ConfigurationError, match=r"^The steps cannot write to s3://: default"):
+            backend.check()
         pods.config_maps["kfp-launcher"] = {"providers": "s3: {default: {credentials: {fromEnv: true}}}"}
         backend.submit(request_of())
         pods.forbidden.add("configmaps")
@@ -681,7 +683,12 @@ def test_root_that_needs_credentials_of_the_pods_is_told_before_a_run_is_made(
     with FakePods() as pods:
         monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
         fields = {"kubernetes_conn_id": "cluster", "pipeline_root": "s3://bucket/llmops"}
-        KubeflowPipelineBackend(dataclasses.replace(settings, **fields)).submit(request_of())
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, **fields))
+        backend.submit(request_of())
+        assert (
+            "s3://bucket/llmops. The steps get no credentials for s3:// from Kubeflow Pipelines"
+            in backend.check()
+        )
     assert "The steps get no credentials for s3:// from Kubeflow Pipelines" in caplog.text
     assert len(api.runs) == 1
 

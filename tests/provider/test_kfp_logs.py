@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
+from executor_logs import leave_log
 
 from airflow_provider_llmops.backends import kfp_logs
 from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_output
+
+RECORDED = json.loads(
+    (Path(__file__).parents[1] / "recorded" / "kfp-executor-inputs.json").read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture
@@ -55,6 +62,18 @@ def test_place_that_the_connection_names_second_is_looked_at_where_the_first_has
     write("a/model/executor-logs-0", "an output of the step, which has that name")
     write("../pipeline/step/a/executor-logs-1", "here")
     assert read_failed_output(roots, None).text == "here"
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda each: each["component"])
+def test_output_is_where_the_driver_of_a_real_server_puts_it(recorded, tmp_path):
+    (artifact,) = recorded["executor_input"]["outputs"]["artifacts"]["executor-logs"]["artifacts"]
+    root, pipeline, run_id, task, attempt, _ = artifact["uri"].rsplit("/", 5)
+    path = leave_log(tmp_path, pipeline, run_id, task, "boom", attempt=attempt)
+    assert str(path) == artifact["uri"].replace(root, str(tmp_path))
+    assert (pipeline, task) == (f"{recorded['component']}-run", recorded["component"])
+    assert read_failed_output([f"{tmp_path}/{pipeline}/{run_id}/{task}"], None) == StepOutput(
+        "boom", 1, str(path)
+    )
 
 
 def test_nothing_is_there(roots):

@@ -118,12 +118,24 @@ def test_log_of_a_pod_is_searched_for_the_steps_words_and_then_for_the_launchers
     upload = (
         'failed to upload output artifact "result" to remote storage URI "s3://b/k": NoCredentialProviders'
     )
-    words = read_last_words(POD_LOG.format(said="done", failed="All attempts failed", ended=upload))
+    words = read_last_words(
+        POD_LOG.format(
+            said="done", failed="All attempts failed", ended=f"failed to execute component: {upload}"
+        )
+    )
     assert (words.reason, words.lines) == (upload, ("done",))
     words = read_last_words(
         POD_LOG.format(said="giving up", failed="Component failed: exit status 3", ended=status)
     )
     assert words.reason == "giving up"
+
+
+def test_driver_that_fails_says_why_before_which_it_was():
+    said = (
+        'F1126 14:40:13.323456       1 main.go:127] KFP driver: driver.Container(pipelineName=p, runID=r, taskName="train", '
+        'component="comp-train", dagExecutionID=3, componentSpec) failed: failed to resolve inputs: no artifact "model"'
+    )
+    assert read_last_words(said).reason == 'failed to resolve inputs: no artifact "model"'
 
 
 def test_long_line_is_cut_where_it_is_shown():
