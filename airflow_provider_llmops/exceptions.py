@@ -50,18 +50,6 @@ def reason_first(message: str, *places: str | None) -> str:
     return "\n".join([first, *lines, *filter(None, places)])
 
 
-def shortened(text: str, characters: int) -> str:
-    """A text with its beginning and its end: an error's reason stands at one of them, and a long value between.
-
-    :param text: one line
-    :param characters: how long it may be
-    """
-    if len(text) <= characters:
-        return text
-    half = (characters - 5) // 2
-    return f"{text[:half]} ... {text[-half:]}"
-
-
 class LLMOpsError(AirflowException):
     """Base of every error that this provider raises on purpose.
 

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_llmops.exceptions import shortened
-
 MAX_REASON_CHARACTERS = 300
 MAX_ANSWER_CHARACTERS = 2000
 # Statuses that say nothing about the request itself: it came too slowly, too early, too often, or was given up on the way.
@@ -42,6 +40,13 @@ _OWN_FAULT = re.compile(
             r"contains value with non-printable",
         )
     ),
+    re.IGNORECASE,
+)
+# A cluster or a database that cannot be reached, or has no room now. After a time-out, what was asked for may have been done.
+_OUTAGE = re.compile(
+    r"connection refused|no such host|no route to host|network is unreachable|TLS handshake timeout|failed calling webhook|"
+    r"etcdserver: (?:no leader|leader changed)|unable to (?:handle|return a response to) the request|too many connections|"
+    r"too many requests|exceeded quota",
     re.IGNORECASE,
 )
 _TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
@@ -74,8 +79,8 @@ class ServerError:
         reason = first[max((found.end() for found in _KIND.finditer(first)), default=0) :] or text
         return cls(
             status,
-            shortened(reason.rstrip(". "), MAX_REASON_CHARACTERS),
-            shortened(text.rstrip(". "), MAX_ANSWER_CHARACTERS),
+            _ends_of(reason.rstrip(". "), MAX_REASON_CHARACTERS),
+            _ends_of(text.rstrip(". "), MAX_ANSWER_CHARACTERS),
         )
 
     @property
@@ -86,6 +91,11 @@ class ServerError:
         if self.status == 429:
             return _TOO_LARGE.search(self.text) is not None
         return self.status not in _TRY_AGAIN and (self.status < 500 or self.status == 501)
+
+    @property
+    def has_done_nothing(self) -> bool:
+        """Whether the server could not get at what it needs, and has surely made nothing: an outage behind it."""
+        return _OUTAGE.search(self.text) is not None and "Failed to store" not in self.text
 
     @property
     def is_of_a_lost_workflow(self) -> bool:
@@ -150,6 +160,14 @@ def _said(body: bytes) -> str:
     if not isinstance(answer, dict):
         return answer if isinstance(answer, str) else ""
     return str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")
+
+
+def _ends_of(text: str, characters: int) -> str:
+    """Beginning and end of a long text: the reason stands at one of them, and a value that somebody gave between."""
+    if len(text) <= characters:
+        return text
+    half = (characters - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def _without_stack(text: str) -> list[str]:

@@ -64,6 +64,7 @@ class UnansweredError(ApiUnavailableError):
     """There was no answer, or none that can be used. A request that changes something may have been carried out.
 
     :param status: HTTP status code of the answer; ``None`` when there was none
+    :param passes: whether the answer is known for an outage behind the server, which leaves nothing behind
     :param retry_after: seconds that the server asked to wait
     :param may_have_happened: False when the request certainly never reached the server
     """
@@ -73,11 +74,13 @@ class UnansweredError(ApiUnavailableError):
         message: str,
         *places: str | None,
         status: int | None = None,
+        passes: bool = False,
         retry_after: float | None = None,
         may_have_happened: bool = True,
     ) -> None:
         super().__init__(message, *places)
         self.status = status
+        self.passes = passes
         self.retry_after = retry_after
         self.may_have_happened = may_have_happened
 
@@ -107,7 +110,7 @@ class stop_after_same_answers(stop_base):
     def __call__(self, retry_state: RetryCallState) -> bool:
         """Whether it is enough."""
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        if getattr(error, "status", None) != 500:
+        if not isinstance(error, UnansweredError) or error.status != 500 or error.passes:
             return False
         self._answers[str(error)] += 1
         return self._answers[str(error)] >= MAX_SAME_ANSWERS
@@ -271,6 +274,7 @@ class KfpApi:
                 f"HTTP {status}: {answer.reason}. Asked for: {what}.",
                 answer.whole,
                 status=status,
+                passes=answer.has_done_nothing,
                 retry_after=_retry_after(headers),
             )
         if 300 <= status < 400 or (is_html(headers, body) and status != 404):

@@ -456,6 +456,25 @@ def test_same_internal_error_of_a_create_is_given_up_on_after_a_few_with_a_look_
 
 
 @pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize(
+    "reason",
+    [
+        'Post "https://10.96.0.1:443/apis/argoproj.io/v1alpha1/namespaces/kubeflow/workflows": dial tcp 10.96.0.1:443: connect: '
+        "connection refused",
+        'Internal error occurred: failed calling webhook "w.example.com": no endpoints available',
+        "etcdserver: leader changed",
+        "pods is forbidden: exceeded quota: q",
+    ],
+)
+def test_outage_behind_the_server_is_outlasted(api, settings, reason):
+    backend = warm(settings)
+    message = f"Failed to create a new run: InternalServerError: Failed to create a workflow for (): {reason}"
+    with creating(api, internal(message), times=3 * kfp_api.MAX_SAME_ANSWERS):
+        run_id = backend.submit(request())
+    assert named(api) == [run_id]
+
+
+@pytest.mark.usefixtures("scaled")
 @pytest.mark.parametrize("times", [1, kfp_api.MAX_SAME_ANSWERS])
 def test_run_that_was_made_although_the_answer_was_500_is_found(api, settings, times):
     backend = warm(settings)
