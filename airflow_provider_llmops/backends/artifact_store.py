@@ -6,11 +6,19 @@ A step writes each output to ``<step's root>/<attempt>/<output>``, where the att
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowNotFoundException
+
 from airflow_provider_llmops import uris
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    LLMOpsError,
+    ResultError,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -28,16 +36,17 @@ def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | Non
     :param conn_id: Airflow connection for the storage
     :raises ResultError: there is none
     """
-    for attempt in _attempts(roots, conn_id):
-        path = attempt / RESULT
-        if path.exists():
-            if path.stat().st_size > MAX_RESULT_BYTES:
-                raise ResultError(
-                    f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB.",
-                    f"Run: {run_id}",
-                    f"Result: {path}",
-                )
-            return path.read_text(encoding="utf-8", errors="replace"), str(path)
+    with _reading(roots[0], conn_id):
+        for attempt in _attempts(roots, conn_id):
+            path = attempt / RESULT
+            if path.exists():
+                if path.stat().st_size > MAX_RESULT_BYTES:
+                    raise ResultError(
+                        f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB.",
+                        f"Run: {run_id}",
+                        f"Result: {path}",
+                    )
+                return path.read_text(encoding="utf-8", errors="replace"), str(path)
     raise ResultError(
         f"Step {task} succeeded and left no result. The component's image does not belong to this provider, the pipeline "
         "root is another than the connection's, or artifacts were cleaned up. Clear the task to run it again.",
@@ -52,9 +61,12 @@ def list_outputs(roots: Sequence[str], conn_id: str | None) -> dict[str, str]:
     :param roots: places where the step may have written
     :param conn_id: Airflow connection for the storage
     """
-    for attempt in _attempts(roots, conn_id):
-        if outputs := {path.name: f"{_original(roots, attempt)}/{path.name}" for path in attempt.iterdir()}:
-            return outputs
+    with _reading(roots[0], conn_id):
+        for attempt in _attempts(roots, conn_id):
+            if outputs := {
+                path.name: f"{_original(roots, attempt)}/{path.name}" for path in attempt.iterdir()
+            }:
+                return outputs
     return {}
 
 
@@ -82,23 +94,43 @@ def input_digest(uri: str, conn_id: str | None) -> str | None:
 
 def _attempts(roots: Iterable[str], conn_id: str | None) -> Iterable[ObjectStoragePath]:
     """The attempts of a step, the newest first."""
+    for root in roots:
+        path = storage_path(root, conn_id)
+        if path.exists():
+            found = [entry for entry in path.iterdir() if entry.is_dir()]
+            yield from sorted(found, key=_changed_at, reverse=True)
+            return
+
+
+@contextmanager
+def _reading(root: str, conn_id: str | None) -> Iterator[None]:
+    """Say what a storage library's error means. They have errors of their own, that are no ``OSError``, for a lost connection.
+
+    :param root: where is read, for messages
+    :param conn_id: Airflow connection for the storage
+    """
+    where = f"Looked below: {root}"
     try:
-        for root in roots:
-            path = storage_path(root, conn_id)
-            if path.exists():
-                found = [entry for entry in path.iterdir() if entry.is_dir()]
-                yield from sorted(found, key=_changed_at, reverse=True)
-                return
-    except (LookupError, ImportError, ValueError) as error:
+        yield
+    except LLMOpsError:
+        raise
+    except (LookupError, ImportError, ValueError, AirflowNotFoundException) as error:
         raise ConfigurationError(
-            f"Artifacts cannot be read: {error}. Install the Airflow provider of that storage (pip install "
+            f"Artifacts cannot be read: {_words_of(error)}. Install the Airflow provider of that storage (pip install "
             "'airflow-provider-llmops[s3]', [gs] for gs://), and name its connection in 'storage_conn_id'.",
-            f"Looked below: {next(iter(roots))}",
+            where,
         ) from error
-    except OSError as error:
-        raise ApiUnavailableError(
-            f"The artifact store did not answer: {error}.", f"Looked below: {next(iter(roots))}"
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"Artifacts may not be read: {_words_of(error)}. Check the rights of the account of connection {conn_id!r} (storage_conn_id).",
+            where,
         ) from error
+    except Exception as error:
+        raise ApiUnavailableError(f"The artifact store did not answer: {_words_of(error)}.", where) from error
+
+
+def _words_of(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _changed_at(attempt: ObjectStoragePath) -> float:
