@@ -187,7 +187,12 @@ class KfpApi:
     def call_once(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a method of the client, once."""
         from kfp_server_api.exceptions import ApiException
-        from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+        from urllib3.exceptions import (
+            ConnectTimeoutError,
+            HTTPError,
+            LocationParseError,
+            NewConnectionError,
+        )
 
         self._refresh_token()
         what = f"{method.__name__.partition('_service_')[2] or method.__name__} at {self.settings.endpoint}"
@@ -205,6 +210,10 @@ class KfpApi:
             if isinstance(error.__context__, ApiException):
                 raise self._explain(error.__context__, what) from None
             raise
+        except LocationParseError as error:
+            raise ConfigurationError(
+                f"The host of connection {self.settings.conn_id!r} is no address: {error}. Asked for: {what}."
+            ) from error
         except HTTPError as error:
             reached = not isinstance(error, NewConnectionError | ConnectTimeoutError)
             raise UnansweredError(

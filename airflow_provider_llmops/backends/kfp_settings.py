@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
 
@@ -35,6 +39,10 @@ _FIELDS = (
     "patience",
     "upload_versions",
 )
+_TEXTS = frozenset(_FIELDS) - {"verify_ssl", "upload_versions", "timeout", "patience"}
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+MAX_EXPERIMENT_BYTES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +105,11 @@ class KfpSettings:
             raise ConfigurationError(
                 f"{where}: unknown field {unknown} in extra. Known: {', '.join(_FIELDS)}."
             )
+        for name in _TEXTS & extra.keys():
+            if not isinstance(extra[name], str) or _NO_NAME.search(extra[name]):
+                raise ConfigurationError(
+                    f"{where}: {name!r} in extra must be text on one line, got {extra[name]!a:.40}."
+                )
         secret = connection.password or None
         token_file_given = "token_file" in extra
         extra.setdefault("auth", "token_file" if token_file_given else "token" if secret else "none")
@@ -128,6 +141,14 @@ class KfpSettings:
         if self.secret and (fault := header_fault(self.secret, spaces=self.auth == "cookie")):
             raise ConfigurationError(
                 f"{where}: the password is sent in a header, which cannot hold it: {fault}. Give the {self.auth} alone."
+            )
+        if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
+            raise ConfigurationError(
+                f"{where}: {self.namespace!r} is no name of a namespace, which has lower-case letters, digits and '-', at most 63."
+            )
+        if self.experiment and len(self.experiment.encode()) > MAX_EXPERIMENT_BYTES:
+            raise ConfigurationError(
+                f"{where}: the name of the experiment is too long: {len(self.experiment.encode())} of {MAX_EXPERIMENT_BYTES} bytes."
             )
         root = urlsplit(self.pipeline_root)
         is_file = root.scheme == "file"
@@ -165,15 +186,26 @@ def _endpoint(connection: Connection) -> str:
     host = connection.host or ""
     if "://" not in host:
         host = f"{connection.schema or 'http'}://{host}"
-    address = urlsplit(host)
-    if address.scheme not in ("http", "https") or not address.hostname or address.username or address.query:
+    try:
+        address = urlsplit(host)
+        port = f":{connection.port}" if connection.port and address.port is None else ""
+        path = address.path.rstrip("/").removesuffix("/apis/v2beta1")
+        endpoint = f"{address.scheme}://{address.netloc}{port}{path}"
+        is_address = parse_url(endpoint).host is not None and not re.search(r"[\x00-\x20\x7f]", host)
+    except (ValueError, LocationParseError):
+        is_address = False
+    if (
+        not is_address
+        or address.scheme not in ("http", "https")
+        or not address.hostname
+        or address.username
+        or address.query
+    ):
         raise ConfigurationError(
             f"Connection {connection.conn_id!r}: the host must be an http or https address without credentials, like "
             "https://kubeflow.example.com/pipeline or http://ml-pipeline.kubeflow:8888."
         )
-    port = f":{connection.port}" if connection.port and address.port is None else ""
-    path = address.path.rstrip("/").removesuffix("/apis/v2beta1")
-    return f"{address.scheme}://{address.netloc}{port}{path}"
+    return endpoint
 
 
 def _boolean(where: str, name: str, value: Any) -> bool:

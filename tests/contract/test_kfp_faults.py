@@ -555,6 +555,13 @@ def test_upload_that_is_refused_without_a_reason_says_what_it_may_be(api, settin
     )
 
 
+def test_host_that_is_no_address_is_final(settings, slept):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=f"http://{'a' * 80}"))
+    with pytest.raises(ConfigurationError, match=r"^The host of connection 'kfp' is no address: "):
+        backend.submit(request())
+    assert slept == []
+
+
 def test_web_page_of_a_proxy_is_told_by_its_title(api, settings):
     backend = warm(settings, patience=0.01)
     page = b"<html><head><title>502 Bad Gateway</title></head><body><center>nginx</center></body></html>"

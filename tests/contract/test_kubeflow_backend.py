@@ -330,6 +330,14 @@ def test_name_that_needs_escaping_is_found(api, backend, request_of):
     assert backend.find("dag.task[3] 100% +1") is None
 
 
+@pytest.mark.parametrize("name", ["50% of a_b", "a\\b", 'a"b', "it's", "\u00e9 +1 & more"])
+def test_experiment_whose_name_has_signs_of_its_own_in_filters_is_made_once(api, settings, request_of, name):
+    settings = dataclasses.replace(settings, experiment=name)
+    for number in range(2):
+        KubeflowPipelineBackend(settings).submit(request_of(f"dag.task {number}"))
+    assert [e.display_name for e in api.state.experiments.values()] == ["Default", name]
+
+
 def test_of_two_runs_with_one_name_the_older_stays(api, backend, request_of):
     request = request_of()
     first, second = (
