@@ -156,7 +156,7 @@ def _said(body: bytes) -> str:
     except ValueError:
         text = body.decode("utf-8", errors="replace")
         title = _TITLE.search(text)
-        return title[1] if title else text
+        return re.sub(r"^\s*\d{3}\s+", "", title[1]) if title else text
     if not isinstance(answer, dict):
         return answer if isinstance(answer, str) else ""
     return str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")

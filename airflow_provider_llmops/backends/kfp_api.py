@@ -37,6 +37,7 @@ MAX_DELAY_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
 MAX_BODY_BYTES = 16 * 1024 * 1024  # reading JSON takes the interpreter's lock, 0.1 s for this much
 MAX_SAME_ANSWERS = 4
+_OF_LOGIN_PAGES = (401, 403)
 PAGE_SIZE = 100
 _READS = re.compile(r"_service_(?:get|list)_")
 
@@ -286,7 +287,7 @@ class KfpApi:
                 passes=answer.has_done_nothing,
                 retry_after=_retry_after(headers),
             )
-        if 300 <= status < 400 or (is_html(headers, body) and status != 404):
+        if 300 <= status < 400 or (is_html(headers, body) and status in _OF_LOGIN_PAGES):
             return self._login_page(what, status)
         kind = WorkflowGoneError if answer.is_of_a_lost_workflow else RefusedError
         advice = answer.advice(conn_id, self.settings.namespace)

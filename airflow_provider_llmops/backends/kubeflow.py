@@ -106,7 +106,7 @@ class KubeflowPipelineBackend:
                     except UnansweredError as error:
                         doubtful = doubtful or error.may_have_happened
                         raise
-        except UnansweredError:
+        except (UnansweredError, RefusedError):
             if doubtful and (run_id := self._made_after_all(request.display_name)):
                 return run_id
             raise

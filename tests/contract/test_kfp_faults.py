@@ -555,6 +555,49 @@ def test_upload_that_is_refused_without_a_reason_says_what_it_may_be(api, settin
     )
 
 
+def test_proxy_that_takes_less_than_the_server_is_no_login_page(api, settings, slept):
+    backend = warm(settings)
+    page = b"<html><head><title>413 Request Entity Too Large</title></head><body><hr>nginx</body></html>"
+    too_large = Answer(413, page, (("Content-Type", "text/html"),))
+    with creating(api, too_large), pytest.raises(ConfigurationError) as caught:
+        backend.submit(request())
+    assert str(caught.value) == (
+        "Refused with 413: Request Entity Too Large. Pass large values as files, by their address, and make the specification "
+        f"smaller. Asked for: create_run at {api.url}."
+    )
+    assert slept == []
+
+
+@pytest.mark.usefixtures("scaled")
+def test_run_of_a_request_whose_answer_was_lost_is_found_although_the_next_one_is_refused(api, settings):
+    """The first request takes effect only when the second has been sent."""
+    backend = warm(settings)
+    genuine = api.answer
+
+    def late(incoming):
+        if incoming.method == "POST" and incoming.path.endswith("/runs"):
+            genuine(incoming)
+            return Answer(403, b"{}")
+        return genuine(incoming)
+
+    api.faults.add(Reset(), method="POST", path=RUNS)
+    api.answer = late
+    run_id = backend.submit(request())
+    assert named(api) == [run_id]
+
+
+@pytest.mark.usefixtures("scaled")
+def test_same_internal_error_of_an_upload_is_given_up_on_after_a_few(api, settings):
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, patience=900.0))
+    answer, lost = api.answer, internal("Failed to create a pipeline version: something odd")
+    api.answer = lambda incoming: lost if "upload" in incoming.path else answer(incoming)
+    with pytest.raises(
+        ApiUnavailableError, match=r"^HTTP 500: Failed to create a pipeline version: something odd\."
+    ):
+        backend.submit(request())
+    assert api.count("POST", "upload_version$") == kfp_api.MAX_SAME_ANSWERS
+
+
 def test_host_that_is_no_address_is_final(settings, slept):
     backend = KubeflowPipelineBackend(dataclasses.replace(settings, endpoint=f"http://{'a' * 80}"))
     with pytest.raises(ConfigurationError, match=r"^The host of connection 'kfp' is no address: "):
@@ -566,7 +609,7 @@ def test_web_page_of_a_proxy_is_told_by_its_title(api, settings):
     backend = warm(settings, patience=0.01)
     page = b"<html><head><title>502 Bad Gateway</title></head><body><center>nginx</center></body></html>"
     api.answer = lambda incoming: Answer(502, page, (("Content-Type", "text/html"),))
-    with pytest.raises(ApiUnavailableError, match=r"^HTTP 502: 502 Bad Gateway\. Asked for: get_run at"):
+    with pytest.raises(ApiUnavailableError, match=r"^HTTP 502: Bad Gateway\. Asked for: get_run at"):
         backend.get("some-run")
 
 
