@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -26,8 +27,10 @@ from llmops_components.errors import (
 )
 from llmops_components.results import digest_of
 from llmops_components.training import launch
+from llmops_components.training.callbacks import trainjob_status
 from safetensors.torch import load_file
 from tiny_training import same_course, sft_trainer
+from transformers import TrainerCallback
 
 FAKES = Path(tiny_training.__file__).parent
 
@@ -389,7 +392,7 @@ def test_usage(capsys):
         launch.main([])
 
 
-def test_progress_reaches_the_status_of_a_trainjob(tiny_model, tmp_path, monkeypatch):
+def test_progress_reaches_the_status_of_a_trainjob(tiny_model, sft_rows, tmp_path, monkeypatch):
     received = []
 
     class Controller(BaseHTTPRequestHandler):
@@ -408,8 +411,11 @@ def test_progress_reaches_the_status_of_a_trainjob(tiny_model, tmp_path, monkeyp
     path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/ml/trainjobs/sft/status"
     monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", f"http://127.0.0.1:{server.server_port}{path}")
     monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_TOKEN", str(tmp_path / "token"))
-    trainer = sft_trainer(tiny_model, tmp_path, max_steps=3)  # report_to is "none"
-    trainer.train()
+    out = tmp_path / "out"
+    training_args = {**EXACT, "max_steps": 3}
+    launch.run(
+        request_file(tmp_path / "request.json", tiny_model, sft_rows, out, training_args=training_args)
+    )
     server.shutdown()
     server.server_close()
 
@@ -418,6 +424,27 @@ def test_progress_reaches_the_status_of_a_trainjob(tiny_model, tmp_path, monkeyp
     assert first["progressPercentage"] == 0
     assert (last["progressPercentage"], last["estimatedRemainingSeconds"]) == (100, 0)
     metrics = {metric["name"]: metric["value"] for metric in last["metrics"]}
-    losses = tiny_training.losses(trainer.state.log_history)
-    assert metrics["loss"] == str(losses[-1][1])
+    assert metrics["loss"] == str(trace(out / "model")[-1][1])
     assert all(isinstance(value, str) and 1 <= len(value) <= 64 for value in metrics.values())
+
+
+def test_status_server_that_never_answers_does_not_slow_the_steps(tiny_model, tmp_path, monkeypatch):
+    silent = socket.create_server(("127.0.0.1", 0))
+    (tmp_path / "token").write_text("t0ken\n")
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/status")
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_TOKEN", str(tmp_path / "token"))
+    monkeypatch.setattr(trainjob_status, "END_SECONDS", 0.5)
+    ends = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            ends.append(time.monotonic())
+
+    trainer = sft_trainer(tiny_model, tmp_path, max_steps=4, callbacks=[Clock()])
+    trainjob_status.report_beside(trainer)
+    began = time.monotonic()
+    trainer.train()
+    assert len(ends) == 4
+    assert ends[-1] - began < 5  # a single report takes as long with Transformers' own callback
+    assert time.monotonic() - ends[-1] < 5
+    silent.close()

@@ -456,6 +456,8 @@ class _Job:
         import transformers
         import trl
 
+        from llmops_components.training.callbacks.trainjob_status import report_beside
+
         further_args = self.trainer_args()
         transformers.set_seed(args.seed)  # a new head is random
         base, tokenizer = common.load_model(
@@ -485,6 +487,7 @@ class _Job:
         for name in ("create_optimizer", "create_scheduler"):
             setattr(trainer, name, refusing(where, getattr(trainer, name)))
         trainer.remove_callback(transformers.PrinterCallback)
+        report_beside(trainer)
         _keep_trained_copies_exact(trainer)
         findings = row_findings(
             trainer, args, self.rows, learns_text=self.method.learns_text, columns=self.method.columns

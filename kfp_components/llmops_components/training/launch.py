@@ -15,8 +15,8 @@ Without ``processes`` it is one process, this one. With more, Accelerate's launc
 variables are set, another launcher has already done so: a process with a ``RANK`` works, and the entry point of a
 ``TrainJob``'s node (``PET_NNODES``) becomes torchrun. Process 0 alone writes outputs, result and tracking.
 
-Progress for ``status.trainerStatus`` of a ``TrainJob`` is reported by Transformers itself: its ``KubeflowCallback`` is
-on wherever the controller has set ``KUBEFLOW_TRAINER_SERVER_URL``.
+Progress for ``status.trainerStatus`` of a ``TrainJob`` is reported by Transformers itself, from a thread: its
+``KubeflowCallback`` is on wherever the controller has set ``KUBEFLOW_TRAINER_SERVER_URL``.
 
 Exit codes: 0 finished; 143 stopped by SIGTERM with a checkpoint saved, start it again to go on; 1 any other error, with
 the message on stderr and, if ``LLMOPS_ERROR_FILE`` is set, as JSON there, with ``retryable``.
