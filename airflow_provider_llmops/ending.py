@@ -86,6 +86,15 @@ def deadline(task: RunningTask, run_started_at: float) -> float | None:
     return min((end for end in ends if end is not None), default=None)
 
 
+def seconds_to_wait(interval: float, deadline: float | None) -> float:
+    """How long to wait before the next look: no longer than until the deadline, which would be noticed late.
+
+    :param interval: seconds between two looks
+    :param deadline: Unix time; ``None`` if there is none
+    """
+    return interval if deadline is None else max(0.0, min(interval, deadline - time.time()))
+
+
 def describe_limits(task: RunningTask) -> str:
     """The limits that a run has reached one of, for messages."""
     limits = {"run_timeout": task.run_timeout, "execution_timeout": task.execution_timeout}

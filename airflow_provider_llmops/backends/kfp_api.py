@@ -17,7 +17,6 @@ from urllib.parse import quote
 from tenacity import (
     RetryCallState,
     Retrying,
-    before_sleep_log,
     retry_if_exception_type,
     stop_before_delay,
 )
@@ -117,6 +116,13 @@ class stop_after_same_answers(stop_base):
         return self._answers[str(error)] >= MAX_SAME_ANSWERS
 
 
+def tell_retry(state: RetryCallState) -> None:
+    """Say why a request is repeated, and when. Tenacity's own line names a function that nobody knows."""
+    error = state.outcome.exception() if state.outcome else None
+    reason = str(error).partition("\n")[0]
+    log.warning("Trying again in %.1f s: %s", state.upcoming_sleep, reason)
+
+
 def retrying(patience: float, *, changes: bool = False) -> Retrying:
     """Try again while the server does not answer.
 
@@ -128,7 +134,7 @@ def retrying(patience: float, *, changes: bool = False) -> Retrying:
         retry=retry_if_exception_type(ApiUnavailableError),
         wait=wait_before_retry,
         stop=stop | stop_after_same_answers() if changes else stop,
-        before_sleep=before_sleep_log(log, logging.WARNING),
+        before_sleep=tell_retry,
         reraise=True,
     )
 

@@ -23,6 +23,7 @@ from airflow_provider_llmops.ending import (
     end_if_unwanted,
     is_timed_out,
     is_unwanted,
+    seconds_to_wait,
 )
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
@@ -385,7 +386,7 @@ class PipelineRunOperator(BaseOperator):
             if deadline is not None and time.time() >= deadline:
                 self.hook.cancel(run_id)
                 raise self._timeout(run_id, watch.reason)
-            time.sleep(interval)
+            time.sleep(seconds_to_wait(interval, deadline))
 
     def _finish(self, context: Context, run: Run, *, log_offset: int) -> dict[str, Any]:
         self._run_id = None

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_llmops.as_of import as_of, is_backfill
 from airflow_provider_llmops.backends.serving import discard
-from airflow_provider_llmops.ending import is_unwanted
+from airflow_provider_llmops.ending import is_unwanted, seconds_to_wait
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
@@ -154,7 +154,7 @@ class DeployModelOperator(BaseOperator):
             timed_out = time.time() >= deadline
             if seen.state.is_ready or seen.state.is_over or timed_out:
                 break
-            time.sleep(self.poll_interval)
+            time.sleep(seconds_to_wait(self.poll_interval, deadline))
         event = {"revision": revision, "state": str(seen.state), "error": seen.error, "timed_out": timed_out}
         return self.execute_complete(context, event)
 

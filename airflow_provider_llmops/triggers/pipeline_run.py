@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_provider_llmops.backends.base import step_changes
+from airflow_provider_llmops.ending import seconds_to_wait
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, reason_first
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.settle import settle
@@ -164,7 +165,7 @@ class PipelineRunTrigger(BaseEventTrigger):
             if timed_out := self.deadline is not None and time.time() >= self.deadline:
                 await self._cancel()
                 break
-            await asyncio.sleep(self.poll_interval)
+            await asyncio.sleep(seconds_to_wait(self.poll_interval, self.deadline))
         await settle(started)
         yield self._event(timed_out=timed_out, error=error)
 

@@ -16,7 +16,6 @@ what it shows: the server's clock was set back, or some run carries an end in th
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -27,9 +26,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, stop_never
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_never
 
-from airflow_provider_llmops.backends.kfp_api import wait_before_retry
+from airflow_provider_llmops.backends.kfp_api import tell_retry, wait_before_retry
 from airflow_provider_llmops.backends.kubeflow import EPOCH, MAX_RUNS_PER_READ
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.base import Run
     from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OVERLAP = timedelta(seconds=30)
@@ -199,7 +197,7 @@ class RunStream:
             retry=retry_if_exception_type(ApiUnavailableError),
             wait=wait_before_retry,
             stop=stop_never,
-            before_sleep=before_sleep_log(log, logging.WARNING),
+            before_sleep=tell_retry,
             reraise=True,
         )
         return await attempts(asyncio.to_thread, request)

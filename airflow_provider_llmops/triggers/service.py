@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_llmops.backends.serving import Revision, discard
+from airflow_provider_llmops.ending import seconds_to_wait
 from airflow_provider_llmops.exceptions import ApiUnavailableError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.states import ServiceState
@@ -82,7 +83,7 @@ class RevisionReadyTrigger(BaseTrigger):
             timed_out = time.time() >= self.deadline
             if revision.state.is_ready or revision.state.is_over or timed_out:
                 break
-            await asyncio.sleep(self.poll_interval)
+            await asyncio.sleep(seconds_to_wait(self.poll_interval, self.deadline))
         await settle(started)
         yield TriggerEvent(  # type: ignore[no-untyped-call]
             {

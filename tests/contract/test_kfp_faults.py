@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -749,3 +750,13 @@ def test_answers_that_were_read_leave_their_connection_for_the_next_request(api,
     for _ in range(5):
         backend.get(run_id)
     assert len(api._connections) == 1
+
+
+def test_line_of_a_repeated_request_says_why_and_when(caplog):
+    answers = [ApiUnavailableError("The server answered 503: upstream connect error", "Wanted: a run"), None]
+    for attempt in kfp_api.retrying(5.0):
+        with attempt:
+            if error := answers.pop(0):
+                raise error
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"Trying again in \d\.\d s: The server answered 503: upstream connect error", line)

@@ -303,9 +303,18 @@ def test_deadline_holds_although_the_dag_has_none_any_more(toy, context):
         resume(toy(), context, deferred.value)
 
 
-def test_deadline_holds_in_a_worker(toy, context, backend):
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_deadline_holds_between_two_looks_that_are_far_apart(toy, context, backend, deferrable):
+    operator = toy(seconds=60.0, deferrable=deferrable, run_timeout=timedelta(seconds=1), poll_interval=60)
+    before = time.monotonic()
     with pytest.raises(RunFailedError, match="took longer than"):
-        toy(seconds=60.0, deferrable=False, run_timeout=timedelta(seconds=1)).execute(context)
+        if deferrable:
+            with pytest.raises(TaskDeferred) as deferred:
+                operator.execute(context)
+            resume(operator, context, deferred.value)
+        else:
+            operator.execute(context)
+    assert time.monotonic() - before < 30
     (run_id,) = runs_of(backend)
     assert backend.get(run_id).state.is_canceled
 
