@@ -145,6 +145,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Kubeflow Pipelines",
                 "python-modules": [
                     "airflow_provider_llmops.operators.kubeflow",
+                    "airflow_provider_llmops.operators.joined",
                     "airflow_provider_llmops.operators.pipeline_run",
                     "airflow_provider_llmops.operators.component",
                     "airflow_provider_llmops.operators.data",

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -175,6 +175,36 @@ class PipelineSpec:
             compiled
         :raises ConfigurationError: an argument is unknown, missing or of the wrong type
         """
+        values = self.check(arguments)
+        ir = copy.deepcopy(self.ir)
+        rename_apart(ir)
+        if caching is not None:
+            set_caching(ir, caching)
+        parameters = {}
+        artifact_parameters = {}
+        for name, value in values.items():
+            declared = self.inputs[name]
+            if "artifactType" in declared:
+                parameter = add_importer(ir, name, declared)
+                artifact_parameters[parameter] = name
+                parameters[parameter] = value
+            else:
+                parameters[name] = value
+        drop_absent_artifacts(ir, ir["root"], values.keys())
+        return BoundPipeline(
+            spec=ir,
+            parameters=parameters,
+            platform=copy.deepcopy(self.platform),
+            artifact_parameters=artifact_parameters,
+        )
+
+    def check(self, arguments: Mapping[str, Any], *, elsewhere: Collection[str] = ()) -> dict[str, Any]:
+        """Values of the inputs that were given, in their declared types.
+
+        :param arguments: value of each input; the URI for an artifact input. ``None`` means not given.
+        :param elsewhere: inputs that get theirs from elsewhere
+        :raises ConfigurationError: an argument is unknown, missing or of the wrong type
+        """
         inputs = self.inputs
         read = {name: _as_declared(value, inputs.get(name, {})) for name, value in arguments.items()}
         given = {name: value for name, value in read.items() if value is not None}
@@ -184,32 +214,19 @@ class PipelineSpec:
         missing = [
             name
             for name, declared in inputs.items()
-            if name not in given and not declared.get("isOptional") and "defaultValue" not in declared
+            if name not in given
+            and name not in elsewhere
+            and not declared.get("isOptional")
+            and "defaultValue" not in declared
         ]
         if missing:
             raise ConfigurationError(f"{self._label} needs a value for: {', '.join(missing)}.")
-
-        ir = copy.deepcopy(self.ir)
-        rename_apart(ir)
-        if caching is not None:
-            set_caching(ir, caching)
-        parameters = {}
-        artifact_parameters = {}
-        for name, value in given.items():
-            declared = inputs[name]
-            if "artifactType" in declared:
-                parameter = add_importer(ir, name, declared)
-                artifact_parameters[parameter] = name
-                parameters[parameter] = self._checked_uri(name, value, declared)
-            else:
-                parameters[name] = self._checked(name, value, declared)
-        drop_absent_artifacts(ir, ir["root"], given.keys())
-        return BoundPipeline(
-            spec=ir,
-            parameters=parameters,
-            platform=copy.deepcopy(self.platform),
-            artifact_parameters=artifact_parameters,
-        )
+        return {
+            name: (self._checked_uri if "artifactType" in inputs[name] else self._checked)(
+                name, value, inputs[name]
+            )
+            for name, value in given.items()
+        }
 
     @property
     def _label(self) -> str:

@@ -456,13 +456,13 @@ class KubeflowPipelineBackend:
         """Where a step's attempts may have written their outputs.
 
         The server puts the pipeline's name and the run's id below the pipeline root (``backend/src/v2/metadata``); some
-        versions qualify the name of an uploaded pipeline first.
+        versions qualify the name of an uploaded pipeline first. Of a task in a group it takes the task's own name.
         """
         names = [pipeline, f"pipeline/{pipeline}"]
         if self.settings.namespace:
             names.append(f"namespace/{self.settings.namespace}/pipeline/{pipeline}")
         root = (root or self.settings.pipeline_root).partition("?")[0].rstrip("/")
-        return [f"{root}/{name}/{run_id}/{task}" for name in names]
+        return [f"{root}/{name}/{run_id}/{task.rpartition('/')[2]}" for name in names]
 
     def _refuse_secrets(self, request: RunRequest) -> None:
         platform = json.dumps(request.pipeline.platform or {})

@@ -22,7 +22,26 @@ if TYPE_CHECKING:
 _KEYS_IN_USE = {"return_value", PipelineRunLink.key}
 
 
-class KubeflowPipelineOperator(PipelineRunOperator):
+class ResumablePipelineRun(PipelineRunOperator):
+    """Base of the operators for runs of several steps, which a retry may go on with.
+
+    :param resume_failed: on an automatic retry, go on with the failed run instead of starting anew: only its failed steps
+        and those that depend on them run again. Not on the local backend.
+    """
+
+    def __init__(self, *, resume_failed: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.resume_failed = resume_failed
+
+    def _replace(self, run: Run) -> str | None:
+        if not self.resume_failed or run.state.is_canceled:
+            return super()._replace(run)
+        self.log.info("Going on with failed run %s", run.run_id)
+        self.hook.retry(run.run_id)
+        return run.run_id
+
+
+class KubeflowPipelineOperator(ResumablePipelineRun):
     """Run a compiled pipeline, from a file or as it is on the server.
 
     XCom gets ``{"run_id", "display_name", "state", "url", "outputs", "steps"}``; of a pipeline with hundreds of steps as many
@@ -58,7 +77,6 @@ class KubeflowPipelineOperator(PipelineRunOperator):
         pipeline_version: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         caching: bool | None = None,
-        resume_failed: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,7 +85,6 @@ class KubeflowPipelineOperator(PipelineRunOperator):
         self.pipeline_version = pipeline_version
         self.parameters = parameters
         self.caching = caching
-        self.resume_failed = resume_failed
 
     @property
     def what(self) -> str:
@@ -122,13 +139,6 @@ class KubeflowPipelineOperator(PipelineRunOperator):
             steps[name] = state
         left_out = len(run.tasks) - len(steps)
         return {**value, "steps": steps, **({"steps_left_out": left_out} if left_out else {})}
-
-    def _replace(self, run: Run) -> str | None:
-        if not self.resume_failed or run.state.is_canceled:
-            return super()._replace(run)
-        self.log.info("Going on with failed run %s", run.run_id)
-        self.hook.retry(run.run_id)
-        return run.run_id
 
     @cached_property
     def _version(self) -> dict[str, str]:

@@ -33,6 +33,7 @@ def run_stage(
     outputs: Mapping[str, Artifact],
     result: Artifact,
     metrics: Metrics | None = None,
+    passed: str | None = None,
 ) -> None:
     """Run a library function as a pipeline step.
 
@@ -47,6 +48,7 @@ def run_stage(
         outputs: Output artifacts by name.
         result: Output artifact for the result.
         metrics: Output artifact that shows the report's metrics in the pipelines UI.
+        passed: File of the output parameter that says whether the gate was passed, of a component that has one.
     """
     started = time.monotonic()
     logging.getLogger().setLevel(logging.WARNING)  # KFP's executor switches on what every library has to say
@@ -84,6 +86,8 @@ def run_stage(
             "resources": _resources(time.monotonic() - started),
         },
     )
+    if passed is not None:
+        Path(passed).write_text(json.dumps(report.passed), encoding="utf-8")
     verdict = "finished" if report.passed else "finished, gate not passed"
     print(f"{component} {verdict} in {time.monotonic() - started:.1f} s", flush=True)
 

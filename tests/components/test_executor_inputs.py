@@ -51,10 +51,18 @@ def as_the_driver_writes(component, *, optional: bool) -> dict[str, Any]:
     spec = component.component_spec
     inputs = {name: item for name, item in spec.inputs.items() if item.type.startswith("system.")}
     chosen = [name for name, item in inputs.items() if optional or not item.optional]
-    outputs = {name: made(name, item.type.split("@")[0]) for name, item in spec.outputs.items()}
+    made_artifacts = {
+        name: made(name, item.type.split("@")[0])
+        for name, item in spec.outputs.items()
+        if item.type.startswith("system.")
+    }
+    parameters = {
+        name: {"outputFile": f"minio://outputs/{name}"}
+        for name in spec.outputs.keys() - made_artifacts.keys()
+    }
     return {
         "inputs": {"artifacts": {name: given(name) for name in chosen}},
-        "outputs": {"artifacts": outputs},
+        "outputs": {"artifacts": made_artifacts, **({"parameters": parameters} if parameters else {})},
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from pipelines import nested, two_steps
 from planes import DATA_PYTHON
 
+from airflow_provider_llmops.operators.joined import KubeflowJoinedOperator, output_of, step
 from airflow_provider_llmops.spec_messages import DESCRIPTORS
 from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.step_settings import apply_settings
@@ -45,9 +46,16 @@ def parse(*pipelines: BoundPipeline) -> str:
     return answer.stderr
 
 
-def test_bound_pipelines_with_settings_are_what_the_sdk_knows():
+def test_bound_pipelines_with_settings_are_what_the_sdk_knows(monkeypatch):
+    here = {"python": str(DATA_PYTHON)}
+    monkeypatch.setenv("AIRFLOW_CONN_KUBEFLOW_DEFAULT", json.dumps({"conn_type": "kubeflow", "extra": here}))
     packaged = PipelineSpec.packaged("evaluate_model").bind({"model": "/m", "dataset": "/d"}, caching=True)
     pipelines = [packaged, *(BoundPipeline(spec=ir, parameters={}) for ir in (two_steps(), nested()))]
+    steps = {
+        "validate": step("validate_dataset", {"dataset": "/d"}),
+        "train": step("train_sft", {"dataset": output_of("validate", "validated"), "base_model": "/m"}),
+    }
+    pipelines.append(KubeflowJoinedOperator(task_id="task", steps=steps).bind())
     assert parse(*(apply_settings(pipeline, SETTINGS) for pipeline in pipelines)) == ""
 
 

@@ -1,7 +1,7 @@
 """KFP component: check a dataset with Great Expectations before anything is trained on it."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, OutputPath
 
 from llmops_components.kfp.image import IMAGE
 
@@ -14,6 +14,7 @@ def validate_dataset(
     validation_result: Output[Artifact],
     data_docs: Output[HTML],
     result: Output[Artifact],
+    passed: OutputPath(bool),
     base_model: Input[Model] = None,
     dataset_format: str = "auto",
     min_rows: int = 1,
@@ -21,8 +22,8 @@ def validate_dataset(
 ):
     """Validate rows against the TRL dataset format that they are in.
 
-    The step succeeds whatever it finds; whether the gate was passed is ``passed`` in its result, so that a pipeline
-    keeps the accepted rows, the rejected rows with their reasons, and the report.
+    The step succeeds whatever it finds; whether the gate was passed is ``passed``, so that a pipeline keeps the accepted
+    rows, the rejected rows with their reasons, and the report, and goes on with ``dsl.If(task.outputs["passed"] == True)``.
 
     Args:
         dataset: Rows in one of TRL's formats, or evaluation rows.
@@ -31,6 +32,7 @@ def validate_dataset(
         validation_result: Great Expectations' validation result as JSON.
         data_docs: The same as a page to read.
         result: Verdict, findings, counts and resources of this step.
+        passed: Whether the gate was passed.
         base_model: Directory of the model that the rows are for. Conversations that its chat template refuses are
             rejected, and those of which it leaves something out are named in the findings.
         dataset_format: Format to insist on, or several with commas between them; ``auto`` takes the one of most rows.
@@ -61,4 +63,5 @@ def validate_dataset(
             "data_docs": data_docs,
         },
         result=result,
+        passed=passed,
     )

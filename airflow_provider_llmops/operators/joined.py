@@ -1,0 +1,321 @@
+"""The operator that runs several components as one pipeline run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    QualityGateFailed,
+    ResultError,
+    describe_unknown,
+)
+from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.kubernetes import ALL_STEPS, StepSettings, settings_by_step
+from airflow_provider_llmops.links import DataDocsLink, MlflowRunLink, ModelCardLink, PageLink, ReportLink
+from airflow_provider_llmops.once import dag_run_key
+from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
+from airflow_provider_llmops.passing_on import checked, is_same_release
+from airflow_provider_llmops.results import StageResult, summary_of
+from airflow_provider_llmops.spec_joining import (
+    Joined,
+    JoinedStep,
+    OutputOf,
+    check_component,
+    check_order,
+    check_types,
+    join,
+)
+from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_provider_llmops.backends.base import Run
+
+_STEP_KEYS = {"component", "arguments", "after"}
+_OUTPUT_KEYS = {"output_of", "name"}
+_TEMPLATE = "{{"
+
+
+def step(
+    component: str, arguments: Mapping[str, Any] | None = None, *, after: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A step of :class:`KubeflowJoinedOperator`.
+
+    :param component: name of a component of this provider, such as ``train_sft``, or path or URL of a compiled one
+    :param arguments: value of each input; artifacts are given as URIs, or as :func:`output_of` another step
+    :param after: names of steps that it waits for without taking anything from them
+    """
+    return {"component": component, "arguments": dict(arguments or {}), "after": list(after)}
+
+
+def output_of(step: str, name: str) -> dict[str, str]:
+    """What another step of the same run makes: an artifact or an output parameter.
+
+    :param step: name of the step
+    :param name: name of its output
+    """
+    return {"output_of": step, "name": name}
+
+
+class KubeflowJoinedOperator(ResumablePipelineRun):
+    """Run several compiled components as one pipeline run.
+
+    What one step makes is the next one's input with no importer between them, and an address that several steps take is
+    imported once, so that a cluster starts fewer pods than for a task each. A step that takes something from a gate (a
+    component with the output parameter ``passed``, such as ``validate_dataset``) runs if the gate was passed, and so do those
+    after it; when it was not, the task fails as the gate's own task would.
+
+    XCom gets of each step what the step's own task would get: its result under the step's name, the URI of each artifact
+    under ``<step>.<artifact>``, its metrics under ``<step>.metrics``; also of the steps that succeeded before another one
+    failed. ``return_value`` is ``{"run_id", "display_name", "state", "url", "steps"}``.
+
+    Further arguments are those of :class:`~airflow_provider_llmops.operators.pipeline_run.PipelineRunOperator`;
+    ``step_settings`` are given by the steps' names.
+
+    :param steps: each step by its name, made by :func:`step`
+    :param mlflow_conn_id: connection of type ``mlflow``: trainings are tracked there, as
+        :class:`~airflow_provider_llmops.operators.training.TrainingOperator` does it
+    :param resume_failed: on an automatic retry, go on with the failed run instead of starting anew: only its failed steps
+        and those that depend on them run again. Not on the local backend.
+    """
+
+    template_fields: Sequence[str] = (*ResumablePipelineRun.template_fields, "steps", "mlflow_conn_id")
+    template_fields_renderers = {**ResumablePipelineRun.template_fields_renderers, "steps": "json"}
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        *ResumablePipelineRun.operator_extra_links,
+        DataDocsLink(),
+        ReportLink(),
+        ModelCardLink(),
+        MlflowRunLink(),
+    )
+
+    def __init__(
+        self,
+        *,
+        steps: Mapping[str, Mapping[str, Any]],
+        mlflow_conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.steps = steps
+        self.mlflow_conn_id = mlflow_conn_id
+        if isinstance(steps, Mapping):  # not what another task makes
+            _check_plan(steps)
+
+    @property
+    def what(self) -> str:
+        """Names of the steps."""
+        return ", ".join(self.steps)
+
+    def bind(self) -> BoundPipeline:
+        """The joined pipeline, this provider's own components in the connection's image if that names one."""
+        pipeline = self._joined.spec.bind(self._joined.arguments)
+        if image := self.hook.backend.image:
+            from airflow_provider_llmops.step_settings import apply_settings
+
+            packaged = [name for name, given in self.steps.items() if not _is_file(given["component"])]
+            if packaged:
+                images = {self._joined.paths[name]: StepSettings(image=image) for name in packaged}
+                pipeline = apply_settings(pipeline, images)
+        return pipeline
+
+    def labels(self) -> dict[str, str]:
+        """The pipeline and its digest."""
+        return {"pipeline": self._joined.spec.name, "component_digest": self._joined.spec.digest}
+
+    def environment(self) -> dict[str, str]:
+        """MLflow's credentials."""
+        return MlflowHook(self.mlflow_conn_id).environment() if self.mlflow_conn_id else {}
+
+    def check_result(self, run: Run) -> None:
+        """Look whether what the steps of an earlier run left is still there."""
+        for name in self._joined.paths:
+            if self._joined_steps[name].artifacts and not self._artifacts_of(run, name):
+                raise ResultError(f"step {name} left nothing, or it was cleaned up")
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """Push what each step's own task would; raises :class:`QualityGateFailed` after it for a gate that was not passed."""
+        stopped: dict[str, StageResult] = {}
+        for name, result in self._push_results(context, run):
+            if result is not None and not result.passed:
+                stopped[name] = result
+        value = {
+            "run_id": run.run_id,
+            "display_name": run.display_name,
+            "state": str(run.state),
+            "url": self.hook.backend.run_url(run.run_id),
+            "steps": dict(run.tasks),
+        }
+        for name, result in stopped.items():
+            context["ti"].xcom_push(key="return_value", value=value)
+            raise QualityGateFailed(
+                summary_of(result.to_xcom()["findings"]),
+                f"Step {name!r} of run {run.run_id} ({self.what})",
+                *run.places(self.what)[1:],
+                *(f"{artifact}: {uri}" for artifact, uri in result.outputs().items()),
+            )
+        return value
+
+    def _raise_if_failed(self, run: Run) -> None:
+        """Push what the steps before the failure have made, as their own tasks would have."""
+        if not run.state.is_successful and self._context is not None:
+            succeeded = [
+                name for name, path in self._joined.paths.items() if run.tasks.get(path) == "SUCCEEDED"
+            ]
+            for name in succeeded:
+                with suppress(ResultError, ApiUnavailableError, ConfigurationError):
+                    self._push_result(self._context, run, name)
+        super()._raise_if_failed(run)
+
+    def _push_results(self, context: Context, run: Run) -> Iterator[tuple[str, StageResult | None]]:
+        """Each step that ran, with its result if it leaves one; those after a gate that was not passed did not."""
+        idle: set[str] = set()
+        for name in self._joined.paths:
+            joined = self._joined_steps[name]
+            if joined.needs & idle:
+                idle.add(name)
+                continue
+            result = self._push_result(context, run, name)
+            if result is not None and not result.passed and joined.is_gate:
+                idle.add(name)
+            yield name, result
+
+    def _push_result(self, context: Context, run: Run, name: str) -> StageResult | None:
+        """Push a step's artifacts and, of a component with this provider's ``result``, that."""
+        ti = context["ti"]
+        spec = self._joined_steps[name].spec
+        result = None
+        if "result" in self._joined_steps[name].artifacts:
+            try:
+                text, address = self.hook.backend.read_result(run.run_id, *self._place(name))
+                result = StageResult.parse(
+                    text, run_id=run.run_id, component_digest=spec.digest, where=address
+                )
+            except ResultError:
+                if not _is_file(self.steps[name]["component"]):
+                    raise
+        if result is None:
+            artifacts = self._artifacts_of(run, name)
+            value: dict[str, Any] = {"run_id": run.run_id, "component": spec.name, "artifacts": artifacts}
+        else:
+            artifacts = dict(result.outputs())
+            value = result.to_xcom()
+            ti.xcom_push(key=f"{name}.metrics", value=value["metrics"])
+            MlflowRunLink().push(ti, value["details"].get("tracking", {}).get("url", ""))
+        for output, uri in artifacts.items():
+            ti.xcom_push(key=f"{name}.{output}", value=uri)
+        for link in self.operator_extra_links:
+            if isinstance(link, PageLink) and (uri := artifacts.get(link.artifact, "")):
+                link.push(ti, self.hook.page_url(f"{uri}{link.file}"))
+        ti.xcom_push(key=name, value=value)
+        for finding in value.get("findings", ()):
+            self.log.info("Step %s: %s", name, finding)
+        return result
+
+    def _artifacts_of(self, run: Run, name: str) -> dict[str, str]:
+        """Addresses of the declared artifacts that a step has left."""
+        declared = self._joined_steps[name].artifacts
+        found = self.hook.backend.list_outputs(run.run_id, *self._place(name)) if declared else {}
+        return {output: uri for output, uri in found.items() if output in declared}
+
+    def _place(self, name: str) -> tuple[str, str]:
+        """Names of the pipeline and of a step's task, below which its outputs lie."""
+        return self._joined.spec.pipeline_name, self._joined.paths[name]
+
+    @cached_property
+    def _joined(self) -> Joined:
+        return join(self._joined_steps.values())
+
+    @cached_property
+    def _joined_steps(self) -> dict[str, JoinedStep]:
+        _check_plan(self.steps)
+        specs = {name: _spec_of(given["component"]) for name, given in self.steps.items()}
+        for name, spec in specs.items():
+            check_component(spec, name)
+        steps = {name: _joined_step(name, given, specs[name]) for name, given in self.steps.items()}
+        check_types(steps)
+        return {
+            name: _joined_step(name, given, specs[name], self._values(name, specs[name], steps[name].sources))
+            for name, given in self.steps.items()
+        }
+
+    def _values(self, name: str, spec: PipelineSpec, sources: Collection[str]) -> dict[str, Any]:
+        """Values of a step's inputs, checked as the component's own operator does it."""
+        arguments = {
+            key: value for key, value in self.steps[name].get("arguments", {}).items() if key not in sources
+        }
+        try:
+            if not _is_file(self.steps[name]["component"]):
+                arguments = self._checked(name, spec, arguments)
+            return spec.check(arguments, elsewhere=sources)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"Step {name!r}: {error}") from error
+
+    def _checked(self, name: str, spec: PipelineSpec, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self.mlflow_conn_id and "tracking" in spec.inputs:
+            found = {"tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri()}
+            if self._context:
+                run_name = f"{self._context['ti'].task_id}.{name}"
+                found |= {"parent": dag_run_key(self._context), "run_name": run_name}
+            arguments["tracking"] = {**found, **(arguments.get("tracking") or {})}
+        settings = settings_by_step(self.step_settings) if self.step_settings else {}
+        images = [settings[key].image for key in (name, ALL_STEPS) if key in settings]
+        image = next(filter(None, images), self.hook.backend.image)
+        return checked(spec.name, arguments, same_release=is_same_release(image, spec.image))
+
+
+def _check_plan(steps: Mapping[str, Mapping[str, Any]]) -> None:
+    """What can be said of the steps when the DAG is read: names, what waits for what, and types of this provider's own."""
+    needs: dict[str, set[str]] = {}
+    for name, given in steps.items():
+        if not isinstance(given, Mapping) or not given.get("component"):
+            raise ConfigurationError(
+                f"Step {name!r:.80} must be made by step(component, arguments), got {given!r:.80}."
+            )
+        if unknown := describe_unknown(given, _STEP_KEYS):
+            raise ConfigurationError(
+                f"Step {name!r} has {unknown}; it may have {', '.join(sorted(_STEP_KEYS))}."
+            )
+        sources = _sources_of(given)
+        needs[name] = {source.step for source in sources.values()} | set(given.get("after", ()))
+    check_order(needs)
+    known = {
+        name: _joined_step(name, given, PipelineSpec.packaged(given["component"]))
+        for name, given in steps.items()
+        if not _is_file(given["component"]) and _TEMPLATE not in given["component"]
+    }
+    for name, joined in known.items():
+        if unknown := describe_unknown(steps[name].get("arguments", {}), joined.spec.inputs):
+            raise ConfigurationError(
+                f"Step {name!r} has no input {unknown}. Its inputs: {', '.join(sorted(joined.spec.inputs))}."
+            )
+    check_types(known)
+
+
+def _joined_step(
+    name: str, given: Mapping[str, Any], spec: PipelineSpec, values: Mapping[str, Any] | None = None
+) -> JoinedStep:
+    return JoinedStep(name, spec, values or {}, _sources_of(given), tuple(given.get("after", ())))
+
+
+def _sources_of(given: Mapping[str, Any]) -> dict[str, OutputOf]:
+    return {
+        key: OutputOf(value["output_of"], value["name"])
+        for key, value in given.get("arguments", {}).items()
+        if isinstance(value, Mapping) and value.keys() == _OUTPUT_KEYS
+    }
+
+
+def _spec_of(component: str) -> PipelineSpec:
+    return PipelineSpec.load(component) if _is_file(component) else PipelineSpec.packaged(component)
+
+
+def _is_file(component: str) -> bool:
+    """Whether it is the address of a file, and not the name of a component."""
+    return "/" in component or "." in component

@@ -1,0 +1,373 @@
+"""Several components as one pipeline run: what they become, what is refused, and what XCom gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from airflow.sdk.exceptions import TaskDeferred
+from attempts import retry
+from pipelines import two_steps
+
+from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, RunFailedError
+from airflow_provider_llmops.kubernetes import StepSettings
+from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
+from airflow_provider_llmops.operators.joined import KubeflowJoinedOperator, output_of, step
+from airflow_provider_llmops.specs import PipelineSpec
+
+pytestmark = pytest.mark.usefixtures("connections")
+
+
+def joined(steps, **arguments):
+    return KubeflowJoinedOperator(
+        task_id="task", steps=steps, **{"deferrable": False, "poll_interval": 0.05, **arguments}
+    )
+
+
+MADE = {"train_rows": 16, "preference_rows": 4, "evaluation_rows": 8, "seed": 3}
+
+
+def made_and_checked(**arguments):
+    return {
+        "make": step("prepare_sample_data", MADE),
+        "check": step(
+            "validate_dataset",
+            {"dataset": output_of("make", "train"), "dataset_format": "prompt_completion", **arguments},
+        ),
+    }
+
+
+def tuned():
+    return {
+        "validate": step("validate_dataset", {"dataset": "/d.jsonl"}),
+        "train": step("train_sft", {"dataset": output_of("validate", "validated"), "base_model": "/m"}),
+        "evaluate-base": step("evaluate_model", {"model": "/m", "dataset": "/e.jsonl"}),
+        "evaluate": step(
+            "evaluate_model",
+            {
+                "model": output_of("train", "model"),
+                "dataset": "/e.jsonl",
+                "baseline_scores": output_of("evaluate-base", "scores"),
+            },
+        ),
+    }
+
+
+def stable(value, *names):
+    return {
+        "component": value["component"],
+        "metrics": value["metrics"],
+        "passed": value["passed"],
+        "digests": {name: value["artifacts"][name]["digest"] for name in names},
+    }
+
+
+def test_one_run_has_the_outcome_of_a_task_for_each_step(context, backend):
+    value = joined(made_and_checked()).execute(context)
+    (run_id,) = {path.name for path in backend._runs.glob("[!.]*")}
+    assert (value["run_id"], value["state"]) == (run_id, "SUCCEEDED")
+    assert value["steps"] == {"make": "SUCCEEDED", "check": "SUCCEEDED"}
+    together = dict(context["ti"].xcom)
+
+    common = {"task_id": "task", "deferrable": False, "poll_interval": 0.05}
+    context["ti"].xcom.clear()
+    context["task_state_store"].values.clear()
+    made = PrepareSampleDataOperator(**MADE, **common).execute(context)
+    context["task_state_store"].values.clear()
+    checked = ValidateDatasetOperator(
+        dataset=context["ti"].xcom["train"], dataset_format="prompt_completion", **common
+    ).execute(context)
+
+    artifacts = ("validated", "rejected")
+    assert stable(together["make"], "train", "evaluation") == stable(made, "train", "evaluation")
+    assert stable(together["check"], *artifacts) == stable(checked, *artifacts)
+    assert together["check.metrics"] == checked["metrics"]
+    assert together["check"]["component_digest"] == checked["component_digest"]
+    assert {name for name in together if name.startswith("check.")} == {
+        "check.metrics", *(f"check.{name}" for name in checked["artifacts"])
+    }  # fmt: skip
+    assert together["make.train"] == together["make"]["artifacts"]["train"]["uri"]
+    assert together["data_docs_url"].startswith("/")
+
+
+def test_what_comes_after_a_gate_that_is_not_passed_does_not_run(context, backend):
+    steps = {
+        **made_and_checked(min_rows=1000),
+        "again": step("validate_dataset", {"dataset": output_of("check", "validated")}),
+        "last": step("validate_dataset", {"dataset": output_of("again", "validated")}),
+        "beside": step("validate_dataset", {"dataset": output_of("make", "train")}),
+    }
+    with pytest.raises(QualityGateFailed, match=r"(?s)^16 rows.*\nStep 'check' of run ") as caught:
+        joined(steps).execute(context)
+    xcom = context["ti"].xcom
+    assert "rejected: /" in str(caught.value)
+    assert [name for name in steps if name in xcom] == ["make", "check", "beside"]
+    assert [xcom[name]["passed"] for name in ("make", "check", "beside")] == [True, False, True]
+    assert xcom["return_value"]["state"] == "SUCCEEDED"
+    (group,) = {path.partition("/")[0] for path in xcom["return_value"]["steps"]} - {
+        "make",
+        "check",
+        "beside",
+    }
+    assert xcom["return_value"]["steps"][group] == "SKIPPED"
+
+
+def test_steps_before_the_one_that_fails_are_on_xcom_and_a_retry_starts_anew(
+    context, backend, toy_spec, tmp_path
+):
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy_spec.ir))
+    toy = str(tmp_path / "toy.yaml")
+    steps = {
+        "first": step(toy, {"text": "abc"}),
+        "second": step(toy, {"source": output_of("first", "echo"), "ending": "{{ ending }}"}),
+        "third": step(toy, after=["second"]),
+    }
+    operator = joined(steps)
+    operator.render_template_fields({**context, "ending": "crash"})
+    with pytest.raises(RunFailedError, match="RuntimeError: something broke"):
+        operator.execute(context)
+    xcom = context["ti"].xcom
+    assert (xcom["first"]["metrics"], xcom["first.metrics"]) == ({"length": 3}, {"length": 3})
+    assert "second" not in xcom
+    operator = joined(steps)
+    operator.render_template_fields({**context, "ending": "well"})
+    value = operator.execute(retry(context))
+    assert value["steps"] == {"first": "SUCCEEDED", "second": "SUCCEEDED", "third": "SUCCEEDED"}
+    assert xcom["second.echo"] != xcom["first.echo"]
+    assert Path(xcom["second.echo"]).read_text() == "abc"
+
+
+def test_a_deferred_attempt_waits_for_the_run_and_a_retry_finds_it(context, backend):
+    operator = joined(made_and_checked(), deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    (run_id,) = {path.name for path in backend._runs.glob("[!.]*")}
+    assert deferred.value.trigger.serialize()[1]["run_id"] == run_id
+    value = joined(made_and_checked()).execute(retry(context))
+    assert value["run_id"] == run_id
+    assert context["ti"].xcom["check"]["passed"] is True
+
+
+def test_artifacts_of_other_steps_and_addresses_given_twice_need_no_importer_of_their_own():
+    bound = joined(tuned()).bind()
+    assert bound.name == "validate-train-evaluate-base-evaluate"
+    tasks = bound.spec["root"]["dag"]["tasks"]
+    assert sorted(tasks) == [
+        "evaluate-base", "import-evaluate-base-dataset", "import-evaluate-base-model", "import-validate-dataset", "validate",
+        "validate-passed",
+    ]  # fmt: skip
+    assert sorted(bound.parameters) == [
+        "evaluate-base_dataset_uri",
+        "evaluate-base_model_uri",
+        "validate_dataset_uri",
+    ]
+    group = tasks["validate-passed"]
+    assert group["triggerPolicy"] == {
+        "condition": "inputs.parameter_values['pipelinechannel--validate-passed'] == true"
+    }
+    assert group["inputs"]["artifacts"] == {
+        "pipelinechannel--evaluate-base-scores": {
+            "taskOutputArtifact": {"outputArtifactKey": "scores", "producerTask": "evaluate-base"}
+        },
+        "pipelinechannel--validate-validated": {
+            "taskOutputArtifact": {"outputArtifactKey": "validated", "producerTask": "validate"}
+        },
+        "evaluate-base_dataset": {
+            "taskOutputArtifact": {
+                "outputArtifactKey": "artifact",
+                "producerTask": "import-evaluate-base-dataset",
+            }
+        },
+        "evaluate-base_model": {
+            "taskOutputArtifact": {
+                "outputArtifactKey": "artifact",
+                "producerTask": "import-evaluate-base-model",
+            }
+        },
+    }
+    inner = bound.spec["components"][group["componentRef"]["name"]]["dag"]["tasks"]
+    assert sorted(inner) == ["evaluate", "train"]
+    assert inner["evaluate"]["dependentTasks"] == ["train"]
+    assert inner["evaluate"]["inputs"]["artifacts"] == {
+        "baseline_scores": {"componentInputArtifact": "pipelinechannel--evaluate-base-scores"},
+        "dataset": {"componentInputArtifact": "evaluate-base_dataset"},
+        "model": {"taskOutputArtifact": {"outputArtifactKey": "model", "producerTask": "train"}},
+    }
+
+
+def test_one_version_serves_every_combination_of_parameters():
+    def spec(**arguments):
+        return joined(made_and_checked(**arguments)).bind().spec
+
+    assert spec() == spec(min_rows=3, max_rejected_fraction=0.5)
+
+
+def test_steps_have_settings_of_their_own_and_keep_those_they_were_compiled_with(toy_spec, tmp_path):
+    secret = {"secretNameParameter": {"componentInputParameter": "text"}, "mountPath": "/s"}
+    platform = {
+        "platforms": {
+            "kubernetes": {"deploymentSpec": {"executors": {"exec-toy": {"secretAsVolume": [secret]}}}}
+        }
+    }
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump_all([toy_spec.ir, platform]))
+    toy = str(tmp_path / "toy.yaml")
+    operator = joined(
+        {"one": step(toy, {"text": "a"}), "two": step(toy, after=["one"])},
+        step_settings={"two": StepSettings(memory_limit="2Gi", node_selector={"a": "b"})},
+    )
+    bound = operator._with_settings(operator.bind())
+    executors = bound.spec["deploymentSpec"]["executors"]
+    limits = {name: executor["container"].get("resources") for name, executor in executors.items()}
+    assert limits["exec-one"] is None
+    assert limits["exec-two"]["resourceMemoryLimit"] == "2Gi"
+    config = bound.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert config["exec-one"] == {
+        "secretAsVolume": [
+            {"secretNameParameter": {"componentInputParameter": "one_text"}, "mountPath": "/s"}
+        ]
+    }
+    assert config["exec-two"]["nodeSelector"] == {"labels": {"a": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ({}, "There are no steps"),
+        ({"a": "train_sft"}, r"^Step 'a' must be made by step\(component, arguments\), got 'train_sft'"),
+        ({"A_b": step("train_sft")}, "^Step 'A_b' cannot be called so: lower-case letters, digits and '-'"),
+        (
+            {"a": step("train_sft", {"dataset": output_of("b", "x")})},
+            "^Step 'a' waits for a step that there is not: 'b'",
+        ),
+        ({"a": step("train_sft", after=["b"])}, "^Step 'a' waits for a step that there is not: 'b'"),
+        (
+            {"a": step("/x.yaml", after=["b"]), "b": step("/x.yaml", {"y": output_of("a", "z")})},
+            "^Steps wait for each other: (a -> b -> a|b -> a -> b)",
+        ),
+        ({"a": step("train_stf")}, r"no packaged component 'train_stf' \(did you mean 'train_sft'\?\)"),
+        (
+            {"a": step("train_sft", {"datset": "/d"})},
+            r"^Step 'a' has no input 'datset' \(did you mean 'dataset'\?\)",
+        ),
+        (
+            {**tuned(), "train": step("train_sft", {"dataset": output_of("validate", "valdated")})},
+            r"^Step 'validate' has no output 'valdated' \(did you mean 'validated'\?\)",
+        ),
+        (
+            {**tuned(), "train": step("train_sft", {"dataset": output_of("validate", "data_docs")})},
+            r"^Input 'dataset' of step 'train' is an artifact \(system.Dataset\), and output 'data_docs' of step 'validate' is "
+            r"an artifact \(system.HTML\)",
+        ),
+        (
+            {**tuned(), "train": step("train_sft", {"dataset": output_of("validate", "passed")})},
+            r"output 'passed' of step 'validate' is a parameter \(BOOLEAN\)",
+        ),
+        ({"a": {**step("train_sft"), "settings": {}}}, "^Step 'a' has 'settings'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_when_the_dag_is_read(steps, message):
+    with pytest.raises(ConfigurationError, match=message):
+        joined(steps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_rows": "many"}, "^Step 'check': Component validate_dataset: input 'min_rows' must be int"),
+        ({"dataset": None}, "^Step 'check': Component validate_dataset needs a value for: dataset"),
+    ],
+)
+def test_values_are_checked_before_anything_runs(context, backend, arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        joined(made_and_checked(**arguments)).execute(context)
+    assert not backend._runs.exists() or not list(backend._runs.glob("[!.]*"))
+
+
+def test_a_pipeline_of_several_steps_is_no_step(tmp_path):
+    (tmp_path / "p.yaml").write_text(json.dumps(two_steps()))
+    with pytest.raises(ConfigurationError, match=r"^Step 'a' is a pipeline, and components are joined here"):
+        joined({"a": step(str(tmp_path / "p.yaml"))}).bind()
+
+
+def pods(spec) -> int:
+    """Pods that a run starts: drivers of the run and of groups, importers, and a driver and a container for each step."""
+
+    def of(component) -> int:
+        total = 1
+        for task in component["dag"]["tasks"].values():
+            target = spec["components"][task["componentRef"]["name"]]
+            if "dag" in target:
+                total += of(target)
+                continue
+            executor = spec["deploymentSpec"]["executors"][target["executorLabel"]]
+            total += 1 if "importer" in executor else 2
+        return total
+
+    return of(spec["root"])
+
+
+def test_a_joined_run_starts_fewer_pods_than_a_run_for_each_step():
+    def alone(name, **artifacts):
+        return pods(PipelineSpec.packaged(name).bind(artifacts).spec)
+
+    validated = alone("validate_dataset", dataset="/d")
+    trained = alone("train_sft", dataset="/d", base_model="/m")
+    evaluated = alone("evaluate_model", model="/m", dataset="/e")
+    compared = alone("evaluate_model", model="/m", dataset="/e", baseline_scores="/s")
+    three = tuned()
+    del three["evaluate-base"], three["evaluate"]["arguments"]["baseline_scores"]
+    assert (validated + trained + evaluated, pods(joined(three).bind().spec)) == (14, 11)
+    assert (validated + trained + evaluated + compared, pods(joined(tuned()).bind().spec)) == (20, 13)
+
+
+def test_on_a_cluster_each_step_is_read_where_its_task_wrote(api, context, tmp_path, monkeypatch):
+    extra = {"pipeline_root": f"file://{tmp_path}/root", "image": "registry.example.com/llmops:1"}
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KUBEFLOW_DEFAULT",
+        json.dumps({"conn_type": "kubeflow", "host": api.url, "extra": extra}),
+    )
+    steps = tuned()
+    del steps["evaluate"], steps["evaluate-base"]
+    pipeline = "validate-train"
+
+    def carry_out(run):
+        for task, artifact in (("validate", "validated"), ("train", "model")):
+            attempt = tmp_path / "root" / pipeline / run["run_id"] / task / "salt"
+            attempt.mkdir(parents=True)
+            uri = f"minio://b/{pipeline}/{task}/{artifact}"
+            (attempt / "result").write_text(
+                json.dumps(
+                    {
+                        "schema_version": 1,
+                        "component": task,
+                        "passed": True,
+                        "findings": [],
+                        "artifacts": {artifact: {"uri": uri, "digest": "sha256:a", "bytes": 1}},
+                        "metrics": {"rows": 3},
+                        "details": {},
+                        "resources": {},
+                    }
+                )
+            )
+        api.finish(run["run_id"])
+
+    api.on_run_created = carry_out
+    operator = joined(steps)
+    value = operator.execute(context)
+    xcom = context["ti"].xcom
+    assert xcom["train.model"] == f"minio://b/{pipeline}/train/model"
+    assert (xcom["validate.metrics"], xcom["train"]["component"]) == ({"rows": 3}, "train")
+    assert xcom["run_url"] == f"{api.url}/#/runs/details/{value['run_id']}"
+    (run,) = api.runs.values()
+    stored = operator.hook.backend.read_version(run["pipeline_version_reference"])
+    images = {
+        name: of.get("container", {}).get("image")
+        for name, of in stored["deploymentSpec"]["executors"].items()
+    }
+    assert images["exec-train"] == images["exec-validate"] == "registry.example.com/llmops:1"
+    assert run["runtime_config"]["parameters"] == {
+        "validate_dataset_uri": "/d.jsonl",
+        "train_base_model_uri": "/m",
+    }
