@@ -165,6 +165,8 @@ def _state_of(nodes: _Nodes, place: _Place, run: RunState) -> StepState | None:
         return StepState.OMITTED
     if state == RunState.SUCCEEDED and nodes.took_no_time(node):
         return StepState.CACHED
+    if state == RunState.RUNNING and nodes.waits_for_pod(node):
+        return StepState.PENDING
     return StepState(state) if state in set(StepState) else StepState.PENDING
 
 
@@ -187,6 +189,13 @@ class _Nodes:
         self._ids = {node for following in self._next.values() for node in following}
         self.workflow = next(iter(self._ids)).rpartition("-")[0] if self._ids else ""
         self._claimed: dict[str, Mapping[str, Any]] = {}
+        self._pods = [
+            node
+            for name, named in self._by_name.items()
+            if name.partition("(")[0] == "executor"
+            for node in named
+            if not self._next[id(node)]
+        ]
         self._has_cached = any(
             node.get("state") == RunState.SKIPPED for node in self._by_name.get("executor", ())
         )
@@ -234,6 +243,18 @@ class _Nodes:
     def took_no_time(self, node: Mapping[str, Any]) -> bool:
         """Whether a step's outputs were in the cache: its container was skipped, and it ended as it began."""
         return self._has_cached and node.get("start_time") == node.get("end_time")
+
+    def waits_for_pod(self, node: Mapping[str, Any]) -> bool:
+        """Whether the pod of a step has not begun: Argo has the step running from when it makes the pod.
+
+        Pods are followed by nothing, so they cannot be told apart but by when they were made, at the same time as their step
+        or, for another attempt, later.
+        """
+        unfinished = [pod for pod in self._pods if pod.get("state") in (RunState.PENDING, RunState.RUNNING)]
+        begun = str(node.get("start_time"))
+        same = [pod for pod in unfinished if pod.get("start_time") == begun]
+        pods = same or [pod for pod in unfinished if str(pod.get("start_time")) > begun]
+        return bool(pods) and all(pod["state"] == RunState.PENDING for pod in pods)
 
 
 def _following(path: str) -> Iterator[str]:

@@ -219,6 +219,33 @@ def test_step_whose_driver_fails_has_failed():
     assert read_steps([Task("train")], details, RunState.FAILED) == [Step("train", StepState.FAILED)]
 
 
+@pytest.mark.parametrize(
+    ("installation", "nodes"), [(WITH_RETRIES, "with retries"), (WITHOUT, "without retries")]
+)
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_step_whose_pod_has_not_begun_is_pending_although_its_nodes_are_running(
+    api, installation, nodes, state
+):
+    api.nodes = nodes
+    run = api.state.create_run({"display_name": "r", "pipeline_spec": two_steps()})
+    api.advance(run.run_id, "RUNNING", tasks={"train": "PENDING"})
+    api.advance(run.run_id, "RUNNING", tasks={"train": state})
+    details = api.runs[run.run_id]["run_details"]["task_details"]
+    assert next(node["state"] for node in details if node["display_name"] == "train") == "RUNNING"
+    found = read_steps((Task("train"), Task("report")), details, RunState.RUNNING)
+    assert found == [Step("train", StepState(state))]
+
+
+def test_pod_that_waits_is_told_from_that_of_a_step_that_began_earlier():
+    details = [*ROOT]
+    for second, step, state in ((1, "a", "RUNNING"), (5, "b", "PENDING")):
+        made = started(f"wf(0).root(0).{step}", "RUNNING")
+        made[-1]["state"] = state
+        details += [{**one, "start_time": f"2026-01-01T00:00:0{second}Z"} for one in made]
+    found = read_steps((Task("a"), Task("b")), details, RunState.RUNNING)
+    assert found == [Step("a", StepState.RUNNING), Step("b", StepState.PENDING)]
+
+
 def test_step_that_is_being_prepared_is_pending():
     path = "wf(0).root(0).train"
     details = [
