@@ -246,14 +246,22 @@ class _Joining:
         return Joined(spec, self._arguments, {name: self._paths[name] for name in self._order})
 
     def _declare_inputs(self, step: JoinedStep) -> None:
-        """Make inputs of the pipeline of a step's inputs that no other step makes; an address is imported once."""
+        """Make inputs of the pipeline of a step's inputs that no other step makes; an address is imported once.
+
+        A parameter that is null reaches the tasks of a pipeline, and those of a group in it do not find it: its driver leaves
+        it out ("parent DAG does not have input parameter"). So a group is handed no parameter that nobody gives.
+        """
         by_address = {
             (address, self._artifacts[name]["artifactType"].get("schemaTitle")): name
             for name, address in self._arguments.items()
             if name in self._artifacts
         }
+        is_in_group = any(self._steps[name].is_gate for name in self._all_needs(step.name))
         for name, declared in step.spec.inputs.items():
-            if name in step.sources or ("artifactType" in declared and name not in step.values):
+            is_absent = name not in step.values and (
+                "artifactType" in declared or (is_in_group and "defaultValue" not in declared)
+            )
+            if name in step.sources or is_absent:
                 continue
             own = f"{step.name}_{name}"  # a step's name has no underscore
             if "artifactType" in declared:

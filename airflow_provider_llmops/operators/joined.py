@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -20,7 +21,7 @@ from airflow_provider_llmops.links import DataDocsLink, MlflowRunLink, ModelCard
 from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
 from airflow_provider_llmops.passing_on import checked, is_same_release
-from airflow_provider_llmops.results import StageResult, summary_of
+from airflow_provider_llmops.results import StageResult, summary_of, table_of
 from airflow_provider_llmops.spec_joining import (
     Joined,
     JoinedStep,
@@ -207,6 +208,8 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
             artifacts = dict(result.outputs())
             value = result.to_xcom()
             ti.xcom_push(key=f"{name}.metrics", value=value["metrics"])
+            if result.metrics:
+                self.log.info("Metrics of step %s\n%s", name, table_of(result.metrics))
             MlflowRunLink().push(ti, value["details"].get("tracking", {}).get("url", ""))
         for output, uri in artifacts.items():
             ti.xcom_push(key=f"{name}.{output}", value=uri)
@@ -215,7 +218,9 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
                 link.push(ti, self.hook.page_url(f"{uri}{link.file}"))
         ti.xcom_push(key=name, value=value)
         for finding in value.get("findings", ()):
-            self.log.info("Step %s: %s", name, finding)
+            self.log.log(
+                logging.INFO if result and result.passed else logging.ERROR, "Step %s: %s", name, finding
+            )
         return result
 
     def _artifacts_of(self, run: Run, name: str) -> dict[str, str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
+from airflow.serialization.serialized_objects import DagSerialization
 from attempts import retry
 from pipelines import two_steps
 
@@ -197,6 +199,26 @@ def test_artifacts_of_other_steps_and_addresses_given_twice_need_no_importer_of_
     }
 
 
+def test_a_group_is_handed_no_parameter_that_is_null():
+    bound = joined(tuned()).bind()
+    declared = bound.spec["root"]["inputDefinitions"]["parameters"]
+    handed_in = bound.spec["root"]["dag"]["tasks"]["validate-passed"]["inputs"]["parameters"]
+    from_root = {
+        source["componentInputParameter"]
+        for source in handed_in.values()
+        if len(source) == 1 and "componentInputParameter" in source
+    }
+    assert "train_preset" in from_root
+    assert "train_budget" not in from_root | declared.keys()
+    assert [
+        name for name in from_root if "defaultValue" not in declared[name] and name not in bound.parameters
+    ] == []
+    inner = bound.spec["components"]["comp-validate-passed"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
+    assert "budget" not in inner
+    # Where there is no group, the server hands null on, and the specification is the same whoever gives what.
+    assert "evaluate-base_metric_names" in declared
+
+
 def test_one_version_serves_every_combination_of_parameters():
     def spec(**arguments):
         return joined(made_and_checked(**arguments)).bind().spec
@@ -371,3 +393,13 @@ def test_on_a_cluster_each_step_is_read_where_its_task_wrote(api, context, tmp_p
         "validate_dataset_uri": "/d.jsonl",
         "train_base_model_uri": "/m",
     }
+
+
+def test_addresses_from_other_tasks_make_dependencies_and_the_dag_can_be_stored():
+    with DAG("d", schedule=None) as dag:
+        data = PrepareSampleDataOperator(task_id="data")
+        steps = {"check": step("validate_dataset", {"dataset": data.output["train"]})}
+        KubeflowJoinedOperator(task_id="joined", steps=steps)
+    assert dag.get_task("joined").upstream_task_ids == {"data"}
+    stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    assert DagSerialization.from_dict(stored).get_task("joined").upstream_task_ids == {"data"}
