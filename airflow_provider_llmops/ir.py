@@ -155,6 +155,27 @@ def drop_absent_artifacts(ir: dict[str, Any], component: dict[str, Any], given: 
             drop_absent_artifacts(ir, _component_of_its_own(ir, task), passed)
 
 
+def handed_into_groups_as_null(ir: dict[str, Any], given: Set[str]) -> list[tuple[str, str]]:
+    """Groups of tasks (nested pipelines, conditions, loops) that are handed an input that nobody gave and that has no default.
+
+    :param ir: pipeline IR
+    :param given: names of the parameters that were given
+    :return: of each the name of its task, and of the input
+    """
+    declared = ir["root"].get("inputDefinitions", {}).get("parameters", {})
+    absent = {name for name, of in declared.items() if name not in given and "defaultValue" not in of}
+    found = []
+    for name, task in ir["root"]["dag"]["tasks"].items():
+        if "dag" in ir["components"][task["componentRef"]["name"]]:
+            sources = task.get("inputs", {}).get("parameters", {}).values()
+            found += [
+                (name, source["componentInputParameter"])
+                for source in sources
+                if source.get("componentInputParameter") in absent
+            ]
+    return found
+
+
 def _component_of_its_own(ir: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     """The component of a task; a copy of it if other tasks have it, too."""
     name = task["componentRef"]["name"]

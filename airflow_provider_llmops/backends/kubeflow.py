@@ -38,6 +38,7 @@ from airflow_provider_llmops.exceptions import (
     LLMOpsError,
     RunNotFoundError,
 )
+from airflow_provider_llmops.ir import handed_into_groups_as_null
 from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.states import RunState, StepState
 from airflow_provider_llmops.uris import Address, scheme_of
@@ -83,6 +84,13 @@ class KubeflowPipelineBackend:
 
     def place(self, pipeline: BoundPipeline, addresses: Mapping[str, Address]) -> BoundPipeline:
         """As it is: what can be read is for the cluster to say."""
+        for group, name in handed_into_groups_as_null(pipeline.spec, pipeline.parameters.keys()):
+            log.warning(
+                "Input %r has no value and no default, and task %r, a group of tasks, takes it: up to version 2.17 Kubeflow "
+                "Pipelines hands no null into a group, and fails there. Give it a value, or compile a default",
+                name,
+                group,
+            )
         return pipeline
 
     def submit(self, request: RunRequest) -> str:

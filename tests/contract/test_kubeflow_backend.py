@@ -15,7 +15,7 @@ import yaml
 from executor_logs import leave_log
 from kfp_api import FakeKfpApi, LoginPage
 from kube_pods import FakePods, pod
-from pipelines import two_steps
+from pipelines import task, two_steps
 
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
@@ -62,6 +62,21 @@ def paths(api):
 
 
 # Submitting
+
+
+def test_an_input_without_a_value_that_a_group_of_tasks_takes_is_named(backend, caplog):
+    ir = two_steps()
+    text = {"inputDefinitions": {"parameters": {"text": {"isOptional": True, "parameterType": "STRING"}}}}
+    passed = {"parameters": {"text": {"componentInputParameter": "text"}}}
+    ir["components"]["comp-inner"] = {"dag": {"tasks": {"report": task("comp-report", **passed)}}, **text}
+    ir["root"] = {"dag": {"tasks": {"inner": task("comp-inner", **passed)}}, **text}
+    spec = PipelineSpec("p", ir, "sha256:x")
+    for given in ({"text": "a"}, {}):
+        bound = spec.bind(given)
+        assert backend.place(bound, {}) is bound
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "Input 'text' has no value and no default, and task 'inner', a group of tasks, takes it"
+    ]
 
 
 def test_a_specification_is_uploaded_once_and_runs_refer_to_it(api, backend, request_of):
