@@ -84,4 +84,4 @@ def test_outputs_are_listed_with_the_same_words(store):
 
 def test_a_store_of_which_no_provider_is_installed_is_final():
     with pytest.raises(ConfigurationError, match=r"airflow-provider-llmops\[s3\]"):
-        read_result(["s3://bucket/llmops"], "r1", "train", None)
+        read_result(["hdfs://host/llmops"], "r1", "train", None)
