@@ -21,8 +21,9 @@ from llmops_components.errors import ModelError
 _MIXED = ((0, 3), (0, 37), (0, 14))
 _OF_ONE_LENGTH = ((0, 9), (9, 18), (18, 27))  # ... and with nothing in common but the length.
 _NEW_TOKENS = 4
+_SCORED = (3, 37, 14)  # lengths of the texts that a classifier is tried with
 # Tried with random models of 130 architectures: rounding makes up to 1e-4 in 32 bit and 0.05 in 16 bit; wrong masks,
-# positions and states make 0.25 and more, tokens that are yet to come 0.2 and more.
+# positions and states make 0.25 and more, tokens that are yet to come 0.2 and more. Scores of 70: 3e-6 and 0.02; 0.16.
 _ROUNDING = 1e-3
 _ROUNDING_IN_16_BIT = 0.1
 _OTHER_KERNELS = 0.02  # many models compute a sequence at once otherwise than token by token
@@ -138,6 +139,82 @@ def together(model: Any) -> Together:
     if _agrees_in_batch(model, told):
         return "padded"
     return "of one length" if _agrees_in_batch(model, answers_alone(model, _OF_ONE_LENGTH)) else "alone"
+
+
+def check_answers_in_batch(model: Any, trainer: str) -> None:
+    """Raise :class:`ModelError` where a model answers a prompt otherwise when longer ones stand beside it.
+
+    Args:
+        model: A causal language model of transformers.
+        trainer: What answers prompts of all lengths in one batch, for the message.
+    """
+    with _evaluating(model):
+        how = together(model)
+    if how != "padded":
+        raise ModelError(
+            f"{name_of(model)} answers a prompt otherwise when a longer one stands beside it, since it reads the padding "
+            f"like text. {trainer} answers prompts in batches, so it would learn from answers that the model does not give "
+            "by itself. Use a model with attention, or train this one on given answers (SFT, DPO, KTO)."
+        )
+
+
+def check_scores_in_batch(model: Any, tokenizer: Any) -> None:
+    """Raise :class:`ModelError` where a classifier scores a text otherwise when a longer one stands beside it.
+
+    Args:
+        model: A sequence classifier of transformers.
+        tokenizer: Its tokenizer, with the token that fills shorter rows.
+    """
+    ends = [token for token in (tokenizer.eos_token_id, model.config.eos_token_id) if isinstance(token, int)][
+        :1
+    ]
+    special = {tokenizer.pad_token_id, *ends}
+    words = [token for token in range(model.get_input_embeddings().weight.shape[0]) if token not in special]
+    drawn = torch.randint(len(words), (sum(_SCORED),), generator=torch.Generator().manual_seed(0)).tolist()
+    rows, start = [], 0
+    for length in _SCORED:
+        rows.append([words[index] for index in drawn[start : start + length]] + ends)
+        start += length
+    width = max(map(len, rows))
+    padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
+    with _evaluating(model):
+        try:
+            alone = torch.cat([_scores(model, [row], [row]) for row in rows])
+            beside = _scores(model, padded, rows)
+        except Exception as error:  # whatever a model's own code raises
+            raise ModelError(
+                f"{name_of(model)} loads but cannot score a text: {type(error).__name__}: {error}"
+            ) from error
+    apart = float((beside - alone).norm() / alone.norm().clamp(min=1e-9))
+    if not apart <= (_ROUNDING if model.dtype == torch.float32 else _ROUNDING_IN_16_BIT):
+        raise ModelError(
+            f"{name_of(model)} scores a text otherwise when a longer one stands beside it, {apart:.0%} apart in a trial "
+            "with random tokens: it does not tell padding from text. Rewards would depend on what they are computed "
+            "with. Base the reward model on another kind of model."
+        )
+
+
+def _scores(model: Any, ids: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Scores of rows that are padded on the right to ``ids``."""
+    mask = [[1] * len(row) + [0] * (len(padded) - len(row)) for padded, row in zip(ids, rows, strict=True)]
+    with torch.inference_mode():
+        logits = model(
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+        ).logits
+    return logits.float().cpu()
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout; afterwards as before."""
+    was = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was.items():
+            module.training = training
 
 
 def _agrees_in_batch(model: Any, told: Sequence[Told]) -> bool:

@@ -66,27 +66,32 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         **_LINEAR,
         **_EXPERTS,
     },
-    # an encoder
+    # encoders, of which the second one mixes neighbours, padding among them
     "bert": {**_COMMON},
+    "convbert": {**_COMMON, "embedding_size": 32, "num_groups": 1},
 }
 
 
-def make_model(model_type: str, vocab_size: int = 128) -> Any:
+def make_model(model_type: str, vocab_size: int = 128, *, scores: bool = False) -> Any:
     """A random float32 model whose every token depends on those before it and on their places.
 
     Args:
         model_type: Name in ``ARCHITECTURES``.
         vocab_size: Number of its tokens.
+        scores: Whether it gives a text one number, as a reward model does, in place of its next token.
     """
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     config = CONFIG_MAPPING[model_type](
         **ARCHITECTURES[model_type], vocab_size=vocab_size, pad_token_id=None, bos_token_id=1, eos_token_id=2
     )
+    if scores:
+        config.num_labels, config.pad_token_id = 1, 0
+    auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config).eval()
+        model = auto.from_config(config).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():

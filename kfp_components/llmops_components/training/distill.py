@@ -29,6 +29,7 @@ DISTILL = Method(
         "clipped_completions": "completions/clipped_ratio",
     },
     prompt_tuning=False,
+    answers=True,
 )
 
 
@@ -61,7 +62,10 @@ def distill(
     teacher_directory = check_model_directory(teacher)
 
     def trainer_args() -> dict[str, Any]:
+        from llmops_components.probing import check_answers_in_batch
+
         judge, _ = common.load_model(teacher_directory, dtype=settings.precision(full=False)[0])
+        check_answers_in_batch(judge, DISTILL.trainer)
         _check_vocabulary(judge, check_model_directory(base_model), teacher_directory)
         return {"teacher_model": judge.eval().requires_grad_(False)}
 

@@ -69,6 +69,7 @@ class Method:
         judged_by: Figure of the evaluation by which checkpoints are compared.
         keeps_order: Whether the trainer takes the rows in their order, so that they are shuffled before it.
         smallest_batch: Rows that a batch of one process needs at least.
+        answers: Whether the model answers prompts while it is trained.
         expand: Makes several rows of one.
     """
 
@@ -87,6 +88,7 @@ class Method:
     judged_by: str = "eval_loss"
     keeps_order: bool = False
     smallest_batch: int = 1
+    answers: bool = False
     expand: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None
 
     @property
@@ -483,6 +485,8 @@ class _Job:
                 callbacks=[*callbacks, *self.options.get("callbacks", ())],
                 **further_args,
             )
+        if not _is_sharded(trainer):  # where each process has a part of it, which answers nothing
+            self._check_batches(base, trainer.processing_class)
         # These it builds of its arguments as well, but later.
         for name in ("create_optimizer", "create_scheduler"):
             setattr(trainer, name, refusing(where, getattr(trainer, name)))
@@ -500,6 +504,15 @@ class _Job:
             return trainer, findings
         cut = check_lengths(trainer.train_dataset, args, len(train_dataset), self.rows.name)
         return trainer, [*cut, *findings]
+
+    def _check_batches(self, base: Any, tokenizer: Any) -> None:
+        """The trainer pads rows to one length: what it learns from must not depend on that."""
+        from llmops_components.probing import check_answers_in_batch, check_scores_in_batch
+
+        if self.method.answers:
+            check_answers_in_batch(base, self.method.trainer)
+        if self.method.task == "SEQ_CLS":
+            check_scores_in_batch(base, tokenizer)
 
     def _dataset(self, source: Source, seed: int) -> Any:
         shuffles = self.method.keeps_order or source.rows is None  # otherwise the trainer does

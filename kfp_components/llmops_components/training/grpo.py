@@ -21,6 +21,7 @@ GRPO = Method(
     judged_by="eval_reward",  # the loss of a policy gradient says nothing by its size
     # With a tuned prompt PEFT ignores the positions of tokens, and prompts are padded on the left.
     prompt_tuning=False,
+    answers=True,
 )
 
 

@@ -143,7 +143,13 @@ def _check_installed(name: str) -> None:
 
 def _load_reward_model(directory: Path) -> tuple[Any, Any]:
     model, tokenizer = common.load_model(directory, dtype=settings.precision(full=False)[0], task="SEQ_CLS")
+    from llmops_components.probing import check_scores_in_batch
+
     model.config._name_or_path = REWARD_MODEL  # its name in the trainer's log
+    if tokenizer.pad_token_id is None:  # as the trainers do
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    check_scores_in_batch(model, tokenizer)
     return model.eval().requires_grad_(False), tokenizer
 
 
