@@ -65,9 +65,8 @@ def test_student_comes_to_judge_as_its_teacher_does(guessing_model, teacher, sft
     )
 
     metrics = report.metrics
-    assert metrics["first_loss"] > 1.5
-    assert metrics["final_loss"] < 0.3
-    assert metrics["eval_loss"] < 0.3
+    assert metrics["final_loss"] < metrics["first_loss"] / 4
+    assert metrics["eval_loss"] < metrics["first_loss"] / 4
     assert metrics["final_entropy"] < metrics["first_entropy"]
     assert watch.moved == watch.trainable
     assert not watch.frozen
