@@ -93,6 +93,24 @@ class ApiUnavailableError(LLMOpsError):
     """A backend could not be reached, or answered that it is overloaded."""
 
 
+def shortened(text: str, limit: int) -> str:
+    """The text, with a mark where it is cut.
+
+    :param text: one line
+    :param limit: its longest length
+    """
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as a message shows it, with a mark where it is cut.
+
+    :param value: what somebody gave
+    :param limit: the longest length
+    """
+    return shortened(repr(value), limit)
+
+
 def describe_unknown(given: Iterable[str], valid: Iterable[str]) -> str:
     """Name every unknown key, with the nearest valid one where there is one close by.
 

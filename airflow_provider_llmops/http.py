@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shortened
 
 MAX_ERROR_CHARACTERS = 300
 
@@ -30,9 +30,11 @@ def request(url: str, *, body: Any = None, timeout: float) -> bytes:
             content: bytes = answer.read()
             return content
     except urllib.error.HTTPError as error:
-        said = error.read().decode("utf-8", errors="replace")[:MAX_ERROR_CHARACTERS]
+        said = error.read().decode("utf-8", errors="replace")
         kind = ConfigurationError if error.code < 500 and error.code != 429 else ApiUnavailableError
-        raise kind(f"HTTP {error.code} {error.reason}: {said}", f"Address: {url}") from error
+        raise kind(
+            f"HTTP {error.code} {error.reason}: {shortened(said, MAX_ERROR_CHARACTERS)}", f"Address: {url}"
+        ) from error
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         raise ApiUnavailableError(f"No connection: {reason}. Is the server up?", f"Address: {url}") from error

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_llmops.exceptions import shortened
+
 MAX_SHOWN_CHARACTERS = 400
 _MAX_VALUE_CHARACTERS = 60
 _WEBHOOK = re.compile(r'^admission webhook "([^"]+)" denied the request: ')
@@ -35,15 +37,6 @@ def reason_of(message: str, *, limit: int = MAX_SHOWN_CHARACTERS) -> str:
         got = shortened(value, _MAX_VALUE_CHARACTERS)
         text = f"{reason} ({f'{field} is {got}' if field else f'got {got}'})" if reason else value
     return shortened(text, limit)
-
-
-def shortened(text: str, limit: int) -> str:
-    """The text, with a mark where it is cut.
-
-    :param text: one line
-    :param limit: its longest length
-    """
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def message_of(error: Any) -> tuple[str, str | None, Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 import re
@@ -22,11 +23,13 @@ from airflow_provider_llmops.ending import attempt_deadline, describe_limits, en
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     InvalidInputError,
+    LLMOpsError,
     ResultError,
     RunCanceledError,
     RunFailedError,
     RunNotFoundError,
     describe_unknown,
+    shown,
 )
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.kubernetes import StepSettings
@@ -233,7 +236,7 @@ class TrainJobOperator(BaseOperator):
             if unknown := describe_unknown([value], known):
                 raise ConfigurationError(f"There is no {what} {unknown}. There are: {', '.join(known)}.")
         if not isinstance(self.arguments, Mapping):
-            raise ConfigurationError(f"arguments must be a dict, got {self.arguments!r:.80}.")
+            raise ConfigurationError(f"arguments must be a dict, got {shown(self.arguments)}.")
         if started_here := sorted({"processes", "preset"} & set(self.arguments)):
             raise ConfigurationError(
                 f"arguments: {', '.join(started_here)} is for a step that starts its own processes. Here the TrainJob does: set "
@@ -327,13 +330,13 @@ class TrainJobOperator(BaseOperator):
         if scheme_of(path):
             raise ConfigurationError(
                 f"The nodes cannot read {name}. Copy it to a volume and give its path below {' or '.join(mounts)}.",
-                f"{name}: {value!r:.200}",
+                f"{name}: {shown(value, 200)}",
             )
         normal = posixpath.normpath(path)
         if not any(normal.startswith(f"{mount.rstrip('/')}/") for mount in mounts) or "\0" in path:
             raise ConfigurationError(
                 f"{name} must be a path below {' or '.join(mounts)}, where the nodes have a volume.",
-                f"{name}: {value!r:.200}",
+                f"{name}: {shown(value, 200)}",
             )
         return normal
 
@@ -489,8 +492,9 @@ class TrainJobOperator(BaseOperator):
         from airflow_provider_llmops.backends.trainjobs.watch import NO_POD_LEFT, TrainJobWatch
 
         watch = TrainJobWatch(self.hook.backend, job.namespace, job.name, self.log)
-        watch.look()
-        if watch.trouble is None:
+        with contextlib.suppress(LLMOpsError):  # that it has failed is known; why is not worth another error
+            watch.look()
+        if watch.trouble is None and not job.timed_out:
             self.log.error("%s", NO_POD_LEFT)
         return watch.final_error, watch.trouble
 

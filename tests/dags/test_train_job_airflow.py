@@ -15,22 +15,28 @@ from airflow.sdk import DAG
 from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
 
+training = dict(
+    component="train_sft",
+    arguments={"dataset": "/mnt/shared/rows.jsonl", "base_model": "/mnt/shared/base"},
+    output_path="/mnt/shared/out",
+    step_settings=StepSettings(env={"RUN": "{{ run_id }}"}, persistent_volume_claims={"shared": "/mnt/shared"}),
+    kubernetes_conn_id="kubernetes_cluster",
+)
+
 with DAG("train_jobs", schedule=None):
     for task_id, deferrable in {"deferred": True, "in_sync": False, "marked": True, "marked_in_sync": False}.items():
         TrainJobOperator(
             task_id=task_id,
-            component="train_sft",
-            arguments={"dataset": "/mnt/shared/rows.jsonl", "base_model": "/mnt/shared/base"},
-            output_path="/mnt/shared/out",
-            step_settings=StepSettings(
-                env={"RUN": "{{ run_id }}"}, persistent_volume_claims={"shared": "/mnt/shared"}
-            ),
-            kubernetes_conn_id="kubernetes_cluster",
             deferrable=deferrable,
             poll_interval=1,
             retries=1,
             retry_delay=timedelta(seconds=1),
+            **training,
         )
+
+with DAG("no_room", schedule=None):
+    TrainJobOperator(task_id="train", poll_interval=300, run_timeout=timedelta(seconds=20), **training)
+    TrainJobOperator(task_id="wrong_runtime", runtime="deepspeed-distributed", **training)
 """
 TASKS = {"deferred", "in_sync", "marked", "marked_in_sync"}
 
@@ -100,3 +106,29 @@ def name_of(job: dict[str, Any]) -> str:
 
 def deleted_of(train_jobs: FakeTrainJobs) -> set[str]:
     return {name for _, name, _ in train_jobs.deleted}
+
+
+def test_quota_that_keeps_pods_from_being_made_is_the_error_and_a_runtime_that_cannot_work_is_refused(
+    real_airflow: RealAirflow, train_jobs: FakeTrainJobs
+) -> None:
+    airflow = real_airflow
+    airflow.add_dag("no_room", DAG)
+    before = set(train_jobs.jobs)
+    dag_run = airflow.trigger("no_room")
+    airflow.wait_until(lambda: bool(set(train_jobs.jobs) - before), "the TrainJob to be made")
+    ((_, name),) = set(train_jobs.jobs) - before
+    job = train_jobs.jobs["team", name]
+    train_jobs.accept(job)
+    train_jobs.begin(job)
+    pod = f'pods "{name}-node-0-0-abcde" is forbidden'
+    quota = "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0"
+    train_jobs.warn(job, f"Error creating: {pod}: {quota}")
+
+    assert airflow.wait("no_room", dag_run) == "failed"
+    assert (
+        f"{quota} (Job {name}-node-0: FailedCreate). So the training was not done within its run_timeout of"
+        in airflow.log("no_room", dag_run, "train", 1)
+    )
+    refused = "Runtime 'deepspeed-distributed' starts the training in its job 'launcher'"
+    assert refused in airflow.log("no_room", dag_run, "wrong_runtime", 1)
+    assert len(set(train_jobs.jobs) - before) == 0
