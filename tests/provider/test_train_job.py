@@ -582,6 +582,33 @@ def test_pod_that_waits_without_saying_why_is_explained_by_its_events(cluster, w
     assert watch.trouble == f"{missing} (Pod p-0: FailedMount)"
 
 
+def test_node_that_waits_while_another_runs_is_told(cluster, watch, caplog):
+    job = cluster.add("j", nodes=2)
+    cluster.begin(job)
+    cluster.start_pod(job, "p-0")
+    cluster.hold_pod(job, "p-1", NO_PLACE.format(3, 3))
+    for _ in range(2):
+        assert watch.look().state == "RUNNING"
+    reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. (pod p-1)"
+    assert told(caplog) == [f"Not all nodes run: {reason}"]
+    assert watch.trouble == reason
+
+
+def test_job_whose_pods_are_gone_and_cannot_be_made_again_is_pending(cluster, watch):
+    job = cluster.add("j")
+    cluster.warn(job, QUOTA, at=time.time() - 5)
+    cluster.start_pod(job, "p-0")
+    cluster.run(job)
+    watch.look()
+    cluster.pods.clear()
+    cluster.begin(job)
+    seen = watch.look()
+    assert (seen.state, watch.trouble) == ("RUNNING", None)  # what was said before it ran is over
+    cluster.warn(job, QUOTA, at=time.time() + 5)
+    assert watch.look().state == "PENDING"
+    assert watch.trouble.startswith("exceeded quota: q")
+
+
 def test_what_events_said_long_ago_is_no_reason(cluster, watch):
     job = cluster.add("j")
     cluster.warn(job, QUOTA, at=time.time() - 3000)

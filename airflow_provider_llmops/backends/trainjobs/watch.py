@@ -73,8 +73,9 @@ class TrainJobWatch:
         self._unanswered = False
         self._refused: set[str] = set()
         self._has_run = self._all_run = False
-        self._pods_seen_at = float("-inf")
+        self._pods_seen_at = self._ran_at = float("-inf")
         self._wait: PodTrouble | None = None
+        self._wait_told: PodTrouble | None = None
         self._failures: list[PodTrouble] = []
         self._seen: set[tuple[str, str, float | None]] = set()
         self._logs_told: set[tuple[str, str]] = set()
@@ -152,6 +153,9 @@ class TrainJobWatch:
         for line in changes(before, job):
             is_new_wait = job.state is RunState.PENDING and job.reason and line.startswith("TrainJob ")
             (self._log.warning if is_new_wait else self._log.info)("%s", line)
+        if self._wait and job.state is RunState.RUNNING and self._wait != self._wait_told:
+            self._log.warning("Not all nodes run: %s", _describe(self._wait))
+        self._wait_told = self._wait
         if before is not None and (before.progress, before.metrics) == (job.progress, job.metrics):
             return
         points, told_at = self._progress
@@ -170,12 +174,14 @@ class TrainJobWatch:
             return []
         self._pods_seen_at = time.monotonic()
         live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-        self._has_run |= any(map(has_run, live))
+        if any(map(has_run, live)):
+            self._has_run, self._ran_at = True, time.time()
         troubles = [trouble for pod in pods for trouble in pod_troubles(pod)]
         waits = [trouble for trouble in troubles if not trouble.has_ended]
         waits = waits or self._look_at_events(job, live, {trouble.pod for trouble in troubles})
         if waits:
             self._wait = _steady(self._wait, waits[0])
+            self._has_run &= bool(live)  # what ran is gone, and nothing takes its place
         elif live and all(map(has_run, live)):
             self._wait = None
         new = self._notice([trouble for trouble in troubles if trouble.has_ended])
@@ -187,7 +193,7 @@ class TrainJobWatch:
     ) -> list[PodTrouble]:
         """Why pods are missing, or wait without saying why."""
         makers = [job.name, *(f"{job.name}-{replicated}-0" for replicated in job.jobs)]
-        found = self._warnings(job, makers) if len(live) < job.nodes and not self._has_run else []
+        found = self._warnings(job, makers) if len(live) < job.nodes else []
         waits = list(filter(is_creation_failure, found))
         if not job.state.is_terminal:
             silent = [pod["metadata"]["name"] for pod in live if not has_run(pod)]
@@ -199,11 +205,8 @@ class TrainJobWatch:
         for name in names:
             ask = partial(self._backend.warnings, job.namespace, name)
             found += self._ask("Why pods are not made", ask) or []
-        return [
-            trouble
-            for trouble in event_troubles(found)
-            if trouble.at is None or time.time() - trouble.at < EVENT_SECONDS
-        ]
+        since = max(time.time() - EVENT_SECONDS, self._ran_at)
+        return [trouble for trouble in event_troubles(found) if trouble.at is None or trouble.at > since]
 
     def _notice(self, failures: Sequence[PodTrouble]) -> list[PodTrouble]:
         """Those that are new, the first to fail first. After all nodes ran again, what fails next has its own reason."""
