@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 MAX_REASON_CHARACTERS = 300
@@ -73,9 +74,9 @@ class ServerError:
     @classmethod
     def read(cls, status: int, body: bytes) -> ServerError:
         """Read the body, in whichever of its forms it is: of the gateway, of the upload, of a proxy."""
-        lines = _without_stack(_said(body))
+        lines = _without_stack(_said(body)) or [_phrase(status)]
         text = " ".join(" ".join(lines).split())
-        first = " ".join(lines[0].split()) if lines else ""
+        first = " ".join(lines[0].split())
         reason = first[max((found.end() for found in _KIND.finditer(first)), default=0) :] or text
         return cls(
             status,
@@ -159,7 +160,12 @@ def _said(body: bytes) -> str:
         return re.sub(r"^\s*\d{3}\s+", "", title[1]) if title else text
     if not isinstance(answer, dict):
         return answer if isinstance(answer, str) else ""
-    return str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")
+    said = answer.get("message") or answer.get("error_message") or answer.get("error") or ""
+    return str(said.get("message") or said if isinstance(said, dict) else said)
+
+
+def _phrase(status: int) -> str:
+    return next((known.phrase for known in HTTPStatus if known == status), "no reason was given")
 
 
 def _ends_of(text: str, characters: int) -> str:

@@ -556,6 +556,26 @@ def test_upload_that_is_refused_without_a_reason_says_what_it_may_be(api, settin
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (403, b"{}", "Forbidden"),
+        (403, b"", "Forbidden"),
+        (403, b"[]", "Forbidden"),
+        (403, b'{"error": {"message": "RBAC: access denied", "code": 403}}', "RBAC: access denied"),
+        (403, b"RBAC: access denied", "RBAC: access denied"),
+        (403, b'"RBAC: access denied"', "RBAC: access denied"),
+        (403, b'{"message": "  \\n "}', "Forbidden"),
+    ],
+)
+def test_answer_in_any_form_has_a_reason(api, settings, status, body, reason):
+    backend = warm(settings)
+    api.answer = lambda incoming: Answer(status, body)
+    with pytest.raises(ConfigurationError) as caught:
+        backend.get("some-run")
+    assert str(caught.value).startswith(f"Refused with {status}: {reason}. ")
+
+
 def test_proxy_that_takes_less_than_the_server_is_no_login_page(api, settings, slept):
     backend = warm(settings)
     page = b"<html><head><title>413 Request Entity Too Large</title></head><body><hr>nginx</body></html>"
