@@ -266,6 +266,16 @@ def _check_component(
             )
         if unknown := describe_unknown(needs_of(task), tasks):
             raise ConfigurationError(f"{place} depends on a task that is not there: {unknown}. {_AGAIN}")
+        for group, kind in (
+            ("parameters", "componentInputParameter"),
+            ("artifacts", "componentInputArtifact"),
+        ):
+            sources = task.get("inputs", {}).get(group, {}).values()
+            taken = [source[kind] for source in sources if kind in source]
+            if unknown := describe_unknown(taken, inputs.get(group, {})):
+                raise ConfigurationError(
+                    f"{place} takes an input that its pipeline does not have: {unknown}. {_AGAIN}"
+                )
     try:
         graphlib.TopologicalSorter({name: needs_of(task) for name, task in tasks.items()}).prepare()
     except graphlib.CycleError as error:

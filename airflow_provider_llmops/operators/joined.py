@@ -287,13 +287,20 @@ def _check_plan(steps: Mapping[str, Mapping[str, Any]]) -> None:
             raise ConfigurationError(
                 f"Step {name!r} has {unknown}; it may have {', '.join(sorted(_STEP_KEYS))}."
             )
+        for key, value in given.get("arguments", {}).items():
+            if not _is_output(value) and any(map(_is_output, _parts(value))):
+                raise ConfigurationError(
+                    f"Step {name!r}: output_of stands for a whole input, and {key!r} has it inside: {value!r:.80}."
+                )
         sources = _sources_of(given)
         needs[name] = {source.step for source in sources.values()} | set(given.get("after", ()))
     check_order(needs)
     known = {
         name: _joined_step(name, given, PipelineSpec.packaged(given["component"]))
         for name, given in steps.items()
-        if not _is_file(given["component"]) and _TEMPLATE not in given["component"]
+        if isinstance(given["component"], str)  # not what another task makes
+        and not _is_file(given["component"])
+        and _TEMPLATE not in given["component"]
     }
     for name, joined in known.items():
         if unknown := describe_unknown(steps[name].get("arguments", {}), joined.spec.inputs):
@@ -313,8 +320,23 @@ def _sources_of(given: Mapping[str, Any]) -> dict[str, OutputOf]:
     return {
         key: OutputOf(value["output_of"], value["name"])
         for key, value in given.get("arguments", {}).items()
-        if isinstance(value, Mapping) and value.keys() == _OUTPUT_KEYS
+        if _is_output(value)
     }
+
+
+def _is_output(value: Any) -> bool:
+    """Whether it was made by :func:`output_of`."""
+    return isinstance(value, Mapping) and value.keys() == _OUTPUT_KEYS
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What is in a value, at every depth."""
+    inside = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    )
+    for part in inside:
+        yield part
+        yield from _parts(part)
 
 
 def _spec_of(component: str) -> PipelineSpec:

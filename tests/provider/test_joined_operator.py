@@ -94,33 +94,37 @@ def test_one_run_has_the_outcome_of_a_task_for_each_step(context, backend):
     assert together["data_docs_url"].startswith("/")
 
 
-def test_what_comes_after_a_gate_that_is_not_passed_does_not_run(context, backend):
+@pytest.fixture
+def toy(toy_spec, tmp_path) -> str:
+    """A compiled component in a file."""
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy_spec.ir))
+    return str(tmp_path / "toy.yaml")
+
+
+def test_what_comes_after_a_gate_that_is_not_passed_does_not_run(context, backend, toy, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     steps = {
-        **made_and_checked(min_rows=1000),
+        "check": step("validate_dataset", {"dataset": str(tmp_path / "rows.jsonl"), "min_rows": 1000}),
         "again": step("validate_dataset", {"dataset": output_of("check", "validated")}),
-        "last": step("validate_dataset", {"dataset": output_of("again", "validated")}),
-        "beside": step("validate_dataset", {"dataset": output_of("make", "train")}),
+        "last": step(toy, {"source": output_of("again", "validated")}),
+        "beside": step(toy),
     }
-    with pytest.raises(QualityGateFailed, match=r"(?s)^16 rows.*\nStep 'check' of run ") as caught:
+    with pytest.raises(QualityGateFailed, match=r"(?s)^1 rows.*\nStep 'check' of run ") as caught:
         joined(steps).execute(context)
     xcom = context["ti"].xcom
     assert "rejected: /" in str(caught.value)
-    assert [name for name in steps if name in xcom] == ["make", "check", "beside"]
-    assert [xcom[name]["passed"] for name in ("make", "check", "beside")] == [True, False, True]
+    assert [name for name in steps if name in xcom] == ["check", "beside"]
+    assert [xcom[name]["passed"] for name in ("check", "beside")] == [False, True]
     assert xcom["return_value"]["state"] == "SUCCEEDED"
-    (group,) = {path.partition("/")[0] for path in xcom["return_value"]["steps"]} - {
-        "make",
-        "check",
-        "beside",
+    assert xcom["return_value"]["steps"] == {
+        "beside": "SUCCEEDED",
+        "check": "SUCCEEDED",
+        "check-passed": "SKIPPED",
+        "import-check-dataset": "SUCCEEDED",
     }
-    assert xcom["return_value"]["steps"][group] == "SKIPPED"
 
 
-def test_steps_before_the_one_that_fails_are_on_xcom_and_a_retry_starts_anew(
-    context, backend, toy_spec, tmp_path
-):
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy_spec.ir))
-    toy = str(tmp_path / "toy.yaml")
+def test_steps_before_the_one_that_fails_are_on_xcom_and_a_retry_starts_anew(context, backend, toy):
     steps = {
         "first": step(toy, {"text": "abc"}),
         "second": step(toy, {"source": output_of("first", "echo"), "ending": "{{ ending }}"}),
@@ -141,15 +145,15 @@ def test_steps_before_the_one_that_fails_are_on_xcom_and_a_retry_starts_anew(
     assert Path(xcom["second.echo"]).read_text() == "abc"
 
 
-def test_a_deferred_attempt_waits_for_the_run_and_a_retry_finds_it(context, backend):
-    operator = joined(made_and_checked(), deferrable=True)
+def test_a_deferred_attempt_waits_for_the_run_and_a_retry_finds_it(context, backend, toy):
+    steps = {"one": step(toy, {"seconds": 1.0}), "two": step(toy, {"source": output_of("one", "echo")})}
     with pytest.raises(TaskDeferred) as deferred:
-        operator.execute(context)
+        joined(steps, deferrable=True).execute(context)
     (run_id,) = {path.name for path in backend._runs.glob("[!.]*")}
     assert deferred.value.trigger.serialize()[1]["run_id"] == run_id
-    value = joined(made_and_checked()).execute(retry(context))
+    value = joined(steps).execute(retry(context))
     assert value["run_id"] == run_id
-    assert context["ti"].xcom["check"]["passed"] is True
+    assert Path(context["ti"].xcom["two.echo"]).read_text() == "hello"
 
 
 def test_artifacts_of_other_steps_and_addresses_given_twice_need_no_importer_of_their_own():
@@ -287,6 +291,13 @@ def test_steps_have_settings_of_their_own_and_keep_those_they_were_compiled_with
             r"output 'passed' of step 'validate' is a parameter \(BOOLEAN\)",
         ),
         ({"a": {**step("train_sft"), "settings": {}}}, "^Step 'a' has 'settings'"),
+        (
+            {
+                **tuned(),
+                "train": step("train_sft", {"training_args": {"x": [output_of("validate", "result")]}}),
+            },
+            "^Step 'train': output_of stands for a whole input, and 'training_args' has it inside",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused_when_the_dag_is_read(steps, message):

@@ -206,6 +206,21 @@ def test_json_may_have_emoji_in_escapes(tmp_path):
             r"tasks\.report depends on a task that is not there: 'trian' \(did you mean 'train'\?\)",
         ),
         (
+            dump(
+                changed(
+                    "root",
+                    "dag",
+                    "tasks",
+                    "train",
+                    "inputs",
+                    "parameters",
+                    "steps",
+                    value={"componentInputParameter": "stebs"},
+                )
+            ),
+            r"tasks\.train takes an input that its pipeline does not have: 'stebs' \(did you mean 'steps'\?\)",
+        ),
+        (
             dump(changed("root", "dag", "tasks", "train", "dependentTasks", value=["report"])),
             r"root\.dag: tasks wait for each other: (train -> report -> train|report -> train -> report)\.",
         ),
