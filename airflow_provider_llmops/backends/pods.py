@@ -20,7 +20,8 @@ MAX_MESSAGE_CHARACTERS = 700
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 # The two that a kubelet says in turn, the first with the reason.
 _IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff")
-_SIGTERM_EXIT = 143
+# What a container ends with that was told to end: SIGTERM, and SIGKILL after its grace.
+_TOLD_TO_END = (143, 137)
 # What the controllers say when they cannot make what they should: kube-controller-manager of pods, JobSet, Kubeflow Trainer.
 _CREATION_EVENTS = (
     "FailedCreate",
@@ -191,7 +192,9 @@ def _container_trouble(pod: str, container: Mapping[str, Any], *, is_deleted: bo
             is_final,
             has_ended=True,
             was_restarted="terminated" not in now,
-            was_told_to_end=is_deleted and ended["exitCode"] == _SIGTERM_EXIT,
+            was_told_to_end=is_deleted
+            and ended["exitCode"] in _TOLD_TO_END
+            and ended.get("reason") != "OOMKilled",
             container=name,
             at=_time(ended.get("finishedAt")),
         )

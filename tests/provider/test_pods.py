@@ -97,6 +97,16 @@ def test_pod_that_starts_runs_or_has_succeeded_is_no_trouble(document):
     assert pod_troubles(document) == []
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "is_told"), [(143, "Error", True), (137, "Error", True), (137, "OOMKilled", False), (1, "Error", False)]
+)  # fmt: skip
+def test_end_of_a_deleted_pod_is_a_consequence_but_for_what_ended_it_by_itself(code, reason, is_told):
+    (trouble,) = pod_troubles(pod(deleted=True, containerStatuses=[container(ended(code, reason))]))
+    assert trouble.was_told_to_end == is_told
+    (trouble,) = pod_troubles(pod(containerStatuses=[container(ended(code, reason))]))
+    assert not trouble.was_told_to_end
+
+
 def test_pod_has_run_once_its_container_did():
     assert not has_run(pod(phase="Running", containerStatuses=[container(waiting("ErrImagePull"))]))
     assert not has_run(pod(initContainerStatuses=[container(ended(0))]))

@@ -122,7 +122,8 @@ class TrainJobWatch:
         self._unanswered = False
         failures: list[PodTrouble] = []
         if job.state is RunState.PAUSED:
-            self._has_run, self._wait, self._failures = False, None, []
+            self._has_run = self._all_run = False
+            self._wait, self._failures = None, []
         elif job.state is RunState.SUCCEEDED:
             self._wait, self._failures = None, []
         elif not self._is_settled(job):
@@ -174,8 +175,9 @@ class TrainJobWatch:
             return []
         self._pods_seen_at = time.monotonic()
         live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-        if any(map(has_run, live)):
-            self._has_run, self._ran_at = True, time.time()
+        self._has_run |= any(map(has_run, live))
+        if any(map(is_running, live)):
+            self._ran_at = time.time()
         troubles = [trouble for pod in pods for trouble in pod_troubles(pod)]
         waits = [trouble for trouble in troubles if not trouble.has_ended]
         waits = waits or self._look_at_events(job, live, {trouble.pod for trouble in troubles})
