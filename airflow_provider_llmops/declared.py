@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
 Kinds = list[Any]
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null"}
@@ -64,7 +64,7 @@ def converted(
         return value
     expected = " or ".join(_WORDS[kind] for kind in ("int", "float", "bool", "null") if kind in names)
     raise ConfigurationError(
-        f"{name} is {value!r:.80}, and takes {expected}. Give it as such, without quotes."
+        f"{name} is {shown_value(value)}, and takes {expected}. Give it as such, without quotes."
     )
 
 

@@ -102,7 +102,7 @@ def shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
-def shown(value: object, limit: int = 80) -> str:
+def shown_value(value: object, limit: int = 80) -> str:
     """A value as a message shows it, with a mark where it is cut.
 
     :param value: what somebody gave

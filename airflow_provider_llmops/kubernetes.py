@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 
 ALL_STEPS = "*"
 SHARED_MEMORY_PATH = "/dev/shm"  # noqa: S108 - in the pod, made by the kubelet
@@ -75,7 +75,7 @@ class Toleration:
         if seconds is not None:
             if not isinstance(seconds, int) or isinstance(seconds, bool):
                 raise ConfigurationError(
-                    f"A toleration's toleration_seconds must be whole, got {shown(seconds, 60)}."
+                    f"A toleration's toleration_seconds must be whole, got {shown_value(seconds, 60)}."
                 )
             if self.effect != "NoExecute":
                 raise ConfigurationError("A toleration's toleration_seconds needs the effect NoExecute.")
@@ -140,7 +140,7 @@ class StepSettings:
         count = self.accelerator_count
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
             raise ConfigurationError(
-                f"accelerator_count must be a whole number from 0 on, got {shown(count, 60)}."
+                f"accelerator_count must be a whole number from 0 on, got {shown_value(count, 60)}."
             )
         _choice("image_pull_policy", self.image_pull_policy, get_args(PullPolicy), "the")
         self._check_quantities()
@@ -160,7 +160,7 @@ class StepSettings:
         given = _known(value, cls, "settings of a step")
         if (tolerations := given.get("tolerations")) is not None:
             if not isinstance(tolerations, list | tuple):
-                raise ConfigurationError(f"tolerations must be a list, got {shown(tolerations)}.")
+                raise ConfigurationError(f"tolerations must be a list, got {shown_value(tolerations)}.")
             given["tolerations"] = [
                 item if isinstance(item, Toleration) else Toleration(**_known(item, Toleration, "toleration"))
                 for item in tolerations
@@ -201,7 +201,7 @@ class StepSettings:
             _text(f"annotations[{key!r}]", value)
         if isinstance(self.image_pull_secrets, str) or not isinstance(self.image_pull_secrets, Sequence):
             raise ConfigurationError(
-                f"image_pull_secrets must be a list of names, got {shown(self.image_pull_secrets)}."
+                f"image_pull_secrets must be a list of names, got {shown_value(self.image_pull_secrets)}."
             )
         for name in self.image_pull_secrets:
             _match("image_pull_secrets", name, _DNS_SUBDOMAIN, "the name of a Secret")
@@ -209,7 +209,7 @@ class StepSettings:
             isinstance(item, Toleration) for item in self.tolerations
         ):
             raise ConfigurationError(
-                f"tolerations must be a list of Toleration, got {shown(self.tolerations)}."
+                f"tolerations must be a list of Toleration, got {shown_value(self.tolerations)}."
             )
 
     def _check_environment(self) -> None:
@@ -249,7 +249,9 @@ def settings_by_step(value: Any) -> dict[str, StepSettings]:
     if isinstance(value, StepSettings):
         return {ALL_STEPS: value}
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"Settings of steps must be StepSettings or a dict, got {shown(value)}.")
+        raise ConfigurationError(
+            f"Settings of steps must be StepSettings or a dict, got {shown_value(value)}."
+        )
     names = {item.name for item in fields(StepSettings)}
     if all(key in names for key in value):
         return {ALL_STEPS: StepSettings.of(value)}
@@ -257,7 +259,7 @@ def settings_by_step(value: Any) -> dict[str, StepSettings]:
         if key in names or not isinstance(item, StepSettings | Mapping):
             raise ConfigurationError(
                 f"Settings of steps are given either for all steps or by step; {describe_unknown([str(key)], names) or repr(key)}"
-                f" = {shown(item, 60)} does not fit. Settings: {', '.join(sorted(names))}."
+                f" = {shown_value(item, 60)} does not fit. Settings: {', '.join(sorted(names))}."
             )
     result = {}
     for step, item in value.items():
@@ -279,7 +281,7 @@ def quantity(name: str, value: Any) -> Decimal:
     if match is None:
         near = " Kubernetes writes thousands with a small k." if str(value).endswith("K") else ""
         raise ConfigurationError(
-            f"{name} must be an amount such as 500m, 2 or 16Gi, got {shown(value, 60)}.{near}"
+            f"{name} must be an amount such as 500m, 2 or 16Gi, got {shown_value(value, 60)}.{near}"
         )
     number, suffix = match.groups()
     if suffix in ("n", "u", "m") and not name.startswith("cpu"):
@@ -298,7 +300,7 @@ def quantity(name: str, value: Any) -> Decimal:
 def _known(value: Any, kind: type, what: str) -> dict[str, Any]:
     """The given fields of a dataclass; ``None`` means not given."""
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"The {what} must be a dict, got {shown(value)}.")
+        raise ConfigurationError(f"The {what} must be a dict, got {shown_value(value)}.")
     names = [item.name for item in fields(kind)]
     if unknown := describe_unknown([str(key) for key in value], names):
         raise ConfigurationError(f"The {what} have no {unknown}. There are: {', '.join(sorted(names))}.")
@@ -307,25 +309,25 @@ def _known(value: Any, kind: type, what: str) -> dict[str, Any]:
 
 def _items(name: str, value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{name} must be a dict, got {shown(value)}.")
+        raise ConfigurationError(f"{name} must be a dict, got {shown_value(value)}.")
     return list(value.items())
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be text, got {shown(value, 60)}; quote it.")
+        raise ConfigurationError(f"{name} must be text, got {shown_value(value, 60)}; quote it.")
     return value
 
 
 def _match(name: str, value: Any, pattern: re.Pattern[str], what: str) -> None:
     if not pattern.fullmatch(_text(name, value)):
-        raise ConfigurationError(f"{name} must be {what}, got {shown(value)}.")
+        raise ConfigurationError(f"{name} must be {what}, got {shown_value(value)}.")
 
 
 def _choice(name: str, value: Any, choices: Sequence[str], whose: str) -> None:
     if value is not None and value not in choices:
         raise ConfigurationError(
-            f"{whose} {name} must be one of {', '.join(choices)}, got {shown(value, 60)}."
+            f"{whose} {name} must be one of {', '.join(choices)}, got {shown_value(value, 60)}."
         )
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ConfigurationError, shown
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.kubernetes import SHARED_MEMORY_PATH, StepSettings, Toleration
 from airflow_provider_llmops.uris import file_address
 
@@ -144,10 +144,10 @@ def train_job(
         )
     if runtime_kind not in ("ClusterTrainingRuntime", "TrainingRuntime"):
         raise ConfigurationError(
-            f"runtime_kind must be ClusterTrainingRuntime or TrainingRuntime, got {shown(runtime_kind)}."
+            f"runtime_kind must be ClusterTrainingRuntime or TrainingRuntime, got {shown_value(runtime_kind)}."
         )
     if not isinstance(runtime, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", runtime):
-        raise ConfigurationError(f"runtime must be the name of a {runtime_kind}, got {shown(runtime)}.")
+        raise ConfigurationError(f"runtime must be the name of a {runtime_kind}, got {shown_value(runtime)}.")
     if settings.image_pull_policy is not None:
         raise ConfigurationError(
             "A TrainJob cannot set image_pull_policy: set imagePullPolicy in the template of its runtime."
@@ -157,7 +157,9 @@ def train_job(
         processes_per_node = settings.accelerator_count or 1
     for what, value in (("num_nodes", num_nodes), ("processes_per_node", processes_per_node)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigurationError(f"{what} must be a whole number from 1 on, got {shown(value, 60)}.")
+            raise ConfigurationError(
+                f"{what} must be a whole number from 1 on, got {shown_value(value, 60)}."
+            )
     labels = {**settings.labels, **(labels or {}), TOKEN_LABEL: token}
     trainer: dict[str, Any] = {
         "image": settings.image or image,

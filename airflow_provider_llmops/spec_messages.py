@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 
 DESCRIPTORS = "kfp.binpb"
 
@@ -191,7 +191,9 @@ class _Reader:
 
     def _wrong(self, value: Any, expected: str, path: str) -> ConfigurationError:
         name = path.rpartition(".")[2] or "It"
-        return self._error(f"{name} must be {expected}, got {type(value).__name__} {value!r:.60}", path)
+        return self._error(
+            f"{name} must be {expected}, got {type(value).__name__} {shown_value(value, 60)}", path
+        )
 
     def _error(self, reason: str, path: str) -> ConfigurationError:
         return ConfigurationError(

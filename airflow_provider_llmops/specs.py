@@ -19,7 +19,7 @@ from importlib import resources
 from typing import Any
 
 from airflow_provider_llmops.declared import Kinds, converted
-from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.ir import (
     add_importer,
     component_key,
@@ -245,7 +245,7 @@ class PipelineSpec:
         if not isinstance(value, expected) or is_number:
             raise ConfigurationError(
                 f"{self._label}: input {name!r} must be {' or '.join(t.__name__ for t in expected)}, got "
-                f"{type(value).__name__} {value!r:.80}."
+                f"{type(value).__name__} {shown_value(value)}."
             )
         try:
             checked = check_json(value, name)
@@ -256,7 +256,7 @@ class PipelineSpec:
         literals = declared.get("literals")
         if literals and checked not in literals:
             raise ConfigurationError(
-                f"{self._label}: input {name!r} is {checked!r:.80}; it must be one of "
+                f"{self._label}: input {name!r} is {shown_value(checked)}; it must be one of "
                 f"{', '.join(repr(literal) for literal in literals)}."
             )
         return checked
@@ -269,7 +269,7 @@ class PipelineSpec:
             )
         if not isinstance(value, str) or not value or any(character in value for character in "\0\r\n"):
             raise ConfigurationError(
-                f"{self._label}: input {name!r} is an artifact and takes its URI as text, got {value!r:.80}."
+                f"{self._label}: input {name!r} is an artifact and takes its URI as text, got {shown_value(value)}."
             )
         return value
 

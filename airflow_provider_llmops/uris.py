@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote_to_bytes
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=//)|(file):(?=/)", re.IGNORECASE)
 _MINIO = "minio"
@@ -59,7 +59,7 @@ def file_path(address: str, what: str) -> str:
     host, path = rest[2:].partition("/")[::2] if rest.startswith("//") else ("", rest.lstrip("/"))
     if host not in ("", "localhost"):
         raise ConfigurationError(
-            f"{what} names the host {host!r}; a file URL has three slashes: file:///path. It is {address!r:.300}."
+            f"{what} names the host {host!r}; a file URL has three slashes: file:///path. It is {shown_value(address, 300)}."
         )
     return os.fsdecode(unquote_to_bytes(f"/{path}"))
 
@@ -88,7 +88,7 @@ def on_this_machine(name: str, address: str, expected: Address) -> str:
     if not path.startswith("/"):
         full = Path(path).expanduser() if path.startswith("~") else Path.cwd() / path
         raise ConfigurationError(
-            f"{name} is {address!r:.200}, not an absolute path, and a step starts in a directory of its own. If the "
+            f"{name} is {shown_value(address, 200)}, not an absolute path, and a step starts in a directory of its own. If the "
             f"worker's is meant, give {os.path.normpath(full)}."
         )
     if expected.exists:
@@ -99,7 +99,7 @@ def on_this_machine(name: str, address: str, expected: Address) -> str:
 def _unreadable(name: str, address: str, scheme: str, expected: Address) -> str:
     readable = [*(f"{each}://" for each in expected.schemes), "file:///"]
     return (
-        f"{name} has the scheme {scheme}://, which cannot be read on this machine: {address!r:.300}. Here it takes an "
+        f"{name} has the scheme {scheme}://, which cannot be read on this machine: {shown_value(address, 300)}. Here it takes an "
         f"absolute path or {' or '.join(readable)}. Copy it to this machine's disk, or use a connection with a host, a "
         "Kubeflow Pipelines server."
     )
@@ -109,18 +109,20 @@ def _check_present(name: str, path: str, expected: Address) -> None:
     try:
         is_directory, is_there = Path(path).is_dir(), Path(path).exists()
     except (OSError, ValueError) as error:  # too long, no permission, a NUL in it
-        raise ConfigurationError(f"{name} cannot be read: {error}. It is {path!r:.300}.") from error
+        raise ConfigurationError(
+            f"{name} cannot be read: {error}. It is {shown_value(path, 300)}."
+        ) from error
     if not is_there:
         parent = next(parent for parent in Path(path).parents if parent.exists())
         raise ConfigurationError(
-            f"{name} does not exist on this machine: {path!r:.300}; {str(parent)!r:.200} does. Check the path, and that the "
+            f"{name} does not exist on this machine: {shown_value(path, 300)}; {shown_value(str(parent), 200)} does. Check the path, and that the "
             "task that makes it runs on the same machine."
         )
     if expected.kind == "file" and is_directory:
         raise ConfigurationError(
-            f"{name} is a directory, and a file is needed: {path!r:.300}. Name the file in it."
+            f"{name} is a directory, and a file is needed: {shown_value(path, 300)}. Name the file in it."
         )
     if expected.kind == "directory" and not is_directory:
         raise ConfigurationError(
-            f"{name} is a file, and a directory is needed: {path!r:.300}. Give the directory."
+            f"{name} is a file, and a directory is needed: {shown_value(path, 300)}. Give the directory."
         )

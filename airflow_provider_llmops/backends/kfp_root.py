@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_provider_llmops.exceptions import shown_value
+
 CONFIG_MAP = "kfp-launcher"
 _PROVIDERS = "providers"
 _ROOT = re.compile(r"(?P<scheme>[a-z][a-z0-9]+)://(?P<bucket>[^/?]+)(?:/(?P<prefix>[^?]*))?(?P<query>\?.+)?")
@@ -53,7 +55,7 @@ def check_root(root: str, settings: Mapping[str, str] | None, namespace: str) ->
     if match is None or scheme not in _SECRETS:
         return RootProblem(
             f"The steps of a cluster cannot write to {scheme}: addresses; Kubeflow Pipelines takes s3://, gs:// and minio:// "
-            f"as pipeline root. Change 'pipeline_root'. It is {root!r:.200}.",
+            f"as pipeline root. Change 'pipeline_root'. It is {shown_value(root, 200)}.",
             is_certain=False,  # what a test server takes, or a later version
         )
     where = f"config map {CONFIG_MAP} of namespace {namespace}"
@@ -113,14 +115,14 @@ def _value(settings: Any, name: str) -> Any:
     if settings is None:
         return None
     if not isinstance(settings, Mapping):
-        raise ValueError(f"it is {settings!r:.60} and must have fields")
+        raise ValueError(f"it is {shown_value(settings, 60)} and must have fields")
     return next((value for key, value in settings.items() if str(key).lower() == name.lower()), None)
 
 
 def _part(settings: Any, name: str) -> Mapping[str, Any] | None:
     value = _value(settings, name)
     if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{name!r} is {value!r:.60} and must have fields")
+        raise ValueError(f"{name!r} is {shown_value(value, 60)} and must have fields")
     return value
 
 

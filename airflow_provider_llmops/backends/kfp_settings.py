@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
-from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -213,7 +213,9 @@ def _boolean(where: str, name: str, value: Any) -> bool:
         return value.lower() == "true"
     if isinstance(value, bool):
         return value
-    raise ConfigurationError(f"{where}: {name!r} in extra must be true or false, got {value!r:.40}.")
+    raise ConfigurationError(
+        f"{where}: {name!r} in extra must be true or false, got {shown_value(value, 40)}."
+    )
 
 
 def _seconds(where: str, name: str, value: Any) -> float:
@@ -223,6 +225,6 @@ def _seconds(where: str, name: str, value: Any) -> float:
         number = -1.0
     if not 0 < number < 86_400:
         raise ConfigurationError(
-            f"{where}: {name!r} in extra must be a number of seconds, got {value!r:.40}."
+            f"{where}: {name!r} in extra must be a number of seconds, got {shown_value(value, 40)}."
         )
     return number

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.local_serving import LocalServingBackend
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
 
@@ -135,7 +135,7 @@ def _choice(address: str, body: dict[str, Any], *path: str) -> str:
             found = found[key]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ApiUnavailableError(
-            f"The service did not answer as a language model does: {shown(content, 200)}",
+            f"The service did not answer as a language model does: {shown_value(content, 200)}",
             f"Address: {address}",
         ) from error
     answer: str = found

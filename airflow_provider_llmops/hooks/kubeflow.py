@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.local import DEFAULT_SLOTS, LocalPipelineBackend
-from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -47,7 +47,7 @@ def local_settings(connection: Connection, *further: str) -> dict[str, Any]:
     root = Path(extra.get("root", DEFAULT_ROOT)).expanduser()
     if not root.is_absolute():  # it would be another directory in a worker than in the triggerer
         raise ConfigurationError(
-            f"Connection {connection.conn_id!r}: 'root' in extra must be an absolute path of this machine, got {extra['root']!r:.200}."
+            f"Connection {connection.conn_id!r}: 'root' in extra must be an absolute path of this machine, got {shown_value(extra['root'], 200)}."
         )
     return {**extra, "root": root}
 
@@ -107,7 +107,7 @@ class KubeflowPipelinesHook(BaseHook):
             days = 0.0
         if not 0 < days < math.inf:
             raise ConfigurationError(
-                f"Connection {self.kubeflow_conn_id!r}: 'retention' in extra must be a number of days above 0, got {value!r:.60}."
+                f"Connection {self.kubeflow_conn_id!r}: 'retention' in extra must be a number of days above 0, got {shown_value(value, 60)}."
             )
         return days
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.as_of import as_of, is_backfill, origin_in_time
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
 from airflow_provider_llmops.once import dag_run_key
@@ -106,7 +106,7 @@ class RegisterModelOperator(ComponentOperator):
         """The component's arguments; where the model comes from is added to its tags."""
         if not isinstance(self.alias_in_backfill, bool):
             raise ConfigurationError(
-                f"alias_in_backfill must be true or false, got the text {self.alias_in_backfill!r:.80}. A template stays a "
+                f"alias_in_backfill must be true or false, got the text {shown_value(self.alias_in_backfill)}. A template stays a "
                 "truth value only in a DAG with render_template_as_native_obj=True."
             )
         origin = {}

@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_provider_llmops.as_of import as_of, is_backfill
 from airflow_provider_llmops.backends.serving import discard
 from airflow_provider_llmops.ending import is_unwanted, seconds_to_wait
-from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError
+from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError, shown_value
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.manifests import inference_service
@@ -126,7 +126,7 @@ class DeployModelOperator(BaseOperator):
         self._context = context
         if not isinstance(self.only_if_newer, bool):
             raise ConfigurationError(
-                f"only_if_newer must be true or false, got the text {self.only_if_newer!r:.80}. A template stays a truth value only "
+                f"only_if_newer must be true or false, got the text {shown_value(self.only_if_newer)}. A template stays a truth value only "
                 "in a DAG with render_template_as_native_obj=True."
             )
         manifest = self.manifest()
@@ -289,7 +289,7 @@ class AskModelOperator(BaseOperator):
             seconds = round(time.monotonic() - started, 3)
             if not answer.strip():
                 raise RunFailedError(
-                    f"The answer to {prompt!r:.50} is empty. Look at the service's log and at the evaluation's report.",
+                    f"The answer to {shown_value(prompt, 50)} is empty. Look at the service's log and at the evaluation's report.",
                     f"Service: {self.url}",
                 )
             self.log.info("%s\n-> %s (%.2f s)", prompt, answer, seconds)

@@ -29,7 +29,7 @@ from airflow_provider_llmops.exceptions import (
     RunFailedError,
     RunNotFoundError,
     describe_unknown,
-    shown,
+    shown_value,
 )
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.kubernetes import StepSettings
@@ -236,7 +236,7 @@ class TrainJobOperator(BaseOperator):
             if unknown := describe_unknown([value], known):
                 raise ConfigurationError(f"There is no {what} {unknown}. There are: {', '.join(known)}.")
         if not isinstance(self.arguments, Mapping):
-            raise ConfigurationError(f"arguments must be a dict, got {shown(self.arguments)}.")
+            raise ConfigurationError(f"arguments must be a dict, got {shown_value(self.arguments)}.")
         if started_here := sorted({"processes", "preset"} & set(self.arguments)):
             raise ConfigurationError(
                 f"arguments: {', '.join(started_here)} is for a step that starts its own processes. Here the TrainJob does: set "
@@ -330,13 +330,13 @@ class TrainJobOperator(BaseOperator):
         if scheme_of(path):
             raise ConfigurationError(
                 f"The nodes cannot read {name}. Copy it to a volume and give its path below {' or '.join(mounts)}.",
-                f"{name}: {shown(value, 200)}",
+                f"{name}: {shown_value(value, 200)}",
             )
         normal = posixpath.normpath(path)
         if not any(normal.startswith(f"{mount.rstrip('/')}/") for mount in mounts) or "\0" in path:
             raise ConfigurationError(
                 f"{name} must be a path below {' or '.join(mounts)}, where the nodes have a volume.",
-                f"{name}: {shown(value, 200)}",
+                f"{name}: {shown_value(value, 200)}",
             )
         return normal
 

@@ -12,7 +12,7 @@ from airflow_provider_llmops.backends.pods import (
     is_creation_failure,
     pod_troubles,
 )
-from airflow_provider_llmops.exceptions import shortened, shown
+from airflow_provider_llmops.exceptions import shortened, shown_value
 
 
 def pod(*, deleted=False, **status):
@@ -192,5 +192,5 @@ def test_refusal_has_its_reason_before_the_value(message, reason):
 def test_text_that_is_cut_is_marked_and_ends_with_one_stop():
     assert shortened("abcdef", 6) == "abcdef"
     assert shortened("abcdefg", 6) == "abcde…"
-    assert (shown("abc", 5), shown("abcd", 5)) == ("'abc'", "'abc…")
+    assert (shown_value("abc", 5), shown_value("abcd", 5)) == ("'abc'", "'abc…")
     assert [sentence(text) for text in ("a", "a.", "a ...", "a…")] == ["a.", "a.", "a.", "a…"]
