@@ -8,22 +8,16 @@ import os
 import resource
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kfp.dsl import Artifact, Metrics, Model
 
-from llmops_components.errors import ComponentError, reason_first
+from llmops_components.errors import ComponentError
 from llmops_components.local.store import MODELS, store_once
+from llmops_components.reporting import message_of, report_error
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of, write_json
-from llmops_components.training.scrub import scrub
-
-# Begins the line of the output that carries an error raised on purpose, as JSON. On a cluster the output is all that is left
-# of a step that failed, and the Airflow provider looks for this line in it.
-ERROR_MARK = "LLMOPS_ERROR: "
-MAX_MESSAGE_CHARACTERS = 4000  # in that line, which has to lie in the end of the output that is read
 
 
 def run_stage(
@@ -39,8 +33,7 @@ def run_stage(
 
     Writes ``result`` (the JSON that the Airflow provider reads), and puts the digest and size of each output into
     its metadata. On the local backend, files of models that other runs have too are on disk once. An error that the library raises on purpose ends the process with its message as the last line
-    instead of a traceback. As JSON it is also written to the file that ``LLMOPS_ERROR_FILE`` names; without that variable, to
-    the output, in a line that begins with :data:`ERROR_MARK`.
+    instead of a traceback. It is reported as well, see :mod:`~llmops_components.reporting`.
 
     Args:
         component: Name of the component.
@@ -55,10 +48,10 @@ def run_stage(
     try:
         report = call()
     except ComponentError as error:
-        _record_error(error)
-        raise SystemExit(f"{type(error).__name__}: {_message(error)}") from None
+        report_error(error)
+        raise SystemExit(f"{type(error).__name__}: {message_of(error)}") from None
     except Exception as error:
-        _record_error(error)
+        report_error(error)
         raise
 
     described = {}
@@ -129,22 +122,3 @@ def _resources(seconds: float) -> dict[str, float | int]:
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
         "peak_memory_bytes": usage.ru_maxrss * kib,
     }
-
-
-def _message(error: Exception) -> str:
-    return scrub(reason_first(str(error)))
-
-
-def _record_error(error: Exception) -> None:
-    is_on_purpose = isinstance(error, ComponentError)
-    described = {
-        "type": type(error).__name__,
-        "message": _message(error),
-        "retryable": getattr(error, "retryable", True),
-    }
-    if target := os.environ.get("LLMOPS_ERROR_FILE"):
-        trace = None if is_on_purpose else scrub(traceback.format_exc(limit=-20))
-        write_json(target, {**described, "traceback": trace})
-    elif is_on_purpose:
-        described["message"] = described["message"][:MAX_MESSAGE_CHARACTERS]
-        print(f"{ERROR_MARK}{json.dumps(described)}", file=sys.stderr, flush=True)

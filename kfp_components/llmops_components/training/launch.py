@@ -19,7 +19,7 @@ Progress for ``status.trainerStatus`` of a ``TrainJob`` is reported by Transform
 ``KubeflowCallback`` is on wherever the controller has set ``KUBEFLOW_TRAINER_SERVER_URL``.
 
 Exit codes: 0 finished; 143 stopped by SIGTERM with a checkpoint saved, start it again to go on; 1 any other error, with
-the message on stderr and, if ``LLMOPS_ERROR_FILE`` is set, as JSON there, with ``retryable``.
+the message on stderr and, with ``retryable``, as :mod:`~llmops_components.reporting` has it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from llmops_components.errors import (
     SettingError,
     UnavailableError,
     check_known,
-    reason_first,
 )
+from llmops_components.reporting import ERROR_FILE_VARIABLE, message_of, report_error
 from llmops_components.results import StageReport, write_json
 from llmops_components.training.processes import is_main_process
 
@@ -160,7 +160,7 @@ def run(path: str | os.PathLike[str]) -> None:
         ComponentError: What a process ended with, its type included.
     """
     if directory := os.environ.get(_ERRORS_VARIABLE):
-        os.environ["LLMOPS_ERROR_FILE"] = str(Path(directory) / f"{os.environ['RANK']}.json")
+        os.environ[ERROR_FILE_VARIABLE] = str(Path(directory) / f"{os.environ['RANK']}.json")
     request = Request.read(path)
     component = _component(request)
     if "RANK" in os.environ:
@@ -356,13 +356,6 @@ def _set_environment(request: Request) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
 
 
-def _record(target: str, error: dict[str, Any]) -> None:
-    try:
-        write_json(target, error)
-    except OSError:  # Kubernetes mounts a container's termination log: it can be written, but not replaced
-        Path(target).write_text(json.dumps(error), encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line: see the module."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -372,17 +365,9 @@ def main(arguments: list[str] | None = None) -> None:
         run(arguments[0])
     except ComponentError as error:
         name = type(error).__name__
-        if target := os.environ.get("LLMOPS_ERROR_FILE"):
-            _record(
-                target,
-                {
-                    "type": name,
-                    "message": reason_first(str(error)),
-                    "retryable": error.retryable,
-                    "traceback": None,
-                },
-            )
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        if ERROR_FILE_VARIABLE in os.environ:  # elsewhere the process that trains has reported it
+            report_error(error)
+        print(f"{name}: {message_of(error)}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_INTERRUPTED if name == "TrainingInterrupted" else 1) from None
 
 

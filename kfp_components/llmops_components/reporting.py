@@ -1,0 +1,58 @@
+"""Report why a step or a training has failed to who reads it there: in the file that was asked for, or in its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from llmops_components.errors import ComponentError, reason_first
+from llmops_components.results import write_json
+from llmops_components.training.scrub import scrub
+
+ERROR_FILE_VARIABLE = "LLMOPS_ERROR_FILE"
+# Begins the line of the output that carries an error raised on purpose, as JSON. On a cluster the output is all that is left
+# of a step that failed, and the Airflow provider looks for this line in it.
+ERROR_MARK = "LLMOPS_ERROR: "
+MAX_MESSAGE_CHARACTERS = 4000  # in that line, which has to lie in the end of the output that is read
+
+
+def message_of(error: Exception) -> str:
+    """The error's message, its reason first, without passwords and tokens.
+
+    Args:
+        error: What was raised.
+    """
+    return scrub(reason_first(str(error)))
+
+
+def report_error(error: Exception) -> None:
+    """Write an error as JSON to the file that ``LLMOPS_ERROR_FILE`` names.
+
+    Without that variable, one that was raised on purpose becomes a line of the output that begins with
+    :data:`ERROR_MARK`; of another one the traceback is there.
+
+    Args:
+        error: What was raised; it is being handled.
+    """
+    is_on_purpose = isinstance(error, ComponentError)
+    described = {
+        "type": type(error).__name__,
+        "message": message_of(error),
+        "retryable": getattr(error, "retryable", True),
+    }
+    if target := os.environ.get(ERROR_FILE_VARIABLE):
+        trace = None if is_on_purpose else scrub(traceback.format_exc(limit=-20))
+        _write(target, {**described, "traceback": trace})
+    elif is_on_purpose:
+        described["message"] = described["message"][:MAX_MESSAGE_CHARACTERS]
+        print(f"{ERROR_MARK}{json.dumps(described)}", file=sys.stderr, flush=True)
+
+
+def _write(target: str, described: dict[str, object]) -> None:
+    try:
+        write_json(target, described)
+    except OSError:  # Kubernetes mounts a container's termination log: it can be written, but not replaced
+        Path(target).write_text(json.dumps(described), encoding="utf-8")
