@@ -20,8 +20,9 @@ class WaitWatch:
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
-        self._reasons: dict[str, Wait] = {}
         self._asked_at: float | None = None
+        self._told: set[tuple[str, str]] = set()
+        self._reasons: dict[str, Wait] = {}
 
     def see(self, run: Run) -> None:
         """Note which steps wait now.
@@ -29,11 +30,12 @@ class WaitWatch:
         :param run: the run, as it was just read
         """
         waiting = [name for name, state in run.tasks.items() if state == StepState.PENDING]
-        if not run.tasks and not run.state.is_terminal:
-            waiting = [""]  # not even its steps are known
+        if not waiting and not run.state.is_terminal and (run.waits or not run.tasks):
+            waiting = [""]  # some step, or the run before its steps are known
         now = time.monotonic()
         self._since = {name: self._since.get(name, now) for name in waiting}
-        self._reasons = {name: wait for name, wait in self._reasons.items() if name in self._since}
+        if not waiting:
+            self._reasons = {}
 
     @property
     def due_in(self) -> float | None:
@@ -51,23 +53,32 @@ class WaitWatch:
         :param waits: why steps wait; of all, where no step is named
         """
         self._asked_at = time.monotonic()
+        reasons: dict[str, Wait] = {}
         lines = []
-        for name, since in self._since.items():
-            own = [wait for wait in waits if wait.step == name] or [wait for wait in waits if not wait.step]
-            if not own and not name:
-                own = list(waits[:1])
-            known = self._reasons.get(name)
-            if own and (known is None or known.kind != own[0].kind):
-                self._reasons[name] = own[0]
-                seconds = time.monotonic() - since
-                lines.append(f"{_of(name or own[0].step)} has waited for {seconds:.0f} s: {own[0].reason}")
+        for wait in waits:
+            for name in [wait.step] if wait.step else list(self._since):
+                seconds = self._waited(name, wait)
+                if seconds < LONG_SECONDS:
+                    continue
+                known = self._reasons.get(name)
+                # The first words say most: a kubelet has the reason of a back-off only before it.
+                reasons[name] = known if known and known.kind == wait.kind else wait
+                if (name, wait.kind) not in self._told:
+                    self._told.add((name, wait.kind))
+                    lines.append(f"{_of(name)} has waited for {seconds:.0f} s: {wait.reason}")
+        self._reasons = reasons
         return lines
 
     @property
     def reason(self) -> str | None:
         """Why the first step that still waits does so, if it is known."""
         first = next(iter(self._reasons.items()), None)
-        return first and f"{_of(first[0] or first[1].step)} still waits: {first[1].reason.rstrip('.')}"
+        return first and f"{_of(first[0])} still waits: {first[1].reason.rstrip('.')}"
+
+    def _waited(self, name: str, wait: Wait) -> float:
+        if wait.since is not None:
+            return max(time.time() - wait.since, 0.0)
+        return time.monotonic() - self._since.get(name, min(self._since.values(), default=time.monotonic()))
 
 
 def _of(step: str) -> str:

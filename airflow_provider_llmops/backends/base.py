@@ -42,6 +42,7 @@ class Run:
     :param display_name: name given when it was submitted
     :param state: current state
     :param tasks: state of each step by name, in the order in which they run
+    :param waits: whether any pod of it has not begun; which step's that is may not be known
     :param attempts: how many times a step was started, of those that were started more than once
     :param error: why it failed, in one line; ``None`` where nothing says so
     :param failed_steps: names of the steps that failed
@@ -57,6 +58,7 @@ class Run:
     display_name: str
     state: RunState
     tasks: Mapping[str, str] = field(default_factory=dict)
+    waits: bool = False
     attempts: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     failed_steps: tuple[str, ...] = ()
@@ -105,11 +107,13 @@ class Wait:
     :param step: its name; empty if nothing says so
     :param kind: what it is a case of; the same for reasons that differ in their words only
     :param reason: why
+    :param since: Unix time from which on it has waited, if it is known
     """
 
     step: str
     kind: str
     reason: str
+    since: float | None = None
 
 
 class PipelineBackend(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from airflow_provider_llmops.backends.base import Run
-from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_output
+from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_outputs
 from airflow_provider_llmops.backends.kfp_root import RootProblem
 from airflow_provider_llmops.backends.last_words import read_last_words
 from airflow_provider_llmops.backends.run_pods import PodFailure, RunPods
@@ -28,6 +28,7 @@ class _Found:
 
     :param attempt: at which attempt, counted from 1; ``None`` if nothing says so
     :param address: where its output is
+    :param is_guess: whether it printed no error, so that something else may know better
     """
 
     step: str
@@ -36,6 +37,7 @@ class _Found:
     lines: tuple[str, ...]
     attempt: int | None = None
     address: str | None = None
+    is_guess: bool = False
 
 
 def explain_failure(
@@ -55,9 +57,11 @@ def explain_failure(
     :param root_problem: why its steps may not have been able to write anything, if something speaks for that
     """
     notes: list[str] = []
-    found = _from_outputs(run, roots_of, storage_conn_id, notes)
+    outputs = _from_outputs(run, roots_of, storage_conn_id, notes)
+    found = [each for each in outputs if not each.is_guess]
     if not found and connect_pods is not None:
         found = _from_pods(run, connect_pods, notes)
+    found = found or outputs
     for note in notes:
         log.warning("%s", note)
     chosen = next((each for each in found if each.is_final), found[0] if found else None)
@@ -91,27 +95,36 @@ def _from_outputs(
             continue
         read.add(task)
         try:
-            output = _in_time(lambda roots: read_failed_output(roots, conn_id), roots_of(task))
-        except (
-            Exception
-        ) as error:  # whatever a storage library raises: it must not hide the failure that it would explain
+            outputs = _in_time(lambda roots: read_failed_outputs(roots, conn_id), roots_of(task))
+        # Whatever a storage library raises: it must not hide the failure that it would explain.
+        except Exception as error:
             said = " ".join(str(error).split())[:300]
             notes.append(
                 f"Its output cannot be read from the artifact store: {type(error).__name__}: {said.rstrip('.')}. {_STORE_ADVICE}"
             )
             break
-        if output is None:
-            continue
-        words = read_last_words(output.text)
-        if words.reason:
-            lines = () if words.on_purpose else words.lines
-            found.append(_Found(step, words.reason, words.is_final, lines, output.attempt, output.address))
+        if each := _found_in(step, outputs):
+            found.append(each)
     return found
 
 
-def _in_time(read: Callable[[Sequence[str]], StepOutput | None], roots: Sequence[str]) -> StepOutput | None:
+def _found_in(step: str, outputs: Sequence[StepOutput]) -> _Found | None:
+    """The first output that has an error, or else what the last line of the first may tell."""
+    guess = None
+    for output in outputs:
+        words = read_last_words(output.text)
+        if words.reason:
+            lines = () if words.on_purpose else words.lines
+            return _Found(step, words.reason, words.is_final, lines, output.attempt, output.address)
+        if guess is None and words.last:
+            said = f"It printed no error; it last said: {words.last}"
+            guess = _Found(step, said, False, words.lines, output.attempt, output.address, is_guess=True)
+    return guess
+
+
+def _in_time(read: Callable[[Sequence[str]], list[StepOutput]], roots: Sequence[str]) -> list[StepOutput]:
     """Read, or raise when it takes too long: the libraries of storages have no limit for a whole request."""
-    answer: list[StepOutput | None] = []
+    answer: list[list[StepOutput]] = []
     raised: list[Exception] = []
 
     def work() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from airflow_provider_llmops.backends.artifact_store import storage_path
 
 TAIL_BYTES = 64 * 1024
+MAX_OUTPUTS_READ = 5
 _LOG = re.compile(r"executor-logs(?:-(?P<retry>\d{1,6}))?")
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
 
@@ -45,11 +46,11 @@ class _Log:
     has_outputs: bool
 
 
-def read_failed_output(roots: Iterable[str], conn_id: str | None) -> StepOutput | None:
-    """The end of the output of the attempt at a step that failed; ``None`` if there is none.
+def read_failed_outputs(roots: Iterable[str], conn_id: str | None) -> list[StepOutput]:
+    """The end of the output of attempts at a step that may have failed, the likeliest first.
 
-    Where a loop, or a pipeline that is used twice, has several steps of the name, it is that of one which left nothing else,
-    for a step that succeeded has uploaded its outputs as well; of these the last.
+    A loop, or a pipeline that is used twice, has several steps of the name. One that succeeded has uploaded its outputs as
+    well, if it has any; so those that left nothing else come first, the last written before the others.
 
     :param roots: places where the step may have written
     :param conn_id: Airflow connection for the storage
@@ -57,16 +58,21 @@ def read_failed_output(roots: Iterable[str], conn_id: str | None) -> StepOutput 
     for root in roots:
         place = storage_path(root, conn_id)
         logs = _logs(place.path, place.fs.find(place.path, detail=True))
-        if not logs:
-            continue
-        log = max(logs, key=lambda log: (not log.has_outputs, log.written_at, log.retry or 0))
-        content = place.fs.cat_file(log.name, start=max(0, log.size - TAIL_BYTES)) if log.size else b""
-        text = content[-TAIL_BYTES:].decode("utf-8", errors="replace")
-        if log.size > TAIL_BYTES:
-            text = text.partition("\n")[2]  # the rest of a line
-        within = log.name.rstrip("/").rsplit("/", 2)[1:]
-        return StepOutput(text, None if log.retry is None else log.retry + 1, "/".join([root, *within]))
-    return None
+        if logs:
+            logs.sort(key=lambda log: (log.has_outputs, -log.written_at))
+            if not logs[0].has_outputs:
+                logs = [log for log in logs if not log.has_outputs]
+            return [_read(place.fs, log, root) for log in logs[:MAX_OUTPUTS_READ]]
+    return []
+
+
+def _read(storage: Any, log: _Log, root: str) -> StepOutput:
+    content = storage.cat_file(log.name, start=max(0, log.size - TAIL_BYTES)) if log.size else b""
+    text = content[-TAIL_BYTES:].decode("utf-8", errors="replace")
+    if log.size > TAIL_BYTES:
+        text = text.partition("\n")[2]  # the rest of a line
+    within = log.name.rstrip("/").rsplit("/", 2)[1:]
+    return StepOutput(text, None if log.retry is None else log.retry + 1, "/".join([root, *within]))
 
 
 def _logs(root: str, found: Mapping[str, Mapping[str, Any]]) -> list[_Log]:

@@ -291,7 +291,8 @@ class KubeflowPipelineBackend:
 
     def explain_failure(self, run: Run) -> Run:
         """With the reason from its steps' output in the artifact store, or else from their pods."""
-        raw = self._api.call(self._api.runs.run_service_get_run, run.run_id)
+        patience = min(self.settings.patience, self.settings.timeout)
+        raw = self._api.call(self._api.runs.run_service_get_run, run.run_id, patience=patience)
         pipeline = str((self._spec_of(raw).get("pipelineInfo") or {}).get("name") or "")
         root = self._root_of(raw)
         return explain_failure(
@@ -493,6 +494,7 @@ class KubeflowPipelineBackend:
             display_name=raw.get("display_name", ""),
             state=state,
             tasks=tasks,
+            waits=not state.is_terminal and _has_pending_node(raw),
             attempts={step.name: step.attempts for step in steps if step.attempts > 1},
             error=_error_of(raw) if state is RunState.FAILED else None,
             failed_steps=tuple(name for name, at in tasks.items() if at == RunState.FAILED)
@@ -542,6 +544,11 @@ def _state_of(value: Any) -> RunState:
         return RunState(value)
     except ValueError:
         return RunState.PENDING  # RUNTIME_STATE_UNSPECIFIED, or nothing yet
+
+
+def _has_pending_node(raw: Mapping[str, Any]) -> bool:
+    details = (raw.get("run_details") or {}).get("task_details") or ()
+    return any(detail.get("state") == RunState.PENDING for detail in details)
 
 
 def _was_terminated(raw: Mapping[str, Any]) -> bool:

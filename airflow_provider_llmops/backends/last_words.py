@@ -1,4 +1,4 @@
-"""Why a step failed, from what it printed: its own error, its exception, or its last line."""
+"""Why a step failed, from what it printed: its own error, or its exception."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _TOKEN = re.compile(
 class LastWords:
     """What can be told from the end of a step's output.
 
-    :param reason: why it failed, the most telling line first; ``None`` if it printed nothing
+    :param reason: why it failed: its own error, its exception, or what reads like one; ``None`` if it printed none
     :param is_final: whether the step said that the same input will fail again
     :param lines: its last lines, without what KFP's executor and launcher print around it
     :param on_purpose: whether it is an error that a component of this provider raised on purpose, and so says all
@@ -48,6 +48,11 @@ class LastWords:
     is_final: bool = False
     lines: tuple[str, ...] = ()
     on_purpose: bool = False
+
+    @property
+    def last(self) -> str | None:
+        """Its last line, which is no reason but may be a trace of one."""
+        return self.lines[-1].strip() if self.lines else None
 
 
 def read_last_words(text: str) -> LastWords:
@@ -64,8 +69,7 @@ def read_last_words(text: str) -> LastWords:
     lines = tuple(line[:MAX_LINE_CHARACTERS] for line in shown[-SHOWN_LINES:])
     if marked:
         return LastWords(*marked, lines, on_purpose=True)
-    found = _exception(own) or _launchers_error(launchers) or _error_line(shown)
-    reason = found or (shown[-1].strip() if shown else None)
+    reason = _exception(own) or _launchers_error(launchers) or _error_line(shown)
     return LastWords(reason and reason[:MAX_REASON_CHARACTERS], lines=lines)
 
 

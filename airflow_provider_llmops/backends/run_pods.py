@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -100,8 +101,10 @@ class RunPods:
         for pod in self._pods(run_id, "status.phase=Pending"):
             step = step_of(pod)
             trouble = next(iter(pod_troubles(pod)), None) or self._warning_of(pod)
-            wait = Wait(step, trouble.kind, trouble.message) if trouble else _being_made(pod, step)
-            waits.setdefault(step, wait)
+            kind, reason = (trouble.kind, trouble.message) if trouble else _being_made(pod)
+            made_at = pod["metadata"].get("creationTimestamp")
+            since = datetime.fromisoformat(made_at).timestamp() if made_at else None
+            waits.setdefault(step, Wait(step, kind, reason, since))
         return list(waits.values()) or [
             Wait(step, message, message)
             for step, phase, message in self._workflow_nodes(run_id)
@@ -146,11 +149,11 @@ class RunPods:
         if trouble is not None and not (trouble.has_ended and trouble.container == STEP_CONTAINER):
             what = f"Container {trouble.container!r} " if trouble.has_ended else ""
             return PodFailure(step, name, f"{what}{trouble.message}")
-        how = f"Its container {trouble.message}" if trouble else "Its pod failed"
         words = read_last_words(self._log(name))
-        reason = words.reason or how
-        if _was_killed(pod) and not words.is_final:
-            reason = "; it last said: ".join(filter(None, (how, words.reason)))
+        reason = words.reason
+        if reason is None or (_was_killed(pod) and not words.on_purpose):
+            how = f"Its container {trouble.message}" if trouble else "Its pod failed"
+            reason = "; it last said: ".join(filter(None, (how, words.reason or words.last)))
         return PodFailure(step, name, reason, words.is_final, () if words.on_purpose else words.lines)
 
     def _log(self, pod: str) -> str:
@@ -293,13 +296,14 @@ def _out_of_memory(pod: Mapping[str, Any], container: str) -> str:
     return f"Out of memory: its container was killed{at} (OOMKilled). Raise memory_limit in step_settings, or give it less to do."
 
 
-def _being_made(pod: Mapping[str, Any], step: str) -> Wait:
+def _being_made(pod: Mapping[str, Any]) -> tuple[str, str]:
+    """Kind and reason of a wait that nothing complains about."""
     conditions = (pod.get("status") or {}).get("conditions") or []
     is_on_a_node = any(item["type"] == "PodScheduled" and item["status"] == "True" for item in conditions)
     if is_on_a_node or (pod.get("status") or {}).get("containerStatuses"):
-        said = "ContainerCreating: its image is being pulled, its volumes are being mounted, or what prepares it is at work"
-        return Wait(step, "ContainerCreating", said)
-    return Wait(step, "Unscheduled", "no scheduler has looked at its pod yet")
+        said = "its image is being pulled, its volumes are being mounted, or what prepares it is at work"
+        return "ContainerCreating", f"ContainerCreating: {said}"
+    return "Unscheduled", "no scheduler has looked at its pod yet"
 
 
 def _was_killed(pod: Mapping[str, Any]) -> bool:

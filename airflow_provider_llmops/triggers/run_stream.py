@@ -207,7 +207,11 @@ class RunStream:
         if watched is None or watched.since > asked_at:
             return
         before = watched.last
-        if before is None or (before.state, before.tasks) != (run.state, run.tasks):
+        if before is None or (before.state, before.tasks, before.waits) != (
+            run.state,
+            run.tasks,
+            run.waits,
+        ):
             watched.last = run
             _put(watched, run)
 

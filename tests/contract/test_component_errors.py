@@ -10,7 +10,7 @@ import yaml
 from executor_logs import leave_log
 from planes import DATA_PYTHON, REPO
 
-from airflow_provider_llmops.backends.kfp_logs import read_failed_output
+from airflow_provider_llmops.backends.kfp_logs import read_failed_outputs
 from airflow_provider_llmops.backends.last_words import read_last_words
 
 
@@ -51,7 +51,8 @@ def output_of(container, tmp_path):
         )
         assert run.returncode
         leave_log(tmp_path / "root", "toy-run", "r1", "toy", run.stdout)
-        return read_failed_output([f"{tmp_path}/root/toy-run/r1/toy"], None)
+        (output,) = read_failed_outputs([f"{tmp_path}/root/toy-run/r1/toy"], None)
+        return output
 
     return output_of
 

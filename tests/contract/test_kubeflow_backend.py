@@ -585,6 +585,27 @@ def test_digest_of_an_input_is_that_of_its_component_or_of_its_file(backend, tmp
     assert backend.input_digest("s3://bucket/train.jsonl") is None
 
 
+@pytest.mark.parametrize("nodes", ["with retries", "without retries"])
+def test_step_whose_pod_has_not_begun_is_pending(api, backend, request_of, nodes):
+    api.nodes = nodes
+    run_id = backend.submit(request_of())
+    states = {}
+    for train, report in [("PENDING", ""), ("RUNNING", ""), ("SUCCEEDED", "PENDING"), ("RUNNING", "PENDING")]:
+        api.advance(run_id, "RUNNING", tasks={"train": train, **({"report": report} if report else {})})
+        run = backend.get(run_id)
+        states[train, report] = (run.tasks["train"], run.waits)
+    assert states == {
+        ("PENDING", ""): ("PENDING", True),
+        ("RUNNING", ""): ("RUNNING", False),
+        ("SUCCEEDED", "PENDING"): ("SUCCEEDED", True),
+        # The server does not tell pods of two steps apart that began in the same second.
+        ("RUNNING", "PENDING"): ("RUNNING", True),
+    }
+    assert run.tasks["report"] in ("PENDING", "RUNNING")
+    api.finish(run_id)
+    assert not backend.get(run_id).waits
+
+
 TRACEBACK = """\
 Traceback (most recent call last):
   File "/tmp/step.py", line 3, in train
@@ -634,7 +655,28 @@ def test_error_that_a_component_raises_on_purpose_is_final_and_says_all(backend,
 def test_output_of_a_pipeline_whose_name_the_server_has_qualified_is_found(backend, failed, tmp_path):
     run = failed()
     leave_log(tmp_path / "root" / "pipeline", "two-steps", run.run_id, "train", "boom")
-    assert backend.explain_failure(run).reason == "boom"
+    assert backend.explain_failure(run).reason == "It printed no error; it last said: boom"
+
+
+def test_pod_knows_better_than_the_last_line_of_an_output_without_an_error(
+    settings, failed, tmp_path, monkeypatch
+):
+    run = failed()
+    leave_log(tmp_path / "root", "two-steps", run.run_id, "train", "epoch 3\n")
+    killed = pod("p", run.run_id, "train.executor", exit_code=137, ended={"reason": "OOMKilled"})
+    with FakePods([killed], {"p": "epoch 3\n"}) as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+        assert backend.explain_failure(run).reason.startswith("Out of memory: its container was killed")
+        pods.pods.clear()
+        assert backend.explain_failure(run).reason == "It printed no error; it last said: epoch 3"
+
+
+def test_of_a_loop_the_item_with_an_error_says_why(backend, failed, tmp_path):
+    run = failed()
+    for text in (TRACEBACK, "done\n", "done as well\n"):
+        leave_log(tmp_path / "root", "two-steps", run.run_id, "train", text)
+    assert backend.explain_failure(run).reason == "ValueError: row 3"
 
 
 def test_pod_is_asked_where_the_store_has_nothing(settings, failed, monkeypatch):

@@ -10,11 +10,16 @@ import pytest
 from executor_logs import leave_log
 
 from airflow_provider_llmops.backends import kfp_logs
-from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_output
+from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_outputs
 
 RECORDED = json.loads(
     (Path(__file__).parents[1] / "recorded" / "kfp-executor-inputs.json").read_text(encoding="utf-8")
 )
+
+
+def read_failed_output(roots, conn_id):
+    """The likeliest one."""
+    return next(iter(read_failed_outputs(roots, conn_id)), None)
 
 
 @pytest.fixture
@@ -50,7 +55,17 @@ def test_items_of_a_loop_that_succeeded_have_left_their_outputs(write, roots):
     failed = write("b/executor-logs-0", "the last that failed")
     write("c/executor-logs-0", "done")
     write("c/model/weights", "1")
+    assert [output.text for output in read_failed_outputs(roots, None)] == [
+        "the last that failed",
+        "one failed",
+    ]
     assert read_failed_output(roots, None) == StepOutput("the last that failed", 1, failed)
+
+
+def test_of_many_items_without_outputs_the_last_few_are_read(write, roots):
+    for number in range(9):
+        write(f"{number}/executor-logs-0", str(number))
+    assert [output.text for output in read_failed_outputs(roots, None)] == ["8", "7", "6", "5", "4"]
 
 
 def test_name_without_a_number_is_that_of_2_16_0(write, roots):

@@ -50,13 +50,13 @@ def mark(**error) -> str:
          "panic: runtime error: index out of range"),
         ("Exception in thread main java.lang.IllegalStateException: no session\n\tat Main.main(Main.java:3)\n",
          "Exception in thread main java.lang.IllegalStateException: no session"),
-        ("epoch 1\nbash: line 3: trian: command not found\n", "bash: line 3: trian: command not found"),
-        ("10%\r50%\r\x1b[31mdisk is full\x1b[0m\r\n", "disk is full"),
+        ("epoch 1\nbash: line 3: trian: command not found\n", None),
+        ("10%\r50%\r\x1b[31mError: disk is full\x1b[0m\r\n", "Error: disk is full"),
         ("\n  \n", None),
         ("", None),
     ],
 )  # fmt: skip
-def test_reason_is_the_exception_then_what_reads_like_an_error_then_the_last_line(text, reason):
+def test_reason_is_the_exception_or_what_reads_like_an_error(text, reason):
     assert read_last_words(text).reason == reason
     assert not read_last_words(text).is_final
 
@@ -89,7 +89,8 @@ def test_last_lines_leave_out_what_kfp_prints_around_a_step():
 )  # fmt: skip
 def test_error_on_purpose_is_read_from_its_marked_line_and_a_broken_one_is_none(line, words):
     found = read_last_words(f"{line}\nat the end\n")
-    assert (found.reason, found.is_final) == (words or ("at the end", False))
+    assert (found.reason, found.is_final) == (words or (None, False))
+    assert found.last == "at the end"
 
 
 def test_last_marked_line_counts():
@@ -127,7 +128,7 @@ def test_log_of_a_pod_is_searched_for_the_steps_words_and_then_for_the_launchers
     words = read_last_words(
         POD_LOG.format(said="giving up", failed="Component failed: exit status 3", ended=status)
     )
-    assert words.reason == "giving up"
+    assert (words.reason, words.last) == (None, "giving up")
 
 
 def test_driver_that_fails_says_why_before_which_it_was():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 
 import pytest
 from kube_pods import FakePods, pod, waiting
@@ -121,7 +122,8 @@ def test_pods_that_are_gone_have_left_what_argo_noted(pods_of):
     ],
 )  # fmt: skip
 def test_pending_pod_says_why_its_step_waits(pods_of, made, wait):
-    assert pods_of(made).why_waiting("r") == [Wait("train", *wait)]
+    since = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert pods_of(made).why_waiting("r") == [Wait("train", *wait, since)]
 
 
 def test_container_that_is_being_made_waits_for_what_the_events_say(pods_of):
@@ -167,7 +169,9 @@ def test_namespace_is_the_servers_then_the_clusters_then_kubeflows_own(
         namespace=namespace,
         connections_namespace=connections,
     )
-    assert pods.why_failed("r", ["train"]).reason == "boom"
+    assert (
+        pods.why_failed("r", ["train"]).reason == "Its container ended with exit code 1; it last said: boom"
+    )
 
 
 def test_refusal_and_silence_are_errors_of_their_kind(pods_of):
@@ -178,7 +182,8 @@ def test_refusal_and_silence_are_errors_of_their_kind(pods_of):
     with pytest.raises(ConfigurationError, match="answered 403"):
         pods_of(forbidden=["configmaps"]).read_config_map("kfp-launcher")
     pods = pods_of(config_maps={"kfp-launcher": {"a": "b"}})
-    assert (pods.read_config_map("kfp-launcher"), pods.read_config_map("other")) == ({"a": "b"}, None)
+    assert pods.read_config_map("kfp-launcher") == {"a": "b"}
+    assert pods_of().read_config_map("kfp-launcher") is None
 
 
 def test_cluster_that_does_not_answer_is_unavailable(monkeypatch):

@@ -61,19 +61,32 @@ def test_each_reason_is_told_once(clock):
 
 
 def test_reason_without_a_step_is_that_of_all_and_a_run_without_steps_waits_itself(clock):
-    watch = WaitWatch()
     unknown = Wait("", "NoConnection", "name a connection")
+    watch = WaitWatch()
     watch.see(run(train="PENDING", report="PENDING"))
+    clock[0] += 60
     assert watch.learn([unknown]) == [
-        f"Step {step!r} has waited for 0 s: name a connection" for step in ("train", "report")
+        f"Step {step!r} has waited for 60 s: name a connection" for step in ("train", "report")
     ]
+    watch = WaitWatch()
     watch.see(run(RunState.PENDING))
     clock[0] += 60
     assert watch.learn([unknown]) == ["The run has waited for 60 s: name a connection"]
     watch.see(run(RunState.FAILED))
     assert watch.due_in is None
+
+
+def test_step_is_named_by_its_pod_where_the_server_does_not_tell_which_one_waits(clock, monkeypatch):
+    monkeypatch.setattr(waiting.time, "time", lambda: 10_000.0)
     watch = WaitWatch()
-    watch.see(run(RunState.PENDING))
-    assert watch.learn([Wait("the run's driver", "k", "no node")]) == [
-        'Step "the run\'s driver" has waited for 0 s: no node'
-    ]
+    going = Run("r", "name", RunState.RUNNING, tasks={"a": "RUNNING", "b": "RUNNING"}, waits=True)
+    watch.see(going)
+    clock[0] += 60
+    young, old = (
+        Wait("a", "Unschedulable", "no node", 9_999.0),
+        Wait("b", "Unschedulable", "no node", 9_900.0),
+    )
+    assert watch.learn([young, old]) == ["Step 'b' has waited for 100 s: no node"]
+    assert watch.reason == "Step 'b' still waits: no node"
+    assert watch.learn([young]) == []
+    assert watch.reason is None
