@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,12 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
                 *(f"{artifact}: {uri}" for artifact, uri in result.outputs().items()),
             )
         return value
+
+    def _fingerprint(self, pipeline: BoundPipeline) -> str:
+        # Where a training is tracked differs from run to run, and does not change what comes out.
+        tracking = {f"{name}_tracking" for name in self.steps}
+        kept = {name: value for name, value in pipeline.parameters.items() if name not in tracking}
+        return super()._fingerprint(replace(pipeline, parameters=kept))
 
     def _raise_if_failed(self, run: Run) -> None:
         """Push what the steps before the failure have made, as their own tasks would have."""

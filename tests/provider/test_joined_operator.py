@@ -124,6 +124,32 @@ def test_what_comes_after_a_gate_that_is_not_passed_does_not_run(context, backen
     }
 
 
+def test_the_result_of_an_earlier_run_of_the_same_steps_is_taken(context, backend, toy):
+    steps = {"one": step(toy, {"text": "a"}), "two": step(toy, {"source": output_of("one", "echo")})}
+    values = []
+    for _ in range(2):
+        context["task_state_store"].values.clear()
+        values.append(joined(steps, reuse="identical").execute(context))
+    assert values[0] == values[1]
+
+
+def test_where_a_training_is_tracked_makes_no_other_run_of_it(context, monkeypatch, tmp_path):
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", "mlflow://http%3A%2F%2Fmlflow.example.com")
+    (tmp_path / "content").write_text("a")
+    given = dict.fromkeys(("dataset", "base_model"), str(tmp_path / "content"))
+    fingerprints = set()
+    for run_id in ("monday", "tuesday"):
+        context["ti"].run_id = run_id
+        operator = joined(
+            {"train": step("train_sft", given)}, reuse="identical", mlflow_conn_id="mlflow_default"
+        )
+        operator._context = context
+        pipeline = operator.bind()
+        assert pipeline.parameters["train_tracking"]["run_name"] == "task.train"
+        fingerprints.add(operator._fingerprint(pipeline))
+    assert [len(fingerprint) for fingerprint in fingerprints] == [32]
+
+
 def test_steps_before_the_one_that_fails_are_on_xcom_and_a_retry_starts_anew(context, backend, toy):
     steps = {
         "first": step(toy, {"text": "abc"}),
