@@ -17,12 +17,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+import yaml
 from kfp_api import FakeKfpApi, User
 from kfp_api.connection import Answer
 from kfp_api.errors import STACK
 
 from airflow_provider_llmops.backends.kfp_api import KfpApi, RefusedError, UnansweredError, WorkflowGoneError
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.specs import PipelineSpec
 
 EXCHANGES = json.loads((Path(__file__).parents[1] / "recorded" / "kfp-exchanges.json").read_text())
 NAMED = {exchange["name"]: exchange for exchange in EXCHANGES}
@@ -463,3 +466,41 @@ WITHOUT_NAMESPACE = [
 def test_missing_namespace_is_named(api, name):
     said = str(refused_with(api, NAMED[name]))
     assert "The server is multi-user: set 'namespace' of connection 'kfp' to your profile's." in said
+
+
+def recorded_specification(name: str) -> list[Any]:
+    """The documents that were sent with a run."""
+    sent = NAMED[name]["request"]["body"]["pipeline_spec"]
+    documents = [sent["pipeline_spec"], sent["platform_spec"]] if isinstance(sent, dict) else [sent]
+    return [
+        SPECS.get(document, document) if isinstance(document, str) else document for document in documents
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("unknown nested spec field", "There is no field 'nope' in a PipelineTaskSpec"),
+        ("spec schemaVersion 2.0.0", "has schemaVersion '2.0.0'"),
+        ("platform spec with unknown field", "There is no field 'nope' in a KubernetesExecutorConfig"),
+        ("run dotted pipeline name inline", None),
+        ("create run", None),
+        ("parameters: good parameters", None),
+    ],
+)
+def test_a_specification_is_read_if_the_server_took_it_and_refused_if_not(name, reason):
+    content = yaml.safe_dump_all(recorded_specification(name)).encode()
+    refused = NAMED[name]["response"]["status"] != 200
+    assert refused is bool(reason)
+    if not refused:
+        assert PipelineSpec.parse(content, where="p.yaml").ir == recorded_specification(name)[0]
+        return
+    with pytest.raises(ConfigurationError, match=reason):
+        PipelineSpec.parse(content, where="p.yaml")
+
+
+def test_both_documents_that_the_server_answers_with_are_read():
+    answer = NAMED["versions of that"]["response"]["body"]["pipeline_versions"][0]["pipeline_spec"]
+    assert answer["pipeline_spec"] == "{spec-hello}"
+    spec = PipelineSpec.stored({**answer, "pipeline_spec": echo()}, where="a version")
+    assert (spec.ir, spec.platform) == (echo(), answer["platform_spec"])
