@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException, InvalidURL
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shortened
@@ -35,6 +36,26 @@ def request(url: str, *, body: Any = None, timeout: float) -> bytes:
         raise kind(
             f"HTTP {error.code} {error.reason}: {shortened(said, MAX_ERROR_CHARACTERS)}", f"Address: {url}"
         ) from error
+    except InvalidURL as error:
+        raise ConfigurationError(f"Not an http or https address: {error}", f"Address: {url!a}") from error
+    except HTTPException as error:
+        raise ApiUnavailableError(f"The answer was cut off: {error!r}", f"Address: {url}") from error
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         raise ApiUnavailableError(f"No connection: {reason}. Is the server up?", f"Address: {url}") from error
+
+
+def header_fault(value: str, *, spaces: bool = False) -> str | None:
+    """Why a header cannot hold a secret, told without the secret; ``None`` if it can.
+
+    A header takes visible ASCII. What else there is makes the client fail in words that repeat the value, or the server answer 500.
+
+    :param value: token or cookie
+    :param spaces: whether it may have spaces in it, as several cookies have
+    """
+    if len(lines := value.splitlines()) > 1 or value != "".join(lines):
+        return f"it has {len(lines)} lines" if len(lines) > 1 else "it has a line break at its end"
+    for position, character in enumerate(value, start=1):
+        if not "!" <= character <= "~" and not (spaces and character == " "):
+            return f"its character {position} is U+{ord(character):04X}, and only visible ASCII can be sent"
+    return None

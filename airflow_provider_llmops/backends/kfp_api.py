@@ -23,8 +23,9 @@ from tenacity import (
 from tenacity.stop import stop_base
 
 from airflow_provider_llmops.backends.kfp_answers import ServerError, is_html
-from airflow_provider_llmops.backends.kfp_settings import KfpSettings, header_fault
+from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.http import header_fault
 
 if TYPE_CHECKING:
     from kfp_server_api.exceptions import ApiException

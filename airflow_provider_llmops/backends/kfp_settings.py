@@ -12,6 +12,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
+from airflow_provider_llmops.http import header_fault
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -150,7 +151,10 @@ class KfpSettings:
             raise ConfigurationError(
                 f"{where}: the name of the experiment is too long: {len(self.experiment.encode())} of {MAX_EXPERIMENT_BYTES} bytes."
             )
-        root = urlsplit(self.pipeline_root)
+        try:
+            root = urlsplit(self.pipeline_root)
+        except ValueError:  # a bracket that is not closed
+            root = urlsplit("")
         is_file = root.scheme == "file"
         has_place = root.path.startswith("/") and not root.netloc if is_file else bool(root.netloc)
         if root.scheme not in ROOT_SCHEMES or not has_place or root.username or root.password:
@@ -164,22 +168,6 @@ class KfpSettings:
             )
         if self.ui_url and not self.ui_url.startswith(("http://", "https://")):
             raise ConfigurationError(f"{where}: 'ui_url' must be an http or https address.")
-
-
-def header_fault(value: str, *, spaces: bool = False) -> str | None:
-    """Why a header cannot hold a secret, told without the secret; ``None`` if it can.
-
-    A header takes visible ASCII. What else there is makes the client fail in words that repeat the value, or the server answer 500.
-
-    :param value: token or cookie
-    :param spaces: whether it may have spaces in it, as several cookies have
-    """
-    if len(lines := value.splitlines()) > 1 or value != "".join(lines):
-        return f"it has {len(lines)} lines" if len(lines) > 1 else "it has a line break at its end"
-    for position, character in enumerate(value, start=1):
-        if not "!" <= character <= "~" and not (spaces and character == " "):
-            return f"its character {position} is U+{ord(character):04X}, and only visible ASCII can be sent"
-    return None
 
 
 def _endpoint(connection: Connection) -> str:

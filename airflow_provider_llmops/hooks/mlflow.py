@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError
-from airflow_provider_llmops.http import request
+from airflow_provider_llmops.http import header_fault, request
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -44,7 +44,11 @@ class MlflowHook(BaseHook):
         host = connection.host or ""
         if "://" not in host:
             host = f"http://{host}"
-        address = urlsplit(host)
+        try:
+            address = urlsplit(host)
+            port = f":{connection.port}" if address.port is None and connection.port else ""
+        except ValueError:  # a bracket that is not closed, a port that is none
+            address, port = urlsplit(""), ""
         if (
             address.scheme not in ("http", "https")
             or not address.hostname
@@ -55,11 +59,13 @@ class MlflowHook(BaseHook):
                 f"Connection {self.mlflow_conn_id!r}: the host must be an http or https address without credentials, like "
                 "https://mlflow.example.com; user and password have fields of their own."
             )
-        port = f":{connection.port}" if connection.port and address.port is None else ""
         return f"{address.scheme}://{address.netloc}{port}{address.path.rstrip('/')}"
 
     def environment(self) -> dict[str, str]:
-        """Credentials as MLflow's own environment variables."""
+        """Credentials as MLflow's own environment variables.
+
+        :raises ConfigurationError: the token cannot be sent; MLflow would say so in words that repeat it
+        """
         connection = self.get_conn()
         if connection.password and connection.login:
             return {
@@ -67,6 +73,11 @@ class MlflowHook(BaseHook):
                 "MLFLOW_TRACKING_PASSWORD": connection.password,
             }
         if connection.password:
+            if fault := header_fault(connection.password):
+                raise ConfigurationError(
+                    f"Connection {self.mlflow_conn_id!r}: the password is sent as a token in a header, which cannot hold it: {fault}. "
+                    "Give the token alone, or a login beside the password."
+                )
             return {"MLFLOW_TRACKING_TOKEN": connection.password}
         return {}
 

@@ -115,7 +115,16 @@ def test_mlflow_address(monkeypatch, fields, address):
     assert MlflowHook().tracking_uri() == address
 
 
-@pytest.mark.parametrize("host", ["", "sqlite:///mlflow.db", "https://user:secret@mlflow.example.com"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "sqlite:///mlflow.db",
+        "https://user:secret@mlflow.example.com",
+        "http://[::1",
+        "http://mlflow:port",
+    ],
+)
 def test_mlflow_address_that_is_not_one_is_refused_without_its_credentials(monkeypatch, host):
     connect(monkeypatch, "mlflow", host=host)
     with pytest.raises(ConfigurationError, match="must be an http or https address") as caught:
@@ -134,6 +143,24 @@ def test_mlflow_address_that_is_not_one_is_refused_without_its_credentials(monke
 def test_mlflow_credentials_become_its_own_variables(monkeypatch, fields, environment):
     connect(monkeypatch, "mlflow", host="tracking", **fields)
     assert MlflowHook().environment() == environment
+
+
+def test_mlflow_token_that_no_header_takes_is_refused_and_not_told(monkeypatch):
+    connect(monkeypatch, "mlflow", host="tracking", password="secret-1\nsecret-2")  # noqa: S106
+    with pytest.raises(ConfigurationError, match="which cannot hold it: it has 2 lines") as caught:
+        MlflowHook().environment()
+    assert "secret" not in str(caught.value)
+    connect(monkeypatch, "mlflow", host="tracking", login="u", password="two words")  # noqa: S106
+    assert MlflowHook().environment() == {
+        "MLFLOW_TRACKING_USERNAME": "u",
+        "MLFLOW_TRACKING_PASSWORD": "two words",
+    }
+
+
+def test_mlflow_address_with_a_space_is_no_outage(monkeypatch):
+    connect(monkeypatch, "mlflow", host="http://my mlflow")
+    ok, message = MlflowHook().test_connection()
+    assert (ok, message.startswith("Not an http or https address: ")) == (False, True)
 
 
 def test_mlflow_health(monkeypatch, server):

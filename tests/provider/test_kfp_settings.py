@@ -72,6 +72,7 @@ def test_authentication_follows_from_what_is_given(password, extra, auth):
         ({"extra": {"pipeline_root": "/artifacts"}}, "'pipeline_root' must be an address like s3://"),
         ({"extra": {"pipeline_root": "s3://key:secret@bucket"}}, "without credentials"),
         ({"extra": {"pipeline_root": "file://relative/path"}}, "'pipeline_root' must be an address"),
+        ({"extra": {"pipeline_root": "s3://[bucket"}}, "'pipeline_root' must be an address like s3://"),
         ({"extra": {"ca_file": "/nowhere.pem"}}, "'ca_file' '/nowhere.pem' does not exist"),
         ({"extra": {"verify_ssl": "maybe"}}, "'verify_ssl' in extra must be true or false, got 'maybe'"),
         ({"extra": {"timeout": "soon"}}, "'timeout' in extra must be a number of seconds, got 'soon'"),
