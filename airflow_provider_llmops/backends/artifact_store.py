@@ -120,13 +120,21 @@ def _reading(root: str, conn_id: str | None) -> Iterator[None]:
             "'airflow-provider-llmops[s3]', [gs] for gs://), and name its connection in 'storage_conn_id'.",
             where,
         ) from error
-    except PermissionError as error:
-        raise ConfigurationError(
-            f"Artifacts may not be read: {_words_of(error)}. Check the rights of the account of connection {conn_id!r} (storage_conn_id).",
-            where,
-        ) from error
     except Exception as error:
-        raise ApiUnavailableError(f"The artifact store did not answer: {_words_of(error)}.", where) from error
+        words = _words_of(error)
+        if not _is_about_rights(error):
+            raise ApiUnavailableError(f"The artifact store did not answer: {words}.", where) from error
+        account = (
+            f"of connection {conn_id!r} (storage_conn_id)" if conn_id else ": name it in 'storage_conn_id'"
+        )
+        raise ConfigurationError(
+            f"Artifacts may not be read: {words}. Check the account {account}.".replace(" :", ":"), where
+        ) from error
+
+
+def _is_about_rights(error: Exception) -> bool:
+    """Whether an account is missing or has no rights. Libraries for storage call the former NoCredentialsError and the like."""
+    return isinstance(error, PermissionError) or "credentials" in type(error).__name__.lower()
 
 
 def _words_of(error: Exception) -> str:

@@ -19,6 +19,10 @@ class LostConnectionError(Exception):
     """As botocore's ``EndpointConnectionError``: no ``OSError``."""
 
 
+class NoCredentialsError(Exception):
+    """As botocore's."""
+
+
 class Store(MemoryFileSystem):
     """A bucket that fails at what a test says, listing or reading."""
 
@@ -71,7 +75,20 @@ def test_missing_rights_are_final(store, fails_at):
     with pytest.raises(ConfigurationError) as caught:
         read_result([ROOT], "r1", "train", "lab")
     assert str(caught.value).startswith(
-        "Artifacts may not be read: Access Denied. Check the rights of the account of connection 'lab' (storage_conn_id)."
+        "Artifacts may not be read: Access Denied. Check the account of connection 'lab' (storage_conn_id)."
+    )
+
+
+def test_no_account_at_all_is_final(store):
+    store.fails_at, store.error = "ls", NoCredentialsError("Unable to locate credentials")
+    attach("s3", fs=store)
+    try:
+        with pytest.raises(ConfigurationError) as caught:
+            read_result([ROOT], "r1", "train", None)
+    finally:
+        _STORE_CACHE.pop("s3")
+    assert str(caught.value).startswith(
+        "Artifacts may not be read: Unable to locate credentials. Check the account: name it in 'storage_conn_id'."
     )
 
 
