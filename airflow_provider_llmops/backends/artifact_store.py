@@ -124,11 +124,9 @@ def _reading(root: str, conn_id: str | None) -> Iterator[None]:
         words = _words_of(error)
         if not _is_about_rights(error):
             raise ApiUnavailableError(f"The artifact store did not answer: {words}.", where) from error
-        account = (
-            f"of connection {conn_id!r} (storage_conn_id)" if conn_id else ": name it in 'storage_conn_id'"
-        )
         raise ConfigurationError(
-            f"Artifacts may not be read: {words}. Check the account {account}.".replace(" :", ":"), where
+            f"Artifacts may not be read: {words}. Name a connection whose account may in 'storage_conn_id', which is {conn_id!r}.",
+            where,
         ) from error
 
 

@@ -69,26 +69,15 @@ def test_a_lost_connection_may_pass(store, fails_at):
     )
 
 
+@pytest.mark.parametrize("error", [PermissionError("Access Denied"), NoCredentialsError("Access Denied")])
 @pytest.mark.parametrize("fails_at", ["ls", "open"])
-def test_missing_rights_are_final(store, fails_at):
-    store.fails_at, store.error = fails_at, PermissionError("Access Denied")
+def test_missing_rights_and_accounts_are_final(store, fails_at, error):
+    store.fails_at, store.error = fails_at, error
     with pytest.raises(ConfigurationError) as caught:
         read_result([ROOT], "r1", "train", "lab")
-    assert str(caught.value).startswith(
-        "Artifacts may not be read: Access Denied. Check the account of connection 'lab' (storage_conn_id)."
-    )
-
-
-def test_no_account_at_all_is_final(store):
-    store.fails_at, store.error = "ls", NoCredentialsError("Unable to locate credentials")
-    attach("s3", fs=store)
-    try:
-        with pytest.raises(ConfigurationError) as caught:
-            read_result([ROOT], "r1", "train", None)
-    finally:
-        _STORE_CACHE.pop("s3")
-    assert str(caught.value).startswith(
-        "Artifacts may not be read: Unable to locate credentials. Check the account: name it in 'storage_conn_id'."
+    assert str(caught.value) == (
+        "Artifacts may not be read: Access Denied. Name a connection whose account may in 'storage_conn_id', which is 'lab'.\n"
+        f"Looked below: {ROOT}"
     )
 
 
