@@ -114,6 +114,44 @@ def test_a_tiny_top_p_leaves_only_the_most_likely_token(batcher: Batcher) -> Non
     assert asyncio.run(answer(batcher, PROMPTS[2], Sampling(20, temperature=1.0, top_p=1e-6))) == greedy
 
 
+@pytest.mark.parametrize(
+    "extreme", [{"temperature": 1e-38}, {"temperature": 1e-5}, {"top_p": 5e-324}, {"min_p": 1.0}]
+)
+def test_the_extremes_of_a_setting_take_the_most_likely_token(
+    batcher: Batcher, extreme: dict[str, float]
+) -> None:
+    greedy = asyncio.run(answer(batcher, PROMPTS[2], Sampling(max_tokens=20, temperature=0)))
+
+    assert asyncio.run(answer(batcher, PROMPTS[2], Sampling(20, **extreme))) == greedy
+
+
+def test_an_answer_whose_next_token_cannot_be_chosen_fails_alone(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmops_components.serving.sampling import Sampler
+
+    choose = Sampler.choose
+
+    def choose_until_the_third(self: Sampler, logits: torch.Tensor) -> int:
+        if self._sampling.seed == 3 and self._ids.shape[1] > self._prompt_length + 2:
+            raise RuntimeError("probability tensor contains nan")
+        return choose(self, logits)
+
+    monkeypatch.setattr(Sampler, "choose", choose_until_the_third)
+
+    async def ask_all() -> list[str | BaseException]:
+        prompts = [ids(batcher, text) for text in PROMPTS[:3]]
+        settings = [Sampling(8, 0.0), Sampling(8, seed=3, presence_penalty=0.1), Sampling(8, seed=4)]
+        made = batcher.submit(prompts, settings)
+        return await asyncio.gather(*(each.text() for each in made), return_exceptions=True)
+
+    first, failed, third = asyncio.run(ask_all())
+    assert isinstance(failed, RequestError)
+    assert (failed.status, str(failed.__cause__)) == (500, "probability tensor contains nan")
+    assert first == asyncio.run(answer(batcher, PROMPTS[0], Sampling(8, 0.0)))
+    assert third == asyncio.run(answer(batcher, PROMPTS[2], Sampling(8, seed=4)))
+
+
 def test_streamed_pieces_stop_before_a_stop_string_that_spans_tokens(batcher: Batcher) -> None:
     full = asyncio.run(answer(batcher, PROMPTS[0], Sampling(max_tokens=30, temperature=0)))
     stop = full[5:9]
@@ -170,12 +208,12 @@ def test_prompts_that_were_all_cancelled_while_they_waited_are_no_batch(loaded: 
 
 
 def test_more_instances_than_the_queue_holds_are_refused_for_good(loaded: tuple[Any, Any]) -> None:
-    from kserve.errors import InvalidInput
+    from llmops_components.serving.encoding import PromptEncoder
     from llmops_components.serving.model import LanguageModel
 
     idle = Batcher(*loaded, max_queue_length=2)
-    model = LanguageModel("tiny", loaded[1], idle)
-    with pytest.raises(InvalidInput, match=r"has 3 instances; this server takes 2 at once\. Send several"):
+    model = LanguageModel("tiny", idle, PromptEncoder(loaded[1], idle))
+    with pytest.raises(RequestError, match=r"asks for 3 answers; this server takes 2 at once\. Send several"):
         asyncio.run(model.predict({"instances": ["a", "b", "c"]}))
     assert not idle._waiting
 

@@ -324,6 +324,14 @@ def test_defaults_fit_into_a_short_context(base_predictor: Predictor) -> None:
             {"instances": [{"prompt": "a", "temperature": "hot"}]},
             "instances[0].temperature: Input should be a valid",
         ),
+        (
+            {"instances": ["a"], "parameters": {"temperature": "nan"}},
+            "parameters.temperature: Input should be",
+        ),
+        (
+            {"instances": [{"prompt": "a", "stop": [1]}]},
+            "instances[0].stop: takes a string or up to 4 strings",
+        ),
     ],
 )
 def test_v1_and_v2_refuse_what_they_cannot_do(

@@ -140,6 +140,23 @@ def test_values_that_ask_for_nothing_are_taken() -> None:
         ),
         (ChatRequest, {"top_k": -2}, "top_k: Input should be greater than or equal to -1", "top_k", None),
         (ChatRequest, {"min_p": 2}, "min_p: Input should be less than or equal to 1", "min_p", None),
+        (ChatRequest, {"top_p": "nan"}, "top_p: Input should be a valid number", "top_p", None),
+        (
+            ChatRequest,
+            {"temperature": "0.5"},
+            "temperature: Input should be a valid number",
+            "temperature",
+            None,
+        ),
+        (ChatRequest, {"max_tokens": 5.0}, "max_tokens: Input should be a valid integer", "max_tokens", None),
+        (ChatRequest, {"seed": True}, "seed: Input should be a valid integer", "seed", None),
+        (
+            ChatRequest,
+            {"stop": [1]},
+            "stop: takes a string or up to 4 strings, none of them empty",
+            "stop",
+            None,
+        ),
         (ChatRequest, {"n": 0}, "n: Input should be greater than or equal to 1", "n", None),
         (
             ChatRequest,

@@ -64,6 +64,17 @@ class RequestError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+def model_failed(error: Exception) -> RequestError:
+    """What a client is told when its request made the model fail.
+
+    Args:
+        error: The reason, which is for the log alone.
+    """
+    refusal = RequestError(500, "The model failed on this request; the server's log has the reason.")
+    refusal.__cause__ = error
+    return refusal
+
+
 class Generation:
     """One prompt being answered: the worker feeds it tokens, its client iterates over the text.
 
@@ -112,12 +123,17 @@ class Generation:
         return self._sampler.takes_most_likely
 
     def choose(self, logits: torch.Tensor) -> int:
-        """The next token, by this answer's own settings.
+        """The next token, by this answer's own settings; where there is none, the answer fails and others go on.
 
         Args:
             logits: The model's score of every token.
         """
-        return self._sampler.choose(logits)
+        try:
+            return self._sampler.choose(logits)
+        except Exception as error:  # scores that are no numbers, for example
+            logger.exception("Choosing a token failed, with %s", self.sampling)
+            self.fail(model_failed(error))
+            return 0
 
     def cancel(self) -> None:
         """The client is gone: the worker drops the row before the next token."""
@@ -129,6 +145,8 @@ class Generation:
         Args:
             token: The token's id.
         """
+        if self.finish_reason is not None:
+            return
         self.tokens.append(token)
         if len(self.tokens) == 1:
             FIRST_TOKEN_SECONDS.observe(time.monotonic() - self.arrived)
@@ -291,13 +309,10 @@ class Batcher:
         """
         for prompt, how in zip(prompts, sampling, strict=True):
             self._check_room(prompt, how.max_tokens, prompt_field, limit_field)
-        if len(prompts) > self.max_queue_length:
-            raise RequestError(
-                400,
-                f"The request asks for {len(prompts)} answers; this server takes {self.max_queue_length} at once. "
-                "Send several requests.",
-                param="n" if len(prompts) > len({id(prompt) for prompt in prompts}) else prompt_field,
-            )
+        different = len(
+            {id(prompt) for prompt in prompts}
+        )  # a prompt is there as often as it is to be answered
+        self.check_count(different, len(prompts) // different, prompt_field)
         deadline = time.monotonic() + self.request_timeout_seconds
         made = [
             Generation(ids, how, self._tokenizer, end_tokens=self.end_tokens, deadline=deadline)
@@ -316,6 +331,22 @@ class Batcher:
             self._arrived.notify()
         PROMPT_TOKENS.inc(sum(map(len, prompts)))
         return made
+
+    def check_count(self, prompts: int, answers: int, prompt_field: str) -> None:
+        """Raise :class:`RequestError` where a request asks for more than may wait.
+
+        Args:
+            prompts: Number of its prompts.
+            answers: How often each is to be answered.
+            prompt_field: What the request calls the prompts.
+        """
+        if prompts * answers > self.max_queue_length:
+            raise RequestError(
+                400,
+                f"The request asks for {prompts * answers} answers; this server takes {self.max_queue_length} at once. "
+                "Send several requests.",
+                param="n" if answers > 1 else prompt_field,
+            )
 
     def _check_room(self, prompt: list[int], max_tokens: int, prompt_field: str, limit_field: str) -> None:
         if not prompt:
@@ -352,10 +383,7 @@ class Batcher:
                 engine.step(new)
             except Exception as error:
                 logger.exception("Answering a batch of %d prompts failed", len(engine.rows) + len(new))
-                refusal = RequestError(
-                    500, "The model failed on this request; the server's log has the reason."
-                )
-                refusal.__cause__ = error
+                refusal = model_failed(error)
                 for row in {*engine.rows, *new}:
                     row.fail(refusal)
                 engine = self._make_engine(self.model)

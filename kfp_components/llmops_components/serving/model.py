@@ -16,7 +16,8 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints
 
 from llmops_components.errors import ModelError
 from llmops_components.serving.batching import Batcher, Generation, RequestError
-from llmops_components.serving.requests import Settings, ask, encode, parse
+from llmops_components.serving.encoding import PromptEncoder
+from llmops_components.serving.requests import Settings, ask, parse
 
 DEFAULT_MAX_TOKENS = 64  # the V1 and V2 protocols have no convention of their own
 
@@ -93,14 +94,14 @@ class LanguageModel(Model):
 
     Args:
         name: Name of the model.
-        tokenizer: Its tokenizer.
         batcher: What answers.
+        encoder: What reads the prompts.
     """
 
-    def __init__(self, name: str, tokenizer: Any, batcher: Batcher) -> None:
+    def __init__(self, name: str, batcher: Batcher, encoder: PromptEncoder) -> None:
         super().__init__(name)
-        self._tokenizer = tokenizer
         self._batcher = batcher
+        self._encoder = encoder
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -114,7 +115,11 @@ class LanguageModel(Model):
     async def warm_up(self) -> None:
         """Answer two prompts of different length, so that ready means that the whole way to an answer works."""
         try:
-            await _texts(self._ask(["Hello", "Hello, what is the time?"], Settings(max_tokens=2), "warm-up"))
+            await _texts(
+                await self._ask(
+                    ["Hello", "Hello, what is the time?"], [Settings(max_tokens=2)] * 2, ["warm-up"] * 2
+                )
+            )
         except RequestError as error:
             raise ModelError(
                 f"The model {self.name} loads but cannot answer: {error.__cause__ or error}"
@@ -134,10 +139,7 @@ class LanguageModel(Model):
         instances = payload.get("instances") if isinstance(payload, dict) else None
         if not isinstance(instances, list) or not instances:
             raise InvalidInput('Expected {"instances": [prompt, ...]} with at least one prompt.')
-        if len(instances) > (most := self._batcher.max_queue_length):
-            raise InvalidInput(
-                f"The request has {len(instances)} instances; this server takes {most} at once. Send several requests."
-            )
+        self._batcher.check_count(len(instances), 1, "instances")
         if unknown := sorted(set(payload) - {"instances", "parameters"}):
             raise InvalidInput(
                 f"Unknown field {unknown[0]!r} beside instances. Settings go into 'parameters'."
@@ -146,30 +148,26 @@ class LanguageModel(Model):
         if not isinstance(shared, dict):
             raise InvalidInput("parameters is not an object.")
         settings_of_all = _settings(shared, "parameters")
-        generations: list[Generation] = []
-        try:
-            for index, instance in enumerate(instances):
-                where = f"instances[{index}]"
-                given = {"prompt": instance} if isinstance(instance, str) else instance
-                if not isinstance(given, dict) or not isinstance(given.get("prompt"), str):
-                    raise InvalidInput(f'{where} is neither a string nor {{"prompt": string, ...}}.')
-                own = {key: value for key, value in given.items() if key != "prompt"}
-                settings = _settings({**shared, **own}, where) if own else settings_of_all
-                generations += self._ask([given["prompt"]], settings, f"{where}.prompt")
-        except BaseException:
-            for generation in generations:  # a request is answered whole or not at all
-                generation.cancel()
-            raise
-        return {"predictions": await _texts(generations)}
+        prompts, settings, fields = [], [], []
+        for index, instance in enumerate(instances):
+            where = f"instances[{index}]"
+            given = {"prompt": instance} if isinstance(instance, str) else instance
+            if not isinstance(given, dict) or not isinstance(given.get("prompt"), str):
+                raise InvalidInput(f'{where} is neither a string nor {{"prompt": string, ...}}.')
+            own = {key: value for key, value in given.items() if key != "prompt"}
+            prompts.append(given["prompt"])
+            settings.append(_settings({**shared, **own}, where) if own else settings_of_all)
+            fields.append(f"{where}.prompt")
+        return {"predictions": await _texts(await self._ask(prompts, settings, fields))}
 
     async def _predict_v2(self, request: InferRequest) -> InferResponse:
         tensors: list[InferInput] = request.inputs
         if len(tensors) != 1 or tensors[0].datatype != "BYTES":
             raise InvalidInput("Expected one input tensor of datatype BYTES that holds prompts.")
-        prompts = [
-            item.decode() if isinstance(item, bytes) else str(item)
-            for item in tensors[0].as_numpy().flatten()
-        ]
+        items = tensors[0].as_numpy().flatten()
+        field = f"inputs[0] ({tensors[0].name})"
+        self._batcher.check_count(len(items), 1, field)
+        prompts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
         given = {
             key: value for key, value in (request.parameters or {}).items() if key != "binary_data_output"
         }
@@ -178,26 +176,37 @@ class LanguageModel(Model):
             raise InvalidInput(
                 f"inputs[0].parameters has {sorted(own)[0]!r}. Settings go into the request's parameters."
             )
-        texts = await _texts(
-            self._ask(prompts, _settings(given, "parameters"), f"inputs[0] ({tensors[0].name})")
-        )
+        settings = [_settings(given, "parameters")] * len(prompts)
+        texts = await _texts(await self._ask(prompts, settings, [field] * len(prompts)))
         output = InferOutput("text", shape=list(tensors[0].shape), datatype="BYTES", data=texts)
         # Requests may lack an id, and KServe refuses to write an answer without one.
         return InferResponse(
             response_id=request.id or uuid.uuid4().hex, model_name=self.name, infer_outputs=[output]
         )
 
-    def _ask(self, prompts: list[str], settings: Settings, prompt_field: str) -> list[Generation]:
-        ids = encode(self._tokenizer, prompts, add_special_tokens=settings.add_special_tokens is not False)
-        return ask(
-            self._batcher,
-            ids,
-            settings,
-            temperature=0,
-            max_tokens=settings.max_tokens,
-            default_tokens=DEFAULT_MAX_TOKENS,
-            prompt_field=prompt_field,
-        )
+    async def _ask(self, prompts: list[str], settings: list[Settings], fields: list[str]) -> list[Generation]:
+        """Queue prompts, each with its own settings; a request is answered whole or not at all."""
+        read = []
+        for prompt, how, field in zip(prompts, settings, fields, strict=True):
+            special = how.add_special_tokens is not False
+            read += await self._encoder.encode([prompt], add_special_tokens=special, field=field)
+        generations: list[Generation] = []
+        try:
+            for ids, how, field in zip(read, settings, fields, strict=True):
+                generations += ask(
+                    self._batcher,
+                    [ids],
+                    how,
+                    temperature=0,
+                    max_tokens=how.max_tokens,
+                    default_tokens=DEFAULT_MAX_TOKENS,
+                    prompt_field=field,
+                )
+        except BaseException:
+            for generation in generations:
+                generation.cancel()
+            raise
+        return generations
 
 
 _OF_TENSORS = ("binary_data_size", "content_type")

@@ -20,12 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops_components.serving.batching import Batcher, Generation, RequestError
 from llmops_components.serving.chat import ChatTemplate
+from llmops_components.serving.encoding import PromptEncoder
 from llmops_components.serving.requests import (
     ChatRequest,
     CompletionRequest,
     CompletionSettings,
     ask,
-    encode,
     parse,
 )
 
@@ -144,13 +144,14 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRouter:
+def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: PromptEncoder) -> APIRouter:
     """Routes of the API.
 
     Args:
         model_name: Name that requests must give.
         tokenizer: The model's tokenizer, with its chat template.
         batcher: What answers.
+        encoder: What reads the prompts.
     """
     router = APIRouter(prefix=OPENAI_PREFIX, tags=["OpenAI"])
     template = ChatTemplate(tokenizer)
@@ -176,7 +177,8 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRoute
     async def chat(request: Request) -> Response:
         asked = parse(ChatRequest, await request.body())
         check_model(asked.model)
-        prompt = template.render(asked)
+        batcher.check_count(1, asked.n or 1, "messages")
+        prompt = await encoder.beside(lambda: template.render(asked), asked.texts(), "messages")
         limit_field = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
         generations = ask(
             batcher,
@@ -194,7 +196,11 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher) -> APIRoute
         check_model(asked.model)
         generations = ask(
             batcher,
-            encode(tokenizer, asked.prompt, add_special_tokens=asked.add_special_tokens is not False),
+            await encoder.encode(
+                asked.prompt,
+                add_special_tokens=asked.add_special_tokens is not False,
+                answers=asked.n or 1,
+            ),
             asked,
             max_tokens=asked.max_tokens,
             default_tokens=DEFAULT_COMPLETION_TOKENS,

@@ -186,6 +186,7 @@ def serve(args: argparse.Namespace) -> None:
     from kserve.model_server import app
 
     from llmops_components.serving.batching import Batcher, RequestError
+    from llmops_components.serving.encoding import PromptEncoder
     from llmops_components.serving.engines import choose_engine
     from llmops_components.serving.model import LanguageModel, Server, routes_of_names_with_slashes
     from llmops_components.serving.openai import BodyLimit, openai_router, request_error_handler
@@ -206,7 +207,8 @@ def serve(args: argparse.Namespace) -> None:
         engine=choose_engine(model),
     )
     batcher.start()
-    app.include_router(openai_router(args.model_name, tokenizer, batcher))
+    encoder = PromptEncoder(tokenizer, batcher)
+    app.include_router(openai_router(args.model_name, tokenizer, batcher, encoder))
     app.add_exception_handler(RequestError, request_error_handler)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
 
@@ -214,7 +216,7 @@ def serve(args: argparse.Namespace) -> None:
         say(args, "READY", url=url)
         print(f"Serving {args.model_name} at {url}/openai/v1", flush=True)
 
-    served = LanguageModel(args.model_name, tokenizer, batcher)
+    served = LanguageModel(args.model_name, batcher, encoder)
     server = Server(sock, warm_up=served.warm_up, on_ready=ready, grace_period=GRACE_SECONDS)
     if "/" in args.model_name:
         app.include_router(routes_of_names_with_slashes(server))

@@ -158,8 +158,8 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-class Settings(BaseModel, extra="allow"):
-    """How to answer: the fields that every protocol has."""
+class Settings(BaseModel, extra="allow", strict=True):
+    """How to answer: the fields that every protocol has. Types are JSON's own: text that reads like a number is none."""
 
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -228,7 +228,7 @@ _PLAIN = (
 )
 
 
-class StreamOptions(BaseModel, extra="allow"):
+class StreamOptions(BaseModel, extra="allow", strict=True):
     include_usage: bool | None = None
 
 
@@ -240,7 +240,7 @@ class CompletionSettings(Settings):
     stream_options: StreamOptions | None = None
 
 
-class Message(BaseModel, extra="allow"):
+class Message(BaseModel, extra="allow", strict=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Any = None
     name: str | None = None
@@ -276,6 +276,10 @@ class ChatRequest(CompletionSettings):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    def texts(self) -> list[str]:
+        """What the messages say."""
+        return [content_text(message.content) for message in self.messages if message.content is not None]
 
     def check(self) -> None:
         """What only several fields together show."""
@@ -354,24 +358,6 @@ def parse(kind: type[_Asked], given: bytes | Mapping[str, Any], where: str = "")
             unknown_fields(asked.stream_options, _STREAM_NOTHING, "stream_options")
         asked.check()
     return asked
-
-
-def encode(
-    tokenizer: Any, prompts: list[str] | list[list[int]], *, add_special_tokens: bool
-) -> list[list[int]]:
-    """Token ids of prompts that are text or token ids already.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        prompts: The prompts.
-        add_special_tokens: Whether text gets the special tokens with which the model's prompts begin.
-    """
-    return [
-        tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
-        if isinstance(prompt, str)
-        else prompt
-        for prompt in prompts
-    ]
 
 
 def ask(

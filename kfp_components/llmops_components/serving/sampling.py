@@ -21,6 +21,7 @@ from transformers import (
 )
 
 _SEEDS = 2**63
+_COLDEST = 1e-5  # below it dividing by the temperature overflows, and the most likely token is as good as certain; vLLM's
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Sampling:
 
     Args:
         max_tokens: Most tokens to generate.
-        temperature: 0 takes the most likely token every time.
+        temperature: 0, or less than 1e-5, takes the most likely token every time.
         top_p: Sample from the smallest set of tokens that holds this much probability.
         top_k: Sample from this many tokens; 0 for all.
         min_p: Sample from tokens that are at least this likely, relative to the most likely one.
@@ -88,7 +89,7 @@ class Sampler:
     @property
     def takes_most_likely(self) -> bool:
         """Whether the choice is the token with the highest score, so that it can be made for many rows at once."""
-        return self._sampling.temperature <= 0 and not self._changes_scores
+        return self._sampling.temperature < _COLDEST and not self._changes_scores
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token.
@@ -98,7 +99,7 @@ class Sampler:
         """
         scores = logits.to("cpu", torch.float32, copy=True)[None]
         scores = self._penalties(self._ids, self._with_openai_penalties(scores))
-        if self._sampling.temperature <= 0:
+        if self._sampling.temperature < _COLDEST:
             token = int(scores[0].argmax())
         else:
             probabilities = self._warpers(self._ids, scores).softmax(dim=-1)
@@ -122,7 +123,7 @@ class Sampler:
     def _make_warpers(self) -> LogitsProcessorList:
         """In the order that ``generate`` has them in."""
         made = LogitsProcessorList()
-        if self._sampling.temperature not in (0, 1):
+        if self._sampling.temperature >= _COLDEST and self._sampling.temperature != 1:
             made.append(TemperatureLogitsWarper(float(self._sampling.temperature)))
         if self._sampling.top_k:
             made.append(TopKLogitsWarper(self._sampling.top_k))
