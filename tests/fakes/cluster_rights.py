@@ -23,7 +23,7 @@ def roles() -> dict[str, dict[str, Any]]:
     """The Role and the ClusterRole of the page, by kind."""
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     documents = [document for block in blocks for document in yaml.safe_load_all(block)]
-    return {item["kind"]: item for item in documents if item["kind"].endswith("Role")}
+    return {item["kind"]: item for item in documents if item.get("kind", "").endswith("Role")}
 
 
 def granted(kind: str) -> Iterator[tuple[str, str, str, str]]:

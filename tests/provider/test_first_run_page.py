@@ -15,6 +15,7 @@ import yaml
 from planes import REPO
 
 from airflow_provider_llmops.backends.kfp_root import check_root
+from airflow_provider_llmops.backends.kfp_settings import DEFAULT_TOKEN_FILE
 
 PAGE = cluster_rights.PAGE.read_text(encoding="utf-8")
 SOURCES = [path.read_text(encoding="utf-8") for path in (REPO / "airflow_provider_llmops").rglob("*.py")]
@@ -42,7 +43,7 @@ def granted(group: str) -> set[tuple[str, str]]:
 
 def config_map() -> dict[str, str]:
     documents = [document for block in blocks("yaml") for document in yaml.safe_load_all(block)]
-    (found,) = (document for document in documents if document["kind"] == "ConfigMap")
+    (found,) = (document for document in documents if document.get("kind") == "ConfigMap")
     assert found["metadata"]["name"] == "kfp-launcher"
     return found["data"]
 
@@ -72,6 +73,22 @@ def test_the_role_grants_what_the_code_calls_of_kubeflow_pipelines_and_no_more()
         for kind, verb, upload in PIPELINES_CALL.findall(source)
     }
     assert granted("pipelines.kubeflow.org") == called
+
+
+def test_the_token_is_mounted_where_the_connection_looks_for_it():
+    (pod,) = (
+        document
+        for block in blocks("yaml")
+        for document in yaml.safe_load_all(block)
+        if "volumes" in document
+    )
+    (volume,) = pod["volumes"]
+    (source,) = (each["serviceAccountToken"] for each in volume["projected"]["sources"])
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    assert f"{mount['mountPath']}/{source['path']}" == DEFAULT_TOKEN_FILE
+    assert connections()["kubeflow_default"]["extra"]["auth"] == "token_file"
+    assert f"--serviceaccount team:{pod['serviceAccountName']}" in PAGE
 
 
 def test_the_role_grants_what_is_done_with_training():
