@@ -67,17 +67,27 @@ def meaning_of(pipeline: Mapping[str, Any], platform: Mapping[str, Any] | None) 
     """
     from google.protobuf import json_format
 
-    deployment = pipeline.get("deploymentSpec", {})
-    parts = [(_PIPELINE, {**pipeline, "deploymentSpec": {}}), (_DEPLOYMENT, deployment)]
-    if platform:
-        others = copy.deepcopy(dict(platform))
-        kubernetes = others.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {})
-        executors = kubernetes.pop("executors", {})
-        parts += [(_PLATFORM, others), *((_KUBERNETES, executors[name]) for name in sorted(executors))]
+    others = copy.deepcopy(dict(platform or {}))
+    kubernetes = others.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {})
+    executors = kubernetes.pop("executors", {})
     try:
-        return b"\n".join(_parse(value, name).SerializeToString(deterministic=True) for name, value in parts)
+        parts = [
+            _deterministic({**pipeline, "deploymentSpec": {}}, _PIPELINE),
+            _deterministic(pipeline.get("deploymentSpec", {}), _DEPLOYMENT),
+            _deterministic(others, _PLATFORM),
+        ]
+        for name in sorted(executors):
+            if settings := _deterministic(executors[name], _KUBERNETES):
+                parts += [name.encode(), settings]
     except json_format.ParseError as error:
         raise ConfigurationError(f"The specification cannot be compared: {error}.") from error
+    # With their lengths: bytes that separate them may be in them.
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+def _deterministic(value: Any, name: str) -> bytes:
+    data: bytes = _parse(value, name).SerializeToString(deterministic=True)
+    return data
 
 
 @functools.cache

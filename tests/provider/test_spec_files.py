@@ -342,6 +342,24 @@ def test_meaning_is_what_is_left_without_order_and_empty_maps(path, value, is_sa
     assert meaning_of(IR, None) != meaning_of(IR, PLATFORM)
 
 
+def test_settings_of_one_step_are_not_those_of_another():
+    def meaning(executors):
+        return meaning_of(IR, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}})
+
+    on_gpu, on_cpu = ({"nodeSelector": {"labels": {"a": label}}} for label in ("gpu", "cpu"))
+    said = [
+        {"exec-a": on_gpu},
+        {"exec-b": on_gpu},
+        {"exec-a": on_gpu, "exec-b": on_cpu},
+        {"exec-a": on_cpu, "exec-b": on_gpu},
+        {"exec-a": on_gpu, "exec-b": on_gpu},
+        {},
+    ]
+    assert len({meaning(executors) for executors in said}) == len(said)
+    assert meaning({"exec-b": on_gpu, "exec-a": on_cpu}) == meaning({"exec-a": on_cpu, "exec-b": on_gpu})
+    assert meaning({"exec-a": on_gpu, "exec-b": {}}) == meaning({"exec-a": on_gpu})
+
+
 def test_a_component_that_contains_itself_is_refused():
     ir = nested()
     ir["components"]["comp-two-steps"]["dag"]["tasks"]["train"]["componentRef"]["name"] = "comp-two-steps"
