@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 LONG_SECONDS = 60.0  # a pod that has to wait for nothing begins sooner
 ASK_AGAIN_SECONDS = 60.0
+# Kind of a wait that nobody can be asked about, so that no other answer comes.
+NO_CONNECTION = "NoConnection"
 
 
 class WaitWatch:
@@ -21,6 +23,7 @@ class WaitWatch:
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
         self._asked_at: float | None = None
+        self._can_be_told = True
         self._told: set[tuple[str, str]] = set()
         self._reasons: dict[str, Wait] = {}
 
@@ -39,20 +42,26 @@ class WaitWatch:
 
     @property
     def due_in(self) -> float | None:
-        """Seconds after which to ask why; ``None`` while nothing waits."""
-        if not self._since:
+        """Seconds after which to ask why; ``None`` while nothing waits, or nobody can tell."""
+        if not self._since or not self._can_be_told:
             return None
         at = min(self._since.values()) + LONG_SECONDS
         if self._asked_at is not None:
             at = max(at, self._asked_at + ASK_AGAIN_SECONDS)
         return max(at - time.monotonic(), 0.0)
 
+    def ask(self) -> None:
+        """Note that why is being asked, whether an answer comes or not."""
+        self._asked_at = time.monotonic()
+
     def learn(self, waits: Sequence[Wait]) -> list[str]:
         """Lines about the reasons that have not been told.
 
         :param waits: why steps wait; of all, where no step is named
         """
-        self._asked_at = time.monotonic()
+        if not self._since:
+            return []  # everything has begun since it was asked
+        self._can_be_told = all(wait.kind != NO_CONNECTION for wait in waits)
         reasons: dict[str, Wait] = {}
         lines = []
         for wait in waits:

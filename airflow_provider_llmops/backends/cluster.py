@@ -57,7 +57,10 @@ async def aconnect(conn_id: str) -> Cluster:
     module = await loop.run_in_executor(_client_maker, _kubernetes)  # the import takes a second
     hook = module.KubernetesHook(conn_id=conn_id)
     # Read ahead: the blocking hook's own way to the connection does not work in the triggerer.
-    hook.conn_extras = await module.AsyncKubernetesHook(conn_id=conn_id).get_conn_extras()
+    try:
+        hook.conn_extras = await module.AsyncKubernetesHook(conn_id=conn_id).get_conn_extras()
+    except Exception as error:
+        raise _unusable(conn_id, error) from error
     return await loop.run_in_executor(_client_maker, _shared, hook, conn_id)
 
 
@@ -70,14 +73,23 @@ def _shared(hook: KubernetesHook, conn_id: str) -> Cluster:
 
 
 def _cluster_of(hook: KubernetesHook, conn_id: str) -> Cluster:
+    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
+
     try:
-        client = hook.get_conn()
-    except Exception as error:  # of a dozen kinds, all from what the connection says
-        raise ConfigurationError(
-            f"Kubernetes connection {conn_id!r} cannot be used: {type(error).__name__}: {error}. Name a kube_config or "
-            "kube_config_path in it, or set in_cluster."
-        ) from error
-    return Cluster(client, hook.get_namespace() or None, conn_id)
+        configuration = hook.get_conn().configuration
+        # urllib3 would ask a cluster that is silent three times more, each time for as long as it may take.
+        configuration.retries = False
+        return Cluster(ApiClient(configuration), hook.get_namespace() or None, conn_id)
+    except Exception as error:
+        raise _unusable(conn_id, error) from error
+
+
+def _unusable(conn_id: str, error: Exception) -> ConfigurationError:
+    """What reading a connection and making a client raises is of a dozen kinds, all from what the connection says."""
+    return ConfigurationError(
+        f"Kubernetes connection {conn_id!r} cannot be used: {type(error).__name__}: {error}. Name a kube_config or "
+        "kube_config_path in it, or set in_cluster."
+    )
 
 
 def _kubernetes() -> Any:

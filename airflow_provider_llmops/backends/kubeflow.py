@@ -8,14 +8,16 @@ import json
 import logging
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, Wait, parse_time
-from airflow_provider_llmops.backends.cluster import aconnect, connect
+from airflow_provider_llmops.backends.cluster import Cluster, aconnect, connect
 from airflow_provider_llmops.backends.kfp_api import (
     KfpApi,
     RefusedError,
@@ -31,7 +33,7 @@ from airflow_provider_llmops.backends.kfp_root import CONFIG_MAP, RootProblem, c
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.backends.kfp_steps import Step, Task, read_steps, read_tasks
 from airflow_provider_llmops.backends.kfp_versions import PipelineVersions
-from airflow_provider_llmops.backends.run_pods import RunPods
+from airflow_provider_llmops.backends.run_pods import QUESTION_SECONDS, RunPods
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -42,6 +44,7 @@ from airflow_provider_llmops.ir import handed_into_groups_as_null
 from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.states import RunState, StepState
 from airflow_provider_llmops.uris import Address, scheme_of
+from airflow_provider_llmops.waiting import NO_CONNECTION
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,9 @@ MAX_VERSIONS_KEPT = 1000
 
 # Tasks of the specifications that this process has met: a version never changes.
 _tasks_of_versions: dict[tuple[str, str], Sequence[Task]] = {}
+# The triggerer asks clusters why runs wait with threads of these: those of the event loop look at the runs of all tasks, and a
+# cluster that is silent must not hold them.
+_askers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="why-waiting")
 # By the scheme of an address, what the web interface calls the store.
 _SOURCES = {"minio": "minio", "s3": "s3", "gs": "gcs"}
 
@@ -269,7 +275,7 @@ class KubeflowPipelineBackend:
             return [self._cannot_say()]
         try:
             return self.connect_pods().why_waiting(run_id)
-        except LLMOpsError as error:
+        except Exception as error:  # whatever it is: the run goes on
             return [_unknown(error)]
 
     async def awhy_waiting(self, run_id: str) -> list[Wait]:
@@ -277,15 +283,19 @@ class KubeflowPipelineBackend:
         if not self.settings.kubernetes_conn_id:
             return [self._cannot_say()]
         try:
-            cluster = await aconnect(self.settings.kubernetes_conn_id)
-            return await asyncio.to_thread(RunPods(cluster, self.settings.namespace).why_waiting, run_id)
-        except LLMOpsError as error:
+            async with asyncio.timeout(QUESTION_SECONDS):
+                cluster = await aconnect(self.settings.kubernetes_conn_id)
+                ask = partial(_ask_why_waiting, cluster, self.settings.namespace, run_id)
+                return await asyncio.get_running_loop().run_in_executor(_askers, ask)
+        except TimeoutError:
+            return [_unknown(ApiUnavailableError(f"No answer within {QUESTION_SECONDS:.0f} s."))]
+        except Exception as error:  # whatever it is: the run goes on
             return [_unknown(error)]
 
     def _cannot_say(self) -> Wait:
         return Wait(
             "",
-            "NoConnection",
+            NO_CONNECTION,
             f"name a Kubernetes connection in 'kubernetes_conn_id' of connection {self.settings.conn_id!r} to see why",
         )
 
@@ -535,8 +545,16 @@ class KubeflowPipelineBackend:
         return document.get("pipeline_spec") or document
 
 
-def _unknown(error: LLMOpsError) -> Wait:
-    return Wait("", "Unknown", f"why cannot be told: {str(error).partition(chr(10))[0]}")
+def _ask_why_waiting(cluster: Cluster, namespace: str | None, run_id: str) -> list[Wait]:
+    return RunPods(cluster, namespace).why_waiting(run_id)
+
+
+def _unknown(error: Exception) -> Wait:
+    said = str(error).partition("\n")[0]
+    if not isinstance(error, LLMOpsError):
+        log.warning("Why a run waits cannot be asked", exc_info=error)
+        said = f"{type(error).__name__}: {said}"
+    return Wait("", "Unknown", f"why cannot be told: {said}")
 
 
 def _state_of(value: Any) -> RunState:

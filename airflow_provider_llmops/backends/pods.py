@@ -161,6 +161,19 @@ def list_warnings(api: Any, namespace: str, name: str, **request: Any) -> list[d
     return _documents(answer)
 
 
+def document_of(answer: Any) -> dict[str, Any]:
+    """The document in an answer.
+
+    :param answer: what the client got with ``_preload_content=False``
+    :raises json.JSONDecodeError: it holds something else, a proxy's page of its own for example
+    """
+    text = answer.data.decode("utf-8", errors="replace")
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise json.JSONDecodeError("No document of Kubernetes", text[:100], 0)
+    return document
+
+
 def last_lines(pod: str, answer: Any) -> list[str]:
     """The end of a pod's log as it is shown in the task's.
 
@@ -174,7 +187,7 @@ def last_lines(pod: str, answer: Any) -> list[str]:
 
 def _documents(answer: Any) -> list[dict[str, Any]]:
     """What was sent: the client's own models refuse a document that lacks a field."""
-    documents: list[dict[str, Any]] = json.loads(answer.data).get("items") or []
+    documents: list[dict[str, Any]] = document_of(answer).get("items") or []
     return documents
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from airflow_provider_llmops.backends.kubernetes_messages import message_of, rea
 from airflow_provider_llmops.backends.last_words import clean, read_last_words
 from airflow_provider_llmops.backends.pods import (
     PodTrouble,
+    document_of,
     event_troubles,
     list_pods,
     list_warnings,
@@ -31,11 +33,13 @@ RUN_LABEL = "pipeline/runid"
 NODE_ANNOTATION = "workflows.argoproj.io/node-name"
 STEP_CONTAINER = "main"
 DEFAULT_NAMESPACE = "kubeflow"
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 10.0
+QUESTION_SECONDS = 30.0
 LOG_LINES = 200
 LOG_BYTES = 64 * 1024
 MAX_LOG_BYTES_READ = 4 * 1024 * 1024
 MAX_PODS_READ = 500
+MAX_PODS_WITH_EVENTS = 5  # each is a request, and a loop of hundreds waits for the same thing
 _SIGNALS_FROM = 128  # an exit code above is the number of the signal that ended the process, plus this
 _ATTEMPT = re.compile(r"\((\d+)(?::\d+)?\)$")
 # Nodes that Kubeflow Pipelines puts around a step, and around each item of a loop.
@@ -65,18 +69,23 @@ class RunPods:
 
     :param cluster: where they are
     :param namespace: of the runs; the connection's, or else Kubeflow's own, when ``None``
+    :param seconds: how long the answers to everything that is asked of this object may take, from now on
     """
 
-    def __init__(self, cluster: Cluster, namespace: str | None) -> None:
+    def __init__(self, cluster: Cluster, namespace: str | None, *, seconds: float = QUESTION_SECONDS) -> None:
         from kubernetes.client import CoreV1Api, CustomObjectsApi  # type: ignore[import-untyped]
 
         self.namespace = namespace or cluster.namespace or DEFAULT_NAMESPACE
         self._conn_id = cluster.conn_id
         self._core = CoreV1Api(cluster.client)
         self._objects = CustomObjectsApi(cluster.client)
+        self._seconds = seconds
+        self._ends_at = time.monotonic() + seconds
 
     def why_failed(self, run_id: str, steps: Sequence[str]) -> PodFailure | None:
         """Why a run has failed, from the pod that failed last of the first failed step that has any.
+
+        A pod of another step is no reason: it may have been retried, or its failure ignored.
 
         :param run_id: id of the run
         :param steps: the steps that failed, as far as they are known
@@ -86,10 +95,13 @@ class RunPods:
         for pod in sorted(self._pods(run_id, "status.phase!=Succeeded"), key=_ended_at):
             if pod_troubles(pod) or _phase(pod) == "Failed":
                 by_step.setdefault(step_of(pod), []).append(pod)
-        wanted = next((step for step in steps if step in by_step), next(iter(by_step), None))
-        if wanted is None:
-            return self._workflows_failure(run_id, steps)
-        return self._failure_of(by_step[wanted][-1])
+        wanted = _first(steps, by_step)
+        if wanted is not None:
+            return self._failure_of(by_step[wanted][-1])
+        if failure := self._workflows_failure(run_id, steps):
+            return failure
+        unnamed = by_step.get("")  # of which nothing says that it is another step's
+        return self._failure_of(unnamed[-1]) if unnamed else None
 
     def why_waiting(self, run_id: str) -> list[Wait]:
         """Why pods of a run do not begin, one reason for each step.
@@ -98,13 +110,19 @@ class RunPods:
         :raises LLMOpsError: the pods cannot be read
         """
         waits: dict[str, Wait] = {}
+        asked = 0
         for pod in self._pods(run_id, "status.phase=Pending"):
             step = step_of(pod)
-            trouble = next(iter(pod_troubles(pod)), None) or self._warning_of(pod)
+            if step in waits:
+                continue
+            trouble = next(iter(pod_troubles(pod)), None)
+            if trouble is None and asked < MAX_PODS_WITH_EVENTS:
+                asked += 1
+                trouble = self._warning_of(pod)
             kind, reason = (trouble.kind, trouble.message) if trouble else _being_made(pod)
             made_at = pod["metadata"].get("creationTimestamp")
             since = datetime.fromisoformat(made_at).timestamp() if made_at else None
-            waits.setdefault(step, Wait(step, kind, reason, since))
+            waits[step] = Wait(step, kind, reason, since)
         return list(waits.values()) or [
             Wait(step, message, message)
             for step, phase, message in self._workflow_nodes(run_id)
@@ -120,7 +138,10 @@ class RunPods:
 
         def read(**options: Any) -> dict[str, str] | None:
             try:
-                return dict(self._core.read_namespaced_config_map(name, self.namespace, **options).data or {})
+                answer = self._core.read_namespaced_config_map(
+                    name, self.namespace, _preload_content=False, **options
+                )
+                return dict(document_of(answer).get("data") or {})
             except ApiException as error:
                 if error.status == 404:
                     return None
@@ -197,16 +218,21 @@ class RunPods:
 
     def _workflow_nodes(self, run_id: str) -> Iterator[tuple[str, str, str]]:
         """Step, phase and message of each node of the run's workflow that has a message, where workflows may be read."""
-        call = partial(
-            self._objects.list_namespaced_custom_object,
-            "argoproj.io",
-            "v1alpha1",
-            self.namespace,
-            "workflows",
-            label_selector=f"{RUN_LABEL}={run_id}",
-        )
+
+        def read(**options: Any) -> Any:
+            answer = self._objects.list_namespaced_custom_object(
+                "argoproj.io",
+                "v1alpha1",
+                self.namespace,
+                "workflows",
+                label_selector=f"{RUN_LABEL}={run_id}",
+                _preload_content=False,
+                **options,
+            )
+            return document_of(answer).get("items") or []
+
         try:
-            workflows = self._ask("list workflows", call).get("items") or []
+            workflows = self._ask("list workflows", read)
         except LLMOpsError:
             return
         for workflow in workflows:
@@ -223,7 +249,7 @@ class RunPods:
             for step, phase, message in self._workflow_nodes(run_id)
             if phase in ("Failed", "Error")
         }
-        wanted = next((step for step in steps if step in found), next(iter(found), None))
+        wanted = _first(steps, found)
         return None if wanted is None else PodFailure(wanted, "", found[wanted])
 
     def _ask(self, what: str, call: Callable[..., Any]) -> Any:
@@ -231,8 +257,13 @@ class RunPods:
         from urllib3.exceptions import HTTPError
 
         where = f"in namespace {self.namespace} (connection {self._conn_id!r})"
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise ApiUnavailableError(
+                f"The cluster did not answer within {self._seconds:g} s. Meant to {what} {where}."
+            )
         try:
-            return call(_request_timeout=ANSWER_SECONDS)
+            return call(_request_timeout=min(ANSWER_SECONDS, left))
         except ApiException as error:
             kind = ConfigurationError if error.status in (401, 403, 404) else ApiUnavailableError
             reason = reason_of(message_of(error)[0])
@@ -241,6 +272,15 @@ class RunPods:
             raise ApiUnavailableError(
                 f"The cluster did not answer: {error}. Asked to {what} {where}."
             ) from error
+        except ValueError as error:
+            raise ApiUnavailableError(
+                f"The cluster's answer is no document of Kubernetes ({error}): a proxy's own page? Asked to {what} {where}."
+            ) from error
+
+
+def _first(steps: Sequence[str], found: Mapping[str, Any]) -> str | None:
+    """The first of the steps of which something was found; the first that was found if no step is known."""
+    return next((step for step in steps or found if step in found), None)
 
 
 def step_of(pod: Mapping[str, Any]) -> str:

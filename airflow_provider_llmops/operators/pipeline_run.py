@@ -378,8 +378,7 @@ class PipelineRunOperator(BaseOperator):
             states = dict(run.tasks)
             watch.see(run)
             if watch.due_in == 0:
-                for line in watch.learn(self.hook.backend.why_waiting(run_id)):
-                    self.log.warning("%s", line)
+                self._say_why_it_waits(watch, run_id)
             offset = self._log_from(run_id, offset)
             if run.state.is_terminal:
                 return self._finish(context, run, log_offset=offset)
@@ -387,6 +386,14 @@ class PipelineRunOperator(BaseOperator):
                 self.hook.cancel(run_id)
                 raise self._timeout(run_id, watch.reason)
             time.sleep(seconds_to_wait(interval, deadline))
+
+    def _say_why_it_waits(self, watch: WaitWatch, run_id: str) -> None:
+        watch.ask()
+        try:
+            for line in watch.learn(self.hook.backend.why_waiting(run_id)):
+                self.log.warning("%s", line)
+        except Exception:  # whatever it is: the run goes on
+            self.log.warning("Why run %s waits cannot be asked", run_id, exc_info=True)
 
     def _finish(self, context: Context, run: Run, *, log_offset: int) -> dict[str, Any]:
         self._run_id = None

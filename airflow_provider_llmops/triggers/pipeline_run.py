@@ -18,6 +18,7 @@ from airflow_provider_llmops.waiting import WaitWatch
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backends.base import PipelineBackend, Run
+    from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 
 CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
 
@@ -68,6 +69,7 @@ class PipelineRunTrigger(BaseEventTrigger):
         self.cancel_on_kill = cancel_on_kill
         self._steps: dict[str, str] = {}
         self._waits = WaitWatch()
+        self._question: asyncio.Task[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments to build this trigger again."""
@@ -118,15 +120,13 @@ class PipelineRunTrigger(BaseEventTrigger):
         error: str | None = None
         timed_out = False
         remaining = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        stream = stream_of(key, self.poll_interval)
         try:
-            async with (
-                asyncio.timeout(remaining),
-                stream_of(key, self.poll_interval).watch(self.run_id) as queue,
-            ):
+            async with asyncio.timeout(remaining), stream.watch(self.run_id) as queue:
                 while True:
                     item = await self._next(queue)
                     if item is None:
-                        await self._say_why_it_waits()
+                        self._ask_why_it_waits(stream.backend)
                         continue
                     if isinstance(item, ConfigurationError):
                         error = reason_first(
@@ -143,6 +143,9 @@ class PipelineRunTrigger(BaseEventTrigger):
         except TimeoutError:
             timed_out = True
             await self._cancel()
+        finally:
+            if self._question is not None:
+                self._question.cancel()
         await settle(started)
         yield self._event(timed_out=timed_out, error=error)
 
@@ -191,10 +194,21 @@ class PipelineRunTrigger(BaseEventTrigger):
         except TimeoutError:
             return None
 
-    async def _say_why_it_waits(self) -> None:
-        backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
-        for line in self._waits.learn(await backend.awhy_waiting(self.run_id)):  # type: ignore[attr-defined]
-            self.log.warning("%s", line)
+    def _ask_why_it_waits(self, backend: KubeflowPipelineBackend | None) -> None:
+        """Ask, beside the wait for news of the run, which may come first.
+
+        :param backend: the stream's, which has told of the run
+        """
+        self._waits.ask()
+        if backend is not None and (self._question is None or self._question.done()):
+            self._question = asyncio.create_task(self._say_why_it_waits(backend))
+
+    async def _say_why_it_waits(self, backend: KubeflowPipelineBackend) -> None:
+        try:
+            for line in self._waits.learn(await backend.awhy_waiting(self.run_id)):
+                self.log.warning("%s", line)
+        except Exception:  # whatever it is: the run goes on
+            self.log.warning("Why run %s waits cannot be asked", self.run_id, exc_info=True)
 
     async def _pass_log_on(self, backend: PipelineBackend) -> None:
         while self.stream_logs:

@@ -63,6 +63,8 @@ class _Watched:
 class RunStream:
     """The runs that tasks of this process wait for on one connection.
 
+    ``backend`` is what the poll asks, from its beginning on.
+
     :param interval: seconds between two listings
     :param overlap: how far a listing reaches back behind the latest end that the one before has shown
     :param reread_seconds: age at which the last look at a run is repeated
@@ -72,6 +74,7 @@ class RunStream:
         self, interval: float, *, overlap: timedelta = OVERLAP, reread_seconds: float = REREAD_SECONDS
     ) -> None:
         self.interval = interval
+        self.backend: KubeflowPipelineBackend | None = None
         self.overlap = overlap
         self.reread_seconds = reread_seconds
         # In the order of the last look: those that nobody has looked at yet, then the longest ago.
@@ -107,7 +110,8 @@ class RunStream:
         :param connect: gives the backend
         """
         try:
-            await self._poll(await connect())
+            self.backend = await connect()
+            await self._poll(self.backend)
         except Exception as error:
             for watched in self._watched.values():
                 _put(watched, error)

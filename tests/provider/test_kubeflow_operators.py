@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from kube_pods import waiting as waiting_pod
 from pipelines import two_steps
 
 from airflow_provider_llmops import waiting
+from airflow_provider_llmops.backends import run_pods
 from airflow_provider_llmops.backends.base import Run
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
@@ -400,27 +402,60 @@ def test_step_that_waits_for_long_says_why_once_and_the_reason_is_in_the_error_w
 
 
 @pytest.mark.parametrize(
-    ("extra", "why"),
+    ("extra", "deferrable", "why"),
     [
-        (
-            {},
-            "name a Kubernetes connection in 'kubernetes_conn_id' of connection 'kubeflow_default' to see why",
-        ),
-        ({"kubernetes_conn_id": "cluster"}, "why cannot be told: The cluster answered 403: "),
+        ({}, True, "name a Kubernetes connection in 'kubernetes_conn_id' of connection 'kubeflow_default' to see why"),
+        ({"kubernetes_conn_id": "cluster"}, True, "why cannot be told: The cluster answered 403: "),
+        ({"kubernetes_conn_id": "nosuch"}, True, "why cannot be told: Kubernetes connection 'nosuch' cannot be used: "),
+        ({"kubernetes_conn_id": "nosuch"}, False, "why cannot be told: Kubernetes connection 'nosuch' cannot be used: "),
+        ({"kubernetes_conn_id": "page"}, True, "why cannot be told: The cluster's answer is no document of Kubernetes"),
     ],
-)
-def test_step_of_which_nobody_may_see_the_pods_says_that_it_waits(
-    waits, connect, pipeline, context, capsys, extra, why
+)  # fmt: skip
+def test_step_of_which_nobody_can_say_why_it_waits_waits_on(
+    waits, connect, pipeline, context, capsys, extra, why, deferrable, monkeypatch
 ):
     waits.forbidden.add("pods")
+    if extra == {"kubernetes_conn_id": "page"}:
+        monkeypatch.setenv("AIRFLOW_CONN_PAGE", waits.connection())
+        waits._answer = lambda parts, query: (200, "text/html", "<html>Sign in</html>")
     connect(**extra)
     operator = KubeflowPipelineOperator(
-        task_id="task", pipeline=pipeline, poll_interval=0.05, run_timeout=timedelta(seconds=1)
+        task_id="task",
+        pipeline=pipeline,
+        poll_interval=0.05,
+        run_timeout=timedelta(seconds=1),
+        deferrable=deferrable,
     )
-    with pytest.raises(RunFailedError):
-        resume_late(operator, context)
+    with pytest.raises(RunFailedError, match="The run took longer than its run_timeout"):
+        resume_late(operator, context) if deferrable else operator.execute(context)
     shown = capsys.readouterr()
     assert (shown.out + shown.err).count(f"Step 'train' has waited for 0 s: {why}") == 1
+
+
+def test_run_that_ends_is_noticed_while_a_silent_cluster_is_asked_why_it_waited(
+    api, waits, pipeline, context, monkeypatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", waits.connection().replace(waits.url, address))
+        monkeypatch.setattr(run_pods, "ANSWER_SECONDS", 3.0)
+        operator = KubeflowPipelineOperator(task_id="task", pipeline=pipeline, poll_interval=0.05)
+        with pytest.raises(TaskDeferred) as deferred:
+            operator.execute(context)
+        trigger = PipelineRunTrigger(**deferred.value.trigger.serialize()[1])
+
+        async def scenario():
+            events = asyncio.create_task(events_of(trigger))
+            connection, _ = await asyncio.to_thread(silent.accept)
+            asked_at = time.monotonic()
+            api.finish(trigger.run_id)
+            (event,) = await events
+            connection.close()
+            return event.payload["error"], time.monotonic() - asked_at
+
+        error, seconds = asyncio.run(scenario())
+    assert error is None
+    assert seconds < 2.5
 
 
 def test_retry_after_a_failed_run_starts_anew_or_goes_on_with_it(api, pipeline, context):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,12 @@ from kube_pods import FakePods, pod, waiting
 
 from airflow_provider_llmops.backends.base import Wait
 from airflow_provider_llmops.backends.cluster import connect
-from airflow_provider_llmops.backends.run_pods import PodFailure, RunPods, step_of_node
+from airflow_provider_llmops.backends.run_pods import (
+    MAX_PODS_WITH_EVENTS,
+    PodFailure,
+    RunPods,
+    step_of_node,
+)
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
 OUT_OF_MEMORY = (
@@ -26,9 +32,11 @@ def pods_of(monkeypatch):
 
         def pods_of(*pods, namespace=None, connections_namespace=None, **cluster):
             fake = stack.enter_context(FakePods(pods, **cluster))
+            pods_of.fakes.append(fake)
             monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", fake.connection(connections_namespace))
             return RunPods(connect("cluster"), namespace)
 
+        pods_of.fakes = []
         yield pods_of
 
 
@@ -140,6 +148,17 @@ def test_container_that_is_being_made_waits_for_what_the_events_say(pods_of):
     assert wait.kind == "ContainerCreating"
 
 
+def test_a_loop_of_hundreds_of_pods_costs_a_few_requests(pods_of):
+    items = [f"loop.iteration-iterations({n}:{n}).iteration-item.train.executor" for n in range(300)]
+    made = [waiting(f"p{n}", "r", item, "ContainerCreating") for n, item in enumerate(items)]
+    event = {"type": "Warning", "reason": "FailedMount", "message": "no volume", "lastTimestamp": None}
+    pods = pods_of(*made, *made, events={"p4": [event], "p5": [event]})
+    kinds = [(wait.step, wait.kind) for wait in pods.why_waiting("r")]
+    assert kinds[4:6] == [("loop/4/train", "FailedMount"), ("loop/5/train", "ContainerCreating")]
+    assert len(kinds) == 300
+    assert len(pods_of.fakes[-1].requests) == 1 + MAX_PODS_WITH_EVENTS
+
+
 def test_step_without_a_pod_waits_for_what_argo_noted(pods_of):
     nodes = {
         "a": {
@@ -184,6 +203,34 @@ def test_refusal_and_silence_are_errors_of_their_kind(pods_of):
     pods = pods_of(config_maps={"kfp-launcher": {"a": "b"}})
     assert pods.read_config_map("kfp-launcher") == {"a": "b"}
     assert pods_of().read_config_map("kfp-launcher") is None
+
+
+@pytest.mark.parametrize("page", ["<html>Sign in</html>", '"ok"', "[]"])
+def test_page_of_a_proxy_is_no_answer(pods_of, page):
+    pods = pods_of()
+    pods_of.fakes[-1]._answer = lambda parts, query: (200, "text/html", page)
+    for ask in (
+        lambda: pods.why_failed("r", ["train"]),
+        lambda: pods.why_waiting("r"),
+        lambda: pods.read_config_map("kfp-launcher"),
+    ):
+        with pytest.raises(ApiUnavailableError, match=r"^The cluster's answer is no document of Kubernetes"):
+            ask()
+
+
+def test_silent_cluster_is_asked_once_and_not_longer_than_the_whole_question_may_take(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent, FakePods() as fake:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", fake.connection().replace(fake.url, address))
+        pods = RunPods(connect("cluster"), None, seconds=0.3)
+        with pytest.raises(ApiUnavailableError, match=r"^The cluster did not answer: .*[Tt]imed out"):
+            pods.why_waiting("r")
+        silent.settimeout(0.05)
+        silent.accept()
+        with pytest.raises(TimeoutError):
+            silent.accept()
+        with pytest.raises(ApiUnavailableError, match=r"^The cluster did not answer within 0.3 s"):
+            pods.why_failed("r", [])
 
 
 def test_cluster_that_does_not_answer_is_unavailable(monkeypatch):

@@ -34,6 +34,7 @@ def test_why_is_asked_after_a_minute_and_then_once_a_minute_until_nothing_waits(
     assert watch.due_in == 1
     clock[0] += 2
     assert watch.due_in == 0
+    watch.ask()
     assert watch.learn([UNSCHEDULABLE]) == [
         "Step 'train' has waited for 61 s: Unschedulable: 0/1 nodes are available."
     ]
@@ -74,6 +75,26 @@ def test_reason_without_a_step_is_that_of_all_and_a_run_without_steps_waits_itse
     assert watch.learn([unknown]) == ["The run has waited for 60 s: name a connection"]
     watch.see(run(RunState.FAILED))
     assert watch.due_in is None
+
+
+def test_nobody_who_can_be_asked_is_not_asked_again(clock):
+    watch = WaitWatch()
+    watch.see(run(train="PENDING"))
+    clock[0] += 60
+    watch.ask()
+    assert watch.due_in == 60
+    assert len(watch.learn([Wait("", "NoConnection", "name a connection")])) == 1
+    assert watch.due_in is None
+    assert watch.reason == "Step 'train' still waits: name a connection"
+
+
+def test_answer_that_comes_when_nothing_waits_any_more_is_not_told(clock):
+    watch = WaitWatch()
+    watch.see(run(train="PENDING"))
+    clock[0] += 60
+    watch.ask()
+    watch.see(run(train="RUNNING"))
+    assert (watch.learn([UNSCHEDULABLE]), watch.reason) == ([], None)
 
 
 def test_step_is_named_by_its_pod_where_the_server_does_not_tell_which_one_waits(clock, monkeypatch):
