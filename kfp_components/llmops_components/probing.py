@@ -118,7 +118,8 @@ def check_causal(model: Any, told: Sequence[Told]) -> None:
         for each in told
         if len(each.prompt) < len(whole)
     ]
-    if max(apart) > (_OTHER_KERNELS if model.dtype == torch.float32 else _OTHER_KERNELS_IN_16_BIT):
+    exact = _rounding_of(model) == _ROUNDING
+    if max(apart) > (_OTHER_KERNELS if exact else _OTHER_KERNELS_IN_16_BIT):
         raise ModelError(
             f"{name_of(model)} is no causal language model: what it says to a text changes with the words behind it. "
             "Models that were trained to fill gaps, such as BERT, cannot continue a prompt."
@@ -148,6 +149,8 @@ def check_answers_in_batch(model: Any, trainer: str) -> None:
         model: A causal language model of transformers.
         trainer: What answers prompts of all lengths in one batch, for the message.
     """
+    if _is_in_parts(model):
+        return
     with _evaluating(model):
         how = together(model)
     if how != "padded":
@@ -165,33 +168,55 @@ def check_scores_in_batch(model: Any, tokenizer: Any) -> None:
         model: A sequence classifier of transformers.
         tokenizer: Its tokenizer, with the token that fills shorter rows.
     """
-    ends = [token for token in (tokenizer.eos_token_id, model.config.eos_token_id) if isinstance(token, int)][
-        :1
-    ]
-    special = {tokenizer.pad_token_id, *ends}
-    words = [token for token in range(model.get_input_embeddings().weight.shape[0]) if token not in special]
-    drawn = torch.randint(len(words), (sum(_SCORED),), generator=torch.Generator().manual_seed(0)).tolist()
-    rows, start = [], 0
-    for length in _SCORED:
-        rows.append([words[index] for index in drawn[start : start + length]] + ends)
-        start += length
-    width = max(map(len, rows))
-    padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
+    if _is_in_parts(model):
+        return
     with _evaluating(model):
         try:
+            rows = _random_texts(model, tokenizer)
+            width = max(map(len, rows))
             alone = torch.cat([_scores(model, [row], [row]) for row in rows])
-            beside = _scores(model, padded, rows)
+            beside = _scores(
+                model, [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows], rows
+            )
         except Exception as error:  # whatever a model's own code raises
             raise ModelError(
                 f"{name_of(model)} loads but cannot score a text: {type(error).__name__}: {error}"
             ) from error
+    if alone.isnan().any():
+        raise ModelError(
+            f"{name_of(model)} loads, but its scores are no numbers (NaN), as those of a model whose training diverged. Use "
+            "an earlier checkpoint of it, or train again with a lower learning_rate."
+        )
     apart = float((beside - alone).norm() / alone.norm().clamp(min=1e-9))
-    if not apart <= (_ROUNDING if model.dtype == torch.float32 else _ROUNDING_IN_16_BIT):
+    if not apart <= _rounding_of(model):
         raise ModelError(
             f"{name_of(model)} scores a text otherwise when a longer one stands beside it, {apart:.0%} apart in a trial "
             "with random tokens: it does not tell padding from text. Rewards would depend on what they are computed "
             "with. Base the reward model on another kind of model."
         )
+
+
+def _random_texts(model: Any, tokenizer: Any) -> list[list[int]]:
+    """Texts of mixed length that end as the model's texts do, and hold no padding."""
+    end_of_model = getattr(model.config.get_text_config(), "eos_token_id", None)
+    ends = [token for token in (tokenizer.eos_token_id, end_of_model) if isinstance(token, int)][:1]
+    special = {tokenizer.pad_token_id, *ends}
+    words = [token for token in range(model.get_input_embeddings().weight.shape[0]) if token not in special]
+    source = torch.Generator().manual_seed(0)
+    return [
+        [words[index] for index in torch.randint(len(words), (length,), generator=source).tolist()] + ends
+        for length in _SCORED
+    ]
+
+
+def _is_in_parts(model: Any) -> bool:
+    """Whether DeepSpeed has spread its weights over the processes, so that this one alone cannot ask it."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def _rounding_of(model: Any) -> float:
+    in_16_bit = model.dtype != torch.float32 or torch.is_autocast_enabled(model.device.type)
+    return _ROUNDING_IN_16_BIT if in_16_bit else _ROUNDING
 
 
 def _scores(model: Any, ids: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -235,7 +260,7 @@ def is_same(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> bool:
         logits: A row for each step.
         expected: The same, from elsewhere.
     """
-    return distance(logits, expected) <= (_ROUNDING if model.dtype == torch.float32 else _ROUNDING_IN_16_BIT)
+    return distance(logits, expected) <= _rounding_of(model)
 
 
 def distance(logits: torch.Tensor, expected: torch.Tensor) -> float:

@@ -16,6 +16,9 @@ ERROR_FILE_VARIABLE = "LLMOPS_ERROR_FILE"
 # Begins the line of the output that carries an error raised on purpose, as JSON. On a cluster the output is all that is left
 # of a step that failed, and the Airflow provider looks for this line in it.
 ERROR_MARK = "LLMOPS_ERROR: "
+TERMINATION_LOG_BYTES = (
+    4096  # https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+)
 MAX_MESSAGE_CHARACTERS = 4000  # in that line, which has to lie in the end of the output that is read
 
 
@@ -55,4 +58,14 @@ def _write(target: str, described: dict[str, object]) -> None:
     try:
         write_json(target, described)
     except OSError:  # Kubernetes mounts a container's termination log: it can be written, but not replaced
-        Path(target).write_text(json.dumps(described), encoding="utf-8")
+        Path(target).write_text(_in_short(described), encoding="utf-8")
+
+
+def _in_short(described: dict[str, object]) -> str:
+    """The error as JSON in no more than is read of a termination log, whose beginning is left out where it is longer."""
+    room = MAX_MESSAGE_CHARACTERS
+    while len(text := json.dumps(described)) > TERMINATION_LOG_BYTES and room:
+        room //= 2
+        message, trace = str(described["message"]), described.get("traceback")
+        described = {**described, "message": message[:room], "traceback": trace and str(trace)[-room:]}
+    return text

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from architectures import make_model
+import torch
+from architectures import ARCHITECTURES, make_model
 from llmops_components.errors import ModelError
 from llmops_components.probing import check_answers_in_batch, check_scores_in_batch
 from llmops_components.training.distill import distill
@@ -50,6 +51,37 @@ def test_a_classifier_that_scores_beside_others_as_alone_is_taken(model_type: st
     model.train()
     check_scores_in_batch(model, tokenizer)
     assert all(module.training for module in model.modules())
+
+
+def test_a_classifier_that_diverged_is_told_from_one_that_reads_padding(tokenizer: Any) -> None:
+    model = make_model("gpt2", len(tokenizer), scores=True)
+    with torch.no_grad():
+        model.score.weight.fill_(torch.nan)
+    with pytest.raises(
+        ModelError, match=r"GPT2ForSequenceClassification .* its scores are no numbers \(NaN\)"
+    ):
+        check_scores_in_batch(model, tokenizer)
+
+
+def test_a_classifier_with_a_configuration_in_another_one_is_asked(tokenizer: Any) -> None:
+    from transformers import AutoModelForSequenceClassification, Gemma3Config
+
+    text = {**ARCHITECTURES["gemma3_text"], "vocab_size": len(tokenizer)}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14}, num_labels=1
+    )
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    check_scores_in_batch(AutoModelForSequenceClassification.from_config(config).eval(), tokenizer)
+
+
+def test_a_model_of_which_this_process_has_a_part_is_not_asked(tokenizer: Any) -> None:
+    policy, reward_model = make_model("rwkv"), make_model("convbert", len(tokenizer), scores=True)
+    for parameter in (*policy.parameters(), *reward_model.parameters()):
+        parameter.ds_id = 0  # as under DeepSpeed's ZeRO-3
+        parameter.data = torch.empty(0)
+    check_answers_in_batch(policy, "GRPOTrainer")
+    check_scores_in_batch(reward_model, tokenizer)
 
 
 @pytest.mark.parametrize("train", [train_grpo, train_rloo], ids=["train_grpo", "train_rloo"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from llmops_components.errors import DataError
+from llmops_components.errors import DataError, SettingError
+from llmops_components.reporting import report_error
 from llmops_components.results import StageReport, digest_of, write_json
 from llmops_components.stage import as_page, run_stage, whole_numbers
 
@@ -154,3 +157,22 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(tmp_path / "deep" / "file.json", {"a": float("nan")})
     assert json.loads((tmp_path / "deep" / "file.json").read_text()) == {"a": 1}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file.json"]
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+def test_an_error_in_a_termination_log_is_whole_json_of_what_is_read_of_it(letter, tmp_path, monkeypatch):
+    def mounted(*_):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    log = tmp_path / "termination-log"
+    monkeypatch.setattr(Path, "replace", mounted)
+    monkeypatch.setenv("LLMOPS_ERROR_FILE", str(log))
+    try:
+        raise SettingError(f"The setting is wrong. {letter * 5000}")
+    except SettingError as error:
+        report_error(error)
+    said = log.read_bytes()
+    assert len(said) <= 4096
+    described = json.loads(said)
+    assert described["message"].startswith("The setting is wrong.")
+    assert (described["type"], described["retryable"]) == ("SettingError", False)

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -486,7 +487,10 @@ class _Job:
                 **further_args,
             )
         if not _is_sharded(trainer):  # where each process has a part of it, which answers nothing
-            self._check_batches(base, trainer.processing_class)
+            # Flash attention knows 16 bit alone, in which the trainer has weights of 32 bit compute.
+            flash = "flash" in str(getattr(base.config, "_attn_implementation", ""))
+            with trainer.accelerator.autocast() if flash else nullcontext():
+                self._check_batches(base, trainer.processing_class)
         # These it builds of its arguments as well, but later.
         for name in ("create_optimizer", "create_scheduler"):
             setattr(trainer, name, refusing(where, getattr(trainer, name)))

@@ -148,7 +148,7 @@ def _load_reward_model(directory: Path) -> tuple[Any, Any]:
     model.config._name_or_path = REWARD_MODEL  # its name in the trainer's log
     if tokenizer.pad_token_id is None:  # as the trainers do
         tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     check_scores_in_batch(model, tokenizer)
     return model.eval().requires_grad_(False), tokenizer
 
