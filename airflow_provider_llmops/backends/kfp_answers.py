@@ -132,8 +132,9 @@ class ServerError:
             return "Pass large values as files, by their address, and make the specification smaller."
         if "string value" in self.text and self.status == 500:
             return (
-                "The server's database does not hold such characters (emoji, for example): leave them out, pass them in a file, or "
-                "have the database use utf8mb4."
+                "The server's connection to its database does not take such characters (emoji, for example): leave them out, pass "
+                "them in a file, or give its API server the environment variable "
+                """DBCONFIG_MYSQLCONFIG_EXTRAPARAMS='{"charset": "utf8mb4"}'."""
             )
         return {
             400: "Correct the argument that it names.",
