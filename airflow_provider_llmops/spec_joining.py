@@ -1,8 +1,10 @@
 """Join compiled components into one pipeline: what one step makes is another's input, with no importer between them.
 
-A step after a gate (a component with the output parameter ``passed``) runs if that was passed: what comes after gates is put
-into a conditional group, as the KFP compiler does with ``dsl.If``. A condition at the steps themselves is not enough: Kubeflow
-Pipelines looks for a step's inputs before it looks at its condition, and fails for those that were not made.
+A step after gates (components with the output parameter ``passed``) runs if those were passed that it needs itself or through
+others: the steps behind the same gates are put into a conditional group, as the KFP compiler does with ``dsl.If``. What one
+group makes for another is an output of it. A condition at the steps themselves is not enough: Kubeflow Pipelines looks for a
+step's inputs before it looks at its condition, and fails for those that were not made. A group that waits for one that was
+skipped does not begin.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
-from airflow_provider_llmops.ir import unused_name
+from airflow_provider_llmops.ir import set_caching, unused_name
 from airflow_provider_llmops.specs import PipelineSpec
 
 PASSED = "passed"
@@ -97,11 +99,15 @@ class Joined:
     :param spec: the pipeline
     :param arguments: values of its inputs
     :param paths: path of each step's task in it, by the step's name, in the order in which they run
+    :param gates: of each step, the gates that have to be passed for it to run
+    :param inputs: name of the pipeline's input by step and its input, of those that no other step makes
     """
 
     spec: PipelineSpec
     arguments: Mapping[str, Any]
     paths: Mapping[str, str]
+    gates: Mapping[str, frozenset[str]]
+    inputs: Mapping[tuple[str, str], str]
 
 
 def check_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
@@ -190,6 +196,15 @@ def check_component(spec: PipelineSpec, step: str) -> None:
         )
 
 
+def output_parameter(step: str, name: str) -> str:
+    """Name of a step's output parameter among those of the joined pipeline.
+
+    :param step: name of the step, which has no underscore
+    :param name: name of its output
+    """
+    return f"{step}_{name}"
+
+
 def join(steps: Iterable[JoinedStep]) -> Joined:
     """Make one pipeline of components.
 
@@ -204,6 +219,16 @@ def join(steps: Iterable[JoinedStep]) -> Joined:
     return _Joining(by_name, order).joined()
 
 
+def _gates_of(steps: Mapping[str, JoinedStep], order: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The gates that each step needs, directly or through others."""
+    gates: dict[str, frozenset[str]] = {}
+    for name in order:
+        needs = steps[name].needs
+        own = frozenset(need for need in needs if steps[need].is_gate)
+        gates[name] = own.union(*(gates[need] for need in needs))
+    return gates
+
+
 # What a task's input comes from: an input of the pipeline by its name, or another step's output.
 _Origin = str | OutputOf
 
@@ -212,6 +237,8 @@ class _Joining:
     def __init__(self, steps: Mapping[str, JoinedStep], order: list[str]) -> None:
         self._steps = steps
         self._order = order
+        self._gates = _gates_of(steps, order)
+        self._groups = self._named_groups()
         self._parameters: dict[str, Any] = {}
         self._artifacts: dict[str, Any] = {}
         self._arguments: dict[str, Any] = {}
@@ -219,12 +246,18 @@ class _Joining:
         self._components: dict[str, Any] = {}
         self._executors: dict[str, Any] = {}
         self._platforms: dict[str, Any] = {}
-        self._paths: dict[str, str] = {}
 
     def joined(self) -> Joined:
         for name in self._order:
             self._declare_inputs(self._steps[name])
-        dag = {"tasks": self._tasks(self._order, "")}
+        tasks: dict[str, Any] = {}
+        for gates, key in self._groups.items():
+            members = {name: self._task(self._steps[name]) for name in self._members(gates)}
+            if not gates:
+                tasks.update(members)
+            else:
+                tasks[key] = self._group(gates, members)
+        outputs, output_definitions = self._root_outputs()
         first = self._steps[self._order[0]].spec.ir
         declared = {"parameters": self._parameters, "artifacts": self._artifacts}
         ir = {
@@ -232,18 +265,39 @@ class _Joining:
             "deploymentSpec": {"executors": self._executors},
             "pipelineInfo": {"name": "-".join(self._steps)[:_MAX_NAME_LENGTH].rstrip("-")},
             "root": {
-                "dag": dag,
+                "dag": {"tasks": tasks, **outputs},
                 "inputDefinitions": {group: items for group, items in declared.items() if items},
+                **output_definitions,
             },
             "schemaVersion": first["schemaVersion"],
             "sdkVersion": first.get("sdkVersion", ""),
         }
+        set_caching(ir, False)  # what may be reused is decided by the operator
         platform = {"platforms": self._platforms} if self._platforms else None
         digest = hashlib.sha256(json.dumps([ir, platform], sort_keys=True).encode()).hexdigest()
         spec = PipelineSpec(
             name=ir["pipelineInfo"]["name"], ir=ir, digest=f"sha256:{digest}", platform=platform
         )
-        return Joined(spec, self._arguments, {name: self._paths[name] for name in self._order})
+        return Joined(
+            spec, self._arguments, {name: self._path(name) for name in self._order}, self._gates, self._inputs
+        )
+
+    def _named_groups(self) -> dict[frozenset[str], str]:
+        """Key of the task for each set of gates, in the order in which they run; there is none for the root."""
+        groups: dict[frozenset[str], str] = {frozenset(): ""}
+        for name in self._order:
+            if (gates := self._gates[name]) not in groups:
+                named = "-".join(gate for gate in self._order if gate in gates)
+                taken = dict.fromkeys((*self._steps, *groups.values()))
+                groups[gates] = unused_name(f"{named}-{PASSED}", taken)
+        return groups
+
+    def _members(self, gates: frozenset[str]) -> list[str]:
+        return [name for name in self._order if self._gates[name] == gates]
+
+    def _path(self, name: str) -> str:
+        group = self._groups[self._gates[name]]
+        return f"{group}/{name}" if group else name
 
     def _declare_inputs(self, step: JoinedStep) -> None:
         """Make inputs of the pipeline of a step's inputs that no other step makes; an address is imported once.
@@ -256,10 +310,9 @@ class _Joining:
             for name, address in self._arguments.items()
             if name in self._artifacts
         }
-        is_in_group = any(self._steps[name].is_gate for name in self._all_needs(step.name))
         for name, declared in step.spec.inputs.items():
             is_absent = name not in step.values and (
-                "artifactType" in declared or (is_in_group and "defaultValue" not in declared)
+                "artifactType" in declared or (self._gates[step.name] and "defaultValue" not in declared)
             )
             if name in step.sources or is_absent:
                 continue
@@ -274,44 +327,23 @@ class _Joining:
             if name in step.values:
                 self._arguments[own] = step.values[name]
 
-    def _tasks(self, names: list[str], path: str) -> dict[str, Any]:
-        """The tasks of one level; what comes after its gates is a group in it."""
-        gates = {name for name in names if self._steps[name].is_gate}
-        behind = {name for name in names if self._all_needs(name) & gates}
-        here = [name for name in names if name not in behind]
-        tasks = {name: self._task(self._steps[name], here, path) for name in here}
-        if behind:
-            rest = [name for name in names if name in behind]
-            open_gates = [
-                name for name in here if any(name in self._all_needs(other) & gates for other in rest)
-            ]
-            key = unused_name(f"{'-'.join(open_gates)}-{PASSED}", {**self._steps, **tasks})
-            tasks[key] = self._group(key, open_gates, rest, here, path)
-        return tasks
-
-    def _all_needs(self, name: str) -> set[str]:
-        """The steps that a step waits for, those that they wait for, and so on."""
-        needs = self._steps[name].needs
-        return needs.union(*(self._all_needs(other) for other in needs))
-
-    def _task(self, step: JoinedStep, here: Collection[str], path: str) -> dict[str, Any]:
+    def _task(self, step: JoinedStep) -> dict[str, Any]:
         label = f"exec-{step.name}"
-        self._paths[step.name] = f"{path}{step.name}"
         self._components[f"comp-{step.name}"] = {**copy.deepcopy(step.component), "executorLabel": label}
         executor = step.spec.ir["deploymentSpec"]["executors"][step.component["executorLabel"]]
         self._executors[label] = copy.deepcopy(executor)
-        self._write_platform(step, here)
+        self._write_platform(step)
         inputs: dict[str, Any] = {}
         for group in ("parameters", "artifacts"):
             for name, source in step.task.get("inputs", {}).get(group, {}).items():
-                if (written := self._source(step, group, source, here)) is not None:
+                if (written := self._source(step, group, source)) is not None:
                     inputs.setdefault(group, {})[name] = written
         task = {**copy.deepcopy(step.task), "componentRef": {"name": f"comp-{step.name}"}, "inputs": inputs}
-        return {**task, **_waiting_for(step.needs & set(here)), "taskInfo": {"name": step.name}}
+        gates = self._gates[step.name]
+        needs = {name for name in step.needs if self._gates[name] == gates}
+        return {**task, **_waiting_for(needs), "taskInfo": {"name": step.name}}
 
-    def _source(
-        self, step: JoinedStep, group: str, source: Mapping[str, Any], here: Collection[str]
-    ) -> dict[str, Any] | None:
+    def _source(self, step: JoinedStep, group: str, source: Mapping[str, Any]) -> dict[str, Any] | None:
         """Where a task's input comes from, in the pipeline; nothing for an artifact that nobody gives."""
         kind = "componentInputParameter" if group == "parameters" else "componentInputArtifact"
         name = source.get(kind)
@@ -319,7 +351,9 @@ class _Joining:
             return copy.deepcopy(dict(source))
         origin = self._origin(step, name)
         others = {key: value for key, value in source.items() if key != kind}
-        return None if origin is None else {**others, **_reference(origin, group, here)}
+        if origin is None:
+            return None
+        return {**others, **self._reference(origin, group, self._gates[step.name])}
 
     def _origin(self, step: JoinedStep, name: str) -> _Origin | None:
         return step.sources.get(name) or self._inputs.get((step.name, name))
@@ -330,37 +364,73 @@ class _Joining:
             if (origin := self._origin(step, name)) is not None:
                 yield ("artifacts" if "artifactType" in declared else "parameters"), origin, declared
 
-    def _group(
-        self, key: str, gates: list[str], names: list[str], here: list[str], path: str
-    ) -> dict[str, Any]:
-        """A task that holds others, and runs if the gates were passed."""
-        definitions: dict[str, Any] = {}
-        inputs: dict[str, Any] = {}
+    def _reference(self, origin: _Origin, group: str, gates: frozenset[str]) -> dict[str, Any]:
+        """Where something is found by what is behind some gates."""
+        kind = "Parameter" if group == "parameters" else "Artifact"
+        if not isinstance(origin, OutputOf) or gates not in (
+            (theirs := self._gates[origin.step]),
+            frozenset(),
+        ):
+            return {f"componentInput{kind}": _channel(origin)}
+        producer, key = origin.step, origin.name
+        if theirs != gates:
+            producer, key = self._groups[theirs], _channel(origin)
+        return {f"taskOutput{kind}": {f"output{kind}Key": key, "producerTask": producer}}
 
-        def hand_in(group: str, origin: _Origin, declared: Mapping[str, Any]) -> None:
-            passed_in = _channel(origin)
-            kept = ("artifactType", "isArtifactList", "parameterType", "isOptional", "defaultValue")
-            definitions.setdefault(group, {})[passed_in] = {
-                part: declared[part] for part in kept if part in declared
-            }
-            inputs.setdefault(group, {})[passed_in] = _reference(origin, group, here)
-
-        for name in names:
+    def _handed_in(self, gates: frozenset[str]) -> Iterator[tuple[str, _Origin, Mapping[str, Any]]]:
+        """What a group takes from outside of it: the verdicts of its gates, and inputs of its steps."""
+        for name in self._members(gates):
             for group, origin, declared in self._origins(self._steps[name]):
                 if not isinstance(origin, OutputOf):
-                    hand_in(group, origin, declared)
-                elif origin.step not in names:
-                    hand_in(group, origin, self._steps[origin.step].outputs[origin.name])
-        conditions = []
-        for gate in gates:
-            hand_in("parameters", verdict := OutputOf(gate, PASSED), self._steps[gate].outputs[PASSED])
-            conditions.append(f"inputs.parameter_values['{_channel(verdict)}'] == true")
-        needs = {need for name in names for need in self._all_needs(name)} & set(here)
+                    yield group, origin, declared
+                elif self._gates[origin.step] != gates:
+                    yield group, origin, self._steps[origin.step].outputs[origin.name]
+        for gate in self._order:
+            if gate in gates:
+                yield "parameters", OutputOf(gate, PASSED), self._steps[gate].outputs[PASSED]
+
+    def _handed_out(self, gates: frozenset[str]) -> Iterator[tuple[str, OutputOf, Mapping[str, Any]]]:
+        """What a group gives to others, and to the pipeline's outputs."""
+        for name in self._members(gates):
+            for output, declared in self._steps[name].outputs.items():
+                if "parameterType" in declared:
+                    yield "parameters", OutputOf(name, output), declared
+        for others in self._groups:
+            if others and others != gates:
+                for group, origin, taken in self._handed_in(others):
+                    if isinstance(origin, OutputOf) and self._gates[origin.step] == gates:
+                        yield group, origin, taken
+
+    def _group(self, gates: frozenset[str], members: dict[str, Any]) -> dict[str, Any]:
+        """A task that holds others, and runs if the gates were passed."""
+        key = self._groups[gates]
+        kept = ("artifactType", "isArtifactList", "parameterType", "isOptional", "defaultValue")
+        definitions: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
+        for group, origin, given in self._handed_in(gates):
+            passed_in = _channel(origin)
+            definitions.setdefault(group, {})[passed_in] = {
+                part: given[part] for part in kept if part in given
+            }
+            inputs.setdefault(group, {})[passed_in] = self._reference(origin, group, frozenset())
+        outputs: dict[str, Any] = {}
+        output_definitions: dict[str, Any] = {}
+        for group, output, declared in self._handed_out(gates):
+            output_definitions.setdefault(group, {})[_channel(output)] = dict(declared)
+            outputs.setdefault(group, {})[_channel(output)] = _given_by(group, output.step, output.name)
         component = unused_name(f"comp-{key}", {f"comp-{name}": None for name in self._steps})
         self._components[component] = {
-            "dag": {"tasks": self._tasks(names, f"{path}{key}/")},
+            "dag": {"tasks": members, **({"outputs": outputs} if outputs else {})},
             "inputDefinitions": definitions,
+            **({"outputDefinitions": output_definitions} if outputs else {}),
         }
+        conditions = [
+            f"inputs.parameter_values['{_channel(OutputOf(gate, PASSED))}'] == true"
+            for gate in self._order
+            if gate in gates
+        ]
+        outside = {need for name in members for need in self._steps[name].needs} - members.keys()
+        needs = {self._groups[self._gates[name]] or name for name in outside | gates}
         return {
             "componentRef": {"name": component},
             **_waiting_for(needs),
@@ -369,7 +439,23 @@ class _Joining:
             "triggerPolicy": {"condition": " && ".join(conditions)},
         }
 
-    def _write_platform(self, step: JoinedStep, here: Collection[str]) -> None:
+    def _root_outputs(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The output parameters of all steps as those of the pipeline: in its dag, and their definitions."""
+        given: dict[str, Any] = {}
+        definitions: dict[str, Any] = {}
+        for gates, key in self._groups.items():
+            for name in self._members(gates):
+                for output, declared in self._steps[name].outputs.items():
+                    if "parameterType" in declared:
+                        own = output_parameter(name, output)
+                        definitions[own] = declared
+                        source = (key, _channel(OutputOf(name, output))) if key else (name, output)
+                        given[own] = _given_by("parameters", *source)
+        if not given:
+            return {}, {}
+        return {"outputs": {"parameters": given}}, {"outputDefinitions": {"parameters": definitions}}
+
+    def _write_platform(self, step: JoinedStep) -> None:
         for platform, document in (step.spec.platform or {}).get("platforms", {}).items():
             if others := sorted(document.keys() - {"deploymentSpec", "platform"}):
                 raise ConfigurationError(
@@ -380,18 +466,18 @@ class _Joining:
             config = executors.get(step.component["executorLabel"])
             if config is not None:
                 target = self._platforms.setdefault(platform, {}).setdefault("deploymentSpec", {})
-                moved = self._with_own_inputs(config, step, here)
+                moved = self._with_own_inputs(config, step)
                 target.setdefault("executors", {})[f"exec-{step.name}"] = moved
 
-    def _with_own_inputs(self, value: Any, step: JoinedStep, here: Collection[str]) -> Any:
+    def _with_own_inputs(self, value: Any, step: JoinedStep) -> Any:
         """Settings of a platform that name inputs of the component's own pipeline, with those of this one."""
         if isinstance(value, list):
-            return [self._with_own_inputs(item, step, here) for item in value]
+            return [self._with_own_inputs(item, step) for item in value]
         if not isinstance(value, dict):
             return value
         if "componentInputParameter" in value:
-            return self._source(step, "parameters", value, here)
-        return {key: self._with_own_inputs(item, step, here) for key, item in value.items()}
+            return self._source(step, "parameters", value)
+        return {key: self._with_own_inputs(item, step) for key, item in value.items()}
 
 
 def _channel(origin: _Origin) -> str:
@@ -399,11 +485,11 @@ def _channel(origin: _Origin) -> str:
     return origin if isinstance(origin, str) else f"pipelinechannel--{origin.step}-{origin.name}"
 
 
-def _reference(origin: _Origin, group: str, here: Collection[str]) -> dict[str, Any]:
-    kind = "Parameter" if group == "parameters" else "Artifact"
-    if isinstance(origin, OutputOf) and origin.step in here:
-        return {f"taskOutput{kind}": {f"output{kind}Key": origin.name, "producerTask": origin.step}}
-    return {f"componentInput{kind}": _channel(origin)}
+def _given_by(group: str, task: str, key: str) -> dict[str, Any]:
+    """An output of a dag that a task in it gives."""
+    if group == "artifacts":
+        return {"artifactSelectors": [{"outputArtifactKey": key, "producerSubtask": task}]}
+    return {"valueFromParameter": {"outputParameterKey": key, "producerSubtask": task}}
 
 
 def _waiting_for(needs: Collection[str]) -> dict[str, Any]:

@@ -31,6 +31,22 @@ class Address:
     exists: bool = True
     names: bool = False
 
+    def and_also(self, other: Address) -> Address:
+        """What is both.
+
+        :param other: what somebody else expects at the same place
+        """
+        return Address(
+            schemes=tuple(scheme for scheme in self.schemes if scheme in other.schemes),
+            kind=self.kind or other.kind,
+            exists=self.exists or other.exists,
+            names=self.names and other.names,
+        )
+
+
+ANY_ARTIFACT = Address(schemes=("hf", "package"))
+"""KFP hands these schemes on as they are, and a component may know what to do with them; of ``s3`` and others it makes a path."""
+
 
 def scheme_of(address: str) -> str:
     """The scheme in lower case; empty for a path."""

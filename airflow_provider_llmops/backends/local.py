@@ -54,9 +54,7 @@ RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
 RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 
-# KFP hands these on as they are, and a component may know what to do with them; of s3:// and others it makes a path.
-_ANY_ARTIFACT = uris.Address(schemes=("hf", "package"))
-_IMPORTED = replace(_ANY_ARTIFACT, exists=False)
+_IMPORTED = replace(uris.ANY_ARTIFACT, exists=False)
 _RUNNER_MODULE = "llmops_components.local.runner"
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
@@ -95,7 +93,7 @@ class LocalPipelineBackend:
         require_runnable(pipeline)
         parameters = dict(pipeline.parameters)
         for parameter, name in pipeline.artifact_parameters.items():
-            expected = addresses.get(name, _ANY_ARTIFACT)
+            expected = addresses.get(name, uris.ANY_ARTIFACT)
             parameters[parameter] = uris.on_this_machine(name, parameters[parameter], expected)
         for name, expected in addresses.items():
             # Without text there is none: a template may render to nothing.

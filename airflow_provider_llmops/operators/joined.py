@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.exceptions import (
@@ -20,9 +21,11 @@ from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.kubernetes import ALL_STEPS, StepSettings, settings_by_step
 from airflow_provider_llmops.links import DataDocsLink, MlflowRunLink, ModelCardLink, PageLink, ReportLink
 from airflow_provider_llmops.once import dag_run_key
+from airflow_provider_llmops.operators import data, evaluation, registry, training
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
+from airflow_provider_llmops.operators.pipeline_run import task_label
 from airflow_provider_llmops.passing_on import checked, is_same_release
-from airflow_provider_llmops.results import StageResult, summary_of, table_of
+from airflow_provider_llmops.results import MAX_XCOM_BYTES, StageResult, summary_of, table_of
 from airflow_provider_llmops.spec_joining import (
     Joined,
     JoinedStep,
@@ -31,8 +34,11 @@ from airflow_provider_llmops.spec_joining import (
     check_order,
     check_types,
     join,
+    output_parameter,
 )
 from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.states import StepState
+from airflow_provider_llmops.uris import ANY_ARTIFACT, Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -42,6 +48,8 @@ if TYPE_CHECKING:
 _STEP_KEYS = {"component", "arguments", "after"}
 _OUTPUT_KEYS = {"output_of", "name"}
 _TEMPLATE = "{{"
+_DONE = {StepState.SUCCEEDED, StepState.CACHED}
+_LEFT_OUT = {StepState.SKIPPED, StepState.OMITTED}
 
 
 def step(
@@ -69,13 +77,14 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
     """Run several compiled components as one pipeline run.
 
     What one step makes is the next one's input with no importer between them, and an address that several steps take is
-    imported once, so that a cluster starts fewer pods than for a task each. A step that takes something from a gate (a
-    component with the output parameter ``passed``, such as ``validate_dataset``) runs if the gate was passed, and so do those
-    after it; when it was not, the task fails as the gate's own task would.
+    imported once, so that a cluster starts fewer pods than for a task each. A step behind gates (components with the output
+    parameter ``passed``, such as ``validate_dataset``) runs if those were passed that it needs, itself or through other steps;
+    when one was not, the task fails as the gate's own task would. No step takes anything from the backend's cache.
 
     XCom gets of each step what the step's own task would get: its result under the step's name, the URI of each artifact
     under ``<step>.<artifact>``, its metrics under ``<step>.metrics``; also of the steps that succeeded before another one
-    failed. ``return_value`` is ``{"run_id", "display_name", "state", "url", "steps"}``.
+    failed. On the local backend it gets output parameters of your own components, too, under ``<step>.<parameter>``, once the
+    run has succeeded. ``return_value`` is ``{"run_id", "display_name", "state", "url", "steps"}``.
 
     Further arguments are those of :class:`~airflow_provider_llmops.operators.pipeline_run.PipelineRunOperator`;
     ``step_settings`` are given by the steps' names.
@@ -135,18 +144,45 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         """MLflow's credentials."""
         return MlflowHook(self.mlflow_conn_id).environment() if self.mlflow_conn_id else {}
 
+    @property
+    def addresses(self) -> Mapping[str, Address]:  # type: ignore[override]
+        """Inputs of the joined pipeline that name places, with what each may be for every step that takes it."""
+        found: dict[str, Address] = {}
+        for (name, key), own in self._joined.inputs.items():
+            component = self.steps[name]["component"]
+            expected = None if _is_file(component) else _addresses_of(component).get(key)
+            if expected is None and "artifactType" in self._joined_steps[name].spec.inputs[key]:
+                expected = ANY_ARTIFACT
+            if expected is not None:
+                found[own] = found[own].and_also(expected) if own in found else expected
+        return found
+
     def check_result(self, run: Run) -> None:
-        """Look whether what the steps of an earlier run left is still there."""
+        """Look whether what the steps of an earlier run left can still be read, as their own tasks would."""
+        closed: set[str] = set()
         for name in self._joined.paths:
-            if self._joined_steps[name].artifacts and not self._artifacts_of(run, name):
+            if self._was_left_out(run, name, closed):
+                continue
+            result = self._result(run, name)
+            if result is None and self._joined_steps[name].artifacts and not self._artifacts_of(run, name):
                 raise ResultError(f"step {name} left nothing, or it was cleaned up")
+            if result is not None and not result.passed:
+                closed.add(name)
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """Push what each step's own task would; raises :class:`QualityGateFailed` after it for a gate that was not passed."""
-        stopped: dict[str, StageResult] = {}
-        for name, result in self._push_results(context, run):
-            if result is not None and not result.passed:
-                stopped[name] = result
+        results: dict[str, StageResult | None] = {}
+        left_out: list[str] = []
+        unreadable: ResultError | None = None
+        given = self._read_outputs(run)
+        for name in self._joined.paths:
+            if self._was_left_out(run, name, _not_passed(results)):
+                left_out.append(name)
+                continue
+            try:
+                results[name] = self._push_result(context, run, name, given.get(name, {}))
+            except ResultError as error:  # the verdict of a gate, if there is one, says more
+                unreadable = unreadable or error
         value = {
             "run_id": run.run_id,
             "display_name": run.display_name,
@@ -154,7 +190,7 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
             "url": self.hook.backend.run_url(run.run_id),
             "steps": dict(run.tasks),
         }
-        for name, result in stopped.items():
+        for name, result in _not_passed(results).items():
             context["ti"].xcom_push(key="return_value", value=value)
             raise QualityGateFailed(
                 summary_of(result.to_xcom()["findings"]),
@@ -162,55 +198,105 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
                 *run.places(self.what)[1:],
                 *(f"{artifact}: {uri}" for artifact, uri in result.outputs().items()),
             )
+        if unreadable:
+            raise unreadable
+        if left_out:  # a gate without this provider's result
+            context["ti"].xcom_push(key="return_value", value=value)
+            gates = sorted({gate for name in left_out for gate in self._joined.gates[name]} - set(left_out))
+            raise QualityGateFailed(
+                f"Step {left_out[0]!r} did not run, since a gate before it was not passed: {' or '.join(map(repr, gates))}.",
+                *run.places(self.what),
+            )
         return value
 
     def _fingerprint(self, pipeline: BoundPipeline) -> str:
         # Where a training is tracked differs from run to run, and does not change what comes out.
-        tracking = {f"{name}_tracking" for name in self.steps}
+        tracking = {
+            own
+            for (name, key), own in self._joined.inputs.items()
+            if key == "tracking" and not _is_file(self.steps[name]["component"])
+        }
         kept = {name: value for name, value in pipeline.parameters.items() if name not in tracking}
         return super()._fingerprint(replace(pipeline, parameters=kept))
 
     def _raise_if_failed(self, run: Run) -> None:
         """Push what the steps before the failure have made, as their own tasks would have."""
         if not run.state.is_successful and self._context is not None:
-            succeeded = [
-                name for name, path in self._joined.paths.items() if run.tasks.get(path) == "SUCCEEDED"
-            ]
+            succeeded = [name for name, path in self._joined.paths.items() if run.tasks.get(path) in _DONE]
             for name in succeeded:
                 with suppress(ResultError, ApiUnavailableError, ConfigurationError):
-                    self._push_result(self._context, run, name)
+                    self._push_result(self._context, run, name, {})
         super()._raise_if_failed(run)
 
-    def _push_results(self, context: Context, run: Run) -> Iterator[tuple[str, StageResult | None]]:
-        """Each step that ran, with its result if it leaves one; those after a gate that was not passed did not."""
-        idle: set[str] = set()
-        for name in self._joined.paths:
-            joined = self._joined_steps[name]
-            if joined.needs & idle:
-                idle.add(name)
-                continue
-            result = self._push_result(context, run, name)
-            if result is not None and not result.passed and joined.is_gate:
-                idle.add(name)
-            yield name, result
+    def _was_left_out(self, run: Run, name: str, closed: Collection[str]) -> bool:
+        """Whether a step did not run since a gate before it was not passed.
 
-    def _push_result(self, context: Context, run: Run, name: str) -> StageResult | None:
-        """Push a step's artifacts and, of a component with this provider's ``result``, that."""
+        :param closed: gates that were not passed, of those before it
+        """
+        path = self._joined.paths[name]
+        states = {run.tasks.get(part) for part in (path, path.rpartition("/")[0])}
+        return bool(states & _LEFT_OUT or self._joined.gates[name] & set(closed))
+
+    def _read_outputs(self, run: Run) -> dict[str, dict[str, Any]]:
+        """Output parameters of the steps that have no result of this provider's schema, as far as the backend tells them."""
+        declared = {
+            output_parameter(name, output): (name, output)
+            for name, joined in self._joined_steps.items()
+            for output, of in joined.outputs.items()
+            if "parameterType" in of and _is_file(self.steps[name]["component"])
+        }
+        found = self.hook.backend.read_outputs(run.run_id) if declared else {}
+        given: dict[str, dict[str, Any]] = {}
+        room = MAX_XCOM_BYTES // 2
+        for own, value in found.items():
+            if own not in declared:
+                continue
+            name, output = declared[own]
+            room -= len(json.dumps({own: value}))
+            if room < 0:
+                self.log.warning(
+                    "The output %r of step %s is not on XCom: together the outputs are larger than %d KB. Write it into an artifact",
+                    output,
+                    name,
+                    MAX_XCOM_BYTES >> 11,
+                )
+                break
+            given.setdefault(name, {})[output] = value
+        return given
+
+    def _result(self, run: Run, name: str) -> StageResult | None:
+        """The result that a step left, if its component is of this provider's schema."""
+        if "result" not in self._joined_steps[name].artifacts:
+            return None
+        try:
+            text, address = self.hook.backend.read_result(run.run_id, *self._place(name))
+            digest = self._joined_steps[name].spec.digest
+            return StageResult.parse(text, run_id=run.run_id, component_digest=digest, where=address)
+        except ResultError as error:
+            if not _is_file(self.steps[name]["component"]):
+                raise
+            self.log.info("Step %s has no result in this provider's schema: %s", name, error)
+            return None
+
+    def _push_result(
+        self, context: Context, run: Run, name: str, outputs: Mapping[str, Any]
+    ) -> StageResult | None:
+        """Push a step's artifacts and, of a component with this provider's ``result``, that; else its output parameters."""
         ti = context["ti"]
         spec = self._joined_steps[name].spec
-        result = None
-        if "result" in self._joined_steps[name].artifacts:
-            try:
-                text, address = self.hook.backend.read_result(run.run_id, *self._place(name))
-                result = StageResult.parse(
-                    text, run_id=run.run_id, component_digest=spec.digest, where=address
-                )
-            except ResultError:
-                if not _is_file(self.steps[name]["component"]):
-                    raise
+        result = self._result(run, name)
         if result is None:
             artifacts = self._artifacts_of(run, name)
-            value: dict[str, Any] = {"run_id": run.run_id, "component": spec.name, "artifacts": artifacts}
+            if missing := sorted(self._joined_steps[name].artifacts - artifacts.keys()):
+                self.log.warning("Step %s left nothing at its outputs %s", name, ", ".join(missing))
+            value: dict[str, Any] = {
+                "run_id": run.run_id,
+                "component": spec.name,
+                "artifacts": artifacts,
+                "outputs": dict(outputs),
+            }
+            for output, of in outputs.items():
+                ti.xcom_push(key=f"{name}.{output}", value=of)
         else:
             artifacts = dict(result.outputs())
             value = result.to_xcom()
@@ -273,13 +359,17 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         if self.mlflow_conn_id and "tracking" in spec.inputs:
             found = {"tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri()}
             if self._context:
-                run_name = f"{self._context['ti'].task_id}.{name}"
+                run_name = task_label(self, self._context, name)
                 found |= {"parent": dag_run_key(self._context), "run_name": run_name}
             arguments["tracking"] = {**found, **(arguments.get("tracking") or {})}
         settings = settings_by_step(self.step_settings) if self.step_settings else {}
         images = [settings[key].image for key in (name, ALL_STEPS) if key in settings]
         image = next(filter(None, images), self.hook.backend.image)
         return checked(spec.name, arguments, same_release=is_same_release(image, spec.image))
+
+
+def _not_passed(results: Mapping[str, StageResult | None]) -> dict[str, StageResult]:
+    return {name: result for name, result in results.items() if result is not None and not result.passed}
 
 
 def _check_plan(steps: Mapping[str, Mapping[str, Any]]) -> None:
@@ -344,6 +434,17 @@ def _parts(value: Any) -> Iterator[Any]:
     for part in inside:
         yield part
         yield from _parts(part)
+
+
+@cache
+def _addresses_of(component: str) -> Mapping[str, Address]:
+    """What a packaged component's own operator says of the inputs that name places."""
+    for module in (data, evaluation, registry, training):
+        for operator in vars(module).values():
+            if isinstance(operator, type) and getattr(operator, "component", None) == component:
+                addresses: Mapping[str, Address] = operator.addresses  # type: ignore[attr-defined]
+                return addresses
+    return {}
 
 
 def _spec_of(component: str) -> PipelineSpec:

@@ -427,3 +427,19 @@ class PipelineRunOperator(BaseOperator):
             f"{waits_for}. {took}" if waits_for else f"{took} Raise that, or give it less to do.",
             f"Run: {run_id} ({self.what})",
         )
+
+
+def task_label(operator: BaseOperator, context: Context, step: str | None = None) -> str:
+    """The task's name; of a mapped one with what its ``map_index_template`` says of it, or its index.
+
+    :param operator: the task
+    :param context: of its execution
+    :param step: a step of it, named behind the task
+    """
+    ti = context["ti"]
+    name = f"{ti.task_id}.{step}" if step else str(ti.task_id)
+    if ti.map_index is None or ti.map_index < 0:
+        return name
+    template = getattr(operator, "map_index_template", None)
+    label = operator.render_template(template, context) if template else ti.map_index
+    return f"{name}[{label}]"

@@ -10,6 +10,7 @@ from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink
 from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.operators.pipeline_run import task_label
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
@@ -140,18 +141,9 @@ class TrainingOperator(ComponentOperator):
         if self.mlflow_conn_id:
             found = {"tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri()}
             if self._context:
-                found |= {"parent": dag_run_key(self._context), "run_name": self._run_name(self._context)}
+                found |= {"parent": dag_run_key(self._context), "run_name": task_label(self, self._context)}
             arguments["tracking"] = {**found, **(self.tracking or {})}
         return arguments
-
-    def _run_name(self, context: Context) -> str:
-        """The task's name; of a mapped one with what its map_index_template says of it, or its index."""
-        ti = context["ti"]
-        if ti.map_index is None or ti.map_index < 0:
-            return str(ti.task_id)
-        template = getattr(self, "map_index_template", None)
-        label = self.render_template(template, context) if template else ti.map_index
-        return f"{ti.task_id}[{label}]"
 
     def environment(self) -> dict[str, str]:
         """MLflow's credentials."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFa
 from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.joined import KubeflowJoinedOperator, output_of, step
+from airflow_provider_llmops.operators.training import TrainSFTOperator
 from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.uris import ANY_ARTIFACT, Address
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -119,9 +122,140 @@ def test_what_comes_after_a_gate_that_is_not_passed_does_not_run(context, backen
     assert xcom["return_value"]["steps"] == {
         "beside": "SUCCEEDED",
         "check": "SUCCEEDED",
+        "check-again-passed": "SKIPPED",
         "check-passed": "SKIPPED",
         "import-check-dataset": "SUCCEEDED",
     }
+
+
+GATE = """
+from kfp.dsl import *
+from typing import *
+
+def gate(made: Output[Artifact], name: str, opens: bool = True, source: Input[Artifact] = None) -> NamedTuple(
+    "Outputs", [("passed", bool), ("words", str)]
+):
+    before = open(source.path).read() if source else ""
+    with open(made.path, "w") as file:
+        file.write(f"{before}{name} ")
+    return opens, f"I am {name}"
+"""
+
+
+@pytest.fixture
+def gate(toy_spec, tmp_path) -> str:
+    """A component of one's own, in a file: a gate that writes its name behind those before it."""
+    ir = copy.deepcopy(toy_spec.ir)
+    component, executor = ir["components"]["comp-toy"], ir["deploymentSpec"]["executors"]["exec-toy"]
+    (task,) = ir["root"]["dag"]["tasks"].values()
+    container = executor["container"]
+    container["command"][-1], container["args"][-1] = GATE, "gate"
+    artifact = {"artifactType": {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}}
+    outputs = {
+        "artifacts": {"made": artifact},
+        "parameters": {"passed": {"parameterType": "BOOLEAN"}, "words": {"parameterType": "STRING"}},
+    }
+    inputs = {
+        "artifacts": {"source": {**artifact, "isOptional": True}},
+        "parameters": {
+            "name": {"parameterType": "STRING"},
+            "opens": {"parameterType": "BOOLEAN", "defaultValue": True, "isOptional": True},
+        },
+    }
+    component |= {"inputDefinitions": inputs, "outputDefinitions": outputs}
+    ir["root"]["inputDefinitions"] = inputs
+    ir["root"].pop("outputDefinitions")
+    ir["root"]["dag"].pop("outputs")
+    task["cachingOptions"] = {"enableCache": True}
+    task["inputs"] = {
+        "artifacts": {"source": {"componentInputArtifact": "source"}},
+        "parameters": {name: {"componentInputParameter": name} for name in inputs["parameters"]},
+    }
+    (tmp_path / "gate.yaml").write_text(json.dumps(ir))
+    return str(tmp_path / "gate.yaml")
+
+
+def side_by_side(gate, **opens):
+    """Two gates beside each other, a third one behind the first, and steps behind each, and behind several."""
+
+    def of(name, source=None, after=()):
+        arguments = {"name": name, "opens": opens.get(name, True)}
+        given = {"source": output_of(source, "made")} if source else {}
+        return step(gate, {**arguments, **given}, after=after)
+
+    return {
+        "a": of("a"),
+        "b": of("b"),
+        "c": of("c", "a"),
+        "behind-a": of("behind-a", "a"),
+        "behind-b": of("behind-b", "b"),
+        "behind-c": of("behind-c", "c"),
+        "behind-all": of("behind-all", "behind-c", after=["behind-b"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("closed", "ran"),
+    [
+        (None, {"a", "b", "c", "behind-a", "behind-b", "behind-c", "behind-all"}),
+        ("b", {"a", "b", "c", "behind-a", "behind-c"}),
+        ("c", {"a", "b", "c", "behind-a", "behind-b"}),
+    ],
+)
+def test_a_step_runs_if_the_gates_were_passed_that_it_needs(context, backend, gate, closed, ran):
+    operator = joined(side_by_side(gate, **({closed: False} if closed else {})))
+    if closed:
+        with pytest.raises(
+            QualityGateFailed, match=rf"did not run, since a gate .* not passed: .*'{closed}'"
+        ):
+            operator.execute(context)
+    else:
+        operator.execute(context)
+    xcom = context["ti"].xcom
+    assert {name for name in operator.steps if name in xcom} == ran
+    for name in ran:
+        assert Path(xcom[f"{name}.made"]).read_text().split()[-1] == name
+        assert xcom[f"{name}.words"] == xcom[name]["outputs"]["words"] == f"I am {name}"
+        assert xcom[f"{name}.passed"] is (name != closed)
+    if not closed:
+        assert Path(xcom["behind-all.made"]).read_text() == "a c behind-c behind-all "
+
+
+def test_steps_behind_the_same_gates_are_a_group_and_groups_hand_on_what_others_take(gate):
+    bound = joined(side_by_side(gate)).bind()
+    tasks = bound.spec["root"]["dag"]["tasks"]
+    inside = {
+        name: sorted(bound.spec["components"][task["componentRef"]["name"]]["dag"]["tasks"])
+        for name, task in tasks.items()
+        if name.endswith("-passed")
+    }
+    assert sorted(tasks.keys() - inside.keys()) == ["a", "b"]
+    steps = sorted(side_by_side(gate))
+    assert sorted(sum(inside.values(), ["a", "b"])) == steps
+    by_member = {tuple(members): tasks[name] for name, members in inside.items()}
+    last = by_member["behind-all",]
+    names = {members: name for name, members in ((name, tuple(of)) for name, of in inside.items())}
+    assert last["inputs"]["artifacts"] == {
+        "pipelinechannel--behind-c-made": {
+            "taskOutputArtifact": {
+                "outputArtifactKey": "pipelinechannel--behind-c-made",
+                "producerTask": names["behind-c",],
+            }
+        }
+    }
+    assert set(last["dependentTasks"]) == {"a", "b", *names.values()} - {names["behind-all",]}
+    # It is what the SDK would read: every reference leads somewhere.
+    PipelineSpec.parse(json.dumps(bound.spec).encode(), where="joined")
+
+
+def test_no_step_is_taken_from_the_backends_cache(gate):
+    bound = joined(side_by_side(gate)).bind()
+    options = [
+        task.get("cachingOptions")
+        for component in (bound.spec["root"], *bound.spec["components"].values())
+        for task in component.get("dag", {}).get("tasks", {}).values()
+    ]
+    assert not any(options)
 
 
 def test_the_result_of_an_earlier_run_of_the_same_steps_is_taken(context, backend, toy):
@@ -131,6 +265,88 @@ def test_the_result_of_an_earlier_run_of_the_same_steps_is_taken(context, backen
         context["task_state_store"].values.clear()
         values.append(joined(steps, reuse="identical").execute(context))
     assert values[0] == values[1]
+
+
+def test_a_run_whose_gate_was_not_passed_is_taken_with_its_verdict(context, backend, gate):
+    steps = {name: of for name, of in side_by_side(gate, b=False).items() if name in ("a", "b", "behind-b")}
+    verdicts = []
+    for _ in range(2):
+        context["task_state_store"].values.clear()
+        with pytest.raises(QualityGateFailed, match="before it was not passed: 'b'") as caught:
+            joined(steps, reuse="identical").execute(context)
+        verdicts.append(str(caught.value))
+    assert verdicts[0] == verdicts[1]
+    assert len(list(backend._runs.glob("[!.]*"))) == 1
+
+
+def test_what_an_earlier_run_left_is_read_before_it_is_taken(context, backend, toy):
+    runs = []
+    for _ in range(2):
+        context["task_state_store"].values.clear()
+        runs.append(joined({"one": step(toy)}, reuse="identical").execute(context)["run_id"])
+        for result in backend._runs.glob("*/artifacts/*/one/*"):
+            result.unlink()
+    assert len(set(runs)) == 2
+
+
+def test_an_artifact_that_a_step_left_out_is_named(context, toy, capsys):
+    joined({"one": step(toy, {"ending": "no_result"})}).execute(context)
+    assert "Step one left nothing at its outputs result" in capsys.readouterr().out
+    assert context["ti"].xcom["one"]["artifacts"].keys() == {"echo"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"checkpoints": "ckpt"}, "^train_checkpoints is 'ckpt', not an absolute path"),
+        ({"checkpoints": "s3://b/c"}, "^train_checkpoints has the scheme s3://"),
+        ({"dataset": "/"}, "^train_dataset is a directory, and a file is needed"),
+        ({"base_model": "hf://org/model"}, "^train_base_model has the scheme hf://"),
+    ],
+)
+def test_addresses_are_checked_as_by_the_operator_of_a_component(context, tmp_path, given, message):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    arguments = {"dataset": str(tmp_path / "rows.jsonl"), "base_model": str(tmp_path), **given}
+    with pytest.raises(ConfigurationError, match=message):
+        joined({"train": step("train_sft", arguments)}).execute(context)
+    with pytest.raises(ConfigurationError, match=message.replace("train_", "")):
+        TrainSFTOperator(task_id="task", **arguments).execute(context)
+
+
+def test_an_address_that_several_steps_take_is_what_each_of_them_may_read(toy):
+    def schemes(*names):
+        steps = {
+            "train": step("train_sft", {"dataset": "hf://org/rows", "base_model": "/m"}),
+            "evaluate": step("evaluate_model", {"model": "/m", "dataset": "hf://org/rows"}),
+        }
+        operator = joined({name: steps[name] for name in names})
+        return operator.addresses[f"{names[0]}_dataset"]
+
+    assert schemes("train") == Address(("hf",), "file")
+    assert schemes("train", "evaluate") == Address((), "file")
+    assert joined({"one": step(toy, {"source": "hf://org/x"})}).addresses == {"one_source": ANY_ARTIFACT}
+
+
+def test_an_input_called_tracking_of_a_component_of_ones_own_makes_another_run(toy_spec, tmp_path):
+    ir = json.loads(json.dumps(toy_spec.ir).replace('"text"', '"tracking"'))
+    (tmp_path / "toy.yaml").write_text(json.dumps(ir))
+    operators = [
+        joined({"one": step(str(tmp_path / "toy.yaml"), {"tracking": place})}, reuse="identical")
+        for place in ("north", "south")
+    ]
+    assert len({operator._fingerprint(operator.bind()) for operator in operators}) == 2
+
+
+def test_the_trainings_of_a_mapped_task_are_told_apart(context, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", "mlflow://http%3A%2F%2Fmlflow.example.com")
+    given = {"dataset": "/d", "base_model": "/m"}
+    names = []
+    for index in (0, 1):
+        context["ti"].map_index = index
+        operator = joined({"train": step("train_sft", given)}, mlflow_conn_id="mlflow_default")
+        operator._context = context
+        names.append(operator.bind().parameters["train_tracking"]["run_name"])
+    assert names == ["task.train[0]", "task.train[1]"]
 
 
 def test_where_a_training_is_tracked_makes_no_other_run_of_it(context, monkeypatch, tmp_path):
