@@ -46,11 +46,13 @@ _OWN_FAULT = re.compile(
 # A cluster or a database that cannot be reached, or has no room now. After a time-out, what was asked for may have been done.
 _OUTAGE = re.compile(
     r"connection refused|no such host|no route to host|network is unreachable|TLS handshake timeout|failed calling webhook|"
-    r"etcdserver: (?:no leader|leader changed)|unable to (?:handle|return a response to) the request|too many connections|"
+    r"etcdserver: no leader|unable to (?:handle|return a response to) the request|too many connections|"
     r"too many requests|exceeded quota",
     re.IGNORECASE,
 )
-_TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title>([^<]{0,500})", re.IGNORECASE)
+# What the server says from when on the run's workflow is made: ``CreateRun`` in backend/src/apiserver/resource.
+_AFTER_THE_WORKFLOW = ("Failed to create a run: ", "Failed to store")
 _WORKFLOW_GONE = re.compile(r"workflows\.argoproj\.io \S+ not found")
 _TOO_LARGE = re.compile(r"too large|larger than max|max_?allowed_?packet", re.IGNORECASE)
 _NO_NAMESPACE = re.compile(r"in multi-user mode|shared pipeline |namespace (?::|\. )")
@@ -96,7 +98,8 @@ class ServerError:
     @property
     def has_done_nothing(self) -> bool:
         """Whether the server could not get at what it needs, and has surely made nothing: an outage behind it."""
-        return _OUTAGE.search(self.text) is not None and "Failed to store" not in self.text
+        may_be_made = any(text in self.text for text in _AFTER_THE_WORKFLOW)
+        return not may_be_made and _OUTAGE.search(self.text) is not None
 
     @property
     def is_of_a_lost_workflow(self) -> bool:
@@ -180,7 +183,7 @@ def _ends_of(text: str, characters: int) -> str:
 def _without_stack(text: str) -> list[str]:
     lines: list[str] = []
     for line in text.strip().splitlines():
-        if _FRAME.match(line):
+        if _FRAME.match(line[:MAX_ANSWER_CHARACTERS]):
             break
         lines.append(line)
     return lines

@@ -6,12 +6,22 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # The provider's components begin the line with it that carries an error raised on purpose: ``llmops_components.stage``.
 ERROR_MARK = "LLMOPS_ERROR: "
 SHOWN_LINES = 20
 MAX_REASON_CHARACTERS = 4000
 MAX_LINE_CHARACTERS = 500
+MAX_LINE_READ = 16_384  # of one that is not an error of ours; more than is shown of any
+# KFP's executor gives the root logger its format, so that a step's own messages have it as well.
+_EXECUTORS_LOG = re.compile(r"\[KFP Executor [\d:,. -]+ (?P<level>[A-Z]+)\]: ")
+# What it says itself: kfp/dsl/executor_main.py.
+_EXECUTORS_OWN = re.compile(
+    r"Looking for component |--component_module_path is not specified\. |Loading KFP component \"|Got executor_input:$|"
+    r"Did not write output file\.$|Wrote executor output file "
+)
+_ERROR_LEVELS = ("ERROR", "CRITICAL")
 _TRACEBACK = re.compile(r"^[\s|+-]*(?:Exception Group )?Traceback \(most recent call last\):$")
 _EXCEPTION = re.compile(
     r"^\s*(?:Exception in thread \S+ |Caused by: |Uncaught )?"
@@ -28,10 +38,21 @@ _LAUNCHERS_PREFIX = re.compile(
 _STATUS_ONLY = re.compile(r"exit status \d+$")
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_USERINFO = re.compile(r"(\w+://)[^/@\s]+@")
+_USERINFO = re.compile(r"://[^/@\s]+@")
 _TOKEN = re.compile(
     r"\b(?:hf|sk|ghp|gho|github_pat|glpat)[_-][A-Za-z0-9_-]{16,}|(?i:bearer) [A-Za-z0-9._~+/=-]{8,}"
 )
+
+
+class _Line(NamedTuple):
+    """A line of a step's own.
+
+    :param text: what it says
+    :param is_error: whether it was logged as an error
+    """
+
+    text: str
+    is_error: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,42 +85,48 @@ def read_last_words(text: str) -> LastWords:
     :param text: the output, or its end
     """
     own, launchers = _split(text)
-    marked = next((error for line in reversed(own) if (error := _marked(line))), None)
-    shown = [line for line in own if not line.startswith(ERROR_MARK) and line.strip()]
-    lines = tuple(line[:MAX_LINE_CHARACTERS] for line in shown[-SHOWN_LINES:])
+    marked = next((error for line in reversed(own) if (error := _marked(line.text))), None)
+    shown = [line for line in own if not line.text.startswith(ERROR_MARK) and line.text.strip()]
+    lines = tuple(line.text[:MAX_LINE_CHARACTERS] for line in shown[-SHOWN_LINES:])
     if marked:
         return LastWords(*marked, lines, on_purpose=True)
-    reason = _exception(own) or _launchers_error(launchers) or _error_line(shown)
+    reason = _exception([line.text for line in own]) or _launchers_error(launchers) or _error_line(shown)
     return LastWords(reason and reason[:MAX_REASON_CHARACTERS], lines=lines)
 
 
 def clean(text: str) -> str:
     """A text without control characters, passwords in addresses, and tokens."""
-    return _TOKEN.sub("***", _USERINFO.sub(r"\1***@", _CONTROL.sub("", _TERMINAL_CODES.sub("", text))))
+    return _TOKEN.sub("***", _USERINFO.sub("://***@", _CONTROL.sub("", _TERMINAL_CODES.sub("", text))))
 
 
-def _split(text: str) -> tuple[list[str], list[re.Match[str]]]:
+def _split(text: str) -> tuple[list[_Line], list[re.Match[str]]]:
     """The step's own lines, and those of KFP's launcher or driver."""
-    own, launchers = [], []
-    for raw in _without_executor_chatter(text.split("\n")):
-        line = clean(raw.rstrip("\r").rpartition("\r")[2])  # what a progress bar has overwritten is not seen
+    own: list[_Line] = []
+    launchers = []
+    for raw, is_error in _without_executor_chatter(text.split("\n")):
+        seen = raw.rstrip("\r").rpartition("\r")[2]  # what a progress bar has overwritten is not seen
+        line = clean(seen if seen.startswith(ERROR_MARK) else seen[:MAX_LINE_READ])
         if match := _GLOG.match(line):
             launchers.append(match)
         else:
-            own.append(line.rstrip())
+            own.append(_Line(line.rstrip(), is_error))
     return own, launchers
 
 
-def _without_executor_chatter(lines: Sequence[str]) -> Iterator[str]:
+def _without_executor_chatter(lines: Sequence[str]) -> Iterator[_Line]:
     """Leave out what KFP's executor prints around a step, its whole input as indented JSON above all."""
     in_dump = False
     for line in lines:
-        if line.startswith("[KFP Executor "):
-            in_dump = line.rstrip().endswith("Got executor_input:")
+        if logged := _EXECUTORS_LOG.match(line):
+            said = line[logged.end() :].rstrip()
+            is_executors = logged["level"] == "INFO" and _EXECUTORS_OWN.match(said)
+            in_dump = is_executors is not None and said.startswith("Got ")
+            if not is_executors:
+                yield _Line(said, logged["level"] in _ERROR_LEVELS)
         elif in_dump:
             in_dump = line.rstrip() != "}"
         else:
-            yield line
+            yield _Line(line)
 
 
 def _marked(line: str) -> tuple[str, bool] | None:
@@ -131,11 +158,12 @@ def _below(lines: Sequence[str], start: int) -> str | None:
     return None
 
 
-def _error_line(lines: Sequence[str]) -> str | None:
-    """The last line that reads like an error."""
+def _error_line(lines: Sequence[_Line]) -> str | None:
+    """The last line that was logged as an error, or reads like one."""
     for at in range(len(lines) - 1, -1, -1):
-        if _EXCEPTION.match(lines[at]) or _FATAL.match(lines[at]):
-            return _with_assertion(lines[at].strip(), lines[:at])
+        text = lines[at].text
+        if lines[at].is_error or _EXCEPTION.match(text) or _FATAL.match(text):
+            return _with_assertion(text.strip(), [line.text for line in lines[:at]])
     return None
 
 

@@ -434,6 +434,8 @@ def test_texts_are_scrubbed(monkeypatch):
         "qwertyuiop at http://a:b@host/x with hf_" + "a" * 20 + " and Bearer abcdefghij; s3://bucket/x stays"
     )
     assert scrub(text) == "*** at http://***@host/x with *** and ***; s3://bucket/x stays"
+    assert scrub("x" * 60_000) == "x" * 60_000  # minutes, with a pattern that tries again from each character
+    assert scrub("x" * 40 + "postgresql+psycopg2://me:pw@db") == "x" * 40 + "postgresql+psycopg2://***@db"
     paths = "/home/ann/data/rows.jsonl, file:///mnt/models/base/ and https://arxiv.org/abs/2305.18290, a/b, 1/2, n/a"
     assert without_paths(paths) == "rows.jsonl, base and https://arxiv.org/abs/2305.18290, a/b, 1/2, n/a"
 

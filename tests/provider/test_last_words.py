@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from planes import DATA_PYTHON
 
-from airflow_provider_llmops.backends.last_words import ERROR_MARK, LastWords, read_last_words
+from airflow_provider_llmops.backends.kfp_answers import ServerError
+from airflow_provider_llmops.backends.last_words import ERROR_MARK, LastWords, clean, read_last_words
 
 CHATTER = """\
 [KFP Executor 2026-11-26 14:40:12,001 INFO]: Looking for component `fail` in --component_module_path
@@ -141,3 +144,51 @@ def test_driver_that_fails_says_why_before_which_it_was():
 
 def test_long_line_is_cut_where_it_is_shown():
     assert read_last_words("y" * 10_000).lines == ("y" * 500,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 60_000, "a." * 30_000, "a://" * 15_000, "\x1b[" + "0" * 60_000, " " * 60_000, "x.y/" + "." * 60_000 + " z", "E" * 60_000,
+     "Error" * 12_000, "hf-" * 20_000, "-" * 60_000, "Bearer " * 8_000, "driver.a(" * 6_000, "<title>" * 8_000],
+    ids=lambda text: text[:8],
+)  # fmt: skip
+def test_no_line_of_64_kb_takes_long(text):
+    """Hundreds of seconds, with a pattern that tries again from each character."""
+    clean(text)
+    read_last_words(text)
+    ServerError.read(500, text.encode())
+
+
+def test_password_is_hidden_whatever_stands_before_its_address():
+    assert clean("x" * 50 + "postgresql+psycopg2://me:pw@db/x and http://example.com/@a") == (
+        "x" * 50 + "postgresql+psycopg2://***@db/x and http://example.com/@a"
+    )
+
+
+def test_what_a_step_logs_through_the_root_logger_is_its_own():
+    """KFP's executor puts its format there."""
+    stamp = "[KFP Executor 2026-11-26 14:40:13,001 {}]: {}\n".format
+    said = CHATTER + stamp("INFO", "reading") + stamp("ERROR", "Cannot reach db1: refused") + "bye\n"
+    written = stamp("INFO", "Wrote executor output file to /tmp/x.json.") + stamp(
+        "INFO", "Did not write output file."
+    )
+    words = read_last_words(said + written)
+    assert words == LastWords(
+        "Cannot reach db1: refused", lines=("reading", "Cannot reach db1: refused", "bye")
+    )
+    assert read_last_words(said + stamp("CRITICAL", "Giving up")).reason == "Giving up"
+    assert read_last_words(said + TRACEBACK).reason == "ValueError: Fail"
+    assert read_last_words(CHATTER + stamp("WARNING", "slow")).reason is None
+
+
+def test_what_kfps_executor_says_itself_is_known():
+    """Read off the installed one, whose messages may change."""
+    (executor,) = DATA_PYTHON.parents[1].glob("lib/python3*/site-packages/kfp/dsl/executor_main.py")
+    source = executor.read_text(encoding="utf-8")
+    messages = re.findall(r"logging\.info\(\s*f?'([^'{]*)", source)
+    assert len(messages) == 6
+    lines = "".join(
+        f"[KFP Executor 2026-11-26 14:40:13,001 INFO]: {text.removesuffix(chr(92) + 'n')}\n"
+        for text in messages
+    )
+    assert read_last_words(lines.replace("input:\n", "input:\n{\n}\n")).lines == ()

@@ -11,7 +11,7 @@ _SECRET_NAME = re.compile(
     r"(?i)(?<!eos)(?<!pad)(?<!bos)(?<!unk)(?<!cls)(?<!sep)(?<!mask)"
     r"(^|[_.-])(token|secret|password|passwd|apikey|accesskey|credentials?|(?<=[_.-])key)$"
 )
-_USERINFO = re.compile(r"(\w+://)[^/@\s]+@")
+_USERINFO = re.compile(r"://[^/@\s]+@")
 _TOKEN = re.compile(
     r"\b(hf|sk|ghp|gho|github_pat|glpat)([_-])[A-Za-z0-9_-]{16,}|(?i:bearer) [A-Za-z0-9._~+/=-]{8,}"
 )
@@ -31,7 +31,7 @@ def scrub(text: str) -> str:
     for name, value in os.environ.items():
         if is_secret_name(name) and len(value) >= _MIN_SECRET_CHARACTERS:
             text = text.replace(value, HIDDEN)
-    return _TOKEN.sub(HIDDEN, _USERINFO.sub(rf"\1{HIDDEN}@", text))
+    return _TOKEN.sub(HIDDEN, _USERINFO.sub(f"://{HIDDEN}@", text))
 
 
 def without_paths(text: str) -> str:
