@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_llmops.exceptions import ConfigurationError, ResultError, RunFailedError
+from airflow_provider_llmops.exceptions import (
+    ConfigurationError,
+    ResultError,
+    RunFailedError,
+    RunNotFoundError,
+)
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
@@ -36,8 +41,16 @@ class ResumablePipelineRun(PipelineRunOperator):
     def _replace(self, run: Run) -> str | None:
         if not self.resume_failed or run.state.is_canceled:
             return super()._replace(run)
+        from airflow_provider_llmops.backends.kfp_api import RefusedError
+
         self.log.info("Going on with failed run %s", run.run_id)
-        self.hook.retry(run.run_id)
+        try:
+            self.hook.retry(run.run_id)
+        except (RefusedError, RunNotFoundError) as error:
+            if getattr(error, "status", None) in (401, 403):
+                raise
+            self.log.warning("Run %s cannot go on: %s", run.run_id, error)
+            return super()._replace(run)
         return run.run_id
 
 

@@ -17,6 +17,7 @@ from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from attempts import retry
 from executor_logs import leave_log
+from kfp_api.connection import Answer
 from kube_pods import FakePods
 from kube_pods import waiting as waiting_pod
 from pipelines import two_steps
@@ -474,6 +475,32 @@ def test_retry_after_a_failed_run_starts_anew_or_goes_on_with_it(api, pipeline, 
     api.on_run_created = lambda run: api.finish(run["run_id"])
     again = operator().execute(retry(context))
     assert list(api.runs) == [value["run_id"], again["run_id"]]
+
+
+@pytest.mark.parametrize(
+    "message", ["Workflow manifest cannot be empty", "Workflow must be Failed/Error to retry"]
+)
+def test_run_that_cannot_go_on_is_replaced_and_missing_rights_are_told(api, pipeline, context, message):
+    def operator():
+        return KubeflowPipelineOperator(
+            task_id="task", pipeline=pipeline, deferrable=False, poll_interval=0.05, resume_failed=True
+        )
+
+    api.on_run_created = lambda run: api.finish(run["run_id"], "FAILED")
+    with pytest.raises(RunFailedError):
+        operator().execute(context)
+    answer = api.answer
+    refused = [
+        Answer(403, b'{"message": "no right"}'),
+        Answer(409, json.dumps({"message": message}).encode()),
+    ]
+    api.answer = lambda asked: refused.pop(0) if asked.path.endswith(":retry") else answer(asked)
+    with pytest.raises(ConfigurationError, match="no right"):
+        operator().execute(retry(context))
+    api.on_run_created = lambda run: api.finish(run["run_id"])
+    value = operator().execute(retry(context))
+    assert [run["state"] for run in api.runs.values()] == ["FAILED", "SUCCEEDED"]
+    assert list(api.runs)[1] == value["run_id"]
 
 
 def test_run_that_somebody_terminates_is_named(api, pipeline, context):
