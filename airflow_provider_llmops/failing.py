@@ -24,6 +24,8 @@ def failure_of(backend: PipelineBackend, run: Run, logger: Any, what: str | None
         run = backend.explain_failure(run)
     except LLMOpsError as error:
         logger.warning("Why the run failed cannot be asked: %s", error)
+    except Exception:  # whatever it is: it must not hide the failure that it would explain
+        logger.warning("Why the run failed cannot be asked", exc_info=True)
     if run.last_lines:
         logger.error("Last lines of step %s:", run.failed_steps[0] if run.failed_steps else "")
         for line in run.last_lines:

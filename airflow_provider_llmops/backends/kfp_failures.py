@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 
 from airflow_provider_llmops.backends.base import Run
+from airflow_provider_llmops.backends.in_time import in_time
 from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_outputs
 from airflow_provider_llmops.backends.kfp_root import RootProblem
 from airflow_provider_llmops.backends.last_words import read_last_words
 from airflow_provider_llmops.backends.run_pods import PodFailure, RunPods
 from airflow_provider_llmops.exceptions import LLMOpsError
+from airflow_provider_llmops.states import StepState
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ class _Found:
 
     :param attempt: at which attempt, counted from 1; ``None`` if nothing says so
     :param address: where its output is
-    :param is_guess: whether it printed no error, so that something else may know better
+    :param is_guess: whether it printed no error, or another attempt or item did, so that something else may know better
     """
 
     step: str
@@ -47,6 +50,7 @@ def explain_failure(
     storage_conn_id: str | None,
     connect_pods: Callable[[], RunPods] | None,
     root_problem: Callable[[], RootProblem | None],
+    since: datetime | None = None,
 ) -> Run:
     """The run with the reason of the first step that says it will fail again, or else of the first that says anything.
 
@@ -55,9 +59,10 @@ def explain_failure(
     :param storage_conn_id: Airflow connection for these
     :param connect_pods: reaches the pods; ``None`` where no Kubernetes connection is named
     :param root_problem: why its steps may not have been able to write anything, if something speaks for that
+    :param since: when the run ended before it was made to go on, if it was: what was written until then is of no account
     """
     notes: list[str] = []
-    outputs = _from_outputs(run, roots_of, storage_conn_id, notes)
+    outputs = _from_outputs(run, roots_of, storage_conn_id, since, notes)
     found = [each for each in outputs if not each.is_guess]
     if not found and connect_pods is not None:
         found = _from_pods(run, connect_pods, notes)
@@ -71,7 +76,7 @@ def explain_failure(
         )
     steps = (chosen.step, *(step for step in run.failed_steps if step != chosen.step)) if chosen.step else ()
     attempts = dict(run.attempts)
-    if chosen.attempt is not None and chosen.attempt > attempts.get(chosen.step, 1):
+    if chosen.attempt is not None and (chosen.attempt > 1 or chosen.step in attempts):
         attempts[chosen.step] = chosen.attempt
     return replace(
         run,
@@ -85,7 +90,11 @@ def explain_failure(
 
 
 def _from_outputs(
-    run: Run, roots_of: Callable[[str], Sequence[str]], conn_id: str | None, notes: list[str]
+    run: Run,
+    roots_of: Callable[[str], Sequence[str]],
+    conn_id: str | None,
+    since: datetime | None,
+    notes: list[str],
 ) -> list[_Found]:
     found = []
     read: set[str] = set()
@@ -94,8 +103,13 @@ def _from_outputs(
         if task in read or len(read) == MAX_STEPS_READ:
             continue
         read.add(task)
+        of_the_name = [name for name in run.tasks if name.rpartition("/")[2] == task]
+        succeeded = [name for name in of_the_name if run.tasks[name] == StepState.SUCCEEDED]
+        look = partial(
+            read_failed_outputs, roots_of(task), conn_id, since=since, others_succeeded=bool(succeeded)
+        )
         try:
-            outputs = _in_time(lambda roots: read_failed_outputs(roots, conn_id), roots_of(task))
+            outputs = in_time(look, STORE_SECONDS)
         # Whatever a storage library raises: it must not hide the failure that it would explain.
         except Exception as error:
             said = " ".join(str(error).split())[:300]
@@ -104,7 +118,9 @@ def _from_outputs(
             )
             break
         if each := _found_in(step, outputs):
-            found.append(each)
+            may_be_of_another = bool(succeeded) and len(outputs) > len(of_the_name) - len(succeeded)
+            left_none_later = each.attempt is not None and run.attempts.get(step, 1) > each.attempt
+            found.append(replace(each, is_guess=each.is_guess or may_be_of_another or left_none_later))
     return found
 
 
@@ -122,32 +138,12 @@ def _found_in(step: str, outputs: Sequence[StepOutput]) -> _Found | None:
     return guess
 
 
-def _in_time(read: Callable[[Sequence[str]], list[StepOutput]], roots: Sequence[str]) -> list[StepOutput]:
-    """Read, or raise when it takes too long: the libraries of storages have no limit for a whole request."""
-    answer: list[list[StepOutput]] = []
-    raised: list[Exception] = []
-
-    def work() -> None:
-        try:
-            answer.append(read(roots))
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work, name="read-step-output", daemon=True)
-    thread.start()
-    thread.join(STORE_SECONDS)
-    if raised:
-        raise raised[0]
-    if not answer:
-        raise TimeoutError(f"no answer within {STORE_SECONDS:.0f} s")
-    return answer[0]
-
-
 def _from_pods(run: Run, connect_pods: Callable[[], RunPods], notes: list[str]) -> list[_Found]:
     try:
         failure: PodFailure | None = connect_pods().why_failed(run.run_id, run.failed_steps)
-    except LLMOpsError as error:
-        notes.append(f"The pods cannot be read: {error}")
+    except Exception as error:  # whatever it is: it must not hide the failure that it would explain
+        kind = "" if isinstance(error, LLMOpsError) else f"{type(error).__name__}: "
+        notes.append(f"The pods cannot be read: {kind}{error}")
         return []
     if failure is None:
         return []

@@ -46,22 +46,30 @@ class _Log:
     has_outputs: bool
 
 
-def read_failed_outputs(roots: Iterable[str], conn_id: str | None) -> list[StepOutput]:
+def read_failed_outputs(
+    roots: Iterable[str],
+    conn_id: str | None,
+    *,
+    since: datetime | None = None,
+    others_succeeded: bool = False,
+) -> list[StepOutput]:
     """The end of the output of attempts at a step that may have failed, the likeliest first.
 
     A loop, or a pipeline that is used twice, has several steps of the name. One that succeeded has uploaded its outputs as
-    well, if it has any; so those that left nothing else come first, the last written before the others.
+    well, if it has any: what it printed is no reason. Only of a step that is alone they may be its own, written by itself.
 
     :param roots: places where the step may have written
     :param conn_id: Airflow connection for the storage
+    :param since: leave out what was written until then, where the storage says when
+    :param others_succeeded: whether another step of the name is known to have succeeded
     """
     for root in roots:
         place = storage_path(root, conn_id)
-        logs = _logs(place.path, place.fs.find(place.path, detail=True))
+        logs = _logs(place.path, place.fs.find(place.path, detail=True), since.timestamp() if since else 0.0)
         if logs:
-            logs.sort(key=lambda log: (log.has_outputs, -log.written_at))
-            if not logs[0].has_outputs:
+            if others_succeeded or len(logs) > 1:
                 logs = [log for log in logs if not log.has_outputs]
+            logs.sort(key=lambda log: -log.written_at)
             return [_read(place.fs, log, root) for log in logs[:MAX_OUTPUTS_READ]]
     return []
 
@@ -75,11 +83,12 @@ def _read(storage: Any, log: _Log, root: str) -> StepOutput:
     return StepOutput(text, None if log.retry is None else log.retry + 1, "/".join([root, *within]))
 
 
-def _logs(root: str, found: Mapping[str, Mapping[str, Any]]) -> list[_Log]:
+def _logs(root: str, found: Mapping[str, Mapping[str, Any]], since: float) -> list[_Log]:
     """The output of the last try at each attempt.
 
     :param root: the step's place
     :param found: everything below it
+    :param since: Unix time from which on they were written
     """
     logs: dict[str, _Log] = {}
     with_outputs = set()
@@ -92,6 +101,8 @@ def _logs(root: str, found: Mapping[str, Mapping[str, Any]]) -> list[_Log]:
             continue
         retry = None if match["retry"] is None else int(match["retry"])
         log = _Log(name, int(entry.get("size") or 0), retry, _time_of(entry), has_outputs=False)
+        if 0.0 < log.written_at <= since:
+            continue
         if attempt not in logs or (retry or 0) >= (logs[attempt].retry or 0):
             logs[attempt] = log
     return [

@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, Wait, parse_time
 from airflow_provider_llmops.backends.cluster import Cluster, aconnect, connect
+from airflow_provider_llmops.backends.in_time import in_time
 from airflow_provider_llmops.backends.kfp_api import (
     KfpApi,
     RefusedError,
@@ -54,6 +56,7 @@ MAX_DESCRIPTION = 255
 _LABELS_FIRST = ("fingerprint", "component_digest", "dag_version", "dag_run_id", "task_id", "dag_id")
 MAX_RUNS_PER_READ = 100  # ids in one filter: about 5 KB of URL, below the 8 KB that common proxies take
 NODES_LAG_SECONDS = 1.5
+ROOT_SECONDS = 5.0  # before each run
 MAX_VERSIONS_KEPT = 1000
 
 # Tasks of the specifications that this process has met: a version never changes.
@@ -120,21 +123,28 @@ class KubeflowPipelineBackend:
                     except UnansweredError as error:
                         doubtful = doubtful or error.may_have_happened
                         raise
-        except (UnansweredError, RefusedError):
-            if doubtful and (run_id := self._made_after_all(request.display_name)):
+        except LLMOpsError as error:
+            if doubtful and (run_id := self._made_after_all(request.display_name, error)):
                 return run_id
             raise
         run_id = str(answer["run_id"])
-        if doubtful and (run := self.find(request.display_name)):
-            run_id = run.run_id
-        return run_id
+        return (doubtful and self._made_after_all(request.display_name, None)) or run_id
 
-    def _made_after_all(self, display_name: str) -> str | None:
-        """Id of the run whose request got no usable answer, if one look finds it."""
-        with suppress(ApiUnavailableError, RefusedError):
-            run = self.impatient().find(display_name)
-            return run.run_id if run else None
-        return None
+    def _made_after_all(self, display_name: str, error: LLMOpsError | None) -> str | None:
+        """Id of the run whose request got no usable answer; ``None`` if a look shows that there is none.
+
+        :param error: what came instead of an answer in the end
+        :raises ApiUnavailableError: it cannot be looked for, so that its fate is unknown
+        """
+        try:
+            run = (self.impatient() if error else self).find(display_name)
+        except LLMOpsError as reason:
+            raise ApiUnavailableError(
+                f"A run may have been made, and cannot be looked for: {_first_line(error or reason)}. A retry looks for it.",
+                f"Run: {display_name}",
+                f"Looked for it: {_first_line(reason)}" if error and str(error) != str(reason) else None,
+            ) from reason
+        return run.run_id if run else None
 
     def get(self, run_id: str) -> Run:
         """Read one run; once more if it has just ended, for its nodes are about a second behind."""
@@ -307,6 +317,7 @@ class KubeflowPipelineBackend:
         root = self._root_of(raw)
         return explain_failure(
             run,
+            since=_went_on_at(raw),
             roots_of=lambda task: self._step_roots(run.run_id, pipeline, task, root),
             storage_conn_id=self.settings.storage_conn_id,
             connect_pods=self.connect_pods if self.settings.kubernetes_conn_id else None,
@@ -453,15 +464,21 @@ class KubeflowPipelineBackend:
         return self.settings.pipeline_root if scheme_of(root) in ("", "file") else root
 
     def _root_problem(self, root: str) -> RootProblem | None:
-        """What speaks against the root, where the account may read its settings."""
+        """What speaks against the root, where the account may read its settings, and they are read soon."""
         if not self.settings.kubernetes_conn_id:
             return None
-        try:
+
+        def look() -> RootProblem | None:
             pods = self.connect_pods()
             return check_root(root, pods.read_config_map(CONFIG_MAP), pods.namespace)
+
+        try:
+            return in_time(look, ROOT_SECONDS)
         except LLMOpsError as error:
             log.info("The settings of pipeline roots cannot be read: %s", error)
-            return None
+        except Exception as error:  # whatever it is: it must not stop a run, nor hide why one has failed
+            log.warning("The settings of pipeline roots cannot be read: %s: %s", type(error).__name__, error)
+        return None
 
     def _refuse_root(self) -> None:
         problem = self._root_problem(self.settings.pipeline_root)
@@ -550,11 +567,15 @@ def _ask_why_waiting(cluster: Cluster, namespace: str | None, run_id: str) -> li
 
 
 def _unknown(error: Exception) -> Wait:
-    said = str(error).partition("\n")[0]
+    said = _first_line(error)
     if not isinstance(error, LLMOpsError):
         log.warning("Why a run waits cannot be asked", exc_info=error)
         said = f"{type(error).__name__}: {said}"
     return Wait("", "Unknown", f"why cannot be told: {said}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _state_of(value: Any) -> RunState:
@@ -562,6 +583,16 @@ def _state_of(value: Any) -> RunState:
         return RunState(value)
     except ValueError:
         return RunState.PENDING  # RUNTIME_STATE_UNSPECIFIED, or nothing yet
+
+
+def _went_on_at(raw: Mapping[str, Any]) -> datetime | None:
+    """When a run ended that was then made to go on; ``None`` of one that has ended at most once."""
+    ends = [
+        before.get("update_time")
+        for before, after in pairwise(raw.get("state_history") or ())
+        if _state_of(before.get("state")).is_terminal and not _state_of(after.get("state")).is_terminal
+    ]
+    return parse_time(ends[-1]) if ends else None
 
 
 def _has_pending_node(raw: Mapping[str, Any]) -> bool:

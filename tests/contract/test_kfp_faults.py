@@ -441,17 +441,25 @@ def test_message_larger_than_grpc_takes_is_final_although_it_is_429(api, setting
 
 
 @pytest.mark.usefixtures("scaled")
-def test_same_internal_error_of_a_create_is_given_up_on_after_a_few_with_a_look_before_each(api, settings):
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Failed to store run r to table: dial tcp: i/o timeout",
+        # Its workflow is made by then.
+        "Failed to create a new transaction to create run: dial tcp 10.0.0.1:3306: connect: connection refused",
+        "Failed to create a new transaction to create run: Error 1040 (08004): Too many connections",
+    ],
+)
+def test_same_internal_error_of_a_create_is_given_up_on_after_a_few_with_a_look_before_each(
+    api, settings, reason
+):
     backend = warm(settings, patience=900.0)
     api.clear_requests()
-    message = (
-        "Failed to create a run: InternalServerError: Failed to store run r to table: dial tcp: i/o timeout"
-    )
+    message = f"Failed to create a run: InternalServerError: {reason}"
     with creating(api, internal(message)), pytest.raises(ApiUnavailableError) as caught:
         backend.submit(request())
     assert str(caught.value) == (
-        "HTTP 500: Failed to store run r to table: dial tcp: i/o timeout. Asked for: create_run at "
-        f"{api.url}.\nAnswer: {message}"
+        f"HTTP 500: {reason}. Asked for: create_run at {api.url}.\nAnswer: {message}"
     )
     assert sent(api) == ["POST runs", "GET runs"] * kfp_api.MAX_SAME_ANSWERS
 
@@ -463,7 +471,7 @@ def test_same_internal_error_of_a_create_is_given_up_on_after_a_few_with_a_look_
         'Post "https://10.96.0.1:443/apis/argoproj.io/v1alpha1/namespaces/kubeflow/workflows": dial tcp 10.96.0.1:443: connect: '
         "connection refused",
         'Internal error occurred: failed calling webhook "w.example.com": no endpoints available',
-        "etcdserver: leader changed",
+        "etcdserver: no leader",
         "pods is forbidden: exceeded quota: q",
     ],
 )
@@ -497,6 +505,34 @@ def test_run_that_the_last_request_made_is_found_before_giving_up(api, settings)
     ):
         run_id = backend.submit(request())
     assert named(api) == [run_id]
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("made", [True, False])
+def test_run_whose_fate_is_unknown_is_left_to_a_retry(api, settings, made):
+    """Rights that end between a request and the look for what became of it."""
+    backend = warm(settings)
+    api.faults.add(Reset(), method="POST", path=RUNS, after_effect=made)
+    api.faults.always(Status(401), method="GET", path=RUNS)
+    with pytest.raises(ApiUnavailableError) as caught:
+        backend.submit(request())
+    said = str(caught.value)
+    assert said.startswith("A run may have been made, and cannot be looked for: Refused with 401: ")
+    assert "A retry looks for it.\nRun: dag.task token" in said
+    api.faults.clear()
+    run = backend.find("dag.task token")
+    assert (run is not None) is made
+
+
+@pytest.mark.usefixtures("scaled")
+def test_refusal_after_a_lost_request_is_final_where_a_look_finds_no_run(api, settings):
+    backend = warm(settings)
+    api.faults.add(Reset(), method="POST", path=RUNS)
+    with (
+        creating(api, Answer(403, b'{"code": 7, "message": "no right"}')),
+        pytest.raises(ConfigurationError, match=r"^Refused with 403: no right"),
+    ):
+        backend.submit(request())
 
 
 @pytest.mark.usefixtures("scaled")

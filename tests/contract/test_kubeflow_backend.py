@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
+import threading
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ from kfp_api import FakeKfpApi, LoginPage
 from kube_pods import FakePods, pod
 from pipelines import task, two_steps
 
+from airflow_provider_llmops.backends import kubeflow
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.kfp_settings import KfpSettings
 from airflow_provider_llmops.backends.kfp_versions import PipelineVersions, as_yaml
@@ -27,6 +30,7 @@ from airflow_provider_llmops.exceptions import (
     ResultError,
     RunNotFoundError,
 )
+from airflow_provider_llmops.failing import failure_of
 from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.specs import PipelineSpec
 from airflow_provider_llmops.states import RunState
@@ -677,6 +681,84 @@ def test_of_a_loop_the_item_with_an_error_says_why(backend, failed, tmp_path):
     for text in (TRACEBACK, "done\n", "done as well\n"):
         leave_log(tmp_path / "root", "two-steps", run.run_id, "train", text)
     assert backend.explain_failure(run).reason == "ValueError: row 3"
+
+
+def test_pod_knows_better_than_the_output_of_an_earlier_attempt(settings, failed, tmp_path, monkeypatch):
+    run = dataclasses.replace(failed(), attempts={"train": 2})
+    log = leave_log(tmp_path / "root", "two-steps", run.run_id, "train", TRACEBACK)
+    killed = pod("p", run.run_id, "train.executor", exit_code=137, ended={"reason": "OOMKilled"})
+    with FakePods([killed]) as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+        explained = backend.explain_failure(run)
+        assert explained.reason.startswith("Out of memory: its container was killed")
+        assert explained.places()[0].startswith("Step 'train' (attempt 2) of run ")
+        pods.pods.clear()
+        explained = backend.explain_failure(run)
+    assert (explained.reason, explained.output) == ("ValueError: row 3", f"file://{log}")
+    assert explained.places()[0].startswith("Step 'train' (attempt 1) of run ")
+
+
+def test_pod_knows_better_than_one_of_several_outputs_where_other_items_succeeded(
+    settings, failed, tmp_path, monkeypatch
+):
+    tasks = {"loop/0/train": "SUCCEEDED", "loop/1/train": "FAILED"}
+    run = dataclasses.replace(failed(), tasks=tasks, failed_steps=("loop/1/train",))
+    for text in (TRACEBACK, "done\n"):
+        leave_log(tmp_path / "root", "two-steps", run.run_id, "train", text)
+    item = "loop.iteration-iterations(1:1).iteration-item.train.executor"
+    with FakePods([pod("p", run.run_id, item, exit_code=137, ended={"reason": "OOMKilled"})]) as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+        assert backend.explain_failure(run).reason.startswith("Out of memory: ")
+        pods.pods.clear()
+        assert backend.explain_failure(run).reason == "ValueError: row 3"
+
+
+def test_output_of_the_round_before_is_no_reason_after_a_run_was_made_to_go_on(
+    api, backend, failed, tmp_path
+):
+    run = failed()
+    log = leave_log(tmp_path / "root", "two-steps", run.run_id, "train", TRACEBACK)
+    os.utime(log, (api.now() - 60, api.now() - 60))
+    assert backend.explain_failure(run).reason == "ValueError: row 3"
+    backend.retry(run.run_id)
+    api.finish(run.run_id, "FAILED", tasks={"train": "FAILED"})
+    run = backend.get(run.run_id)
+    assert backend.explain_failure(run).reason.startswith("Step 'train' failed, and nothing says why. ")
+    os.utime(log, (api.now() + 60, api.now() + 60))
+    assert backend.explain_failure(run).reason == "ValueError: row 3"
+
+
+def test_mistake_in_an_explanation_does_not_hide_the_failure(settings, failed, monkeypatch, caplog):
+    run = failed()
+    with FakePods() as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+        pods._answer = lambda parts, query: (200, "application/json", '{"items": [{}], "data": 3}')
+        reason = backend.explain_failure(run).reason
+        assert reason.startswith(
+            "Step 'train' failed, and nothing says why. The pods cannot be read: KeyError:"
+        )
+    monkeypatch.setattr(backend, "_root_of", lambda raw: 1 / 0)
+    error = failure_of(backend, run, logging.getLogger("test"))
+    assert str(error).startswith("Step 'train' failed; its log says why\nStep 'train' of run ")
+    assert "Why the run failed cannot be asked" in caplog.text
+
+
+def test_root_whose_settings_cannot_be_read_soon_stops_no_run(settings, api, request_of, monkeypatch, caplog):
+    monkeypatch.setattr(kubeflow, "ROOT_SECONDS", 0.1)
+    with FakePods() as pods:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+        answered = threading.Event()
+        pods._answer = lambda parts, query: (200, "application/json", str(answered.wait(5)))
+        backend.submit(request_of())
+        answered.set()
+    assert len(api.runs) == 1
+    assert (
+        "The settings of pipeline roots cannot be read: TimeoutError: no answer within 0.1 s" in caplog.text
+    )
 
 
 def test_pod_is_asked_where_the_store_has_nothing(settings, failed, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,25 @@ def test_items_of_a_loop_that_succeeded_have_left_their_outputs(write, roots):
         "one failed",
     ]
     assert read_failed_output(roots, None) == StepOutput("the last that failed", 1, failed)
+
+
+def test_step_that_succeeded_is_not_blamed_for_what_it_printed(write, roots):
+    write("a/executor-logs-0", "an error that it has handled")
+    write("a/model/weights", "1")
+    assert read_failed_outputs(roots, None, others_succeeded=True) == []
+    assert read_failed_output(roots, None).text == "an error that it has handled"  # its own, if it is alone
+    write("b/executor-logs-0", "done")
+    write("b/model/weights", "1")
+    assert read_failed_outputs(roots, None) == []
+
+
+def test_what_was_written_before_the_run_went_on_is_left_out(write, roots):
+    write("a/executor-logs-1", "second attempt of the round before")
+    write("a/executor-logs-0", "first attempt since")
+    assert read_failed_output(roots, None).text == "second attempt of the round before"
+    since = datetime.fromtimestamp(1, UTC)
+    assert read_failed_outputs(roots, None, since=since)[0].text == "first attempt since"
+    assert read_failed_outputs(roots, None, since=datetime.fromtimestamp(2, UTC)) == []
 
 
 def test_of_many_items_without_outputs_the_last_few_are_read(write, roots):

@@ -74,6 +74,7 @@ def test_last_attempt_at_the_first_failed_step_says_why(pods_of):
     )
     assert pods.why_failed("r", []).pod == "other"
     assert pods.why_failed("r3", ["train"]) is None
+    assert pods.why_failed("r", ["serve"]) is None
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,11 @@ def test_pods_that_are_gone_have_left_what_argo_noted(pods_of):
     pods = pods_of(workflows=[workflow])
     assert pods.why_failed("r", ["train"]) == PodFailure("train", "", "OOMKilled (exit code 137)")
     assert pods_of(workflows=[workflow], forbidden=["workflows"]).why_failed("r", ["train"]) is None
+    others = pod("p", "r", "ignored.executor", ended={"reason": "OOMKilled"})
+    pods = pods_of(others, workflows=[workflow])
+    assert pods.why_failed("r", ["train"]).reason == "OOMKilled (exit code 137)"
+    assert pods.why_failed("r", ["report"]) is None
+    assert pods.why_failed("r", []).pod == "p"
 
 
 @pytest.mark.parametrize(
