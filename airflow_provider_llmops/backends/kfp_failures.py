@@ -103,10 +103,13 @@ def _from_outputs(
         if task in read or len(read) == MAX_STEPS_READ:
             continue
         read.add(task)
-        of_the_name = [name for name in run.tasks if name.rpartition("/")[2] == task]
-        succeeded = [name for name in of_the_name if run.tasks[name] == StepState.SUCCEEDED]
+        succeeded = [
+            name
+            for name, state in run.tasks.items()
+            if state == StepState.SUCCEEDED and name.rpartition("/")[2] == task
+        ]
         look = partial(
-            read_failed_outputs, roots_of(task), conn_id, since=since, others_succeeded=bool(succeeded)
+            read_failed_outputs, roots_of(task), conn_id, since=since, others_succeeded=len(succeeded)
         )
         try:
             outputs = in_time(look, STORE_SECONDS)
@@ -118,9 +121,9 @@ def _from_outputs(
             )
             break
         if each := _found_in(step, outputs):
-            may_be_of_another = bool(succeeded) and len(outputs) > len(of_the_name) - len(succeeded)
-            left_none_later = each.attempt is not None and run.attempts.get(step, 1) > each.attempt
-            found.append(replace(each, is_guess=each.is_guess or may_be_of_another or left_none_later))
+            # A later attempt left no output, or another step of the name may have left this one.
+            is_earlier = each.attempt is not None and run.attempts.get(step, 1) > each.attempt
+            found.append(replace(each, is_guess=each.is_guess or is_earlier or not outputs[0].is_sure))
     return found
 
 

@@ -30,11 +30,13 @@ class StepOutput:
     :param text: the end of it
     :param attempt: at which attempt, counted from 1; ``None`` where its name does not say
     :param address: where it is
+    :param is_sure: whether it cannot be that of a step of the same name that succeeded
     """
 
     text: str
     attempt: int | None
     address: str
+    is_sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def read_failed_outputs(
     conn_id: str | None,
     *,
     since: datetime | None = None,
-    others_succeeded: bool = False,
+    others_succeeded: int = 0,
 ) -> list[StepOutput]:
     """The end of the output of attempts at a step that may have failed, the likeliest first.
 
@@ -61,26 +63,28 @@ def read_failed_outputs(
     :param roots: places where the step may have written
     :param conn_id: Airflow connection for the storage
     :param since: leave out what was written until then, where the storage says when
-    :param others_succeeded: whether another step of the name is known to have succeeded
+    :param others_succeeded: how many other steps of the name are known to have succeeded
     """
     for root in roots:
         place = storage_path(root, conn_id)
         logs = _logs(place.path, place.fs.find(place.path, detail=True), since.timestamp() if since else 0.0)
         if logs:
+            without = [log for log in logs if not log.has_outputs]
+            is_sure = len(logs) - len(without) >= others_succeeded
             if others_succeeded or len(logs) > 1:
-                logs = [log for log in logs if not log.has_outputs]
+                logs = without
             logs.sort(key=lambda log: -log.written_at)
-            return [_read(place.fs, log, root) for log in logs[:MAX_OUTPUTS_READ]]
+            return [_read(place.fs, log, root, is_sure) for log in logs[:MAX_OUTPUTS_READ]]
     return []
 
 
-def _read(storage: Any, log: _Log, root: str) -> StepOutput:
+def _read(storage: Any, log: _Log, root: str, is_sure: bool) -> StepOutput:
     content = storage.cat_file(log.name, start=max(0, log.size - TAIL_BYTES)) if log.size else b""
     text = content[-TAIL_BYTES:].decode("utf-8", errors="replace")
     if log.size > TAIL_BYTES:
         text = text.partition("\n")[2]  # the rest of a line
     within = log.name.rstrip("/").rsplit("/", 2)[1:]
-    return StepOutput(text, None if log.retry is None else log.retry + 1, "/".join([root, *within]))
+    return StepOutput(text, None if log.retry is None else log.retry + 1, "/".join([root, *within]), is_sure)
 
 
 def _logs(root: str, found: Mapping[str, Mapping[str, Any]], since: float) -> list[_Log]:

@@ -66,11 +66,19 @@ def test_items_of_a_loop_that_succeeded_have_left_their_outputs(write, roots):
 def test_step_that_succeeded_is_not_blamed_for_what_it_printed(write, roots):
     write("a/executor-logs-0", "an error that it has handled")
     write("a/model/weights", "1")
-    assert read_failed_outputs(roots, None, others_succeeded=True) == []
+    assert read_failed_outputs(roots, None, others_succeeded=1) == []
     assert read_failed_output(roots, None).text == "an error that it has handled"  # its own, if it is alone
     write("b/executor-logs-0", "done")
     write("b/model/weights", "1")
     assert read_failed_outputs(roots, None) == []
+
+
+def test_output_may_be_of_a_step_that_succeeded_where_fewer_have_left_outputs(write, roots):
+    write("a/executor-logs-0", "boom")
+    write("b/executor-logs-0", "done")
+    write("b/model/weights", "1")
+    sure = [read_failed_outputs(roots, None, others_succeeded=count)[0].is_sure for count in (0, 1, 2)]
+    assert sure == [True, True, False]
 
 
 def test_what_was_written_before_the_run_went_on_is_left_out(write, roots):
