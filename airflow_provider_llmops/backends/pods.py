@@ -12,10 +12,12 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes_messages import reason_of
+from airflow_provider_llmops.exceptions import shortened
 
 MAX_PODS = 3
 # Longer than for one line of a log: what the pod security of a namespace wants takes some 500 characters.
 MAX_MESSAGE_CHARACTERS = 700
+MAX_LINE_CHARACTERS = 500
 # That a container is being made, or waits for the one before it or for its next start, is nothing to tell.
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 # The two that a kubelet says in turn, the first with the reason.
@@ -174,15 +176,41 @@ def document_of(answer: Any) -> dict[str, Any]:
     return document
 
 
-def last_lines(pod: str, answer: Any) -> list[str]:
-    """The end of a pod's log as it is shown in the task's.
+def last_lines(
+    api: Any, namespace: str, pod: str, *, container: str, previous: bool, lines: int, **request: Any
+) -> list[str]:
+    """The end of the log of a container as it is shown in the task's; raises what the client raises.
 
+    A progress bar overwrites its line (``\\r``): what it showed last is shown.
+
+    :param api: a ``CoreV1Api``
+    :param namespace: where the pod is
     :param pod: its name
-    :param answer: what the client got with ``_preload_content=False``; what it reads by itself it turns into the text of a
-        bytes literal
+    :param container: the container
+    :param previous: whether to read what it wrote before it was started again
+    :param lines: number of lines
+    :param request: further arguments of the client
     """
+    answer = api.read_namespaced_pod_log(
+        pod,
+        namespace,
+        container=container,
+        previous=previous,
+        tail_lines=lines,
+        # What the client reads by itself it turns into the text of a bytes literal.
+        _preload_content=False,
+        **request,
+    )
     text = answer.data.decode("utf-8", errors="replace")
-    return [f"Last lines of pod {pod}:", *(f"  {line}" for line in text.splitlines())]
+    shown = (
+        [line.rstrip("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n")]
+        if text
+        else []
+    )
+    return [
+        f"Last lines of pod {pod}:",
+        *(f"  {shortened(line, MAX_LINE_CHARACTERS)}" for line in shown),
+    ]
 
 
 def _documents(answer: Any) -> list[dict[str, Any]]:

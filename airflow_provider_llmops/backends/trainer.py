@@ -25,6 +25,7 @@ from airflow_provider_llmops.exceptions import (
     LLMOpsError,
     RunFailedError,
     RunNotFoundError,
+    shortened,
 )
 from airflow_provider_llmops.manifests import GRACE_SECONDS, TOKEN_LABEL
 from airflow_provider_llmops.states import RunState
@@ -281,19 +282,18 @@ class TrainJobs:
         told: list[str] = []
         for previous in (True,) if trouble.was_restarted else (False, True):
             call = partial(
-                self._core.read_namespaced_pod_log,
-                trouble.pod,
+                last_lines,
+                self._core,
                 namespace,
+                trouble.pod,
                 container=trouble.container or CONTAINER,
                 previous=previous,
-                tail_lines=lines,
-                _preload_content=False,
+                lines=lines,
             )
             try:
-                text = self._ask(f"read the log of pod {namespace}/{trouble.pod}", call, patience=0.0)
-                found = last_lines(trouble.pod, text)
+                found: list[str] = self._ask(f"read the log of pod {namespace}/{trouble.pod}", call, 0.0)
             except LLMOpsError as error:
-                told = told or [f"({str(error).partition(chr(10))[0]})"]
+                told = told or [f"(could not be read: {str(error).partition(chr(10))[0]})"]
                 continue
             told = found
             if any(line.strip() for line in found[1:]):
@@ -309,11 +309,14 @@ class TrainJobs:
         for attempt in retrying(patience):
             with attempt:
                 try:
-                    return call(_request_timeout=min(ANSWER_SECONDS, patience or ANSWER_SECONDS))
+                    found = call(_request_timeout=min(ANSWER_SECONDS, patience or ANSWER_SECONDS))
+                    if isinstance(found, str):  # the client hands on what is no JSON
+                        raise json.JSONDecodeError("No document of Kubernetes", shortened(found, 100), 0)
+                    return found
                 except ApiException as error:
                     raise _sorted_error(error, what) from error
                 # The last where a proxy answers with a page of its own.
-                except (HTTPError, OSError, json.JSONDecodeError) as error:
+                except (HTTPError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
                     raise ApiUnavailableError(
                         f"The API server did not answer: {error}", f"Wanted: {what}"
                     ) from error
@@ -348,7 +351,7 @@ class _AlreadyThereError(LLMOpsError):
 
 def _sorted_error(error: Any, what: str) -> LLMOpsError:
     """The error that says who must act, with the reason first."""
-    message, reason, _ = message_of(error)
+    message, reason, details = message_of(error)
     said, code = reason_of(message), error.status
     wanted = f"Wanted: {what}; the API server answered {code}"
     if not code or code >= 500 or code in (408, 429):
@@ -359,7 +362,8 @@ def _sorted_error(error: Any, what: str) -> LLMOpsError:
         return RunFailedError(
             f"{sentence(said)} Retry when what uses it up has ended, or let the namespace have more.", wanted
         )
-    if code == 404 and reason == "NotFound" and "namespaces" not in said:
+    is_namespace = details.get("kind") == "namespaces" or message.startswith('namespaces "')
+    if code == 404 and reason == "NotFound" and not is_namespace:
         return RunNotFoundError(f"{sentence(said)} It was deleted, or is in another namespace.", wanted)
     if code == 404 and reason is None:
         said, advice = f"The cluster does not know {PLURAL}.{GROUP}", "Install Kubeflow Trainer 2.2 or later."

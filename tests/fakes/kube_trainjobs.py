@@ -32,8 +32,8 @@ class FakeTrainJobs:
 
     ``requests`` has method and path of every request; ``faults`` answers in its place: a function that is given both and
     returns status and body, or ``None`` to let the request through. ``lose_answers`` is how many requests are carried out
-    without an answer. ``runtimes`` are those that Kubeflow Trainer ships, ``job_sets`` how often each TrainJob's JobSet was
-    made.
+    without an answer; ``breaks_off`` says of which paths an answer ends before it is whole. ``runtimes`` are
+    those that Kubeflow Trainer ships, ``job_sets`` how often each TrainJob's JobSet was made.
     """
 
     def __init__(self) -> None:
@@ -48,6 +48,7 @@ class FakeTrainJobs:
         self.requests: list[tuple[str, str]] = []
         self.faults: Callable[[str, str], tuple[int, Any] | None] = lambda method, path: None
         self.lose_answers = 0
+        self.breaks_off: Callable[[str], bool] = lambda path: False
         self.pods_end_at_once = True
         self.admits: Callable[[dict[str, Any]], str | None] = lambda manifest: None
         self._version = 0
@@ -375,7 +376,7 @@ class FakeTrainJobs:
         data = text.encode()
         handler.send_response(status)
         handler.send_header("Content-Type", kind)
-        handler.send_header("Content-Length", str(len(data)))
+        handler.send_header("Content-Length", str(len(data) + 1000 * self.breaks_off(url.path)))
         handler.end_headers()
         handler.wfile.write(data)
 

@@ -775,6 +775,41 @@ def test_log_of_a_container_that_was_started_again_meanwhile_is_the_previous_one
     assert backend.last_lines("team", trouble, lines=20) == ["Last lines of pod p-0:", "  boom"]
 
 
+def test_log_that_breaks_off_is_told_and_ends_no_wait(cluster, watch, caplog):
+    cluster.end_pod(cluster.add("j"), "p-0", code=1, restarted=True, log="boom")
+    cluster.breaks_off = lambda path: path.endswith("/log")
+    assert [watch.look().state for _ in range(2)] == ["RUNNING", "RUNNING"]
+    crash, log = told(caplog)[-2:]
+    assert crash == "Pod p-0: ended with exit code 1"
+    assert log.startswith(
+        "(could not be read: The API server did not answer: ('Connection broken: IncompleteRead("
+    )
+
+
+def test_page_of_a_proxy_in_place_of_a_job_is_no_answer_and_ends_no_wait(cluster, watch, caplog):
+    cluster.add("j")
+    cluster.faults = lambda method, path: (200, "<html>Sign in</html>")
+    assert watch.look() is None
+    assert told(caplog) == [
+        "Waiting on: The API server did not answer: No document of Kubernetes: line 1 column 1 (char 0)"
+    ]
+
+
+def test_line_of_a_log_is_what_a_progress_bar_showed_last_and_is_cut(cluster):
+    cluster.end_pod(cluster.add("j"), "p-0", code=1, log="0")
+    bar = "".join(f"\r{percent}%" for percent in range(101))
+    cluster.faults = lambda method, path: (
+        (200, f"begins\r\n{bar}\n{'x' * 600}\n") if path.endswith("/log") else None
+    )
+    trouble = PodTrouble("p-0", "ended with exit code 1", has_ended=True, container="node")
+    assert KubeflowTrainerHook().backend.last_lines("team", trouble, lines=3) == [
+        "Last lines of pod p-0:",
+        "  begins",
+        "  100%",
+        f"  {'x' * 499}…",
+    ]
+
+
 def test_failed_job_whose_pods_are_gone_says_so(cluster, context, capsys):
     trigger = start(task(), context)
     cluster.fail(cluster.only)
@@ -1205,6 +1240,10 @@ def test_runtime_that_may_not_be_read_is_left_to_kubeflow_trainer(cluster, conte
 def test_namespace_that_is_missing_is_no_missing_job(cluster, context):
     message = refusal(cluster, context, *status(404, "NotFound", 'namespaces "team" not found'))
     assert 'namespaces "team" not found. Correct the task' in message
+
+
+def test_job_whose_name_speaks_of_namespaces_may_be_missing_too(cluster):
+    assert KubeflowTrainerHook().backend.find("team", "clean-namespaces-train") is None
 
 
 @pytest.mark.parametrize("code", [401, 403])
