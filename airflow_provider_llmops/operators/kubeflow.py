@@ -31,7 +31,7 @@ class ResumablePipelineRun(PipelineRunOperator):
     """Base of the operators for runs of several steps, which a retry may go on with.
 
     :param resume_failed: on an automatic retry, go on with the failed run instead of starting anew: only its failed steps
-        and those that depend on them run again. Not on the local backend.
+        and those that depend on them run again. Where the server refuses that, a new one is made. Not on the local backend.
     """
 
     def __init__(self, *, resume_failed: bool = False, **kwargs: Any) -> None:
@@ -70,7 +70,7 @@ class KubeflowPipelineOperator(ResumablePipelineRun):
     :param parameters: value of each input, checked against the pipeline before anything is sent
     :param caching: whether steps may take results from the backend's cache; as compiled when left out
     :param resume_failed: on an automatic retry, go on with the failed run instead of starting anew: only its failed steps
-        and those that depend on them run again. Not on the local backend.
+        and those that depend on them run again. Where the server refuses that, a new one is made. Not on the local backend.
     """
 
     template_fields: Sequence[str] = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
 import os
+import socket
 import threading
 import time
 import uuid
@@ -249,7 +251,9 @@ def test_character_that_the_database_does_not_hold_is_told_at_once_and_leaves_on
     backend = KubeflowPipelineBackend(dataclasses.replace(settings, upload_versions=False))
     pipeline = dataclasses.replace(spec.bind({}), parameters={"text": "well done \U0001f642"})
     pipeline.spec["root"]["inputDefinitions"] = {"parameters": {"text": {"parameterType": "STRING"}}}
-    with pytest.raises(ConfigurationError, match="The server's database does not hold such characters"):
+    with pytest.raises(
+        ConfigurationError, match="The server's connection to its database does not take such"
+    ):
         backend.submit(RunRequest("dag.task 1", pipeline))
     assert (paths(api), len(api.state.orphans)) == (["POST runs"], 1)
 
@@ -758,6 +762,34 @@ def test_root_whose_settings_cannot_be_read_soon_stops_no_run(settings, api, req
     assert (
         "The settings of pipeline roots cannot be read: TimeoutError: no answer within 0.1 s" in caplog.text
     )
+
+
+def test_silent_cluster_leaves_the_threads_of_the_event_loop_alone(settings, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent, FakePods() as pods:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection().replace(pods.url, address))
+        backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+
+        async def scenario():
+            questions = [asyncio.create_task(backend.awhy_waiting(f"r{number}")) for number in range(40)]
+            connection, _ = await asyncio.to_thread(silent.accept)
+            for _ in range(20):
+                await asyncio.to_thread(time.sleep, 0.001)
+            answered = [question for question in questions if question.done()]
+            for question in questions:
+                question.cancel()
+            connection.close()
+            return answered
+
+        assert asyncio.run(scenario()) == []
+
+
+def test_question_that_takes_too_long_is_given_up_on(settings, monkeypatch):
+    monkeypatch.setattr(kubeflow, "QUESTION_SECONDS", 0.1)
+    monkeypatch.setattr(kubeflow, "aconnect", lambda conn_id: asyncio.sleep(5))
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
+    (wait,) = asyncio.run(backend.awhy_waiting("r"))
+    assert wait.reason.startswith("why cannot be told: No answer within")
 
 
 def test_pod_is_asked_where_the_store_has_nothing(settings, failed, monkeypatch):
