@@ -155,6 +155,7 @@ def _documents(text: str, where: str) -> list[Any]:
             RecursionError,
         ):  # YAML may start like this as well, and its parser has the better words
             pass
+    text = _without_header(text)
     try:
         _refuse_bombs(text, where)
         return [document for document in yaml.load_all(text, Loader=_LOADER) if document is not None]
@@ -166,6 +167,20 @@ def _documents(text: str, where: str) -> list[Any]:
         raise ConfigurationError(
             f"{where} is not valid YAML: {str(error).replace(chr(10), ' ')}. {_AGAIN}"
         ) from error
+
+
+def _without_header(text: str) -> str:
+    """The text without the comments before it, line for line.
+
+    KFP's compiler writes descriptions and defaults into them as they are, and the line separators of Unicode, which YAML breaks
+    lines at, end a comment.
+    """
+    lines = text.split("\n")
+    for index, line in enumerate(lines):
+        if line and not line.startswith("#"):
+            break
+        lines[index] = ""
+    return "\n".join(lines)
 
 
 def _refuse_bombs(text: str, where: str) -> None:

@@ -127,6 +127,17 @@ def test_the_platform_specification_is_kept(tmp_path, documents):
     assert (spec.ir, spec.platform, spec.bind({}).platform) == (IR, PLATFORM, PLATFORM)
 
 
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_comments_that_kfp_writes_before_it_may_hold_any_separator_of_lines(tmp_path, separator):
+    path = tmp_path / "pipeline.yaml"
+    header = f"# PIPELINE DEFINITION\n# Name: p\n# Inputs:\n#    x: str [Default: 'a{separator}']\n\n"
+    path.write_bytes(header.encode() + TEXT)
+    assert PipelineSpec.load(path).ir == IR
+    path.write_bytes(header.encode() + b"a: b: c")
+    with pytest.raises(ConfigurationError, match="line 6, column 5: not valid YAML"):
+        PipelineSpec.load(str(path))
+
+
 def test_json_may_have_emoji_in_escapes(tmp_path):
     ir = changed("pipelineInfo", "description", value="\N{ROCKET}")
     (tmp_path / "p.json").write_text(json.dumps(ir))
