@@ -23,6 +23,16 @@ MAX_DEPTH = 100
 MAX_INTEGER = 2**53 - 1
 
 _PIPELINE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+# The compiler gives a task these, besides its component's inputs, where a pipeline's input or a task's output says them.
+_OF_CONTAINERS = {
+    "accelerator_count",
+    "accelerator_type",
+    "base_image",
+    "cpu_limit",
+    "cpu_request",
+    "memory_limit",
+    "memory_request",
+}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _AGAIN = "Compile it again with kfp 2: compiler.Compiler().compile(pipeline, 'pipeline.yaml')."
 
@@ -41,7 +51,11 @@ def parse_documents(content: bytes, where: str) -> tuple[dict[str, Any], dict[st
     pipeline, platform = _sorted_out(_documents(text, where), where)
     ir = read_pipeline(pipeline, where)
     _check_pipeline(ir, where)
-    return ir, read_platform(platform, where) if platform else None
+    if platform is None:
+        return ir, None
+    platform = read_platform(platform, where)
+    _check_platform(platform, ir["deploymentSpec"].get("executors", {}), where)
+    return ir, platform
 
 
 def read_stored(stored: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -291,12 +305,114 @@ def _check_component(
                 raise ConfigurationError(
                     f"{place} takes an input that its pipeline does not have: {unknown}. {_AGAIN}"
                 )
+    for name, task in tasks.items():
+        _check_given(task, tasks, components, executors, f"{where}.dag.tasks.{name}")
+    _check_outputs(component["dag"], components, where)
     try:
         graphlib.TopologicalSorter({name: needs_of(task) for name, task in tasks.items()}).prepare()
     except graphlib.CycleError as error:
         raise ConfigurationError(
             f"{where}.dag: tasks wait for each other: {' -> '.join(error.args[1])}. {_AGAIN}"
         ) from error
+
+
+def _check_given(
+    task: dict[str, Any],
+    tasks: dict[str, Any],
+    components: dict[str, Any],
+    executors: dict[str, Any],
+    place: str,
+) -> None:
+    """What a task is given goes to inputs of its component, and comes from outputs of the others'."""
+    component = components[task["componentRef"]["name"]]
+    declared = component.get("inputDefinitions", {})
+    executor = executors.get(component.get("executorLabel"), {})
+    for group, kind in (("parameters", "Parameter"), ("artifacts", "Artifact")):
+        given = task.get("inputs", {}).get(group, {})
+        known = [
+            *declared.get(group, {}),
+            *(name for name in given if _fills_placeholders(name, task, executor)),
+        ]
+        if unknown := describe_unknown(given, known):
+            raise ConfigurationError(
+                f"{place}.inputs.{group} has an input that its component does not have: {unknown}. {_AGAIN}"
+            )
+        for name, source in given.items():
+            if taken := source.get(f"taskOutput{kind}"):
+                _check_output(
+                    taken.get("producerTask"),
+                    taken.get(f"output{kind}Key"),
+                    tasks,
+                    components,
+                    group,
+                    f"{place}.inputs.{group}.{name}",
+                )
+
+
+def _fills_placeholders(name: str, task: dict[str, Any], executor: dict[str, Any]) -> bool:
+    """Whether the compiler has given a task an input for placeholders, or for the settings of its container."""
+    is_of_container = "container" in executor and name in _OF_CONTAINERS
+    return (
+        is_of_container
+        or name.startswith("pipelinechannel--")
+        or f"['{name}']" in json.dumps([task, executor])
+    )
+
+
+def _check_outputs(dag: dict[str, Any], components: dict[str, Any], where: str) -> None:
+    """What a pipeline gives comes from outputs of its tasks."""
+    outputs = dag.get("outputs", {})
+    for name, output in outputs.get("parameters", {}).items():
+        one = [output["valueFromParameter"]] if "valueFromParameter" in output else []
+        for selector in (*one, *output.get("valueFromOneof", {}).get("parameterSelectors", ())):
+            _check_output(
+                selector.get("producerSubtask"),
+                selector.get("outputParameterKey"),
+                dag["tasks"],
+                components,
+                "parameters",
+                f"{where}.dag.outputs.parameters.{name}",
+            )
+    for name, output in outputs.get("artifacts", {}).items():
+        for selector in output.get("artifactSelectors", ()):
+            _check_output(
+                selector.get("producerSubtask"),
+                selector.get("outputArtifactKey"),
+                dag["tasks"],
+                components,
+                "artifacts",
+                f"{where}.dag.outputs.artifacts.{name}",
+            )
+
+
+def _check_output(
+    task: str | None,
+    key: str | None,
+    tasks: dict[str, Any],
+    components: dict[str, Any],
+    group: str,
+    place: str,
+) -> None:
+    if task not in tasks:
+        raise ConfigurationError(
+            f"{place} comes from a task that is not there: {describe_unknown([str(task)], tasks)}. {_AGAIN}"
+        )
+    component = components[tasks[task]["componentRef"]["name"]]
+    declared = component.get("outputDefinitions", {}).get(group, {})
+    if key not in declared:
+        raise ConfigurationError(
+            f"{place} takes an output that task {task!r} does not have: {describe_unknown([str(key)], declared)}. {_AGAIN}"
+        )
+
+
+def _check_platform(platform: dict[str, Any], executors: dict[str, Any], where: str) -> None:
+    """Settings are for executors that there are: nobody would miss those of another one."""
+    for name, document in platform.get("platforms", {}).items():
+        labels = document.get("deploymentSpec", {}).get("executors", {})
+        if unknown := describe_unknown(labels, executors):
+            raise ConfigurationError(
+                f"{where}: platforms.{name} has settings for an executor that is not there: {unknown}. {_AGAIN}"
+            )
 
 
 def _check_acyclic(ir: dict[str, Any], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import http.server
@@ -42,6 +43,28 @@ def changed(*path, value=None) -> dict:
         del part[path[-1]]
     else:
         part[path[-1]] = value
+    return ir
+
+
+TEXT_INPUT = ("root", "dag", "tasks", "report", "inputs", "parameters", "text")
+
+
+def with_outputs(*, selected="train", artifact=None, **of_one) -> dict:
+    """The pipeline with outputs: one of ``train``, one of two tasks, and perhaps an artifact."""
+    given = {"outputParameterKey": "out", "producerSubtask": "train"}
+    ir = changed("root", "outputDefinitions", value={"parameters": {}})
+    names = ("one", "either")
+    ir["root"]["outputDefinitions"] = {"parameters": {name: {"parameterType": "STRING"} for name in names}}
+    selectors = [dict(given), {**given, "producerSubtask": selected}]
+    ir["root"]["dag"]["outputs"] = {
+        "parameters": {
+            "one": {"valueFromParameter": {**given, **of_one}},
+            "either": {"valueFromOneof": {"parameterSelectors": selectors}},
+        }
+    }
+    if artifact:
+        selector = {"outputArtifactKey": artifact, "producerSubtask": "train"}
+        ir["root"]["dag"]["outputs"]["artifacts"] = {"a": {"artifactSelectors": [selector]}}
     return ir
 
 
@@ -262,6 +285,40 @@ def test_json_may_have_emoji_in_escapes(tmp_path):
             r"no field 'imgae' \(did you mean 'image'\?\)(?s:.*)\nPlace: deploymentSpec\.executors\.exec-train\.container$",
         ),
         (
+            dump(IR, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"exec-tarin": {}}}}}}),
+            r"^p\.yaml: platforms\.kubernetes has settings for an executor that is not there: 'exec-tarin' "
+            r"\(did you mean 'exec-train'\?\)",
+        ),
+        *(
+            (
+                dump(with_outputs(**{key: value})),
+                rf"^p\.yaml: root\.dag\.outputs\.parameters\.{output} {message}",
+            )
+            for output, key, value, message in (
+                ("one", "producerSubtask", "tarin", r"comes from a task that is not there: 'tarin' \(did"),
+                (
+                    "one",
+                    "outputParameterKey",
+                    "otu",
+                    r"takes an output that task 'train' does not have: 'otu' \(did",
+                ),
+                ("either", "selected", "nope", r"comes from a task that is not there: 'nope'"),
+            )
+        ),
+        (
+            dump(with_outputs(artifact="model")),
+            r"^p\.yaml: root\.dag\.outputs\.artifacts\.a takes an output that task 'train' does not have: 'model'",
+        ),
+        (
+            dump(changed(*TEXT_INPUT, "taskOutputParameter", "outputParameterKey", value="otu")),
+            r"root\.dag\.tasks\.report\.inputs\.parameters\.text takes an output that task 'train' does not have: 'otu' "
+            r"\(did you mean 'out'\?\)",
+        ),
+        (
+            dump(changed(*TEXT_INPUT[:-1], "txet", value={"runtimeValue": {"constant": "a"}})),
+            r"root\.dag\.tasks\.report\.inputs\.parameters has an input that its component does not have: 'txet' \(did",
+        ),
+        (
             dump(IR, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"e": {"nope": 1}}}}}}),
             r"no field 'nope' in a KubernetesExecutorConfig(?s:.*)\nPlace: platforms\.kubernetes\.deploymentSpec\.executors\.e$",
         ),
@@ -353,6 +410,18 @@ def test_meaning_is_what_is_left_without_order_and_empty_maps(path, value, is_sa
     assert meaning_of(IR, None) != meaning_of(IR, PLATFORM)
 
 
+def test_what_the_compiler_gives_a_task_besides_its_components_inputs_is_read():
+    given = {
+        "cpu_limit": {"runtimeValue": {"constant": "{{$.inputs.parameters['pipelinechannel--cpu']}}"}},
+        "pipelinechannel--cpu": {"componentInputParameter": "steps"},
+    }
+    for ir in (
+        with_outputs(),
+        changed("root", "dag", "tasks", "train", "inputs", "parameters", value=given),
+    ):
+        assert parse_documents(dump(ir), "p.yaml") == (ir, None)
+
+
 def test_settings_of_one_step_are_not_those_of_another():
     def meaning(executors):
         return meaning_of(IR, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}})
@@ -373,7 +442,8 @@ def test_settings_of_one_step_are_not_those_of_another():
 
 def test_a_component_that_contains_itself_is_refused():
     ir = nested()
-    ir["components"]["comp-two-steps"]["dag"]["tasks"]["train"]["componentRef"]["name"] = "comp-two-steps"
+    first = ir["root"]["dag"]["tasks"]["first"]
+    ir["components"]["comp-two-steps"]["dag"]["tasks"]["again"] = copy.deepcopy(first)
     with pytest.raises(ConfigurationError, match="'comp-two-steps' contains itself"):
         parse_documents(dump(ir), "p.yaml")
 
