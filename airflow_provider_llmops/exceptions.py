@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 SHOWN_CHARACTERS = 80
-_LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]*://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
+_LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
 

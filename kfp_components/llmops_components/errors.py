@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable
 
 SHOWN_CHARACTERS = 80
-_LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]*://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
+_LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
 
 

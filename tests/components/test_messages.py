@@ -56,3 +56,5 @@ def test_long_places_at_the_beginning_go_behind_the_message():
         f".../SmolLM2-135M-Instruct: {base}",
     ]
     assert reason_first("line 3: completion is empty") == "line 3: completion is empty"
+    # A pattern that tries again from each character took minutes.
+    assert reason_first("x" * 60_000) == "x" * 60_000

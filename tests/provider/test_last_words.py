@@ -10,6 +10,7 @@ from planes import DATA_PYTHON
 
 from airflow_provider_llmops.backends.kfp_answers import ServerError
 from airflow_provider_llmops.backends.last_words import ERROR_MARK, LastWords, clean, read_last_words
+from airflow_provider_llmops.exceptions import reason_first
 
 CHATTER = """\
 [KFP Executor 2026-11-26 14:40:12,001 INFO]: Looking for component `fail` in --component_module_path
@@ -157,6 +158,7 @@ def test_no_line_of_64_kb_takes_long(text):
     clean(text)
     read_last_words(text)
     ServerError.read(500, text.encode())
+    reason_first(text)
 
 
 def test_password_is_hidden_whatever_stands_before_its_address():
