@@ -32,6 +32,8 @@ _CREATION_EVENTS = (
     "PVCCreationFailed",
     "TrainJobResourcesCreationFailed",
 )
+# Of a pod that has found no place on a node: as its status has it, and as the scheduler's event has it.
+_SCHEDULING = ("Unschedulable", "SchedulingGated", "SchedulerError", "FailedScheduling")
 _NOISE_BEFORE = ("Error creating: ", "TrainJob resources reconciliation failed: ")
 
 
@@ -44,9 +46,9 @@ class PodTrouble:
     :param kind: what it is a case of, in Kubernetes' words: ``OOMKilled``, ``ImagePullBackOff``, ``Unschedulable``,
         ``FailedCreate``, ...; what only alternates is one kind
     :param is_final: whether the program itself said that the same input will fail again
-    :param has_ended: whether a container ran, so that there is a log
+    :param has_ended: whether a container or the whole pod has ended, so that there may be a log, and nothing is waited for
     :param was_restarted: whether Kubernetes started it again since, so that the log is the previous one
-    :param was_told_to_end: whether it ended because its pod was deleted, so that it is a consequence and no reason
+    :param was_told_to_end: whether it ended because its pod was deleted or evicted, so that it is a consequence and no reason
     :param container: the container that it is about; empty if it is none
     :param at: Unix time at which the container ended, or of the event; ``None`` if it is not known
     """
@@ -68,19 +70,40 @@ def pod_troubles(pod: Mapping[str, Any]) -> list[PodTrouble]:
     :param pod: the pod as the API server has it
     """
     name, status = pod["metadata"]["name"], pod.get("status") or {}
-    is_deleted = bool(pod["metadata"].get("deletionTimestamp"))
+    has_failed = status.get("phase") == "Failed"
+    is_told_to_end = bool(pod["metadata"].get("deletionTimestamp")) or bool(
+        has_failed and status.get("reason")
+    )
+    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    of_containers = [_container_trouble(name, container, is_told_to_end) for container in containers]
     found = []
     for condition in status.get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+        if condition["type"] == "PodScheduled" and condition["status"] == "False" and not has_failed:
             kind = condition.get("reason") or "Unschedulable"
             found.append(PodTrouble(name, _said(kind, condition.get("message")), kind))
     if status.get("reason"):  # Evicted, DeadlineExceeded, NodeLost, Preempting: no container says so
-        found.append(PodTrouble(name, _said(status["reason"], status.get("message")), status["reason"]))
-    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    for container in containers:
-        if trouble := _container_trouble(name, container, is_deleted=is_deleted):
-            found.append(trouble)
-    return found
+        ends = [trouble.at for trouble in of_containers if trouble and trouble.at is not None]
+        said = _said(status["reason"], status.get("message"))
+        at = min(ends, default=_failed_at(status)) if has_failed else None
+        found.append(PodTrouble(name, said, status["reason"], has_ended=has_failed, at=at))
+    return [*found, *filter(None, of_containers)]
+
+
+def is_live(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod runs, will run or has succeeded; one that failed or is being deleted is left behind.
+
+    :param pod: the pod as the API server has it
+    """
+    return not pod["metadata"].get("deletionTimestamp") and (pod.get("status") or {}).get("phase") != "Failed"
+
+
+def is_scheduled(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod has its place on a node.
+
+    :param pod: the pod as the API server has it
+    """
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "PodScheduled" and item["status"] == "True" for item in conditions)
 
 
 def has_run(pod: Mapping[str, Any]) -> bool:
@@ -134,6 +157,11 @@ def event_troubles(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list
 def is_creation_failure(trouble: PodTrouble) -> bool:
     """Whether it is about something that a controller could not make: a pod, a Job, what a TrainJob consists of."""
     return trouble.kind in _CREATION_EVENTS
+
+
+def is_about_scheduling(trouble: PodTrouble) -> bool:
+    """Whether it is about a pod that finds no place: once it has one, the scheduler's event, which stays, is over."""
+    return trouble.kind in _SCHEDULING
 
 
 def list_pods(api: Any, namespace: str, selector: str, **request: Any) -> list[dict[str, Any]]:
@@ -219,7 +247,13 @@ def _documents(answer: Any) -> list[dict[str, Any]]:
     return documents
 
 
-def _container_trouble(pod: str, container: Mapping[str, Any], *, is_deleted: bool) -> PodTrouble | None:
+def _failed_at(status: Mapping[str, Any]) -> float | None:
+    """When a pod without containers failed: what its conditions say last."""
+    times = (_time(condition.get("lastTransitionTime")) for condition in status.get("conditions") or [])
+    return max((time for time in times if time is not None), default=None)
+
+
+def _container_trouble(pod: str, container: Mapping[str, Any], is_told_to_end: bool) -> PodTrouble | None:
     now, before = container.get("state") or {}, container.get("lastState") or {}
     name = str(container.get("name", ""))
     ended = now.get("terminated") or before.get("terminated")
@@ -233,7 +267,7 @@ def _container_trouble(pod: str, container: Mapping[str, Any], *, is_deleted: bo
             is_final,
             has_ended=True,
             was_restarted="terminated" not in now,
-            was_told_to_end=is_deleted
+            was_told_to_end=is_told_to_end
             and ended["exitCode"] in _TOLD_TO_END
             and ended.get("reason") != "OOMKilled",
             container=name,

@@ -19,6 +19,8 @@ from airflow_provider_llmops.backends.pods import (
     PodTrouble,
     document_of,
     event_troubles,
+    is_about_scheduling,
+    is_scheduled,
     list_pods,
     list_warnings,
     pod_troubles,
@@ -168,7 +170,7 @@ class RunPods:
         if trouble is not None and trouble.kind == "OOMKilled":
             return PodFailure(step, name, _out_of_memory(pod, trouble.container))
         if trouble is not None and not (trouble.has_ended and trouble.container == STEP_CONTAINER):
-            what = f"Container {trouble.container!r} " if trouble.has_ended else ""
+            what = f"Container {trouble.container!r} " if trouble.has_ended and trouble.container else ""
             return PodFailure(step, name, f"{what}{trouble.message}")
         words = read_last_words(self._log(name))
         reason = words.reason
@@ -214,7 +216,8 @@ class RunPods:
             events = self._ask("list events", call)
         except LLMOpsError:
             return None
-        return next(iter(event_troubles(events, of="Pod")), None)
+        found = event_troubles(events, of="Pod")
+        return next((each for each in found if not (is_scheduled(pod) and is_about_scheduling(each))), None)
 
     def _workflow_nodes(self, run_id: str) -> Iterator[tuple[str, str, str]]:
         """Step, phase and message of each node of the run's workflow that has a message, where workflows may be read."""

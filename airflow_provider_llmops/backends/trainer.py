@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 # JobSet, which carries a TrainJob out, puts it on every pod.
 JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"
+LAUNCHER = "launcher"  # of an MPI runtime, whose nodes only wait for it
+_INITIALIZERS = ("dataset-initializer", "model-initializer")
 CONTAINER = "node"  # the webhook of Kubeflow Trainer wants the trainer's container to be called so
 PATIENCE_SECONDS = 300.0
 ANSWER_SECONDS = 30.0
@@ -55,7 +57,7 @@ class TrainJob:
     :param name: its name
     :param uid: the id that Kubernetes gave it
     :param token: the token of the task that made it; empty if none did
-    :param state: what its status comes down to. It is RUNNING when it says that pods are ready or done; that a pod runs
+    :param state: what its status comes down to. It is RUNNING when it says that pods of the training are ready or done; that a pod runs
         before all of them do is not in a status, nor is why none does.
     :param reason: reason and message of the condition that decides the state
     :param timed_out: whether it reached its own ``activeDeadlineSeconds``
@@ -63,6 +65,7 @@ class TrainJob:
     :param nodes: number of its nodes
     :param environment: environment variables that its nodes were given
     :param jobs: what each of its jobs does, by name
+    :param done_jobs: names of those that have succeeded
     :param all_ready: whether every node of every job is ready or done
     :param progress: percentage of the training that is done
     :param remaining_seconds: estimate of what is left
@@ -80,6 +83,7 @@ class TrainJob:
     nodes: int = 1
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     jobs: Mapping[str, str] = field(default_factory=dict)
+    done_jobs: frozenset[str] = frozenset()
     all_ready: bool = False
     progress: int | None = None
     remaining_seconds: int | None = None
@@ -102,7 +106,8 @@ class TrainJob:
             state, decides = RunState.PAUSED, true.get("Suspended", {})
         else:
             # `active` counts Jobs, also those of which no pod could be made.
-            started = any(job.get("ready") or job.get("succeeded") for job in jobs)
+            trains = training_jobs([job["name"] for job in jobs])
+            started = any(job.get("ready") or job.get("succeeded") for job in jobs if job["name"] in trains)
             state, decides = (RunState.RUNNING if started else RunState.PENDING), {}
         reported = status.get("trainerStatus", {})
         trainer = spec.get("trainer") or {}
@@ -118,6 +123,7 @@ class TrainJob:
             nodes=trainer.get("numNodes") or 1,
             environment={item["name"]: item["value"] for item in trainer.get("env") or [] if "value" in item},
             jobs={job["name"]: _counts(job) for job in jobs},
+            done_jobs=frozenset(job["name"] for job in jobs if job.get("succeeded")),
             all_ready=bool(jobs) and all(job.get("ready") or job.get("succeeded") for job in jobs),
             progress=reported.get("progressPercentage"),
             remaining_seconds=reported.get("estimatedRemainingSeconds"),
@@ -323,6 +329,17 @@ class TrainJobs:
         raise AssertionError("the last attempt returns or raises")
 
 
+def training_jobs(names: Sequence[str]) -> list[str]:
+    """Those of a TrainJob's jobs that train: initializers prepare, and an MPI runtime's nodes wait for its launcher.
+
+    :param names: names of all its jobs
+    """
+    for name in (LAUNCHER, CONTAINER):
+        if name in names:
+            return [name]
+    return [name for name in names if name not in _INITIALIZERS]
+
+
 def why_failed(job: TrainJob, trouble: str | None) -> str:
     """What a TrainJob has failed with: what its pods said, then its own condition, which names none of it.
 
@@ -343,6 +360,10 @@ def _started_at(metadata: Mapping[str, Any], conditions: Mapping[str, Any]) -> f
 
 def _kind(namespace: str) -> tuple[str, str, str, str]:
     return GROUP, VERSION, namespace, PLURAL
+
+
+class CredentialsRefusedError(ConfigurationError):
+    """401: the API server does not know who asks. That passes when a token is renewed, and says nothing of rights."""
 
 
 class _AlreadyThereError(LLMOpsError):
@@ -372,7 +393,7 @@ def _sorted_error(error: Any, what: str) -> LLMOpsError:
     elif code == 403:
         advice = _RIGHTS
     elif code == 401:
-        advice = "Renew the connection's credentials."
+        return CredentialsRefusedError(f"{sentence(said)} Renew the connection's credentials.", wanted)
     else:
         advice = "Correct the task's settings."
     return ConfigurationError(f"{sentence(said)} {advice}", wanted)

@@ -279,8 +279,10 @@ class FakeTrainJobs:
             self.pods = {name: pod for name, pod in self.pods.items() if pod["job"] != metadata["name"]}
 
     def put_pod(self, job: dict[str, Any], document: dict[str, Any]) -> None:
-        """A pod that is just so."""
+        """A pod that is just so, but for the label that JobSet gives it: it is a node's if nothing else is said."""
         with self._lock:
+            labels = document["metadata"].setdefault("labels", {})
+            labels.setdefault("jobset.sigs.k8s.io/replicatedjob-name", "node")
             self.pods[document["metadata"]["name"]] = {
                 "job": job["metadata"]["name"],
                 "namespace": job["metadata"]["namespace"],

@@ -44,7 +44,7 @@ FINAL = '{"type": "DataError", "message": "no rows", "retryable": false}'
         ),
         (
             pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
-            PodTrouble("p", "Evicted: The node was low on resource: memory.", "Evicted"),
+            PodTrouble("p", "Evicted: The node was low on resource: memory.", "Evicted", has_ended=True),
         ),
         (
             pod(containerStatuses=[container(waiting("ErrImagePull", 'failed to pull "a:1": not found'))]),

@@ -609,6 +609,95 @@ def test_job_whose_pods_are_gone_and_cannot_be_made_again_is_pending(cluster, wa
     assert watch.trouble.startswith("exceeded quota: q")
 
 
+def test_pod_that_was_evicted_is_no_reason_once_another_took_its_place(cluster, watch, caplog):
+    job = cluster.add("j")
+    cluster.end_pod(job, "p-0", code=137, at="2026-01-01T00:01:00Z")
+    evicted = {"reason": "Evicted", "message": "The node was low on resource: memory."}
+    cluster.pods["p-0"]["document"]["status"] |= evicted
+    cluster.begin(job)
+    watch.look()
+    assert watch.trouble == "Evicted: The node was low on resource: memory. (pod p-0)"
+    cluster.start_pod(job, "p-1")
+    cluster.run(job)
+    assert (watch.look().state, watch.trouble) == ("RUNNING", None)
+    cluster.end_pod(job, "p-1", code=1, message=RETRYABLE, at="2026-01-01T05:00:00Z")
+    cluster.fail(job)
+    watch.look()
+    assert watch.trouble == "TrainingInterrupted: saved (exit code 1) (pod p-1)"
+    assert [line for line in told(caplog) if line.startswith("Pod p-0")] == [
+        "Pod p-0: Evicted: The node was low on resource: memory."
+    ]
+
+
+def test_pod_that_failed_and_was_left_behind_hides_no_node_that_waits(cluster, watch):
+    job = cluster.add("j")
+    cluster.end_pod(job, "p-0", code=1)
+    cluster.begin(job)
+    cluster.hold_pod(job, "p-1", NO_PLACE.format(3, 3))
+    seen = watch.look()
+    assert (seen.state, seen.reason.partition(":")[0]) == ("PENDING", "Unschedulable")
+    cluster.start_pod(job, "p-1")
+    assert (watch.look().state, watch.trouble) == ("RUNNING", None)
+
+
+def initialise(cluster, job, **node):
+    """The initializer is done, and its pod is still there."""
+    done = {"name": "dataset-initializer", "active": 0, "ready": 0, "succeeded": 1}
+    cluster.update(job, jobsStatus=[done, {"name": "node", "active": 1, **node}])
+    cluster.end_pod(job, "j-dataset-initializer-0-0-a", code=0)
+    labels = cluster.pods["j-dataset-initializer-0-0-a"]["document"]["metadata"]["labels"]
+    labels["jobset.sigs.k8s.io/replicatedjob-name"] = "dataset-initializer"
+
+
+def test_job_whose_data_is_prepared_and_whose_node_cannot_be_made_is_pending_with_the_reason(cluster, watch):
+    job = cluster.add("j")
+    initialise(cluster, job)
+    for _ in range(2):
+        cluster.warn(job, QUOTA)
+        assert watch.look().state == "PENDING"
+        assert watch.trouble.startswith("exceeded quota: q")
+    cluster.make_pod(job, "j-node-0-0-a")
+    assert (watch.look().state, watch.trouble) == ("PENDING", None)
+    cluster.start_pod(job, "j-node-0-0-a")
+    initialise(cluster, job, ready=1)
+    assert (watch.look().state, watch.trouble) == ("RUNNING", None)
+
+
+def test_second_node_that_cannot_be_made_is_told_while_the_first_runs(cluster, watch):
+    job = cluster.add("j", nodes=2)
+    cluster.begin(job)
+    cluster.start_pod(job, "j-node-0-0-a")
+    cluster.warn(job, QUOTA)
+    assert watch.look().state == "RUNNING"
+    assert watch.trouble.startswith("exceeded quota: q")
+
+
+@pytest.mark.parametrize(
+    ("names", "training"),
+    [
+        (["node"], ["node"]),
+        (["dataset-initializer", "model-initializer", "node"], ["node"]),
+        (["node", "launcher"], ["launcher"]),
+        (["model-initializer", "own"], ["own"]),
+        ([], []),
+    ],
+)
+def test_jobs_that_train_are_those_that_the_command_runs_in(names, training):
+    assert trainer.training_jobs(names) == training
+
+
+def test_place_that_a_pod_found_is_no_reason_any_more(cluster, watch):
+    job = cluster.add("j")
+    cluster.hold_pod(job, "p-0", NO_PLACE.format(3, 3))
+    cluster.warn(job, NO_PLACE.format(3, 3), kind="Pod", name="p-0", reason="FailedScheduling")
+    watch.look()
+    assert watch.trouble.startswith("Unschedulable: 0/3 nodes")
+    cluster.block_pod(job, "p-0", "ContainerCreating", "")
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    cluster.pods["p-0"]["document"]["status"]["conditions"] = [scheduled]
+    assert (watch.look().state, watch.trouble) == ("PENDING", None)
+
+
 def test_what_events_said_long_ago_is_no_reason(cluster, watch):
     job = cluster.add("j")
     cluster.warn(job, QUOTA, at=time.time() - 3000)
@@ -655,6 +744,26 @@ def test_pods_and_events_that_may_not_be_read_are_told_once_and_do_not_end_the_w
     assert "list pods and events and get pods/log" in line
     cluster.run(job)
     assert watch.look().state == "RUNNING"
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(401, 0.0), (403, watching.REFUSED_SECONDS)])
+def test_what_was_refused_once_is_asked_again_and_told_once(
+    cluster, watch, caplog, monkeypatch, code, seconds
+):
+    now = [0.0]
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    cluster.hold_pod(cluster.add("j"), "p-0", NO_PLACE.format(3, 3))
+    refused = status(code, "Refused", "not you")
+    cluster.faults = lambda method, path: refused if path.endswith("/pods") else None
+    for _ in range(2):
+        watch.look()
+        now[0] += watching.REFUSED_SECONDS
+    cluster.faults = lambda method, path: None
+    now[0] += seconds - watching.REFUSED_SECONDS
+    watch.look()
+    assert watch.trouble.startswith("Unschedulable: 0/3 nodes")
+    refusals = [line for line in told(caplog) if "cannot be told" in line]
+    assert [line.partition(". ")[0] for line in refusals] == ["Why pods do not run cannot be told: not you"]
 
 
 def test_an_outage_is_told_once_and_waited_out(cluster, context, capsys):

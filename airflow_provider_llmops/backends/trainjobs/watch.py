@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_llmops.backends.pods import (
     MAX_PODS,
     PodTrouble,
     event_troubles,
     has_run,
+    is_about_scheduling,
     is_creation_failure,
+    is_live,
     is_running,
+    is_scheduled,
     pod_troubles,
+)
+from airflow_provider_llmops.backends.trainer import CONTAINER as NODE
+from airflow_provider_llmops.backends.trainer import (
+    LAUNCHER,
+    CredentialsRefusedError,
+    TrainJob,
+    TrainJobs,
+    training_jobs,
 )
 from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError
 from airflow_provider_llmops.states import RunState
 
-if TYPE_CHECKING:
-    from airflow_provider_llmops.backends.trainer import TrainJob, TrainJobs
-
+# JobSet puts it on every pod: the name of one of the jobs in a TrainJob's status.
+REPLICATED_JOB_LABEL = "jobset.sigs.k8s.io/replicatedjob-name"
 LOG_LINES = 20
 # A line for each report of a training would be a line for each of its steps.
 PROGRESS_POINTS = 5
@@ -32,6 +43,8 @@ PROGRESS_SECONDS = 300.0
 EVENT_SECONDS = 1200.0
 # A status says that all are ready also while one is started again: it follows by a second or more.
 PODS_SECONDS = 60.0
+# After which it is asked again for what was refused: rights are given, and credentials renewed.
+REFUSED_SECONDS = 300.0
 NO_POD_LEFT = (
     "(No failed pod is left to read. A Job whose restartPolicy is OnFailure, as JobSet sets it, deletes its pods when it "
     "gives up; a runtime with restartPolicy: Never and backoffLimit: 0 keeps them.)"
@@ -71,7 +84,7 @@ class TrainJobWatch:
         self._log = logger
         self._before: TrainJob | None = None
         self._unanswered = False
-        self._refused: set[str] = set()
+        self._refused: dict[str, float] = {}
         self._has_run = self._all_run = False
         self._pods_seen_at = self._ran_at = float("-inf")
         self._wait: PodTrouble | None = None
@@ -174,32 +187,56 @@ class TrainJobWatch:
         if pods is None:
             return []
         self._pods_seen_at = time.monotonic()
-        live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-        self._has_run |= any(map(has_run, live))
-        if any(map(is_running, live)):
-            self._ran_at = time.time()
+        live = list(filter(is_live, pods))
+        training = training_jobs([*job.jobs] or [NODE])
+        training_pods = [pod for pod in live if replicated_job(pod) in training]
+        missing = _missing(job, live)
+        self._has_run |= any(map(has_run, training_pods))
         troubles = [trouble for pod in pods for trouble in pod_troubles(pod)]
-        waits = [trouble for trouble in troubles if not trouble.has_ended]
-        waits = waits or self._look_at_events(job, live, {trouble.pod for trouble in troubles})
+        # A pod that failed waits no more; one that is being deleted still says why it never ran.
+        waiting = [pod for pod in pods if (pod.get("status") or {}).get("phase") != "Failed"]
+        waits = [trouble for pod in waiting for trouble in pod_troubles(pod) if not trouble.has_ended]
+        waits = waits or self._look_at_events(job, live, missing, {trouble.pod for trouble in troubles})
         if waits:
             self._wait = _steady(self._wait, waits[0])
-            self._has_run &= bool(live)  # what ran is gone, and nothing takes its place
-        elif live and all(map(has_run, live)):
+            self._has_run &= bool(training_pods)  # what ran is gone, and nothing takes its place
+        elif live and (all(map(has_run, live)) or self._wait_is_over(live, missing)):
             self._wait = None
         new = self._notice([trouble for trouble in troubles if trouble.has_ended])
-        self._all_run = len(live) >= job.nodes and all(map(is_running, live))
+        self._all_run = not missing and all(map(is_running, live))
+        if self._all_run:
+            self._ran_at = time.time()
         return new
 
+    def _wait_is_over(self, live: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> bool:
+        """Whether the pods show that what was waited for has come, although they do not run yet: an image is pulled."""
+        if self._wait is None:
+            return False
+        if is_creation_failure(self._wait):
+            return not missing
+        return is_about_scheduling(self._wait) and all(is_scheduled(pod) or has_run(pod) for pod in live)
+
     def _look_at_events(
-        self, job: TrainJob, live: Sequence[Mapping[str, Any]], explained: set[str]
+        self,
+        job: TrainJob,
+        live: Sequence[Mapping[str, Any]],
+        missing: Sequence[str],
+        explained: set[str],
     ) -> list[PodTrouble]:
         """Why pods are missing, or wait without saying why."""
-        makers = [job.name, *(f"{job.name}-{replicated}-0" for replicated in job.jobs)]
-        found = self._warnings(job, makers) if len(live) < job.nodes else []
-        waits = list(filter(is_creation_failure, found))
+        makers = [
+            job.name,
+            *(f"{job.name}-{replicated}-0" for replicated in missing if replicated in job.jobs),
+        ]
+        waits = list(filter(is_creation_failure, self._warnings(job, makers))) if missing else []
         if not job.state.is_terminal:
-            silent = [pod["metadata"]["name"] for pod in live if not has_run(pod)]
-            waits += self._warnings(job, [name for name in silent if name not in explained][:MAX_PODS])
+            silent = {pod["metadata"]["name"]: pod for pod in live if not has_run(pod)}
+            names = [name for name in silent if name not in explained][:MAX_PODS]
+            waits += [
+                trouble
+                for trouble in self._warnings(job, names)
+                if not (is_about_scheduling(trouble) and is_scheduled(silent[trouble.pod]))
+            ]
         return waits
 
     def _warnings(self, job: TrainJob, names: Sequence[str]) -> list[PodTrouble]:
@@ -234,17 +271,29 @@ class TrainJobWatch:
                 self._log.warning("%s", line)
 
     def _ask(self, what: str, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
-        """What is not told, or not allowed to be read, ends no wait; the latter is said once."""
-        if what in self._refused:
+        """What is not told, or not allowed to be read, ends no wait. The latter is said once, and asked again at times."""
+        if time.monotonic() - self._refused.get(what, float("-inf")) < REFUSED_SECONDS:
             return None
         try:
             return ask()
         except ApiUnavailableError:
             return None
         except LLMOpsError as error:
-            self._refused.add(what)
-            self._log.warning("%s cannot be told: %s", what, error)
+            if what not in self._refused:
+                self._log.warning("%s cannot be told: %s", what, error)
+            # Credentials that were not taken may be just renewed: no right is missing.
+            is_over = isinstance(error, CredentialsRefusedError)
+            self._refused[what] = float("-inf") if is_over else time.monotonic()
             return None
+
+
+def replicated_job(pod: Mapping[str, Any]) -> str | None:
+    """The job of a TrainJob that a pod belongs to.
+
+    :param pod: the pod as the API server has it
+    """
+    name: str | None = (pod["metadata"].get("labels") or {}).get(REPLICATED_JOB_LABEL)
+    return name
 
 
 def changes(before: TrainJob | None, job: TrainJob) -> list[str]:
@@ -271,6 +320,17 @@ def describe_progress(job: TrainJob) -> str:
         parts.append(f"{job.progress} %" + (f", {_duration(left)} left" if left else ""))
     parts += [f"{name} = {value:g}" for name, value in job.metrics.items()]
     return f"Progress: {'; '.join(parts)}" if parts else ""
+
+
+def _missing(job: TrainJob, live: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The jobs that have fewer pods than they need. Those of an initializer, or a launcher, have one."""
+    jobs = [*job.jobs] or [NODE]
+    # An MPI runtime may run one of the nodes in its launcher.
+    nodes = max(job.nodes - 1, 1) if LAUNCHER in jobs else job.nodes
+    made = Counter(map(replicated_job, live))
+    return [
+        name for name in jobs if name not in job.done_jobs and made[name] < (nodes if name == NODE else 1)
+    ]
 
 
 def _first(failures: Sequence[PodTrouble]) -> PodTrouble:
