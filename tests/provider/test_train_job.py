@@ -635,7 +635,8 @@ def test_pod_that_failed_and_was_left_behind_hides_no_node_that_waits(cluster, w
     cluster.begin(job)
     cluster.hold_pod(job, "p-1", NO_PLACE.format(3, 3))
     seen = watch.look()
-    assert (seen.state, seen.reason.partition(":")[0]) == ("PENDING", "Unschedulable")
+    assert (seen.state, watch.trouble.partition(":")[0]) == ("PENDING", "Unschedulable")
+    assert seen.reason == watch.trouble
     cluster.start_pod(job, "p-1")
     assert (watch.look().state, watch.trouble) == ("RUNNING", None)
 

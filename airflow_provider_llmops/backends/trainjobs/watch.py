@@ -203,6 +203,9 @@ class TrainJobWatch:
         elif live and (all(map(has_run, live)) or self._wait_is_over(live, missing)):
             self._wait = None
         new = self._notice([trouble for trouble in troubles if trouble.has_ended])
+        if waits and not missing:  # what failed was replaced, and it is the new pods that do not start
+            names = {pod["metadata"]["name"] for pod in live}
+            self._failures = [trouble for trouble in self._failures if trouble.pod in names]
         self._all_run = not missing and all(map(is_running, live))
         if self._all_run:
             self._ran_at = time.time()
