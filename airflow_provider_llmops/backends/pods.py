@@ -78,7 +78,7 @@ def pod_troubles(pod: Mapping[str, Any]) -> list[PodTrouble]:
     of_containers = [_container_trouble(name, container, is_told_to_end) for container in containers]
     found = []
     for condition in status.get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] == "False" and not has_failed:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
             kind = condition.get("reason") or "Unschedulable"
             found.append(PodTrouble(name, _said(kind, condition.get("message")), kind))
     if status.get("reason"):  # Evicted, DeadlineExceeded, NodeLost, Preempting: no container says so

@@ -10,6 +10,8 @@ from airflow_provider_llmops.backends.pods import (
     event_troubles,
     has_run,
     is_creation_failure,
+    is_live,
+    is_scheduled,
     pod_troubles,
 )
 from airflow_provider_llmops.exceptions import shortened, shown_value
@@ -81,6 +83,22 @@ FINAL = '{"type": "DataError", "message": "no rows", "retryable": false}'
 )  # fmt: skip
 def test_status_of_a_pod_says_why_it_does_not_run(document, trouble):
     assert pod_troubles(document) == [trouble]
+
+
+def test_eviction_is_the_reason_and_the_exit_code_that_follows_from_it_none():
+    evicted, killed = pod_troubles(
+        pod(phase="Failed", reason="Evicted", containerStatuses=[container(ended(137))])
+    )
+    assert (evicted.message, evicted.has_ended, evicted.at) == ("Evicted", True, 60.0)
+    assert killed.was_told_to_end
+
+
+def test_pod_that_failed_is_left_behind_and_one_on_a_node_is_scheduled():
+    assert not is_live(pod(phase="Failed"))
+    assert not is_live(pod(deleted=True, phase="Running"))
+    assert is_live(pod(phase="Pending"))
+    assert is_scheduled(pod(conditions=[{"type": "PodScheduled", "status": "True"}]))
+    assert not is_scheduled(pod(conditions=[{"type": "PodScheduled", "status": "False"}]))
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,14 @@ def test_container_that_is_being_made_waits_for_what_the_events_say(pods_of):
     assert wait.kind == "ContainerCreating"
 
 
+def test_place_that_a_pod_has_found_is_no_wait_for_one(pods_of):
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    made = waiting("p", "r", "train.executor", "ContainerCreating", conditions=[scheduled])
+    event = {"type": "Warning", "reason": "FailedScheduling", "message": "0/1 nodes", "lastTimestamp": None}
+    (wait,) = pods_of(made, events={"p": [event]}).why_waiting("r")
+    assert wait.kind == "ContainerCreating"
+
+
 def test_a_loop_of_hundreds_of_pods_costs_a_few_requests(pods_of):
     items = [f"loop.iteration-iterations({n}:{n}).iteration-item.train.executor" for n in range(300)]
     made = [waiting(f"p{n}", "r", item, "ContainerCreating") for n, item in enumerate(items)]
