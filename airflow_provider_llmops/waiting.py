@@ -64,15 +64,14 @@ class WaitWatch:
         self._can_be_told = all(wait.kind != NO_CONNECTION for wait in waits)
         reasons: dict[str, Wait] = {}
         lines = []
-        for wait in waits:
+        for wait in sorted(waits, key=lambda wait: wait.since or 0.0):  # the longest first
             for name in [wait.step] if wait.step else list(self._since):
-                seconds = self._waited(name, wait)
-                if seconds < LONG_SECONDS:
-                    continue
                 known = self._reasons.get(name)
                 # The first words say most: a kubelet has the reason of a back-off only before it.
+                # Kept however short the wait is, since the run's time may be up before anybody is asked again.
                 reasons[name] = known if known and known.kind == wait.kind else wait
-                if (name, wait.kind) not in self._told:
+                seconds = self._waited(name, wait)
+                if seconds >= LONG_SECONDS and (name, wait.kind) not in self._told:
                     self._told.add((name, wait.kind))
                     lines.append(f"{_of(name)} has waited for {seconds:.0f} s: {wait.reason}")
         self._reasons = reasons
@@ -81,7 +80,8 @@ class WaitWatch:
     @property
     def reason(self) -> str | None:
         """Why the first step that still waits does so, if it is known."""
-        first = next(iter(self._reasons.items()), None)
+        waiting = (item for item in self._reasons.items() if item[0] in self._since or "" in self._since)
+        first = next(waiting, None)
         return first and f"{_of(first[0])} still waits: {first[1].reason.rstrip('.')}"
 
     def _waited(self, name: str, wait: Wait) -> float:

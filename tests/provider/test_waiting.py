@@ -110,4 +110,19 @@ def test_step_is_named_by_its_pod_where_the_server_does_not_tell_which_one_waits
     assert watch.learn([young, old]) == ["Step 'b' has waited for 100 s: no node"]
     assert watch.reason == "Step 'b' still waits: no node"
     assert watch.learn([young]) == []
-    assert watch.reason is None
+    assert watch.reason == "Step 'a' still waits: no node"
+
+
+def test_reason_of_a_pod_that_was_made_late_is_known_before_it_is_told(clock, monkeypatch):
+    """A driver's pod runs before a step's own, so that the step waits longer than its pod: the time may be up between."""
+    monkeypatch.setattr(waiting.time, "time", lambda: clock[0])
+    watch = WaitWatch()
+    watch.see(run(train="PENDING"))
+    clock[0] += 60
+    late = Wait("train", "Unschedulable", "Unschedulable: 0/1 nodes are available.", since=clock[0] - 45)
+    assert watch.learn([late]) == []
+    assert watch.reason == "Step 'train' still waits: Unschedulable: 0/1 nodes are available"
+    clock[0] += 60
+    assert watch.learn([late]) == [
+        "Step 'train' has waited for 105 s: Unschedulable: 0/1 nodes are available."
+    ]
