@@ -383,6 +383,8 @@ class PipelineRunOperator(BaseOperator):
             if run.state.is_terminal:
                 return self._finish(context, run, log_offset=offset)
             if deadline is not None and time.time() >= deadline:
+                if watch.due_in is not None and not watch.reason:
+                    self._say_why_it_waits(watch, run_id)  # while the run is there
                 self.hook.cancel(run_id)
                 raise self._timeout(run_id, watch.reason)
             time.sleep(seconds_to_wait(interval, deadline))

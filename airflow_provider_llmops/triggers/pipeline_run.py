@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Hashable
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 
 CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
+LAST_QUESTION_SECONDS = 10.0  # a run whose time is up is not left running for an explanation
 
 
 class PipelineRunTrigger(BaseEventTrigger):
@@ -142,17 +144,18 @@ class PipelineRunTrigger(BaseEventTrigger):
                         break
         except TimeoutError:
             timed_out = True
+            await self._ask_before_the_end(stream.backend)
             await self._cancel()
         finally:
-            if self._question is not None:
-                self._question.cancel()
+            self._ask_no_more()
         await settle(started)
         yield self._event(timed_out=timed_out, error=error)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the run until it has ended."""
+        """Look at the run until it has ended, where no poll is shared: on this machine, and in ``dag.test()``."""
         started = time.monotonic()
         backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
+        asked = cast("KubeflowPipelineBackend", backend) if self.in_one_stream else None
         timed_out = False
         error: str | None = None
         while True:
@@ -166,9 +169,13 @@ class PipelineRunTrigger(BaseEventTrigger):
             if run.state.is_terminal:
                 break
             if timed_out := self.deadline is not None and time.time() >= self.deadline:
+                await self._ask_before_the_end(asked)
                 await self._cancel()
                 break
+            if self._waits.due_in == 0:
+                self._ask_why_it_waits(asked)
             await asyncio.sleep(seconds_to_wait(self.poll_interval, self.deadline))
+        self._ask_no_more()
         await settle(started)
         yield self._event(timed_out=timed_out, error=error)
 
@@ -202,6 +209,20 @@ class PipelineRunTrigger(BaseEventTrigger):
         self._waits.ask()
         if backend is not None and (self._question is None or self._question.done()):
             self._question = asyncio.create_task(self._say_why_it_waits(backend))
+
+    async def _ask_before_the_end(self, backend: KubeflowPipelineBackend | None) -> None:
+        """Ask once more while the run is there, if something waits and nobody has said why."""
+        if self._waits.due_in is None or self._waits.reason:
+            return
+        self._ask_why_it_waits(backend)
+        if self._question is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_QUESTION_SECONDS):
+                    await self._question
+
+    def _ask_no_more(self) -> None:
+        if self._question is not None:
+            self._question.cancel()
 
     async def _say_why_it_waits(self, backend: KubeflowPipelineBackend) -> None:
         try:

@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import kfp_server_api
@@ -370,28 +371,43 @@ def waits(api, connect, monkeypatch):
         yield pods
 
 
-def resume_late(operator, context):
+def resume_late(operator, context, events=events_of):
     """Let the triggerer see that the time is up two seconds from now."""
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
     arguments = {**deferred.value.trigger.serialize()[1], "deadline": time.time() + 2}
-    (event,) = asyncio.run(events_of(PipelineRunTrigger(**arguments)))
+    (event,) = asyncio.run(events(PipelineRunTrigger(**arguments)))
     return operator.execute_complete(context, event.payload)
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
+async def events_in_line(trigger):
+    """The trigger's event, as ``dag.test()`` brings it about."""
+    return [event async for event in trigger.run()]
+
+
+WAYS_TO_WAIT = {
+    "worker": lambda operator, context: operator.execute(context),
+    "triggerer": resume_late,
+    "dag.test": partial(resume_late, events=events_in_line),
+}
+
+
+@pytest.mark.parametrize("at_the_end", [False, True], ids=["after a minute", "at the end"])
+@pytest.mark.parametrize("way", WAYS_TO_WAIT)
 def test_step_that_waits_for_long_says_why_once_and_the_reason_is_in_the_error_when_its_time_is_up(
-    waits, pipeline, context, capsys, deferrable
+    waits, pipeline, context, capsys, way, at_the_end, monkeypatch
 ):
+    if at_the_end:  # the time is up before a wait is long
+        monkeypatch.setattr(waiting, "LONG_SECONDS", 60.0)
     operator = KubeflowPipelineOperator(
         task_id="task",
         pipeline=pipeline,
         poll_interval=0.05,
-        deferrable=deferrable,
+        deferrable=way != "worker",
         run_timeout=timedelta(seconds=1),
     )
     with pytest.raises(RunFailedError) as caught:
-        resume_late(operator, context) if deferrable else operator.execute(context)
+        WAYS_TO_WAIT[way](operator, context)
     assert str(caught.value).split("\n")[0] == (
         "Step 'train' still waits: Unschedulable: no node. The run took longer than its run_timeout of 0:00:01 and was "
         "cancelled."
@@ -399,7 +415,8 @@ def test_step_that_waits_for_long_says_why_once_and_the_reason_is_in_the_error_w
     shown = capsys.readouterr()
     told = re.findall(r"Step 'train' has waited for \d+ s: Unschedulable: no node", shown.out + shown.err)
     assert len(told) == 1
-    assert waits.requests.count("/api/v1/namespaces/kubeflow/pods") > (2 if deferrable else 0)
+    asked = waits.requests.count("/api/v1/namespaces/kubeflow/pods")
+    assert asked == 1 if at_the_end else asked > (2 if way != "worker" else 0)
 
 
 @pytest.mark.parametrize(
