@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.ir import needs_of
 from airflow_provider_llmops.spec_messages import read_pipeline, read_platform
 
@@ -85,7 +85,7 @@ def _sorted_out(documents: list[Any], where: str) -> tuple[dict[str, Any], dict[
     for document in documents:
         if not isinstance(document, dict):
             raise ConfigurationError(
-                f"{where} holds a {type(document).__name__}, not a pipeline specification: {document!r:.60}. {_AGAIN}"
+                f"{where} holds a {type(document).__name__}, not a pipeline specification: {shown_value(document, 60)}. {_AGAIN}"
             )
         _refuse_other_kinds(document, where)
         check_json(document, f"{where}: $")
@@ -130,7 +130,9 @@ def _copy(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise ConfigurationError(f"{path} has the key {key!r:.80}; JSON has only text as keys.")
+                raise ConfigurationError(
+                    f"{path} has the key {shown_value(key)}; JSON has only text as keys."
+                )
         return {key: _copy(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_copy(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
@@ -149,7 +151,7 @@ def _copy(value: Any, path: str, depth: int) -> Any:
             raise ConfigurationError(f"{path} holds half a surrogate pair, which is no valid text.")
         return value
     raise ConfigurationError(
-        f"{path} is a {type(value).__module__}.{type(value).__name__}, which JSON cannot carry: {value!r:.80}. Convert it to "
+        f"{path} is a {type(value).__module__}.{type(value).__name__}, which JSON cannot carry: {shown_value(value)}. Convert it to "
         "text or a number."
     )
 

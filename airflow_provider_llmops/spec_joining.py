@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.ir import set_caching, unused_name
 from airflow_provider_llmops.specs import PipelineSpec
 
@@ -121,7 +121,7 @@ def check_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
     for name, others in needs.items():
         if not isinstance(name, str) or not _STEP_NAME.fullmatch(name) or len(name) > _MAX_NAME_LENGTH:
             raise ConfigurationError(
-                f"Step {name!r:.80} cannot be called so: lower-case letters, digits and '-' make a task's name, at most "
+                f"Step {shown_value(name)} cannot be called so: lower-case letters, digits and '-' make a task's name, at most "
                 f"{_MAX_NAME_LENGTH}, the first one a letter."
             )
         if unknown := describe_unknown(others, needs):

@@ -14,7 +14,7 @@ from airflow_provider_llmops.backends.kfp_logs import StepOutput, read_failed_ou
 from airflow_provider_llmops.backends.kfp_root import RootProblem
 from airflow_provider_llmops.backends.last_words import read_last_words
 from airflow_provider_llmops.backends.run_pods import PodFailure, RunPods
-from airflow_provider_llmops.exceptions import LLMOpsError
+from airflow_provider_llmops.exceptions import LLMOpsError, shortened
 from airflow_provider_llmops.states import StepState
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def _from_outputs(
             outputs = in_time(look, STORE_SECONDS)
         # Whatever a storage library raises: it must not hide the failure that it would explain.
         except Exception as error:
-            said = " ".join(str(error).split())[:300]
+            said = shortened(" ".join(str(error).split()), 300)
             notes.append(
                 f"Its output cannot be read from the artifact store: {type(error).__name__}: {said.rstrip('.')}. {_STORE_ADVICE}"
             )

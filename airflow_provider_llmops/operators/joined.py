@@ -16,6 +16,7 @@ from airflow_provider_llmops.exceptions import (
     QualityGateFailed,
     ResultError,
     describe_unknown,
+    shown_value,
 )
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.kubernetes import ALL_STEPS, StepSettings, settings_by_step
@@ -378,7 +379,7 @@ def _check_plan(steps: Mapping[str, Mapping[str, Any]]) -> None:
     for name, given in steps.items():
         if not isinstance(given, Mapping) or not given.get("component"):
             raise ConfigurationError(
-                f"Step {name!r:.80} must be made by step(component, arguments), got {given!r:.80}."
+                f"Step {shown_value(name)} must be made by step(component, arguments), got {shown_value(given)}."
             )
         if unknown := describe_unknown(given, _STEP_KEYS):
             raise ConfigurationError(
@@ -387,7 +388,7 @@ def _check_plan(steps: Mapping[str, Mapping[str, Any]]) -> None:
         for key, value in given.get("arguments", {}).items():
             if not _is_output(value) and any(map(_is_output, _parts(value))):
                 raise ConfigurationError(
-                    f"Step {name!r}: output_of stands for a whole input, and {key!r} has it inside: {value!r:.80}."
+                    f"Step {name!r}: output_of stands for a whole input, and {key!r} has it inside: {shown_value(value)}."
                 )
         sources = _sources_of(given)
         needs[name] = {source.step for source in sources.values()} | set(given.get("after", ()))
