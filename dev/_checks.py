@@ -22,6 +22,7 @@ TESTS = {
     "data": ("tests/components",),
 }
 NO_TESTS_COLLECTED = 5
+FUZZ_VARIABLE = "LLMOPS_FUZZ_TIMES"  # read by tests/fakes/fuzzing.py
 # The models of the tests are tiny: more threads, or threads that spin while they wait, only get in each other's way.
 TORCH_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -37,9 +38,18 @@ def test(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--all", action="store_true", help="also the slow tests (marked slow), which take half an hour"
     )
+    parser.add_argument(
+        "--fuzz",
+        type=int,
+        metavar="TIMES",
+        help="only the fuzz tests, with that many times the inputs of a usual run, others each time (a usual run "
+        "takes about a minute)",
+    )
     options, rest = parser.parse_known_args(arguments)
     if code := _ready():
         return code
+    if options.fuzz:
+        os.environ[FUZZ_VARIABLE] = str(options.fuzz)
     paths = [argument for argument in rest if _plane_of(argument)]
     others = [argument for argument in rest if argument not in paths]
     chosen = {
@@ -47,8 +57,7 @@ def test(arguments: list[str] | None = None) -> int:
         for plane in ([options.plane] if options.plane else TESTS)
     }
     commands = {
-        # pyproject.toml leaves the slow ones out; the last -m counts.
-        plane: [PLANES[plane].python, "-m", "pytest", *(["-m", ""] if options.all else []), *places, *others]
+        plane: [PLANES[plane].python, "-m", "pytest", *_selection(options), *places, *others]
         for plane, places in chosen.items()
         if places
     }
@@ -60,11 +69,18 @@ def test(arguments: list[str] | None = None) -> int:
     if not any(code == 0 for code in codes.values()):
         print("FAILED: no tests were run")
         return NO_TESTS_COLLECTED
-    # A selection (-k, -m) may well be of one plane only; without one, a plane without tests is a mistake.
-    if not rest and NO_TESTS_COLLECTED in codes.values():
+    # A selection (-k, -m, --fuzz) may well be of one plane only; without one, a plane without tests is a mistake.
+    if not rest and not options.fuzz and NO_TESTS_COLLECTED in codes.values():
         print("FAILED: a plane has no tests")
         return NO_TESTS_COLLECTED
     return 0
+
+
+def _selection(options: argparse.Namespace) -> list[str]:
+    """Options of pytest that choose tests; pyproject.toml leaves the slow ones out, and the last -m counts."""
+    if options.fuzz:
+        return ["-m", "hypothesis", "--hypothesis-show-statistics"]
+    return ["-m", ""] if options.all else []
 
 
 def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
