@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
+from airflow_provider_llmops.spec_placeholders import refuse_placeholders
 
 ALL_STEPS = "*"
 SHARED_MEMORY_PATH = "/dev/shm"  # noqa: S108 - in the pod, made by the kubelet
@@ -147,6 +148,9 @@ class StepSettings:
         self._check_texts()
         self._check_environment()
         self._check_volumes()
+        for name in ("annotations", "env", *(f"{kind}_as_volumes" for kind in ("secrets", "config_maps"))):
+            refuse_placeholders(name, getattr(self, name))
+        refuse_placeholders("persistent_volume_claims", self.persistent_volume_claims)
 
     @classmethod
     def of(cls, value: Any) -> StepSettings:

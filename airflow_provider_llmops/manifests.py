@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.kubernetes import SHARED_MEMORY_PATH, StepSettings, Toleration
+from airflow_provider_llmops.spec_placeholders import refuse_expansions
 from airflow_provider_llmops.uris import file_address
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -58,7 +59,7 @@ def inference_service(
     :param resources: Kubernetes requests and limits of the predictor
     :param annotations: further annotations
     :param labels: labels
-    :raises ConfigurationError: the name is not a DNS-1123 label, or the URI is empty
+    :raises ConfigurationError: the name is not a DNS-1123 label, the URI is empty, or an argument would be changed on its way
     """
     for what, value in (("service name", name), ("namespace", namespace)):
         if not isinstance(value, str) or not _DNS_LABEL.fullmatch(value):
@@ -72,6 +73,13 @@ def inference_service(
         f"--model_name={name}",
         *(f"--{key}={value}" for key, value in (args or {}).items()),
     ]
+    for argument in arguments:
+        refuse_expansions(f"args of service {name!r}", argument)
+        if "{{" in argument:
+            raise ConfigurationError(
+                f"args of service {name!r} have '{{{{' in them, which KServe takes for a template: {shown_value(argument)}. Put text "
+                "that must have it into the model's files."
+            )
     noted = {**(annotations or {}), **({MODEL_DIGEST_ANNOTATION: model_digest} if model_digest else {})}
     model: dict[str, Any] = {
         "modelFormat": {"name": "huggingface"},

@@ -30,6 +30,7 @@ from airflow_provider_llmops.ir import (
 )
 from airflow_provider_llmops.spec_documents import check_json, parse_documents, read_stored
 from airflow_provider_llmops.spec_files import read_source, shown
+from airflow_provider_llmops.spec_placeholders import refuse_placeholders
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
@@ -173,7 +174,7 @@ class PipelineSpec:
         :param arguments: value of each input; the URI for an artifact input. ``None`` means not given.
         :param caching: whether steps may take results of earlier runs from the backend's cache; ``None`` keeps what was
             compiled
-        :raises ConfigurationError: an argument is unknown, missing or of the wrong type
+        :raises ConfigurationError: an argument is unknown, missing or of the wrong type, or has placeholders in it
         """
         values = self.check(arguments)
         ir = copy.deepcopy(self.ir)
@@ -203,7 +204,7 @@ class PipelineSpec:
 
         :param arguments: value of each input; the URI for an artifact input. ``None`` means not given.
         :param elsewhere: inputs that get theirs from elsewhere
-        :raises ConfigurationError: an argument is unknown, missing or of the wrong type
+        :raises ConfigurationError: an argument is unknown, missing or of the wrong type, or has placeholders in it
         """
         inputs = self.inputs
         read = {name: _as_declared(value, inputs.get(name, {})) for name, value in arguments.items()}
@@ -221,12 +222,15 @@ class PipelineSpec:
         ]
         if missing:
             raise ConfigurationError(f"{self._label} needs a value for: {', '.join(missing)}.")
-        return {
+        checked = {
             name: (self._checked_uri if "artifactType" in inputs[name] else self._checked)(
                 name, value, inputs[name]
             )
             for name, value in given.items()
         }
+        for name, value in checked.items():
+            refuse_placeholders(f"{self._label}: input {name!r}", value)
+        return checked
 
     @property
     def _label(self) -> str:

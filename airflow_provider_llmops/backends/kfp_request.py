@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.spec_placeholders import refuse_expansions, refuse_placeholders
 
 # etcd's limit for an object, into which the workflow has to fit with the specification and the parameters.
 MAX_WORKFLOW_BYTES = 1_500_000
@@ -36,6 +37,7 @@ def check_request(request: RunRequest, *, uploads: bool) -> None:
     for name, value in pipeline.parameters.items():
         for text in _texts([name, value]):
             _check_text(f"Parameter {_printable(name)}", text, _NO_TEXT)
+        _refuse_replaced(f"Parameter {_printable(name)}", value)
     _check_size(request)
 
 
@@ -45,6 +47,13 @@ def _check_name(name: str) -> None:
             f"The run's name has {len(name)} characters; the server takes 1 to {MAX_RUN_NAME}. Shorten the ids of DAG and task."
         )
     _check_text("The run's name", name, _NO_NAME)
+    _refuse_replaced("The run's name", name)
+
+
+def _refuse_replaced(what: str, value: Any) -> None:
+    """Values are in the workflow of Argo, and in the commands of its pods."""
+    refuse_placeholders(what, value)
+    refuse_expansions(what, value)
 
 
 def _check_pipeline_name(name: str, *, uploads: bool) -> None:

@@ -13,6 +13,7 @@ from urllib3.util import parse_url
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.http import header_fault
+from airflow_provider_llmops.spec_placeholders import refuse_expansions, refuse_placeholders
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -162,6 +163,8 @@ class KfpSettings:
                 f"{where}: 'pipeline_root' must be an address like s3://bucket/path, without credentials; its scheme one "
                 f"of {', '.join(ROOT_SCHEMES)}. Got {self.pipeline_root.split('@')[-1]!r}."
             )
+        refuse_placeholders(f"{where}: 'pipeline_root'", self.pipeline_root)
+        refuse_expansions(f"{where}: 'pipeline_root'", self.pipeline_root)
         if self.ca_file and not os.access(self.ca_file, os.R_OK):
             raise ConfigurationError(
                 f"{where}: 'ca_file' {self.ca_file!r} does not exist or cannot be read on this machine."

@@ -38,6 +38,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.ir import translate_imports
 from airflow_provider_llmops.pages.address import page_address
+from airflow_provider_llmops.spec_placeholders import refuse_placeholders
 from airflow_provider_llmops.states import RunState
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ class LocalPipelineBackend:
         require_runnable(
             request.pipeline
         )  # whoever has not placed it: the command of a container must not run here
+        refuse_placeholders("The run's name", request.display_name)
+        for name, value in request.pipeline.parameters.items():
+            refuse_placeholders(f"Parameter {name!r}", value)
         run_id = self._id_of(request.display_name)
         directory = self._runs / run_id
         try:

@@ -1,11 +1,15 @@
 """Values between steps: types, text, conditions."""
 
 import json
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kfp.local.placeholder_utils import replace_placeholders
 from llmops_components.errors import InputError, SettingError
 from llmops_components.local.conditions import is_true
-from llmops_components.local.values import as_text, constant, fill, select, typed
+from llmops_components.local.values import as_text, constant, fill, refuse_placeholders, select, typed
 
 
 def of(name):
@@ -107,3 +111,43 @@ def test_part_of_a_loops_item():
     assert select('{"a": 2}', 'parseJson(string_value)["a"]') == 2
     with pytest.raises(InputError, match="has no 'c'"):
         select({"a": 1}, 'parseJson(string_value)["c"]')
+
+
+SHAPES = json.loads((Path(__file__).parent.parent / "shapes/placeholders.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("text", SHAPES["replaced"])
+def test_text_that_a_cluster_would_replace_is_refused_by_name(text):
+    for value in (text, {"a": [text]}, {text: 1}):
+        with pytest.raises(InputError, match=r"^Input 'x' has .*in a file, as an artifact"):
+            refuse_placeholders(value, "Input 'x'")
+
+
+@pytest.mark.parametrize("text", SHAPES["kept"])
+def test_text_that_nobody_replaces_is_taken(text):
+    refuse_placeholders({"a": [text]}, "Input 'x'")
+
+
+@given(
+    st.recursive(
+        st.booleans()
+        | st.integers(0, 9)
+        | st.text(alphabet="{}$.[]'ab", max_size=12)
+        | st.sampled_from(SHAPES["kept"]),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text("{}$a", max_size=6), inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+)
+def test_kfp_hands_values_that_are_taken_on_unchanged(value):
+    try:
+        refuse_placeholders(value, "Input 'x'")
+    except InputError:
+        return
+    executor_input = {
+        "inputs": {"parameterValues": {"x": value, "other": "as it was"}},
+        "outputs": {"outputFile": "/o"},
+    }
+    (text,) = replace_placeholders(["{{$}}"], json.loads(json.dumps(executor_input)), "p", "t", "/r", "1")
+    assert json.loads(text) == executor_input

@@ -92,3 +92,9 @@ def test_name_that_kubernetes_refuses_is_refused_here(name):
 def test_model_without_address_is_refused():
     with pytest.raises(ConfigurationError, match="needs the URI of a model"):
         inference_service("helper", "")
+
+
+@pytest.mark.parametrize("value", ["{{.Name}}", "$(HF_TOKEN)", "$$"])
+def test_arguments_that_would_be_changed_on_their_way_to_the_server_are_refused(value):
+    with pytest.raises(ConfigurationError, match=r"^args of service 'llm' ha"):
+        inference_service("llm", "/m", args={"chat_template": value})

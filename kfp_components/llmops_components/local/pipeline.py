@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from llmops_components.errors import InputError
 from llmops_components.local.conditions import is_true
-from llmops_components.local.values import constant, fill, select, typed
+from llmops_components.local.values import constant, fill, refuse_placeholders, select, typed
 
 Artifact = dict[str, Any]
 
@@ -102,7 +102,10 @@ class Pipeline:
 
         Raises:
             StepFailed: The first step that failed.
+            InputError: An argument has placeholders in it.
         """
+        for name, value in arguments.items():
+            refuse_placeholders(value, f"Input {name!r}")
         outputs = self._dag(self._root, Values(parameters=dict(arguments)), "", {})
         declared = self._root.get("outputDefinitions", {}).get("parameters", {})
         for name, value in outputs.parameters.items():
@@ -240,6 +243,8 @@ class Pipeline:
                 found = done.get(origin["producerTask"], Values()).parameters
                 if origin["outputParameterKey"] in found:
                     given.parameters[name] = found[origin["outputParameterKey"]]
+                    made_by = f"Output {origin['outputParameterKey']!r} of task {origin['producerTask']}"
+                    refuse_placeholders(given.parameters[name], made_by)
                 elif not _may_be_absent(declared.get("parameters", {}).get(name, {})):
                     raise _missing(origin["producerTask"], origin["outputParameterKey"], states)
             elif "taskFinalStatus" in source:

@@ -18,6 +18,39 @@ _PLACEHOLDER = re.compile(
 )
 _KEY = re.compile(r"\[['\"]([^'\"]+)['\"]\]|\.([A-Za-z_]+)")
 _SELECTOR = re.compile(r"parseJson\(string_value\)((?:\[\"[^\"]*\"\])+)")
+# What Kubeflow Pipelines, and Argo below it, replace in the JSON of a step's inputs: as in the provider's spec_placeholders.py.
+_REPLACED = re.compile(
+    r"(?:\{\{(?:\$|channel:)|\{\{=|\{\{\s*(?:cronworkflow|duration|exitCode|inputs|item|lastRetry|node|outputs|pod"
+    r"|resourcesDuration|retries|status|steps|tasks|workflow)\s*(?:\.|\}\}))[^{}]*(?:\}\})?"
+)
+
+
+def refuse_placeholders(value: Any, what: str) -> None:
+    """Refuse a value in which Kubeflow Pipelines would replace something, and so rewrite the other inputs of a step.
+
+    Placeholders that a specification's author wrote are meant; in what comes from elsewhere they are not. Here they would stay
+    as they are, and the same pipeline would do something else on a cluster.
+
+    Args:
+        value: What somebody gave, or another step made; keys and values inside it count as well.
+        what: Its name, for messages.
+
+    Raises:
+        InputError: There is one in it.
+    """
+    if isinstance(value, str):
+        if match := _REPLACED.search(value):
+            raise InputError(
+                f"{what} has {match[0]!r:.60} in it, which Kubeflow Pipelines replaces on its way to a step: it would rewrite the "
+                "step's inputs. Hand text that must have it, such as a prompt or a template, on in a file, as an artifact."
+            )
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_placeholders(key, what)
+            refuse_placeholders(item, what)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_placeholders(item, what)
 
 
 def typed(value: Any, declared: Mapping[str, Any], what: str) -> Any:

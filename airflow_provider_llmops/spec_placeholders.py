@@ -1,0 +1,83 @@
+"""Text that is replaced on its way to a step, and so has no place in a value.
+
+Kubeflow Pipelines fills placeholders in without escaping: its launcher replaces them in the JSON that holds all of a step's
+inputs (``compileCmdAndArgs`` in ``backend/src/v2/component/launcher_v2.go``), so that one value rewrites the others. Argo does
+the same with its variables in the tasks of a workflow, where the values travel (``util/template``), and Kubernetes with
+``$(NAME)`` in a container's command, of which they are a part. What a specification's author has written is meant, and stays:
+constants and defaults. What somebody gives is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+
+_OF_PIPELINES = r"\{\{(?:\$|channel:)"
+_OF_ARGO = (
+    r"\{\{=|\{\{\s*(?:cronworkflow|duration|exitCode|inputs|item|lastRetry|node|outputs|pod|resourcesDuration|retries|status|steps"
+    r"|tasks|workflow)\s*(?:\.|\}\})"
+)
+_PLACEHOLDER = re.compile(f"(?:{_OF_PIPELINES}|{_OF_ARGO})[^{{}}]*(?:\\}}\\}})?")
+_OF_KUBERNETES = re.compile(r"\$\([-._A-Za-z][-._A-Za-z0-9]*\)|\$\$")
+_AS_ARTIFACT = (
+    "Give text that must have it, such as a prompt or a template, in a file, as an artifact's address"
+)
+
+
+def refuse_placeholders(what: str, value: Any) -> None:
+    """Refuse a value in which Kubeflow Pipelines or Argo would replace something.
+
+    :param what: what it is, for messages: ``Component train_sft: input 'revision'``
+    :param value: what somebody gave; keys and values inside it count as well
+    :raises ConfigurationError: naming the part, and what to do instead
+    """
+    _refuse(
+        what,
+        value,
+        _PLACEHOLDER,
+        "which Kubeflow Pipelines replaces on its way to a step: it would rewrite the step's inputs",
+    )
+
+
+def refuse_expansions(what: str, value: Any) -> None:
+    """Refuse a value that Kubernetes would change in a container's command: ``$(NAME)`` to a variable's value, ``$$`` to ``$``.
+
+    :param what: what it is, for messages
+    :param value: what somebody gave; keys and values inside it count as well
+    :raises ConfigurationError: naming the part, and what to do instead
+    """
+    _refuse(
+        what,
+        value,
+        _OF_KUBERNETES,
+        "which Kubernetes replaces in a step's command, $(NAME) by a variable's value and $$ by $",
+    )
+
+
+def _refuse(what: str, value: Any, refused: re.Pattern[str], because: str) -> None:
+    if (found := _find(value, refused, "")) is not None:
+        path, text = found
+        inside = f" at {path.lstrip('.')}" if path else ""
+        raise ConfigurationError(
+            f"{what} has {shown_value(text, 60)} in it{inside}, {because}. {_AS_ARTIFACT}."
+        )
+
+
+def _find(value: Any, refused: re.Pattern[str], path: str) -> tuple[str, str] | None:
+    if isinstance(value, str):
+        match = refused.search(value)
+        return (path, match[0]) if match else None
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(key, str) and (match := refused.search(key)):
+                return f"{path} (a key)", match[0]
+            if found := _find(item, refused, f"{path}.{key}"):
+                return found
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if found := _find(item, refused, f"{path}[{index}]"):
+                return found
+    return None
