@@ -117,7 +117,7 @@ def gateway_overhead_ms(url: str, workdir: Path, rounds: int) -> tuple[float, fl
     """Median milliseconds of a cheap request, direct and through the gateway, in turns."""
     import socket
 
-    from llmops_components.results import write_json
+    from llmops_components.state_files import write_json
 
     write_json(workdir / "routes.json", {"routes": [{"revision": "00001", "url": url, "weight": 100}]})
     with socket.create_server(("127.0.0.1", 0)) as sock:

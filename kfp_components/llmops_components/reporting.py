@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from llmops_components.errors import ComponentError, reason_first
-from llmops_components.results import write_json
+from llmops_components.state_files import write_json
 from llmops_components.training.scrub import scrub
 
 ERROR_FILE_VARIABLE = "LLMOPS_ERROR_FILE"

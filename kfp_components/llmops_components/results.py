@@ -7,9 +7,7 @@ A library function returns a :class:`StageReport`. The KFP adapter adds digests 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,18 +62,3 @@ def _hash_file(path: Path) -> str:
         while chunk := handle.read(_CHUNK_BYTES):
             sha.update(chunk)
     return sha.hexdigest()
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON so that a reader sees the whole file or none (write aside, then rename).
-
-    Args:
-        path: Destination; parent directories are made.
-        value: Anything that :mod:`json` can write; NaN and infinity are refused.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process's number: on a shared volume those of two containers are often the same.
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    aside.write_text(json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n", encoding="utf-8")
-    aside.replace(target)

@@ -17,7 +17,8 @@ from kfp.dsl import Artifact, Metrics, Model
 from llmops_components.errors import ComponentError
 from llmops_components.local.store import MODELS, store_once
 from llmops_components.reporting import message_of, report_error
-from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of, write_json
+from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of
+from llmops_components.state_files import write_json
 
 
 def run_stage(

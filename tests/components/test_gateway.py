@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession, web
-from llmops_components.results import write_json
 from llmops_components.serving.gateway import Gateway, Routes
+from llmops_components.state_files import write_json
 from yarl import URL
 
 

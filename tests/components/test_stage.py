@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from llmops_components.errors import DataError, SettingError
 from llmops_components.reporting import report_error
-from llmops_components.results import StageReport, digest_of, write_json
+from llmops_components.results import StageReport, digest_of
 from llmops_components.stage import as_page, run_stage, whole_numbers
+from llmops_components.state_files import write_json
 
 
 def artifact(path):

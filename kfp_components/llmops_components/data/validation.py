@@ -24,7 +24,8 @@ from llmops_components.data.formats import (
 from llmops_components.data.rendering import loss_finding, lost_texts, refusal
 from llmops_components.errors import DataError, ModelError, SettingError, check_known
 from llmops_components.models import check_model_directory
-from llmops_components.results import StageReport, write_json
+from llmops_components.results import StageReport
+from llmops_components.state_files import write_json
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

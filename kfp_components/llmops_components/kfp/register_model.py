@@ -48,8 +48,9 @@ def register_model(
         tags: Tags of run and version, for example the digests of the components that made the model.
     """
     from llmops_components.registry.register import register_model as register
-    from llmops_components.results import StageReport, write_json
+    from llmops_components.results import StageReport
     from llmops_components.stage import run_stage, whole_numbers
+    from llmops_components.state_files import write_json
 
     def register_and_describe() -> StageReport:
         done = register(

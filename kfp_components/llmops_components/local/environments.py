@@ -39,7 +39,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from llmops_components.errors import ComponentError, InputError, UnavailableError
-from llmops_components.results import write_json
+from llmops_components.state_files import write_json
 
 # A step's own kfp is its harness: nothing else of the data plane imports it while a step runs.
 _HARNESS = {"kfp", "kfp-pipeline-spec", "kfp-server-api"}

@@ -37,8 +37,8 @@ from urllib.parse import unquote
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.local.store import MODELS
 from llmops_components.serving import processes
-from llmops_components.serving.processes import read_json
 from llmops_components.serving.uses import USED, USERS
+from llmops_components.state_files import StateFileError, read_json
 
 DAY_SECONDS = 24 * 3600.0
 KEEP_CHECKPOINTS_DAYS = 7.0  # of trainings that nobody has tried again
@@ -445,8 +445,8 @@ def _remove_revision(revision: Path) -> str | None:
 
 
 def _routed(home: Path) -> set[str]:
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return {route["revision"] for route in read_json(home / "routes.json").get("routes", [])}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StateFileError):
+        return {route["revision"] for route in read_json(home / "routes.json").get("routes") or []}
     return {path.name for path in (home / "revisions").glob("*")}  # any of them may be what cannot be read
 
 
@@ -492,7 +492,11 @@ def _read(path: Path) -> Any:
 
 
 def _is_readable(path: Path) -> bool:
-    return not path.exists() or isinstance(_read(path), dict)
+    try:
+        read_json(path)
+    except StateFileError:
+        return False
+    return True
 
 
 def _size(path: Path, links: Counter[tuple[int, int]] | None) -> int:

@@ -35,7 +35,7 @@ from llmops_components.errors import InputError
 from llmops_components.local import prune
 from llmops_components.local.pipeline import Pipeline, StepFailed
 from llmops_components.local.steps import StepRunner
-from llmops_components.results import write_json
+from llmops_components.state_files import write_json
 
 _SLOT_POLL_SECONDS = 0.1
 

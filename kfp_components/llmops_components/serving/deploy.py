@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
-from llmops_components.results import StageReport, write_json
+from llmops_components.results import StageReport
 from llmops_components.serving import processes
 from llmops_components.serving.local import LocalServing
 from llmops_components.serving.manifest import check_name
+from llmops_components.state_files import write_json
 
 DEFAULT_ROOT = "~/.llmops"
 SMOKE_MAX_TOKENS = 64

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import socket
@@ -28,6 +27,9 @@ from aiohttp import (
     web,
 )
 from yarl import URL
+
+from llmops_components.serving.routes import read_routes
+from llmops_components.state_files import StateFileError
 
 REVISION_HEADER = "x-llmops-revision"
 MAX_BODY_BYTES = 8 << 20  # the predictor's own limit is lower and its answer says more
@@ -68,8 +70,12 @@ class Routes:
             return
         if (found.st_ino, found.st_mtime_ns) == self._version:
             return
-        self.routes = [route for route in json.loads(self.path.read_bytes())["routes"] if route["weight"] > 0]
         self._version = (found.st_ino, found.st_mtime_ns)
+        try:
+            self.routes = [route for route in read_routes(self.path) if route["weight"] > 0]
+        except StateFileError as error:  # said once for each such file
+            logger.error("The routes stay as they were: %s", error)
+            return
         self._credit.clear()
 
     def ordered(self) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ On disk, under ``DIR/services/<namespace>/<name>/``::
 
 A revision is one predictor process. Applying a manifest starts one and touches no traffic; ``traffic`` switches over.
 Everything that a revision is, is read from its directory and its lock, so a crash of anything at any time leaves
-nothing to repair. Standard library only, because callers run this as a process of its own.
+nothing to repair. What cannot be read is a failed revision, which says so; the others, and other services, go on. Imports little,
+because callers run this as a process of its own.
 """
 
 from __future__ import annotations
@@ -40,16 +41,33 @@ from typing import Any
 
 from llmops_components.errors import ComponentError, InputError, SettingError, UnavailableError
 from llmops_components.paths import local_path
-from llmops_components.results import write_json
 from llmops_components.serving import processes
 from llmops_components.serving.manifest import check_name, manifest_digest, read_manifest
-from llmops_components.serving.processes import read_json
+from llmops_components.serving.routes import read_routes
 from llmops_components.serving.uses import note_use
+from llmops_components.state_files import (
+    StateFileError,
+    private_directory,
+    read_json,
+    unreadable,
+    write_json,
+)
 
 HOST = "127.0.0.1"
 DRAIN_SECONDS = 60
 GATEWAY_START_SECONDS = 15
 FINISHED_REVISIONS_KEPT = 10
+STATES = ("STARTING", "READY", "FAILED", "STOPPED")
+SERVICE_SHAPE = {
+    "name": str,
+    "namespace": str,
+    "url": str,
+    "port": int,
+    "as_of": str,
+    "next_revision": int,
+}
+FACTS_SHAPE = {"digest": str, "url": str, "model_name": str, "ignored": [str]}
+STATE_SHAPE = {"state": str, "error": str}
 # Set for the processes of a pipeline run; a service is not part of the run that started it.
 _OF_A_RUN = {"LLMOPS_RUN_DIR", "TMPDIR"}
 
@@ -86,17 +104,17 @@ class LocalServing:
         digest = manifest_digest(manifest)
         with processes.exclusive(home / "lock"):
             for directory in reversed(_revisions(home)):
-                known = read_json(directory / "facts.json")
+                known = _readable(directory / "facts.json", FACTS_SHAPE)
                 if known.get("digest") == digest and _state(directory)["state"] in ("STARTING", "READY"):
                     return self._describe(home, directory) | {"created": False}
             _prune(home)
-            number = 1 + max((int(directory.name) for directory in _revisions(home)), default=0)
-            number = max(number, read_json(home / "service.json").get("next_revision", 1))
-            directory = home / "revisions" / f"{number:05d}"
-            directory.mkdir(parents=True)
-            known = read_json(home / "service.json")
+            known = _readable(home / "service.json", SERVICE_SHAPE)  # what cannot be read is written anew
+            number = 1 + max((int(path.name) for path in _numbered(home)), default=0)
+            number = max(number, known.get("next_revision") or 1)
+            directory = private_directory(home / "revisions") / f"{number:05d}"
+            directory.mkdir()
             service = {"name": spec.name, "namespace": spec.namespace, "url": None, "port": None} | known
-            write_json(home / "service.json", service | {"next_revision": number + 1})
+            _write(home / "service.json", service | {"next_revision": number + 1})
             self._start_predictor(directory, manifest, digest)
             return self._describe(home, directory) | {"created": True}
 
@@ -110,9 +128,9 @@ class LocalServing:
                 "model_name": spec.arguments["model_name"],
                 "ignored": list(spec.ignored),
             }
-            write_json(directory / "manifest.json", manifest)
-            write_json(directory / "facts.json", facts)
-            write_json(directory / "state.json", {"state": "STARTING"})
+            _write(directory / "manifest.json", manifest)
+            _write(directory / "facts.json", facts)
+            _write(directory / "state.json", {"state": "STARTING"})
             note_use(spec.model_dir, directory)
             command = [sys.executable, "-m", "llmops_components.serving.predictor"]
             command += ["--model_dir", str(spec.model_dir), "--fd", str(sock.fileno())]
@@ -128,7 +146,7 @@ class LocalServing:
             namespace: Its namespace.
         """
         home = self._existing(name, namespace)
-        service = read_json(home / "service.json")
+        service = _readable(home / "service.json", SERVICE_SHAPE)
         running = processes.is_running(home / "gateway")
         return {
             "name": name,
@@ -138,14 +156,15 @@ class LocalServing:
             "gateway": "RUNNING" if running else "STOPPED",
             "as_of": service.get("as_of"),
             "revisions": [self._describe(home, directory) for directory in _revisions(home)],
+            **_problems(home),
         }
 
     def _describe(self, home: Path, directory: Path) -> dict[str, Any]:
-        service, facts = read_json(home / "service.json"), read_json(directory / "facts.json")
-        weights = {route["revision"]: route["weight"] for route in _routes(home)}
+        facts = _readable(directory / "facts.json", FACTS_SHAPE)
+        weights = {route["revision"]: route["weight"] for route in _known_routes(home)}
         return {
-            "name": service.get("name"),
-            "namespace": service.get("namespace"),
+            "name": home.name,
+            "namespace": home.parent.name,
             "revision": directory.name,
             **_state(directory),
             "traffic": weights.get(directory.name, 0),
@@ -153,7 +172,7 @@ class LocalServing:
             "openai_url": f"{facts.get('url')}/openai/v1",
             "model_name": facts.get("model_name"),
             "digest": facts.get("digest"),
-            "ignored": facts.get("ignored", []),
+            "ignored": facts.get("ignored") or [],
             "directory": str(directory),
         }
 
@@ -192,16 +211,15 @@ class LocalServing:
                     f"Traffic of {name} must be percentages that add up to 100, not {dict(shares)}."
                 )
             routes = [route for route in routes if route["weight"]]
-            former = {route["revision"]: route["weight"] for route in _routes(home)}
+            former = {route["revision"]: route["weight"] for route in _known_routes(home)}
             if only_if_newer and as_of is not None and _serves_newer(home, former, as_of):
                 return self.status(name, namespace)
             service = self._ensure_gateway(home, port)
-            write_json(home / "routes.json", {"routes": routes})
+            _write(home / "routes.json", {"routes": routes})
             if as_of is not None:
-                write_json(home / "service.json", service | {"as_of": as_of})
+                _write(home / "service.json", service | {"as_of": as_of})
             main = max(routes, key=lambda route: route["weight"])["revision"]
-            shutil.copyfile(home / "revisions" / main / "manifest.json", home / "manifest.json.tmp")
-            (home / "manifest.json.tmp").replace(home / "manifest.json")
+            _write(home / "manifest.json", _readable(home / "revisions" / main / "manifest.json", {}))
 
             routed = {route["revision"] for route in routes}
             kept = {max(former, key=lambda revision: former[revision])} if keep_previous and former else set()
@@ -226,20 +244,20 @@ class LocalServing:
                 f"Cannot send traffic to revision {revision} of {home.name}: it is {state['state']}, not READY. "
                 f"{state.get('error', '')}".strip()
             )
-        return {"revision": revision, "url": read_json(directory / "facts.json")["url"], "weight": share}
+        return {"revision": revision, "url": _facts(directory)["url"], "weight": share}
 
     def _ensure_gateway(self, home: Path, port: int | None) -> dict[str, Any]:
-        service, directory = read_json(home / "service.json"), home / "gateway"
+        service, directory = _readable(home / "service.json", SERVICE_SHAPE), home / "gateway"
         if processes.is_running(directory):
-            if port in (None, service["port"]):
+            if service.get("url") and port in (None, service.get("port")):
                 return service
-            processes.stop(directory)  # another port was asked for: move
+            processes.stop(directory)  # another port was asked for, or nobody knows which it has: move
         wanted = port or service.get("port") or 0
         sock = _listen(wanted, home.name)
         with sock:
             chosen = sock.getsockname()[1]
             service |= {"port": chosen, "url": f"http://{HOST}:{chosen}"}
-            write_json(home / "service.json", service)
+            _write(home / "service.json", service)
             command = [sys.executable, "-m", "llmops_components.serving.gateway"]
             command += ["--routes", str(home / "routes.json"), "--fd", str(sock.fileno())]
             processes.start(directory, command, environment=_environment({}), inherited=[sock.fileno()])
@@ -288,14 +306,14 @@ class LocalServing:
                 service["url"] = self._ensure_gateway(home, None)["url"]
                 for route in gone:
                     self._restart(_revision_of(home, route))
-                    route["url"] = read_json(_revision_of(home, route) / "facts.json")["url"]
+                    route["url"] = _facts(_revision_of(home, route))["url"]
             finally:
-                write_json(home / "routes.json", {"routes": routes})
+                _write(home / "routes.json", {"routes": routes})
         return True
 
     def _restart(self, directory: Path) -> None:
-        manifest, facts = (read_json(directory / name) for name in ("manifest.json", "facts.json"))
-        self._start_predictor(directory, manifest, facts["digest"])
+        manifest = read_json(directory / "manifest.json")
+        self._start_predictor(directory, manifest, _facts(directory)["digest"])
 
     def stop_revision(self, name: str, revision: str, *, namespace: str = "default") -> dict[str, Any]:
         """Stop one revision that has no traffic; its directory and log stay.
@@ -327,7 +345,7 @@ class LocalServing:
                 shutil.rmtree(directory)
                 return {"name": name, "namespace": namespace, "revision": revision, "deleted": True}
             processes.stop(home / "gateway")
-            for directory in _revisions(home):
+            for directory in _numbered(home):
                 processes.stop(directory)
             shutil.rmtree(home)
         with contextlib.suppress(OSError):  # other services may be there
@@ -369,7 +387,7 @@ class LocalServing:
 
     def _existing(self, name: str, namespace: str) -> Path:
         home = self._home(name, namespace)
-        if not (home / "service.json").is_file():
+        if not os.path.lexists(home / "service.json") and not _numbered(home):
             raise ServiceNotFoundError(
                 f"There is no service {name!r} in namespace {namespace!r} under {self.root}."
             )
@@ -386,12 +404,46 @@ class LocalServing:
 
 
 def _revisions(home: Path) -> list[Path]:
-    return sorted(path for path in (home / "revisions").glob("[0-9]" * 5) if (path / "facts.json").is_file())
+    return [path for path in _numbered(home) if os.path.lexists(path / "facts.json")]
+
+
+def _numbered(home: Path) -> list[Path]:
+    """Directories of revisions, those included that were never complete."""
+    return sorted(path for path in (home / "revisions").glob("[0-9]" * 5) if path.is_dir())
+
+
+def _write(path: Path, value: Any) -> None:
+    write_json(path, value, private=True)
+
+
+def _readable(path: Path, shape: Any) -> dict[str, Any]:
+    """What a state file holds, or nothing where it cannot be read."""
+    with contextlib.suppress(StateFileError):
+        return read_json(path, shape)
+    return {}
+
+
+def _problems(home: Path) -> dict[str, list[str]]:
+    """Which files of the service itself cannot be read."""
+    found = []
+    for read in (lambda: read_json(home / "service.json", SERVICE_SHAPE), lambda: _routes(home)):
+        try:
+            read()
+        except StateFileError as error:
+            found.append(str(error))
+    return {"problems": found} if found else {}
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    facts = read_json(directory / "facts.json", FACTS_SHAPE)
+    if not facts.get("url") or not facts.get("digest"):
+        raise unreadable(directory / "facts.json", "it lacks the revision's address")
+    return facts
 
 
 def _serves_newer(home: Path, routed: Mapping[str, int], as_of: str) -> bool:
     serving = [directory for directory in _revisions(home) if directory.name in routed]
-    newest = read_json(home / "service.json").get("as_of") or ""
+    newest = _readable(home / "service.json", SERVICE_SHAPE).get("as_of") or ""
     return newest > as_of and any(_state(directory)["state"] == "READY" for directory in serving)
 
 
@@ -400,7 +452,14 @@ def _revision_of(home: Path, route: Mapping[str, Any]) -> Path:
 
 
 def _routes(home: Path) -> list[dict[str, Any]]:
-    return list(read_json(home / "routes.json").get("routes", []))
+    return read_routes(home / "routes.json")
+
+
+def _known_routes(home: Path) -> list[dict[str, Any]]:
+    """The routes, for who can do without those that cannot be read."""
+    with contextlib.suppress(StateFileError):
+        return _routes(home)
+    return []
 
 
 def _state(directory: Path) -> dict[str, Any]:
@@ -408,7 +467,13 @@ def _state(directory: Path) -> dict[str, Any]:
     running = processes.is_running(
         directory
     )  # before reading: it may write its last word and exit in between
-    state = read_json(directory / "state.json")
+    try:
+        state = read_json(directory / "state.json", STATE_SHAPE)
+        _facts(directory)
+        if state.get("state") not in STATES:
+            raise unreadable(directory / "state.json", "it names no state")
+    except StateFileError as error:
+        return {"state": "FAILED", "error": str(error)}
     if state.get("state") in ("STARTING", "READY") and not running:
         tail = processes.log_tail(directory)
         why = "the process is gone without a last word (killed, perhaps for memory; or the machine restarted)"
@@ -420,13 +485,15 @@ def _stop(directory: Path) -> None:
     state = _state(directory)["state"]
     processes.stop(directory)
     if state in ("STARTING", "READY"):
-        write_json(directory / "state.json", {"state": "STOPPED"})
+        _write(directory / "state.json", {"state": "STOPPED"})
 
 
 def _prune(home: Path) -> None:
-    routed = {
-        route["revision"] for route in _routes(home)
-    }  # not all of them run after a restart of the machine
+    try:
+        # Not all of them run after a restart of the machine.
+        routed = {route["revision"] for route in _routes(home)}
+    except StateFileError:
+        return  # any of them may have traffic
     finished = [
         directory
         for directory in _revisions(home)

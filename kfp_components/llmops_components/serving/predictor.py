@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ComponentError, ModelError, SettingError
-from llmops_components.results import write_json
+from llmops_components.state_files import write_json
 
 MAX_BODY_BYTES = 1 << 20
 GRACE_SECONDS = 30

@@ -2,42 +2,36 @@
 
 A process holds a ``flock`` on a file from its birth to its death, whatever kills it: the parent takes the lock and the
 child inherits it. A free lock therefore means that the process is gone, also when its id has been given to another one.
-Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
+
+import psutil
 
 from llmops_components.errors import UnavailableError
-from llmops_components.results import write_json
+from llmops_components.state_files import (
+    PRIVATE_UMASK,
+    StateFileError,
+    private_directory,
+    read_json,
+    write_json,
+)
 
 STOP_GRACE_SECONDS = 10
+DIRECTORY_VARIABLE = "LLMOPS_PROCESS_DIR"  # marks all that was started in a directory
+PROCESS_SHAPE = {"pid": int, "started": (int, float)}
 _POLL_SECONDS = 0.05
 _LOG_TAIL_BYTES = 4000
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one when the file does not exist.
-
-    Args:
-        path: File that :func:`llmops_components.results.write_json` wrote.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def start(
@@ -54,22 +48,24 @@ def start(
     Returns:
         The process id.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    private_directory(directory)
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _take(lock, directory)
-        with (directory / "log.txt").open("ab") as log:
+        with _open_log(directory / "log.txt") as log:
             process = subprocess.Popen(
                 arguments,
                 cwd=directory,
-                env=environment,
+                env={**environment, DIRECTORY_VARIABLE: str(directory)},
+                umask=PRIVATE_UMASK,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock, *inherited),
                 start_new_session=True,
             )
-        write_json(directory / "process.json", {"pid": process.pid})
+        known = {"pid": process.pid, "started": _started_at(process.pid)}
+        write_json(directory / "process.json", known, private=True)
     finally:
         os.close(lock)
     threading.Thread(target=process.wait, daemon=True).start()  # leave no zombie while this process lives
@@ -95,9 +91,11 @@ def is_running(directory: Path) -> bool:
         directory: As given to :func:`start`.
     """
     try:
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False  # nobody can hold what is no file
+    except PermissionError:
+        return True  # another user's: it may run
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
@@ -108,21 +106,66 @@ def is_running(directory: Path) -> bool:
 
 
 def stop(directory: Path, *, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
-    """SIGTERM, and SIGKILL for the whole process group of what is still there after the grace time.
+    """SIGTERM, and SIGKILL for what is still there after the grace time, of all that was started in this directory.
+
+    Only processes are signalled that carry the directory in their environment or are the very one that was noted, by its number
+    and its time of birth: a number alone is given to another process one day.
 
     Args:
         directory: As given to :func:`start`.
         grace_seconds: Time to finish running work.
     """
-    for sig, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5)):
-        pid = read_json(directory / "process.json").get("pid")
-        if not is_running(directory) or not pid:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, sig)
+    if not is_running(directory):
+        return
+    for send, seconds in ((psutil.Process.terminate, grace_seconds), (psutil.Process.kill, 5)):
+        members = _members(directory)
+        for process in members:
+            with contextlib.suppress(
+                psutil.Error
+            ):  # gone since; psutil looks whether it still is the one it was
+                send(process)
         deadline = time.monotonic() + seconds
-        while is_running(directory) and time.monotonic() < deadline:
+        while is_running(directory) or any(map(_lives, members)):
+            if time.monotonic() > deadline:
+                break
             time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _members(directory: Path) -> list[psutil.Process]:
+    """The processes that were started in a directory, and those that they have started themselves."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # gone since it was listed, or somebody else's
+            if process.environ().get(DIRECTORY_VARIABLE) == str(directory):
+                found.append(process)
+    with contextlib.suppress(psutil.Error, StateFileError, KeyError, ValueError, OverflowError):
+        known = read_json(directory / "process.json", PROCESS_SHAPE)
+        process = psutil.Process(known["pid"])
+        started = known.get("started")
+        # Of an earlier release there is the number alone; it started its processes in their directory.
+        is_ours = process.cwd() == str(directory) if started is None else process.create_time() == started
+        if is_ours and process not in found:
+            found.append(process)
+    return [process for process in found if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _started_at(pid: int) -> float | None:
+    """When a process was born, by which it is told from a later one of the same number."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).create_time()
+    return None
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
 
 
 def log_tail(directory: Path, lines: int = 15) -> str:
@@ -136,7 +179,7 @@ def log_tail(directory: Path, lines: int = 15) -> str:
         with (directory / "log.txt").open("rb") as log:
             log.seek(max(log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES * max(lines // 15, 1), 0))
             text = log.read().decode(errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return ""
     return "\n".join(text.replace("\r", "\n").splitlines()[-lines:])
 
@@ -149,7 +192,7 @@ def exclusive(path: Path) -> Iterator[None]:
         path: Lock file; may be deleted by the one who holds it.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_directory(path.parent)
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:  # the directory was deleted in between

@@ -19,7 +19,8 @@ from unittest.mock import patch
 from llmops_components.errors import ModelError, SettingError, UnavailableError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.paths import local_path
-from llmops_components.results import StageReport, write_json
+from llmops_components.results import StageReport
+from llmops_components.state_files import write_json
 from llmops_components.training import common
 
 SCHEMES = ("hf", "file", "package")

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import FROM_PRETRAINED, typed
-from llmops_components.results import digest_of, write_json
+from llmops_components.results import digest_of
+from llmops_components.state_files import write_json
 from llmops_components.training.processes import is_main_process
 from llmops_components.training.settings import build_quantization, check_model_args, declared_by
 

@@ -46,7 +46,8 @@ from llmops_components.errors import (
     check_known,
 )
 from llmops_components.reporting import ERROR_FILE_VARIABLE, message_of, report_error
-from llmops_components.results import StageReport, write_json
+from llmops_components.results import StageReport
+from llmops_components.state_files import write_json
 from llmops_components.training.processes import is_main_process
 
 MODULE = "llmops_components.training.launch"

@@ -9,7 +9,8 @@ from typing import Any
 
 from llmops_components.errors import ModelError, check_known
 from llmops_components.models import check_model_directory
-from llmops_components.results import StageReport, digest_of, write_json
+from llmops_components.results import StageReport, digest_of
+from llmops_components.state_files import write_json
 from llmops_components.training import common
 from llmops_components.training.merging import merge
 from llmops_components.training.probe import Probe

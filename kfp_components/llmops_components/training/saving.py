@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ModelError
-from llmops_components.results import write_json
+from llmops_components.state_files import write_json
 from llmops_components.training import common
 from llmops_components.training.common import TaskType
 from llmops_components.training.merging import merge

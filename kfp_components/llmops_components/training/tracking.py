@@ -37,7 +37,7 @@ from llmops_components.registry.mlflow import (
     find_experiment,
     without_credentials,
 )
-from llmops_components.results import write_json
+from llmops_components.state_files import write_json
 from llmops_components.training.environment import environment
 from llmops_components.training.pictures import draw_curves
 from llmops_components.training.processes import is_main_process
