@@ -238,6 +238,23 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {},
             },
         ],
+        "config": {
+            "llmops": {
+                "description": "What whoever runs Airflow allows to those who write and trigger DAGs.",
+                "options": {
+                    "allowed_code": {
+                        "description": "Arguments of components that choose code, such as ``trust_remote_code``, are refused unless "
+                        "they are named here, separated by commas: ``trust_remote_code``, ``use_kernels``, a repository "
+                        "of kernels or its organisation, a module and those below it. Where the component runs, "
+                        "``LLMOPS_ALLOWED_CODE`` has to name them as well; the local backend sets it.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "trust_remote_code, kernels-community",
+                        "default": "",
+                    },
+                },
+            },
+        },
         "extra-links": [
             "airflow_provider_llmops.links.PipelineRunLink",
             "airflow_provider_llmops.links.ModelVersionLink",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_provider_llmops.allowed_code import refuse_switches
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.kubernetes import SHARED_MEMORY_PATH, StepSettings, Toleration
 from airflow_provider_llmops.spec_placeholders import refuse_expansions
@@ -31,6 +32,18 @@ _RESERVED_VARIABLES = {
     "PET_NODE_RANK",
     "PET_MASTER_ADDR",
     "PET_MASTER_PORT",
+}
+# Arguments of KServe's huggingfaceserver, and of vLLM in it, that choose code.
+_CODE_OF_SERVERS = {
+    "hf_overrides": "may name code of the model",
+    "logits_processors": "names classes to import",
+    "middleware": "names functions to import",
+    "reasoning_parser_plugin": "names a file to import",
+    "scheduler_cls": "names a class to import",
+    "tool_parser_plugin": "names a file to import",
+    "trust_remote_code": "runs code that the model brings",
+    "worker_cls": "names a class to import",
+    "worker_extension_cls": "names a class to import",
 }
 # A training that is told to stop finishes its step and saves: torchrun waits 120 s for its processes.
 GRACE_SECONDS = 150
@@ -59,7 +72,8 @@ def inference_service(
     :param resources: Kubernetes requests and limits of the predictor
     :param annotations: further annotations
     :param labels: labels
-    :raises ConfigurationError: the name is not a DNS-1123 label, the URI is empty, or an argument would be changed on its way
+    :raises ConfigurationError: the name is not a DNS-1123 label, the URI is empty, or an argument would be changed on its way or
+        chooses code that is not allowed
     """
     for what, value in (("service name", name), ("namespace", namespace)):
         if not isinstance(value, str) or not _DNS_LABEL.fullmatch(value):
@@ -69,6 +83,7 @@ def inference_service(
             )
     if not model_uri:
         raise ConfigurationError(f"Service {name!r} needs the URI of a model.")
+    refuse_switches(f"args of service {name!r}", args or {}, _CODE_OF_SERVERS)
     arguments: Sequence[str] = [
         f"--model_name={name}",
         *(f"--{key}={value}" for key, value in (args or {}).items()),

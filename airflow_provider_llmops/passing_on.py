@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from airflow_provider_llmops.allowed_code import refuse_code
 from airflow_provider_llmops.declared import Kinds, converted
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
 
@@ -22,7 +23,8 @@ def checked(component: str, arguments: Mapping[str, Any], *, same_release: bool 
     :param component: name of the component
     :param arguments: its arguments by name
     :param same_release: whether the component that runs is the one whose fields are known
-    :raises ConfigurationError: a field is unknown, or a value is not of its type; never for another release
+    :raises ConfigurationError: a field is unknown, or a value is not of its type, but for another release; or a field chooses
+        code that is not allowed
     """
     index = _index()
     declared: Mapping[str, Kinds] = index["arguments"].get(component, {})
@@ -31,9 +33,11 @@ def checked(component: str, arguments: Mapping[str, Any], *, same_release: bool 
     for name, kinds in declared.items():
         if result.get(name) is None:
             continue
+        refuse_code(name, result[name], index["code"])
         result[name] = converted(result[name], kinds, name, classes, strict=same_release)
         if same_release and isinstance(result[name], Mapping):
             _check_names(component, name, result[name], kinds)
+        refuse_code(name, result[name], index["code"])  # what was text is an object now
     return result
 
 

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_llmops import uris
+from airflow_provider_llmops import allowed_code, uris
 from airflow_provider_llmops.backends import artifact_store
 from airflow_provider_llmops.backends.base import Run, RunRequest, Wait, parse_time
 from airflow_provider_llmops.backends.data_plane import DataPlane
@@ -278,6 +278,9 @@ class LocalPipelineBackend:
 
     def _start(self, directory: Path, lock_fd: int, request: RunRequest) -> None:
         own = {RETENTION_VARIABLE: str(self._retention)} if self._retention is not None else {}
+        if names := allowed_code.allowed_names():
+            also = os.environ.get(allowed_code.ENVIRONMENT, "").split(",")
+            own[allowed_code.ENVIRONMENT] = ",".join([*names, *filter(None, also)])
         if checkpoints := self._checkpoints_of(request):
             own[CHECKPOINTS_VARIABLE] = checkpoints
         with (directory / "log.txt").open("ab") as log:

@@ -202,7 +202,8 @@ def test_model_that_cannot_compute_here_is_a_finding(tiny_model, tmp_path):
     ]
 
 
-def test_model_that_brings_its_code_is_read_again_with_it(tiny_model, tmp_path):
+def test_model_that_brings_its_code_is_read_again_with_it(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMOPS_ALLOWED_CODE", "trust_remote_code")
     base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
     config = json.loads((base / "config.json").read_text())
     kind = type(transformers.AutoConfig.from_pretrained(tiny_model)).__name__.removesuffix("Config")

@@ -98,3 +98,21 @@ def test_model_without_address_is_refused():
 def test_arguments_that_would_be_changed_on_their_way_to_the_server_are_refused(value):
     with pytest.raises(ConfigurationError, match=r"^args of service 'llm' ha"):
         inference_service("llm", "/m", args={"chat_template": value})
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"trust_remote_code": True},
+        {"trust-remote-code": ""},
+        {"tool-parser-plugin": "/m/p.py"},
+        {"middleware": "my.module"},
+    ],
+)
+def test_arguments_of_a_server_that_choose_code_need_leave(args, monkeypatch):
+    with pytest.raises(ConfigurationError, match=r"^args of service 'llm': \w+ \w+ .*not allowed here"):
+        inference_service("llm", "/m", args=args)
+    monkeypatch.setenv("AIRFLOW__LLMOPS__ALLOWED_CODE", "trust_remote_code,tool_parser_plugin,middleware")
+    inference_service("llm", "/m", args=args)
+    monkeypatch.undo()
+    inference_service("llm", "/m", args={"trust_remote_code": False, "dtype": "bfloat16"})

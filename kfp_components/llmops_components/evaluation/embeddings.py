@@ -86,9 +86,13 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
 
     pooling = _pooling(directory)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         model = AutoModel.from_pretrained(
-            directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            directory,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"Embedding model {directory} cannot be loaded: {error}") from error

@@ -74,9 +74,12 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreT
 
     transformers.utils.logging.disable_progress_bar()
     try:
-        refuse_encoders(transformers.AutoConfig.from_pretrained(path, local_files_only=True), path)
+        refuse_encoders(
+            transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
+            path,
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path, local_files_only=True, padding_side="left"
+            path, local_files_only=True, trust_remote_code=False, padding_side="left"
         )
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             path,
@@ -84,6 +87,7 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreT
             dtype="float32" if precision(full=False)[0] == "float32" else "auto",
             device_map="auto" if torch.cuda.is_available() else None,
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
+from llmops_components.passthrough.code import KERNELS, MODULES, SWITCHES, refuse_code
 from llmops_components.passthrough.declared import Fields, Kinds, converted, fields_of
 from llmops_components.training.renamed import ELSEWHERE, REPLACED
 
@@ -124,11 +125,12 @@ def typed(given: Mapping[str, Any] | None, argument: str, *names: str, **further
         further: Types of further fields.
 
     Raises:
-        SettingError: A value is certainly not what is declared; the message names it.
+        SettingError: A value is certainly not what is declared, or chooses code that is not allowed; the message names it.
     """
     if given is not None and not isinstance(given, Mapping):
         raise SettingError(f"{argument} is {given!r:.80}, and takes an object: names with their values.")
     kinds: Kinds = [{"fields": [*names, argument]}]
+    refuse_code(argument, given)
     found: dict[str, Any] = converted(
         dict(given or {}), kinds, argument, ChainMap({argument: further}, CLASSES)
     )
@@ -219,4 +221,5 @@ def index() -> dict[str, Any]:
             if name != BASE
         },
         "elsewhere": dict(sorted(elsewhere().items())),
+        "code": {"switches": SWITCHES, "kernels": list(KERNELS), "modules": MODULES},
     }

@@ -111,8 +111,13 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
     dtype = choose_dtype(args.dtype)
     started = time.monotonic()
     try:
-        refuse_encoders(AutoConfig.from_pretrained(args.model_dir, local_files_only=True), args.model_dir)
-        tokenizer = AutoTokenizer.from_pretrained(args.model_dir, local_files_only=True)
+        refuse_encoders(
+            AutoConfig.from_pretrained(args.model_dir, local_files_only=True, trust_remote_code=False),
+            args.model_dir,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            args.model_dir, local_files_only=True, trust_remote_code=False
+        )
         model, loading = AutoModelForCausalLM.from_pretrained(
             args.model_dir,
             dtype=dtype,

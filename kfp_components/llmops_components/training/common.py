@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops_components.errors import ModelError, SettingError, check_known
+from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import FROM_PRETRAINED, typed
 from llmops_components.results import digest_of
@@ -99,6 +100,7 @@ def load_model(
     import transformers
     from transformers import AutoConfig, AutoTokenizer
 
+    refuse_code("model_args", model_args)  # before anything of the model is read
     given = {"dtype": dtype, "trust_remote_code": False, **(model_args or {})}
     check_known([given["dtype"]], DTYPES, "dtype")
     remote_code = {"trust_remote_code": given["trust_remote_code"]}

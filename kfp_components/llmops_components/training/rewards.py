@@ -23,6 +23,7 @@ from typing import Any
 
 from llmops_components.errors import SettingError, check_known
 from llmops_components.models import check_model_directory
+from llmops_components.passthrough.code import is_allowed
 from llmops_components.passthrough.declared import converted
 from llmops_components.passthrough.tables import REWARDS
 from llmops_components.training import common, settings
@@ -91,17 +92,12 @@ def _check_allowed(name: str) -> str:
             f"rewards: {name!r} does not name a function. Write it as module:function, for example "
             "my_package.rewards:brevity."
         )
-    if not _is_allowed(match["module"]):
+    if not is_allowed(match["module"], ALLOWED_ENVIRONMENT):
         raise SettingError(
             f"rewards: functions of the module {match['module']} are not allowed here. Whoever runs the component "
             f"allows them by naming the module in the environment variable {ALLOWED_ENVIRONMENT}."
         )
     return match["module"]
-
-
-def _is_allowed(module: str) -> bool:
-    allowed = [each.strip() for each in os.environ.get(ALLOWED_ENVIRONMENT, "").split(",")]
-    return any(each and (module == each or module.startswith(f"{each}.")) for each in allowed)
 
 
 def build_rewards(
@@ -168,7 +164,7 @@ def _import_function(name: str) -> Callable[..., Any]:
         check_known(
             [function_name], [n for n in vars(module) if not n.startswith("_")], f"name in {module_name}"
         )
-    if not callable(function) or not _is_allowed(getattr(function, "__module__", "")):
+    if not callable(function) or not is_allowed(getattr(function, "__module__", ""), ALLOWED_ENVIRONMENT):
         # A module also holds what it imported: that was not allowed.
         raise SettingError(f"rewards: {name} is not a function that {module_name} defines.")
     return function
