@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from airflow_provider_llmops.exceptions import shortened
+
 # The provider's components begin the line with it that carries an error raised on purpose: ``llmops_components.stage``.
 ERROR_MARK = "LLMOPS_ERROR: "
 SHOWN_LINES = 20
@@ -28,13 +30,22 @@ _EXCEPTION = re.compile(
     r"(?P<name>(?:[A-Za-z_][\w.]*\.)?[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Timeout|Fault))(?:: (?P<message>.*))?$"
 )
 _OF_ANOTHER_PROCESS = re.compile(r"[\w.]*(?:CalledProcessError|ChildFailedError|ProcessRaisedException)\b")
-_FATAL = re.compile(r"^\s*(?:panic|fatal(?: error)?|error): .*\S", re.IGNORECASE)
+# The last two: what an exception of C++ says, NCCL's for one, and a Python that has no such module.
+_FATAL = re.compile(
+    r"^\s*(?:panic|fatal(?: error)?|error|what\(\)|(?:\S*/)?python[\d.]*): .*\S", re.IGNORECASE
+)
+# How torchrun's report of which process failed begins, below a traceback of its own.
+_TORCHRUNS_REPORT = re.compile(r"torch\.distributed\.elastic\.[\w.]*ChildFailedError: ?$")
 # Go's glog, which KFP's launcher and drivers write: severity, month and day, time, thread, file and line.
-_GLOG = re.compile(r"^(?P<severity>[IWEF])\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w./-]+:\d+\] ?(?P<message>.*)$")
+_GLOG = re.compile(
+    r"^(?P<severity>[IWEF])\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w./-]+\.go:\d+\] ?(?P<message>.*)$"
+)
 # What they put before the reason: which of them it was, with a line of identifiers.
 _LAUNCHERS_PREFIX = re.compile(
     r"^(?:KFP driver: |driver\.\w+\([^()]*\) failed: |failed to execute component: )+"
 )
+# torch.distributed, of the traceback of one of its processes.
+_RANK = re.compile(r"^\[rank\d+\]:[ ]?")
 _STATUS_ONLY = re.compile(r"exit status \d+$")
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -85,9 +96,10 @@ def read_last_words(text: str) -> LastWords:
     :param text: the output, or its end
     """
     own, launchers = _split(text)
+    own = own[: _report_start([line.text for line in own])]
     marked = next((error for line in reversed(own) if (error := _marked(line.text))), None)
     shown = [line for line in own if not line.text.startswith(ERROR_MARK) and line.text.strip()]
-    lines = tuple(line.text[:MAX_LINE_CHARACTERS] for line in shown[-SHOWN_LINES:])
+    lines = tuple(shortened(line.text, MAX_LINE_CHARACTERS) for line in shown[-SHOWN_LINES:])
     if marked:
         return LastWords(*marked, lines, on_purpose=True)
     reason = _exception([line.text for line in own]) or _launchers_error(launchers) or _error_line(shown)
@@ -105,7 +117,7 @@ def _split(text: str) -> tuple[list[_Line], list[re.Match[str]]]:
     launchers = []
     for raw, is_error in _without_executor_chatter(text.split("\n")):
         seen = raw.rstrip("\r").rpartition("\r")[2]  # what a progress bar has overwritten is not seen
-        line = clean(seen if seen.startswith(ERROR_MARK) else seen[:MAX_LINE_READ])
+        line = clean(seen if seen.startswith(ERROR_MARK) else _RANK.sub("", seen[:MAX_LINE_READ]))
         if match := _GLOG.match(line):
             launchers.append(match)
         else:
@@ -140,6 +152,13 @@ def _marked(line: str) -> tuple[str, bool] | None:
     if not isinstance(message, str) or not message.strip() or not isinstance(retryable, bool):
         return None
     return clean(message)[:MAX_REASON_CHARACTERS], not retryable
+
+
+def _report_start(lines: Sequence[str]) -> int:
+    """Where torchrun's report begins, which says less than what stands before it; the end if there is none."""
+    said = next((at for at in range(len(lines) - 1, -1, -1) if _TORCHRUNS_REPORT.match(lines[at])), -1)
+    start = next((at for at in range(said, -1, -1) if _TRACEBACK.match(lines[at])), 0)
+    return start or len(lines)
 
 
 def _exception(lines: Sequence[str]) -> str | None:

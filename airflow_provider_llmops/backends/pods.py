@@ -12,12 +12,10 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes_messages import reason_of
-from airflow_provider_llmops.exceptions import shortened
 
 MAX_PODS = 3
 # Longer than for one line of a log: what the pod security of a namespace wants takes some 500 characters.
 MAX_MESSAGE_CHARACTERS = 700
-MAX_LINE_CHARACTERS = 500
 # That a container is being made, or waits for the one before it or for its next start, is nothing to tell.
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 # The two that a kubelet says in turn, the first with the reason.
@@ -49,6 +47,7 @@ class PodTrouble:
     :param has_ended: whether a container or the whole pod has ended, so that there may be a log, and nothing is waited for
     :param was_restarted: whether Kubernetes started it again since, so that the log is the previous one
     :param was_told_to_end: whether it ended because its pod was deleted or evicted, so that it is a consequence and no reason
+    :param is_unexplained: whether a container ended by itself and left no last words, so that only its log may say why
     :param container: the container that it is about; empty if it is none
     :param at: Unix time at which the container ended, or of the event; ``None`` if it is not known
     """
@@ -60,6 +59,7 @@ class PodTrouble:
     has_ended: bool = False
     was_restarted: bool = False
     was_told_to_end: bool = False
+    is_unexplained: bool = False
     container: str = ""
     at: float | None = None
 
@@ -204,12 +204,10 @@ def document_of(answer: Any) -> dict[str, Any]:
     return document
 
 
-def last_lines(
+def log_end(
     api: Any, namespace: str, pod: str, *, container: str, previous: bool, lines: int, **request: Any
 ) -> list[str]:
-    """The end of the log of a container as it is shown in the task's; raises what the client raises.
-
-    A progress bar overwrites its line (``\\r``): what it showed last is shown.
+    """The last lines of the log of a container, as it wrote them; raises what the client raises.
 
     :param api: a ``CoreV1Api``
     :param namespace: where the pod is
@@ -230,15 +228,7 @@ def last_lines(
         **request,
     )
     text = answer.data.decode("utf-8", errors="replace")
-    shown = (
-        [line.rstrip("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n")]
-        if text
-        else []
-    )
-    return [
-        f"Last lines of pod {pod}:",
-        *(f"  {shortened(line, MAX_LINE_CHARACTERS)}" for line in shown),
-    ]
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _documents(answer: Any) -> list[dict[str, Any]]:
@@ -270,6 +260,9 @@ def _container_trouble(pod: str, container: Mapping[str, Any], is_told_to_end: b
             was_told_to_end=is_told_to_end
             and ended["exitCode"] in _TOLD_TO_END
             and ended.get("reason") != "OOMKilled",
+            is_unexplained=not str(ended.get("message") or "").strip()
+            and ended.get("reason") in (None, "Error")
+            and ended["exitCode"] not in _TOLD_TO_END,
             container=name,
             at=_time(ended.get("finishedAt")),
         )

@@ -18,7 +18,7 @@ from typing import Any
 
 from airflow_provider_llmops.backends.kfp_api import retrying
 from airflow_provider_llmops.backends.kubernetes_messages import message_of, reason_of, sentence
-from airflow_provider_llmops.backends.pods import PodTrouble, last_lines, list_pods, list_warnings
+from airflow_provider_llmops.backends.pods import PodTrouble, list_pods, list_warnings, log_end
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -217,6 +217,8 @@ class TrainJobs:
             if self.find(namespace, name) is None:
                 try:
                     at_work = waited < GRACE_SECONDS if pods_refused else self._are_at_work(namespace, name)
+                except CredentialsRefusedError:  # they are renewed, and no right is missing
+                    at_work = True
                 except ConfigurationError as error:
                     pods_refused = at_work = True
                     log.warning(
@@ -279,16 +281,20 @@ class TrainJobs:
         method = f"{verb}_{'namespaced' if place else 'cluster'}_custom_object"
         return partial(getattr(self._objects, method), GROUP, VERSION, *place, _RUNTIMES[kind], *name)
 
-    def last_lines(self, namespace: str, trouble: PodTrouble, *, lines: int) -> list[str]:
-        """End of the log of a container that has ended.
+    def log_of(self, namespace: str, trouble: PodTrouble, *, lines: int) -> list[str]:
+        """The last lines that a container wrote before it ended.
 
-        A log that cannot be read is told instead of raised: it must not hide the failure that it would explain. The
-        container may have been started again since its pod was read, so that its log is the previous one by now.
+        The container may have been started again since its pod was read, so that its log is the previous one by now.
+
+        :param namespace: where its pod is
+        :param trouble: what it ended with
+        :param lines: number of lines
         """
-        told: list[str] = []
+        found: list[str] = []
+        refusal: LLMOpsError | None = None
         for previous in (True,) if trouble.was_restarted else (False, True):
             call = partial(
-                last_lines,
+                log_end,
                 self._core,
                 namespace,
                 trouble.pod,
@@ -297,14 +303,16 @@ class TrainJobs:
                 lines=lines,
             )
             try:
-                found: list[str] = self._ask(f"read the log of pod {namespace}/{trouble.pod}", call, 0.0)
+                found = self._ask(f"read the log of pod {namespace}/{trouble.pod}", call, 0.0)
             except LLMOpsError as error:
-                told = told or [f"(could not be read: {str(error).partition(chr(10))[0]})"]
+                refusal = refusal or error
                 continue
-            told = found
-            if any(line.strip() for line in found[1:]):
+            refusal = None
+            if any(line.strip() for line in found):
                 break
-        return told
+        if refusal:
+            raise refusal
+        return found
 
     def _ask(self, what: str, call: Callable[..., Any], patience: float = PATIENCE_SECONDS) -> Any:
         """Ask the API server, again while it does not answer. A repeated request is harmless: names are unique."""

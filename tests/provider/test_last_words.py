@@ -29,6 +29,40 @@ Traceback (most recent call last):
     raise ValueError("Fail")
 ValueError: Fail
 """
+# torch 2.9, two processes that fail, and what torchrun says below them.
+RANKS = "".join(
+    f"[rank{rank}]: {line}\n"
+    for rank in (1, 0)
+    for line in (
+        "Traceback (most recent call last):",
+        '  File "/tmp/train.py", line 3, in <module>',
+        '    raise ValueError("loss is nan")',
+        "ValueError: loss is nan",
+    )
+)
+FAILED_LINE = (
+    "E1126 23:27:55.287000 24520 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1) "
+    "local_rank: 0 (pid: 24837) of binary: /usr/bin/python3"
+)
+TORCHRUN = f"""\
+{FAILED_LINE}
+Traceback (most recent call last):
+  File "/usr/bin/torchrun", line 8, in <module>
+    sys.exit(main())
+             ^^^^^^
+  File "/usr/lib/torch/distributed/launcher/api.py", line 383, in launch_agent
+    raise ChildFailedError(
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:{" "}
+============================================================
+train.py FAILED
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 24837)
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+============================================================
+"""
 
 
 def mark(**error) -> str:
@@ -54,6 +88,12 @@ def mark(**error) -> str:
          "panic: runtime error: index out of range"),
         ("Exception in thread main java.lang.IllegalStateException: no session\n\tat Main.main(Main.java:3)\n",
          "Exception in thread main java.lang.IllegalStateException: no session"),
+        (RANKS + TORCHRUN, "ValueError: loss is nan"),
+        ("terminate called after throwing an instance of 'c10::DistBackendError'\n  what():  [Rank 0] NCCL error\n" + TORCHRUN,
+         "what():  [Rank 0] NCCL error"),
+        ("/usr/bin/python3: No module named llmops_components\n" + TORCHRUN,
+         "/usr/bin/python3: No module named llmops_components"),
+        ("started\n" + TORCHRUN, None),
         ("epoch 1\nbash: line 3: trian: command not found\n", None),
         ("10%\r50%\r\x1b[31mError: disk is full\x1b[0m\r\n", "Error: disk is full"),
         ("\n  \n", None),
@@ -71,6 +111,11 @@ def test_last_lines_leave_out_what_kfp_prints_around_a_step():
     )
     lines = (*(f"line {n}" for n in range(11, 30)), "DataError: m")
     assert words == LastWords("m", True, lines, on_purpose=True)
+
+
+def test_last_lines_are_those_before_torchruns_report_of_which_process_failed():
+    lines = read_last_words(f"step 7\n{RANKS}{TORCHRUN}").lines
+    assert (lines[0], lines[-2:]) == ("step 7", ("ValueError: loss is nan", FAILED_LINE))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +189,7 @@ def test_driver_that_fails_says_why_before_which_it_was():
 
 
 def test_long_line_is_cut_where_it_is_shown():
-    assert read_last_words("y" * 10_000).lines == ("y" * 500,)
+    assert read_last_words("y" * 10_000).lines == (f"{'y' * 499}…",)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ FINAL = '{"type": "DataError", "message": "no rows", "retryable": false}'
         ),
         (
             pod(initContainerStatuses=[container(ended(2), name="download")]),
-            PodTrouble("p", "ended with exit code 2", "Error", has_ended=True, container="download", at=60.0),
+            PodTrouble(
+                "p", "ended with exit code 2", "Error", has_ended=True, is_unexplained=True, container="download", at=60.0
+            ),
         ),
         (
             pod(deleted=True, containerStatuses=[container(ended(143))]),

@@ -19,7 +19,7 @@ from kube_trainjobs import FakeTrainJobs, status
 
 from airflow_provider_llmops import once
 from airflow_provider_llmops.backends import trainer
-from airflow_provider_llmops.backends.pods import PodTrouble, pod_troubles
+from airflow_provider_llmops.backends.pods import MAX_PODS, PodTrouble, pod_troubles
 from airflow_provider_llmops.backends.trainjobs import watch as watching
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import (
@@ -329,6 +329,28 @@ def test_where_pods_cannot_be_listed_their_whole_grace_is_waited(cluster, contex
     start(task(), clear(context))
     assert time.monotonic() - before >= 1.0
     assert "Waiting 1 s for the pods of TrainJob" in caplog.text
+
+
+def test_credentials_that_are_just_renewed_are_no_missing_right_to_list_pods(
+    cluster, context, monkeypatch, caplog
+):
+    start(task(), context)
+    cluster.start_pod(cluster.only, "p-0")
+    monkeypatch.setattr(trainer, "GRACE_SECONDS", 0.0)  # waited only where pods may not be listed
+    seen = let_pods_end_after(cluster, 3)
+    ends, refused = cluster.faults, []
+
+    def refuse_once(method, path):
+        answer = ends(method, path)
+        if path.endswith("/pods") and not refused:
+            refused.append(path)
+            return status(401, "Unauthorized", "Unauthorized")
+        return answer
+
+    cluster.faults = refuse_once
+    start(task(), clear(context))
+    assert seen.count("GET pods") == 3
+    assert "which cannot be seen" not in caplog.text
 
 
 def test_creation_that_was_still_on_its_way_when_the_task_was_cleared_is_caught(
@@ -673,6 +695,25 @@ def test_second_node_that_cannot_be_made_is_told_while_the_first_runs(cluster, w
     assert watch.trouble.startswith("exceeded quota: q")
 
 
+def test_job_of_several_of_one_name_that_has_no_pod_is_told_by_its_own_events(cluster, watch):
+    job = cluster.add("j")
+    counts = {"active": 2, "ready": 2, "succeeded": 0, "failed": 0, "suspended": 0}
+    cluster.update(job, jobsStatus=[{"name": "node", **counts, "active": 1}, {"name": "data", **counts}])
+    cluster.start_pod(job, "j-node-0-0-a")
+    for index in (0, 1):
+        name = f"j-data-{index}-0-a"
+        cluster.start_pod(job, name)
+        cluster.pods[name]["document"]["metadata"]["labels"] |= {
+            "jobset.sigs.k8s.io/replicatedjob-name": "data",
+            "jobset.sigs.k8s.io/replicatedjob-replicas": "3",
+            "jobset.sigs.k8s.io/job-index": str(index),
+        }
+    cluster.warn(job, QUOTA, name="j-data-2")
+    assert watch.look().state == "RUNNING"
+    assert watch.trouble.startswith("exceeded quota: q")
+    assert "(Job j-data-2: FailedCreate)" in watch.trouble
+
+
 @pytest.mark.parametrize(
     ("names", "training"),
     [
@@ -882,7 +923,7 @@ def test_log_of_a_container_that_was_started_again_meanwhile_is_the_previous_one
     cluster.logs["p-0", False] = ""
     trouble = PodTrouble("p-0", "ended with exit code 1", has_ended=True, container="node")
     backend = KubeflowTrainerHook().backend
-    assert backend.last_lines("team", trouble, lines=20) == ["Last lines of pod p-0:", "  boom"]
+    assert backend.log_of("team", trouble, lines=20) == ["boom"]
 
 
 def test_log_that_breaks_off_is_told_and_ends_no_wait(cluster, watch, caplog):
@@ -905,19 +946,83 @@ def test_page_of_a_proxy_in_place_of_a_job_is_no_answer_and_ends_no_wait(cluster
     ]
 
 
-def test_line_of_a_log_is_what_a_progress_bar_showed_last_and_is_cut(cluster):
+def test_line_of_a_log_is_what_a_progress_bar_showed_last_and_is_cut(cluster, watch, caplog):
     cluster.end_pod(cluster.add("j"), "p-0", code=1, log="0")
     bar = "".join(f"\r{percent}%" for percent in range(101))
     cluster.faults = lambda method, path: (
         (200, f"begins\r\n{bar}\n{'x' * 600}\n") if path.endswith("/log") else None
     )
-    trouble = PodTrouble("p-0", "ended with exit code 1", has_ended=True, container="node")
-    assert KubeflowTrainerHook().backend.last_lines("team", trouble, lines=3) == [
+    watch.look()
+    assert told(caplog)[-4:] == ["Last lines of pod p-0:", "  begins", "  100%", f"  {'x' * 499}…"]
+
+
+def test_crash_without_last_words_has_its_reason_from_the_log(cluster, context, capsys):
+    trigger = start(task(), context)
+    log = "loading\nTraceback (most recent call last):\n  File 'x', line 1\nOSError: [Errno 28] No space left"
+    cluster.end_pod(cluster.only, "p-0", code=1, log=log)
+    cluster.fail(cluster.only)
+    with pytest.raises(
+        RunFailedError, match=r"^OSError: \[Errno 28\] No space left \(exit code 1\) \(pod p-0\)\. "
+    ):
+        resume(task(), context, trigger)
+    assert said(capsys, "warning")[1:] == [
+        "Pod p-0: OSError: [Errno 28] No space left (exit code 1)",
         "Last lines of pod p-0:",
-        "  begins",
-        "  100%",
-        f"  {'x' * 499}…",
+        *(f"  {line}" for line in log.split("\n")),
     ]
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [{"code": 137}, {"code": 143}, {"code": 137, "reason": "OOMKilled"}, {"code": 1, "message": "no GPU"}],
+)
+def test_log_is_not_the_reason_of_what_was_killed_or_has_said_why(cluster, watch, ended):
+    cluster.end_pod(cluster.add("j"), "p-0", log="Error: tried again", **ended)
+    watch.look()
+    assert "tried again" not in watch.trouble
+
+
+def test_crash_for_another_reason_shows_its_log_too(cluster, watch, caplog):
+    job = cluster.add("j")
+    cluster.begin(job)
+    for minute, log in enumerate(
+        ("Error: link 0 is down", "Error: link 1 is down", "Error: disk is full"), 1
+    ):
+        cluster.end_pod(job, "p-0", code=1, restarted=True, log=log, at=f"2026-01-01T00:0{minute}:00Z")
+        watch.look()
+    assert told(caplog) == [
+        "Pod p-0: Error: link 0 is down (exit code 1)",
+        "Last lines of pod p-0:",
+        "  Error: link 0 is down",
+        "Pod p-0: Error: link 1 is down (exit code 1)",
+        "Pod p-0: Error: disk is full (exit code 1)",
+        "Last lines of pod p-0:",
+        "  Error: disk is full",
+    ]
+
+
+def test_log_that_could_not_be_read_is_shown_of_the_next_crash(cluster, watch, caplog):
+    job = cluster.add("j")
+    cluster.begin(job)
+    for minute, fault in ((1, status(500, "InternalError", "no kubelet")), (2, None)):
+        cluster.faults = lambda method, path, fault=fault: fault if path.endswith("/log") else None
+        at = f"2026-01-01T00:0{minute}:00Z"
+        cluster.end_pod(job, "p-0", code=1, restarted=True, log="boom", at=at)
+        watch.look()
+    crash = "Pod p-0: ended with exit code 1"
+    unread = "(could not be read: The API server answered 500: no kubelet)"
+    assert told(caplog) == [crash, unread, crash, "Last lines of pod p-0:", "  boom"]
+
+
+def test_logs_of_a_few_pods_are_read_where_all_fail_together(cluster, watch):
+    job = cluster.add("j", nodes=8)
+    cluster.begin(job)
+    for node in range(8):
+        cluster.end_pod(job, f"p-{node}", code=1, log="boom")
+    read = []
+    cluster.faults = lambda method, path: read.append(path) if path.endswith("/log") else None
+    watch.look()
+    assert len(read) == MAX_PODS
 
 
 def test_failed_job_whose_pods_are_gone_says_so(cluster, context, capsys):

@@ -10,7 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from airflow_provider_llmops.backends.last_words import LastWords, read_last_words
 from airflow_provider_llmops.backends.pods import (
+    MAX_MESSAGE_CHARACTERS,
     MAX_PODS,
     PodTrouble,
     event_troubles,
@@ -30,12 +32,16 @@ from airflow_provider_llmops.backends.trainer import (
     TrainJobs,
     training_jobs,
 )
-from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError, shortened
 from airflow_provider_llmops.states import RunState
 
 # JobSet puts it on every pod: the name of one of the jobs in a TrainJob's status.
 REPLICATED_JOB_LABEL = "jobset.sigs.k8s.io/replicatedjob-name"
-LOG_LINES = 20
+# How many of that name there are, and which of them it belongs to.
+REPLICAS_LABEL = "jobset.sigs.k8s.io/replicatedjob-replicas"
+JOB_INDEX_LABEL = "jobset.sigs.k8s.io/job-index"
+READ_LINES = 200  # of a log: below the exception of a process stands what launched it has to say
+MAX_LOGS = 10
 # A line for each report of a training would be a line for each of its steps.
 PROGRESS_POINTS = 5
 PROGRESS_SECONDS = 300.0
@@ -91,7 +97,7 @@ class TrainJobWatch:
         self._wait_told: PodTrouble | None = None
         self._failures: list[PodTrouble] = []
         self._seen: set[tuple[str, str, float | None]] = set()
-        self._logs_told: set[tuple[str, str]] = set()
+        self._logs_told: set[tuple[str, str, str]] = set()
         self._progress: tuple[int | None, float] = (None, float("-inf"))
 
     @property
@@ -143,8 +149,7 @@ class TrainJobWatch:
             failures = self._look_at_pods(job)
         job = self._as_seen(job)
         self._tell(job)
-        for trouble in failures:
-            self._tell_failure(trouble)
+        self._tell_failures(failures)
         self._before = job
         return job
 
@@ -227,10 +232,7 @@ class TrainJobWatch:
         explained: set[str],
     ) -> list[PodTrouble]:
         """Why pods are missing, or wait without saying why."""
-        makers = [
-            job.name,
-            *(f"{job.name}-{replicated}-0" for replicated in missing if replicated in job.jobs),
-        ]
+        makers = [job.name, *(missing[:MAX_PODS] if job.jobs else ())]
         waits = list(filter(is_creation_failure, self._warnings(job, makers))) if missing else []
         if not job.state.is_terminal:
             silent = {pod["metadata"]["name"]: pod for pod in live if not has_run(pod)}
@@ -265,13 +267,27 @@ class TrainJobWatch:
             self.final_error = next((trouble.message for trouble in new if trouble.is_final), None)
         return sorted(new, key=_order)
 
-    def _tell_failure(self, trouble: PodTrouble) -> None:
-        self._log.warning("Pod %s: %s", trouble.pod, trouble.message)
-        said = (trouble.container, _without_numbers(trouble.message))
-        if said not in self._logs_told and len(self._logs_told) < MAX_PODS:
-            self._logs_told.add(said)
-            for line in self._backend.last_lines(self._place[0], trouble, lines=LOG_LINES):
-                self._log.warning("%s", line)
+    def _tell_failures(self, failures: Sequence[PodTrouble]) -> None:
+        """Tell of new failures, and of what the first of them wrote: nodes that fail together mostly fail alike."""
+        for number, trouble in enumerate(failures):
+            words, problem = self._read_log(trouble) if number < MAX_PODS else (LastWords(), "")
+            explained = _explained(trouble, words.reason)
+            self._failures = [explained if known is trouble else known for known in self._failures]
+            self._log.warning("Pod %s: %s", trouble.pod, explained.message)
+            said = (trouble.container, _without_numbers(explained.message), problem)
+            if number < MAX_PODS and said not in self._logs_told and len(self._logs_told) < MAX_LOGS:
+                self._logs_told.add(said)
+                self._log.warning("%s", problem or f"Last lines of pod {trouble.pod}:")
+                for line in words.lines:
+                    self._log.warning("  %s", line)
+
+    def _read_log(self, trouble: PodTrouble) -> tuple[LastWords, str]:
+        """What the container that failed wrote last, or why that cannot be read: it must not hide the failure."""
+        try:
+            log = self._backend.log_of(self._place[0], trouble, lines=READ_LINES)
+        except LLMOpsError as error:
+            return LastWords(), f"(could not be read: {str(error).partition(chr(10))[0]})"
+        return read_last_words("\n".join(log)), ""
 
     def _ask(self, what: str, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
         """What is not told, or not allowed to be read, ends no wait. The latter is said once, and asked again at times."""
@@ -326,18 +342,39 @@ def describe_progress(job: TrainJob) -> str:
 
 
 def _missing(job: TrainJob, live: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The jobs that have fewer pods than they need. Those of an initializer, or a launcher, have one."""
-    jobs = [*job.jobs] or [NODE]
+    """The Jobs that have fewer pods than they need. Those of an initializer, or a launcher, have one."""
+    names = [*job.jobs] or [NODE]
     # An MPI runtime may run one of the nodes in its launcher.
-    nodes = max(job.nodes - 1, 1) if LAUNCHER in jobs else job.nodes
-    made = Counter(map(replicated_job, live))
+    nodes = max(job.nodes - 1, 1) if LAUNCHER in names else job.nodes
+    made = Counter((replicated_job(pod), _label(pod, JOB_INDEX_LABEL, 0)) for pod in live)
     return [
-        name for name in jobs if name not in job.done_jobs and made[name] < (nodes if name == NODE else 1)
+        f"{job.name}-{name}-{index}"
+        for name in names
+        if name not in job.done_jobs
+        for index in range(_replicas(name, live))
+        if made[name, index] < (nodes if name == NODE else 1)
     ]
+
+
+def _replicas(name: str, live: Sequence[Mapping[str, Any]]) -> int:
+    """How many Jobs there are of a name, as their pods say. Kubeflow Trainer lets only jobs that are not its own have several."""
+    return max((_label(pod, REPLICAS_LABEL, 1) for pod in live if replicated_job(pod) == name), default=1)
+
+
+def _label(pod: Mapping[str, Any], label: str, default: int) -> int:
+    return int((pod["metadata"].get("labels") or {}).get(label, default))
 
 
 def _first(failures: Sequence[PodTrouble]) -> PodTrouble:
     return min(failures, key=_order)
+
+
+def _explained(trouble: PodTrouble, reason: str | None) -> PodTrouble:
+    """With the reason that its log gives, where the container left no last words of its own."""
+    if reason is None or not trouble.is_unexplained:
+        return trouble
+    how = trouble.message.removeprefix("ended with ")
+    return replace(trouble, message=f"{shortened(reason, MAX_MESSAGE_CHARACTERS)} ({how})")
 
 
 def _order(trouble: PodTrouble) -> tuple[bool, float]:
