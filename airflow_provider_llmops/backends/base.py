@@ -22,7 +22,8 @@ class RunRequest:
     :param pipeline: specification and parameters
     :param version: ids of a version on the server that holds the specification; only where there is a server
     :param labels: where the run comes from: dag, run, task and component digest
-    :param environment: environment variables for the steps. May hold secrets: never stored, logged or shown.
+    :param environment: environment variables for the steps. May hold secrets: never logged or shown, and stored only on this machine,
+        for its owner alone, while the run waits for its turn
     :param lineage: the same for all attempts of the task that may go on from each other's checkpoints
     """
 
@@ -42,6 +43,7 @@ class Run:
     :param display_name: name given when it was submitted
     :param state: current state
     :param tasks: state of each step by name, in the order in which they run
+    :param ahead: how many runs begin before it, of one that waits for its turn on this machine
     :param waits: whether any pod of it has not begun; which step's that is may not be known
     :param attempts: how many times a step was started, of those that were started more than once
     :param error: why it failed, in one line; ``None`` where nothing says so
@@ -58,6 +60,7 @@ class Run:
     display_name: str
     state: RunState
     tasks: Mapping[str, str] = field(default_factory=dict)
+    ahead: int | None = None
     waits: bool = False
     attempts: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None

@@ -11,47 +11,62 @@ from __future__ import annotations
 import copy
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
-import subprocess
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from airflow_provider_llmops import allowed_code, uris
 from airflow_provider_llmops.backends import artifact_store
-from airflow_provider_llmops.backends.base import Run, RunRequest, Wait, parse_time
+from airflow_provider_llmops.backends.base import Run, RunRequest, Wait
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.local_limits import kubernetes_settings, require_runnable
+from airflow_provider_llmops.backends.local_queue import (
+    ORPHAN_GRACE_SECONDS,
+    RUN_DIR_VARIABLE,
+    LocalQueue,
+    Start,
+    is_locked,
+    processes_of,
+    stop,
+)
+from airflow_provider_llmops.backends.local_records import RequestRecord, StateRecord, StepError
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
+    LLMOpsError,
     ResultError,
     RunNotFoundError,
 )
 from airflow_provider_llmops.ir import translate_imports
 from airflow_provider_llmops.pages.address import page_address
 from airflow_provider_llmops.spec_placeholders import refuse_placeholders
+from airflow_provider_llmops.state_files import (
+    RecordT,
+    StateFileError,
+    private_directory,
+    read_record,
+    why_not_written,
+    write_json,
+    write_private,
+)
 from airflow_provider_llmops.states import RunState
 
 if TYPE_CHECKING:
-    import psutil
-
     from airflow_provider_llmops.specs import BoundPipeline
 
 DEFAULT_SLOTS = 1
 MIN_FREE_BYTES = 512 * 1024 * 1024
 LOG_CHUNK_BYTES = 256 * 1024
+CHECKED_BYTES = 64 * 1024
 TERMINATE_GRACE_SECONDS = 20.0  # a training finishes its step and saves a checkpoint
-ORPHAN_GRACE_SECONDS = 5.0  # without the run's process nobody reads what a step writes, and it dies of that
-RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
 RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 
@@ -85,6 +100,7 @@ class LocalPipelineBackend:
         self._data_plane = DataPlane(python)
         self._root = Path(root)
         self._slots = slots
+        self._queue = LocalQueue(self._root, slots)
         self._retention = retention
         self._runs = self._root / "runs"
         self._checkpoints = self._root / "checkpoints"
@@ -126,10 +142,11 @@ class LocalPipelineBackend:
                 self._note_use(request.pipeline.spec.get(part), is_needed=False)
             aside = self._runs / f".{run_id}.{os.getpid()}"
             shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            _write_json(aside / "pipeline.yaml", request.pipeline.spec)  # JSON is YAML
+            private_directory(self._runs)
+            aside.mkdir(mode=0o700)
+            write_json(aside / "pipeline.yaml", request.pipeline.spec)  # JSON is YAML
             _note_settings(aside / "log.txt", request.pipeline.platform)
-            _write_json(
+            write_json(
                 aside / "request.json",
                 {
                     "run_id": run_id,
@@ -140,6 +157,7 @@ class LocalPipelineBackend:
                     "checkpoints": self._checkpoints_of(request),
                 },
             )
+            write_private(aside / "lock", b"")
             with (aside / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 try:
@@ -152,7 +170,7 @@ class LocalPipelineBackend:
                 self._start(directory, lock.fileno(), request)
         except OSError as error:
             raise ApiUnavailableError(
-                f"The run cannot be started: {error.strerror or error}. Check the disk and the permissions there, or choose "
+                f"The run cannot be started: {why_not_written(error, directory)}. Check the disk and the permissions there, or choose "
                 "another 'root' in the connection's extra.",
                 f"Run: {request.display_name}",
                 f"Directory: {directory}",
@@ -162,12 +180,24 @@ class LocalPipelineBackend:
     def get(self, run_id: str) -> Run:
         """Read the run's directory; a process that vanished without a last word is a failed run."""
         directory = self._directory(run_id)
-        state = _read_json(directory / "state.json")
-        if not RunState(state.get("state", RunState.PENDING)).is_terminal and not self._is_alive(directory):
-            state = _read_json(directory / "state.json")  # it may have ended between the two looks
-            if not RunState(state.get("state", RunState.PENDING)).is_terminal:
-                state = self._bury(directory, state)
-        return self._describe(directory, state)
+        with _naming_troubles(run_id, directory):
+            self._queue.go_on(self._fail)
+            return self._describe(directory, *self._look(directory))
+
+    def _look(self, directory: Path) -> tuple[StateRecord, int | None]:
+        """State of a run, and how many are to be started before it if it waits."""
+        for look in (1, 2):  # a run may begin, or end, between two of these questions
+            try:
+                state = read_record(directory / "state.json", StateRecord)
+            except StateFileError as error:
+                return self._bury(directory, StateRecord(), str(error)), None
+            if state.state.is_terminal or self._is_alive(directory):
+                break
+            if (ahead := self._queue.ahead_of(directory.name)) is not None:
+                return state, ahead
+            if look == 2:
+                return self._bury(directory, state), None
+        return state, None
 
     def find(self, display_name: str) -> Run | None:
         """Look the run up: its id follows from its name."""
@@ -187,13 +217,16 @@ class LocalPipelineBackend:
 
     def find_reusable(self, fingerprint: str) -> Run | None:
         """The newest successful run with that fingerprint among its labels."""
-        directories = [path for path in self._runs.glob("[!.]*") if path.is_dir()]
-        for directory in sorted(directories, key=lambda path: path.stat().st_mtime, reverse=True):
-            if _read_json(directory / "request.json").get("labels", {}).get("fingerprint") == fingerprint:
-                run = self.get(directory.name)
-                if run.state is RunState.SUCCEEDED:
+        directories = [path for path in self._runs.glob("[!.]*") if _RUN_ID.fullmatch(path.name)]
+        for directory in sorted(directories, key=_changed_at, reverse=True):
+            with suppress(
+                StateFileError, OSError, LLMOpsError
+            ):  # a broken or vanished one is none to be taken
+                request = read_record(directory / "request.json", RequestRecord)
+                state = read_record(directory / "state.json", StateRecord)
+                if request.labels.get("fingerprint") == fingerprint and state.state is RunState.SUCCEEDED:
                     self._note_use(str(directory))
-                    return run
+                    return self.get(directory.name)
         return None
 
     def cancel(self, run_id: str, patience: float | None = None) -> None:
@@ -201,12 +234,14 @@ class LocalPipelineBackend:
         directory = self._directory(run_id)
         if self.get(run_id).state.is_terminal:
             return
-        (directory / "cancel").touch()
+        with _naming_troubles(run_id, directory):
+            (directory / "cancel").touch(mode=0o600)
+            self._queue.leave(run_id)
         grace = TERMINATE_GRACE_SECONDS if patience is None else min(patience, TERMINATE_GRACE_SECONDS)
         ends_at = time.monotonic() + grace
-        _stop(_processes_of(directory), grace)
+        stop(processes_of(directory), grace)
         # A process that was just being born when the others were listed is found on the second look.
-        _stop(_processes_of(directory), max(ends_at - time.monotonic(), 0.0))
+        stop(processes_of(directory), max(ends_at - time.monotonic(), 0.0))
         self.get(run_id)  # records the end of what had to be killed
 
     def retry(self, run_id: str) -> None:
@@ -219,10 +254,11 @@ class LocalPipelineBackend:
     def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
         """Complete lines from ``offset`` on; a line that is still being written is left for the next call."""
         try:
-            with (self._directory(run_id) / "log.txt").open("rb") as log:
+            file = os.open(self._directory(run_id) / "log.txt", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(file, "rb") as log:
                 log.seek(offset)
                 chunk = log.read(LOG_CHUNK_BYTES)
-        except FileNotFoundError:
+        except OSError:
             return [], offset
         end = chunk.rfind(b"\n") + 1
         if end == 0 and len(chunk) == LOG_CHUNK_BYTES:
@@ -247,8 +283,11 @@ class LocalPipelineBackend:
 
     def read_outputs(self, run_id: str) -> dict[str, Any]:
         """Output parameters of the pipeline, as the run left them."""
-        outputs: dict[str, Any] = _read_json(self._directory(run_id) / "state.json").get("outputs", {})
-        return outputs
+        directory = self._directory(run_id)
+        try:
+            return read_record(directory / "state.json", StateRecord).outputs
+        except StateFileError as error:
+            raise ResultError(f"The run's outputs cannot be read: {error}", f"Run: {run_id}") from error
 
     def input_digest(self, uri: str) -> str | None:
         """What the component that made the file said of it, or its time and size."""
@@ -271,9 +310,10 @@ class LocalPipelineBackend:
         return run
 
     def check(self) -> str:
-        """Start the interpreter and make sure that the components can be imported."""
+        """Start the interpreter, make sure that the components can be imported, and that a run can be written."""
         version = self._data_plane.check()
         self._check_space()
+        self._check_writing()
         return f"local backend ready: Python {version} at {self._data_plane.python}, runs in {self._runs}"
 
     def _start(self, directory: Path, lock_fd: int, request: RunRequest) -> None:
@@ -283,25 +323,19 @@ class LocalPipelineBackend:
             own[allowed_code.ENVIRONMENT] = ",".join([*names, *filter(None, also)])
         if checkpoints := self._checkpoints_of(request):
             own[CHECKPOINTS_VARIABLE] = checkpoints
-        with (directory / "log.txt").open("ab") as log:
-            subprocess.Popen(
-                [self._data_plane.python, "-m", _RUNNER_MODULE, directory],
-                cwd=directory,
-                env=self._data_plane.environment(
-                    {
-                        **own,
-                        **request.environment,
-                        RUN_DIR_VARIABLE: str(directory),
-                        "LLMOPS_ROOT": str(self._root),
-                        "LLMOPS_SLOTS": str(self._slots),
-                    }
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[lock_fd],
-                start_new_session=True,
-            )
+        environment = self._data_plane.environment(
+            {
+                **own,
+                **request.environment,
+                RUN_DIR_VARIABLE: str(directory),
+                "LLMOPS_ROOT": str(self._root),
+                "LLMOPS_SLOTS": str(self._slots),
+            }
+        )
+        command = [str(self._data_plane.python), "-m", _RUNNER_MODULE, str(directory)]
+        if not self._queue.enter(Start(directory, command, environment), lock_fd):
+            with _open_log(directory / "log.txt") as log:
+                log.write("waiting for another run on this machine to end\n")
 
     def _checkpoints_of(self, request: RunRequest) -> str | None:
         """What a retry of a training goes on from, unless that has a place of its own. Success removes it."""
@@ -336,53 +370,66 @@ class LocalPipelineBackend:
                     "made it."
                 ) from None
 
-    def _bury(self, directory: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Record the end of a run whose process is gone without having done so, and stop what it left behind."""
-        _stop(_processes_of(directory), ORPHAN_GRACE_SECONDS)
+    def _bury(self, directory: Path, state: StateRecord, unreadable: str | None = None) -> StateRecord:
+        """Record the end of a run whose process is gone without having done so, and stop what it left behind.
+
+        :param unreadable: why its state cannot be read, if that is so
+        """
+        stop(processes_of(directory), ORPHAN_GRACE_SECONDS)
         with suppress(OSError):
             shutil.rmtree((directory / "tmp").readlink())
             (directory / "tmp").unlink()
+        if unreadable:
+            message = unreadable
+        elif state.started_at is not None:
+            message = "the run's process disappeared (killed, or the machine was restarted)"
+        else:
+            message = "the run was prepared but its process never started working"
+        return self._end(directory, state, "StateFileError" if unreadable else "Killed", message)
+
+    def _fail(self, directory: Path, message: str) -> None:
+        """Record that a run which waited cannot be started."""
+        self._end(directory, StateRecord(), "NotStarted", message)
+
+    @staticmethod
+    def _end(directory: Path, state: StateRecord, kind: str, message: str) -> StateRecord:
         canceled = (directory / "cancel").exists()
-        started = "started_at" in state
-        message = (
-            "the run's process disappeared (killed, or the machine was restarted)"
-            if started
-            else "the run was prepared but its process never started working"
+        ended = state.model_copy(
+            update={
+                "state": RunState.CANCELED if canceled else RunState.FAILED,
+                "finished_at": datetime.now(UTC),
+                "error": None if canceled else StepError(type=kind, message=message, retryable=True),
+            }
         )
-        ended = {
-            **state,
-            "state": RunState.CANCELED if canceled else RunState.FAILED,
-            "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "error": None if canceled else {"type": "Killed", "message": message, "retryable": True},
-        }
         with suppress(OSError):  # a full disk must not hide the verdict; the next look comes to the same one
-            _write_json(directory / "state.json", ended)
+            write_json(directory / "state.json", ended.model_dump(mode="json", exclude_none=True))
         return ended
 
-    def _describe(self, directory: Path, state: Mapping[str, Any]) -> Run:
-        request = _read_json(directory / "request.json")
-        value = RunState(state.get("state", RunState.PENDING))
+    def _describe(self, directory: Path, state: StateRecord, ahead: int | None) -> Run:
+        request = _read_or_empty(directory / "request.json", RequestRecord)
+        value = state.state
         if (directory / "cancel").exists():
             if not value.is_terminal:
                 value = RunState.CANCELING
             elif not value.is_successful:
                 value = RunState.CANCELED
-        error = state.get("error")
+        error = state.error
         text = None
         if error and not value.is_canceled:
             # What a component raises on purpose says all in its message.
-            is_raised_on_purpose = "traceback" in error and error["traceback"] is None
-            text = error["message"] if is_raised_on_purpose else f"{error['type']}: {error['message']}"
+            is_raised_on_purpose = "traceback" in error.model_fields_set and error.traceback is None
+            text = error.message if is_raised_on_purpose else f"{error.type}: {error.message}"
         return Run(
             run_id=directory.name,
-            display_name=request.get("display_name", directory.name),
+            display_name=request.display_name or directory.name,
             state=value,
-            tasks=state.get("tasks", {}),
+            tasks=state.tasks,
+            ahead=ahead,
             error=text,
-            failed_steps=(error["task"],) if error and text and error.get("task") else (),
-            retryable=error.get("retryable", True) if error else True,
-            created_at=parse_time(request.get("created_at")),
-            finished_at=parse_time(state.get("finished_at")),
+            failed_steps=(error.task,) if error and text and error.task else (),
+            retryable=error.retryable if error else True,
+            created_at=request.created_at,
+            finished_at=state.finished_at,
             log_hint=str(directory / "log.txt"),
         )
 
@@ -406,12 +453,7 @@ class LocalPipelineBackend:
 
     @staticmethod
     def _is_alive(directory: Path) -> bool:
-        with (directory / "lock").open("r") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return is_locked(directory / "lock")
 
     def _check_space(self) -> None:
         """Refuse to start a run that is bound to fail half-way."""
@@ -423,6 +465,20 @@ class LocalPipelineBackend:
                 "runs, or choose another 'root' in the connection's extra.",
                 f"Directory: {self._runs}",
             )
+
+    def _check_writing(self) -> None:
+        """Write what a run begins with, and remove it."""
+        try:
+            private_directory(self._runs)
+            probe = self._runs / f".check.{uuid.uuid4().hex}"
+            write_private(probe, b"\0" * CHECKED_BYTES)
+            probe.unlink()
+        except OSError as error:
+            raise ApiUnavailableError(
+                f"Runs cannot be written: {why_not_written(error, self._runs)}. Give the directory to this user and make room in "
+                "it, or choose another 'root' in the connection's extra.",
+                f"Directory: {self._runs}",
+            ) from error
 
 
 def _import_here(step: str, address: str) -> str:
@@ -438,45 +494,35 @@ def _note_settings(log: Path, platform: Mapping[str, Any] | None) -> None:
         for name, settings in kubernetes_settings(platform).items()
     ]
     if lines:
-        log.write_text("".join(lines), encoding="utf-8")
+        with _open_log(log) as handle:
+            handle.writelines(lines)
 
 
-def _processes_of(directory: Path) -> list[psutil.Process]:
-    """Every process that was started for a run, its grandchildren in sessions of their own included."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        # Gone since it was listed, or somebody else's.
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError):
-            if process.environ().get(RUN_DIR_VARIABLE) == str(directory):
-                found.append(process)
-    return found
+def _open_log(path: Path) -> TextIO:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
-def _stop(processes: list[psutil.Process], grace: float) -> None:
-    import psutil
-
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=grace)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=grace)
+def _changed_at(path: Path) -> float:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_or_empty(path: Path, model: type[RecordT]) -> RecordT:
+    with suppress(StateFileError):
+        return read_record(path, model)
+    return model()
+
+
+@contextmanager
+def _naming_troubles(run_id: str, directory: Path) -> Iterator[None]:
+    """What the system refuses at this moment is no verdict on a run."""
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return value
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Write the file as a whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    aside.replace(path)
+        yield
+    except OSError as error:
+        raise ApiUnavailableError(
+            f"The run cannot be looked at: {why_not_written(error, directory)}. Check the disk and the permissions there.",
+            f"Run: {run_id}",
+            f"Directory: {directory}",
+        ) from error

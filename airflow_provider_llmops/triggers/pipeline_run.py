@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 
 CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
+LONGEST_WAIT_IN_LOOKS = 60.0
 LAST_QUESTION_SECONDS = 10.0  # a run whose time is up is not left running for an explanation
 
 
@@ -174,7 +175,7 @@ class PipelineRunTrigger(BaseEventTrigger):
                 break
             if self._waits.due_in == 0:
                 self._ask_why_it_waits(asked)
-            await asyncio.sleep(seconds_to_wait(self.poll_interval, self.deadline))
+            await asyncio.sleep(seconds_to_wait(self.poll_interval * _looks_skipped(run), self.deadline))
         self._ask_no_more()
         await settle(started)
         yield self._event(timed_out=timed_out, error=error)
@@ -256,6 +257,11 @@ class PipelineRunTrigger(BaseEventTrigger):
         if timed_out and self._waits.reason:
             payload["waits_for"] = self._waits.reason
         return TriggerEvent(payload)  # type: ignore[no-untyped-call]
+
+
+def _looks_skipped(run: Run) -> float:
+    """How much longer than usual to wait for the next look: who is far back in a queue need not look at it each second."""
+    return min(max((run.ahead or 0) / 2, 1.0), LONGEST_WAIT_IN_LOOKS)
 
 
 def _stream_key(kubeflow_conn_id: str, poll_interval: float) -> tuple[str, str, float]:

@@ -22,7 +22,8 @@ from planes import DATA_PYTHON, REPO
 from airflow_provider_llmops.backends import local
 from airflow_provider_llmops.backends.base import RunRequest
 from airflow_provider_llmops.backends.data_plane import DataPlane
-from airflow_provider_llmops.backends.local import LocalPipelineBackend, _processes_of
+from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.local_queue import processes_of
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.states import RunState
 
@@ -125,7 +126,7 @@ def test_failure_names_the_step_and_its_error(backend, toy_spec, ending, error, 
 def test_sigkill_of_the_component_process_is_a_failed_run(backend, toy_spec):
     run_id = backend.submit(request(toy_spec, seconds=60))
     working(backend, run_id)
-    component = max(_processes_of(local.Path(backend._runs / run_id)), key=lambda p: len(p.parents()))
+    component = max(processes_of(local.Path(backend._runs / run_id)), key=lambda p: len(p.parents()))
     component.kill()
     run = finished(backend, run_id)
     assert run.state is RunState.FAILED
@@ -140,14 +141,14 @@ def test_sigkill_of_the_run_process_is_a_failed_run_and_its_children_are_stopped
     run = finished(backend, run_id)
     assert run.state is RunState.FAILED
     assert run.error == "Killed: the run's process disappeared (killed, or the machine was restarted)"
-    assert _processes_of(directory) == []
+    assert processes_of(directory) == []
     assert backend.get(run_id) == run
 
 
 def test_cancel_stops_every_process_within_ten_seconds(backend, toy_spec):
     run_id = backend.submit(request(toy_spec, seconds=60))
     working(backend, run_id)
-    processes = _processes_of(backend._runs / run_id)
+    processes = processes_of(backend._runs / run_id)
     assert len(processes) >= 2
     started = time.monotonic()
     backend.cancel(run_id)
@@ -186,7 +187,7 @@ def test_step_that_does_not_end_is_killed_after_the_grace(backend, toy_spec):
 
     assert time.monotonic() - started < 10
     assert backend.get(run_id).state is RunState.CANCELED
-    assert _processes_of(backend._runs / run_id) == []
+    assert processes_of(backend._runs / run_id) == []
 
 
 def test_cancel_of_a_finished_run_changes_nothing(backend, toy_spec):
@@ -224,7 +225,7 @@ def test_two_looks_for_processes_share_one_grace(backend, toy_spec, monkeypatch)
 
     run_id = backend.submit(request(toy_spec, seconds=60))
     with monkeypatch.context() as patch:
-        patch.setattr(local, "_stop", stop)
+        patch.setattr(local, "stop", stop)
         patch.setattr(local.time, "monotonic", lambda: clock[0])
         backend.cancel(run_id)
     assert graces == [20.0, 5.0]

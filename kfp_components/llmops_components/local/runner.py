@@ -17,8 +17,8 @@ The Airflow provider's local backend is the other side of this interface.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -27,17 +27,17 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from llmops_components.errors import InputError
-from llmops_components.local import prune
+from llmops_components.local import prune, queue
 from llmops_components.local.pipeline import Pipeline, StepFailed
 from llmops_components.local.steps import StepRunner
-from llmops_components.state_files import write_json
+from llmops_components.state_files import PRIVATE_UMASK, read_json, unreadable, write_json
 
-_SLOT_POLL_SECONDS = 0.1
+REQUEST_SHAPE = {"run_id": str, "display_name": str, "created_at": str, "arguments": {str: object}}
 
 
 class Terminated(BaseException):
@@ -106,21 +106,13 @@ class RunState:
         self._write()
 
     def _write(self) -> None:
-        write_json(self._path, self.value)
+        write_json(self._path, self.value, private=True)
 
 
 def run(directory: Path) -> int:
     """Carry out the run whose directory is given; returns the exit status."""
     termination = Termination()
     signal.signal(signal.SIGTERM, termination)
-    slot = _wait_for_slot(directory.parent.parent / "slots", int(os.environ.get("LLMOPS_SLOTS", "1")))
-    try:
-        return _run_in_slot(directory, termination)
-    finally:
-        slot.close()
-
-
-def _run_in_slot(directory: Path, termination: Termination) -> int:
     state = RunState(directory)
     # Components read these; the shell line of a KFP step starts the first python3 on PATH.
     os.environ["PATH"] = os.pathsep.join(
@@ -128,7 +120,7 @@ def _run_in_slot(directory: Path, termination: Termination) -> int:
     )
     os.environ["PYTHONUNBUFFERED"] = "1"
     try:
-        request = json.loads((directory / "request.json").read_text(encoding="utf-8"))
+        request = read_json(directory / "request.json", REQUEST_SHAPE)
         failure = _execute(directory, request, state, termination)
     except Terminated:
         state.finish(
@@ -150,33 +142,13 @@ def _run_in_slot(directory: Path, termination: Termination) -> int:
     return 0
 
 
-def _wait_for_slot(directory: Path, slots: int) -> IO[str]:
-    """Wait for a turn on this machine; the run is pending meanwhile.
-
-    Training and generation each use every core. Two at a time do not share them, they fight over them: on two cores,
-    generation beside a training run was measured at a fiftieth of its speed.
-    """
-    directory.mkdir(exist_ok=True)
-    said = False
-    while True:
-        for number in range(max(slots, 1)):
-            slot = (directory / str(number)).open("w")
-            try:
-                fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return slot
-            except BlockingIOError:
-                slot.close()
-        if not said:
-            print("waiting for another run on this machine to end", flush=True)
-            said = True
-        time.sleep(_SLOT_POLL_SECONDS)
-
-
 def _execute(
     directory: Path, request: Mapping[str, Any], state: RunState, termination: Termination
 ) -> dict[str, Any] | None:
     """Run the pipeline; returns the failure, if any."""
-    spec = json.loads((directory / "pipeline.yaml").read_text(encoding="utf-8"))
+    spec = read_json(directory / "pipeline.yaml")
+    if not spec:
+        raise unreadable(directory / "pipeline.yaml", "it is not there")
     name = spec["pipelineInfo"]["name"]
     artifacts = directory / "artifacts"
     workspace = directory / "workspace"
@@ -210,14 +182,37 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
+    """Carry out a run, then let those that wait go on, then give disk space back.
+
+    Args:
+        argv: Directory of the run, and ``--slot`` with the inherited descriptor of its slot.
+
+    Returns:
+        Exit status.
+    """
+    parser = argparse.ArgumentParser("llmops_components.local.runner")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--slot", type=int)
+    options = parser.parse_args(argv)
+    os.umask(PRIVATE_UMASK)
     started = time.monotonic()
-    run_directory = Path(sys.argv[1]).resolve()
-    with prune.temporary_directory(run_directory):
-        status = run(run_directory)
+    directory = options.directory.resolve()
+    try:
+        with prune.temporary_directory(directory):
+            status = run(directory)
+    finally:
+        if options.slot is not None:
+            os.close(options.slot)
+        # After the slot is free: who comes in from here on sees that it is.
+        queue.start_next(directory.parent.parent, int(os.environ.get("LLMOPS_SLOTS", "1")))
     print(
-        f"run {run_directory.name} ended with status {status} after {time.monotonic() - started:.1f} s",
+        f"run {directory.name} ended with status {status} after {time.monotonic() - started:.1f} s",
         flush=True,
     )
-    prune.tidy_up_after(run_directory)
-    raise SystemExit(status)
+    prune.tidy_up_after(directory)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
