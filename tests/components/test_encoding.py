@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from llmops_components.serving import encoding
-from llmops_components.serving.batching import Batcher, RequestError
+from llmops_components.serving.batching import Batcher
 from llmops_components.serving.encoding import PromptEncoder
+from llmops_components.serving.refusals import RequestError
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,8 @@ def serving(model: Path, directory: Path, *arguments: str) -> Iterator[Predictor
     assert state_file.exists(), (directory / "log.txt").read_text()
     state = json.loads(state_file.read_text())
     assert state["state"] == "READY", state
-    with httpx.Client(base_url=state["url"], timeout=60) as client:
+    headers = {"Content-Type": "application/json"}
+    with httpx.Client(base_url=state["url"], timeout=60, headers=headers) as client:
         yield Predictor(state["url"], process, state_file, client)
     process.kill()
     process.wait()

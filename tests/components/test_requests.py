@@ -13,8 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from llmops_components.serving import requests  # noqa: E402
-from llmops_components.serving.batching import Batcher, RequestError  # noqa: E402
+from llmops_components.serving.batching import Batcher  # noqa: E402
 from llmops_components.serving.chat import ChatTemplate  # noqa: E402
+from llmops_components.serving.refusals import RequestError  # noqa: E402
 from llmops_components.serving.requests import (  # noqa: E402
     ChatRequest,
     CompletionRequest,

@@ -20,6 +20,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from tokenizers.decoders import DecodeStream
 
 from llmops_components.serving.engines import Batch, Engine, OneByOne
+from llmops_components.serving.refusals import RequestError
 from llmops_components.serving.sampling import Sampler, Sampling
 
 logger = logging.getLogger(__name__)
@@ -34,34 +35,6 @@ FIRST_TOKEN_SECONDS = Histogram(
 )
 
 FinishReason = Literal["stop", "length", "cancelled"]
-
-
-class RequestError(Exception):
-    """A request that is answered with an error, in the form of the protocol that it came by.
-
-    Args:
-        status: HTTP status code.
-        message: What is wrong, with the numbers.
-        param: The field of the request that is to blame.
-        code: Short machine-readable reason, as OpenAI's API has it.
-        retry_after_seconds: When to come again, for errors that pass.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after_seconds: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.param = param
-        self.code = code
-        self.retry_after_seconds = retry_after_seconds
 
 
 def model_failed(error: Exception) -> RequestError:

@@ -11,7 +11,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llmops_components.serving.batching import RequestError
+from llmops_components.serving.refusals import RequestError
 from llmops_components.serving.requests import ChatRequest
 
 

@@ -4,6 +4,9 @@
 effect with the next one. ``GET /gateway/status`` tells how many requests are under way at each revision: once that reads
 0 for a revision without weight, it can be stopped without losing a request.
 
+What a service takes is the predictor's own rule (``door``), checked here first. Requests are held until they are whole; answers
+pass through piece by piece and are never held.
+
     python -m llmops_components.serving.gateway --routes routes.json --fd 3
 """
 
@@ -11,30 +14,47 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from aiohttp import (
-    ClientConnectionError,
     ClientConnectorError,
+    ClientError,
     ClientSession,
     ClientTimeout,
+    ConnectionTimeoutError,
     TCPConnector,
-    web,
 )
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
+from llmops_components.serving.bodies import Bodies
+from llmops_components.serving.connections import LimitedProtocol, raise_file_limit
+from llmops_components.serving.door import ROUTES, Door, Policy
+from llmops_components.serving.refusals import RequestError, request_error_handler
 from llmops_components.serving.routes import read_routes
 from llmops_components.state_files import StateFileError
 
 REVISION_HEADER = "x-llmops-revision"
-MAX_BODY_BYTES = 8 << 20  # the predictor's own limit is lower and its answer says more
+STATUS_PATH = "/gateway/status"
 # Shorter than the 65 s of KServe's server, so that it is never the revision that drops a connection that is in use.
 IDLE_CONNECTION_SECONDS = 30
+SHUTDOWN_SECONDS = 10
+DEFAULT_TIMEOUT_SECONDS = 300.0  # the predictor's
+LATE_SECONDS = (
+    2.0  # the predictor keeps to its time itself and says more; longer than that it does not answer at all
+)
+READ_SECONDS = 10.0  # for what needs no model: health, metadata, metrics
+_CONNECT_SECONDS = 5
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -45,6 +65,9 @@ _HOP_BY_HOP = {
     "transfer-encoding",
     "upgrade",
 }
+# A revision is asked by its own name, and whether a web page may ask has been decided here.
+_NOT_PASSED_ON = _HOP_BY_HOP | {"content-length", "expect", "host", "origin"}
+_NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +75,8 @@ class Routes:
     """The revisions that get traffic, as the file says now.
 
     Args:
-        path: ``routes.json``: ``{"routes": [{"revision", "url", "weight"}, ...]}``, replaced by renaming.
+        path: ``routes.json``: ``{"routes": [{"revision", "url", "weight", "timeout_seconds", "allowed_hosts",
+            "allowed_origins"}, ...]}``, the last three where they are not the default; replaced by renaming.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,23 +84,37 @@ class Routes:
         self.routes: list[dict[str, Any]] = []
         self._version: tuple[int, int] | None = None
         self._credit: Counter[str] = Counter()
+        self._policy = Policy()
 
     def reload(self) -> None:
-        """Read the file again if it is another one than before."""
+        """Read the file again if it is another one than before; one that cannot be read changes nothing."""
         try:
             found = os.stat(self.path)  # noqa: PTH116  half the cost of Path.stat(), and on every request
         except FileNotFoundError:
-            self.routes, self._version = [], None
+            self.routes, self._version, self._policy = [], None, Policy()
             return
-        if (found.st_ino, found.st_mtime_ns) == self._version:
+        version = (found.st_ino, found.st_mtime_ns)
+        if version == self._version:
             return
-        self._version = (found.st_ino, found.st_mtime_ns)
+        self._version = version
         try:
             self.routes = [route for route in read_routes(self.path) if route["weight"] > 0]
         except StateFileError as error:  # said once for each such file
             logger.error("The routes stay as they were: %s", error)
             return
+        self._policy = Policy(
+            hosts=frozenset(name.lower() for name in self._names("allowed_hosts")),
+            origins=tuple(self._names("allowed_origins")),
+        )
         self._credit.clear()
+
+    def _names(self, rule: str) -> list[str]:
+        return [name for route in self.routes for name in route.get(rule) or ()]
+
+    def policy(self) -> Policy:
+        """Who may ask: what any revision with traffic allows."""
+        self.reload()
+        return self._policy
 
     def ordered(self) -> list[dict[str, Any]]:
         """Whom to ask, and whom next if that one cannot be reached.
@@ -94,7 +132,7 @@ class Routes:
 
 
 class Gateway:
-    """Forwards requests.
+    """Forwards requests: an ASGI application, to be used within :meth:`connected`.
 
     Args:
         routes: Where to.
@@ -105,92 +143,172 @@ class Gateway:
         self.in_flight: Counter[str] = Counter()
         self._session: ClientSession | None = None
 
-    def application(self) -> web.Application:
-        """The server's application."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
-        app.router.add_get("/gateway/status", self.status)
-        app.router.add_route("*", "/{path:.*}", self.forward)
-        app.cleanup_ctx.append(self._connections)
-        return app
-
-    async def _connections(self, app: web.Application) -> Any:
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Have connections to the revisions."""
         connector = TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
-        # The revision limits the time of a request; only connecting is limited here.
-        timeout = ClientTimeout(total=None, sock_connect=5)
+        timeout = ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS
+        )  # the rest is limited for each request
         async with ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False
         ) as self._session:
             yield
 
-    async def status(self, request: web.Request) -> web.Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, unless its client goes away first."""
+        if scope["path"] == STATUS_PATH:
+            await self._status()(scope, receive, send)
+            return
+        body = await Request(scope, receive).body()
+        answered = asyncio.ensure_future(self._forward(scope, body, receive, send))
+        gone = asyncio.ensure_future(receive())  # after the body only http.disconnect can come
+        try:
+            await asyncio.wait([answered, gone], return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                await answered
+        finally:
+            for task in (answered, gone):
+                task.cancel()
+            await asyncio.gather(answered, gone, return_exceptions=True)
+
+    def _status(self) -> JSONResponse:
         """Routes and requests under way, for the controller."""
         self.routes.reload()
-        return web.json_response(
+        return JSONResponse(
             {"routes": self.routes.routes, "in_flight": {k: v for k, v in self.in_flight.items() if v}}
         )
 
-    async def forward(self, request: web.Request) -> web.StreamResponse:
+    async def _forward(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Pass a request on and its answer back, piece by piece."""
-        body = await request.read()
         why = "no revision of this service has traffic; route some to a ready revision"
-        for route in (
-            self.routes.ordered()
-        ):  # nothing is awaited between the choice and the count: see the module's text
+        # Nothing is awaited between the choice and the count: see the module's text.
+        for route in self.routes.ordered():
             revision = route["revision"]
             self.in_flight[revision] += 1
             try:
-                return await self._ask(route, request, body)
-            except ClientConnectorError as error:  # nothing was sent: another revision may answer
-                why = f"revision {revision} cannot be reached ({error.strerror or error})"
+                await self._ask(route, scope, body, send)
+                return
+            except (
+                ClientConnectorError,
+                ConnectionTimeoutError,
+            ) as error:  # nothing was sent: another may answer
+                why = f"revision {revision} cannot be reached ({getattr(error, 'strerror', None) or error})"
                 logger.warning(why)
+            except RequestError as error:
+                await (await request_error_handler(Request(scope), error))(scope, receive, send)
+                return
             finally:
                 self.in_flight[revision] -= 1
-        return _error(503, f"Service unavailable: {why}.")
+        refusal = RequestError(
+            503, f"Service unavailable: {why}.", code="service_unavailable", retry_after_seconds=1
+        )
+        await (await request_error_handler(Request(scope), refusal))(scope, receive, send)
 
-    async def _ask(self, route: dict[str, Any], request: web.Request, body: bytes) -> web.StreamResponse:
+    async def _ask(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> None:
+        """Answer with what one revision answers; where that breaks off, so does the answer."""
         assert self._session is not None
-        named = {item.strip().lower() for item in request.headers.get("connection", "").split(",")}
-        headers = [
-            (k, v)
-            for k, v in request.headers.items()
-            if k.lower() not in _HOP_BY_HOP | named | {"content-length"}
-        ]
-        answer: web.StreamResponse | None = None
+        seconds = READ_SECONDS
+        if scope["method"] != "GET":
+            seconds = (route.get("timeout_seconds") or DEFAULT_TIMEOUT_SECONDS) + LATE_SECONDS
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        address = URL(route["url"] + (scope["raw_path"] + query).decode("ascii"), encoded=True)
+        begun = False
         try:
-            async with self._session.request(
-                request.method,
-                URL(route["url"] + request.raw_path, encoded=True),
-                data=body or None,
-                headers=headers,
-                allow_redirects=False,
-            ) as got:
-                kept = [(k, v) for k, v in got.headers.items() if k.lower() not in _HOP_BY_HOP]
-                if got.content_length is not None and request.method != "HEAD":
-                    whole = web.Response(status=got.status, body=await got.read(), headers=kept)
-                    whole.headers[REVISION_HEADER] = route["revision"]
-                    return whole
-                answer = web.StreamResponse(status=got.status, headers=kept)
-                answer.headers[REVISION_HEADER] = route["revision"]
-                await answer.prepare(request)
+            async with (
+                asyncio.timeout(seconds),
+                self._session.request(
+                    scope["method"],
+                    address,
+                    data=body or None,
+                    headers=_passed_on(scope),
+                    allow_redirects=False,
+                ) as got,
+            ):
+                headers = [
+                    (name.lower().encode("latin-1"), value.encode("utf-8", "surrogateescape"))
+                    for name, value in got.headers.items()
+                    if name.lower() not in _NOT_PASSED_BACK
+                ]
+                headers.append((REVISION_HEADER.encode(), route["revision"].encode()))
+                begun = True
+                await send({"type": "http.response.start", "status": got.status, "headers": headers})
                 async for piece in got.content.iter_any():
-                    await answer.write(piece)
-                await answer.write_eof()
-                return answer
-        except ClientConnectorError:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (ClientConnectorError, ConnectionTimeoutError):
             raise
-        except ClientConnectionError as error:
-            if answer is not None and answer.prepared:
-                raise  # the client sees a cut-off answer, which is what it is
-            return _error(
-                502, f"Revision {route['revision']} ended the connection without an answer: {error}"
+        except TimeoutError:
+            refusal = RequestError(
+                504,
+                f"Revision {route['revision']} did not answer within {seconds:g} s.",
+                code="timeout",
             )
+        except ClientError as error:
+            refusal = RequestError(
+                502,
+                f"Revision {route['revision']} ended the connection without an answer: {error}",
+                code="bad_gateway",
+                retry_after_seconds=1,
+            )
+        else:
+            return
+        if not begun:
+            raise refusal
+        # The server ends the connection of an answer that is not complete: the client sees it cut off, which is what it is.
+        logger.warning("An answer was cut off: %s", refusal.message)
 
 
-def _error(status: int, message: str) -> web.Response:
-    body = {
-        "error": {"message": message, "type": "server_error", "param": None, "code": "service_unavailable"}
+def _passed_on(scope: Scope) -> list[tuple[str, str]]:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    named = {
+        item.strip().lower() for name, value in headers if name == "connection" for item in value.split(",")
     }
-    return web.json_response(body, status=status, headers={"Retry-After": "1"})
+    return [(name, value) for name, value in headers if name not in _NOT_PASSED_ON | named]
+
+
+def guarded(gateway: Gateway) -> ASGIApp:
+    """The gateway behind its door.
+
+    Args:
+        gateway: The gateway.
+    """
+    return Door(Bodies(gateway), policy=gateway.routes.policy, routes=(*ROUTES, ("GET", STATUS_PATH)))
+
+
+def server(app: ASGIApp, *, protocol: type[LimitedProtocol] = LimitedProtocol) -> uvicorn.Server:
+    """A server for an application, which listens where it is told to.
+
+    Args:
+        app: The application.
+        protocol: Limits of its connections.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # whoever asks is on this machine, and could say that it is somebody else
+            server_header=False,
+            timeout_keep_alive=IDLE_CONNECTION_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            backlog=512,
+        )
+    )
+
+
+async def serve(gateway: Gateway, sock: socket.socket) -> None:
+    """Answer until SIGTERM.
+
+    Args:
+        gateway: The gateway.
+        sock: Bound socket.
+    """
+    async with gateway.connected():
+        await server(guarded(gateway)).serve(sockets=[sock])
 
 
 def main() -> None:
@@ -201,28 +319,11 @@ def main() -> None:
     parser.add_argument("--routes", required=True, type=Path, help="routes.json of the service")
     parser.add_argument("--fd", required=True, type=int, help="inherited socket to listen on")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    raise_file_limit()
     sock = socket.socket(fileno=args.fd)
     sock.set_inheritable(False)
-    runner = web.AppRunner(
-        Gateway(Routes(args.routes)).application(),
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=10,
-    )
-    asyncio.run(_serve(runner, sock))
-
-
-async def _serve(runner: web.AppRunner, sock: socket.socket) -> None:
-    import signal
-
-    stop = asyncio.Event()
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-    await runner.setup()
-    await web.SockSite(runner, sock, backlog=512).start()
-    await stop.wait()
-    await runner.cleanup()
+    asyncio.run(serve(Gateway(Routes(args.routes)), sock))
 
 
 if __name__ == "__main__":

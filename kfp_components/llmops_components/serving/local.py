@@ -42,8 +42,14 @@ from typing import Any
 from llmops_components.errors import ComponentError, InputError, SettingError, UnavailableError
 from llmops_components.paths import local_path
 from llmops_components.serving import processes
-from llmops_components.serving.manifest import check_name, manifest_digest, read_manifest
-from llmops_components.serving.routes import read_routes
+from llmops_components.serving.manifest import (
+    ServiceSpec,
+    check_name,
+    manifest_digest,
+    names_in,
+    read_manifest,
+)
+from llmops_components.serving.routes import RULES_SHAPE, read_routes
 from llmops_components.serving.uses import note_use
 from llmops_components.state_files import (
     StateFileError,
@@ -66,7 +72,7 @@ SERVICE_SHAPE = {
     "as_of": str,
     "next_revision": int,
 }
-FACTS_SHAPE = {"digest": str, "url": str, "model_name": str, "ignored": [str]}
+FACTS_SHAPE = {"digest": str, "url": str, "model_name": str, "ignored": [str], **RULES_SHAPE}
 STATE_SHAPE = {"state": str, "error": str}
 # Set for the processes of a pipeline run; a service is not part of the run that started it.
 _OF_A_RUN = {"LLMOPS_RUN_DIR", "TMPDIR"}
@@ -127,7 +133,7 @@ class LocalServing:
                 "url": f"http://{HOST}:{sock.getsockname()[1]}",
                 "model_name": spec.arguments["model_name"],
                 "ignored": list(spec.ignored),
-            }
+            } | _rules(spec)
             _write(directory / "manifest.json", manifest)
             _write(directory / "facts.json", facts)
             _write(directory / "state.json", {"state": "STARTING"})
@@ -244,7 +250,7 @@ class LocalServing:
                 f"Cannot send traffic to revision {revision} of {home.name}: it is {state['state']}, not READY. "
                 f"{state.get('error', '')}".strip()
             )
-        return {"revision": revision, "url": _facts(directory)["url"], "weight": share}
+        return _entry(directory, share)
 
     def _ensure_gateway(self, home: Path, port: int | None) -> dict[str, Any]:
         service, directory = _readable(home / "service.json", SERVICE_SHAPE), home / "gateway"
@@ -306,7 +312,7 @@ class LocalServing:
                 service["url"] = self._ensure_gateway(home, None)["url"]
                 for route in gone:
                     self._restart(_revision_of(home, route))
-                    route["url"] = _facts(_revision_of(home, route))["url"]
+                    route |= _entry(_revision_of(home, route), route["weight"])
             finally:
                 _write(home / "routes.json", {"routes": routes})
         return True
@@ -449,6 +455,24 @@ def _serves_newer(home: Path, routed: Mapping[str, int], as_of: str) -> bool:
 
 def _revision_of(home: Path, route: Mapping[str, Any]) -> Path:
     return home / "revisions" / str(route["revision"])
+
+
+def _rules(spec: ServiceSpec) -> dict[str, Any]:
+    """What the gateway must know of a revision: how long it may take, and who may ask."""
+    given = spec.arguments
+    rules: dict[str, Any] = {
+        key: names_in(given[key]) for key in ("allowed_hosts", "allowed_origins") if key in given
+    }
+    if "request_timeout_seconds" in given:
+        rules["timeout_seconds"] = float(given["request_timeout_seconds"])
+    return rules
+
+
+def _entry(directory: Path, weight: int) -> dict[str, Any]:
+    """A revision in ``routes.json``."""
+    facts = _facts(directory)
+    rules = {key: facts[key] for key in RULES_SHAPE if key in facts}
+    return {"revision": directory.name, "url": facts["url"], "weight": weight, **rules}
 
 
 def _routes(home: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +24,15 @@ from llmops_components.paths import local_path
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 # Arguments of KServe's huggingfaceserver (vLLM's names included) that the local predictor carries out, by the name that
-# it uses itself. The last two are ours; huggingfaceserver ignores arguments that it does not know.
+# it uses itself. The last three are ours; huggingfaceserver ignores arguments that it does not know.
 PREDICTOR_ARGUMENTS = {
     "model_name": "model_name",
     "dtype": "dtype",
     "max_length": "max_model_len",
     "max_model_len": "max_model_len",
     "max_num_seqs": "max_num_seqs",
+    "allowed_origins": "allowed_origins",
+    "allowed_hosts": "allowed_hosts",
     "max_queue_length": "max_queue_length",
     "request_timeout_seconds": "request_timeout_seconds",
 }
@@ -129,6 +132,23 @@ def check_name(name: str, what: str = "service name") -> str:
     return name
 
 
+def names_in(text: str) -> list[str]:
+    """Names as a JSON list, as vLLM takes them, or with commas between them.
+
+    Args:
+        text: The argument.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not text.lstrip().startswith("["):
+        return [name.strip() for name in text.split(",") if name.strip()]
+    found = json.loads(text)
+    if not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{text} is not a list of names")
+    return [name.strip() for name in found]
+
+
 def manifest_digest(manifest: dict[str, Any]) -> str:
     """Digest of what a manifest says, independent of the order of its keys.
 
@@ -178,7 +198,7 @@ def read_manifest(manifest: dict[str, Any]) -> ServiceSpec:
     ignored += [f"--{key}" for key in given if key in IGNORED_ARGUMENTS]
     arguments = {"model_name": name}
     if "timeout" in predictor:
-        arguments["request_timeout_seconds"] = str(predictor["timeout"])
+        arguments["request_timeout_seconds"] = _check_seconds(predictor["timeout"], "spec.predictor.timeout")
     arguments |= {
         PREDICTOR_ARGUMENTS[key]: value for key, value in given.items() if key in PREDICTOR_ARGUMENTS
     }
@@ -241,7 +261,31 @@ def _arguments(args: Any) -> dict[str, str]:
     for key, value in found.items():
         if key in PREDICTOR_ARGUMENTS and not value:
             raise SettingError(f"spec.predictor.model.args: --{key} needs a value; write --{key}=value.")
+        if key in ("allowed_hosts", "allowed_origins"):
+            _check_names(key, value)
+        if key == "request_timeout_seconds":
+            _check_seconds(value, f"spec.predictor.model.args: --{key}")
     return found
+
+
+def _check_seconds(value: Any, where: str) -> str:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf or isinstance(value, bool):
+        raise SettingError(f"{where} is {value!r}: it takes a number of seconds above 0.")
+    return str(value)
+
+
+def _check_names(key: str, value: str) -> None:
+    try:
+        names_in(value)
+    except ValueError as error:
+        raise SettingError(
+            f"spec.predictor.model.args: --{key} cannot be read: {error}. Write a JSON list of names, or names with commas "
+            "between them."
+        ) from None
 
 
 def _environment(env: Any) -> dict[str, str]:

@@ -11,12 +11,16 @@ from typing import Any
 from fastapi import APIRouter
 from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput
+from kserve.model_server import app
 from kserve.protocol.rest.v1_endpoints import V1Endpoints
 from kserve.protocol.rest.v2_endpoints import V2Endpoints
+from starlette.types import ASGIApp
 
 from llmops_components.errors import ModelError
-from llmops_components.serving.batching import Batcher, Generation, RequestError
+from llmops_components.serving.batching import Batcher, Generation
+from llmops_components.serving.connections import LimitedProtocol
 from llmops_components.serving.encoding import PromptEncoder
+from llmops_components.serving.refusals import RequestError
 from llmops_components.serving.requests import Settings, ask, parse
 
 DEFAULT_MAX_TOKENS = 64  # the V1 and V2 protocols have no convention of their own
@@ -27,6 +31,7 @@ class Server(ModelServer):
 
     Args:
         sock: Bound socket.
+        guarded: Puts before KServe's application what all requests pass first.
         warm_up: Awaited before requests are accepted; an error ends the server.
         on_ready: Called when requests are accepted.
         grace_period: Seconds that running requests get after SIGTERM.
@@ -36,6 +41,7 @@ class Server(ModelServer):
         self,
         sock: socket.socket,
         *,
+        guarded: Callable[[ASGIApp], ASGIApp],
         warm_up: Callable[[], Awaitable[None]],
         on_ready: Callable[[], None],
         grace_period: int,
@@ -48,11 +54,17 @@ class Server(ModelServer):
             grace_period=grace_period,
         )
         self._socket = sock
+        self._guarded = guarded
         self._warm_up = warm_up
         self._on_ready = on_ready
 
     async def _serve(self) -> None:
-        self._rest_server.config.fd = self._socket.fileno()
+        config = self._rest_server.config
+        config.fd = self._socket.fileno()
+        config.app = self._guarded(app)
+        config.http = LimitedProtocol
+        config.ws = "none"
+        config.proxy_headers = False  # whoever asks could say that it is somebody else
         await self._warm_up()
         watch = asyncio.create_task(self._watch_start())
         await super()._serve()

@@ -16,11 +16,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops_components.serving.batching import Batcher, Generation, RequestError
+from llmops_components.serving.batching import Batcher, Generation
 from llmops_components.serving.chat import ChatTemplate
 from llmops_components.serving.encoding import PromptEncoder
+from llmops_components.serving.refusals import RequestError, openai_error
 from llmops_components.serving.requests import (
     ChatRequest,
     CompletionRequest,
@@ -76,72 +76,6 @@ class Shape:
         content: dict[str, Any] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
         choice = {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
         return event(self.body(self.chunk_kind, [choice]))
-
-
-def openai_error(error: RequestError) -> dict[str, Any]:
-    """An error in the form that OpenAI's clients read.
-
-    Args:
-        error: The error.
-    """
-    kind = "invalid_request_error" if error.status < 500 and error.status != 429 else "server_error"
-    if error.status == 429:
-        kind = "rate_limit_error"
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
-
-
-async def request_error_handler(request: Request, error: Exception) -> JSONResponse:
-    """Answer a :class:`RequestError` in the form of the protocol that the request came by.
-
-    Args:
-        request: The request.
-        error: The error.
-    """
-    assert isinstance(error, RequestError)
-    openai = request.url.path.startswith("/openai")
-    headers = {"Retry-After": str(error.retry_after_seconds)} if error.retry_after_seconds else None
-    body = openai_error(error) if openai else {"error": error.message}
-    return JSONResponse(body, status_code=error.status, headers=headers)
-
-
-class BodyLimit:
-    """Refuses request bodies over a limit before they are in memory.
-
-    Args:
-        app: The application behind.
-        max_bytes: The limit.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        error = RequestError(
-            413,
-            f"The request body is larger than the limit of {self.max_bytes} bytes.",
-            code="request_too_large",
-        )
-        headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.max_bytes:
-            response = await request_error_handler(Request(scope), error)
-            await response(scope, receive, send)
-            return
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self.max_bytes:
-                raise error
-            return message
-
-        await self.app(scope, counted, send)
 
 
 def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: PromptEncoder) -> APIRouter:

@@ -21,7 +21,6 @@ from typing import Any
 from llmops_components.errors import ComponentError, ModelError, SettingError
 from llmops_components.state_files import write_json
 
-MAX_BODY_BYTES = 1 << 20
 GRACE_SECONDS = 30
 DEFAULT_CONTEXT_TOKENS = 2048
 DTYPES = {
@@ -63,6 +62,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--request_timeout_seconds", type=float, default=300, help="longest time for one request"
+    )
+    parser.add_argument(
+        "--allowed_hosts",
+        default="",
+        help="names that requests may have as Host besides localhost, with commas between them; * for any. Any without "
+        "this where --host is not loopback, because a cluster's router chooses the name",
+    )
+    parser.add_argument(
+        "--allowed_origins",
+        default="",
+        help="origins of web pages that may use the service, as a JSON list or with commas between them; * for any",
     )
     parser.add_argument("--state_file", type=Path, help="where to say READY or FAILED, as JSON")
     return parser.parse_args(argv)
@@ -181,20 +191,22 @@ def serve(args: argparse.Namespace) -> None:
     """
     sock = socket.socket(fileno=args.fd) if args.fd is not None else bind(args.host, args.http_port)
     sock.set_inheritable(False)
-    # Connections inherit this. Uvicorn does not set it on a socket given by number, and without it an answer in two
-    # packets waits 40 ms for the client's delayed acknowledgement.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     url = "http://{}:{}".format(*sock.getsockname()[:2])
+    policy = _policy(args, sock.getsockname()[0])
     model, tokenizer, context = load(args)
 
     from kserve import logging as kserve_logging
     from kserve.model_server import app
 
-    from llmops_components.serving.batching import Batcher, RequestError
+    from llmops_components.serving.batching import Batcher
+    from llmops_components.serving.bodies import Bodies
+    from llmops_components.serving.connections import raise_file_limit
+    from llmops_components.serving.door import Door
     from llmops_components.serving.encoding import PromptEncoder
     from llmops_components.serving.engines import choose_engine
     from llmops_components.serving.model import LanguageModel, Server, routes_of_names_with_slashes
-    from llmops_components.serving.openai import BodyLimit, openai_router, request_error_handler
+    from llmops_components.serving.openai import openai_router
+    from llmops_components.serving.refusals import RequestError, request_error_handler
 
     kserve_logging.configure_logging()
     for name in (
@@ -202,6 +214,7 @@ def serve(args: argparse.Namespace) -> None:
         "kserve.trace",
     ):  # a log must not grow with every request of a long-lived service
         logging.getLogger(name).setLevel(logging.WARNING)
+    raise_file_limit()
     batcher = Batcher(
         model,
         tokenizer,
@@ -215,17 +228,31 @@ def serve(args: argparse.Namespace) -> None:
     encoder = PromptEncoder(tokenizer, batcher)
     app.include_router(openai_router(args.model_name, tokenizer, batcher, encoder))
     app.add_exception_handler(RequestError, request_error_handler)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
 
     def ready() -> None:
         say(args, "READY", url=url)
         print(f"Serving {args.model_name} at {url}/openai/v1", flush=True)
 
     served = LanguageModel(args.model_name, batcher, encoder)
-    server = Server(sock, warm_up=served.warm_up, on_ready=ready, grace_period=GRACE_SECONDS)
+
+    def guarded(app: Any) -> Any:
+        return Door(Bodies(app), policy=lambda: policy)
+
+    server = Server(sock, guarded=guarded, warm_up=served.warm_up, on_ready=ready, grace_period=GRACE_SECONDS)
     if "/" in args.model_name:
         app.include_router(routes_of_names_with_slashes(server))
     server.start([served])
+
+
+def _policy(args: argparse.Namespace, listens_on: str) -> Any:
+    from llmops_components.serving.door import policy_of
+
+    try:
+        return policy_of(args.allowed_hosts, args.allowed_origins, listens_on)
+    except ValueError as error:
+        raise SettingError(
+            f"Cannot read --allowed_hosts or --allowed_origins: {error}. Write names with commas between them."
+        ) from None
 
 
 def say(args: argparse.Namespace, state: str, **more: Any) -> None:

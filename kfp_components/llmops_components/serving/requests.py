@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from llmops_components.data.content import content_problem, content_text
-from llmops_components.serving.batching import Batcher, Generation, RequestError
+from llmops_components.serving.batching import Batcher, Generation
+from llmops_components.serving.refusals import RequestError
 from llmops_components.serving.sampling import Sampling
 
 _MAX_STOPS = 4

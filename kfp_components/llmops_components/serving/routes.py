@@ -7,11 +7,13 @@ from typing import Any
 
 from llmops_components.state_files import read_json, unreadable
 
-ROUTES_SHAPE = {"routes": [{"revision": str, "url": str, "weight": int}]}
+# Of a revision, where they are not the default.
+RULES_SHAPE = {"timeout_seconds": (int, float), "allowed_hosts": [str], "allowed_origins": [str]}
+ROUTES_SHAPE = {"routes": [{"revision": str, "url": str, "weight": int, **RULES_SHAPE}]}
 
 
 def read_routes(path: Path) -> list[dict[str, Any]]:
-    """Revision, url and weight of each route; none without a file.
+    """Revision, url, weight and rules of each route; none without a file.
 
     Args:
         path: ``routes.json``.

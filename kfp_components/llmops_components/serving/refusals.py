@@ -1,0 +1,82 @@
+"""A request that is not answered as asked, in the form of the protocol that it came by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+_MAX_SHOWN = 1000  # a refusal may quote the request, which may be a megabyte
+
+
+class RequestError(Exception):
+    """A request that is answered with an error, in the form of the protocol that it came by.
+
+    Args:
+        status: HTTP status code.
+        message: What is wrong, with the numbers.
+        param: The field of the request that is to blame.
+        code: Short machine-readable reason, as OpenAI's API has it.
+        retry_after_seconds: When to come again, for errors that pass.
+        headers: Further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        message = shortened(message)
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = None if param is None else shortened(param)
+        self.code = code
+        self.retry_after_seconds = retry_after_seconds
+        self.headers = headers or {}
+
+
+def shortened(text: str, limit: int = _MAX_SHOWN) -> str:
+    """Text whose middle is left out where it is long: its end often says what to do.
+
+    Args:
+        text: The text.
+        limit: Most characters.
+    """
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} ... {text[-(limit // 2 - 5) :]}"
+
+
+def openai_error(error: RequestError) -> dict[str, Any]:
+    """An error in the form that OpenAI's clients read.
+
+    Args:
+        error: The error.
+    """
+    kind = "invalid_request_error" if error.status < 500 and error.status != 429 else "server_error"
+    if error.status == 429:
+        kind = "rate_limit_error"
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+async def request_error_handler(request: Request, error: Exception) -> JSONResponse:
+    """Answer a :class:`RequestError` in the form of the protocol that the request came by.
+
+    Args:
+        request: The request.
+        error: The error.
+    """
+    assert isinstance(error, RequestError)
+    openai = request.scope["path"].startswith("/openai")
+    headers = dict(error.headers)
+    if error.retry_after_seconds:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    body = openai_error(error) if openai else {"error": error.message}
+    return JSONResponse(body, status_code=error.status, headers=headers)
