@@ -133,6 +133,7 @@ def check(arguments: list[str] | None = None) -> int:
         "mypy": [python, "-m", "mypy"],
         "the wall": [python, "-m", "pytest", "-q", "tests/provider/test_wall.py"],
         "compiled components": ["dev/compile_components", "--check"],
+        "supply chain": [python, "dev/_supply.py"],
     }
     failed = []
     for name, command in checks.items():
