@@ -5,14 +5,48 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from airflow_provider_llmops.exceptions import ResultError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from airflow_provider_llmops.exceptions import ResultError, shortened, shown_value
+from airflow_provider_llmops.state_files import read_text
 
 SUPPORTED_SCHEMA_VERSION = 1
+MAX_RESULT_BYTES = 4 * 1024 * 1024
 MAX_XCOM_BYTES = 16 * 1024
 MAX_FINDINGS_IN_XCOM = 20
 MAX_FINDINGS_IN_SUMMARY = 5
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+# Of 64 bits, as everything that stores them has.
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class ArtifactRecord(BaseModel):
+    """An output: where it lies, and what is in it."""
+
+    model_config = ConfigDict(strict=True)
+
+    uri: Annotated[str, StringConstraints(min_length=1, max_length=8192)]
+    digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{1,64}$")]
+    bytes: Size
+
+
+class ResultRecord(BaseModel):
+    """``result.json``. Keys that it does not declare are left out: nobody reads them, and a later release may add some."""
+
+    model_config = ConfigDict(strict=True)
+
+    schema_version: Literal[1]
+    component: Name
+    passed: bool
+    findings: Annotated[list[str], Field(max_length=10_000)]
+    artifacts: Annotated[dict[Name, ArtifactRecord], Field(max_length=1000)]
+    metrics: Annotated[dict[Name, Number], Field(max_length=10_000)]
+    details: dict[str, Any]
+    resources: dict[Name, Number]
 
 
 @dataclass(frozen=True)
@@ -66,8 +100,10 @@ class StageResult:
         """
         places = (f"Run: {run_id}", f"Result: {where}")
         try:
-            value = json.loads(text)
-        except ValueError as error:
+            if len(text) > MAX_RESULT_BYTES:
+                raise ValueError(f"it has {len(text)} characters, {MAX_RESULT_BYTES} at most are read")
+            value = read_text(text.encode("utf-8", errors="surrogatepass"))
+        except (ValueError, RecursionError) as error:
             raise ResultError(
                 f"The result is not valid JSON ({error}); it was probably cut off while it was written. Clear the task to run "
                 "the component again.",
@@ -76,27 +112,28 @@ class StageResult:
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != SUPPORTED_SCHEMA_VERSION:
             raise ResultError(
-                f"The result has schema version {version!r}; this provider reads version {SUPPORTED_SCHEMA_VERSION}. Use the "
-                "component image that belongs to the installed provider.",
+                f"The result has schema version {shown_value(version)}; this provider reads version {SUPPORTED_SCHEMA_VERSION}. Use "
+                "the component image that belongs to the installed provider.",
                 *places,
             )
         try:
-            return cls(
-                component=value["component"],
-                run_id=run_id,
-                component_digest=component_digest,
-                passed=value["passed"],
-                findings=list(value["findings"]),
-                artifacts={name: ArtifactRef(**ref) for name, ref in value["artifacts"].items()},
-                metrics=dict(value["metrics"]),
-                details=dict(value["details"]),
-                resources=dict(value["resources"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
+            known = ResultRecord.model_validate(value)
+        except ValidationError as error:
             raise ResultError(
-                f"The result lacks or garbles a field ({error!r}). Clear the task to run the component again.",
+                f"The result lacks or garbles a field ({_first_of(error)}). Clear the task to run the component again.",
                 *places,
             ) from error
+        return cls(
+            component=known.component,
+            run_id=run_id,
+            component_digest=component_digest,
+            passed=known.passed,
+            findings=known.findings,
+            artifacts={name: ArtifactRef(**ref.model_dump()) for name, ref in known.artifacts.items()},
+            metrics=dict(known.metrics),
+            details=known.details,
+            resources=dict(known.resources),
+        )
 
     def to_xcom(self) -> dict[str, Any]:
         """The result as plain JSON of at most 16 KB: URIs and numbers, never payloads.
@@ -122,6 +159,20 @@ class StageResult:
     def outputs(self) -> Mapping[str, str]:
         """URI of each artifact by name."""
         return {name: ref.uri for name, ref in self.artifacts.items()}
+
+
+def artifacts_in(text: str) -> dict[str, ArtifactRecord]:
+    """The outputs that a ``result.json`` describes.
+
+    :param text: content of the file
+    :raises ValueError: it is no result
+    """
+    return ResultRecord.model_validate(read_text(text.encode("utf-8", errors="surrogatepass"))).artifacts
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return shortened(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", 200)
 
 
 def summary_of(findings: Sequence[str]) -> str:

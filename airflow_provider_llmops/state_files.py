@@ -87,7 +87,7 @@ def read_record(path: Path, model: type[RecordT]) -> RecordT:
     :raises StateFileError: the file cannot be read, or holds something else; the message names it
     """
     try:
-        content = _content(path)
+        content = read_content(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise unreadable(path, "it is a symbolic link to nothing") from None
@@ -124,15 +124,21 @@ def read_text(content: bytes) -> Any:
     return value
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """What a regular file holds, if it is no more than that.
+
+    :param path: the file
+    :param limit: the most bytes that are read
+    :raises StateFileError: it is no regular file, or larger
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe there must not hold us up
     with os.fdopen(descriptor, "rb") as handle:
         status = os.fstat(handle.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise unreadable(path, "it is no regular file")
-        if status.st_size > MAX_BYTES:
-            raise unreadable(path, f"it has {status.st_size} bytes, {MAX_BYTES} at most are read")
-        return handle.read(MAX_BYTES + 1)
+        if status.st_size > limit:
+            raise unreadable(path, f"it has {status.st_size} bytes, {limit} at most are read")
+        return handle.read(limit)
 
 
 def _why_no_json(content: bytes, error: ValueError) -> str:

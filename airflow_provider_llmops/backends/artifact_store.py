@@ -5,7 +5,6 @@ A step writes each output to ``<step's root>/<attempt>/<output>``, where the att
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,12 @@ from airflow_provider_llmops.exceptions import (
     LLMOpsError,
     ResultError,
 )
+from airflow_provider_llmops.results import MAX_RESULT_BYTES, artifacts_in
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 RESULT = "result"
-MAX_RESULT_BYTES = 4 * 1024 * 1024
 
 
 def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | None) -> tuple[str, str]:
@@ -83,10 +82,11 @@ def input_digest(uri: str, conn_id: str | None) -> str | None:
         path = storage_path(uri.rstrip("/"), conn_id)
         beside = path.parent / RESULT
         if beside.is_file():
-            artifacts = json.loads(beside.read_text(encoding="utf-8"))["artifacts"]
-            for artifact in artifacts.values():
-                if artifact["uri"].rstrip("/") == uri.rstrip("/"):
-                    return str(artifact["digest"])
+            if beside.stat().st_size > MAX_RESULT_BYTES:
+                return None
+            for artifact in artifacts_in(beside.read_text(encoding="utf-8")).values():
+                if artifact.uri.rstrip("/") == uri.rstrip("/"):
+                    return artifact.digest
         return f"{uri} {path.checksum()}" if path.is_file() else None
     except Exception:  # whatever a storage library or a foreign file raises, it cannot be told
         return None

@@ -47,11 +47,13 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.ir import translate_imports
 from airflow_provider_llmops.pages.address import page_address
+from airflow_provider_llmops.results import MAX_RESULT_BYTES
 from airflow_provider_llmops.spec_placeholders import refuse_placeholders
 from airflow_provider_llmops.state_files import (
     RecordT,
     StateFileError,
     private_directory,
+    read_content,
     read_record,
     why_not_written,
     write_json,
@@ -181,8 +183,11 @@ class LocalPipelineBackend:
         """Read the run's directory; a process that vanished without a last word is a failed run."""
         directory = self._directory(run_id)
         with _naming_troubles(run_id, directory):
-            self._queue.go_on(self._fail)
-            return self._describe(directory, *self._look(directory))
+            state, ahead = self._look(directory)
+            if ahead is not None and ahead < self._slots:  # the first ones look whether somebody was killed
+                self._queue.go_on(self._fail)
+                state, ahead = self._look(directory)
+            return self._describe(directory, state, ahead)
 
     def _look(self, directory: Path) -> tuple[StateRecord, int | None]:
         """State of a run, and how many are to be started before it if it waits."""
@@ -269,7 +274,14 @@ class LocalPipelineBackend:
         """The step's ``result`` output below the run's pipeline root."""
         artifacts = self._directory(run_id) / "artifacts"
         for path in artifacts.glob(f"*/{task}/result"):
-            return path.read_text(encoding="utf-8", errors="replace"), str(path)
+            try:
+                return read_content(path, MAX_RESULT_BYTES).decode("utf-8", errors="replace"), str(path)
+            except (StateFileError, OSError) as error:
+                raise ResultError(
+                    f"The result of step {task} cannot be read: {error}. Clear the task to run the component again.",
+                    f"Run: {run_id}",
+                    f"Result: {path}",
+                ) from error
         raise ResultError(
             f"Step {task} succeeded and left no result. The component in the data plane's environment does not belong to "
             "this provider, or the directory was cleaned. Clear the task to run it again.",

@@ -93,10 +93,12 @@ class LocalQueue:
 
     def ahead_of(self, run_id: str) -> int | None:
         """How many runs are to be started before one that waits; ``None`` if it does not."""
-        for position, name in enumerate(self._tickets()):
-            if name.endswith(run_id):
-                return position
-        return None
+        try:
+            names = os.listdir(self._directory)  # noqa: PTH208  200 runs look at it
+        except FileNotFoundError:
+            return None
+        own = next((name for name in names if name.endswith(run_id)), None)
+        return None if own is None else sum(name < own for name in names if name[0] != "." and name != "lock")
 
     def go_on(self, on_broken: Callable[[Path, str], None]) -> None:
         """Start those whose turn it is.

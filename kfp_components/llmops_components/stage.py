@@ -17,6 +17,7 @@ from kfp.dsl import Artifact, Metrics, Model
 from llmops_components.errors import ComponentError
 from llmops_components.local.store import MODELS, store_once
 from llmops_components.reporting import message_of, report_error
+from llmops_components.result_schema import check_result
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of
 from llmops_components.state_files import write_json
 
@@ -67,19 +68,22 @@ def run_stage(
     if metrics is not None:
         for name, value in report.metrics.items():
             metrics.log_metric(name, value)
-    write_json(
-        result.path,
-        {
-            "schema_version": RESULT_SCHEMA_VERSION,
-            "component": component,
-            "passed": report.passed,
-            "findings": report.findings,
-            "artifacts": described,
-            "metrics": report.metrics,
-            "details": report.details,
-            "resources": _resources(time.monotonic() - started),
-        },
-    )
+    written = {
+        "schema_version": RESULT_SCHEMA_VERSION,
+        "component": component,
+        "passed": report.passed,
+        "findings": report.findings,
+        "artifacts": described,
+        "metrics": report.metrics,
+        "details": report.details,
+        "resources": _resources(time.monotonic() - started),
+    }
+    try:
+        check_result(written)
+        write_json(result.path, written)
+    except ComponentError as error:
+        report_error(error)
+        raise SystemExit(f"{type(error).__name__}: {message_of(error)}") from None
     if passed is not None:
         Path(passed).write_text(json.dumps(report.passed), encoding="utf-8")
     verdict = "finished" if report.passed else "finished, gate not passed"

@@ -25,6 +25,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # About the machine at this moment, and not about the file.
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
 Shape = Any
+# Why a step or a process failed, as `llmops_components.reporting` writes it.
+ERROR_SHAPE = {"type": str, "message": str, "retryable": bool, "traceback": str, "task": str}
 
 
 class StateFileError(ComponentError):
@@ -180,7 +182,7 @@ def mismatch(value: Any, shape: Shape, where: str = "it") -> str | None:
             return f"{where} is {_kind(value)} and no list"
         return next(filter(None, (mismatch(each, shape[0], f"an item of {where}") for each in value)), None)
     kinds = shape if isinstance(shape, tuple) else (shape,)
-    fits = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
+    fits = isinstance(value, kinds) and not (isinstance(value, bool) and not {bool, object} & set(kinds))
     return (
         None if fits else f"{where} is {_kind(value)} and not {' or '.join(kind.__name__ for kind in kinds)}"
     )
@@ -200,6 +202,20 @@ def unreadable(file: Path, why: str) -> StateFileError:
     return StateFileError(f"{file.name} cannot be read: {why}. File: {file}")
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that nothing more can be written.
+
+    Libraries written in Rust and C++ put the system's words into errors of their own.
+
+    Args:
+        error: Of writing something.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    text = str(error)
+    return any(f"os error {number}" in text or os.strerror(number) in text for number in _FULL)
+
+
 def raise_if_full(error: OSError, path: str | os.PathLike[str]) -> None:
     """Raise :class:`DiskFullError` if that is what an error says.
 
@@ -207,11 +223,11 @@ def raise_if_full(error: OSError, path: str | os.PathLike[str]) -> None:
         error: Of writing something.
         path: What was written, or the directory it was written to.
     """
-    if error.errno in _FULL:
+    if is_full(error):
         raise DiskFullError(full_disk(error, path)) from error
 
 
-def full_disk(error: OSError, path: str | os.PathLike[str]) -> str:
+def full_disk(error: BaseException, path: str | os.PathLike[str]) -> str:
     """What a full disk is called: why, what, and how much is free.
 
     Args:
@@ -221,7 +237,7 @@ def full_disk(error: OSError, path: str | os.PathLike[str]) -> str:
     why = {
         errno.EDQUOT: "The disk quota of this user is used up",
         errno.EFBIG: "The file would be larger than this process may write",
-    }.get(error.errno or 0, "The disk is full")
+    }.get(getattr(error, "errno", None) or 0, "The disk is full")
     target = Path(path)
     free = ""
     with suppress(OSError):

@@ -34,7 +34,7 @@ def test_full_disk_fails_the_step_for_now(tmp_path, monkeypatch):
         def task(self, name, state):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(StepFailed, match="No space left on device") as failed:
+    with pytest.raises(StepFailed, match="The disk is full: ") as failed:
         run_step(tmp_path, "", states=Full())
     assert failed.value.reason["retryable"]
 

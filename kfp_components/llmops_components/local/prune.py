@@ -474,8 +474,8 @@ def _remove_model(path: Path) -> str | None:
 def _results(run: Path) -> Iterator[dict[str, Any]]:
     """What the steps of a run said of themselves; a user's output of that name may hold anything."""
     for path in (run / "artifacts").rglob("result"):
-        result = _read(path)
-        if isinstance(result, dict):
+        with contextlib.suppress(StateFileError, OSError):
+            result = read_json(path)
             details, artifacts = result.get("details", {}), result.get("artifacts", {})
             if isinstance(details, dict) and isinstance(artifacts, dict):
                 known = {name: each for name, each in artifacts.items() if isinstance(each, dict)}

@@ -21,10 +21,15 @@ from llmops_components.errors import ComponentError
 from llmops_components.local import environments
 from llmops_components.local.pipeline import Step, StepFailed, Values
 from llmops_components.local.values import fill, typed
+from llmops_components.state_files import ERROR_SHAPE, StateFileError, full_disk, is_full, read_json
 
 ERROR_FILE_VARIABLE = "LLMOPS_ERROR_FILE"
 
 _EXECUTOR_OUTPUT = "executor_output.json"
+EXECUTOR_OUTPUT_SHAPE = {
+    "parameterValues": {str: object},
+    "artifacts": {str: {"artifacts": [{"name": str, "uri": str, "metadata": dict}]}},
+}
 _LINES_KEPT = 200
 _PROGRESS = ("Collecting", "Downloading", "Building", "Installing")  # of what pip says
 _EXCEPTION_LINE = re.compile(r"^\s*([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning))(?:: (.*))?$")
@@ -167,6 +172,9 @@ def _reason_of_system(error: OSError) -> dict[str, Any]:
             "artifacts, in files"
         )
         return {"type": "InputError", "message": message, "retryable": False}
+    if is_full(error):
+        message = full_disk(error, error.filename or tempfile.gettempdir())
+        return {"type": "DiskFullError", "message": message, "retryable": True, "traceback": None}
     return {"type": type(error).__name__, "message": str(error), "retryable": True}
 
 
@@ -243,13 +251,10 @@ def _variables(step: Step) -> dict[str, str]:
 
 def _outputs(step: Step, directory: Path, executor_input: Mapping[str, Any]) -> Values:
     """What the step left: what its function returned, and what it wrote to the paths that it was given."""
-    try:
-        left = json.loads((directory / _EXECUTOR_OUTPUT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        left = {}
+    left = read_json(directory / _EXECUTOR_OUTPUT, EXECUTOR_OUTPUT_SHAPE)
     outputs = Values()
     for name, declared in step.component.get("outputDefinitions", {}).get("parameters", {}).items():
-        value = left.get("parameterValues", {}).get(name)
+        value = (left.get("parameterValues") or {}).get(name)
         path = directory / name
         if value is None and path.is_file():
             value = path.read_text(encoding="utf-8")
@@ -257,7 +262,8 @@ def _outputs(step: Step, directory: Path, executor_input: Mapping[str, Any]) -> 
             outputs.parameters[name] = typed(value, declared, f"Step {step.name}: output {name!r}")
     for name, before in executor_input["outputs"]["artifacts"].items():
         artifact = dict(before["artifacts"][0])
-        for found in left.get("artifacts", {}).get(name, {}).get("artifacts", [])[:1]:
+        named = (left.get("artifacts") or {}).get(name) or {}
+        for found in (named.get("artifacts") or [])[:1]:
             artifact |= found
         outputs.artifacts[name] = [artifact]
     return outputs
@@ -265,11 +271,12 @@ def _outputs(step: Step, directory: Path, executor_input: Mapping[str, Any]) -> 
 
 def _reason(status: int, error_file: Path, last_lines: Iterable[str]) -> dict[str, Any]:
     """Why a step failed, in order of trust: its own words, its signal, the end of its output."""
-    try:
-        reported: dict[str, Any] = json.loads(error_file.read_text(encoding="utf-8"))
-        return reported
-    except FileNotFoundError:
-        pass
+    with suppress(
+        StateFileError
+    ):  # it was killed while it wrote, or writes what it likes: the output says more
+        reported = read_json(error_file, ERROR_SHAPE)
+        if reported.get("type") and reported.get("message") is not None:
+            return {"retryable": True, **reported}
     known = {one.value for one in signal.Signals}
     if status < 0 or status - 128 in known:  # a shell's own way to say it; 255 is an exit with -1
         number = -status if status < 0 else status - 128

@@ -16,13 +16,10 @@ from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import FROM_PRETRAINED, typed
 from llmops_components.results import digest_of
-from llmops_components.state_files import write_json
-from llmops_components.training.processes import is_main_process
 from llmops_components.training.settings import build_quantization, check_model_args, declared_by
 
 PROVENANCE_FILE = "provenance.json"
 TRAINING_LOG_FILE = "training_log.json"
-RUN_FILE = "run.json"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 TRL_VOCABULARY_MULTIPLE = 64  # of `trl.clone_chat_template`
 # They may ask for a GPU, and change nothing of the weights.
@@ -196,49 +193,12 @@ def check_weights(directory: Path, loading: Mapping[str, Any], *, backbone: str 
         )
 
 
-def resume_point(checkpoints: Path, run: Mapping[str, Any]) -> str | None:
-    """The newest complete checkpoint of this very run, or None; half-written ones are removed.
-
-    Args:
-        checkpoints: Directory of the checkpoints; made when it does not exist.
-        run: What makes the run what it is. It is kept beside the checkpoints and has to be the same on resume, or
-            two different runs would be mixed silently.
-    """
-    run = json.loads(json.dumps(run, default=str))
-    marker = checkpoints / RUN_FILE
-    if marker.is_file():
-        before = json.loads(marker.read_text(encoding="utf-8"))
-        if changed := sorted(key for key in run.keys() | before.keys() if run.get(key) != before.get(key)):
-            raise SettingError(
-                f"{checkpoints} holds checkpoints of another run (different: {', '.join(changed)}). "
-                "Use another directory for the checkpoints, or empty this one."
-            )
-    if is_main_process() and not marker.is_file():
-        write_json(marker, run)
-    complete = []
-    for directory in checkpoints.glob("checkpoint-*"):
-        if _is_complete(directory):
-            complete.append(directory)
-        elif is_main_process():
-            shutil.rmtree(directory, ignore_errors=True)
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the last file that the trainer writes is there, to its end."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def describe_base(base_model: Path) -> dict[str, Any]:
     """Digest of a base model and what an earlier step recorded of its origin."""
     known = base_model / PROVENANCE_FILE
     try:
         provenance = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         provenance = None
     return {"digest": digest_of(base_model)[0], "provenance": provenance}
 

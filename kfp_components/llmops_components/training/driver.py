@@ -25,6 +25,7 @@ from llmops_components.passthrough.tables import typed
 from llmops_components.paths import local_path
 from llmops_components.results import StageReport
 from llmops_components.training import common, curves, settings
+from llmops_components.training.checkpoints import resume_point
 from llmops_components.training.label_positions import only_where_labelled
 from llmops_components.training.lengths import check_lengths
 from llmops_components.training.model_card import CARD_FILE, write_model_card
@@ -243,6 +244,7 @@ class _Job:
         self.rows, self.eval_rows = rows, eval_rows
         self.base_model, self.scratch = base_model, scratch
         self.trainer_args, self.watch = trainer_args, watch
+        self.left_out: list[str] = []  # what there is to say of checkpoints that cannot be gone on from
         self.given = typed(options.get("training_args"), "training_args", f"trl.{method.config}")
         given_checkpoints = options.get("checkpoints") or None
         self.own_checkpoints = given_checkpoints and str(local_path(given_checkpoints, "checkpoints"))
@@ -365,6 +367,7 @@ class _Job:
                 save_minutes=self._save_minutes(),
                 loss_guard=self._loss_guard(),
             )
+        findings = [*self.left_out, *findings]
         used = budget.report()["used"]
         stopped = budget.finding()
         check_steps(trainer.state, stopped)
@@ -431,7 +434,7 @@ class _Job:
         if self.checkpoints is None:
             return None
         try:
-            return common.resume_point(Path(self.checkpoints), self.run)
+            found, findings = resume_point(Path(self.checkpoints), self.run)
         except SettingError:
             if not self._is_for_a_retry:
                 raise
@@ -439,7 +442,9 @@ class _Job:
             if not is_main_process():
                 return None
             shutil.rmtree(self.checkpoints)
-            return common.resume_point(Path(self.checkpoints), self.run)
+            found, findings = resume_point(Path(self.checkpoints), self.run)
+        self.left_out += findings  # they are removed, so that the next look does not find them
+        return found
 
     def done(self) -> None:
         """Remove checkpoints that nobody asked for."""

@@ -46,8 +46,9 @@ from llmops_components.errors import (
     check_known,
 )
 from llmops_components.reporting import ERROR_FILE_VARIABLE, message_of, report_error
+from llmops_components.result_schema import read_result
 from llmops_components.results import StageReport
-from llmops_components.state_files import write_json
+from llmops_components.state_files import ERROR_SHAPE, StateFileError, read_json, write_json
 from llmops_components.training.processes import is_main_process
 
 MODULE = "llmops_components.training.launch"
@@ -147,8 +148,8 @@ def train(
         if request.processes == 1:
             return _component(request)(**request.arguments)
         run(file)
-        written = json.loads(result.read_text(encoding="utf-8"))
-    return StageReport(**{of.name: written[of.name] for of in fields(StageReport)})
+        written = read_result(result)
+    return StageReport(**{of.name: getattr(written, of.name) for of in fields(StageReport)})
 
 
 def run(path: str | os.PathLike[str]) -> None:
@@ -243,19 +244,26 @@ def _first_error(directory: Path, error: Exception) -> Exception:
 
     recorded = sorted(directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     for file in recorded:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if known := _error_class(found["type"]):
+        found = _reported(file)
+        if found and (known := _error_class(found["type"])):
             return known(found["message"])
     if isinstance(error, ChildFailedError):
         for rank, failure in error.failures.items():
             if failure.exitcode not in (1, -signal.SIGTERM):
                 return _died(rank, failure.exitcode)
-    if recorded:
-        found = json.loads(recorded[0].read_text(encoding="utf-8"))
+    if found := next(filter(None, map(_reported, recorded)), None):
         return ComponentError(f"{found['type']} in a training process: {found['message']}")
     return UnavailableError(
         "The training's processes were stopped before any of them said why. Their output is above; run it again to go on."
     )
+
+
+def _reported(file: Path) -> dict[str, Any] | None:
+    """What a process said of its end, if it came to say it: it may have been killed while it wrote."""
+    with contextlib.suppress(StateFileError):
+        found = read_json(file, ERROR_SHAPE)
+        return found if found.get("type") and found.get("message") is not None else None
+    return None
 
 
 def _died(rank: int, code: int) -> UnavailableError:

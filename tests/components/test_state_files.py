@@ -1,0 +1,150 @@
+"""State files of the data plane: whatever is in them, who reads one gets what it declares or an error that names it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from broken_files import BROKEN
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llmops_components.result_schema import ResultRecord, check_result, read_result
+from llmops_components.state_files import (
+    DiskFullError,
+    StateFileError,
+    is_full,
+    mismatch,
+    read_json,
+    write_json,
+)
+
+SHAPE = {"state": str, "tasks": {str: str}, "routes": [{"weight": int}], "any": object}
+RESULT = {
+    "schema_version": 1,
+    "component": "toy",
+    "passed": True,
+    "findings": [],
+    "artifacts": {"model": {"uri": "/m", "digest": "sha256:" + "a" * 64, "bytes": 3}},
+    "metrics": {"loss": 0.5, "steps": 3},
+    "details": {"any": [None, {"x": 1}]},
+    "resources": {"seconds": 1.5},
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_file_that_cannot_be_read_is_named(how: str, tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    write_json(file, {"state": "READY"})
+    BROKEN[how](file)
+    with pytest.raises(StateFileError, match=r"^state\.json cannot be read: .*File: /.*/state\.json$"):
+        read_json(file, SHAPE)
+
+
+def test_no_file_holds_nothing(tmp_path: Path) -> None:
+    assert read_json(tmp_path / "state.json", SHAPE) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"state": "READY", "other": 1, "tasks": None}, None),
+        ({"any": True, "routes": [], "tasks": {"a": "b"}}, None),
+        ({"state": 1}, "'state' is int and not str"),
+        ({"tasks": ["a"]}, "'tasks' is list and no object"),
+        ({"tasks": {"a": 1}}, "'tasks': 'a' is int and not str"),
+        ({"routes": [{"weight": True}]}, "an item of 'routes': 'weight' is bool and not int"),
+    ],
+)
+def test_shape_names_what_differs(value: dict, why: str | None) -> None:
+    assert mismatch(value, SHAPE) == why
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+results = st.fixed_dictionaries(
+    {}, optional={name: st.just(value) | json_values for name, value in RESULT.items()}
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(content=st.binary(max_size=200) | results.map(json.dumps).map(str.encode))
+def test_any_result_is_a_record_or_an_error_that_names_it(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "result"
+    file.write_bytes(content)
+    try:
+        found = read_result(file)
+    except StateFileError as error:
+        assert str(error).startswith("result cannot be read: ")
+    else:
+        assert isinstance(found, ResultRecord)
+        json.dumps(found.model_dump(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"metrics": {"loss": float("nan")}}, "metrics.loss"),
+        ({"metrics": {"loss": True}}, "metrics.loss"),
+        ({"metrics": {"steps": 10**400}}, "metrics.steps"),
+        ({"passed": 1}, "passed"),
+        ({"artifacts": {"model": {"uri": "", "digest": "sha256:0", "bytes": 1}}}, "artifacts.model.uri"),
+    ],
+)
+def test_result_that_nobody_would_read_is_not_written(change: dict, field: str) -> None:
+    check_result(RESULT)
+    with pytest.raises(StateFileError, match=rf"^The result of toy cannot be written: {field}"):
+        check_result(RESULT | change)
+
+
+def test_full_disk_is_called_so_with_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "state.json"
+    write_json(file, {"a": 1})
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("llmops_components.state_files.os.fsync", refuse)
+    with pytest.raises(
+        DiskFullError, match=r"^The disk is full: state\.json was not written, where \d+ MiB are free\. "
+    ):
+        write_json(file, {"a": 2})
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_file_beyond_the_limit_of_the_process_is_called_so(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; from llmops_components.state_files import write_json\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "write_json(sys.argv[1], {'text': 'x' * 1000})\n"
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a.json")], check=False, capture_output=True, text=True
+    )
+    assert (
+        "DiskFullError: The file would be larger than this process may write: a.json was not written"
+        in died.stderr
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EDQUOT, "quota"), True),
+        (PermissionError(errno.EACCES, "no"), False),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("something else"), False),
+    ],
+)
+def test_full_disk_is_known_by_number_and_by_words(error: Exception, expected: bool) -> None:
+    assert is_full(error) is expected
