@@ -23,6 +23,8 @@ from collections.abc import Iterable
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from airflow_provider_llmops.redaction import redact
+
 SHOWN_CHARACTERS = 80
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
@@ -51,14 +53,14 @@ def reason_first(message: str, *places: str | None) -> str:
 
 
 class LLMOpsError(AirflowException):
-    """Base of every error that this provider raises on purpose.
+    """Base of every error that this provider raises on purpose. Its text has no secrets in it.
 
     :param message: the reason, and what to do about it
     :param places: lines to put behind it, see :func:`reason_first`
     """
 
     def __init__(self, message: str, *places: str | None) -> None:
-        super().__init__(reason_first(message, *places))
+        super().__init__(reason_first(redact(message), *(place and redact(place) for place in places)))
 
 
 class ConfigurationError(LLMOpsError, AirflowFailException):
@@ -108,7 +110,7 @@ def shown_value(value: object, limit: int = 80) -> str:
     :param value: what somebody gave
     :param limit: the longest length
     """
-    return shortened(repr(value), limit)
+    return shortened(redact(repr(value)), limit)
 
 
 def describe_unknown(given: Iterable[str], valid: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from airflow_provider_llmops.exceptions import ResultError, shortened, shown_value
+from airflow_provider_llmops.redaction import redacted
 from airflow_provider_llmops.state_files import read_text
 
 SUPPORTED_SCHEMA_VERSION = 1
@@ -128,10 +129,10 @@ class StageResult:
             run_id=run_id,
             component_digest=component_digest,
             passed=known.passed,
-            findings=known.findings,
+            findings=redacted(known.findings),
             artifacts={name: ArtifactRef(**ref.model_dump()) for name, ref in known.artifacts.items()},
             metrics=dict(known.metrics),
-            details=known.details,
+            details=redacted(known.details),
             resources=dict(known.resources),
         )
 

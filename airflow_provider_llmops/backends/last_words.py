@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from airflow_provider_llmops.exceptions import shortened
+from airflow_provider_llmops.redaction import redact
 
 # The provider's components begin the line with it that carries an error raised on purpose: ``llmops_components.stage``.
 ERROR_MARK = "LLMOPS_ERROR: "
@@ -49,10 +50,6 @@ _RANK = re.compile(r"^\[rank\d+\]:[ ]?")
 _STATUS_ONLY = re.compile(r"exit status \d+$")
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_USERINFO = re.compile(r"://[^/@\s]+@")
-_TOKEN = re.compile(
-    r"\b(?:hf|sk|ghp|gho|github_pat|glpat)[_-][A-Za-z0-9_-]{16,}|(?i:bearer) [A-Za-z0-9._~+/=-]{8,}"
-)
 
 
 class _Line(NamedTuple):
@@ -95,7 +92,7 @@ def read_last_words(text: str) -> LastWords:
 
     :param text: the output, or its end
     """
-    own, launchers = _split(text)
+    own, launchers = _split(redact(text))  # a key in PEM has several lines
     own = own[: _report_start([line.text for line in own])]
     marked = next((error for line in reversed(own) if (error := _marked(line.text))), None)
     shown = [line for line in own if not line.text.startswith(ERROR_MARK) and line.text.strip()]
@@ -107,8 +104,8 @@ def read_last_words(text: str) -> LastWords:
 
 
 def clean(text: str) -> str:
-    """A text without control characters, passwords in addresses, and tokens."""
-    return _TOKEN.sub("***", _USERINFO.sub("://***@", _CONTROL.sub("", _TERMINAL_CODES.sub("", text))))
+    """A text without control characters and secrets."""
+    return redact(_CONTROL.sub("", _TERMINAL_CODES.sub("", text)))
 
 
 def _split(text: str) -> tuple[list[_Line], list[re.Match[str]]]:

@@ -13,6 +13,7 @@ from airflow_provider_llmops.backends.local_serving import LocalServingBackend
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
+from airflow_provider_llmops.redaction import redact
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -124,7 +125,7 @@ class KServeHook(BaseHook):
         try:
             return True, self.backend.check()
         except Exception as error:
-            return False, str(error)
+            return False, redact(str(error))
 
 
 def _choice(address: str, body: dict[str, Any], *path: str) -> str:

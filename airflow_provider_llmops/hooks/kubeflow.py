@@ -11,6 +11,7 @@ from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.local import DEFAULT_SLOTS, LocalPipelineBackend
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
+from airflow_provider_llmops.redaction import redact
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -155,4 +156,4 @@ class KubeflowPipelinesHook(BaseHook):
         try:
             return True, self.backend.check()
         except Exception as error:
-            return False, str(error)
+            return False, redact(str(error))

@@ -43,6 +43,7 @@ from airflow_provider_llmops.once import (
     origin_of,
     outlasting,
 )
+from airflow_provider_llmops.redaction import redact
 from airflow_provider_llmops.specs import BoundPipeline
 from airflow_provider_llmops.uris import Address
 from airflow_provider_llmops.waiting import WaitWatch
@@ -417,7 +418,7 @@ class PipelineRunOperator(BaseOperator):
         while self.stream_logs:
             lines, end = self.hook.backend.read_log(run_id, offset)
             for line in lines:
-                self.log.info("%s", line)
+                self.log.info("%s", redact(line))
             if end == offset:
                 break
             offset = end

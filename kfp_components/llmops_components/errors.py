@@ -18,15 +18,20 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from llmops_components.redaction import redact
+
 SHOWN_CHARACTERS = 80
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
 
 
 class ComponentError(Exception):
-    """Base of every error that a component raises on purpose."""
+    """Base of every error that a component raises on purpose. Its text has no secrets in it."""
 
     retryable = True
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(ComponentError):

@@ -9,8 +9,8 @@ import traceback
 from pathlib import Path
 
 from llmops_components.errors import ComponentError, reason_first
+from llmops_components.redaction import redact
 from llmops_components.state_files import write_json
-from llmops_components.training.scrub import scrub
 
 ERROR_FILE_VARIABLE = "LLMOPS_ERROR_FILE"
 # Begins the line of the output that carries an error raised on purpose, as JSON. On a cluster the output is all that is left
@@ -28,7 +28,7 @@ def message_of(error: Exception) -> str:
     Args:
         error: What was raised.
     """
-    return scrub(reason_first(str(error)))
+    return reason_first(redact(str(error)))
 
 
 def report_error(error: Exception) -> None:
@@ -47,7 +47,7 @@ def report_error(error: Exception) -> None:
         "retryable": getattr(error, "retryable", True),
     }
     if target := os.environ.get(ERROR_FILE_VARIABLE):
-        trace = None if is_on_purpose else scrub(traceback.format_exc(limit=-20))
+        trace = None if is_on_purpose else redact(traceback.format_exc(limit=-20))
         _write(target, {**described, "traceback": trace})
     elif is_on_purpose:
         described["message"] = described["message"][:MAX_MESSAGE_CHARACTERS]

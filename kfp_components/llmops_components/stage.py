@@ -16,6 +16,7 @@ from kfp.dsl import Artifact, Metrics, Model
 
 from llmops_components.errors import ComponentError
 from llmops_components.local.store import MODELS, store_once
+from llmops_components.redaction import redacted
 from llmops_components.reporting import message_of, report_error
 from llmops_components.result_schema import check_result
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of
@@ -72,10 +73,10 @@ def run_stage(
         "schema_version": RESULT_SCHEMA_VERSION,
         "component": component,
         "passed": report.passed,
-        "findings": report.findings,
+        "findings": redacted(report.findings),
         "artifacts": described,
         "metrics": report.metrics,
-        "details": report.details,
+        "details": redacted(report.details),
         "resources": _resources(time.monotonic() - started),
     }
     try:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import SettingError, TrainingInterrupted
+from llmops_components.redaction import flat, is_secret_name, redact, redacted, without_paths
 from llmops_components.results import digest_of
 from llmops_components.training import tracking
 from llmops_components.training.pictures import draw_curves
-from llmops_components.training.scrub import flat, is_secret_name, redacted, scrub, without_paths
 from llmops_components.training.sft import train_sft
 from llmops_components.training.survival import run_training
 from llmops_components.training.tracking import Tracking, track
@@ -433,9 +433,11 @@ def test_texts_are_scrubbed(monkeypatch):
     text = (
         "qwertyuiop at http://a:b@host/x with hf_" + "a" * 20 + " and Bearer abcdefghij; s3://bucket/x stays"
     )
-    assert scrub(text) == "*** at http://***@host/x with *** and ***; s3://bucket/x stays"
-    assert scrub("x" * 60_000) == "x" * 60_000  # minutes, with a pattern that tries again from each character
-    assert scrub("x" * 40 + "postgresql+psycopg2://me:pw@db") == "x" * 40 + "postgresql+psycopg2://***@db"
+    assert redact(text) == "*** at http://***@host/x with *** and ***; s3://bucket/x stays"
+    assert (
+        redact("x" * 60_000) == "x" * 60_000
+    )  # minutes, with a pattern that tries again from each character
+    assert redact("x" * 40 + "postgresql+psycopg2://me:pw@db") == "x" * 40 + "postgresql+psycopg2://***@db"
     paths = "/home/ann/data/rows.jsonl, file:///mnt/models/base/ and https://arxiv.org/abs/2305.18290, a/b, 1/2, n/a"
     assert without_paths(paths) == "rows.jsonl, base and https://arxiv.org/abs/2305.18290, a/b, 1/2, n/a"
 

@@ -39,6 +39,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from llmops_components.errors import ComponentError, InputError, UnavailableError
+from llmops_components.redaction import redact
 from llmops_components.state_files import write_json
 
 # A step's own kfp is its harness: nothing else of the data plane imports it while a step runs.
@@ -78,7 +79,7 @@ class DataPlaneChanged(InputError):
 
 def without_secrets(text: str) -> str:
     """Text without users, passwords and query strings of the addresses in it."""
-    return _QUERY.sub("", _CREDENTIALS.sub("", text))
+    return redact(_QUERY.sub("", _CREDENTIALS.sub("", text)))
 
 
 def is_written_for_data_plane(command: Sequence[str]) -> bool:

@@ -35,6 +35,7 @@ from llmops_components.errors import InputError
 from llmops_components.local import prune, queue
 from llmops_components.local.pipeline import Pipeline, StepFailed
 from llmops_components.local.steps import StepRunner
+from llmops_components.redaction import redact, redacted
 from llmops_components.state_files import PRIVATE_UMASK, read_json, unreadable, write_json
 
 REQUEST_SHAPE = {"run_id": str, "display_name": str, "created_at": str, "arguments": {str: object}}
@@ -102,7 +103,7 @@ class RunState:
 
     def finish(self, state: str, error: Mapping[str, Any] | None = None) -> None:
         """Record how the run ended."""
-        self.value |= {"state": state, "finished_at": _now(), "error": dict(error) if error else None}
+        self.value |= {"state": state, "finished_at": _now(), "error": redacted(error) if error else None}
         self._write()
 
     def _write(self) -> None:
@@ -130,7 +131,7 @@ def run(directory: Path) -> int:
     except Exception as error:
         reason = {
             "type": type(error).__name__,
-            "message": str(error),
+            "message": redact(str(error)),
             "retryable": not isinstance(error, InputError),
         }
         state.finish("FAILED", {**reason, "traceback": None} if isinstance(error, InputError) else reason)

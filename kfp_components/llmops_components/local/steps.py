@@ -21,6 +21,7 @@ from llmops_components.errors import ComponentError
 from llmops_components.local import environments
 from llmops_components.local.pipeline import Step, StepFailed, Values
 from llmops_components.local.values import fill, typed
+from llmops_components.redaction import redact, redact_lines
 from llmops_components.state_files import ERROR_SHAPE, StateFileError, full_disk, is_full, read_json
 
 ERROR_FILE_VARIABLE = "LLMOPS_ERROR_FILE"
@@ -138,7 +139,7 @@ class StepRunner:
     def _execute(self, command: Sequence[str], variables: Mapping[str, str]) -> tuple[int, Iterable[str]]:
         last_lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         with self._during_step(), _started(command, {**os.environ, **variables}) as process:
-            for line in _without_executor_chatter(process.stdout or ()):
+            for line in redact_lines(_without_executor_chatter(process.stdout or ())):
                 print(line, end="", flush=True)
                 last_lines.append(line)
         return process.returncode, last_lines
@@ -175,7 +176,7 @@ def _reason_of_system(error: OSError) -> dict[str, Any]:
     if is_full(error):
         message = full_disk(error, error.filename or tempfile.gettempdir())
         return {"type": "DiskFullError", "message": message, "retryable": True, "traceback": None}
-    return {"type": type(error).__name__, "message": str(error), "retryable": True}
+    return {"type": type(error).__name__, "message": redact(str(error)), "retryable": True}
 
 
 def _started(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[str]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.models import check_model_directory
+from llmops_components.redaction import flat, redact, redacted
 from llmops_components.registry.alias import move_alias, note_date
 from llmops_components.registry.checkpoint import CheckpointFlavor
 from llmops_components.registry.mlflow import (
@@ -28,7 +29,6 @@ from llmops_components.registry.mlflow import (
     without_credentials,
 )
 from llmops_components.results import StageReport, digest_of
-from llmops_components.training.scrub import flat
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,7 +99,7 @@ def register_model(
     check_model_directory(directory)
     digest, size = digest_of(directory)
     all_tags = {
-        **{key: str(value) for key, value in (tags or {}).items()},
+        **redacted({key: str(value) for key, value in (tags or {}).items()}),
         **{f"llmops.dataset.{key}.digest": digest_of(path)[0] for key, path in (datasets or {}).items()},
         MODEL_DIGEST_TAG: digest,
     }
@@ -111,7 +111,7 @@ def register_model(
                 client,
                 directory,
                 experiment,
-                run_name or name,
+                redact(run_name or name),
                 parent,
                 all_tags,
                 params,

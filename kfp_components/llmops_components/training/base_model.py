@@ -19,6 +19,7 @@ from unittest.mock import patch
 from llmops_components.errors import ModelError, SettingError, UnavailableError, check_known
 from llmops_components.models import check_model_directory
 from llmops_components.paths import local_path
+from llmops_components.redaction import redact
 from llmops_components.results import StageReport
 from llmops_components.state_files import write_json
 from llmops_components.training import common
@@ -77,7 +78,7 @@ def import_base_model(
         config = _complete(directory)
         parameters, stored = _measure(directory)
         details = {
-            "source": source,
+            "source": redact(source),
             "revision": found.revision,
             "license": found.licence,
             "architecture": (config.architectures or [config.model_type])[0],
@@ -90,7 +91,7 @@ def import_base_model(
             directory / common.PROVENANCE_FILE,
             {"component": "import_base_model", **details, "parameters": parameters},
         )
-    print(f"{source}: {details['architecture']}, {parameters:,} parameters, {stored}", flush=True)
+    print(f"{details['source']}: {details['architecture']}, {parameters:,} parameters, {stored}", flush=True)
     findings = [] if details["chat_template"] else ["The tokenizer has no chat template: not a chat model."]
     return StageReport(metrics={"parameters": parameters}, details=details, findings=findings)
 

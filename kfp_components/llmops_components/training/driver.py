@@ -23,6 +23,7 @@ from llmops_components.models import check_model_directory
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
 from llmops_components.paths import local_path
+from llmops_components.redaction import redacted
 from llmops_components.results import StageReport
 from llmops_components.training import common, curves, settings
 from llmops_components.training.checkpoints import resume_point
@@ -37,7 +38,6 @@ from llmops_components.training.rows import (
     row_findings,
 )
 from llmops_components.training.saving import save_trained
-from llmops_components.training.scrub import redacted
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback

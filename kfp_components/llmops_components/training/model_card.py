@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from llmops_components.redaction import flat, redact, without_paths
 from llmops_components.training.environment import environment
 from llmops_components.training.pictures import draw_curves
-from llmops_components.training.scrub import flat, scrub, without_paths
 
 CARD_FILE = "README.md"
 CURVES_FILE = "training_curves.png"
@@ -206,7 +206,7 @@ def write_model_card(
 
 def _text(value: Any) -> str:
     """A value as it may stand in a card: on one line, without secrets and paths, and without ending a table's cell."""
-    return " ".join(without_paths(scrub(str(value))).split()).replace("|", "\\|")
+    return " ".join(without_paths(redact(str(value))).split()).replace("|", "\\|")
 
 
 def _number(value: float) -> str:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
+from llmops_components.redaction import flat, redact
 from llmops_components.registry.mlflow import (
     DAG_RUN_TAG,
     MAX_PARAM_CHARACTERS,
@@ -41,7 +42,6 @@ from llmops_components.state_files import write_json
 from llmops_components.training.environment import environment
 from llmops_components.training.pictures import draw_curves
 from llmops_components.training.processes import is_main_process
-from llmops_components.training.scrub import flat, scrub
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -246,7 +246,7 @@ class _Sender(threading.Thread):
         super().__init__(name="tracking", daemon=True)
         self.files: list[Path] = []
         self._where, self._uri, self._run, self._marker = where, uri, run, marker
-        self._shown = scrub(uri)
+        self._shown = redact(uri)
         self._metrics: list[tuple[bool, tuple[str, float, int, int]]] = []
         self._tags: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -274,7 +274,7 @@ class _Sender(threading.Thread):
 
     def tags(self, values: Mapping[str, str]) -> None:
         with self._lock:
-            self._tags |= {name: scrub(str(value))[:_MAX_TAG_CHARACTERS] for name, value in values.items()}
+            self._tags |= {name: redact(str(value))[:_MAX_TAG_CHARACTERS] for name, value in values.items()}
 
     def details(self) -> dict[str, str]:
         if self._run_id is None or self._experiment_id is None:
@@ -309,7 +309,7 @@ class _Sender(threading.Thread):
         except Exception as error:  # whatever it is, it is not worth a training
             if not self._warned:
                 self._warned = True
-                cause = " ".join(scrub(str(error)).split())[:200]
+                cause = " ".join(redact(str(error)).split())[:200]
                 print(
                     f"Warning: MLflow at {self._shown} cannot be used now ({type(error).__name__}: {cause}). The training "
                     "goes on; what it reports is kept and sent later.",
@@ -386,7 +386,7 @@ class _Sender(threading.Thread):
         if self._where.parent:
             self._find_parent(client)
             tags = {"mlflow.parentRunId": self._parent_id or ""}
-        name = self._where.run_name or str(self._run.get("component", "training"))
+        name = redact(self._where.run_name or str(self._run.get("component", "training")))
         run_id = client.create_run(self._experiment_id or "", run_name=name, tags=tags).info.run_id
         if self._marker is not None:
             write_json(

@@ -1,0 +1,68 @@
+"""What is secret is not said; what is not, is. The provider's tests read the same table."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llmops_components.errors import DataError
+from llmops_components.local.runner import RunState
+from llmops_components.redaction import redact, redact_lines, redacted
+
+SHAPES = json.loads((Path(__file__).parent.parent / "shapes/secrets.json").read_text("utf-8"))
+PEM = ["-----BEGIN RSA PRIVATE KEY-----", "MIIEowIBAAKCAQEA75", "x7Tz/+==", "-----END RSA PRIVATE KEY-----"]
+
+
+@pytest.mark.parametrize(("text", "secret", "shown"), SHAPES["hidden"])
+def test_secret_is_hidden_and_the_rest_stays(text, secret, shown):
+    assert secret in text
+    assert redact(text) == shown
+    assert redact(shown) == shown
+
+
+@pytest.mark.parametrize("text", SHAPES["kept"])
+def test_ordinary_text_stays_as_it_is(text):
+    assert redact(text) == text
+
+
+@given(
+    st.sampled_from(SHAPES["hidden"]),
+    st.text(alphabet="abc 019.\n", max_size=20),
+    st.text(alphabet="abc 019.\n", max_size=20),
+)
+def test_secret_is_hidden_between_other_text(shape, before, after):
+    text, secret, _ = shape
+    assert secret not in redact(f"{before} {text}\n{after}")
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_hidden_once(text):
+    assert redact(redact(text)) == redact(text)
+
+
+def test_key_that_is_printed_line_by_line_is_hidden():
+    assert list(redact_lines(["a", *PEM, "b"])) == ["a", "***", "b"]
+    assert list(redact_lines([*PEM[:2], "it was cut off there"])) == ["***", "it was cut off there"]
+
+
+def test_error_has_no_secret_in_its_text():
+    assert str(DataError("no rows at https://ann:pa55w0rd@h/x")) == "no rows at https://***@h/x"
+
+
+def test_state_of_a_run_has_no_secret(tmp_path):
+    RunState(tmp_path).finish("FAILED", {"type": "E", "message": "token=abc123", "retryable": True})
+    assert json.loads((tmp_path / "state.json").read_text())["error"]["message"] == "token=***"
+
+
+def test_settings_hide_what_their_names_say():
+    given_ = {
+        "apiKey": "a",
+        "x-api-key": "b",
+        "Authorization": "c",
+        "Cookie": "d",
+        "eosToken": "e",
+        "keys": ["f"],
+    }
+    hidden = {"apiKey": "***", "x-api-key": "***", "Authorization": "***", "Cookie": "***"}
+    assert redacted(given_) == {**given_, **hidden}

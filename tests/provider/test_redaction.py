@@ -1,0 +1,88 @@
+"""What is secret is not said; what is not, is. The data plane's tests read the same table."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import airflow_provider_llmops
+from airflow_provider_llmops.backends.last_words import clean, read_last_words
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+from airflow_provider_llmops.redaction import redact
+from airflow_provider_llmops.results import StageResult
+
+ROOT = Path(__file__).parents[2]
+SHAPES = json.loads((ROOT / "tests/shapes/secrets.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(("text", "secret", "shown"), SHAPES["hidden"])
+def test_secret_is_hidden_and_the_rest_stays(text, secret, shown):
+    assert redact(text) == shown
+    for said in (
+        clean(text),
+        str(ConfigurationError(text, f"Address: {text}")),
+        shown_value({"x": text}, 9999),
+    ):
+        assert secret not in said
+
+
+@pytest.mark.parametrize("text", SHAPES["kept"])
+def test_ordinary_text_stays_as_it_is(text):
+    assert redact(text) == text
+
+
+@given(
+    st.sampled_from(SHAPES["hidden"]),
+    st.text(alphabet="abc 019.\n", max_size=20),
+    st.text(alphabet="abc 019.\n", max_size=20),
+)
+def test_no_error_tells_a_secret(shape, before, after):
+    text, secret, _ = shape
+    assert secret not in str(ConfigurationError(f"{before} {text}\n{after}"))
+
+
+def test_both_planes_have_the_same_patterns():
+    def patterns(path: Path) -> dict[str, str]:
+        return {
+            target.id: ast.dump(node.value)
+            for node in ast.parse(path.read_text("utf-8")).body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+
+    own = patterns(Path(airflow_provider_llmops.__file__).parent / "redaction.py")
+    assert own == {
+        name: value
+        for name, value in patterns(ROOT / "kfp_components/llmops_components/redaction.py").items()
+        if name in own
+    }
+
+
+def test_key_in_the_output_of_a_step_is_hidden_across_lines():
+    key = "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA75\nx7Tz\n-----END PRIVATE KEY-----"
+    words = read_last_words(f"reading\n{key}\nValueError: bad key {key}\n")
+    assert "MIIEow" not in f"{words.reason} {words.lines}"
+
+
+def test_xcom_has_no_secret():
+    text = json.dumps(
+        {
+            "schema_version": 1,
+            "component": "c",
+            "passed": True,
+            "findings": ["read https://ann:pa55w0rd@h/x"],
+            "artifacts": {},
+            "metrics": {},
+            "details": {"tracking": {"url": "https://h/?token=abc123", "api_key": "k"}},
+            "resources": {},
+        }
+    )
+    value = StageResult.parse(text, run_id="r", component_digest="d", where="w").to_xcom()
+    assert value["findings"] == ["read https://***@h/x"]
+    assert value["details"] == {"tracking": {"url": "https://h/?token=***", "api_key": "***"}}
