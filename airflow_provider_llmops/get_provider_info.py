@@ -252,6 +252,15 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "trust_remote_code, kernels-community",
                         "default": "",
                     },
+                    "specification_hosts": {
+                        "description": "Hosts that specifications of components and pipelines are taken from, separated by commas, where "
+                        "they are given by address: ``specs.example.com``, ``*.example.com``, ``host:8443``, ``s3://bucket``; "
+                        "``none`` for none. Redirects are held to it. Empty, which is the default, means any host.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "specs.example.com, s3://llmops-specs",
+                        "default": "",
+                    },
                 },
             },
         },

@@ -187,7 +187,7 @@ def redact(text: str) -> str:
     :param text: what is to be said
     """
     for name, value in os.environ.items():
-        if len(value) >= _MIN_SECRET_CHARACTERS and value in text and is_secret_name(name):
+        if name != "PWD" and len(value) >= _MIN_SECRET_CHARACTERS and value in text and is_secret_name(name):
             text = text.replace(value, HIDDEN)
     lowered = text.lower()
     is_named = _HINT.search(lowered) is not None

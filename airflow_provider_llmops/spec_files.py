@@ -20,6 +20,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.spec_hosts import check_host
 from airflow_provider_llmops.uris import file_path, scheme_of
 
 MAX_BYTES = 10 * 2**20
@@ -59,6 +60,8 @@ def shown(source: str | os.PathLike[str]) -> str:
 
 def _fetch(source: str, where: str) -> bytes:
     scheme = scheme_of(source)
+    if scheme not in ("", "file"):
+        check_host(source, where)
     if scheme in ("http", "https"):
         return _download(source, where)
     if scheme == "file":
@@ -105,9 +108,21 @@ def _read_object(source: str, where: str) -> bytes:
         raise ApiUnavailableError(f"{where} cannot be read: {error}. Is the store up?") from error
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to where a specification may be taken from, and to no other scheme than http and https."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+        if scheme_of(newurl) not in ("http", "https"):
+            raise ConfigurationError(
+                f"{shown(req.full_url)} leads to {shown(newurl)}, which is no http or https address."
+            )
+        check_host(newurl, f"{shown(newurl)}, to which {shown(req.full_url)} leads")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _download(url: str, where: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - http or https, see above
+        with urllib.request.build_opener(_Redirects).open(url, timeout=TIMEOUT_SECONDS) as answer:
             content = _read_limited(answer, where)
             if answer.length:  # a read of a limited size does not notice that the body was cut off
                 raise ApiUnavailableError(

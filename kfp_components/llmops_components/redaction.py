@@ -186,7 +186,7 @@ def is_secret_name(name: str) -> bool:
 def redact(text: str) -> str:
     """A text without passwords, tokens, keys, and values of secret environment variables."""
     for name, value in os.environ.items():
-        if len(value) >= _MIN_SECRET_CHARACTERS and value in text and is_secret_name(name):
+        if name != "PWD" and len(value) >= _MIN_SECRET_CHARACTERS and value in text and is_secret_name(name):
             text = text.replace(value, HIDDEN)
     lowered = text.lower()
     is_named = _HINT.search(lowered) is not None

@@ -66,3 +66,9 @@ def test_settings_hide_what_their_names_say():
     }
     hidden = {"apiKey": "***", "x-api-key": "***", "Authorization": "***", "Cookie": "***"}
     assert redacted(given_) == {**given_, **hidden}
+
+
+def test_values_of_secret_variables_are_hidden_and_the_working_directory_is_not(monkeypatch):
+    monkeypatch.setenv("DB_PASSWORD", "correct-horse")
+    monkeypatch.setenv("PWD", "/srv/llmops")
+    assert redact("correct-horse in /srv/llmops") == "*** in /srv/llmops"
