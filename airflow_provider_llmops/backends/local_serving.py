@@ -116,4 +116,5 @@ def _service(value: Mapping[str, Any]) -> Service:
         url=value.get("url"),
         revisions={revision.revision: revision for revision in revisions},
         as_of=value.get("as_of"),
+        is_reachable=value["gateway"] == "RUNNING",
     )

@@ -36,6 +36,7 @@ class Service:
     :param url: its stable address; ``None`` before it first got traffic
     :param revisions: its revisions by name
     :param as_of: date or partition of its model, as text that sorts
+    :param is_reachable: whether what listens at its address runs
     """
 
     name: str
@@ -43,11 +44,14 @@ class Service:
     url: str | None
     revisions: Mapping[str, Revision]
     as_of: str | None = None
+    is_reachable: bool = True
 
     @property
     def is_serving(self) -> bool:
         """Whether a revision answers the service's requests."""
-        return any(each.traffic and each.state.is_ready for each in self.revisions.values())
+        return self.is_reachable and any(
+            each.traffic and each.state.is_ready for each in self.revisions.values()
+        )
 
     def is_newer_than(self, as_of: str | None) -> bool:
         """Whether it serves a model of a newer date.

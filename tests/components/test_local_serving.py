@@ -27,6 +27,7 @@ from llmops_components.errors import InputError, ModelError, SettingError
 from llmops_components.serving import local, processes
 from llmops_components.serving.local import LocalServing, PortTakenError, ServiceNotFoundError, main
 from llmops_components.serving.manifest import read_manifest
+from llmops_components.state_files import write_json
 
 START_SECONDS = 90
 
@@ -154,6 +155,45 @@ def test_revision_with_traffic_stays_when_it_is_down(tmp_path: Path) -> None:
     assert left == ["00001", *(f"{number:05d}" for number in range(4, 14))]
 
 
+def test_status_tells_of_a_gateway_and_a_predictor_that_were_killed(tmp_path: Path) -> None:
+    serving = LocalServing(tmp_path)
+    home = tmp_path / "services/default/helper"
+    revision = home / "revisions/00001"
+    for directory in (home / "gateway", revision):
+        processes.start(directory, ["sleep", "100"], environment=dict(os.environ))
+    facts = {"digest": "sha256:00", "url": "http://127.0.0.1:9", "model_name": "helper", "ignored": []}
+    write_json(revision / "facts.json", facts)
+    write_json(revision / "state.json", {"state": "READY"})
+    write_json(home / "service.json", {"url": "http://127.0.0.1:9", "port": 9, "as_of": "2030-01-01"})
+    write_json(home / "routes.json", {"routes": [{"revision": "00001", "url": facts["url"], "weight": 100}]})
+
+    def told() -> tuple[str, str, bool]:
+        found = serving.status("helper")
+        serves_newer = local._serves_newer(home, {"00001": 100}, "2020-01-01")
+        return found["gateway"], found["revisions"][0]["state"], serves_newer
+
+    assert told() == ("RUNNING", "READY", True)
+    processes.stop(home / "gateway", grace_seconds=0)
+    assert told() == ("STOPPED", "READY", False)
+    processes.stop(revision, grace_seconds=0)
+    assert told() == ("STOPPED", "FAILED", False)
+
+
+def test_the_gateway_is_told_what_a_revision_allows(tiny_model: Path, tmp_path: Path) -> None:
+    args = ["--request_timeout_seconds=7", '--allowed_origins=["https://a.example"]', "--allowed_hosts=a, b"]
+    spec = read_manifest(manifest_for(tiny_model, args=args))
+    rules = local._rules(spec)
+    assert rules == {
+        "timeout_seconds": 7.0,
+        "allowed_origins": ["https://a.example"],
+        "allowed_hosts": ["a", "b"],
+    }
+    write_json(tmp_path / "facts.json", {"digest": "d", "url": "u"} | rules)
+    write_json(tmp_path / "routes.json", {"routes": [local._entry(tmp_path, 100)]})
+    (route,) = local._routes(tmp_path)
+    assert {key: route[key] for key in rules} == rules
+
+
 def test_a_service_from_apply_to_delete(serving: LocalServing, tiny_model: Path) -> None:
     manifest = manifest_for(tiny_model)
     started = time.monotonic()
@@ -240,6 +280,8 @@ def test_a_service_from_apply_to_delete(serving: LocalServing, tiny_model: Path)
     assert failed["error"].startswith("the process is gone without a last word (killed")
     assert "Serving helper at http://127.0.0.1:" in failed["error"]
     assert ask(service["url"]).status_code == 503
+    for path in ("/v2/health/ready", "/v2/health/live", "/v1/models/helper"):
+        assert httpx.get(service["url"] + path).status_code == 503
 
     assert len(processes_below(serving.root)) == 1  # the gateway
     assert serving.delete("helper") == {"name": "helper", "namespace": "default", "deleted": True}
@@ -297,6 +339,13 @@ def test_a_failing_new_revision_says_why_and_leaves_the_old_one_serving(
         ({"modelFormat": {"name": "sklearn"}}, SettingError, "Cannot serve modelFormat 'sklearn'"),
         ({"args": ["--max_lenght=5"]}, SettingError, "'max_lenght' (did you mean 'max_length'?)"),
         ({"args": ["--dtype"]}, SettingError, "--dtype needs a value"),
+        (
+            {"args": ["--allowed_origins=[1]"]},
+            SettingError,
+            "--allowed_origins cannot be read: [1] is not a list",
+        ),
+        ({"args": ["--allowed_hosts=[a"]}, SettingError, "--allowed_hosts cannot be read"),
+        ({"args": ["--request_timeout_seconds=nan"]}, SettingError, "takes a number of seconds above 0"),
         ({"args": ["stray"]}, SettingError, "'stray' belongs to no argument"),
         ({"env": [{"name": "A", "valueFrom": {}}]}, SettingError, "'A' needs a plain string value"),
         ({"image": "x"}, SettingError, "Unknown field in spec.predictor.model: 'image'"),

@@ -308,6 +308,65 @@ def test_defaults_fit_into_a_short_context(base_predictor: Predictor) -> None:
     assert answer.strip()
 
 
+def test_v2_needs_no_id_and_answers_with_the_one_that_it_gets(predictor: Predictor) -> None:
+    tensor = {"name": "prompt", "datatype": "BYTES", "shape": [1, 2], "data": [["The sky", "The sun"]]}
+    asked = {"inputs": [tensor], "parameters": {"max_tokens": 3}}
+    plain = predictor.client.post("/v2/models/tiny/infer", json=asked).json()
+    named = predictor.client.post("/v2/models/tiny/infer", json=asked | {"id": "7"}).json()
+    null = predictor.client.post(
+        "/v2/models/tiny/infer", json=asked | {"id": None, "outputs": [{"name": "text"}]}
+    )
+    assert (named["id"], null.status_code) == ("7", 200)
+    assert len({plain["id"], named["id"], null.json()["id"]}) == 3
+    assert plain["outputs"] == named["outputs"] == null.json()["outputs"]
+    assert plain["outputs"][0]["shape"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": 7}, "id: Input should be a valid string"),
+        ({"outputs": [{"name": "logits"}]}, "outputs has 'logits'; this model's only output is 'text'."),
+        ({"inputs": []}, "Expected one input tensor of datatype BYTES that holds prompts."),
+        (
+            {"inputs": [{"name": "p", "datatype": "BYTES", "shape": [2], "data": ["a"]}]},
+            "inputs[0].shape [2] does not fit its 1 prompts.",
+        ),
+        (
+            {"inputs": [{"name": "p", "datatype": "BYTES", "shape": [1], "data": [5]}]},
+            "inputs[0].data must hold one text for each prompt, not 5.",
+        ),
+        ({"inputs": [{"name": "p", "datatype": "BYTES", "data": ["a"]}]}, "inputs[0].shape: Field required"),
+    ],
+)
+def test_v2_requests_that_do_not_fit_are_refused_by_the_field(
+    predictor: Predictor, change: dict[str, Any], message: str
+) -> None:
+    tensor = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+    got = predictor.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]} | change)
+    assert (got.status_code, got.json()) == (400, {"error": message})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/v2/repository/models/tiny/unload", {}, 404),
+        ("POST", "/v2/repository/models/tiny/load", {}, 404),
+        ("GET", "/openapi.json", {}, 404),
+        ("POST", "/v1/models/tiny:explain", {}, 405),
+        ("GET", "/v1/models", {"Host": "attacker.example"}, 421),
+        ("GET", "/v1/models", {"Origin": "https://attacker.example"}, 403),
+        ("POST", "/v1/models/tiny:predict", {"Content-Type": "text/plain"}, 415),
+        ("GET", "/metrics", {"Host": "localhost"}, 200),
+    ],
+)
+def test_the_predictor_has_the_same_door_as_the_gateway(
+    predictor: Predictor, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    assert predictor.client.request(method, path, headers=headers).status_code == status
+    assert predictor.client.get("/v2/health/ready").json() == {"ready": True}
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

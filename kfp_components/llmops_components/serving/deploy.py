@@ -22,6 +22,7 @@ SMOKE_MAX_TOKENS = 64
 # How our predictor and vLLM say it.
 _NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
 _CONTEXT_TOO_SHORT = ("model's context is", "maximum context length")
+_MAX_ANSWER_BYTES = 4 << 20
 _LOCAL_POLL_SECONDS = 0.2
 _CLUSTER_POLL_SECONDS = 2
 _PROGRESS_SECONDS = 5
@@ -103,7 +104,12 @@ def _post(address: str, body: dict[str, Any], timeout_seconds: float) -> dict[st
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:  # noqa: S310
-            choice: dict[str, Any] = json.load(answer)["choices"][0]
+            body = answer.read(_MAX_ANSWER_BYTES + 1)
+            if len(body) > _MAX_ANSWER_BYTES:
+                raise UnavailableError(
+                    f"{address} answered the smoke question with more than {_MAX_ANSWER_BYTES} bytes."
+                )
+            choice: dict[str, Any] = json.loads(body)["choices"][0]
             return choice
     except urllib.error.HTTPError as error:
         detail = error.read(2000).decode(errors="replace")
@@ -111,7 +117,7 @@ def _post(address: str, body: dict[str, Any], timeout_seconds: float) -> dict[st
             SettingError if error.code in (400, 422) else UnavailableError
         )  # a route may be 404 for a moment
         raise kind(f"The smoke question was answered with HTTP {error.code} by {address}: {detail}") from None
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UnavailableError(f"{address} did not answer the smoke question: {error}") from None
 
 

@@ -37,6 +37,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
+from llmops_components.serving import logs
 from llmops_components.serving.bodies import Bodies
 from llmops_components.serving.connections import LimitedProtocol, raise_file_limit
 from llmops_components.serving.door import ROUTES, Door, Policy
@@ -318,8 +319,9 @@ def main() -> None:
     )
     parser.add_argument("--routes", required=True, type=Path, help="routes.json of the service")
     parser.add_argument("--fd", required=True, type=int, help="inherited socket to listen on")
+    parser.add_argument("--log_file", type=Path, help="the file that output goes to, to be rotated")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(args.log_file)
     raise_file_limit()
     sock = socket.socket(fileno=args.fd)
     sock.set_inheritable(False)

@@ -74,6 +74,7 @@ SERVICE_SHAPE = {
 }
 FACTS_SHAPE = {"digest": str, "url": str, "model_name": str, "ignored": [str], **RULES_SHAPE}
 STATE_SHAPE = {"state": str, "error": str}
+_MAX_STATUS_BYTES = 1 << 20
 # Set for the processes of a pipeline run; a service is not part of the run that started it.
 _OF_A_RUN = {"LLMOPS_RUN_DIR", "TMPDIR"}
 
@@ -141,6 +142,7 @@ class LocalServing:
             command = [sys.executable, "-m", "llmops_components.serving.predictor"]
             command += ["--model_dir", str(spec.model_dir), "--fd", str(sock.fileno())]
             command += ["--state_file", str(directory / "state.json")]
+            command += ["--log_file", str(directory / "log.txt")]
             command += [f"--{key}={value}" for key, value in spec.arguments.items()]
             processes.start(directory, command, environment=_environment(spec.env), inherited=[sock.fileno()])
 
@@ -266,6 +268,7 @@ class LocalServing:
             _write(home / "service.json", service)
             command = [sys.executable, "-m", "llmops_components.serving.gateway"]
             command += ["--routes", str(home / "routes.json"), "--fd", str(sock.fileno())]
+            command += ["--log_file", str(directory / "log.txt")]
             processes.start(directory, command, environment=_environment({}), inherited=[sock.fileno()])
         deadline = time.monotonic() + GATEWAY_START_SECONDS
         while _gateway_status(service["url"]) is None:
@@ -448,6 +451,8 @@ def _facts(directory: Path) -> dict[str, Any]:
 
 
 def _serves_newer(home: Path, routed: Mapping[str, int], as_of: str) -> bool:
+    if not processes.is_running(home / "gateway"):
+        return False  # nobody is answered, whatever runs behind it
     serving = [directory for directory in _revisions(home) if directory.name in routed]
     newest = _readable(home / "service.json", SERVICE_SHAPE).get("as_of") or ""
     return newest > as_of and any(_state(directory)["state"] == "READY" for directory in serving)
@@ -547,7 +552,7 @@ def _listen(port: int, name: str) -> socket.socket:
 def _gateway_status(url: str) -> dict[str, Any] | None:
     try:
         with urllib.request.urlopen(f"{url}/gateway/status", timeout=5) as answer:  # noqa: S310  our own http:// URL
-            return dict(json.load(answer))
+            return dict(json.loads(answer.read(_MAX_STATUS_BYTES)))
     except (urllib.error.URLError, OSError, ValueError):
         return None
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import socket
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
-from kserve.errors import InvalidInput
 from kserve.model_server import app
 from kserve.protocol.rest.v1_endpoints import V1Endpoints
 from kserve.protocol.rest.v2_endpoints import V2Endpoints
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from llmops_components.errors import ModelError
 from llmops_components.serving.batching import Batcher, Generation
 from llmops_components.serving.connections import LimitedProtocol
 from llmops_components.serving.encoding import PromptEncoder
-from llmops_components.serving.refusals import RequestError
+from llmops_components.serving.refusals import RequestError, request_error_handler, shortened
 from llmops_components.serving.requests import Settings, ask, parse
 
 DEFAULT_MAX_TOKENS = 64  # the V1 and V2 protocols have no convention of their own
@@ -97,6 +101,26 @@ def routes_of_names_with_slashes(server: ModelServer) -> APIRouter:
     return router
 
 
+def refuse_in_own_form(app: FastAPI) -> None:
+    """Answer what is refused in the form of the protocol that it came by, whoever refuses it.
+
+    Args:
+        app: KServe's application.
+    """
+
+    async def unfit(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return await request_error_handler(request, _in_words(list(error.errors())))
+
+    async def other(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return await request_error_handler(request, RequestError(error.status_code, str(error.detail)))
+
+    app.add_exception_handler(RequestError, request_error_handler)
+    app.add_exception_handler(RequestValidationError, unfit)
+    app.add_exception_handler(HTTPException, other)
+
+
 class LanguageModel(Model):
     """Prompts in, texts out, in KServe's V1 and V2 protocols. Greedy unless a temperature is given.
 
@@ -122,7 +146,7 @@ class LanguageModel(Model):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Metadata of the V2 protocol."""
-        return [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+        return [{"name": _OUTPUT, "datatype": "BYTES", "shape": [-1]}]
 
     async def warm_up(self) -> None:
         """Answer two prompts of different length, so that ready means that the whole way to an answer works."""
@@ -150,22 +174,20 @@ class LanguageModel(Model):
             return await self._predict_v2(payload)
         instances = payload.get("instances") if isinstance(payload, dict) else None
         if not isinstance(instances, list) or not instances:
-            raise InvalidInput('Expected {"instances": [prompt, ...]} with at least one prompt.')
+            raise _refusal('Expected {"instances": [prompt, ...]} with at least one prompt.')
         self._batcher.check_count(len(instances), 1, "instances")
         if unknown := sorted(set(payload) - {"instances", "parameters"}):
-            raise InvalidInput(
-                f"Unknown field {unknown[0]!r} beside instances. Settings go into 'parameters'."
-            )
+            raise _refusal(f"Unknown field {unknown[0]!r} beside instances. Settings go into 'parameters'.")
         shared = payload.get("parameters") or {}
         if not isinstance(shared, dict):
-            raise InvalidInput("parameters is not an object.")
+            raise _refusal("parameters is not an object.")
         settings_of_all = _settings(shared, "parameters")
         prompts, settings, fields = [], [], []
         for index, instance in enumerate(instances):
             where = f"instances[{index}]"
             given = {"prompt": instance} if isinstance(instance, str) else instance
             if not isinstance(given, dict) or not isinstance(given.get("prompt"), str):
-                raise InvalidInput(f'{where} is neither a string nor {{"prompt": string, ...}}.')
+                raise _refusal(f'{where} is neither a string nor {{"prompt": string, ...}}.')
             own = {key: value for key, value in given.items() if key != "prompt"}
             prompts.append(given["prompt"])
             settings.append(_settings({**shared, **own}, where) if own else settings_of_all)
@@ -175,25 +197,28 @@ class LanguageModel(Model):
     async def _predict_v2(self, request: InferRequest) -> InferResponse:
         tensors: list[InferInput] = request.inputs
         if len(tensors) != 1 or tensors[0].datatype != "BYTES":
-            raise InvalidInput("Expected one input tensor of datatype BYTES that holds prompts.")
-        items = tensors[0].as_numpy().flatten()
+            raise _refusal("Expected one input tensor of datatype BYTES that holds prompts.")
         field = f"inputs[0] ({tensors[0].name})"
-        self._batcher.check_count(len(items), 1, field)
-        prompts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
+        prompts = _prompts_in(tensors[0])
+        self._batcher.check_count(len(prompts), 1, field)
+        if others := [output.name for output in request.request_outputs or [] if output.name != _OUTPUT]:
+            raise _refusal(f"outputs has {others[0]!r}; this model's only output is {_OUTPUT!r}.")
         given = {
             key: value for key, value in (request.parameters or {}).items() if key != "binary_data_output"
         }
         own = {key: value for key, value in (tensors[0].parameters or {}).items() if key not in _OF_TENSORS}
         if own:
-            raise InvalidInput(
+            raise _refusal(
                 f"inputs[0].parameters has {sorted(own)[0]!r}. Settings go into the request's parameters."
             )
         settings = [_settings(given, "parameters")] * len(prompts)
         texts = await _texts(await self._ask(prompts, settings, [field] * len(prompts)))
-        output = InferOutput("text", shape=list(tensors[0].shape), datatype="BYTES", data=texts)
+        output = InferOutput(_OUTPUT, shape=list(tensors[0].shape), datatype="BYTES", data=texts)
         # Requests may lack an id, and KServe refuses to write an answer without one.
         return InferResponse(
-            response_id=request.id or uuid.uuid4().hex, model_name=self.name, infer_outputs=[output]
+            response_id=uuid.uuid4().hex if request.id is None else request.id,
+            model_name=self.name,
+            infer_outputs=[output],
         )
 
     async def _ask(self, prompts: list[str], settings: list[Settings], fields: list[str]) -> list[Generation]:
@@ -221,15 +246,46 @@ class LanguageModel(Model):
         return generations
 
 
+_OUTPUT = "text"
 _OF_TENSORS = ("binary_data_size", "content_type")
+
+
+def _prompts_in(tensor: InferInput) -> list[str]:
+    """The texts of a tensor, row by row; they may be nested as its shape says, or flat."""
+    rows: list[Any] = list(tensor.data)
+    while rows and all(isinstance(row, list) for row in rows):
+        rows = [item for row in rows for item in row]
+    wrong = [item for item in rows if not isinstance(item, str)]
+    if wrong or not rows:
+        shown = shortened(json.dumps(wrong[0]), 80) if wrong else "nothing"
+        raise _refusal(f"inputs[0].data must hold one text for each prompt, not {shown}.")
+    if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) != len(rows):
+        raise _refusal(f"inputs[0].shape {tensor.shape} does not fit its {len(rows)} prompts.")
+    return rows
+
+
+def _refusal(message: str) -> RequestError:
+    return RequestError(400, message)
 
 
 def _settings(given: dict[str, Any], where: str) -> Settings:
     settings = parse(Settings, given, where)
     if (settings.n or 1) != 1:
-        raise InvalidInput(f"{where}.n={settings.n}: this protocol has one answer for a prompt.")
+        raise _refusal(f"{where}.n={settings.n}: this protocol has one answer for a prompt.")
     return settings
 
 
 async def _texts(generations: list[Generation]) -> list[str]:
     return list(await asyncio.gather(*(generation.text() for generation in generations)))
+
+
+def _in_words(errors: list[dict[str, Any]]) -> RequestError:
+    """The first thing that Pydantic found wrong with a body of KServe's V2 protocol."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return RequestError(400, f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+    path = ""
+    for part in first["loc"]:
+        if part not in ("body", "InferenceRequest"):
+            path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return RequestError(400, f"{path or 'The body'}: {first['msg']}", param=path or None)

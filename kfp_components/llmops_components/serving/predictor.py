@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ComponentError, ModelError, SettingError
+from llmops_components.serving import logs
 from llmops_components.state_files import write_json
 
 GRACE_SECONDS = 30
@@ -75,6 +76,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="origins of web pages that may use the service, as a JSON list or with commas between them; * for any",
     )
     parser.add_argument("--state_file", type=Path, help="where to say READY or FAILED, as JSON")
+    parser.add_argument("--log_file", type=Path, help="the file that output goes to, to be rotated")
     return parser.parse_args(argv)
 
 
@@ -204,9 +206,13 @@ def serve(args: argparse.Namespace) -> None:
     from llmops_components.serving.door import Door
     from llmops_components.serving.encoding import PromptEncoder
     from llmops_components.serving.engines import choose_engine
-    from llmops_components.serving.model import LanguageModel, Server, routes_of_names_with_slashes
+    from llmops_components.serving.model import (
+        LanguageModel,
+        Server,
+        refuse_in_own_form,
+        routes_of_names_with_slashes,
+    )
     from llmops_components.serving.openai import openai_router
-    from llmops_components.serving.refusals import RequestError, request_error_handler
 
     kserve_logging.configure_logging()
     for name in (
@@ -214,6 +220,7 @@ def serve(args: argparse.Namespace) -> None:
         "kserve.trace",
     ):  # a log must not grow with every request of a long-lived service
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("kserve").addFilter(logs.tell_once)
     raise_file_limit()
     batcher = Batcher(
         model,
@@ -227,7 +234,7 @@ def serve(args: argparse.Namespace) -> None:
     batcher.start()
     encoder = PromptEncoder(tokenizer, batcher)
     app.include_router(openai_router(args.model_name, tokenizer, batcher, encoder))
-    app.add_exception_handler(RequestError, request_error_handler)
+    refuse_in_own_form(app)
 
     def ready() -> None:
         say(args, "READY", url=url)
@@ -274,6 +281,7 @@ def main() -> int:
         Exit status.
     """
     args = parse_arguments()
+    logs.configure(args.log_file)
     try:
         serve(args)
     except BaseException as error:

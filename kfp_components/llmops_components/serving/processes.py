@@ -19,6 +19,7 @@ from typing import IO
 import psutil
 
 from llmops_components.errors import UnavailableError
+from llmops_components.serving.logs import LOGS_KEPT, earlier
 from llmops_components.state_files import (
     PRIVATE_UMASK,
     StateFileError,
@@ -32,6 +33,7 @@ DIRECTORY_VARIABLE = "LLMOPS_PROCESS_DIR"  # marks all that was started in a dir
 PROCESS_SHAPE = {"pid": int, "started": (int, float)}
 _POLL_SECONDS = 0.05
 _LOG_TAIL_BYTES = 4000
+_MAX_TAIL_BYTES = 1 << 20
 
 
 def start(
@@ -175,13 +177,26 @@ def log_tail(directory: Path, lines: int = 15) -> str:
         directory: As given to :func:`start`.
         lines: How many lines at most.
     """
+    found: list[str] = []
+    for number in range(LOGS_KEPT + 1):
+        if len(found) < lines:
+            found = _last_lines(earlier(directory / "log.txt", number), lines - len(found)) + found
+    return "\n".join(found)
+
+
+def _last_lines(log: Path, lines: int) -> list[str]:
     try:
-        with (directory / "log.txt").open("rb") as log:
-            log.seek(max(log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES * max(lines // 15, 1), 0))
-            text = log.read().decode(errors="replace")
+        with log.open("rb") as handle:
+            handle.seek(
+                max(
+                    handle.seek(0, os.SEEK_END) - min(_LOG_TAIL_BYTES * max(lines // 15, 1), _MAX_TAIL_BYTES),
+                    0,
+                )
+            )
+            text = handle.read(_MAX_TAIL_BYTES).decode(errors="replace")
     except OSError:
-        return ""
-    return "\n".join(text.replace("\r", "\n").splitlines()[-lines:])
+        return []
+    return text.replace("\r", "\n").splitlines()[-lines:]
 
 
 @contextlib.contextmanager
