@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 
 import _supply
 import pytest
@@ -103,3 +104,11 @@ def test_bill_of_materials_is_valid(plane: str) -> None:
     assert _supply.main() == 0
     text = (_supply.OUTPUT / f"{plane}.cdx.json").read_text("utf-8")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+
+
+def test_security_page_names_every_known_vulnerability() -> None:
+    page = (_supply.REPOSITORY / "SECURITY.md").read_text("utf-8")
+    known = tomllib.loads(_supply.RULES.read_text("utf-8"))["vulnerabilities"]
+    assert [
+        entry["id"] for entry in known if f"{entry['id']}, {entry['package']} {entry['version']}" not in page
+    ] == []
