@@ -14,6 +14,7 @@ import configparser
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,17 @@ from typing import Any
 
 import httpx
 import psutil
+
+from airflow_provider_llmops.state_files import (
+    PRIVATE_UMASK,
+    Record,
+    StateFileError,
+    private_directory,
+    read_record,
+    unreadable,
+    write_json,
+    write_private,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STACKS = REPOSITORY / ".stacks"
@@ -189,8 +202,11 @@ class Stack:
         """The stack that was started in ``directory``, or ``None`` if there was none."""
         stack = cls(directory)
         try:
-            stack.state = json.loads(stack.state_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            stack.state = _read_state(stack.state_file)
+        except StateFileError as error:  # it is made anew when the stack starts
+            print(f"The stack's {error}", file=sys.stderr)
+            return None
+        if not stack.state:
             return None
         stack.with_mlflow = stack.state["mlflow_port"] is not None
         return stack
@@ -223,7 +239,7 @@ class Stack:
 
         :raises StackError: naming the process that failed and its log.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        private_directory(self.directory)
         with (self.directory / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -303,6 +319,7 @@ class Stack:
             text=True,
             check=False,
             env=environment,
+            umask=PRIVATE_UMASK,
         )
         try:
             services: list[dict[str, Any]] = json.loads(answer.stdout)["services"]
@@ -359,10 +376,10 @@ class Stack:
 
     def _configure(self, fresh_ports: bool) -> None:
         for path in (self.airflow_home, self.logs, self.root):
-            path.mkdir(parents=True, exist_ok=True)
+            private_directory(path)
         before = {}
-        with contextlib.suppress(FileNotFoundError):
-            before = json.loads(self.state_file.read_text(encoding="utf-8"))
+        with contextlib.suppress(StateFileError):  # what cannot be read is made anew
+            before = _read_state(self.state_file)
         if before and marked_processes(self.directory):
             raise StackError(f"The stack in {self.directory} is already running; stop it first.")
         # A stack that is started again keeps its addresses if it can.
@@ -377,19 +394,18 @@ class Stack:
             "secret_key": before.get("secret_key") or secrets.token_hex(24),
             "jwt_secret": before.get("jwt_secret") or secrets.token_hex(24),
         }
-        _write_private(self.state_file, json.dumps(self.state, indent=2) + "\n")
-        _write_private(
-            self.airflow_home / "simple_auth_manager_passwords.json.generated",
-            json.dumps({USERNAME: self.password}) + "\n",
-        )
+        write_json(self.state_file, self.state)
+        passwords = self.airflow_home / "simple_auth_manager_passwords.json.generated"
+        write_private(passwords, (json.dumps({USERNAME: self.password}) + "\n").encode())
         config_folder = self.airflow_home / "config"  # Airflow puts it on the import path.
         config_folder.unlink(missing_ok=True)
         config_folder.symlink_to(REPOSITORY / "dev/airflow_config")
         config = configparser.ConfigParser(interpolation=None)
         config.read_dict(self._settings())
         config.read_dict(self.extra_settings)
-        with _open_private(self.airflow_home / "airflow.cfg") as handle:
-            config.write(handle)
+        text = io.StringIO()
+        config.write(text)
+        write_private(self.airflow_home / "airflow.cfg", text.getvalue().encode())
 
     def _settings(self) -> dict[str, dict[str, str]]:
         port = str(self.state["airflow_port"])
@@ -453,7 +469,7 @@ class Stack:
 
     def _mlflow_command(self) -> list[str]:
         home = self.directory / "mlflow"
-        home.mkdir(exist_ok=True)
+        private_directory(home)
         return [
             *(str(DATA_PYTHON), "-m", "mlflow", "server"),
             *("--host", "127.0.0.1", "--port", str(self.state["mlflow_port"]), "--workers", "1"),
@@ -477,6 +493,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                umask=PRIVATE_UMASK,
                 # Ctrl-C at the terminal is for the one who started the stack, who then stops it in order.
                 start_new_session=True,
             )
@@ -652,14 +669,24 @@ class AirflowApi:
         self.call("PATCH", path, json={"new_state": state})
 
 
-def _open_private(path: Path) -> Any:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    return os.fdopen(descriptor, "w", encoding="utf-8")
+class _State(Record):
+    """``stack.json``: addresses and secrets of a stack, the same at each start."""
+
+    airflow_port: int | None = None
+    mlflow_port: int | None = None
+    password: str | None = None
+    fernet_key: str | None = None
+    secret_key: str | None = None
+    jwt_secret: str | None = None
 
 
-def _write_private(path: Path, text: str) -> None:
-    with _open_private(path) as handle:
-        handle.write(text)
+def _read_state(path: Path) -> dict[str, Any]:
+    if not os.path.lexists(path):
+        return {}
+    state = read_record(path, _State)
+    if state.airflow_port is None or state.password is None:
+        raise unreadable(path, "it lacks the stack's address or password")
+    return state.model_dump()
 
 
 def _in_main_thread() -> bool:

@@ -68,11 +68,13 @@ DEFAULT_SLOTS = 1
 MIN_FREE_BYTES = 512 * 1024 * 1024
 LOG_CHUNK_BYTES = 256 * 1024
 CHECKED_BYTES = 64 * 1024
+NO_ROOM_BYTES = 1024 * 1024
 TERMINATE_GRACE_SECONDS = 20.0  # a training finishes its step and saves a checkpoint
 CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
 RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 
 _IMPORTED = replace(uris.ANY_ARTIFACT, exists=False)
+_DIRECTORIES = ("runs", "checkpoints", "environments", "models")  # an earlier release let others read them
 _RUNNER_MODULE = "llmops_components.local.runner"
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAMESPACE = uuid.UUID("6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55")
@@ -103,6 +105,7 @@ class LocalPipelineBackend:
         self._root = Path(root)
         self._slots = slots
         self._queue = LocalQueue(self._root, slots)
+        self._of_waiting: dict[str, RequestRecord] = {}
         self._retention = retention
         self._runs = self._root / "runs"
         self._checkpoints = self._root / "checkpoints"
@@ -144,7 +147,8 @@ class LocalPipelineBackend:
                 self._note_use(request.pipeline.spec.get(part), is_needed=False)
             aside = self._runs / f".{run_id}.{os.getpid()}"
             shutil.rmtree(aside, ignore_errors=True)
-            private_directory(self._runs)
+            for name in _DIRECTORIES:
+                private_directory(self._root / name)
             aside.mkdir(mode=0o700)
             write_json(aside / "pipeline.yaml", request.pipeline.spec)  # JSON is YAML
             _note_settings(aside / "log.txt", request.pipeline.platform)
@@ -393,6 +397,8 @@ class LocalPipelineBackend:
             (directory / "tmp").unlink()
         if unreadable:
             message = unreadable
+        elif shutil.disk_usage(directory).free < NO_ROOM_BYTES:
+            message = "the disk is full, and the run could not write how it went on. Delete what is no longer needed"
         elif state.started_at is not None:
             message = "the run's process disappeared (killed, or the machine was restarted)"
         else:
@@ -418,7 +424,10 @@ class LocalPipelineBackend:
         return ended
 
     def _describe(self, directory: Path, state: StateRecord, ahead: int | None) -> Run:
-        request = _read_or_empty(directory / "request.json", RequestRecord)
+        if ahead is None or (request := self._of_waiting.get(directory.name)) is None:
+            request = _read_or_empty(directory / "request.json", RequestRecord)
+        if ahead is not None:  # it is looked at often, and written once
+            self._of_waiting[directory.name] = request
         value = state.state
         if (directory / "cancel").exists():
             if not value.is_terminal:

@@ -98,7 +98,8 @@ class LocalQueue:
         except FileNotFoundError:
             return None
         own = next((name for name in names if name.endswith(run_id)), None)
-        return None if own is None else sum(name < own for name in names if name[0] != "." and name != "lock")
+        # Numbers come first: neither the lock nor a ticket that is being written is before one.
+        return None if own is None else sum("0" <= name < own for name in names)
 
     def go_on(self, on_broken: Callable[[Path, str], None]) -> None:
         """Start those whose turn it is.

@@ -119,7 +119,7 @@ class Environment:
         """What the environment was made from; of one that is not finished, the interpreter alone."""
         try:
             return dict(json.loads((self.directory / STAMP).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return {}
 
     def write_stamp(self, stamp: Mapping[str, object]) -> None:
@@ -257,8 +257,10 @@ class Installer:
             processes = list(self.running.values())
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in processes:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
+                # One that has been waited for has given its number back, which may be another's by now.
+                if process.poll() is None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, number)
             deadline = time.monotonic() + KILL_GRACE_SECONDS
             while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
                 time.sleep(0.05)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 
 CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
-LONGEST_WAIT_IN_LOOKS = 60.0
+LONGEST_WAIT_IN_LOOKS = 60
 LAST_QUESTION_SECONDS = 10.0  # a run whose time is up is not left running for an explanation
 
 
@@ -163,7 +163,8 @@ class PipelineRunTrigger(BaseEventTrigger):
             try:
                 run = await asyncio.to_thread(backend.get, self.run_id)
                 self._log_steps(run)
-                await self._pass_log_on(backend)
+                if run.ahead is None or not self.log_offset:  # that it waits is said once
+                    await self._pass_log_on(backend)
             except ConfigurationError as reason:
                 error = reason_first(f"The run cannot be watched any more: {reason}", f"Run: {self.run_id}")
                 break
@@ -261,7 +262,7 @@ class PipelineRunTrigger(BaseEventTrigger):
 
 def _looks_skipped(run: Run) -> float:
     """How much longer than usual to wait for the next look: who is far back in a queue need not look at it each second."""
-    return min(max((run.ahead or 0) / 2, 1.0), LONGEST_WAIT_IN_LOOKS)
+    return min(max(run.ahead or 0, 1), LONGEST_WAIT_IN_LOOKS)
 
 
 def _stream_key(kubeflow_conn_id: str, poll_interval: float) -> tuple[str, str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -58,7 +59,8 @@ def _write(target: str, described: dict[str, object]) -> None:
     try:
         write_json(target, described)
     except OSError:  # Kubernetes mounts a container's termination log: it can be written, but not replaced
-        Path(target).write_text(_in_short(described), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk: the output has it
+            Path(target).write_text(_in_short(described), encoding="utf-8")
 
 
 def _in_short(described: dict[str, object]) -> str:

@@ -20,7 +20,7 @@ from llmops_components.redaction import redacted
 from llmops_components.reporting import message_of, report_error
 from llmops_components.result_schema import check_result
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of
-from llmops_components.state_files import write_json
+from llmops_components.state_files import naming_full_disk, write_json
 
 
 def run_stage(
@@ -49,7 +49,8 @@ def run_stage(
     started = time.monotonic()
     logging.getLogger().setLevel(logging.WARNING)  # KFP's executor switches on what every library has to say
     try:
-        report = call()
+        with naming_full_disk(Path(result.path).parent):
+            report = call()
     except ComponentError as error:
         report_error(error)
         raise SystemExit(f"{type(error).__name__}: {message_of(error)}") from None

@@ -12,7 +12,8 @@ import os
 import shutil
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llmops_components.errors import ComponentError, UnavailableError
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
+_NO_ROOM_BYTES = 64 << 20  # less than the file that just failed to be written, most likely
 PRIVATE_UMASK = 0o077  # of the processes of runs and services: what they make is their owner's alone
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # About the machine at this moment, and not about the file.
@@ -33,7 +35,7 @@ class StateFileError(ComponentError):
     """A state file holds something else than what is written there."""
 
 
-class DiskFullError(UnavailableError):
+class DiskFullError(UnavailableError, OSError):
     """Nothing more can be written: no space, or no more of it for this user. Running again helps once there is room."""
 
 
@@ -213,6 +215,8 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     text = str(error)
+    if isinstance(error, DiskFullError):
+        return True
     return any(f"os error {number}" in text or os.strerror(number) in text for number in _FULL)
 
 
@@ -227,6 +231,40 @@ def raise_if_full(error: OSError, path: str | os.PathLike[str]) -> None:
         raise DiskFullError(full_disk(error, path)) from error
 
 
+@contextmanager
+def naming_full_disk(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Call a full disk a full disk, whoever says it in whatever words.
+
+    Args:
+        place: What is written meanwhile, for errors that name no file.
+
+    Raises:
+        DiskFullError: An error says that there is no room, or torch's own does, which gives no reason, and there is none.
+    """
+    try:
+        yield
+    except ComponentError:
+        raise
+    except Exception as error:
+        if is_full(error) or (_is_of_writer(error) and _free_bytes(place) < _NO_ROOM_BYTES):
+            raise DiskFullError(full_disk(error, getattr(error, "filename", None) or place)) from error
+        raise
+
+
+def _is_of_writer(error: BaseException) -> bool:
+    """What torch says when its archive cannot be written on."""
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("unexpected pos", "PytorchStreamWriter failed", "inline_container")
+    )
+
+
+def _free_bytes(path: str | os.PathLike[str]) -> int:
+    with suppress(OSError, StopIteration):
+        target = Path(path).absolute()
+        return shutil.disk_usage(next(each for each in (target, *target.parents) if each.exists())).free
+    return _NO_ROOM_BYTES
+
+
 def full_disk(error: BaseException, path: str | os.PathLike[str]) -> str:
     """What a full disk is called: why, what, and how much is free.
 
@@ -239,10 +277,7 @@ def full_disk(error: BaseException, path: str | os.PathLike[str]) -> str:
         errno.EFBIG: "The file would be larger than this process may write",
     }.get(getattr(error, "errno", None) or 0, "The disk is full")
     target = Path(path)
-    free = ""
-    with suppress(OSError):
-        there = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
-        free = f", where {shutil.disk_usage(there).free // 2**20} MiB are free"
+    free = f", where {_free_bytes(target) // 2**20} MiB are free"
     return f"{why}: {target.name} was not written{free}. Delete what is no longer needed, or use another disk. Path: {target}"
 
 

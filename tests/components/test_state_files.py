@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmops_components.state_files import (
     StateFileError,
     is_full,
     mismatch,
+    naming_full_disk,
     read_json,
     write_json,
 )
@@ -148,3 +150,31 @@ def test_file_beyond_the_limit_of_the_process_is_called_so(tmp_path: Path) -> No
 )
 def test_full_disk_is_known_by_number_and_by_words(error: Exception, expected: bool) -> None:
     assert is_full(error) is expected
+
+
+@pytest.mark.parametrize(
+    "save", ["save_file({'a': torch.ones(100_000)}, file)", "torch.save(torch.ones(100_000), file)"]
+)
+def test_weights_that_find_no_room_are_called_so(save: str, tmp_path: Path) -> None:
+    """Torch and safetensors have words of their own for it."""
+    script = (
+        "import resource, shutil, signal, sys, torch\n"
+        "from safetensors.torch import save_file\n"
+        "from llmops_components.state_files import naming_full_disk\n"
+        "file = sys.argv[1]\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "shutil.disk_usage = lambda path: type('Usage', (), {'free': 0})\n"
+        f"with naming_full_disk(file): {save}\n"
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "weights")], check=False, capture_output=True, text=True
+    )
+    assert re.search(r"DiskFullError: .*: weights was not written, where 0 MiB are free\. ", died.stderr), (
+        died.stderr
+    )
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="something else"), naming_full_disk(tmp_path):
+        raise RuntimeError("something else")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
+from llmops_components.loader_variables import why_refused
 from llmops_components.models import check_model_directory
 from llmops_components.paths import local_path
 
@@ -289,9 +290,22 @@ def _check_names(key: str, value: str) -> None:
 
 
 def _environment(env: Any) -> dict[str, str]:
+    if not isinstance(env, list) or not all(isinstance(item, dict) for item in env):
+        raise SettingError("spec.predictor.model.env must be a list of objects with name and value.")
     found = {}
     for item in env:
         name = item.get("name")
+        if name and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name)):
+            raise SettingError(
+                f"spec.predictor.model.env: {name!r:.80} is no name of a variable: letters, digits and '_'."
+            )
+        if name and (why := why_refused(name)):
+            raise SettingError(
+                f"spec.predictor.model.env: {name} may not be set for a service on this machine: {why}. Leave it out, or set it in "
+                "the environment of whoever starts the service."
+            )
+        if "\0" in str(item.get("value")):
+            raise SettingError(f"spec.predictor.model.env: the value of {name} has a NUL character.")
         if not name or not isinstance(item.get("value"), str):
             raise SettingError(
                 f"spec.predictor.model.env: {name or item!r} needs a plain string value; valueFrom refers to objects of a "

@@ -25,6 +25,7 @@ from llmops_components.passthrough.tables import typed
 from llmops_components.paths import local_path
 from llmops_components.redaction import redacted
 from llmops_components.results import StageReport
+from llmops_components.state_files import naming_full_disk
 from llmops_components.training import common, curves, settings
 from llmops_components.training.checkpoints import resume_point
 from llmops_components.training.label_positions import only_where_labelled
@@ -360,7 +361,10 @@ class _Job:
                 flush=True,
             )
 
-        with naming_refused_rows(trainer.processing_class, self.rows, self.eval_rows):
+        with (
+            naming_full_disk(args.output_dir),
+            naming_refused_rows(trainer.processing_class, self.rows, self.eval_rows),
+        ):
             survival.run_training(
                 trainer,
                 resume_from,

@@ -38,7 +38,7 @@ from llmops_components.registry.mlflow import (
     find_experiment,
     without_credentials,
 )
-from llmops_components.state_files import write_json
+from llmops_components.state_files import StateFileError, read_json, write_json
 from llmops_components.training.environment import environment
 from llmops_components.training.pictures import draw_curves
 from llmops_components.training.processes import is_main_process
@@ -358,8 +358,15 @@ class _Sender(threading.Thread):
 
         if self._marker is None or not self._marker.is_file():
             return False
-        known = json.loads(self._marker.read_text(encoding="utf-8"))
-        if known.get("experiment_id") != self._experiment_id or known.get("server") != self._shown:
+        try:
+            known = read_json(self._marker, {"experiment_id": str, "server": str, "run_id": str})
+        except StateFileError:
+            return False  # a run of its own shows what this attempt does
+        if (
+            not known.get("run_id")
+            or known.get("experiment_id") != self._experiment_id
+            or known.get("server") != self._shown
+        ):
             return False
         try:
             found = client.get_run(known["run_id"])
