@@ -11,6 +11,8 @@ from typing import Any
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shortened
 
 MAX_ERROR_CHARACTERS = 300
+MAX_ANSWER_BYTES = 16 << 20
+_MAX_ERROR_BYTES = 64 << 10
 
 
 def request(url: str, *, body: Any = None, timeout: float) -> bytes:
@@ -19,7 +21,8 @@ def request(url: str, *, body: Any = None, timeout: float) -> bytes:
     :param url: http or https address
     :param body: anything that JSON can hold
     :param timeout: seconds to wait for each part of the answer
-    :raises ConfigurationError: the address is not http, or the server refuses the request (400 to 499)
+    :raises ConfigurationError: the address is not http, the server refuses the request (400 to 499), or its answer is larger than
+        :data:`MAX_ANSWER_BYTES`
     :raises ApiUnavailableError: the server cannot be reached, is overloaded (429), or failed (500 and up)
     """
     if not url.startswith(("http://", "https://")):
@@ -28,10 +31,19 @@ def request(url: str, *, body: Any = None, timeout: float) -> bytes:
     outgoing = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310
     try:
         with urllib.request.urlopen(outgoing, timeout=timeout) as answer:  # noqa: S310 - checked above
-            content: bytes = answer.read()
+            content: bytes = answer.read(MAX_ANSWER_BYTES + 1)
+            if len(content) > MAX_ANSWER_BYTES:
+                raise ConfigurationError(
+                    f"The answer is larger than {MAX_ANSWER_BYTES >> 20} MiB. Is this the address of that service?",
+                    f"Address: {url}",
+                )
+            if answer.length:  # a read of a limited size does not notice that the body was cut off
+                raise ApiUnavailableError(
+                    f"The answer was cut off {answer.length} bytes before its end.", f"Address: {url}"
+                )
             return content
     except urllib.error.HTTPError as error:
-        said = error.read().decode("utf-8", errors="replace")
+        said = error.read(_MAX_ERROR_BYTES).decode("utf-8", errors="replace")
         kind = ConfigurationError if error.code < 500 and error.code != 429 else ApiUnavailableError
         raise kind(
             f"HTTP {error.code} {error.reason}: {shortened(said, MAX_ERROR_CHARACTERS)}", f"Address: {url}"

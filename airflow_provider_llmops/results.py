@@ -176,6 +176,50 @@ def _first_of(error: ValidationError) -> str:
     return shortened(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", 200)
 
 
+def cut_to_fit(value: Any, limit: int = MAX_XCOM_BYTES) -> Any:
+    """JSON whose longest texts are cut, with a mark, until it fits into XCom; of a list that does not even then, its beginning.
+
+    :param value: what is to go to XCom
+    :param limit: bytes as JSON
+    :raises ResultError: it does not fit
+    """
+    cut = value
+    for room in (limit, 4000, 2000, 1000, 500, 200, 80):
+        cut = _with_short_texts(value, room)
+        if len(json.dumps(cut)) <= limit:
+            return cut
+    while isinstance(cut, list) and cut:
+        cut = cut[: len(cut) * 9 // 10]
+        if len(json.dumps(cut)) <= limit:
+            return cut
+    raise ResultError(f"What is to go to XCom is larger than {limit} bytes. Store it as an artifact.")
+
+
+def _with_short_texts(value: Any, room: int) -> Any:
+    if isinstance(value, str):
+        return shortened(value, room)
+    if isinstance(value, Mapping):
+        return {key: _with_short_texts(item, room) for key, item in value.items()}
+    return [_with_short_texts(item, room) for item in value] if isinstance(value, list | tuple) else value
+
+
+def states_that_fit(value: Mapping[str, Any], states: Mapping[str, str]) -> dict[str, Any]:
+    """A value for XCom with ``steps``, as many as there is room for, and the number of those left out.
+
+    :param value: the rest of it
+    :param states: state of each step
+    """
+    steps: dict[str, str] = {}
+    room = MAX_XCOM_BYTES - len(json.dumps(value)) - 200
+    for name, state in states.items():
+        room -= len(json.dumps({name: state})) + 2
+        if room < 0:
+            break
+        steps[name] = state
+    left_out = len(states) - len(steps)
+    return {**value, "steps": steps, **({"steps_left_out": left_out} if left_out else {})}
+
+
 def summary_of(findings: Sequence[str]) -> str:
     """Findings as one sentence: the first says what, the others why.
 

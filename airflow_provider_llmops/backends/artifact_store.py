@@ -39,13 +39,14 @@ def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | Non
         for attempt in _attempts(roots, conn_id):
             path = attempt / RESULT
             if path.exists():
-                if path.stat().st_size > MAX_RESULT_BYTES:
+                content = _beginning(path)
+                if len(content) > MAX_RESULT_BYTES:
                     raise ResultError(
                         f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB.",
                         f"Run: {run_id}",
                         f"Result: {path}",
                     )
-                return path.read_text(encoding="utf-8", errors="replace"), str(path)
+                return content.decode("utf-8", errors="replace"), str(path)
     raise ResultError(
         f"Step {task} succeeded and left no result. The component's image does not belong to this provider, the pipeline "
         "root is another than the connection's, or artifacts were cleaned up. Clear the task to run it again.",
@@ -90,6 +91,13 @@ def input_digest(uri: str, conn_id: str | None) -> str | None:
         return f"{uri} {path.checksum()}" if path.is_file() else None
     except Exception:  # whatever a storage library or a foreign file raises, it cannot be told
         return None
+
+
+def _beginning(path: ObjectStoragePath) -> bytes:
+    """A result, or a byte more of it than there may be: whatever its storage says of its size."""
+    with path.open("rb") as stream:  # type: ignore[no-untyped-call]
+        content: bytes = stream.read(MAX_RESULT_BYTES + 1)
+    return content
 
 
 def _attempts(roots: Iterable[str], conn_id: str | None) -> Iterable[ObjectStoragePath]:

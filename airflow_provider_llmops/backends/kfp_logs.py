@@ -79,7 +79,9 @@ def read_failed_outputs(
 
 
 def _read(storage: Any, log: _Log, root: str, is_sure: bool) -> StepOutput:
-    content = storage.cat_file(log.name, start=max(0, log.size - TAIL_BYTES)) if log.size else b""
+    content = (
+        storage.cat_file(log.name, start=max(0, log.size - TAIL_BYTES), end=log.size) if log.size else b""
+    )
     text = content[-TAIL_BYTES:].decode("utf-8", errors="replace")
     if log.size > TAIL_BYTES:
         text = text.partition("\n")[2]  # the rest of a line

@@ -16,6 +16,8 @@ from airflow_provider_llmops.backends.kubernetes_messages import reason_of
 MAX_PODS = 3
 # Longer than for one line of a log: what the pod security of a namespace wants takes some 500 characters.
 MAX_MESSAGE_CHARACTERS = 700
+MAX_LOG_BYTES = 256 << 10
+MAX_LOG_BYTES_READ = 8 << 20
 # That a container is being made, or waits for the one before it or for its next start, is nothing to tell.
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 # The two that a kubelet says in turn, the first with the reason.
@@ -197,7 +199,14 @@ def document_of(answer: Any) -> dict[str, Any]:
     :param answer: what the client got with ``_preload_content=False``
     :raises json.JSONDecodeError: it holds something else, a proxy's page of its own for example
     """
-    text = answer.data.decode("utf-8", errors="replace")
+    end, read_bytes = b"", 0
+    for chunk in answer.stream(MAX_LOG_BYTES):
+        end, read_bytes = (end + chunk)[-MAX_LOG_BYTES:], read_bytes + len(chunk)
+        if read_bytes >= MAX_LOG_BYTES_READ:  # lines without an end
+            answer.close()
+            break
+    answer.release_conn()
+    text = end.decode("utf-8", errors="replace")
     document = json.loads(text)
     if not isinstance(document, dict):
         raise json.JSONDecodeError("No document of Kubernetes", text[:100], 0)

@@ -26,7 +26,7 @@ from airflow_provider_llmops.operators import data, evaluation, registry, traini
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
 from airflow_provider_llmops.operators.pipeline_run import task_label
 from airflow_provider_llmops.passing_on import checked, is_same_release
-from airflow_provider_llmops.results import MAX_XCOM_BYTES, StageResult, summary_of, table_of
+from airflow_provider_llmops.results import MAX_XCOM_BYTES, StageResult, states_that_fit, summary_of, table_of
 from airflow_provider_llmops.spec_joining import (
     Joined,
     JoinedStep,
@@ -184,13 +184,13 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
                 results[name] = self._push_result(context, run, name, given.get(name, {}))
             except ResultError as error:  # the verdict of a gate, if there is one, says more
                 unreadable = unreadable or error
-        value = {
+        facts = {
             "run_id": run.run_id,
             "display_name": run.display_name,
             "state": str(run.state),
             "url": self.hook.backend.run_url(run.run_id),
-            "steps": dict(run.tasks),
         }
+        value = states_that_fit(facts, run.tasks)
         for name, result in _not_passed(results).items():
             context["ti"].xcom_push(key="return_value", value=value)
             raise QualityGateFailed(
@@ -310,6 +310,9 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         for link in self.operator_extra_links:
             if isinstance(link, PageLink) and (uri := artifacts.get(link.artifact, "")):
                 link.push(ti, self.hook.page_url(f"{uri}{link.file}"))
+        if len(json.dumps(value)) > MAX_XCOM_BYTES:  # of a component without this provider's result
+            value = {**value, "outputs": {}, "artifacts": {}}
+            self.log.warning("Addresses and outputs of step %s are on XCom under their own names alone", name)
         ti.xcom_push(key=name, value=value)
         for finding in value.get("findings", ()):
             self.log.log(

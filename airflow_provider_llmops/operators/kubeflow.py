@@ -16,7 +16,7 @@ from airflow_provider_llmops.exceptions import (
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
-from airflow_provider_llmops.results import MAX_XCOM_BYTES
+from airflow_provider_llmops.results import MAX_XCOM_BYTES, states_that_fit
 from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
 
 if TYPE_CHECKING:
@@ -143,15 +143,7 @@ class KubeflowPipelineOperator(ResumablePipelineRun):
             "url": self.hook.backend.run_url(run.run_id),
             "outputs": _push_outputs(self, context, self._spec, run),
         }
-        steps: dict[str, str] = {}
-        room = MAX_XCOM_BYTES - len(json.dumps(value)) - 200
-        for name, state in run.tasks.items():
-            room -= len(json.dumps({name: state})) + 2
-            if room < 0:
-                break
-            steps[name] = state
-        left_out = len(run.tasks) - len(steps)
-        return {**value, "steps": steps, **({"steps_left_out": left_out} if left_out else {})}
+        return states_that_fit(value, run.tasks)
 
     @cached_property
     def _version(self) -> dict[str, str]:

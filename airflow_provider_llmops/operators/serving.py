@@ -18,6 +18,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, 
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.manifests import inference_service
+from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
 from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
@@ -197,8 +198,7 @@ class DeployModelOperator(BaseOperator):
             "revision": revision,
             "url": service.url,
             "openai_url": f"{service.url}/openai/v1",
-            "smoke_prompt": self.smoke_prompt,
-            "smoke_answer": answer,
+            **cut_to_fit({"smoke_prompt": self.smoke_prompt, "smoke_answer": answer}, MAX_XCOM_BYTES // 2),
         }
         for key in ("url", "openai_url"):
             context["ti"].xcom_push(key=key, value=facts[key])
@@ -254,7 +254,7 @@ class DeployModelOperator(BaseOperator):
 class AskModelOperator(BaseOperator):
     """Ask a service questions through its stable address, as a client would; fails when one is not answered.
 
-    XCom: a list of ``{"prompt", "answer", "seconds"}``.
+    XCom: a list of ``{"prompt", "answer", "seconds"}`` of at most 16 KB: long texts are cut there, with a mark, and stand in the log.
 
     :param url: the service's address
     :param model_name: name of the model
@@ -294,4 +294,9 @@ class AskModelOperator(BaseOperator):
                 )
             self.log.info("%s\n-> %s (%.2f s)", prompt, answer, seconds)
             answers.append({"prompt": prompt, "answer": answer, "seconds": seconds})
-        return answers
+        shown: list[dict[str, Any]] = cut_to_fit(answers)
+        if len(shown) < len(answers):
+            self.log.warning(
+                "%d answers do not fit into XCom, and are in this log alone", len(answers) - len(shown)
+            )
+        return shown

@@ -1,0 +1,101 @@
+"""What others send is read up to a limit, and what goes to XCom fits into it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+
+import pytest
+
+from airflow_provider_llmops import http as own_http
+from airflow_provider_llmops.backends import artifact_store
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
+from airflow_provider_llmops.http import request
+from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit, states_that_fit
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Sends as many bytes as the path says, and announces as many as its query says."""
+
+    def do_GET(self) -> None:
+        path, _, announced = self.path[1:].partition("?")
+        status, size = map(int, path.split("/"))
+        self.send_response(status)
+        if announced != "-":
+            self.send_header("Content-Length", announced or str(size))
+        self.end_headers()
+        try:
+            for _ in range(size // 1000):
+                self.wfile.write(b"x" * 1000)
+        except ConnectionError:
+            self.server.was_left = True  # type: ignore[attr-defined]
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("announced", ["", "?-"])
+def test_answer_of_a_server_is_read_up_to_a_limit(server, monkeypatch, announced):
+    monkeypatch.setattr(own_http, "MAX_ANSWER_BYTES", 1 << 20)
+    assert len(request(f"{server}/200/1000000{announced}", timeout=5)) == 1_000_000
+    with pytest.raises(ConfigurationError, match=r"^The answer is larger than 1 MiB") as refused:
+        request(f"{server}/200/50000000{announced}", timeout=5)
+    assert f"Address: {server}" in str(refused.value)
+
+
+def test_answer_that_is_cut_off_is_none(server):
+    with pytest.raises(ApiUnavailableError, match="was cut off 1000 bytes before its end"):
+        request(f"{server}/200/2000?3000", timeout=5)
+
+
+def test_words_of_a_refusal_are_read_up_to_a_limit(server):
+    with pytest.raises(ConfigurationError, match=r"^HTTP 400") as refused:
+        request(f"{server}/400/50000000", timeout=5)
+    assert len(str(refused.value)) < 1000
+
+
+def test_result_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact_store, "MAX_RESULT_BYTES", 1000)
+    place = tmp_path / "attempt" / "result"
+    place.parent.mkdir()
+    place.write_text("x" * 1000)
+    assert artifact_store.read_result([str(tmp_path)], "run", "step", None)[0] == "x" * 1000
+    place.write_text("x" * 1001)
+    with pytest.raises(ResultError, match="The result of step step is larger than"):
+        artifact_store.read_result([str(tmp_path)], "run", "step", None)
+
+
+@pytest.mark.parametrize("letter", ["a", "ä", "🙂", '"'])
+def test_long_texts_are_cut_with_a_mark_until_they_fit_into_xcom(letter):
+    answers = [{"prompt": "short", "answer": letter * 20_000, "seconds": 0.5}, {"prompt": "p", "answer": "a"}]
+    cut = cut_to_fit(answers)
+    assert len(json.dumps(cut)) <= MAX_XCOM_BYTES
+    assert cut[0]["answer"].endswith("…") and cut[0]["answer"].startswith(letter * 100)
+    assert (cut[0]["prompt"], cut[0]["seconds"], cut[1]) == ("short", 0.5, answers[1])
+    assert cut_to_fit(answers[1:]) == answers[1:]
+
+
+def test_of_many_answers_the_first_go_to_xcom():
+    answers = [{"prompt": f"p{n}", "answer": "a" * 500} for n in range(1000)]
+    cut = cut_to_fit(answers)
+    assert 10 < len(cut) < 1000
+    assert [one["prompt"] for one in cut] == [f"p{n}" for n in range(len(cut))]
+    assert len(json.dumps(cut)) <= MAX_XCOM_BYTES
+
+
+def test_states_of_many_steps_are_left_out_and_counted():
+    value = states_that_fit({"run_id": "r"}, {f"step-{n:04}": "SUCCEEDED" for n in range(2000)})
+    assert len(json.dumps(value)) <= MAX_XCOM_BYTES
+    assert len(value["steps"]) + value["steps_left_out"] == 2000
+    assert states_that_fit({}, {"a": "FAILED"}) == {"steps": {"a": "FAILED"}}
