@@ -149,7 +149,9 @@ def test_revision_with_traffic_stays_when_it_is_down(tmp_path: Path) -> None:
         directory = tmp_path / f"revisions/{number:05d}"
         directory.mkdir(parents=True)
         (directory / "facts.json").write_text("{}")
-    (tmp_path / "routes.json").write_text(json.dumps({"routes": [{"revision": "00001", "weight": 100}]}))
+    (tmp_path / "routes.json").write_text(
+        json.dumps({"routes": [{"revision": "00001", "url": "http://x", "weight": 100}]})
+    )
     local._prune(tmp_path)
     left = sorted(path.name for path in (tmp_path / "revisions").iterdir())
     assert left == ["00001", *(f"{number:05d}" for number in range(4, 14))]
@@ -437,11 +439,11 @@ def test_concurrent_applies_of_one_manifest_make_one_revision(
     assert {answer["revision"] for answer in answers} == {"00001"}
 
 
-def test_controller_imports_only_the_standard_library() -> None:
+def test_controller_imports_the_standard_library_and_psutil_alone() -> None:
     code = (
         "import sys, time; before = set(sys.modules); import llmops_components.serving.local as l;"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
-        "print(sorted(new - set(sys.stdlib_module_names) - {'llmops_components'}))"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'llmops_components', 'psutil'}))"
     )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

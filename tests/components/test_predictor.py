@@ -476,7 +476,8 @@ def test_a_client_that_goes_away_frees_its_place(predictor: Predictor, stream: b
     before = predictor.metric("llmops_generated_tokens_total")
     body = {"model": "tiny", "messages": QUESTION, "max_tokens": 480, "temperature": 0, "stream": stream}
     data = json.dumps(body).encode()
-    head = f"POST /openai/v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST /openai/v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+    head += "Content-Type: application/json\r\n\r\n"
     deadline = time.monotonic() + 20
     with socket.create_connection(("127.0.0.1", urlsplit(predictor.url).port or 0)) as client:
         client.sendall(head.encode() + data)

@@ -184,7 +184,9 @@ class Gateway:
         """Pass a request on and its answer back, piece by piece."""
         why = "no revision of this service has traffic; route some to a ready revision"
         # Nothing is awaited between the choice and the count: see the module's text.
-        for route in self.routes.ordered():
+        for number, route in enumerate(self.routes.ordered()):
+            if number:
+                logger.warning("%s; another one is asked", why)
             revision = route["revision"]
             self.in_flight[revision] += 1
             try:
@@ -195,7 +197,6 @@ class Gateway:
                 ConnectionTimeoutError,
             ) as error:  # nothing was sent: another may answer
                 why = f"revision {revision} cannot be reached ({getattr(error, 'strerror', None) or error})"
-                logger.warning(why)
             except RequestError as error:
                 await (await request_error_handler(Request(scope), error))(scope, receive, send)
                 return
