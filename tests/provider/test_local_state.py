@@ -17,6 +17,7 @@ from planes import DATA_PYTHON
 
 from airflow_provider_llmops.backends.base import Run, RunRequest
 from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.local_queue import lives, processes_of
 from airflow_provider_llmops.backends.local_records import StateRecord
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ResultError
 from airflow_provider_llmops.state_files import StateFileError, read_record, why_not_written, write_json
@@ -206,3 +207,23 @@ def test_what_a_run_leaves_is_its_owners_alone(backend, toy_spec):
         if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
     assert open_to_others == []
+
+
+def test_killed_run_leaves_no_step_at_work_beside_the_next(backend, toy_spec):
+    import signal
+    import time
+
+    def working(run_id):
+        while not any(line.startswith("working on") for line in backend.read_log(run_id, 0)[0]):
+            time.sleep(0.05)
+
+    # A step that takes no notice of being asked to end.
+    stubborn = RunRequest(display_name="1", pipeline=toy_spec.bind({"seconds": 600.0, "ending": "save"}))
+    first = backend.submit(stubborn)
+    working(first)
+    left = processes_of(backend._runs / first)
+    os.kill(json.loads((backend._runs / first / "state.json").read_text())["pid"], signal.SIGKILL)
+    second = waiting(backend, toy_spec, 2)  # nobody has looked at the first since
+    working(second)
+    assert [process for process in left if lives(process)] == []
+    backend.cancel(second)
