@@ -409,7 +409,7 @@ def _sorted_error(error: Any, what: str) -> LLMOpsError:
 
 def _counts(job: Mapping[str, Any]) -> str:
     names = ("active", "ready", "succeeded", "failed", "suspended")
-    return ", ".join(f"{job[name]} {name}" for name in names if job.get(name)) or "nothing started"
+    return ", ".join(f"{job[name]} {name}" for name in names if job.get(name)) or "none active"
 
 
 def _numbers(metrics: list[dict[str, str]]) -> dict[str, float]:

@@ -253,7 +253,7 @@ def test_log_lines_of_a_quota_are_few(replay):
     assert replay("quota on pods")[3] == [
         "TrainJob j is PENDING",
         "TrainJob j is PENDING (exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0 (Job node-0: FailedCreate))",
-        "Job node: nothing started",
+        "Job node: none active",
         "TrainJob j is FAILED (DeadlineExceeded: TrainJob exceeded its active deadline)",
     ]
 
@@ -263,7 +263,7 @@ def test_log_lines_of_a_node_that_fails_begin_with_the_one_that_failed_first(rep
     lost = "Connection closed by peer"
     assert [line if lost not in line else lost for line in lines if "SUCCEEDED" not in line] == [
         "TrainJob j is PENDING",
-        "Job node: nothing started",
+        "Job node: none active",
         "TrainJob j is RUNNING",
         "Job node: 1 active",
         "Pod node-0-1-pod02: UnavailableError: Training process 1 was killed by SIGKILL without a message. That is often the "
