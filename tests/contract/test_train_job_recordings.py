@@ -119,7 +119,8 @@ def replay(cluster, monkeypatch):
         job = cluster.add(name, nodes=2 if "two" in case else 1)
         for event in itertools.chain.from_iterable(entry.get("events", []) for entry in entries):
             if event["type"] == "Warning":
-                cluster.warn(job, event["message"], reason=event["reason"], kind=event["about"])
+                about = {"kind": event["about"], "name": event.get("of")}
+                cluster.warn(job, event["message"], reason=event["reason"], **about)
         for entry in entries:
             for pod in entry["pods"]:
                 cluster.logs |= {(pod["metadata"]["name"], previous): "its log" for previous in (True, False)}
@@ -206,6 +207,10 @@ READ = {
     "quota on pods": (
         NO_START,
         NOT_MADE.format("exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0"),
+    ),
+    "one of three jobs beside the node has no pod, quota on pods": (
+        [PENDING, RUNNING],
+        "exceeded quota: q, requested: pods=1, used: pods=3, limited: pods=3 (Job data-2: FailedCreate)",
     ),
     "quota that wants a memory limit": (
         NO_START,
