@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
 
 CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
-LONGEST_WAIT_IN_LOOKS = 60
+LONGEST_WAIT_IN_LOOKS = 120
 LAST_QUESTION_SECONDS = 10.0  # a run whose time is up is not left running for an explanation
 
 
@@ -262,7 +262,7 @@ class PipelineRunTrigger(BaseEventTrigger):
 
 def _looks_skipped(run: Run) -> float:
     """How much longer than usual to wait for the next look: who is far back in a queue need not look at it each second."""
-    return min(max(run.ahead or 0, 1), LONGEST_WAIT_IN_LOOKS)
+    return min(max(2 * (run.ahead or 0), 1), LONGEST_WAIT_IN_LOOKS)
 
 
 def _stream_key(kubeflow_conn_id: str, poll_interval: float) -> tuple[str, str, float]:
