@@ -20,6 +20,9 @@ _SECRET_NAME = re.compile(
     r"(?:^|[_.-])(?:token|secret|password|passwd|passphrase|pwd|apikey|accesskey|accountkey|privatekey|authorization|cookie"
     r"|credentials?|signature|sas|(?<=[_.-])key|private_key_id)$"
 )
+# Where a word begins, also behind the \n of a text that is shown as JSON or by Python.
+_WORD = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))"
+_QUOTE = r"(?:\\{0,4}[\"'])?"
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NO_TOKENS = "".join(
     f"(?<!{kind}.token)"
@@ -67,7 +70,7 @@ _BEGINNINGS = (
     "sg.",
     "eyj",
 )
-_HINT = re.compile(rf"{_NAMES}(?:\\?[\"'])?\s{{0,4}}[:=]".lower())
+_HINT = re.compile(rf"{_NAMES}{_QUOTE}\s{{0,4}}[:=]".lower())
 _NAMED: tuple[str, ...] = ()  # what _HINT finds
 # Each with what has to be in the text, in lower case, for it to be worth a look.
 _PATTERNS = [
@@ -103,7 +106,8 @@ _PATTERNS = [
     (
         ("authorization",),
         re.compile(
-            r"(?i)\b((?:proxy-)?authorization[\"']?\s{0,4}[:=,]\s{0,4}b?[\"']?)(?:(?:bearer|basic|digest|token|negotiate|apikey|aws4-hmac-sha256)"
+            rf"(?i){_WORD}((?:proxy-)?authorization{_QUOTE}\s{{0,4}}[:=,]\s{{0,4}}b?{_QUOTE})"
+            r"(?:(?:bearer|basic|digest|token|negotiate|apikey|aws4-hmac-sha256)"
             r"\s{1,4}[^\r\n\"']{1,4096}|[^\s\"',;]{8,4096})"
         ),
         rf"\1{HIDDEN}",
@@ -111,15 +115,18 @@ _PATTERNS = [
     (
         ("cookie",),
         re.compile(
-            r"(?i)\b((?:set-)?cookie[\"']?\s{0,4}[:=,]\s{0,4}b?[\"']?)[^\r\n\"'=]{1,256}=[^\r\n\"']{0,4096}"
+            rf"(?i){_WORD}((?:set-)?cookie{_QUOTE}\s{{0,4}}[:=,]\s{{0,4}}b?{_QUOTE})"
+            r"[^\r\n\"'=]{1,256}=[^\r\n\"']{0,4096}"
         ),
         rf"\1{HIDDEN}",
     ),
     (
         ("bearer", "basic"),
         re.compile(
-            r"(?i)\bbearer\s{1,4}(?!(?:authentication|authorization|credentials?|tokens?)\b)[A-Za-z0-9._~+/=-]{8,4096}"
-            r"|\bbasic\s{1,4}(?=[A-Za-z0-9+/]{0,200}[0-9=])[A-Za-z0-9+/]{12,4096}={0,2}"
+            rf"(?i){_WORD}bearer"
+            r"\s{1,4}(?!(?:authentication|authorization|credentials?|tokens?)\b)[A-Za-z0-9._~+/=-]{8,4096}"
+            rf"|{_WORD}basic"
+            r"\s{1,4}(?=[A-Za-z0-9+/]{0,200}[0-9=])[A-Za-z0-9+/]{12,4096}={0,2}"
         ),
         HIDDEN,
     ),
@@ -134,7 +141,7 @@ _PATTERNS = [
     (
         _NAMED,
         re.compile(
-            rf"(?i)({_NAMES}\\?[\"']?\s{{0,4}}[:=]\s{{0,4}}b?\\?([\"'])){_SAYS_NOTHING}(?:(?!\\?\2)[^\r\n]){{1,8192}}"
+            rf"(?i)({_NAMES}{_QUOTE}\s{{0,4}}[:=]\s{{0,4}}b?\\{{0,4}}([\"'])){_SAYS_NOTHING}(?:(?!\\{{0,4}}\2)[^\r\n]){{1,8192}}"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -163,7 +170,8 @@ _PATTERNS = [
     (
         _BEGINNINGS,
         re.compile(
-            r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-(?=[\w-]{0,64}\d|[A-Za-z0-9]{24})[\w-]{16,}"
+            rf"{_WORD}"
+            r"(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-(?=[\w-]{0,64}\d|[A-Za-z0-9]{24})[\w-]{16,}"
             r"|(?:gsk|npm|dckr_pat|r8)_(?=\w{0,64}\d)\w{20,}|nvapi-[\w-]{20,}|pypi-[\w-]{32,}|xox[abeoprs]-[\w-]{10,}|dapi[0-9a-f]{32}"
             r"|(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}|AIza[\w-]{30,}|ya29\.[\w.-]{16,}|SG\.[\w-]{16,}\.[\w-]{16,}"
             r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]{0,4096})?)(?![A-Za-z0-9])"

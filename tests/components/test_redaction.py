@@ -33,7 +33,9 @@ def test_ordinary_text_stays_as_it_is(text):
 )
 def test_secret_is_hidden_between_other_text(shape, before, after):
     text, secret, _ = shape
-    assert secret not in redact(f"{before} {text}\n{after}")
+    whole = f"{before} {text}\n{after}"
+    for form in (whole, repr(whole), json.dumps({"message": whole})):
+        assert secret not in redact(form)
 
 
 @given(st.text(max_size=200))
