@@ -226,6 +226,11 @@ class Stack:
         """Password of the user ``admin``."""
         return str(self.state["password"])
 
+    @property
+    def mlflow_login(self) -> tuple[str, str]:
+        """User and password of MLflow. Steps have them too, so the password is not Airflow's."""
+        return USERNAME, str(self.state["mlflow_password"])
+
     def is_running(self) -> bool:
         """Whether Airflow answers and all of its processes have reported lately."""
         try:
@@ -265,7 +270,7 @@ class Stack:
         self._configure(fresh_ports)
         if self.with_mlflow:
             # MLflow needs none of what follows and imports for several seconds: it starts beside the migration.
-            self._spawn("mlflow", *self._mlflow_command())
+            self._spawn("mlflow", *self._mlflow_command(), more=self._mlflow_secrets())
         self._migrate()
         self.timings["database"] = time.monotonic() - started
         airflow = [str(CONTROL_PYTHON), "-m", "airflow"]
@@ -300,6 +305,7 @@ class Stack:
         if self.with_mlflow:
             mlflow = {"connection_id": "mlflow_default", "conn_type": "mlflow", "host": "http://127.0.0.1"}
             mlflow |= {"port": self.state["mlflow_port"], "description": "made by dev/up at each start"}
+            mlflow |= {"login": self.mlflow_login[0], "password": self.mlflow_login[1]}
         try:
             api = self.api()
             api.add_connections(connections, overwrite=False)
@@ -390,10 +396,15 @@ class Stack:
             "airflow_port": airflow_port,
             "mlflow_port": mlflow_port if self.with_mlflow else None,
             "password": before.get("password") or secrets.token_hex(6),
+            "mlflow_password": before.get("mlflow_password") or secrets.token_urlsafe(12),
+            "mlflow_secret_key": before.get("mlflow_secret_key") or secrets.token_hex(24),
             "fernet_key": before.get("fernet_key") or base64.urlsafe_b64encode(os.urandom(32)).decode(),
             "secret_key": before.get("secret_key") or secrets.token_hex(24),
             "jwt_secret": before.get("jwt_secret") or secrets.token_hex(24),
         }
+        if not before.get("mlflow_password"):
+            # Made with a password that nobody knows any more.
+            self._mlflow_users.unlink(missing_ok=True)
         write_json(self.state_file, self.state)
         passwords = self.airflow_home / "simple_auth_manager_passwords.json.generated"
         write_private(passwords, (json.dumps({USERNAME: self.password}) + "\n").encode())
@@ -475,7 +486,28 @@ class Stack:
             *("--host", "127.0.0.1", "--port", str(self.state["mlflow_port"]), "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
             *("--artifacts-destination", str(home / "artifacts"), "--serve-artifacts"),
+            *("--app-name", "basic-auth"),
         ]
+
+    @property
+    def _mlflow_users(self) -> Path:
+        return self.directory / "mlflow/users.db"
+
+    def _mlflow_secrets(self) -> dict[str, str]:
+        """Variables of MLflow's own process: a command line and a configuration file would show them."""
+        users = self.directory / "mlflow/users.ini"
+        users.write_text(
+            f"[mlflow]\ndatabase_uri = sqlite:///{self._mlflow_users}\ndefault_permission = NO_PERMISSIONS\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            # A check of a password takes tens of milliseconds, and a training asks many times a second.
+            f"admin_username = {USERNAME}\nauth_cache_ttl_seconds = 60\n",
+            encoding="utf-8",
+        )
+        return {
+            "MLFLOW_AUTH_CONFIG_PATH": str(users),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self.mlflow_login[1],
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": self.state["mlflow_secret_key"],
+        }
 
     def _migrate(self) -> None:
         migration = self._spawn("db-migrate", str(CONTROL_PYTHON), "-m", "airflow", "db", "migrate")
@@ -484,11 +516,13 @@ class Stack:
         if code:
             raise StackError(self._failure("db-migrate", code))
 
-    def _spawn(self, role: str, *command: str) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, role: str, *command: str, more: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         with (self.logs / f"{role}.log").open("ab") as log:
             self.processes[role] = subprocess.Popen(
                 command,
-                env=self.environment(),
+                env=self.environment() | dict(more or {}),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -37,7 +37,9 @@ def addresses(stack: Stack) -> str:
     """Where the parts of a running stack are and how to log in."""
     lines = [f"Airflow   {stack.airflow_url}   user {USERNAME}   password {stack.password}"]
     if stack.mlflow_url:
-        lines.append(f"MLflow    {stack.mlflow_url}")
+        lines.append(
+            f"MLflow    {stack.mlflow_url}   user {USERNAME}   password {stack.mlflow_login[1]}   (steps have it too)"
+        )
     lines.append(f"Files     {stack.directory}")
     return "\n".join(lines)
 

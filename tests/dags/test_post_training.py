@@ -85,7 +85,11 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     assert (registered["name"], str(registered["version"]), registered["alias"]) == ("tiny", "1", "candidate")
 
     def ask_mlflow(what: str, **params: str) -> dict:
-        return httpx.get(f"{airflow.stack.mlflow_url}/api/2.0/mlflow/{what}/get", params=params).json()
+        return httpx.get(
+            f"{airflow.stack.mlflow_url}/api/2.0/mlflow/{what}/get",
+            params=params,
+            auth=airflow.stack.mlflow_login,
+        ).json()
 
     def tags_of(thing: dict) -> dict[str, str]:
         return {tag["key"]: tag["value"] for tag in thing["tags"]}

@@ -56,9 +56,11 @@ def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_register
 
     runs = httpx.post(
         f"{airflow.stack.mlflow_url}/api/2.0/mlflow/runs/search",
+        auth=airflow.stack.mlflow_login,
         json={"experiment_ids": [registered["experiment_id"]]},
         trust_env=False,
     ).json()["runs"]
+    assert httpx.get(f"{airflow.stack.mlflow_url}/", trust_env=False).status_code == 401
     names = {each["info"]["run_name"] for each in runs}
     assert {f"train[learning rate {rate}]" for rate in RATES} <= names
 

@@ -164,6 +164,39 @@ def test_secrets_are_for_the_owner_only_and_kept_for_the_next_start(tmp_path: Pa
     assert again.state == stack.state
 
 
+def test_mlflow_takes_a_password_of_its_own_that_no_command_line_and_no_other_process_has(
+    tmp_path: Path,
+) -> None:
+    stack = Stack(tmp_path)
+    stack._configure(fresh_ports=False)
+    user, password = stack.mlflow_login
+    assert user == "admin"
+    assert len(password) >= 12 and password != stack.password
+    command = stack._mlflow_command()
+    assert command[-2:] == ["--app-name", "basic-auth"]
+    assert not [part for part in command if password in part]
+    own = stack._mlflow_secrets()
+    assert own["MLFLOW_AUTH_ADMIN_PASSWORD"] == password
+    settings = Path(own["MLFLOW_AUTH_CONFIG_PATH"]).read_text(encoding="utf-8")
+    assert "default_permission = NO_PERMISSIONS" in settings
+    assert password not in settings
+    assert not [value for value in stack.environment().values() if password in value]
+    assert (tmp_path / "mlflow").stat().st_mode & 0o777 == 0o700
+    assert f"MLflow    {stack.mlflow_url}   user admin   password {password}" in _updown.addresses(stack)
+
+
+def test_users_of_mlflow_are_made_anew_where_nobody_knows_the_password(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    stack._configure(fresh_ports=False)
+    stack._mlflow_command()
+    (tmp_path / "mlflow/users.db").write_bytes(b"users")
+    Stack(tmp_path)._configure(fresh_ports=False)
+    assert (tmp_path / "mlflow/users.db").exists()
+    (tmp_path / "stack.json").unlink()
+    Stack(tmp_path)._configure(fresh_ports=False)
+    assert not (tmp_path / "mlflow/users.db").exists()
+
+
 def test_failed_start_names_the_log_and_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +364,7 @@ def test_connections_are_in_the_database_and_only_that_of_mlflow_is_made_anew(
 
     monkeypatch.setattr(_stack.httpx, "Client", partial(httpx.Client, transport=httpx.MockTransport(answer)))
     stack = Stack(tmp_path)
-    stack.state = {"airflow_port": 1, "mlflow_port": 5001, "password": "p"}
+    stack.state = {"airflow_port": 1, "mlflow_port": 5001, "password": "p", "mlflow_password": "m"}
     stack._connect()
     ((action,), (mlflow,)) = [actions for _, _, actions in sent]
     assert [(method, path) for method, path, _ in sent] == [("PATCH", "/api/v2/connections")] * 2
@@ -344,7 +377,9 @@ def test_connections_are_in_the_database_and_only_that_of_mlflow_is_made_anew(
         "root": str(tmp_path / "llmops"),
     }
     assert action["action_on_existence"] == "skip"
-    assert (mlflow["action_on_existence"], mlflow["entities"][0]["port"]) == ("overwrite", 5001)
+    entity = mlflow["entities"][0]
+    assert (mlflow["action_on_existence"], entity["port"]) == ("overwrite", 5001)
+    assert (entity["login"], entity["password"]) == ("admin", "m")
 
 
 def test_folders_of_dags_are_bundles_beside_ours(tmp_path: Path) -> None:
