@@ -112,6 +112,31 @@ _RUNS_FIELDS = {
 }
 
 
+_SERVICES_FIELDS = {
+    "access_file": {
+        "label": "Access file",
+        "description": "Local only: absolute path of the file that says who may ask the services that are deployed here: API keys, "
+        "quotas, TLS certificate. Default: everybody on this machine",
+        "schema": _TEXT,
+    },
+    "api_key_file": {
+        "label": "API key file",
+        "description": "File with the API key that services are asked with, instead of the password.",
+        "schema": _TEXT,
+    },
+    "verify_ssl": {
+        "label": "Verify TLS",
+        "description": "Whether the certificate of a service is verified.",
+        "schema": {"type": ["boolean", "null"], "default": True},
+    },
+    "ca_file": {
+        "label": "CA file",
+        "description": "Bundle of certificates to verify services with.",
+        "schema": _TEXT,
+    },
+}
+
+
 def get_provider_info() -> dict[str, Any]:
     """Provider metadata in the form of ``provider_info.schema.json`` of Airflow."""
     return {
@@ -216,11 +241,11 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_provider_llmops.hooks.kserve.KServeHook",
                 "hook-name": "KServe",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["host", "port", "schema", "login", "password", "extra"],
-                    "relabeling": {},
+                    "hidden-fields": ["host", "port", "schema", "login", "extra"],
+                    "relabeling": {"password": "API key of services"},
                     "placeholders": {"python": "/opt/llmops/.venv/data/bin/python"},
                 },
-                "conn-fields": _LOCAL_FIELDS,
+                "conn-fields": {**_LOCAL_FIELDS, **_SERVICES_FIELDS},
             },
             {
                 "connection-type": "mlflow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from http.client import HTTPException, InvalidURL
@@ -15,22 +16,45 @@ MAX_ANSWER_BYTES = 16 << 20
 _MAX_ERROR_BYTES = 64 << 10
 
 
-def request(url: str, *, body: Any = None, timeout: float) -> bytes:
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: what was meant for one server must not go to another, a key least of all."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def request(
+    url: str,
+    *,
+    body: Any = None,
+    timeout: float,
+    api_key: str | None = None,
+    context: ssl.SSLContext | None = None,
+) -> bytes:
     """Send a request, a POST with JSON if there is a body, and return the answer.
 
     :param url: http or https address
     :param body: anything that JSON can hold
     :param timeout: seconds to wait for each part of the answer
-    :raises ConfigurationError: the address is not http, the server refuses the request (400 to 499), or its answer is larger than
+    :param api_key: sent as a bearer token; redirects are not followed then
+    :param context: how the certificate of an https address is verified
+    :raises ConfigurationError: the address is not http, the server refuses the request (300 to 499), or its answer is larger than
         :data:`MAX_ANSWER_BYTES`
     :raises ApiUnavailableError: the server cannot be reached, is overloaded (429), or failed (500 and up)
     """
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"Not an http or https address: {url!r}")
     data = None if body is None else json.dumps(body).encode()
-    outgoing = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310
+    headers = {"Content-Type": "application/json"}
+    handlers: list[urllib.request.BaseHandler] = []
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
+        handlers.append(_NoRedirects())
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    outgoing = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310
     try:
-        with urllib.request.urlopen(outgoing, timeout=timeout) as answer:  # noqa: S310 - checked above
+        with urllib.request.build_opener(*handlers).open(outgoing, timeout=timeout) as answer:
             content: bytes = answer.read(MAX_ANSWER_BYTES + 1)
             if len(content) > MAX_ANSWER_BYTES:
                 raise ConfigurationError(

@@ -57,6 +57,7 @@ def inference_service(
     model_digest: str | None = None,
     args: Mapping[str, Any] | None = None,
     resources: Mapping[str, Any] | None = None,
+    secrets_as_env: Mapping[str, Mapping[str, str]] | None = None,
     annotations: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def inference_service(
     :param model_digest: content digest of the model, kept as an annotation
     :param args: arguments of KServe's huggingfaceserver, for example ``{"dtype": "bfloat16", "max_model_len": 2048}``
     :param resources: Kubernetes requests and limits of the predictor
+    :param secrets_as_env: environment variables of the predictor from Kubernetes secrets, on a cluster only: by secret, the
+        variable for each of its keys; ``{"team-keys": {"api-key": "VLLM_API_KEY"}}`` is how vLLM's server takes an API key
     :param annotations: further annotations
     :param labels: labels
     :raises ConfigurationError: the name is not a DNS-1123 label, the URI is empty, or an argument would be changed on its way or
@@ -84,6 +87,11 @@ def inference_service(
     if not model_uri:
         raise ConfigurationError(f"Service {name!r} needs the URI of a model.")
     refuse_switches(f"args of service {name!r}", args or {}, _CODE_OF_SERVERS)
+    if any(argument.replace("-", "_") == "api_key" for argument in args or {}):
+        raise ConfigurationError(
+            f"args of service {name!r} have an API key in them, which everybody could read who may see the service. On this machine give "
+            "the path of an access file as access_file; on a cluster name a secret in secrets_as_env."
+        )
     arguments: Sequence[str] = [
         f"--model_name={name}",
         *(f"--{key}={value}" for key, value in (args or {}).items()),
@@ -103,6 +111,8 @@ def inference_service(
     }
     if resources:
         model["resources"] = dict(resources)
+    if secrets_as_env:
+        model["env"] = _from_sources("secretKeyRef", secrets_as_env)
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     if noted:
         metadata["annotations"] = noted
@@ -246,11 +256,7 @@ def _environment(settings: StepSettings, env: Mapping[str, str]) -> list[dict[st
         ("secretKeyRef", settings.secrets_as_env),
         ("configMapKeyRef", settings.config_maps_as_env),
     ):
-        for source, keys in sources.items():
-            variables += [
-                {"name": variable, "valueFrom": {kind: {"name": source, "key": key}}}
-                for key, variable in keys.items()
-            ]
+        variables += _from_sources(kind, sources)
     names = [variable["name"] for variable in variables]
     if taken := sorted(set(names) & _RESERVED_VARIABLES):
         raise ConfigurationError(
@@ -260,6 +266,14 @@ def _environment(settings: StepSettings, env: Mapping[str, str]) -> list[dict[st
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"The same environment variable is set twice: {', '.join(twice)}.")
     return variables
+
+
+def _from_sources(kind: str, sources: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {"name": variable, "valueFrom": {kind: {"name": source, "key": key}}}
+        for source, keys in sources.items()
+        for key, variable in keys.items()
+    ]
 
 
 def _pod_patch(settings: StepSettings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from _conf import problems_of
 from _stack import REPOSITORY, STACKS, AirflowApi, Stack, StackError, interruptible
-from _updown import PREFERRED_PORTS, addresses, stop_command
+from _updown import PREFERRED_PORTS, addresses, curl_command, stop_command
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -182,7 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
     if keep:
         print(f"\nStill up:\n{addresses(stack)}")
         if outcome.endpoint:
-            print(f"Endpoint  {outcome.endpoint}")
+            print(f"Endpoint  {outcome.endpoint}/openai/v1")
+            print(f"API key   in {stack.api_key_file}; {curl_command(stack, outcome.endpoint)}")
         print(f"Stop it with {stop_command(stack)}.")
     else:
         name = stack.directory.name
@@ -277,10 +278,10 @@ def _run(stack: Stack, conf: dict[str, Any], outcome: Outcome) -> None:
                 "log": _log_file(stack, run_id, task),
             }
     if outcome.succeeded:
-        _collect(api, run_id, outcome)
+        _collect(api, run_id, outcome, stack.api_key)
 
 
-def _collect(api: AirflowApi, run_id: str, outcome: Outcome) -> None:
+def _collect(api: AirflowApi, run_id: str, outcome: Outcome, api_key: str | None = None) -> None:
     results = {task_id: api.xcom(DAG_ID, run_id, task_id) or {} for task_id in outcome.tasks}
     tuned, base = results.get("evaluate_tuned", {}), results.get("evaluate_base", {})
     metrics = tuned.get("metrics", {})
@@ -309,7 +310,7 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome) -> None:
     if row:
         outcome.question = {key: row[key] for key in ("question", "reference", "before", "after")}
         if outcome.endpoint:
-            outcome.question["endpoint"] = _ask(outcome.endpoint, row["prompt"])
+            outcome.question["endpoint"] = _ask(outcome.endpoint, row["prompt"], api_key)
 
 
 def _curves(metrics: dict[str, float]) -> dict[str, list[float]]:
@@ -344,8 +345,9 @@ def _changed_answer(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, An
     return None
 
 
-def _ask(endpoint: str, messages: list[dict[str, str]]) -> str:
-    with httpx.Client(base_url=endpoint, timeout=120, trust_env=False) as client:
+def _ask(endpoint: str, messages: list[dict[str, str]], api_key: str | None) -> str:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    with httpx.Client(base_url=endpoint, headers=headers, timeout=120, trust_env=False) as client:
         name = client.get("/openai/v1/models").raise_for_status().json()["data"][0]["id"]
         question = {"model": name, "messages": messages, "max_tokens": 64, "temperature": 0}
         answer = client.post("/openai/v1/chat/completions", json=question).raise_for_status().json()

@@ -231,6 +231,19 @@ class Stack:
         """User and password of MLflow. Steps have them too, so the password is not Airflow's."""
         return USERNAME, str(self.state["mlflow_password"])
 
+    @property
+    def api_key_file(self) -> Path:
+        """The key that services are asked with; nobody but its owner may read it."""
+        return self.directory / "api-key"
+
+    @property
+    def api_key(self) -> str | None:
+        """What is in it; ``None`` where services take no key, as in a stack that an older version made."""
+        try:
+            return self.api_key_file.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return None
+
     def is_running(self) -> bool:
         """Whether Airflow answers and all of its processes have reported lately."""
         try:
@@ -295,11 +308,17 @@ class Stack:
 
     def _connect(self) -> None:
         """Make the connections of this machine in Airflow's database, where the UI shows them and a user may change them."""
-        extra = json.dumps({"python": str(DATA_PYTHON), "root": str(self.root)})
+        local = {"python": str(DATA_PYTHON), "root": str(self.root)}
+        access = {"access_file": str(self._access_file()), "api_key_file": str(self.api_key_file)}
         known = "made by dev/up; kept as you change it"
         connections = [
-            {"connection_id": f"{kind}_default", "conn_type": kind, "extra": extra, "description": known}
-            for kind in ("kubeflow", "kserve")
+            {
+                "connection_id": f"{kind}_default",
+                "conn_type": kind,
+                "extra": json.dumps(extra),
+                "description": known,
+            }
+            for kind, extra in (("kubeflow", local), ("kserve", local | access))
         ]
         mlflow: dict[str, Any] = {}
         if self.with_mlflow:
@@ -313,6 +332,21 @@ class Stack:
                 api.add_connections([mlflow], overwrite=True)
         except httpx.HTTPError as error:
             raise StackError(f"Airflow did not take the connections of this machine: {error}") from error
+
+    def _access_file(self) -> Path:
+        """The file that says who may ask the stack's services; made at the first start, with one key."""
+        file = self.directory / "access.json"
+        if not self.api_key_file.exists():
+            command = [str(DATA_PYTHON), "-m", "llmops_components.serving.access"]
+            # One that nobody has any more is of no use; where there is none, this does nothing.
+            subprocess.run([*command, "remove", str(file), "stack"], capture_output=True, check=False)
+            answer = subprocess.run(
+                [*command, "add", str(file), "stack"], capture_output=True, text=True, check=False
+            )
+            if answer.returncode:
+                raise StackError(f"No API key could be made: {answer.stderr.strip()[-500:]}")
+            write_private(self.api_key_file, answer.stdout.encode())
+        return file
 
     def resume_services(self) -> list[dict[str, Any]]:
         """Start the services again that the stack's end has stopped; they load their models by themselves."""

@@ -44,6 +44,14 @@ def addresses(stack: Stack) -> str:
     return "\n".join(lines)
 
 
+def curl_command(stack: Stack, endpoint: str) -> str:
+    """How to ask a service of a stack from a terminal, with the key in no command line."""
+    file = stack.api_key_file
+    with contextlib.suppress(ValueError):
+        file = file.relative_to(Path.cwd())
+    return f'curl -H @<(printf "Authorization: Bearer "; cat {file}) {endpoint}/openai/v1/models'
+
+
 def stop_command(stack: Stack) -> str:
     """The command that stops a stack."""
     return "dev/down" if stack.directory == STACKS / DEFAULT else f"dev/down {stack.directory.name}"
@@ -94,6 +102,8 @@ def up(arguments: list[str] | None = None) -> int:
             print(f"Service   {name} could not be started again: {error}")
         else:
             print(f"Service   {service['url']}/openai/v1   {name}, loading its model")
+    if services and stack.api_key:
+        print(f"API key   of services, in {stack.api_key_file}")
     print(f"Stop it with {stop_command(stack)}.")
     return 0
 

@@ -19,6 +19,7 @@ from airflow_provider_llmops.states import ServiceState
 
 _CONTROLLER_MODULE = "llmops_components.serving.local"
 COMMAND_TIMEOUT_SECONDS = 90.0
+ANSWER_TIMEOUT_SECONDS = 150.0  # the controller gives up before
 
 
 class LocalServingBackend:
@@ -57,6 +58,16 @@ class LocalServingBackend:
         self._call("traffic", "--namespace", namespace, name, *shares, *dated)
         return self.get(namespace, name)
 
+    def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
+        """Ask one revision a question. The controller does, to whom the revision listens besides its gateway."""
+        question = json.dumps({"prompt": prompt, "max_tokens": max_tokens})
+        answer: str = self._call(
+            *("ask", "--namespace", namespace, name, "--revision", revision),
+            stdin=question,
+            timeout=ANSWER_TIMEOUT_SECONDS,
+        )["answer"]
+        return answer
+
     def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
         """Stop one revision, keeping its log, or remove the whole service."""
         if revision is not None:
@@ -77,11 +88,13 @@ class LocalServingBackend:
         version = self._data_plane.check()
         return f"local backend ready: Python {version} at {self._data_plane.python}, services in {self._root / 'services'}"
 
-    def _call(self, command: str, *arguments: str, stdin: str | None = None) -> dict[str, Any]:
+    def _call(
+        self, command: str, *arguments: str, stdin: str | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
         answer = self._data_plane.run(
             ["-m", _CONTROLLER_MODULE, command, "--root", str(self._root), *arguments],
             stdin=stdin,
-            timeout=COMMAND_TIMEOUT_SECONDS,
+            timeout=COMMAND_TIMEOUT_SECONDS if timeout is None else timeout,
         )
         try:
             value: dict[str, Any] = json.loads(answer.stdout)

@@ -85,6 +85,9 @@ class ServingBackend(Protocol):
         :meth:`Service.is_newer_than` of the answer tells.
         """
 
+    def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
+        """Ask one revision a question, whoever else may ask it; with fewer tokens where its context has no room for so many."""
+
     def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
         """Stop one revision, or all of the service."""
 

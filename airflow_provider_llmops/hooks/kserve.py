@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_provider_llmops.backends.local_serving import LocalServingBackend
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.redaction import redact
+from airflow_provider_llmops.service_access import FIELDS, ServiceAccess, path_of_access_file
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_SECONDS = 120.0
 # How our predictor and vLLM say it.
 _NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
-_CONTEXT_TOO_SHORT = ("model's context is", "maximum context length")
 
 
 class KServeHook(BaseHook):
     """Deploy services and ask them.
 
-    A connection without a host runs services on this machine, as detached predictors.
+    A connection without a host runs services on this machine, as detached predictors. Its password is the API key that
+    services are asked with.
 
     :param kserve_conn_id: connection of type ``kserve``
     """
@@ -58,7 +60,23 @@ class KServeHook(BaseHook):
                 f"Connection {self.kserve_conn_id!r} names the host {connection.host!r}. This version runs services on the "
                 "local backend only: leave the host empty and set 'python' in extra."
             )
-        return LocalServingBackend(**local_settings(connection))
+        settings = local_settings(connection, *FIELDS)
+        return LocalServingBackend(python=settings["python"], root=settings["root"])
+
+    @cached_property
+    def access(self) -> ServiceAccess:
+        """What services are asked with. Whoever only asks needs no connection, unless it is named."""
+        try:
+            return ServiceAccess.of(self.get_connection(self.kserve_conn_id))
+        except AirflowNotFoundException:
+            if self.kserve_conn_id != self.default_conn_name:
+                raise
+            return ServiceAccess()
+
+    @property
+    def access_file(self) -> str | None:
+        """Who may ask the services that are deployed through this connection; everybody on this machine when ``None``."""
+        return path_of_access_file(self.get_connection(self.kserve_conn_id))
 
     def get_conn(self) -> ServingBackend:
         """The backend."""
@@ -79,46 +97,49 @@ class KServeHook(BaseHook):
         """
         return self.backend.get(namespace, name)
 
-    @staticmethod
-    def ask(url: str, model: str, prompt: str, **settings: Any) -> str:
-        """Ask a model one question through the OpenAI API and return its answer.
+    def ask(self, url: str, model: str, prompt: str, **settings: Any) -> str:
+        """Ask a model one question through the OpenAI API, with the connection's API key, and return its answer.
 
         A model without a chat template, as base models are, gets the question as a text to complete.
 
-        :param url: address of a service or of one revision, without the API's path
+        :param url: address of a service, without the API's path
         :param model: name of the model
         :param prompt: the question
         :param settings: further fields of the request, for example ``max_tokens``
-        :raises ConfigurationError: the server refuses the question
+        :raises ConfigurationError: the server refuses the question or the key
         :raises ApiUnavailableError: the server cannot be reached, or does not answer as a language model does
         """
         base = f"{url.rstrip('/')}/openai/v1"
         messages = [{"role": "user", "content": prompt}]
         try:
             body = {"model": model, "messages": messages, **settings}
-            return _choice(f"{base}/chat/completions", body, "message", "content")
+            return self._choice(f"{base}/chat/completions", body, "message", "content")
         except ConfigurationError as refused:
-            if not _says(refused, _NO_CHAT_TEMPLATE):
+            if not any(phrase in str(refused) for phrase in _NO_CHAT_TEMPLATE):
                 raise
         if "max_completion_tokens" in settings:
             settings["max_tokens"] = settings.pop("max_completion_tokens")
-        return _choice(f"{base}/completions", {"model": model, "prompt": prompt, **settings}, "text")
+        return self._choice(f"{base}/completions", {"model": model, "prompt": prompt, **settings}, "text")
 
-    @classmethod
-    def ask_briefly(cls, url: str, model: str, prompt: str, max_tokens: int) -> str:
-        """Ask a question whose answer may be short: with fewer tokens where the model's context has no room for so many.
-
-        :param url: address of a service or of one revision, without the API's path
-        :param model: name of the model
-        :param prompt: the question
-        :param max_tokens: most tokens of the answer
-        """
+    def _choice(self, address: str, body: dict[str, Any], *path: str) -> str:
+        content = request(
+            address,
+            body=body,
+            timeout=ANSWER_TIMEOUT_SECONDS,
+            api_key=self.access.api_key,
+            context=self.access.context,
+        )
         try:
-            return cls.ask(url, model, prompt, max_tokens=max_tokens, temperature=0)
-        except ConfigurationError as refused:
-            if not _says(refused, _CONTEXT_TOO_SHORT):
-                raise
-        return cls.ask(url, model, prompt, temperature=0)  # the server takes as many as there is room for
+            found = json.loads(content)["choices"][0]
+            for key in path:
+                found = found[key]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ApiUnavailableError(
+                f"The service did not answer as a language model does: {shown_value(content, 200)}",
+                f"Address: {address}",
+            ) from error
+        answer: str = found
+        return answer
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the backend can be used, and why not."""
@@ -126,22 +147,3 @@ class KServeHook(BaseHook):
             return True, self.backend.check()
         except Exception as error:
             return False, redact(str(error))
-
-
-def _choice(address: str, body: dict[str, Any], *path: str) -> str:
-    content = request(address, body=body, timeout=ANSWER_TIMEOUT_SECONDS)
-    try:
-        found = json.loads(content)["choices"][0]
-        for key in path:
-            found = found[key]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ApiUnavailableError(
-            f"The service did not answer as a language model does: {shown_value(content, 200)}",
-            f"Address: {address}",
-        ) from error
-    answer: str = found
-    return answer
-
-
-def _says(error: Exception, phrases: tuple[str, ...]) -> bool:
-    return any(phrase in str(error) for phrase in phrases)

@@ -19,6 +19,7 @@ from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.manifests import inference_service
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
+from airflow_provider_llmops.service_access import ACCESS_FILE
 from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class DeployModelOperator(BaseOperator):
     :param model: URI of the model
     :param namespace: Kubernetes namespace
     :param model_digest: content digest of the model, kept in the manifest
-    :param predictor_args: arguments of KServe's huggingfaceserver
+    :param predictor_args: arguments of KServe's huggingfaceserver; ``access_file`` is the path of the file that says who may
+        ask, by default the connection's
     :param predictor_resources: Kubernetes requests and limits of the predictor
     :param smoke_prompt: question that the new revision has to answer before it gets traffic
     :param ready_timeout: how long the revision may take to become ready
@@ -113,14 +115,21 @@ class DeployModelOperator(BaseOperator):
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the service."""
+        args = dict(self.predictor_args or {})
+        if (access_file := self._access_file()) is not None:
+            args[ACCESS_FILE] = access_file
         return inference_service(
             self.service_name,
             self.model,
             namespace=self.namespace,
             model_digest=self.model_digest,
-            args=self.predictor_args,
+            args=args,
             resources=self.predictor_resources,
         )
+
+    def _access_file(self) -> str | None:
+        given = (self.predictor_args or {}).get(ACCESS_FILE)
+        return self.hook.access_file if given is None else str(given)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the revision, then wait for it."""
@@ -170,9 +179,10 @@ class DeployModelOperator(BaseOperator):
                 else f"failed: {event['error']}"
             )
             raise self._give_up(revision, why)
-        address = self.hook.get_service(self.service_name, self.namespace).revisions[revision].url or ""
         try:
-            answer = self.hook.ask_briefly(address, self.service_name, self.smoke_prompt, SMOKE_MAX_TOKENS)
+            answer = self.hook.backend.ask(
+                self.namespace, self.service_name, revision, self.smoke_prompt, SMOKE_MAX_TOKENS
+            )
         except LLMOpsError as error:
             raise self._give_up(revision, f"did not answer the smoke question: {error}") from error
         if not answer.strip():
@@ -202,7 +212,13 @@ class DeployModelOperator(BaseOperator):
         }
         for key in ("url", "openai_url"):
             context["ti"].xcom_push(key=key, value=facts[key])
-        ServiceLink().push(context["ti"], f"{facts['openai_url']}/models")
+        # A browser sends no key.
+        page = (
+            facts["openai_url"] + "/models"
+            if self._access_file() is None
+            else f"{service.url}/v2/health/ready"
+        )
+        ServiceLink().push(context["ti"], page)
         self.log.info("Service %s answers at %s", service.name, facts["openai_url"])
         return facts
 
@@ -260,9 +276,10 @@ class AskModelOperator(BaseOperator):
     :param model_name: name of the model
     :param prompts: questions
     :param request: further fields of each request, for example ``{"max_tokens": 64}``
+    :param kserve_conn_id: connection of type ``kserve`` whose password is the service's API key; the default one need not exist
     """
 
-    template_fields: Sequence[str] = ("url", "model_name", "prompts", "request")
+    template_fields: Sequence[str] = ("url", "model_name", "prompts", "request", "kserve_conn_id")
     ui_color = "#e6f4ea"
 
     def __init__(
@@ -272,6 +289,7 @@ class AskModelOperator(BaseOperator):
         model_name: str,
         prompts: Sequence[str],
         request: Mapping[str, Any] | None = None,
+        kserve_conn_id: str = KServeHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -279,13 +297,15 @@ class AskModelOperator(BaseOperator):
         self.model_name = model_name
         self.prompts = prompts
         self.request = request
+        self.kserve_conn_id = kserve_conn_id
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Ask one question after the other."""
+        hook = KServeHook(self.kserve_conn_id)
         answers = []
         for prompt in self.prompts:
             started = time.monotonic()
-            answer = KServeHook.ask(self.url, self.model_name, prompt, **(self.request or {}))
+            answer = hook.ask(self.url, self.model_name, prompt, **(self.request or {}))
             seconds = round(time.monotonic() - started, 3)
             if not answer.strip():
                 raise RunFailedError(

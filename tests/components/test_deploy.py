@@ -114,6 +114,8 @@ class FakeCluster(BaseHTTPRequestHandler):
     calls: list[tuple[str, str]] = []
     ready = True
     answer = "None."
+    key: str | None = None
+    keys: list[str | None] = []
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -140,13 +142,17 @@ class FakeCluster(BaseHTTPRequestHandler):
         return cls.stored | {"status": status}
 
     def do_GET(self) -> None:
-        self._send(200, self._object())
+        if self.path == "/openai/v1/models":
+            self._send(401 if self.key else 200, {})
+        else:
+            self._send(200, self._object())
 
     def do_POST(self) -> None:
         cls = type(self)
         cls.calls.append(("POST", self.path))
         body = self._body()
         if self.path == "/openai/v1/chat/completions":
+            cls.keys.append(self.headers.get("Authorization"))
             self._send(200, {"choices": [{"message": {"content": cls.answer}}]})
         elif cls.stored is not None:
             self._send(409, {"message": "exists"})
@@ -170,7 +176,7 @@ class FakeCluster(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeCluster]]:
-    handler = type("Handler", (FakeCluster,), {"calls": []})
+    handler = type("Handler", (FakeCluster,), {"calls": [], "keys": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     config = {
@@ -204,6 +210,25 @@ def test_on_a_cluster_creates_then_patches_and_asks(cluster: type[FakeCluster], 
 
     question = ("POST", "/openai/v1/chat/completions")
     assert cluster.calls == [("POST", path), question, ("POST", path), ("PATCH", f"{path}/helper"), question]
+
+
+def test_on_a_cluster_the_question_has_the_key_of_the_steps_environment(
+    cluster: type[FakeCluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = manifest_for("s3://models/helper")
+    reference = {"secretKeyRef": {"name": "team-keys", "key": "api-key"}}
+    manifest["spec"]["predictor"]["model"]["env"] = [{"name": "VLLM_API_KEY", "valueFrom": reference}]
+    monkeypatch.setenv("LLMOPS_API_KEY", "the-key-0123456789")
+    cluster.key = "the-key-0123456789"
+    deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
+    assert cluster.keys == ["Bearer the-key-0123456789"]
+    assert "the-key" not in (tmp_path / "service").read_text()
+
+    cluster.key = None
+    with pytest.raises(
+        SettingError, match="answers without an API key although its manifest has VLLM_API_KEY"
+    ):
+        deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
 
 
 def test_on_a_cluster_a_service_that_does_not_get_ready_is_an_error(

@@ -116,3 +116,19 @@ def test_arguments_of_a_server_that_choose_code_need_leave(args, monkeypatch):
     inference_service("llm", "/m", args=args)
     monkeypatch.undo()
     inference_service("llm", "/m", args={"trust_remote_code": False, "dtype": "bfloat16"})
+
+
+def test_an_api_key_comes_from_a_secret_of_the_cluster():
+    made = inference_service(
+        "helper", "s3://models/helper", secrets_as_env={"team-keys": {"api-key": "VLLM_API_KEY"}}
+    )
+    assert made["spec"]["predictor"]["model"]["env"] == [
+        {"name": "VLLM_API_KEY", "valueFrom": {"secretKeyRef": {"name": "team-keys", "key": "api-key"}}}
+    ]
+
+
+@pytest.mark.parametrize("argument", ["api_key", "api-key"])
+def test_an_api_key_as_an_argument_is_refused_and_not_told(argument):
+    with pytest.raises(ConfigurationError, match=r"^args of service 'helper' have an API key") as caught:
+        inference_service("helper", "/m", args={argument: "top-secret"})
+    assert "top-secret" not in str(caught.value)

@@ -89,6 +89,7 @@ def endpoint() -> Iterator[str]:
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.headers["Authorization"] == "Bearer the-key"
             text = f"{request['model']} was asked: {request['messages'][-1]['content']}"
             self.answer({"choices": [{"message": {"content": text}}]})
 
@@ -138,7 +139,7 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
     outcome = Outcome(
         succeeded=True, stack=str(tmp_path), tasks={task_id: {} for task_id in [*xcoms, "validate_train"]}
     )
-    _demo._collect(FakeApi([], xcoms), "run", outcome)  # type: ignore[arg-type]
+    _demo._collect(FakeApi([], xcoms), "run", outcome, "the-key")  # type: ignore[arg-type]
     assert outcome.metrics == {"rougeL": {"base": 0.1, "tuned": 0.4}}
     assert outcome.model == model
     assert outcome.endpoint == endpoint

@@ -376,6 +376,12 @@ def test_connections_are_in_the_database_and_only_that_of_mlflow_is_made_anew(
         "python": str(_stack.DATA_PYTHON),
         "root": str(tmp_path / "llmops"),
     }
+    assert json.loads(action["entities"][1]["extra"]) == {
+        "python": str(_stack.DATA_PYTHON),
+        "root": str(tmp_path / "llmops"),
+        "access_file": str(tmp_path / "access.json"),
+        "api_key_file": str(tmp_path / "api-key"),
+    }
     assert action["action_on_existence"] == "skip"
     entity = mlflow["entities"][0]
     assert (mlflow["action_on_existence"], entity["port"]) == ("overwrite", 5001)
@@ -445,3 +451,16 @@ def test_down_says_what_else_runs_and_what_comes_back(
         loose.wait()
         stop_processes(tmp_path / "other", grace_seconds=1)
         other.wait()
+
+
+def test_services_of_a_stack_have_one_key_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    assert stack.api_key is None
+    file, key = stack._access_file(), stack.api_key
+    assert key is not None
+    assert key.startswith("sk-llmops-")
+    assert stack._access_file() == file
+    assert stack.api_key == key
+    assert [each["name"] for each in json.loads(file.read_text())["keys"]] == ["stack"]
+    assert key not in file.read_text()
+    assert {path.stat().st_mode & 0o777 for path in (file, stack.api_key_file)} == {0o600}

@@ -31,7 +31,7 @@ class TlsFront:
         self.dropped = 0
         self._to_drop = 0
         key = directory / "key.pem"
-        _sign(self.certificate, key)
+        sign(self.certificate, key)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.certificate, key)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -85,7 +85,8 @@ def _pass(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def _sign(certificate: Path, key_file: Path) -> None:
+def sign(certificate: Path, key_file: Path) -> None:
+    """Make a certificate for 127.0.0.1 that signs itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake")])
     now = datetime.datetime.now(datetime.UTC)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from datetime import UTC, datetime
 
+import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from attempts import clear, dag_run, retry
@@ -75,7 +76,7 @@ def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
         RunFailedError, match=r"^The new revision failed: .* Serving as before: 00001 \(100%\)"
     ):
         deploy(broken, clear(context))
-    assert KServeHook.ask(first["url"], "tiny", "hello", max_tokens=4)
+    assert KServeHook().ask(first["url"], "tiny", "hello", max_tokens=4)
 
     second = deploy(tiny_model, clear(context), deferrable=False, predictor_args={"max_model_len": 256})
     assert (second["revision"], second["url"]) == ("00003", first["url"])
@@ -90,6 +91,48 @@ def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
         AskModelOperator(task_id="ask", url=first["url"], model_name="other", prompts=["hello"]).execute(
             context
         )
+
+
+def test_service_with_keys_is_deployed_and_asked_by_its_connection(
+    tiny_model, context, service, tmp_path, root, monkeypatch, caplog
+):
+    file = tmp_path / "access.json"
+    command = [DATA_PYTHON, "-m", "llmops_components.serving.access", "add", file, "airflow"]
+    key = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    extra = {"python": str(DATA_PYTHON), "root": str(root), "access_file": str(file)}
+
+    def connect(**fields):
+        connection = {"conn_type": "kserve", "extra": extra, **fields}
+        monkeypatch.setenv("AIRFLOW_CONN_KSERVE_DEFAULT", json.dumps(connection))
+
+    def ask():
+        operator = AskModelOperator(task_id="ask", url=facts["url"], model_name="tiny", prompts=["hello"])
+        return operator.execute(context)
+
+    connect(password=key)
+    facts = deploy(tiny_model, context)
+    assert facts["smoke_answer"].strip()
+    assert ask()[0]["answer"]
+    connect()
+    with pytest.raises(ConfigurationError, match=r"^HTTP 401 Unauthorized: .*You sent no API key"):
+        ask()
+    connect(password="x" * 40)
+    with pytest.raises(ConfigurationError, match="The API key is not one of this service"):
+        ask()
+
+    audit = root / "services/default/tiny/gateway/default.tiny.audit.jsonl"
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    # The smoke question is the controller's, and not counted.
+    assert [(line.get("key"), line["status"], line["completion_tokens"] > 0) for line in lines] == [
+        ("airflow", 200, True),
+        (None, 401, False),
+        (None, 401, False),
+    ]
+    found = [path for path in root.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+    assert found == []
+    assert key not in json.dumps(facts) + json.dumps(context["ti"].xcom) + caplog.text
+    for process in psutil.process_iter(["cmdline"]):
+        assert key not in " ".join(process.info["cmdline"] or [])
 
 
 def test_newest_date_serves_whichever_run_finishes_last(tiny_model, context, service):
@@ -188,7 +231,7 @@ def test_evicted_worker_leaves_the_revision_to_the_next_attempt_and_one_of_a_mar
             asking.on_kill()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(asking.hook, "ask_briefly", killed_before_the_answer)
+        monkeypatch.setattr(asking.hook.backend, "ask", killed_before_the_answer)
         with pytest.raises(KeyboardInterrupt):
             asking.execute_complete(retry(context), event=event.payload)
         assert {name: str(each.state) for name, each in service().revisions.items()} == {"00001": left}

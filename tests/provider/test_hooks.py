@@ -9,7 +9,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from airflow.sdk.exceptions import AirflowNotFoundException
 from planes import DATA_PYTHON
+from tls_front import TlsFront
 
 from airflow_provider_llmops.backends import cluster
 from airflow_provider_llmops.backends.trainer import TrainJobs
@@ -27,10 +29,13 @@ def server():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             length = int(self.headers.get("Content-Length", 0))
+            self.server.keys.append(self.headers.get("Authorization"))
             self.server.seen.append((self.path, json.loads(self.rfile.read(length)) if length else None))
             answer = self.server.answer
             status, body = answer(*self.server.seen[-1]) if callable(answer) else answer
             self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", body)
             self.end_headers()
             self.wfile.write(body.encode())
 
@@ -40,7 +45,7 @@ def server():
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.seen, server.answer = [], (200, "OK")
+    server.seen, server.keys, server.answer = [], [], (200, "OK")
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -178,7 +183,7 @@ def test_mlflow_health(monkeypatch, server):
 
 def test_ask_speaks_the_openai_protocol(server):
     server.answer = (200, json.dumps({"choices": [{"message": {"role": "assistant", "content": "42"}}]}))
-    assert KServeHook.ask(server.url, "m", "what?", max_tokens=3) == "42"
+    assert KServeHook().ask(server.url, "m", "what?", max_tokens=3) == "42"
     assert server.seen == [
         (
             "/openai/v1/chat/completions",
@@ -202,26 +207,8 @@ def test_a_model_without_a_chat_template_completes_the_question(server, refusal)
         return 200, json.dumps({"choices": [{"text": " 42"}]})
 
     server.answer = answer
-    assert KServeHook.ask(server.url, "m", "what?", max_completion_tokens=3) == " 42"
+    assert KServeHook().ask(server.url, "m", "what?", max_completion_tokens=3) == " 42"
     assert server.seen[1:] == [("/openai/v1/completions", {"model": "m", "prompt": "what?", "max_tokens": 3})]
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    ["This model's context is 64 tokens; the request needs 80", "maximum context length is 64 tokens"],
-)
-def test_a_brief_question_fits_into_a_short_context(server, refusal):
-    def answer(path, body):
-        if "max_tokens" in body:
-            return 400, refusal
-        return 200, json.dumps({"choices": [{"message": {"content": "42"}}]})
-
-    server.answer = answer
-    assert KServeHook.ask_briefly(server.url, "m", "what?", 64) == "42"
-    assert [body.get("max_tokens") for _, body in server.seen] == [64, None]
-    server.answer = (400, "temperature is not supported")
-    with pytest.raises(ConfigurationError, match="temperature is not supported"):
-        KServeHook.ask_briefly(server.url, "m", "what?", 64)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +224,96 @@ def test_a_brief_question_fits_into_a_short_context(server, refusal):
 def test_answer_that_is_none_is_an_error_of_the_right_kind(server, answer, error):
     server.answer = answer
     with pytest.raises(error, match="/openai/v1/chat/completions"):
-        KServeHook.ask(server.url, "m", "what?")
+        KServeHook().ask(server.url, "m", "what?")
+
+
+ANSWER = json.dumps({"choices": [{"message": {"content": "42"}}]})
+API_KEY = "sk-llmops-0123456789"
+
+
+def test_services_are_asked_with_the_connections_key_and_it_is_masked(monkeypatch, server, tmp_path):
+    from airflow.sdk.log import redact
+
+    server.answer = (200, ANSWER)
+    (tmp_path / "key").write_text("of-a-file-9876543210\n")
+    for fields, sent in (
+        ({"password": API_KEY}, f"Bearer {API_KEY}"),
+        ({"extra": {"api_key_file": str(tmp_path / "key")}}, "Bearer of-a-file-9876543210"),
+        ({}, None),
+    ):
+        connect(monkeypatch, "kserve", **fields)
+        assert KServeHook().ask(server.url, "m", "what?") == "42"
+        assert server.keys[-1] == sent
+        if sent:
+            assert sent.split()[1] not in redact(f"the key {sent.split()[1]}")
+        assert API_KEY not in repr(KServeHook().access)
+    monkeypatch.delenv("AIRFLOW_CONN_KSERVE_DEFAULT")
+    assert KServeHook().ask(server.url, "m", "what?") == "42"  # who only asks needs no connection
+    with pytest.raises(AirflowNotFoundException):
+        KServeHook("another").ask(server.url, "m", "what?")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"password": "top-secret\nkey"},
+            "the password is sent as an API key in a header, which cannot hold it",
+        ),
+        (
+            {"password": "top-secret", "extra": {"api_key_file": "/k"}},
+            "has a password and 'api_key_file' in extra",
+        ),
+        (
+            {"extra": {"api_key_file": "/no/such/file"}},
+            "the API key cannot be read: No such file or directory",
+        ),
+        ({"extra": {"ca_file": "/no/such/file"}}, "'ca_file' '/no/such/file' does not exist"),
+        ({"extra": {"verify_ssl": "maybe"}}, "'verify_ssl' in extra must be true or false"),
+    ],
+)
+def test_connection_whose_key_cannot_be_sent_is_refused_without_telling_it(monkeypatch, fields, message):
+    connect(monkeypatch, "kserve", **fields)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        KServeHook().ask("http://127.0.0.1:9", "m", "what?")
+    assert "top-secret" not in str(caught.value)
+
+
+def test_key_that_is_refused_is_final_and_not_told_and_a_quota_is_worth_a_retry(monkeypatch, server):
+    connect(monkeypatch, "kserve", password=API_KEY)
+    for status, error in ((401, ConfigurationError), (403, ConfigurationError), (429, ApiUnavailableError)):
+        server.answer = (status, "no")
+        with pytest.raises(error, match=f"^HTTP {status}") as caught:
+            KServeHook().ask(server.url, "m", "what?")
+        assert API_KEY not in str(caught.value)
+
+
+def test_key_is_not_taken_along_to_where_a_server_redirects(monkeypatch, server):
+    connect(monkeypatch, "kserve", password=API_KEY)
+    server.answer = lambda path, body: (
+        (200, ANSWER) if path == "/elsewhere" else (307, f"{server.url}/elsewhere")
+    )
+    with pytest.raises(ConfigurationError, match=r"^HTTP 307"):
+        KServeHook().ask(server.url, "m", "what?")
+    assert len(server.seen) == 1
+
+
+def test_certificate_of_a_service_is_verified_as_the_connection_says(monkeypatch, server, tmp_path):
+    server.answer = (200, ANSWER)
+    with TlsFront(server.url, tmp_path) as front:
+        for extra in ({"ca_file": str(front.certificate)}, {"verify_ssl": False}):
+            connect(monkeypatch, "kserve", extra=extra)
+            assert KServeHook().ask(front.url, "m", "what?") == "42"
+        connect(monkeypatch, "kserve")
+        with pytest.raises(ApiUnavailableError, match="certificate verify failed"):
+            KServeHook().ask(front.url, "m", "what?")
+
+
+@pytest.mark.parametrize("path", ["keys.json", 3])
+def test_access_file_of_a_connection_is_an_absolute_path(monkeypatch, path):
+    connect(monkeypatch, "kserve", extra={"python": str(DATA_PYTHON), "access_file": path})
+    with pytest.raises(ConfigurationError, match="'access_file' in extra must be an absolute path"):
+        KServeHook().access_file  # noqa: B018
 
 
 PLUGIN_PATIENCE_SECONDS = 10

@@ -138,6 +138,12 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._stop_stall()
 
+    def shutdown(self) -> None:
+        """The server stops: who has all of its answers is not waited for, as TLS would for a goodbye that comes with the next reading."""
+        super().shutdown()
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            self.abandon()
+
     def timeout_keep_alive_handler(self) -> None:
         """Nothing came for a while."""
         self.abandon()

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.results import StageReport
 from llmops_components.serving import processes
+from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE
+from llmops_components.serving.asking import ask, is_open_to_all
 from llmops_components.serving.local import LocalServing
 from llmops_components.serving.manifest import check_name
 from llmops_components.state_files import write_json
 
 DEFAULT_ROOT = "~/.llmops"
-SMOKE_MAX_TOKENS = 64
-# How our predictor and vLLM say it.
-_NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
-_CONTEXT_TOO_SHORT = ("model's context is", "maximum context length")
-_MAX_ANSWER_BYTES = 4 << 20
+# Environment variable with the key that a service on a cluster is asked with, from a Kubernetes secret.
+API_KEY_VARIABLE = "LLMOPS_API_KEY"
 _LOCAL_POLL_SECONDS = 0.2
 _CLUSTER_POLL_SECONDS = 2
 _PROGRESS_SECONDS = 5
@@ -64,63 +60,6 @@ def deploy_model(
     return StageReport(metrics={"deploy_seconds": round(time.monotonic() - started, 3)}, details=facts)
 
 
-def ask(openai_url: str, model_name: str, prompt: str, *, timeout_seconds: float = 120) -> str:
-    """The model's answer to one question.
-
-    A model without a chat template, as base models are, gets the question as a text to complete. Where the model's
-    context has no room for ``SMOKE_MAX_TOKENS``, the server decides how long the answer may be.
-
-    Args:
-        openai_url: Base URL of an OpenAI API.
-        model_name: Name of the model.
-        prompt: The question.
-        timeout_seconds: Longest wait.
-
-    Raises:
-        SettingError: The server refuses the question.
-        UnavailableError: The server does not answer it.
-    """
-    common: dict[str, Any] = {"model": model_name, "max_tokens": SMOKE_MAX_TOKENS, "temperature": 0}
-    chat = f"{openai_url}/chat/completions", {"messages": [{"role": "user", "content": prompt}]}
-    plain = f"{openai_url}/completions", {"prompt": prompt}
-    address, question = chat
-    while True:
-        try:
-            choice = _post(address, common | question, timeout_seconds)
-            return str(choice["message"]["content"] if "message" in choice else choice["text"])
-        except SettingError as refused:
-            if "max_tokens" in common and any(phrase in str(refused) for phrase in _CONTEXT_TOO_SHORT):
-                del common["max_tokens"]
-            elif "messages" in question and any(phrase in str(refused) for phrase in _NO_CHAT_TEMPLATE):
-                address, question = plain
-            else:
-                raise
-
-
-def _post(address: str, body: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-    """The first choice of the answer."""
-    request = urllib.request.Request(  # noqa: S310  the address comes from the controller, not from a user
-        address, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:  # noqa: S310
-            body = answer.read(_MAX_ANSWER_BYTES + 1)
-            if len(body) > _MAX_ANSWER_BYTES:
-                raise UnavailableError(
-                    f"{address} answered the smoke question with more than {_MAX_ANSWER_BYTES} bytes."
-                )
-            choice: dict[str, Any] = json.loads(body)["choices"][0]
-            return choice
-    except urllib.error.HTTPError as error:
-        detail = error.read(2000).decode(errors="replace")
-        kind = (
-            SettingError if error.code in (400, 422) else UnavailableError
-        )  # a route may be 404 for a moment
-        raise kind(f"The smoke question was answered with HTTP {error.code} by {address}: {detail}") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UnavailableError(f"{address} did not answer the smoke question: {error}") from None
-
-
 def _deploy_here(
     serving: LocalServing, manifest: dict[str, Any], smoke_prompt: str, timeout_seconds: float
 ) -> dict[str, Any]:
@@ -134,7 +73,7 @@ def _deploy_here(
         print(f"Without meaning on one machine, ignored: {', '.join(revision['ignored'])}", flush=True)
     try:
         _wait_ready(serving, revision, timeout_seconds)
-        answer = ask(revision["openai_url"], revision["model_name"], smoke_prompt)
+        answer = serving.ask(name, number, smoke_prompt, namespace=namespace)
         if not answer.strip():
             raise UnavailableError(
                 f"Revision {number} answered the smoke question {smoke_prompt!r} with nothing."
@@ -235,7 +174,15 @@ def _deploy_to_cluster(manifest: dict[str, Any], smoke_prompt: str, timeout_seco
         ),
         name,
     )
-    answer = ask(f"{url}/openai/v1", model_name, smoke_prompt)
+    if _names_a_key(manifest) and is_open_to_all(f"{url}/openai/v1"):
+        raise SettingError(
+            f"InferenceService {namespace}/{name} answers without an API key although its manifest has {VLLM_KEY_VARIABLE}: its "
+            "runtime does not look at it, as KServe's huggingfaceserver does not. Use a runtime that does (vLLM's own server, "
+            "this project's predictor), or let the cluster's gateway check keys. The service is up: delete it if it must not be."
+        )
+    key = os.environ.get(API_KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = ask(f"{url}/openai/v1", model_name, smoke_prompt, headers=headers)
     print(f"Smoke question: {smoke_prompt}\nAnswer: {answer}", flush=True)
     predictor = status.get("components", {}).get("predictor", {})
     return {
@@ -247,3 +194,8 @@ def _deploy_to_cluster(manifest: dict[str, Any], smoke_prompt: str, timeout_seco
         "model_name": model_name,
         "smoke_answer": answer,
     }
+
+
+def _names_a_key(manifest: dict[str, Any]) -> bool:
+    env = manifest["spec"]["predictor"]["model"].get("env", [])
+    return any(variable.get("name") == VLLM_KEY_VARIABLE for variable in env)

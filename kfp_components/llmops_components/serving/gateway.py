@@ -32,12 +32,18 @@ from aiohttp import (
     ConnectionTimeoutError,
     TCPConnector,
 )
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
+from llmops_components.errors import SettingError
 from llmops_components.serving import logs
+from llmops_components.serving.access.admission import Admission, only_the_controller
+from llmops_components.serving.access.asgi import AccessControl
+from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway, read_secret
+from llmops_components.serving.access.settings import Access, Tls
 from llmops_components.serving.bodies import Bodies
 from llmops_components.serving.connections import LimitedProtocol, raise_file_limit
 from llmops_components.serving.door import ROUTES, Door, Policy
@@ -56,6 +62,7 @@ LATE_SECONDS = (
 )
 READ_SECONDS = 10.0  # for what needs no model: health, metadata, metrics
 _CONNECT_SECONDS = 5
+CERTIFICATE_SECONDS = 60  # between two looks whether it was renewed
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -67,7 +74,7 @@ _HOP_BY_HOP = {
     "upgrade",
 }
 # A revision is asked by its own name, and whether a web page may ask has been decided here.
-_NOT_PASSED_ON = _HOP_BY_HOP | {"content-length", "expect", "host", "origin"}
+_NOT_PASSED_ON = _HOP_BY_HOP | {"authorization", "content-length", "expect", "host", "origin", GATEWAY_HEADER}
 _NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}
 logger = logging.getLogger(__name__)
 
@@ -137,10 +144,12 @@ class Gateway:
 
     Args:
         routes: Where to.
+        secret: By which revisions know their gateway, and it its controller.
     """
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, secret: str | None = None) -> None:
         self.routes = routes
+        self.secret = secret
         self.in_flight: Counter[str] = Counter()
         self._session: ClientSession | None = None
 
@@ -159,7 +168,13 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, unless its client goes away first."""
         if scope["path"] == STATUS_PATH:
-            await self._status()(scope, receive, send)
+            given = Headers(scope=scope).get(GATEWAY_HEADER)
+            if self.secret is not None and not is_gateway(given, self.secret):
+                await (await request_error_handler(Request(scope), only_the_controller()))(
+                    scope, receive, send
+                )
+            else:
+                await self._status()(scope, receive, send)
             return
         body = await Request(scope, receive).body()
         answered = asyncio.ensure_future(self._forward(scope, body, receive, send))
@@ -223,7 +238,7 @@ class Gateway:
                     scope["method"],
                     address,
                     data=body or None,
-                    headers=_passed_on(scope),
+                    headers=_passed_on(scope, self.secret),
                     allow_redirects=False,
                 ) as got,
             ):
@@ -261,29 +276,37 @@ class Gateway:
         logger.warning("An answer was cut off: %s", refusal.message)
 
 
-def _passed_on(scope: Scope) -> list[tuple[str, str]]:
+def _passed_on(scope: Scope, secret: str | None) -> list[tuple[str, str]]:
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     named = {
         item.strip().lower() for name, value in headers if name == "connection" for item in value.split(",")
     }
-    return [(name, value) for name, value in headers if name not in _NOT_PASSED_ON | named]
+    kept = [(name, value) for name, value in headers if name not in _NOT_PASSED_ON | named]
+    return kept if secret is None else [*kept, (GATEWAY_HEADER, secret)]
 
 
-def guarded(gateway: Gateway) -> ASGIApp:
+def guarded(gateway: Gateway, admission: Admission | None = None) -> ASGIApp:
     """The gateway behind its door.
 
     Args:
         gateway: The gateway.
+        admission: Who may ask, and where that is counted and noted.
     """
-    return Door(Bodies(gateway), policy=gateway.routes.policy, routes=(*ROUTES, ("GET", STATUS_PATH)))
+    app: ASGIApp = Bodies(gateway)
+    if admission is not None:
+        app = AccessControl(app, admission, secret=gateway.secret)
+    return Door(app, policy=gateway.routes.policy, routes=(*ROUTES, ("GET", STATUS_PATH)))
 
 
-def server(app: ASGIApp, *, protocol: type[LimitedProtocol] = LimitedProtocol) -> uvicorn.Server:
+def server(
+    app: ASGIApp, *, protocol: type[LimitedProtocol] = LimitedProtocol, tls: Tls | None = None
+) -> uvicorn.Server:
     """A server for an application, which listens where it is told to.
 
     Args:
         app: The application.
         protocol: Limits of its connections.
+        tls: Certificate to offer.
     """
     return uvicorn.Server(
         uvicorn.Config(
@@ -298,19 +321,45 @@ def server(app: ASGIApp, *, protocol: type[LimitedProtocol] = LimitedProtocol) -
             timeout_keep_alive=IDLE_CONNECTION_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             backlog=512,
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.key,
         )
     )
 
 
-async def serve(gateway: Gateway, sock: socket.socket) -> None:
+async def serve(gateway: Gateway, sock: socket.socket, access: Access, service: str) -> None:
     """Answer until SIGTERM.
 
     Args:
         gateway: The gateway.
         sock: Bound socket.
+        access: Who may ask.
+        service: Name of the service, for its audit log.
     """
+    admission = Admission(access, directory=Path.cwd(), service=service)
+    tls = access.settings().tls
+    serving = server(guarded(gateway, admission), tls=tls)
+    serving.config.load()
     async with gateway.connected():
-        await server(guarded(gateway)).serve(sockets=[sock])
+        renewing = None if tls is None else asyncio.create_task(_renew(tls, serving.config.ssl))
+        await serving.serve(sockets=[sock])
+        if renewing is not None:
+            renewing.cancel()
+
+
+async def _renew(tls: Tls, context: Any) -> None:
+    """Offer a renewed certificate; one that cannot be used changes nothing."""
+    known = tls.version()
+    while True:
+        await asyncio.sleep(CERTIFICATE_SECONDS)
+        with contextlib.suppress(OSError):
+            if (found := tls.version()) == known:
+                continue
+            known = found
+            try:
+                tls.load_into(context)
+            except SettingError as error:
+                logger.error("The certificate stays as it was: %s", error)
 
 
 def main() -> None:
@@ -319,6 +368,13 @@ def main() -> None:
         "llmops_components.serving.gateway", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--routes", required=True, type=Path, help="routes.json of the service")
+    parser.add_argument("--service", default="gateway", help="name of the service, for its audit log")
+    parser.add_argument("--secret-file", type=Path, help="by which revisions know their gateway")
+    parser.add_argument(
+        "--access-file",
+        type=Path,
+        help="who may ask; see llmops_components.serving.access. Without one VLLM_API_KEY is the key",
+    )
     parser.add_argument("--fd", required=True, type=int, help="inherited socket to listen on")
     parser.add_argument("--log_file", type=Path, help="the file that output goes to, to be rotated")
     args = parser.parse_args()
@@ -326,7 +382,8 @@ def main() -> None:
     raise_file_limit()
     sock = socket.socket(fileno=args.fd)
     sock.set_inheritable(False)
-    asyncio.run(serve(Gateway(Routes(args.routes)), sock))
+    secret = None if args.secret_file is None else read_secret(args.secret_file)
+    asyncio.run(serve(Gateway(Routes(args.routes), secret), sock, Access(args.access_file), args.service))
 
 
 if __name__ == "__main__":

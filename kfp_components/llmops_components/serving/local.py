@@ -6,14 +6,16 @@ As a library :class:`LocalServing`, and as a command that prints one JSON object
     python -m llmops_components.serving.local status my-model --root DIR
     python -m llmops_components.serving.local traffic my-model 00002=100 --root DIR
     python -m llmops_components.serving.local logs|delete my-model --root DIR
+    python -m llmops_components.serving.local ask my-model --root DIR < question.json
     python -m llmops_components.serving.local resume --root DIR
 
 On disk, under ``DIR/services/<namespace>/<name>/``::
 
     service.json         name, stable URL and port
+    secret               by which a revision knows its gateway and this controller, and answers nobody else
     manifest.json        manifest of the revision with the most traffic
     routes.json          where the gateway sends requests
-    gateway/             lock, log.txt, process.json
+    gateway/             lock, log.txt, process.json, NAME.audit.jsonl
     revisions/00001/     manifest.json, state.json, facts.json, lock, log.txt, process.json
 
 A revision is one predictor process. Applying a manifest starts one and touches no traffic; ``traffic`` switches over.
@@ -29,11 +31,11 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +44,9 @@ from typing import Any
 from llmops_components.errors import ComponentError, InputError, SettingError, UnavailableError
 from llmops_components.paths import local_path
 from llmops_components.serving import processes
+from llmops_components.serving.access.secret import GATEWAY_HEADER, read_secret
+from llmops_components.serving.access.settings import read_access_file
+from llmops_components.serving.asking import SMOKE_MAX_TOKENS, ask
 from llmops_components.serving.manifest import (
     ServiceSpec,
     check_name,
@@ -71,8 +76,17 @@ SERVICE_SHAPE = {
     "port": int,
     "as_of": str,
     "next_revision": int,
+    "access_file": str,
+    "knows_secret": bool,
 }
-FACTS_SHAPE = {"digest": str, "url": str, "model_name": str, "ignored": [str], **RULES_SHAPE}
+FACTS_SHAPE = {
+    "digest": str,
+    "url": str,
+    "model_name": str,
+    "ignored": [str],
+    "access_file": str,
+    **RULES_SHAPE,
+}
 STATE_SHAPE = {"state": str, "error": str}
 _MAX_STATUS_BYTES = 1 << 20
 # Set for the processes of a pipeline run; a service is not part of the run that started it.
@@ -134,6 +148,7 @@ class LocalServing:
                 "url": f"http://{HOST}:{sock.getsockname()[1]}",
                 "model_name": spec.arguments["model_name"],
                 "ignored": list(spec.ignored),
+                "access_file": str(spec.access_file) if spec.access_file else None,
             } | _rules(spec)
             _write(directory / "manifest.json", manifest)
             _write(directory / "facts.json", facts)
@@ -143,6 +158,7 @@ class LocalServing:
             command += ["--model_dir", str(spec.model_dir), "--fd", str(sock.fileno())]
             command += ["--state_file", str(directory / "state.json")]
             command += ["--log_file", str(directory / "log.txt")]
+            command += ["--gateway_secret_file", str(_secret_file(directory.parent.parent))]
             command += [f"--{key}={value}" for key, value in spec.arguments.items()]
             processes.start(directory, command, environment=_environment(spec.env), inherited=[sock.fileno()])
 
@@ -222,11 +238,11 @@ class LocalServing:
             former = {route["revision"]: route["weight"] for route in _known_routes(home)}
             if only_if_newer and as_of is not None and _serves_newer(home, former, as_of):
                 return self.status(name, namespace)
-            service = self._ensure_gateway(home, port)
+            main = max(routes, key=lambda route: route["weight"])["revision"]
+            service = self._ensure_gateway(home, port, _facts(home / "revisions" / main).get("access_file"))
             _write(home / "routes.json", {"routes": routes})
             if as_of is not None:
                 _write(home / "service.json", service | {"as_of": as_of})
-            main = max(routes, key=lambda route: route["weight"])["revision"]
             _write(home / "manifest.json", _readable(home / "revisions" / main / "manifest.json", {}))
 
             routed = {route["revision"] for route in routes}
@@ -239,7 +255,7 @@ class LocalServing:
                 and (directory.name in former or directory.name < newest)
                 and processes.is_running(directory)
             ]
-            _drain(service["url"], {directory.name for directory in leaving}, drain_seconds)
+            _drain(home, {directory.name for directory in leaving}, drain_seconds)
             for directory in leaving:
                 _stop(directory)
             return self.status(name, namespace)
@@ -254,24 +270,36 @@ class LocalServing:
             )
         return _entry(directory, share)
 
-    def _ensure_gateway(self, home: Path, port: int | None) -> dict[str, Any]:
+    def _ensure_gateway(self, home: Path, port: int | None, access_file: str | None) -> dict[str, Any]:
         service, directory = _readable(home / "service.json", SERVICE_SHAPE), home / "gateway"
+        scheme = "http" if access_file is None or read_access_file(Path(access_file)).tls is None else "https"
         if processes.is_running(directory):
-            if service.get("url") and port in (None, service.get("port")):
+            is_same = service.get("access_file") == access_file and service.get("knows_secret")
+            has_scheme = (service.get("url") or "").startswith(f"{scheme}:")
+            if is_same and has_scheme and port in (None, service.get("port")):
                 return service
-            processes.stop(directory)  # another port was asked for, or nobody knows which it has: move
+            # Another port was asked for, others may ask, or nobody knows which it has: begin anew.
+            processes.stop(directory)
         wanted = port or service.get("port") or 0
         sock = _listen(wanted, home.name)
         with sock:
             chosen = sock.getsockname()[1]
-            service |= {"port": chosen, "url": f"http://{HOST}:{chosen}"}
+            service |= {"port": chosen, "url": f"{scheme}://{HOST}:{chosen}"}
+            service |= {"access_file": access_file, "knows_secret": True}
             _write(home / "service.json", service)
             command = [sys.executable, "-m", "llmops_components.serving.gateway"]
             command += ["--routes", str(home / "routes.json"), "--fd", str(sock.fileno())]
             command += ["--log_file", str(directory / "log.txt")]
+            command += [
+                "--service",
+                f"{home.parent.name}.{home.name}",
+                "--secret-file",
+                str(_secret_file(home)),
+            ]
+            command += [] if access_file is None else ["--access-file", access_file]
             processes.start(directory, command, environment=_environment({}), inherited=[sock.fileno()])
         deadline = time.monotonic() + GATEWAY_START_SECONDS
-        while _gateway_status(service["url"]) is None:
+        while _gateway_status(home) is None:
             if not processes.is_running(directory) or time.monotonic() > deadline:
                 tail = processes.log_tail(directory)
                 processes.stop(directory, grace_seconds=1)
@@ -280,6 +308,31 @@ class LocalServing:
                 )
             time.sleep(0.05)
         return service
+
+    def ask(
+        self,
+        name: str,
+        revision: str,
+        prompt: str,
+        *,
+        namespace: str = "default",
+        max_tokens: int = SMOKE_MAX_TOKENS,
+    ) -> str:
+        """Ask one revision a question, with traffic or without; it is neither counted nor noted.
+
+        Args:
+            name: Service.
+            revision: Revision.
+            prompt: The question.
+            namespace: The service's namespace.
+            max_tokens: Longest answer.
+        """
+        home = self._existing(name, namespace)
+        facts = _facts(self._revision(home, revision))
+        headers = {GATEWAY_HEADER: read_secret(_secret_file(home))}
+        return ask(
+            f"{facts['url']}/openai/v1", facts["model_name"], prompt, max_tokens=max_tokens, headers=headers
+        )
 
     def resume(self) -> list[dict[str, Any]]:
         """Start what is gone of the services that have traffic again, as after a restart of the machine.
@@ -312,7 +365,8 @@ class LocalServing:
             if not routes or not (gone or not processes.is_running(home / "gateway")):
                 return False
             try:
-                service["url"] = self._ensure_gateway(home, None)["url"]
+                known = _readable(home / "service.json", SERVICE_SHAPE)
+                service["url"] = self._ensure_gateway(home, None, known.get("access_file"))["url"]
                 for route in gone:
                     self._restart(_revision_of(home, route))
                     route |= _entry(_revision_of(home, route), route["weight"])
@@ -549,19 +603,36 @@ def _listen(port: int, name: str) -> socket.socket:
         raise
 
 
-def _gateway_status(url: str) -> dict[str, Any] | None:
+def _secret_file(home: Path) -> Path:
+    """The file with the service's secret, which is made when it is first needed."""
+    file = home / "secret"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as handle:
+            handle.write(secrets.token_urlsafe(32) + "\n")
+    return file
+
+
+def _gateway_status(home: Path) -> dict[str, Any] | None:
+    service = _readable(home / "service.json", SERVICE_SHAPE)
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     try:
-        with urllib.request.urlopen(f"{url}/gateway/status", timeout=5) as answer:  # noqa: S310  our own http:// URL
+        if (file := service.get("access_file")) and (tls := read_access_file(Path(file)).tls):
+            handlers.append(urllib.request.HTTPSHandler(context=tls.own_client_context()))
+        request = urllib.request.Request(  # noqa: S310  our own address
+            f"{service.get('url')}/gateway/status", headers={GATEWAY_HEADER: read_secret(_secret_file(home))}
+        )
+        with urllib.request.build_opener(*handlers).open(request, timeout=5) as answer:
             return dict(json.loads(answer.read(_MAX_STATUS_BYTES)))
-    except (urllib.error.URLError, OSError, ValueError):
+    except (OSError, ValueError, SettingError):
         return None
 
 
-def _drain(url: str, revisions: set[str], seconds: float) -> None:
+def _drain(home: Path, revisions: set[str], seconds: float) -> None:
     """Wait until the gateway, which has seen the new routes when it answers, has no request at these revisions."""
     deadline = time.monotonic() + seconds
     while revisions and time.monotonic() < deadline:
-        status = _gateway_status(url)
+        status = _gateway_status(home)
         if status is None or not revisions & status["in_flight"].keys():
             return
         time.sleep(0.05)
@@ -601,6 +672,8 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS)
     sub.add_argument("--as-of", help="date of their model; a model of a newer date keeps the traffic")
     sub.add_argument("--in-any-case", action="store_true", help="also where a model of a newer date serves")
+    sub = command("ask", 'ask one revision: {"prompt": ..., "max_tokens": ...} on standard input')
+    sub.add_argument("--revision", required=True)
     command("stop", "stop one revision").add_argument("--revision", required=True)
     command("delete", "stop and remove a service or one revision").add_argument("--revision")
     sub = command("logs", "the end of a revision's log")
@@ -620,7 +693,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     serving = LocalServing(args.root)
     if args.command == "apply":
-        return serving.apply(_read_manifest_file(args.manifest))
+        return serving.apply(_read_object(args.manifest, "manifest"))
     if args.command == "resume":
         return {"services": serving.resume()}
     if args.command == "status":
@@ -636,6 +709,15 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             as_of=args.as_of,
             only_if_newer=not args.in_any_case,
         )
+    if args.command == "ask":
+        question = _read_object("-", "question")
+        limit = int(question.get("max_tokens", SMOKE_MAX_TOKENS))
+        prompt = str(question.get("prompt", ""))
+        return {
+            "answer": serving.ask(
+                args.name, args.revision, prompt, namespace=args.namespace, max_tokens=limit
+            )
+        }
     if args.command == "stop":
         return serving.stop_revision(args.name, args.revision, namespace=args.namespace)
     if args.command == "delete":
@@ -643,14 +725,14 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     return serving.logs(args.name, namespace=args.namespace, revision=args.revision, lines=args.lines)
 
 
-def _read_manifest_file(path: str) -> dict[str, Any]:
+def _read_object(path: str, what: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+        value = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingError(f"Cannot read the manifest {path}: {error}") from None
-    if not isinstance(manifest, dict):
-        raise SettingError(f"The manifest {path} is not a JSON object.")
-    return manifest
+        raise SettingError(f"Cannot read the {what} {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise SettingError(f"The {what} {path} is not a JSON object.")
+    return value
 
 
 def _shares(given: list[str]) -> dict[str, int]:

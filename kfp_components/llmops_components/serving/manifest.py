@@ -21,12 +21,14 @@ from llmops_components.errors import SettingError, check_known
 from llmops_components.loader_variables import why_refused
 from llmops_components.models import check_model_directory
 from llmops_components.paths import local_path
+from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE, read_access_file
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 # Arguments of KServe's huggingfaceserver (vLLM's names included) that the local predictor carries out, by the name that
 # it uses itself. The last three are ours; huggingfaceserver ignores arguments that it does not know.
 PREDICTOR_ARGUMENTS = {
+    "access_file": "access_file",
     "model_name": "model_name",
     "dtype": "dtype",
     "max_length": "max_model_len",
@@ -106,6 +108,7 @@ class ServiceSpec:
         namespace: Namespace of the service.
         model_dir: Directory of the model.
         arguments: Settings of the predictor, by its own argument names.
+        access_file: File that says who may ask the service, which its gateway reads.
         env: Environment variables of the predictor.
         ignored: Fields and arguments of the manifest that have no meaning on one machine.
     """
@@ -116,6 +119,7 @@ class ServiceSpec:
     arguments: dict[str, str]
     env: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    access_file: Path | None = None
 
 
 def check_name(name: str, what: str = "service name") -> str:
@@ -203,6 +207,12 @@ def read_manifest(manifest: dict[str, Any]) -> ServiceSpec:
     arguments |= {
         PREDICTOR_ARGUMENTS[key]: value for key, value in given.items() if key in PREDICTOR_ARGUMENTS
     }
+    access_file = None
+    if path := arguments.pop("access_file", None):
+        access_file = Path(path)
+        if not access_file.is_absolute():
+            raise SettingError(f"spec.predictor.model.args: --access_file={path} is no absolute path.")
+        read_access_file(access_file)
     return ServiceSpec(
         name=name,
         namespace=check_name(metadata.get("namespace", "default"), "namespace"),
@@ -210,6 +220,7 @@ def read_manifest(manifest: dict[str, Any]) -> ServiceSpec:
         arguments=arguments,
         env=_environment(model.get("env", [])),
         ignored=tuple(ignored),
+        access_file=access_file,
     )
 
 
@@ -310,6 +321,11 @@ def _environment(env: Any) -> dict[str, str]:
             raise SettingError(
                 f"spec.predictor.model.env: {name or item!r} needs a plain string value; valueFrom refers to objects of a "
                 "cluster. Set the variable in the environment of the caller instead."
+            )
+        if name == VLLM_KEY_VARIABLE:
+            raise SettingError(
+                f"spec.predictor.model.env: {name} would put an API key into the manifest. Put it into an access file and give its "
+                "path with --access_file=PATH in spec.predictor.model.args."
             )
         found[name] = item["value"]
     return found

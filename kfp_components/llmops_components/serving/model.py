@@ -21,9 +21,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from llmops_components.errors import ModelError
+from llmops_components.serving.access.settings import Tls
 from llmops_components.serving.batching import Batcher, Generation
 from llmops_components.serving.connections import LimitedProtocol
 from llmops_components.serving.encoding import PromptEncoder
+from llmops_components.serving.openai import note_tokens
 from llmops_components.serving.refusals import RequestError, request_error_handler, shortened
 from llmops_components.serving.requests import Settings, ask, parse
 
@@ -39,6 +41,7 @@ class Server(ModelServer):
         warm_up: Awaited before requests are accepted; an error ends the server.
         on_ready: Called when requests are accepted.
         grace_period: Seconds that running requests get after SIGTERM.
+        tls: Certificate to offer.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Server(ModelServer):
         warm_up: Callable[[], Awaitable[None]],
         on_ready: Callable[[], None],
         grace_period: int,
+        tls: Tls | None = None,
     ) -> None:
         super().__init__(
             workers=1,
@@ -56,6 +60,8 @@ class Server(ModelServer):
             enable_docs_url=False,
             enable_latency_logging=False,
             grace_period=grace_period,
+            ssl_certfile=str(tls.certificate) if tls else None,
+            ssl_keyfile=str(tls.key) if tls else None,
         )
         self._socket = sock
         self._guarded = guarded
@@ -276,7 +282,10 @@ def _settings(given: dict[str, Any], where: str) -> Settings:
 
 
 async def _texts(generations: list[Generation]) -> list[str]:
-    return list(await asyncio.gather(*(generation.text() for generation in generations)))
+    try:
+        return list(await asyncio.gather(*(generation.text() for generation in generations)))
+    finally:
+        note_tokens(generations)
 
 
 def _in_words(errors: list[dict[str, Any]]) -> RequestError:

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from llmops_components.serving.access.usage import note_usage, usage_comment
 from llmops_components.serving.batching import Batcher, Generation
 from llmops_components.serving.chat import ChatTemplate
 from llmops_components.serving.encoding import PromptEncoder
@@ -170,7 +171,10 @@ async def respond(
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
-    texts = await unless_disconnected(request, generations)
+    try:
+        texts = await unless_disconnected(request, generations)
+    finally:
+        note_tokens(generations)
     if texts is None:
         return Response(status_code=499)  # nginx's code for a client that went away; nobody reads it
     choices = [
@@ -234,8 +238,12 @@ async def stream(generations: list[Generation], shape: Shape, wants_usage: bool)
                 yield item
         if wants_usage:
             yield event(shape.body(shape.chunk_kind, [], usage=usage_of(generations)))
+        note_tokens(generations)
+        if comment := usage_comment():
+            yield comment
         yield "data: [DONE]\n\n"
     finally:
+        note_tokens(generations)
         for task, generation in zip(tasks, generations, strict=True):
             task.cancel()
             generation.cancel()
@@ -248,6 +256,16 @@ def event(body: dict[str, Any]) -> str:
         body: Its data.
     """
     return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"
+
+
+def note_tokens(generations: list[Generation]) -> None:
+    """Note what a request took so far, for its quota and the audit log.
+
+    Args:
+        generations: Its generations.
+    """
+    usage = usage_of(generations)
+    note_usage(usage["prompt_tokens"], usage["completion_tokens"])
 
 
 def usage_of(generations: list[Generation]) -> dict[str, int]:

@@ -20,6 +20,8 @@ from typing import Any
 
 from llmops_components.errors import ComponentError, ModelError, SettingError
 from llmops_components.serving import logs
+from llmops_components.serving.access.secret import read_secret
+from llmops_components.serving.access.settings import FILE_VARIABLE, Access
 from llmops_components.state_files import write_json
 
 GRACE_SECONDS = 30
@@ -74,6 +76,20 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--allowed_origins",
         default="",
         help="origins of web pages that may use the service, as a JSON list or with commas between them; * for any",
+    )
+    parser.add_argument(
+        "--access_file",
+        type=Path,
+        default=os.environ.get(FILE_VARIABLE),
+        help="who may ask: keys, quotas, TLS certificate; see llmops_components.serving.access. Without one VLLM_API_KEY is the key",
+    )
+    parser.add_argument(
+        "--audit_directory", type=Path, help="where requests are noted; default: the access file's"
+    )
+    parser.add_argument(
+        "--gateway_secret_file",
+        type=Path,
+        help="answer only the gateway that has this secret; it asks for the keys",
     )
     parser.add_argument("--state_file", type=Path, help="where to say READY or FAILED, as JSON")
     parser.add_argument("--log_file", type=Path, help="the file that output goes to, to be rotated")
@@ -193,13 +209,17 @@ def serve(args: argparse.Namespace) -> None:
     """
     sock = socket.socket(fileno=args.fd) if args.fd is not None else bind(args.host, args.http_port)
     sock.set_inheritable(False)
-    url = "http://{}:{}".format(*sock.getsockname()[:2])
+    access = Access(args.access_file) if args.gateway_secret_file is None else None
+    tls = access.settings().tls if access else None
+    url = "http{}://{}:{}".format("s" if tls else "", *sock.getsockname()[:2])
     policy = _policy(args, sock.getsockname()[0])
     model, tokenizer, context = load(args)
 
     from kserve import logging as kserve_logging
     from kserve.model_server import app
 
+    from llmops_components.serving.access.admission import Admission
+    from llmops_components.serving.access.asgi import AccessControl, GatewayOnly
     from llmops_components.serving.batching import Batcher
     from llmops_components.serving.bodies import Bodies
     from llmops_components.serving.connections import raise_file_limit
@@ -243,9 +263,21 @@ def serve(args: argparse.Namespace) -> None:
     served = LanguageModel(args.model_name, batcher, encoder)
 
     def guarded(app: Any) -> Any:
-        return Door(Bodies(app), policy=lambda: policy)
+        if access is None:
+            return Door(
+                GatewayOnly(Bodies(app), read_secret(args.gateway_secret_file)), policy=lambda: policy
+            )
+        admission = Admission(access, directory=args.audit_directory, service=args.model_name)
+        return Door(AccessControl(Bodies(app), admission), policy=lambda: policy)
 
-    server = Server(sock, guarded=guarded, warm_up=served.warm_up, on_ready=ready, grace_period=GRACE_SECONDS)
+    server = Server(
+        sock,
+        guarded=guarded,
+        warm_up=served.warm_up,
+        on_ready=ready,
+        grace_period=GRACE_SECONDS,
+        tls=tls,
+    )
     if "/" in args.model_name:
         app.include_router(routes_of_names_with_slashes(server))
     server.start([served])

@@ -1,0 +1,98 @@
+"""Tokens that a request took: noted by what computes the answer, read by what counts, here or in the gateway."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+PROMPT_TOKENS_HEADER = "x-llmops-prompt-tokens"
+COMPLETION_TOKENS_HEADER = "x-llmops-completion-tokens"
+# Clients of event streams skip lines that begin with a colon: https://html.spec.whatwg.org/multipage/server-sent-events.html
+_COMMENT = re.compile(rb'^: usage \{"prompt_tokens": (\d{1,9}), "completion_tokens": (\d{1,9})\}$', re.M)
+_TAIL_BYTES = 512
+
+
+@dataclass
+class Usage:
+    """Tokens of one request.
+
+    Args:
+        prompt_tokens: Tokens read.
+        completion_tokens: Tokens written.
+        tell: Whether a stream ends with a comment that says so, for the gateway.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    tell: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """The same as headers of a whole answer."""
+        return {
+            PROMPT_TOKENS_HEADER: str(self.prompt_tokens),
+            COMPLETION_TOKENS_HEADER: str(self.completion_tokens),
+        }
+
+    def read_headers(self, headers: Mapping[str, str]) -> None:
+        """Take over what :meth:`headers` made.
+
+        Args:
+            headers: Headers of an answer.
+        """
+        prompt, completion = headers.get(PROMPT_TOKENS_HEADER, ""), headers.get(COMPLETION_TOKENS_HEADER, "")
+        if prompt.isdecimal() and completion.isdecimal():
+            self.prompt_tokens, self.completion_tokens = int(prompt), int(completion)
+
+
+class StreamUsage:
+    """Reads what the comment of a stream says, or counts events where the stream ends before it.
+
+    Args:
+        usage: What is told.
+    """
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
+        self._tail = b""
+        self._is_told = False
+
+    def see(self, piece: bytes) -> None:
+        """Look at a piece of the stream.
+
+        Args:
+            piece: Bytes.
+        """
+        if self._is_told:
+            return
+        self._usage.completion_tokens += piece.count(b"data: ")
+        self._tail = (self._tail + piece)[-_TAIL_BYTES - len(piece) :]
+        if found := _COMMENT.search(self._tail):
+            self._usage.prompt_tokens, self._usage.completion_tokens = int(found[1]), int(found[2])
+            self._is_told = True
+        self._tail = self._tail[-_TAIL_BYTES:]
+
+
+current: ContextVar[Usage | None] = ContextVar("usage", default=None)
+
+
+def note_usage(prompt_tokens: int, completion_tokens: int) -> None:
+    """Say how many tokens the request at hand took.
+
+    Args:
+        prompt_tokens: Tokens read.
+        completion_tokens: Tokens written.
+    """
+    if (usage := current.get()) is not None:
+        usage.prompt_tokens, usage.completion_tokens = prompt_tokens, completion_tokens
+
+
+def usage_comment() -> str | None:
+    """What a stream says to the gateway before its last event, if one asks."""
+    usage = current.get()
+    if usage is None or not usage.tell:
+        return None
+    said = json.dumps({"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens})
+    return f": usage {said}\n\n"

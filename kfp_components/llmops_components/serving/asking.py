@@ -1,0 +1,110 @@
+"""A question to a served model, as a client asks it. Standard library only: the controller imports this."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from llmops_components.errors import SettingError, UnavailableError
+
+SMOKE_MAX_TOKENS = 64
+_MAX_ANSWER_BYTES = 4 << 20
+# How our predictor and vLLM say it.
+_NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
+_CONTEXT_TOO_SHORT = ("model's context is", "maximum context length")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: a key must not go to another server."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirects())
+
+
+def ask(
+    openai_url: str,
+    model_name: str,
+    prompt: str,
+    *,
+    max_tokens: int = SMOKE_MAX_TOKENS,
+    headers: Mapping[str, str] | None = None,
+    timeout_seconds: float = 120,
+) -> str:
+    """The model's answer to one question.
+
+    A model without a chat template, as base models are, gets the question as a text to complete. Where the model's
+    context has no room for ``max_tokens``, the server decides how long the answer may be.
+
+    Args:
+        openai_url: Base URL of an OpenAI API.
+        model_name: Name of the model.
+        prompt: The question.
+        max_tokens: Longest answer.
+        headers: Further headers, such as the one with a key; redirects are not followed.
+        timeout_seconds: Longest wait.
+
+    Raises:
+        SettingError: The server refuses the question.
+        UnavailableError: The server does not answer it.
+    """
+    common: dict[str, Any] = {"model": model_name, "max_tokens": max_tokens, "temperature": 0}
+    chat = f"{openai_url}/chat/completions", {"messages": [{"role": "user", "content": prompt}]}
+    plain = f"{openai_url}/completions", {"prompt": prompt}
+    address, question = chat
+    while True:
+        try:
+            choice = _post(address, common | question, headers or {}, timeout_seconds)
+            return str(choice["message"]["content"] if "message" in choice else choice["text"])
+        except SettingError as refused:
+            if "max_tokens" in common and any(phrase in str(refused) for phrase in _CONTEXT_TOO_SHORT):
+                del common["max_tokens"]
+            elif "messages" in question and any(phrase in str(refused) for phrase in _NO_CHAT_TEMPLATE):
+                address, question = plain
+            else:
+                raise
+
+
+def is_open_to_all(openai_url: str, *, timeout_seconds: float = 30) -> bool:
+    """Whether a service answers without a key.
+
+    Args:
+        openai_url: Base URL of an OpenAI API.
+        timeout_seconds: Longest wait.
+    """
+    try:
+        with _opener.open(f"{openai_url}/models", timeout=timeout_seconds):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code not in (301, 302, 303, 307, 308, 401, 403)
+    except OSError as error:
+        raise UnavailableError(f"{openai_url} did not answer: {error}") from None
+
+
+def _post(
+    address: str, body: dict[str, Any], headers: Mapping[str, str], timeout_seconds: float
+) -> dict[str, Any]:
+    """The first choice of the answer."""
+    request = urllib.request.Request(  # noqa: S310  the address comes from the controller, not from a user
+        address, data=json.dumps(body).encode(), headers={"Content-Type": "application/json", **headers}
+    )
+    try:
+        with _opener.open(request, timeout=timeout_seconds) as answer:
+            content = answer.read(_MAX_ANSWER_BYTES + 1)
+            if len(content) > _MAX_ANSWER_BYTES:
+                raise UnavailableError(f"{address} answered with more than {_MAX_ANSWER_BYTES} bytes.")
+            choice: dict[str, Any] = json.loads(content)["choices"][0]
+            return choice
+    except urllib.error.HTTPError as error:
+        detail = error.read(2000).decode(errors="replace")
+        kind = (
+            SettingError if error.code in (400, 401, 403, 422) else UnavailableError
+        )  # a route may be 404 for a moment
+        raise kind(f"The smoke question was answered with HTTP {error.code} by {address}: {detail}") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UnavailableError(f"{address} did not answer the smoke question: {error}") from None
