@@ -99,7 +99,7 @@ def read_json(path: str | os.PathLike[str], shape: Shape | None = None) -> dict[
     """
     file = Path(path)
     try:
-        content = _content(file)
+        content = read_content(file)
     except FileNotFoundError:
         if file.is_symlink():
             raise unreadable(file, "it is a symbolic link to nothing") from None
@@ -121,7 +121,15 @@ def read_json(path: str | os.PathLike[str], shape: Shape | None = None) -> dict[
     return value
 
 
-def _content(file: Path) -> bytes:
+def read_content(file: Path) -> bytes:
+    """What a regular file of no more than :data:`MAX_BYTES` holds.
+
+    Args:
+        file: The file.
+
+    Raises:
+        StateFileError: It is no regular file, or larger.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe there must not hold us up
     with os.fdopen(descriptor, "rb") as handle:
         status = os.fstat(handle.fileno())

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from broken_files import BROKEN
 from llmops_components.errors import UnavailableError
 from llmops_components.local import prune
 from llmops_components.local.prune import Version, tidy_up
@@ -391,3 +392,15 @@ def test_mlflow_says_which_versions_there_are(mlflow_port):
     client.create_model_version("pruned", "s3://bucket/x", tags=tags)
     found = [each for each in prune.read_versions(uri) if each.name == "pruned"]
     assert found == [Version("pruned", "1", "s3://bucket/x", {digest})]
+
+
+@pytest.mark.parametrize("name", ["request.json", "state.json", "lock"])
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_neighbour_keeps_nobody_from_tidying_up(root, how, name):
+    broken, old, young = make_run(root), make_run(root), make_run(root, days=1.0)
+    BROKEN[how](broken / name)
+    run_prune(root)
+    assert not old.exists()
+    assert young.exists()
+    if name != "lock":
+        assert broken.exists()  # nobody can tell how old it is, or whether it is in use

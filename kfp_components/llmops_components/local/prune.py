@@ -38,7 +38,7 @@ from llmops_components.errors import ComponentError, SettingError, UnavailableEr
 from llmops_components.local.store import MODELS
 from llmops_components.serving import processes
 from llmops_components.serving.uses import USED, USERS
-from llmops_components.state_files import StateFileError, read_json
+from llmops_components.state_files import StateFileError, read_content, read_json
 
 DAY_SECONDS = 24 * 3600.0
 KEEP_CHECKPOINTS_DAYS = 7.0  # of trainings that nobody has tried again
@@ -485,8 +485,8 @@ def _results(run: Path) -> Iterator[dict[str, Any]]:
 def _read(path: Path) -> Any:
     """What a JSON file holds, or its text where that is no JSON; nothing of a file that cannot be read."""
     text = None
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        text = path.read_text(encoding="utf-8", errors="replace")
+    with contextlib.suppress(OSError, ValueError, RecursionError, StateFileError):
+        text = read_content(path).decode("utf-8", errors="replace")
         return json.loads(text)
     return text
 
@@ -529,11 +529,14 @@ def _alone(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(path: Path, *, make: bool = False) -> Iterator[bool]:
-    """Whether the lock was free, and is held now. Without a file there is nobody to hold it."""
+    """Whether the lock was free, and is held now. Without a regular file there is nobody to hold it."""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         yield True
+        return
+    except PermissionError:
+        yield False  # another user's: it may be held
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
