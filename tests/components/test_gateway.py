@@ -223,7 +223,8 @@ def test_no_request_is_lost_or_late_when_traffic_is_switched_and_the_old_revisio
 
             async def switch() -> dict[str, int]:
                 nonlocal switched
-                await asyncio.sleep(0.05)
+                while answered.total() < 40:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
                 route(tmp_path, urls, r00002=100)
                 switched = True
                 while True:
