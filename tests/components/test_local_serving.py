@@ -137,7 +137,7 @@ def test_service_whose_model_is_gone_does_not_keep_the_others_from_coming_back(
     (broken / "service.json").write_text("{}")
     (broken / "routes.json").write_text('{"routes": [')
     found, lost, back = serving.resume()
-    assert found["error"].startswith("JSONDecodeError: ")
+    assert found["error"].startswith("routes.json cannot be read: ")
     shutil.rmtree(broken)
     assert f"Model directory {tmp_path / 'model'} does not exist" in lost["error"]
     assert back.keys() == {"name", "namespace", "url"}
