@@ -29,7 +29,7 @@ PREFERRED_PORTS = (8080, 5000)
 OF_OURS = {
     "llmops_components.local.runner": "a pipeline run",
     "llmops_components.serving.predictor": "a service's predictor",
-    "llmops_components.serving.gateway": "a service's gateway",
+    "llmops_components.serving.local.gateway": "a service's gateway",
 }
 
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airflow_provider_llmops.backends.local_serving import LocalServingBackend
+from airflow_provider_llmops.backends.serving.access import FIELDS, ServiceAccess, path_of_access_file
+from airflow_provider_llmops.backends.serving.local import LocalServingBackend
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.redaction import redact
-from airflow_provider_llmops.service_access import FIELDS, ServiceAccess, path_of_access_file
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_provider_llmops.backends.serving import Service, ServingBackend
+    from airflow_provider_llmops.backends.serving.base import Service, ServingBackend
 
 ANSWER_TIMEOUT_SECONDS = 120.0
 # How our predictor and vLLM say it.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
-from airflow_provider_llmops.backends.local import DEFAULT_SLOTS, LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local import DEFAULT_SLOTS, LocalPipelineBackend
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.redaction import redact
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_provider_llmops.backends.base import PipelineBackend, Run, RunRequest
+    from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, RunRequest
 
 DEFAULT_ROOT = "~/.llmops"
 # The form stores its switches with every connection, whatever else is filled in.
@@ -84,8 +84,8 @@ class KubeflowPipelinesHook(BaseHook):
 
     def _backend_of(self, connection: Connection) -> PipelineBackend:
         if connection.host:
-            from airflow_provider_llmops.backends.kfp_settings import KfpSettings
-            from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
+            from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
+            from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 
             return KubeflowPipelineBackend(KfpSettings.of(connection))
         settings = local_settings(connection, "slots", "retention")

@@ -6,8 +6,8 @@ from functools import cached_property
 
 from airflow.sdk import BaseHook
 
-from airflow_provider_llmops.backends.cluster import Cluster, aconnect, connect
-from airflow_provider_llmops.backends.trainer import TrainJobs
+from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, aconnect, connect
+from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
 
 
 class KubeflowTrainerHook(BaseHook):

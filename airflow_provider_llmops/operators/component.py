@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.exceptions import QualityGateFailed
-from airflow_provider_llmops.kubernetes import StepSettings
 from airflow_provider_llmops.links import PageLink
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
-from airflow_provider_llmops.passing_on import checked, is_same_release
 from airflow_provider_llmops.results import StageResult, summary_of, table_of
-from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.settings.kubernetes import StepSettings
+from airflow_provider_llmops.specs.passing_on import checked, is_same_release
+from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.base import Run
+    from airflow_provider_llmops.backends.pipelines.base import Run
 
 
 class ComponentOperator(PipelineRunOperator):
@@ -57,7 +57,7 @@ class ComponentOperator(PipelineRunOperator):
         arguments = checked(self.component, self.arguments(), same_release=same_release)
         pipeline = spec.bind(arguments)
         if image:
-            from airflow_provider_llmops.step_settings import apply_settings
+            from airflow_provider_llmops.settings.steps import apply_settings
 
             pipeline = apply_settings(pipeline, StepSettings(image=image))
         return pipeline

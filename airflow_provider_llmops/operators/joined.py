@@ -19,15 +19,14 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
-from airflow_provider_llmops.kubernetes import ALL_STEPS, StepSettings, settings_by_step
 from airflow_provider_llmops.links import DataDocsLink, MlflowRunLink, ModelCardLink, PageLink, ReportLink
-from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators import data, evaluation, registry, training
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
 from airflow_provider_llmops.operators.pipeline_run import task_label
-from airflow_provider_llmops.passing_on import checked, is_same_release
+from airflow_provider_llmops.remote.intent import dag_run_key
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, StageResult, states_that_fit, summary_of, table_of
-from airflow_provider_llmops.spec_joining import (
+from airflow_provider_llmops.settings.kubernetes import ALL_STEPS, StepSettings, settings_by_step
+from airflow_provider_llmops.specs.joining import (
     Joined,
     JoinedStep,
     OutputOf,
@@ -37,14 +36,15 @@ from airflow_provider_llmops.spec_joining import (
     join,
     output_parameter,
 )
-from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.specs.passing_on import checked, is_same_release
+from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.states import StepState
 from airflow_provider_llmops.uris import ANY_ARTIFACT, Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
-    from airflow_provider_llmops.backends.base import Run
+    from airflow_provider_llmops.backends.pipelines.base import Run
 
 _STEP_KEYS = {"component", "arguments", "after"}
 _OUTPUT_KEYS = {"output_of", "name"}
@@ -129,7 +129,7 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         """The joined pipeline, this provider's own components in the connection's image if that names one."""
         pipeline = self._joined.spec.bind(self._joined.arguments)
         if image := self.hook.backend.image:
-            from airflow_provider_llmops.step_settings import apply_settings
+            from airflow_provider_llmops.settings.steps import apply_settings
 
             packaged = [name for name, given in self.steps.items() if not _is_file(given["component"])]
             if packaged:

@@ -17,12 +17,12 @@ from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, states_that_fit
-from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.base import Run
+    from airflow_provider_llmops.backends.pipelines.base import Run
 
 _KEYS_IN_USE = {"return_value", PipelineRunLink.key}
 
@@ -41,7 +41,7 @@ class ResumablePipelineRun(PipelineRunOperator):
     def _replace(self, run: Run) -> str | None:
         if not self.resume_failed or run.state.is_canceled:
             return super()._replace(run)
-        from airflow_provider_llmops.backends.kfp_api import RefusedError
+        from airflow_provider_llmops.backends.pipelines.kubeflow.api import RefusedError
 
         self.log.info("Going on with failed run %s", run.run_id)
         try:

@@ -15,16 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
-from airflow_provider_llmops.as_of import is_backfill
-from airflow_provider_llmops.backends.base import Run, RunRequest, step_changes
-from airflow_provider_llmops.ending import (
-    deadline,
-    describe_limits,
-    end_if_unwanted,
-    is_timed_out,
-    is_unwanted,
-    seconds_to_wait,
-)
+from airflow_provider_llmops.backends.pipelines.base import Run, RunRequest, step_changes
+from airflow_provider_llmops.backends.pipelines.waiting import WaitWatch
+from airflow_provider_llmops.delivery.as_of import is_backfill
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     ResultError,
@@ -32,10 +25,19 @@ from airflow_provider_llmops.exceptions import (
     RunFailedError,
     RunNotFoundError,
 )
-from airflow_provider_llmops.failing import failure_of
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
-from airflow_provider_llmops.once import (
+from airflow_provider_llmops.redaction import redact
+from airflow_provider_llmops.remote.ending import (
+    deadline,
+    describe_limits,
+    end_if_unwanted,
+    is_timed_out,
+    is_unwanted,
+    seconds_to_wait,
+)
+from airflow_provider_llmops.remote.failing import failure_of
+from airflow_provider_llmops.remote.intent import (
     Intent,
     concluding,
     find_in_flight,
@@ -43,10 +45,8 @@ from airflow_provider_llmops.once import (
     origin_of,
     outlasting,
 )
-from airflow_provider_llmops.redaction import redact
-from airflow_provider_llmops.specs import BoundPipeline
+from airflow_provider_llmops.specs.pipeline import BoundPipeline
 from airflow_provider_llmops.uris import Address
-from airflow_provider_llmops.waiting import WaitWatch
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -76,7 +76,7 @@ class PipelineRunOperator(BaseOperator):
         evicted; otherwise the retry reconnects to the run
     :param reuse: take the result of an earlier successful run of the same specification, image, arguments and input
         digests instead of starting one: ``never``, ``identical``, or ``backfill`` (in backfills only)
-    :param step_settings: Kubernetes settings of the steps: a :class:`~airflow_provider_llmops.kubernetes.StepSettings`,
+    :param step_settings: Kubernetes settings of the steps: a :class:`~airflow_provider_llmops.settings.kubernetes.StepSettings`,
         its fields as a dict, or one of either for each step's name. Without effect on the local backend.
     """
 
@@ -325,7 +325,7 @@ class PipelineRunOperator(BaseOperator):
     def _with_settings(self, pipeline: BoundPipeline) -> BoundPipeline:
         if not self.step_settings:
             return pipeline
-        from airflow_provider_llmops.step_settings import apply_settings
+        from airflow_provider_llmops.settings.steps import apply_settings
 
         return apply_settings(pipeline, self.step_settings)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_llmops.as_of import as_of, is_backfill, origin_in_time
+from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
-from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.remote.intent import dag_run_key
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
-    from airflow_provider_llmops.backends.base import Run
+    from airflow_provider_llmops.backends.pipelines.base import Run
 
 
 class RegisterModelOperator(ComponentOperator):

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_provider_llmops.as_of import as_of, is_backfill
-from airflow_provider_llmops.backends.serving import discard
-from airflow_provider_llmops.ending import is_unwanted, seconds_to_wait
+from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
+from airflow_provider_llmops.backends.serving.base import discard
+from airflow_provider_llmops.backends.serving.manifest import inference_service
+from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError, shown_value
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
-from airflow_provider_llmops.manifests import inference_service
+from airflow_provider_llmops.remote.ending import is_unwanted, seconds_to_wait
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
-from airflow_provider_llmops.service_access import ACCESS_FILE
 from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.serving import Service
+    from airflow_provider_llmops.backends.serving.base import Service
 
 POLL_INTERVAL_SECONDS = 0.5
 READY_TIMEOUT = timedelta(minutes=15)

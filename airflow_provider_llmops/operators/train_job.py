@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_llmops.backends.kubernetes_messages import sentence
-from airflow_provider_llmops.backends.trainer import why_failed
+from airflow_provider_llmops.backends.kubernetes.messages import sentence
+from airflow_provider_llmops.backends.serving.manifest import MAX_TRAIN_JOB_NAME, train_job
+from airflow_provider_llmops.backends.trainjobs.job import why_failed
 from airflow_provider_llmops.backends.trainjobs.runtime import check_runtime
-from airflow_provider_llmops.declared import converted
-from airflow_provider_llmops.ending import attempt_deadline, describe_limits, end_if_unwanted, is_unwanted
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     InvalidInputError,
@@ -32,9 +31,13 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
-from airflow_provider_llmops.kubernetes import StepSettings
-from airflow_provider_llmops.manifests import MAX_TRAIN_JOB_NAME, train_job
-from airflow_provider_llmops.once import (
+from airflow_provider_llmops.remote.ending import (
+    attempt_deadline,
+    describe_limits,
+    end_if_unwanted,
+    is_unwanted,
+)
+from airflow_provider_llmops.remote.intent import (
     Intent,
     concluding,
     find_in_flight,
@@ -42,16 +45,18 @@ from airflow_provider_llmops.once import (
     origin_of,
     outlasting,
 )
-from airflow_provider_llmops.passing_on import checked, is_same_release
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.settings.kubernetes import StepSettings
+from airflow_provider_llmops.specs.declared import converted
+from airflow_provider_llmops.specs.passing_on import checked, is_same_release
+from airflow_provider_llmops.specs.pipeline import PipelineSpec
 from airflow_provider_llmops.states import RunState
 from airflow_provider_llmops.uris import file_path, scheme_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.trainer import TrainJob
+    from airflow_provider_llmops.backends.trainjobs.job import TrainJob
 
 # As the entry point in the components' image has them: llmops_components.training.launch.
 LAUNCH_MODULE = "llmops_components.training.launch"
@@ -84,7 +89,7 @@ class TrainJobOperator(BaseOperator):
     :param arguments: its arguments by name; data sets and models as paths below a mounted claim, or ``hf://`` addresses
     :param output_path: directory below a mounted claim. ``model``, ``adapter`` and ``result.json`` go into one of its own for
         each TrainJob below it, and so do checkpoints, which retries share, unless ``checkpoints`` is among the arguments.
-    :param step_settings: Kubernetes settings of each node: a :class:`~airflow_provider_llmops.kubernetes.StepSettings` or
+    :param step_settings: Kubernetes settings of each node: a :class:`~airflow_provider_llmops.settings.kubernetes.StepSettings` or
         its fields as a dict; ``persistent_volume_claims`` mounts the volume, and CPUs, memory and accelerators are those of
         one node
     :param num_nodes: number of nodes

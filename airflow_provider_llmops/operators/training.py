@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink
-from airflow_provider_llmops.once import dag_run_key
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import task_label
+from airflow_provider_llmops.remote.intent import dag_run_key
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
-    from airflow_provider_llmops.backends.base import Run
-    from airflow_provider_llmops.specs import BoundPipeline
+    from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
 _ROWS = Address(("hf",), "file")
 _MODEL = Address(kind="directory")

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
-from airflow_provider_llmops.failing import failure_of
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
-from airflow_provider_llmops.once import outlasting
+from airflow_provider_llmops.remote.failing import failure_of
+from airflow_provider_llmops.remote.intent import outlasting
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.base import Run
+    from airflow_provider_llmops.backends.pipelines.base import Run
 
 
 class PipelineRunSensor(BaseSensorOperator):

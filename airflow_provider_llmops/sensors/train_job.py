@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 
-from airflow_provider_llmops.backends.trainer import why_failed
+from airflow_provider_llmops.backends.trainjobs.job import why_failed
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
-from airflow_provider_llmops.once import outlasting
+from airflow_provider_llmops.remote.intent import outlasting
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.trainer import TrainJob, TrainJobs
+    from airflow_provider_llmops.backends.trainjobs.job import TrainJob, TrainJobs
     from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_provider_llmops.backends.base import step_changes
-from airflow_provider_llmops.ending import seconds_to_wait
+from airflow_provider_llmops.backends.pipelines.base import step_changes
+from airflow_provider_llmops.backends.pipelines.waiting import WaitWatch
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, reason_first
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
-from airflow_provider_llmops.triggers.settle import settle
-from airflow_provider_llmops.waiting import WaitWatch
+from airflow_provider_llmops.remote.ending import seconds_to_wait
+from airflow_provider_llmops.remote.settle import settle
 
 if TYPE_CHECKING:
-    from airflow_provider_llmops.backends.base import PipelineBackend, Run
-    from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
+    from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run
+    from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
 
 CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
 LONGEST_WAIT_IN_LOOKS = 120

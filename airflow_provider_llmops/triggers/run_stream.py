@@ -28,15 +28,15 @@ from weakref import WeakKeyDictionary
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_never
 
-from airflow_provider_llmops.backends.kfp_api import tell_retry, wait_before_retry
-from airflow_provider_llmops.backends.kubeflow import EPOCH, MAX_RUNS_PER_READ
+from airflow_provider_llmops.backends.pipelines.kubeflow.api import tell_retry, wait_before_retry
+from airflow_provider_llmops.backends.pipelines.kubeflow.run import EPOCH, MAX_RUNS_PER_READ
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_provider_llmops.backends.base import Run
-    from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
+    from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_llmops.backends.serving import Revision, discard
-from airflow_provider_llmops.ending import seconds_to_wait
+from airflow_provider_llmops.backends.serving.base import Revision, discard
 from airflow_provider_llmops.exceptions import ApiUnavailableError
 from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.remote.ending import seconds_to_wait
+from airflow_provider_llmops.remote.settle import settle
 from airflow_provider_llmops.states import ServiceState
-from airflow_provider_llmops.triggers.settle import settle
 
 
 class RevisionReadyTrigger(BaseTrigger):

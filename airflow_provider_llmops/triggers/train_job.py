@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
-from airflow_provider_llmops.triggers.settle import settle
+from airflow_provider_llmops.remote.settle import settle
 
 DELETE_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
 

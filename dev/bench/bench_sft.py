@@ -52,7 +52,7 @@ def time_training() -> list[tuple[float, float]]:
 
 
 def run_component(model: Path, rows: Path, steps: int, out: Path) -> tuple[list[float], int]:
-    from llmops_components.training.sft import train_sft
+    from llmops_components.training.methods.sft import train_sft
 
     report = train_sft(
         rows,

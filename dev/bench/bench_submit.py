@@ -68,9 +68,9 @@ def main() -> None:
     import kfp_server_api
     import yaml
 
-    from airflow_provider_llmops.backends.base import RunRequest
+    from airflow_provider_llmops.backends.pipelines.base import RunRequest
     from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
-    from airflow_provider_llmops.specs import PipelineSpec
+    from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
     with kfp_server() as server:
         os.environ["AIRFLOW_CONN_KFP"] = json.dumps({"conn_type": "kubeflow", "host": server.url})

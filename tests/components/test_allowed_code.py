@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import SettingError
+from llmops_components.models.loading import load_model
 from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.tables import LORA, typed
-from llmops_components.training.common import load_model
 
 SHAPES = json.loads((Path(__file__).parent.parent / "shapes/code.json").read_text("utf-8"))
 

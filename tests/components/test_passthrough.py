@@ -17,12 +17,12 @@ import trl
 from declared_values import CLASSES as TOY_CLASSES
 from declared_values import REFUSED, VALUES
 from llmops_components.errors import ModelError, SettingError
-from llmops_components.evaluation.generation import generation_config
+from llmops_components.models.generation import generation_config
 from llmops_components.passthrough.declared import converted, kinds_of
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import ARGUMENTS, CLASSES, CONFIGS, index
 from llmops_components.training import settings
-from llmops_components.training.sft import train_sft
+from llmops_components.training.methods.sft import train_sft
 from tiny_model import colour_rows, write_rows
 
 

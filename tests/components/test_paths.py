@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from llmops_components.data.sources import open_source
 from llmops_components.errors import ModelError, SettingError
-from llmops_components.evaluation.embeddings import find_embedding_model
-from llmops_components.models import check_model_directory
+from llmops_components.models.directory import check_model_directory
+from llmops_components.models.embeddings import find_embedding_model
+from llmops_components.models.importing import import_base_model
 from llmops_components.paths import local_path
-from llmops_components.training.base_model import import_base_model
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import yaml
 from executor_logs import leave_log
 from planes import DATA_PYTHON, REPO
 
-from airflow_provider_llmops.backends.kfp_logs import read_failed_outputs
 from airflow_provider_llmops.backends.last_words import read_last_words
+from airflow_provider_llmops.backends.pipelines.kubeflow.logs import read_failed_outputs
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ from kfp_api.connection import Answer
 from pipelines import two_steps
 from tls_front import TlsFront
 
-from airflow_provider_llmops.backends import kfp_api
-from airflow_provider_llmops.backends.base import RunRequest
-from airflow_provider_llmops.backends.kfp_settings import KfpSettings
-from airflow_provider_llmops.backends.kubeflow import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.base import RunRequest
+from airflow_provider_llmops.backends.pipelines.kubeflow import api as kfp_api
+from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 RUNS = "/runs$"
 TOKEN = "token-that-nobody-may-read"  # noqa: S105

@@ -22,10 +22,15 @@ from kfp_api import FakeKfpApi, User
 from kfp_api.connection import Answer
 from kfp_api.errors import STACK
 
-from airflow_provider_llmops.backends.kfp_api import KfpApi, RefusedError, UnansweredError, WorkflowGoneError
-from airflow_provider_llmops.backends.kfp_settings import KfpSettings
+from airflow_provider_llmops.backends.pipelines.kubeflow.api import (
+    KfpApi,
+    RefusedError,
+    UnansweredError,
+    WorkflowGoneError,
+)
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 EXCHANGES = json.loads((Path(__file__).parents[1] / "recorded" / "kfp-exchanges.json").read_text())
 NAMED = {exchange["name"]: exchange for exchange in EXCHANGES}

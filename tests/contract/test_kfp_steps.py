@@ -11,7 +11,7 @@ import pytest
 from kfp_api.tasks import node_id
 from pipelines import two_steps
 
-from airflow_provider_llmops.backends.kfp_steps import Step, Task, read_steps, read_tasks
+from airflow_provider_llmops.backends.pipelines.kubeflow.steps import Step, Task, read_steps, read_tasks
 from airflow_provider_llmops.states import RunState, StepState
 
 RECORDED = json.loads((Path(__file__).parents[1] / "recorded" / "kfp-runs.json").read_text(encoding="utf-8"))

@@ -21,22 +21,22 @@ from kfp_api import FakeKfpApi, LoginPage
 from kube_pods import FakePods, pod
 from pipelines import task, two_steps
 
-from airflow_provider_llmops.backends import kubeflow
-from airflow_provider_llmops.backends.base import RunRequest
-from airflow_provider_llmops.backends.kfp_settings import KfpSettings
-from airflow_provider_llmops.backends.kfp_versions import PipelineVersions, as_yaml
-from airflow_provider_llmops.backends.kubeflow import MAX_DESCRIPTION, KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.base import RunRequest
+from airflow_provider_llmops.backends.pipelines.kubeflow import run as kubeflow
+from airflow_provider_llmops.backends.pipelines.kubeflow.run import MAX_DESCRIPTION, KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
+from airflow_provider_llmops.backends.pipelines.kubeflow.versions import PipelineVersions, as_yaml
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
     ResultError,
     RunNotFoundError,
 )
-from airflow_provider_llmops.failing import failure_of
-from airflow_provider_llmops.kubernetes import StepSettings
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.remote.failing import failure_of
+from airflow_provider_llmops.settings.kubernetes import StepSettings
+from airflow_provider_llmops.settings.steps import apply_settings
+from airflow_provider_llmops.specs.pipeline import PipelineSpec
 from airflow_provider_llmops.states import RunState
-from airflow_provider_llmops.step_settings import apply_settings
 
 
 @pytest.fixture

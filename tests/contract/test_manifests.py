@@ -8,8 +8,8 @@ import subprocess
 import pytest
 from planes import DATA_PYTHON
 
+from airflow_provider_llmops.backends.serving.manifest import inference_service
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.manifests import inference_service
 
 # The SDK reads a manifest into its typed models and writes it out again; what it does not know is lost on the way.
 THROUGH_THE_SDK = """

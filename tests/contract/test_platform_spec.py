@@ -11,9 +11,9 @@ from pipelines import nested, two_steps
 from planes import DATA_PYTHON
 
 from airflow_provider_llmops.operators.joined import KubeflowJoinedOperator, output_of, step
-from airflow_provider_llmops.spec_messages import DESCRIPTORS
-from airflow_provider_llmops.specs import BoundPipeline, PipelineSpec
-from airflow_provider_llmops.step_settings import apply_settings
+from airflow_provider_llmops.settings.steps import apply_settings
+from airflow_provider_llmops.specs.messages import DESCRIPTORS
+from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 
 PARSE = """
 import json, sys

@@ -16,11 +16,11 @@ from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alph
 from planes import DATA_PYTHON, REPO
 from tiny_model import colour_rows, write_rows
 
+from airflow_provider_llmops.backends.serving.manifest import MAX_TRAIN_JOB_NAME, train_job
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.kubernetes import SHARED_MEMORY_PATH, StepSettings
-from airflow_provider_llmops.manifests import MAX_TRAIN_JOB_NAME, train_job
 from airflow_provider_llmops.operators import train_job as operators
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
+from airflow_provider_llmops.settings.kubernetes import SHARED_MEMORY_PATH, StepSettings
 
 QUANTITY = {"type": "string", "pattern": r"^(\+|-)?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE])?$"}
 TEXT = {"type": "string"}

@@ -27,7 +27,7 @@ def toy_spec(tmp_path_factory):
     """The compiled toy component."""
     import yaml
 
-    from airflow_provider_llmops.specs import PipelineSpec
+    from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
     target = tmp_path_factory.mktemp("toy") / "toy.yaml"
     subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "toy_component.py", target], check=True)
@@ -56,7 +56,7 @@ def connections(monkeypatch, root) -> None:
 @pytest.fixture
 def backend(root):
     """The local pipeline backend; what it started is stopped at the end."""
-    from airflow_provider_llmops.backends.local import LocalPipelineBackend
+    from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
 
     backend = LocalPipelineBackend(python=DATA_PYTHON, root=root)
     yield backend

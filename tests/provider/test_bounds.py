@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from airflow_provider_llmops import http as own_http
-from airflow_provider_llmops.backends import artifact_store
+from airflow_provider_llmops.backends.pipelines import artifacts as artifact_store
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit, states_that_fit

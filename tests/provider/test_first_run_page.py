@@ -14,8 +14,8 @@ import cluster_rights
 import yaml
 from planes import REPO
 
-from airflow_provider_llmops.backends.kfp_root import check_root
-from airflow_provider_llmops.backends.kfp_settings import DEFAULT_TOKEN_FILE
+from airflow_provider_llmops.backends.pipelines.kubeflow.root import check_root
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import DEFAULT_TOKEN_FILE
 
 PAGE = cluster_rights.PAGE.read_text(encoding="utf-8")
 SOURCES = [path.read_text(encoding="utf-8") for path in (REPO / "airflow_provider_llmops").rglob("*.py")]

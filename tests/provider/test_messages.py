@@ -13,18 +13,18 @@ import pytest
 
 import airflow_provider_llmops
 from airflow_provider_llmops import exceptions
-from airflow_provider_llmops.backends.artifact_store import read_result
-from airflow_provider_llmops.backends.base import Run
 from airflow_provider_llmops.backends.data_plane import DataPlane
-from airflow_provider_llmops.backends.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.artifacts import read_result
+from airflow_provider_llmops.backends.pipelines.base import Run
+from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
 from airflow_provider_llmops.exceptions import SHOWN_CHARACTERS, LLMOpsError, reason_first
-from airflow_provider_llmops.failing import failure_of
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.operators.evaluation import QualityGateOperator
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
+from airflow_provider_llmops.remote.failing import failure_of
 from airflow_provider_llmops.results import StageResult, summary_of, table_of
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.specs.pipeline import PipelineSpec
 from airflow_provider_llmops.states import RunState
 
 RUN = "6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55"

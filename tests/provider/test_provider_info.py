@@ -9,7 +9,7 @@ import pytest
 from airflow._shared.module_loading import import_string
 from airflow.providers_manager import ProvidersManager
 
-from airflow_provider_llmops.backends.kfp_settings import _FIELDS
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import _FIELDS
 from airflow_provider_llmops.get_provider_info import get_provider_info
 
 

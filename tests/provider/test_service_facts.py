@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_llmops.backends.serving import Revision, Service
+from airflow_provider_llmops.backends.serving.base import Revision, Service
 from airflow_provider_llmops.states import ServiceState
 
 

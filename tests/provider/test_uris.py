@@ -21,7 +21,7 @@ from airflow_provider_llmops.operators.training import (
     TrainGRPOOperator,
     TrainSFTOperator,
 )
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.specs.pipeline import PipelineSpec
 from airflow_provider_llmops.uris import Address
 
 

@@ -94,7 +94,7 @@ def test_provider_info_names_every_module_there_is():
         for module in group["python-modules"]
     }
     kinds = ("operators", "sensors", "hooks", "triggers")
-    helpers = {"airflow_provider_llmops.triggers.settle", "airflow_provider_llmops.triggers.run_stream"}
+    helpers = {"airflow_provider_llmops.remote.settle", "airflow_provider_llmops.triggers.run_stream"}
     assert (
         named
         == {name for name in modules() if name.count(".") == 2 and name.split(".")[1] in kinds} - helpers

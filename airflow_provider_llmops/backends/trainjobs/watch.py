@@ -10,8 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from airflow_provider_llmops.backends.last_words import LastWords, read_last_words
-from airflow_provider_llmops.backends.pods import (
+from airflow_provider_llmops.backends.kubernetes.pods import (
     MAX_MESSAGE_CHARACTERS,
     MAX_PODS,
     PodTrouble,
@@ -24,8 +23,9 @@ from airflow_provider_llmops.backends.pods import (
     is_scheduled,
     pod_troubles,
 )
-from airflow_provider_llmops.backends.trainer import CONTAINER as NODE
-from airflow_provider_llmops.backends.trainer import (
+from airflow_provider_llmops.backends.last_words import LastWords, read_last_words
+from airflow_provider_llmops.backends.trainjobs.job import CONTAINER as NODE
+from airflow_provider_llmops.backends.trainjobs.job import (
     LAUNCHER,
     CredentialsRefusedError,
     TrainJob,

@@ -21,9 +21,9 @@ from llmops_components.data.formats import (
     with_our_names,
     with_text,
 )
-from llmops_components.data.rendering import loss_finding, lost_texts, refusal
 from llmops_components.errors import DataError, ModelError, SettingError, check_known
-from llmops_components.models import check_model_directory
+from llmops_components.models.directory import check_model_directory
+from llmops_components.models.rendering import loss_finding, lost_texts, refusal
 from llmops_components.results import StageReport
 from llmops_components.state_files import write_json
 

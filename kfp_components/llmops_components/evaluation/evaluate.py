@@ -12,8 +12,8 @@ from typing import Any
 from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
 from llmops_components.data.formats import read_valid_rows
-from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.errors import DataError
+from llmops_components.models.rendering import loss_finding, losses
 from llmops_components.results import StageReport
 
 _KEPT = ("prompt", "reference")  # the latter where a metric needs it
@@ -59,7 +59,7 @@ def evaluate_model(
         SettingError: A metric or argument is unknown or not valid.
         ModelError: The model or the embedding model cannot be loaded.
     """
-    from llmops_components.evaluation import generation, statistics
+    from llmops_components.evaluation import statistics
     from llmops_components.evaluation.metrics import (
         plan_for_columns,
         plan_metrics,
@@ -67,6 +67,7 @@ def evaluate_model(
         tokenizers_of,
     )
     from llmops_components.evaluation.report import Facts, render_report
+    from llmops_components.models import generation
 
     # Everything that can be wrong with the inputs is found before the long part.
     plan = plan_metrics(metrics, embedding_model, reward_model)

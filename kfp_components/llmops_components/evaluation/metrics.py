@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from llmops_components.errors import DataError, SettingError, check_known
-from llmops_components.evaluation.embeddings import DEFAULT_PACKAGE, embed, find_embedding_model
 from llmops_components.evaluation.statistics import Scores
-from llmops_components.models import check_model_directory
+from llmops_components.models.directory import check_model_directory
+from llmops_components.models.embeddings import DEFAULT_PACKAGE, embed, find_embedding_model
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def plan_metrics(
 
     Args:
         metrics: Names from ``METRICS``; None for all that can be computed here.
-        embedding_model: See :func:`~llmops_components.evaluation.embeddings.find_embedding_model`.
+        embedding_model: See :func:`~llmops_components.models.embeddings.find_embedding_model`.
         reward_model: Directory of the reward model behind ``reward``.
 
     Raises:

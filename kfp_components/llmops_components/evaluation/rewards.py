@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.data.formats import DatasetFormat
-from llmops_components.data.rendering import refusal, render
 from llmops_components.errors import DataError
+from llmops_components.models.rendering import refusal, render
 
 _BATCH_SIZE = 16
 
@@ -29,7 +29,8 @@ def score_rewards(
     """
     import torch
 
-    from llmops_components.training import common, settings
+    from llmops_components.models import loading as common
+    from llmops_components.training import settings
 
     dtype, _ = settings.precision(full=False)
     model, tokenizer = common.load_model(directory, dtype=dtype, task="SEQ_CLS")

@@ -26,8 +26,8 @@ def import_base_model(
         revision: Branch, tag or commit on the hub; the default branch when left out.
         dtype: Type of the stored weights: ``bfloat16``, ``float16`` or ``float32``.
     """
+    from llmops_components.models.importing import import_base_model as import_model
     from llmops_components.stage import run_stage
-    from llmops_components.training.base_model import import_base_model as import_model
 
     run_stage(
         "import_base_model",

@@ -25,8 +25,8 @@ def merge_adapter(
         result: Digests, metrics and resources of this step.
         dtype: Type to merge and store in: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the base model's own.
     """
+    from llmops_components.models.merging import merge_adapter as merge
     from llmops_components.stage import run_stage
-    from llmops_components.training.merge import merge_adapter as merge
 
     run_stage(
         "merge_adapter",

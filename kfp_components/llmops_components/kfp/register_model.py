@@ -47,10 +47,10 @@ def register_model(
         metrics: Metrics to log.
         tags: Tags of run and version, for example the digests of the components that made the model.
     """
-    from llmops_components.registry.register import register_model as register
     from llmops_components.results import StageReport
     from llmops_components.stage import run_stage, whole_numbers
     from llmops_components.state_files import write_json
+    from llmops_components.tracking.register import register_model as register
 
     def register_and_describe() -> StageReport:
         done = register(

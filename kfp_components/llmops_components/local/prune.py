@@ -36,8 +36,8 @@ from urllib.parse import unquote
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.local.store import MODELS
-from llmops_components.serving import processes
-from llmops_components.serving.uses import USED, USERS
+from llmops_components.serving.local import processes
+from llmops_components.serving.local.uses import USED, USERS
 from llmops_components.state_files import StateFileError, read_content, read_json
 
 DAY_SECONDS = 24 * 3600.0
@@ -560,7 +560,7 @@ def read_versions(tracking_uri: str) -> list[Version]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from llmops_components.registry.mlflow import PATIENCE, environment_variables
+    from llmops_components.tracking.client import PATIENCE, environment_variables
 
     patience = {key: os.environ.get(key, value) for key, value in PATIENCE.items()}
     found: list[Version] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from llmops_components.serving.processes import is_running
+from llmops_components.serving.local.processes import is_running
 from llmops_components.state_files import PRIVATE_UMASK, StateFileError, read_json, write_json
 
 RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"

@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(
 )
 _KEY = re.compile(r"\[['\"]([^'\"]+)['\"]\]|\.([A-Za-z_]+)")
 _SELECTOR = re.compile(r"parseJson\(string_value\)((?:\[\"[^\"]*\"\])+)")
-# What Kubeflow Pipelines, and Argo below it, replace in the JSON of a step's inputs: as in the provider's spec_placeholders.py.
+# What Kubeflow Pipelines, and Argo below it, replace in the JSON of a step's inputs: as in the provider's ``specs/placeholders.py``.
 _REPLACED = re.compile(
     r"(?:\{\{(?:\$|channel:)|\{\{=|\{\{\s*(?:cronworkflow|duration|exitCode|inputs|item|lastRetry|node|outputs|pod"
     r"|resourcesDuration|retries|status|steps|tasks|workflow)\s*(?:\.|\}\}))[^{}]*(?:\}\})?"

@@ -6,7 +6,7 @@ variable ``LLMOPS_ALLOWED_CODE``: ``trust_remote_code``, ``use_kernels``, a repo
 (``kernels-community``), a module and those below it (``megatron``). Modules of rewards have a variable of their own, see
 :mod:`~llmops_components.training.rewards`.
 
-The provider reads the same tables from the index beside the compiled components (``airflow_provider_llmops/allowed_code.py``).
+The provider reads the same tables from the index beside the compiled components (``airflow_provider_llmops/specs/allowed_code.py``).
 """
 
 from __future__ import annotations

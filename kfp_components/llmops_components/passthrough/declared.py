@@ -8,7 +8,7 @@ declared types give it back. They are written so that they fit in JSON, as a lis
     [{"fields": ["peft.LoraConfig"]}]  an object with the fields of a class
     ["any"]                            whatever the library makes of it
 
-The provider reads the same lists, and has the same rules (``airflow_provider_llmops/declared.py``); a test compares them.
+The provider reads the same lists, and has the same rules (``airflow_provider_llmops/specs/declared.py``); a test compares them.
 """
 
 from __future__ import annotations

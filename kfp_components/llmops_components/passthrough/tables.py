@@ -15,7 +15,7 @@ from typing import Any
 from llmops_components.errors import SettingError, check_known
 from llmops_components.passthrough.code import KERNELS, MODULES, SWITCHES, refuse_code
 from llmops_components.passthrough.declared import Fields, Kinds, converted, fields_of
-from llmops_components.training.renamed import ELSEWHERE, REPLACED
+from llmops_components.passthrough.renamed import ELSEWHERE, REPLACED
 
 # Each training component's class of arguments in TRL.
 CONFIGS = {
@@ -93,7 +93,7 @@ def _fields(name: str) -> Fields:
 
         return fields_of(BudgetCallback)
     if name == "tracking":
-        from llmops_components.training.tracking import Tracking
+        from llmops_components.tracking.run import Tracking
 
         return fields_of(Tracking)
     package, _, of = name.partition(".")

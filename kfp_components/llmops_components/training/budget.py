@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from llmops_components.errors import SettingError, check_known
-from llmops_components.training.processes import any_process, process_count
+from llmops_components.processes import any_process, process_count
 
 KEYS = ("max_minutes", "max_tokens", "max_cost", "price_per_device_hour")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import SettingError
+from llmops_components.processes import is_main_process
 from llmops_components.state_files import StateFileError, read_json, unreadable, write_json
-from llmops_components.training.processes import is_main_process
 
 RUN_FILE = "run.json"
 TRAINER_STATE = "trainer_state.json"

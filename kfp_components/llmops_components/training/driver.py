@@ -1,6 +1,6 @@
 """The one place where a trainer is built, run and saved, whichever it is: load, build, run, save.
 
-A module for each trainer (``sft.py``, ``dpo.py``, ...) says in a :class:`Method` what is special about it.
+A module of :mod:`.methods` for each trainer (``sft.py``, ``dpo.py``, ...) says in a :class:`Method` what is special about it.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source, open_source
 from llmops_components.errors import ModelError, SettingError, check_known
-from llmops_components.models import check_model_directory
+from llmops_components.models import loading as common
+from llmops_components.models.directory import check_model_directory
+from llmops_components.models.saving import save_trained
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
 from llmops_components.paths import local_path
+from llmops_components.processes import is_main_process, process_count
 from llmops_components.redaction import redacted
 from llmops_components.results import StageReport
 from llmops_components.state_files import naming_full_disk
-from llmops_components.training import common, curves, settings
+from llmops_components.training import curves, settings
 from llmops_components.training.checkpoints import resume_point
 from llmops_components.training.label_positions import only_where_labelled
 from llmops_components.training.lengths import check_lengths
 from llmops_components.training.model_card import CARD_FILE, write_model_card
-from llmops_components.training.processes import is_main_process, process_count
 from llmops_components.training.rows import (
     check_columns,
     check_end_token,
     naming_refused_rows,
     row_findings,
 )
-from llmops_components.training.saving import save_trained
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
 
-    from llmops_components.training.tracking import Tracker
+    from llmops_components.tracking.run import Tracker
 
 # An adapter starts from nothing and bears, and needs, about ten times the rate of full training.
 FULL_TRAINING_RATE = 0.1
@@ -129,7 +130,7 @@ class TrainingOptions(TypedDict, total=False):
             ``price_per_device_hour``; see :class:`~llmops_components.training.budget.BudgetCallback`. They may be raised
             for a run that goes on.
         tracking: Where it is tracked in MLflow, ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; see
-            :class:`~llmops_components.training.tracking.Tracking`. Left out, the environment says.
+            :class:`~llmops_components.tracking.run.Tracking`. Left out, the environment says.
         loss_guard: When a loss has diverged; see :class:`~llmops_components.training.survival.LossGuard`.
         callbacks: Further callbacks for the trainer.
     """
@@ -196,8 +197,8 @@ def run_training(
         check_columns(source, method.columns)
 
     common.quiet_libraries()
+    from llmops_components.tracking.run import track
     from llmops_components.training.survival import interruptible, with_smaller_batches
-    from llmops_components.training.tracking import track
 
     with interruptible(), tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
         job = _Job(
@@ -342,10 +343,10 @@ class _Job:
         adapter: str | os.PathLike[str],
     ) -> StageReport:
         """Load, build, run, save."""
+        from llmops_components.tracking.run import STOPPED_TAG
         from llmops_components.training import survival
+        from llmops_components.training.callbacks.progress import ProgressCallback
         from llmops_components.training.change import Before, check_steps
-        from llmops_components.training.progress import ProgressCallback
-        from llmops_components.training.tracking import STOPPED_TAG
 
         resume_from = self._resume_point()
         progress = ProgressCallback({name: self.method.curves[name] for name in self.method.shown})
@@ -520,7 +521,7 @@ class _Job:
 
     def _check_batches(self, base: Any, tokenizer: Any) -> None:
         """The trainer pads rows to one length: what it learns from must not depend on that."""
-        from llmops_components.probing import check_answers_in_batch, check_scores_in_batch
+        from llmops_components.models.probing import check_answers_in_batch, check_scores_in_batch
 
         if self.method.answers:
             check_answers_in_batch(base, self.method.trainer)

@@ -45,21 +45,21 @@ from llmops_components.errors import (
     UnavailableError,
     check_known,
 )
+from llmops_components.processes import is_main_process
 from llmops_components.reporting import ERROR_FILE_VARIABLE, message_of, report_error
 from llmops_components.result_schema import read_result
 from llmops_components.results import StageReport
 from llmops_components.state_files import ERROR_SHAPE, StateFileError, read_json, write_json
-from llmops_components.training.processes import is_main_process
 
 MODULE = "llmops_components.training.launch"
 COMPONENTS = {
-    "distill": "llmops_components.training.distill",
-    "train_dpo": "llmops_components.training.dpo",
-    "train_grpo": "llmops_components.training.grpo",
-    "train_kto": "llmops_components.training.kto",
-    "train_reward": "llmops_components.training.reward",
-    "train_rloo": "llmops_components.training.rloo",
-    "train_sft": "llmops_components.training.sft",
+    "distill": "llmops_components.training.methods.distill",
+    "train_dpo": "llmops_components.training.methods.dpo",
+    "train_grpo": "llmops_components.training.methods.grpo",
+    "train_kto": "llmops_components.training.methods.kto",
+    "train_reward": "llmops_components.training.methods.reward",
+    "train_rloo": "llmops_components.training.methods.rloo",
+    "train_sft": "llmops_components.training.methods.sft",
 }
 OUTPUTS = ("model", "adapter")
 # TRL ships a configuration of Accelerate for each of them.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops_components.redaction import flat, redact, without_paths
-from llmops_components.training.environment import environment
-from llmops_components.training.pictures import draw_curves
+from llmops_components.tracking.environment import environment
+from llmops_components.tracking.pictures import draw_curves
 
 CARD_FILE = "README.md"
 CURVES_FILE = "training_curves.png"

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
-from llmops_components.training.processes import any_process, process_count
+from llmops_components.processes import any_process, process_count
 
 T = TypeVar("T")
 GUARD_DEFAULTS = {"factor": 3.0, "patience": 5, "window": 50}

@@ -1,0 +1,1 @@
+"""A cluster, its pods and its messages, whatever runs there."""

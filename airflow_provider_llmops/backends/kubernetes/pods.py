@@ -1,0 +1,312 @@
+"""Why a pod does not run or has failed: its status, the events about it and about what should make it, and its log.
+
+Pods and events are read as the documents that the API server sends, so that a recording of one says what a real one would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_llmops.backends.kubernetes.messages import reason_of
+
+MAX_PODS = 3
+# Longer than for one line of a log: what the pod security of a namespace wants takes some 500 characters.
+MAX_MESSAGE_CHARACTERS = 700
+MAX_LOG_BYTES = 256 << 10
+MAX_LOG_BYTES_READ = 8 << 20
+# That a container is being made, or waits for the one before it or for its next start, is nothing to tell.
+_USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
+# The two that a kubelet says in turn, the first with the reason.
+_IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff")
+# What a container ends with that was told to end: SIGTERM, and SIGKILL after its grace.
+_TOLD_TO_END = (143, 137)
+# What the controllers say when they cannot make what they should: kube-controller-manager of pods, JobSet, Kubeflow Trainer.
+_CREATION_EVENTS = (
+    "FailedCreate",
+    "JobCreationFailed",
+    "HeadlessServiceCreationFailed",
+    "PVCCreationFailed",
+    "TrainJobResourcesCreationFailed",
+)
+# Of a pod that has found no place on a node: as its status has it, and as the scheduler's event has it.
+_SCHEDULING = ("Unschedulable", "SchedulingGated", "SchedulerError", "FailedScheduling")
+_NOISE_BEFORE = ("Error creating: ", "TrainJob resources reconciliation failed: ")
+
+
+@dataclass(frozen=True)
+class PodTrouble:
+    """Why a pod does not run, has failed, or is not made.
+
+    :param pod: name of the pod, or of what should have made it
+    :param message: why, in one line that begins with the reason
+    :param kind: what it is a case of, in Kubernetes' words: ``OOMKilled``, ``ImagePullBackOff``, ``Unschedulable``,
+        ``FailedCreate``, ...; what only alternates is one kind
+    :param is_final: whether the program itself said that the same input will fail again
+    :param has_ended: whether a container or the whole pod has ended, so that there may be a log, and nothing is waited for
+    :param was_restarted: whether Kubernetes started it again since, so that the log is the previous one
+    :param was_told_to_end: whether it ended because its pod was deleted or evicted, so that it is a consequence and no reason
+    :param is_unexplained: whether a container ended by itself and left no last words, so that only its log may say why
+    :param container: the container that it is about; empty if it is none
+    :param at: Unix time at which the container ended, or of the event; ``None`` if it is not known
+    """
+
+    pod: str
+    message: str
+    kind: str = ""
+    is_final: bool = False
+    has_ended: bool = False
+    was_restarted: bool = False
+    was_told_to_end: bool = False
+    is_unexplained: bool = False
+    container: str = ""
+    at: float | None = None
+
+
+def pod_troubles(pod: Mapping[str, Any]) -> list[PodTrouble]:
+    """What the status of a pod says about why it does not run, or has failed.
+
+    :param pod: the pod as the API server has it
+    """
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    has_failed = status.get("phase") == "Failed"
+    is_told_to_end = bool(pod["metadata"].get("deletionTimestamp")) or bool(
+        has_failed and status.get("reason")
+    )
+    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    of_containers = [_container_trouble(name, container, is_told_to_end) for container in containers]
+    found = []
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            kind = condition.get("reason") or "Unschedulable"
+            found.append(PodTrouble(name, _said(kind, condition.get("message")), kind))
+    if status.get("reason"):  # Evicted, DeadlineExceeded, NodeLost, Preempting: no container says so
+        ends = [trouble.at for trouble in of_containers if trouble and trouble.at is not None]
+        said = _said(status["reason"], status.get("message"))
+        at = min(ends, default=_failed_at(status)) if has_failed else None
+        found.append(PodTrouble(name, said, status["reason"], has_ended=has_failed, at=at))
+    return [*found, *filter(None, of_containers)]
+
+
+def is_live(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod runs, will run or has succeeded; one that failed or is being deleted is left behind.
+
+    :param pod: the pod as the API server has it
+    """
+    return not pod["metadata"].get("deletionTimestamp") and (pod.get("status") or {}).get("phase") != "Failed"
+
+
+def is_scheduled(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod has its place on a node.
+
+    :param pod: the pod as the API server has it
+    """
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "PodScheduled" and item["status"] == "True" for item in conditions)
+
+
+def has_run(pod: Mapping[str, Any]) -> bool:
+    """Whether a container of the pod runs, or has run; one that only prepares it does not count.
+
+    :param pod: the pod as the API server has it
+    """
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    return any(
+        {"running", "terminated"} & {*(item.get("state") or {}), *(item.get("lastState") or {})}
+        for item in containers
+    )
+
+
+def is_running(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod's containers run now, or have all done what they should.
+
+    :param pod: the pod as the API server has it
+    """
+    status = pod.get("status") or {}
+    containers = status.get("containerStatuses") or []
+    runs = bool(containers) and all("running" in (item.get("state") or {}) for item in containers)
+    return runs or status.get("phase") == "Succeeded"
+
+
+def event_troubles(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list[PodTrouble]:
+    """What events say about why a pod is not made, or cannot start; each thing that was said once, the last first.
+
+    :param events: warnings about one or more objects, as the API server has them
+    :param of: kind of the objects, where the events do not say it
+    """
+    latest: dict[tuple[str, str, str], PodTrouble] = {}
+    for event in events:
+        if event.get("type") == "Normal":
+            continue
+        about = event.get("involvedObject") or event.get("regarding") or {}
+        kind = str(event.get("reason") or "")
+        text = str(event.get("message") or event.get("note") or "")
+        for noise in _NOISE_BEFORE:
+            text = text.removeprefix(noise)
+        reason = reason_of(text, limit=MAX_MESSAGE_CHARACTERS)
+        what = " ".join(str(part) for part in (about.get("kind") or of, about.get("name")) if part)
+        message = f"{reason} ({what}: {kind})" if what else f"{reason} ({kind})"
+        trouble = PodTrouble(str(about.get("name", "")), message, kind, at=_event_time(event))
+        key = (trouble.pod, kind, reason)
+        if key not in latest or (latest[key].at or 0.0) <= (trouble.at or 0.0):
+            latest[key] = trouble
+    return sorted(latest.values(), key=lambda trouble: -(trouble.at or 0.0))
+
+
+def is_creation_failure(trouble: PodTrouble) -> bool:
+    """Whether it is about something that a controller could not make: a pod, a Job, what a TrainJob consists of."""
+    return trouble.kind in _CREATION_EVENTS
+
+
+def is_about_scheduling(trouble: PodTrouble) -> bool:
+    """Whether it is about a pod that finds no place: once it has one, the scheduler's event, which stays, is over."""
+    return trouble.kind in _SCHEDULING
+
+
+def list_pods(api: Any, namespace: str, selector: str, **request: Any) -> list[dict[str, Any]]:
+    """The pods with certain labels, as documents; raises what the client raises.
+
+    :param api: a ``CoreV1Api``
+    :param namespace: where they are
+    :param selector: for their labels
+    :param request: further arguments of the client
+    """
+    answer = api.list_namespaced_pod(namespace, label_selector=selector, _preload_content=False, **request)
+    return _documents(answer)
+
+
+def list_warnings(api: Any, namespace: str, name: str, **request: Any) -> list[dict[str, Any]]:
+    """The warnings about all objects of one name, whatever their kind; raises what the client raises.
+
+    The API server keeps events for an hour, unless it is told otherwise.
+
+    :param api: a ``CoreV1Api``
+    :param namespace: where the objects are
+    :param name: their name
+    :param request: further arguments of the client
+    """
+    selector = f"involvedObject.name={name},type=Warning"
+    answer = api.list_namespaced_event(namespace, field_selector=selector, _preload_content=False, **request)
+    return _documents(answer)
+
+
+def document_of(answer: Any) -> dict[str, Any]:
+    """The document in an answer.
+
+    :param answer: what the client got with ``_preload_content=False``
+    :raises json.JSONDecodeError: it holds something else, a proxy's page of its own for example
+    """
+    end, read_bytes = b"", 0
+    for chunk in answer.stream(MAX_LOG_BYTES):
+        end, read_bytes = (end + chunk)[-MAX_LOG_BYTES:], read_bytes + len(chunk)
+        if read_bytes >= MAX_LOG_BYTES_READ:  # lines without an end
+            answer.close()
+            break
+    answer.release_conn()
+    text = end.decode("utf-8", errors="replace")
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise json.JSONDecodeError("No document of Kubernetes", text[:100], 0)
+    return document
+
+
+def log_end(
+    api: Any, namespace: str, pod: str, *, container: str, previous: bool, lines: int, **request: Any
+) -> list[str]:
+    """The last lines of the log of a container, as it wrote them; raises what the client raises.
+
+    :param api: a ``CoreV1Api``
+    :param namespace: where the pod is
+    :param pod: its name
+    :param container: the container
+    :param previous: whether to read what it wrote before it was started again
+    :param lines: number of lines
+    :param request: further arguments of the client
+    """
+    answer = api.read_namespaced_pod_log(
+        pod,
+        namespace,
+        container=container,
+        previous=previous,
+        tail_lines=lines,
+        # What the client reads by itself it turns into the text of a bytes literal.
+        _preload_content=False,
+        **request,
+    )
+    text = answer.data.decode("utf-8", errors="replace")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _documents(answer: Any) -> list[dict[str, Any]]:
+    """What was sent: the client's own models refuse a document that lacks a field."""
+    documents: list[dict[str, Any]] = document_of(answer).get("items") or []
+    return documents
+
+
+def _failed_at(status: Mapping[str, Any]) -> float | None:
+    """When a pod without containers failed: what its conditions say last."""
+    times = (_time(condition.get("lastTransitionTime")) for condition in status.get("conditions") or [])
+    return max((time for time in times if time is not None), default=None)
+
+
+def _container_trouble(pod: str, container: Mapping[str, Any], is_told_to_end: bool) -> PodTrouble | None:
+    now, before = container.get("state") or {}, container.get("lastState") or {}
+    name = str(container.get("name", ""))
+    ended = now.get("terminated") or before.get("terminated")
+    waiting = now.get("waiting")
+    if ended and ended.get("exitCode"):
+        message, is_final = _last_words(ended)
+        return PodTrouble(
+            pod,
+            message,
+            str(ended.get("reason") or "Error"),
+            is_final,
+            has_ended=True,
+            was_restarted="terminated" not in now,
+            was_told_to_end=is_told_to_end
+            and ended["exitCode"] in _TOLD_TO_END
+            and ended.get("reason") != "OOMKilled",
+            is_unexplained=not str(ended.get("message") or "").strip()
+            and ended.get("reason") in (None, "Error")
+            and ended["exitCode"] not in _TOLD_TO_END,
+            container=name,
+            at=_time(ended.get("finishedAt")),
+        )
+    if waiting and waiting.get("reason") not in _USUAL_WAITS:
+        kind = str(waiting.get("reason") or "Waiting")
+        message = _said(kind, waiting.get("message"))
+        return PodTrouble(pod, message, "ImagePullBackOff" if kind in _IMAGE_WAITS else kind, container=name)
+    return None
+
+
+def _last_words(ended: Mapping[str, Any]) -> tuple[str, bool]:
+    """What a container ended with. Our components write their error, as JSON, to its termination log."""
+    text = str(ended.get("message") or "").strip()
+    is_final = False
+    try:
+        said = json.loads(text)
+        text, is_final = f"{said['type']}: {said['message']}", said["retryable"] is False
+    except (ValueError, TypeError, KeyError):
+        pass
+    how = f"exit code {ended['exitCode']}"
+    if ended.get("reason") not in (None, "Error"):
+        how += f", {ended['reason']}"
+    return (f"{' '.join(text.split())} ({how})" if text else f"ended with {how}"), is_final
+
+
+def _said(kind: str, message: Any) -> str:
+    text = reason_of(str(message or ""), limit=MAX_MESSAGE_CHARACTERS)
+    return f"{kind}: {text}" if text else kind
+
+
+def _event_time(event: Mapping[str, Any]) -> float | None:
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return next((_time(time) for time in times if time), None)
+
+
+def _time(text: Any) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None

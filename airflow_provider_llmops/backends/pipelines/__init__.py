@@ -1,0 +1,1 @@
+"""Pipeline runs: the protocol, and who carries it out."""

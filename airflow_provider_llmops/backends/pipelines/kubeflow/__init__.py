@@ -1,0 +1,1 @@
+"""Pipeline runs on Kubeflow Pipelines, through its REST API."""

@@ -1,0 +1,1 @@
+"""Services: the manifest, the protocol, and who carries it out."""

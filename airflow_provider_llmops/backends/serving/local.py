@@ -1,0 +1,133 @@
+"""Services on this machine, carried out by ``python -m llmops_components.serving.local``.
+
+That module owns the directories, processes and addresses of local services, for the ``deploy_model`` component as much as
+for this provider; here it is called and its JSON is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_llmops.backends.data_plane import DataPlane
+from airflow_provider_llmops.backends.serving.base import Revision, Service
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.states import ServiceState
+
+_CONTROLLER_MODULE = "llmops_components.serving.local"
+COMMAND_TIMEOUT_SECONDS = 90.0
+ANSWER_TIMEOUT_SECONDS = 150.0  # the controller gives up before
+
+
+class LocalServingBackend:
+    """Runs services as detached predictors behind one stable address each.
+
+    :param python: interpreter of the data plane's environment
+    :param root: directory that holds ``services/``
+    """
+
+    def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
+        self._data_plane = DataPlane(python)
+        self._root = Path(root)
+
+    def apply(self, manifest: Mapping[str, Any]) -> str:
+        """Start a revision; the same manifest again returns the revision that already runs it."""
+        revision: str = self._call("apply", "-", stdin=json.dumps(manifest))["revision"]
+        return revision
+
+    def get(self, namespace: str, name: str) -> Service:
+        """Read a service."""
+        return _service(self._call("status", "--namespace", namespace, name))
+
+    def set_traffic(
+        self,
+        namespace: str,
+        name: str,
+        percent: Mapping[str, int],
+        *,
+        as_of: str | None = None,
+        only_if_newer: bool = True,
+    ) -> Service:
+        """Share the requests out; revisions that lose theirs finish what they are answering, then stop."""
+        shares = [f"{revision}={share}" for revision, share in percent.items()]
+        dated = [] if as_of is None else [f"--as-of={as_of}"]
+        dated += [] if only_if_newer else ["--in-any-case"]
+        self._call("traffic", "--namespace", namespace, name, *shares, *dated)
+        return self.get(namespace, name)
+
+    def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
+        """Ask one revision a question. The controller does, to whom the revision listens besides its gateway."""
+        question = json.dumps({"prompt": prompt, "max_tokens": max_tokens})
+        answer: str = self._call(
+            *("ask", "--namespace", namespace, name, "--revision", revision),
+            stdin=question,
+            timeout=ANSWER_TIMEOUT_SECONDS,
+        )["answer"]
+        return answer
+
+    def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
+        """Stop one revision, keeping its log, or remove the whole service."""
+        if revision is not None:
+            self._call("stop", "--namespace", namespace, name, "--revision", revision)
+        else:
+            self._call("delete", "--namespace", namespace, name)
+
+    def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
+        """The last lines that a revision wrote."""
+        answer = self._call(
+            "logs", "--namespace", namespace, name, "--revision", revision, "--lines", str(lines)
+        )
+        text: str = answer["log"]
+        return text.splitlines()
+
+    def check(self) -> str:
+        """Make sure that the controller can be started."""
+        version = self._data_plane.check()
+        return f"local backend ready: Python {version} at {self._data_plane.python}, services in {self._root / 'services'}"
+
+    def _call(
+        self, command: str, *arguments: str, stdin: str | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        answer = self._data_plane.run(
+            ["-m", _CONTROLLER_MODULE, command, "--root", str(self._root), *arguments],
+            stdin=stdin,
+            timeout=COMMAND_TIMEOUT_SECONDS if timeout is None else timeout,
+        )
+        try:
+            value: dict[str, Any] = json.loads(answer.stdout)
+        except ValueError:
+            last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+            raise ApiUnavailableError(
+                f"Local serving could not {command}: {last}. Check that llmops-components in the data plane's environment "
+                "belongs to this provider.",
+                f"Interpreter: {self._data_plane.python}",
+            ) from None
+        if answer.returncode != 0:
+            error = value["error"]
+            kind = ApiUnavailableError if error.get("retryable", True) else ConfigurationError
+            raise kind(error["message"], f"Refused by local serving: {command}")
+        return value
+
+
+def _service(value: Mapping[str, Any]) -> Service:
+    revisions = [
+        Revision(
+            revision=item["revision"],
+            state=ServiceState(item["state"]),
+            url=item.get("url"),
+            traffic=item.get("traffic", 0),
+            error=item.get("error"),
+        )
+        for item in value["revisions"]
+    ]
+    return Service(
+        name=value["name"],
+        namespace=value["namespace"],
+        url=value.get("url"),
+        revisions={revision.revision: revision for revision in revisions},
+        as_of=value.get("as_of"),
+        is_reachable=value["gateway"] == "RUNNING",
+    )

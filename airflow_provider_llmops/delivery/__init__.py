@@ -1,0 +1,1 @@
+"""Which model goes to those who use it."""

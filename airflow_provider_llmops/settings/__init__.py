@@ -1,0 +1,1 @@
+"""Kubernetes settings of steps: what may be set, written into a specification."""

@@ -1,0 +1,1 @@
+"""What a pipeline specification is, and whether it may be run."""

@@ -1,0 +1,60 @@
+"""From which hosts specifications are taken: all, unless whoever runs Airflow names some.
+
+A specification says which images run with which commands. ``[llmops] specification_hosts`` in Airflow's configuration names the
+hosts, separated by commas, that one may come from: ``specs.example.com``, ``*.example.com`` (those below it), ``host:8443`` (that
+port alone), ``s3://bucket`` (an object store's bucket). ``none`` allows none. Redirects are held to it, too; files of the worker's own
+machine are not addresses, and stay allowed.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.specs.allowed_code import SECTION
+
+OPTION = "specification_hosts"
+_PORTS = {"http": 80, "https": 443}
+
+
+def check_host(url: str, where: str) -> None:
+    """Refuse an address whose host is not among those that specifications are taken from.
+
+    :param url: http, https, or an address in an object store
+    :param where: what to call it in messages
+    :raises ConfigurationError: naming the host, and who can allow it
+    """
+    from airflow.sdk.configuration import conf
+
+    names = [name.strip().lower() for name in str(conf.get(SECTION, OPTION, fallback="") or "").split(",")]
+    allowed = [name for name in names if name]
+    if not allowed:
+        return
+    try:
+        address = urlsplit(url)
+        scheme, host = address.scheme.lower(), (address.hostname or "").rstrip(".")
+        port = address.port or _PORTS.get(scheme)
+    except ValueError as error:
+        raise ConfigurationError(f"{where} is not a valid address: {error}.") from error
+    if not any(_fits(name, scheme, host, port) for name in allowed):
+        shown = f"{scheme}://{host}" if scheme not in _PORTS else f"{host}:{port}"
+        raise ConfigurationError(
+            f"Specifications are not taken from {shown}, only from {', '.join(allowed)}. Give one from there, or let whoever "
+            f"runs Airflow add the host to '{OPTION}' in the section [{SECTION}] of its configuration.",
+            f"Address: {where}",
+        )
+
+
+def _fits(name: str, scheme: str, host: str, port: int | None) -> bool:
+    if "://" in name:
+        wanted_scheme, _, name = name.partition("://")
+        if wanted_scheme != scheme:
+            return False
+    elif scheme not in _PORTS:
+        return False  # a bucket's name is nobody's host
+    name, _, wanted_port = (
+        name.rstrip("/").partition(":") if not name.startswith("[") else (name.strip("[]"), "", "")
+    )
+    if wanted_port and wanted_port != str(port):
+        return False
+    return host.endswith(name[1:]) if name.startswith("*.") else host == name

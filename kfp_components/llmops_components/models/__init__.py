@@ -1,0 +1,1 @@
+"""Models as directories: checked, loaded, imported, merged, saved, compared, asked."""

@@ -1,0 +1,1 @@
+"""Services on this machine: what starts, watches and leads to predictors."""

@@ -1,0 +1,390 @@
+"""The stable address of a service: forwards each request to one of its revisions, by weight.
+
+``routes.json`` in the service's directory says where to; it is looked at for every request, so that a switch takes
+effect with the next one. ``GET /gateway/status`` tells how many requests are under way at each revision: once that reads
+0 for a revision without weight, it can be stopped without losing a request.
+
+What a service takes is the predictor's own rule (``door``), checked here first. Requests are held until they are whole; answers
+pass through piece by piece and are never held.
+
+    python -m llmops_components.serving.local.gateway --routes routes.json --fd 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    TCPConnector,
+)
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from yarl import URL
+
+from llmops_components.errors import SettingError
+from llmops_components.serving import logs
+from llmops_components.serving.access.admission import Admission, only_the_controller
+from llmops_components.serving.access.asgi import AccessControl
+from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway, read_secret
+from llmops_components.serving.access.settings import Access, Tls
+from llmops_components.serving.bodies import Bodies
+from llmops_components.serving.connections import LimitedProtocol, raise_file_limit
+from llmops_components.serving.door import ROUTES, Door, Policy
+from llmops_components.serving.local.routes import read_routes
+from llmops_components.serving.refusals import RequestError, request_error_handler
+from llmops_components.state_files import StateFileError
+
+REVISION_HEADER = "x-llmops-revision"
+STATUS_PATH = "/gateway/status"
+# Shorter than the 65 s of KServe's server, so that it is never the revision that drops a connection that is in use.
+IDLE_CONNECTION_SECONDS = 30
+SHUTDOWN_SECONDS = 10
+DEFAULT_TIMEOUT_SECONDS = 300.0  # the predictor's
+LATE_SECONDS = (
+    2.0  # the predictor keeps to its time itself and says more; longer than that it does not answer at all
+)
+READ_SECONDS = 10.0  # for what needs no model: health, metadata, metrics
+_CONNECT_SECONDS = 5
+CERTIFICATE_SECONDS = 60  # between two looks whether it was renewed
+_HOP_BY_HOP = {
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+# A revision is asked by its own name, and whether a web page may ask has been decided here.
+_NOT_PASSED_ON = _HOP_BY_HOP | {"authorization", "content-length", "expect", "host", "origin", GATEWAY_HEADER}
+_NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}
+logger = logging.getLogger(__name__)
+
+
+class Routes:
+    """The revisions that get traffic, as the file says now.
+
+    Args:
+        path: ``routes.json``: ``{"routes": [{"revision", "url", "weight", "timeout_seconds", "allowed_hosts",
+            "allowed_origins"}, ...]}``, the last three where they are not the default; replaced by renaming.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.routes: list[dict[str, Any]] = []
+        self._version: tuple[int, int] | None = None
+        self._credit: Counter[str] = Counter()
+        self._policy = Policy()
+
+    def reload(self) -> None:
+        """Read the file again if it is another one than before; one that cannot be read changes nothing."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  half the cost of Path.stat(), and on every request
+        except FileNotFoundError:
+            self.routes, self._version, self._policy = [], None, Policy()
+            return
+        version = (found.st_ino, found.st_mtime_ns)
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self.routes = [route for route in read_routes(self.path) if route["weight"] > 0]
+        except StateFileError as error:  # said once for each such file
+            logger.error("The routes stay as they were: %s", error)
+            return
+        self._policy = Policy(
+            hosts=frozenset(name.lower() for name in self._names("allowed_hosts")),
+            origins=tuple(self._names("allowed_origins")),
+        )
+        self._credit.clear()
+
+    def _names(self, rule: str) -> list[str]:
+        return [name for route in self.routes for name in route.get(rule) or ()]
+
+    def policy(self) -> Policy:
+        """Who may ask: what any revision with traffic allows."""
+        self.reload()
+        return self._policy
+
+    def ordered(self) -> list[dict[str, Any]]:
+        """Whom to ask, and whom next if that one cannot be reached.
+
+        Smooth weighted round-robin: of 100 requests exactly the weights' shares, evenly mixed.
+        """
+        self.reload()
+        if not self.routes:
+            return []
+        for route in self.routes:
+            self._credit[route["revision"]] += route["weight"]
+        chosen = max(self.routes, key=lambda route: self._credit[route["revision"]])
+        self._credit[chosen["revision"]] -= sum(route["weight"] for route in self.routes)
+        return [chosen, *(route for route in self.routes if route is not chosen)]
+
+
+class Gateway:
+    """Forwards requests: an ASGI application, to be used within :meth:`connected`.
+
+    Args:
+        routes: Where to.
+        secret: By which revisions know their gateway, and it its controller.
+    """
+
+    def __init__(self, routes: Routes, secret: str | None = None) -> None:
+        self.routes = routes
+        self.secret = secret
+        self.in_flight: Counter[str] = Counter()
+        self._session: ClientSession | None = None
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Have connections to the revisions."""
+        connector = TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
+        timeout = ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS
+        )  # the rest is limited for each request
+        async with ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False
+        ) as self._session:
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, unless its client goes away first."""
+        if scope["path"] == STATUS_PATH:
+            given = Headers(scope=scope).get(GATEWAY_HEADER)
+            if self.secret is not None and not is_gateway(given, self.secret):
+                await (await request_error_handler(Request(scope), only_the_controller()))(
+                    scope, receive, send
+                )
+            else:
+                await self._status()(scope, receive, send)
+            return
+        body = await Request(scope, receive).body()
+        answered = asyncio.ensure_future(self._forward(scope, body, receive, send))
+        gone = asyncio.ensure_future(receive())  # after the body only http.disconnect can come
+        try:
+            await asyncio.wait([answered, gone], return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                await answered
+        finally:
+            for task in (answered, gone):
+                task.cancel()
+            await asyncio.gather(answered, gone, return_exceptions=True)
+
+    def _status(self) -> JSONResponse:
+        """Routes and requests under way, for the controller."""
+        self.routes.reload()
+        return JSONResponse(
+            {"routes": self.routes.routes, "in_flight": {k: v for k, v in self.in_flight.items() if v}}
+        )
+
+    async def _forward(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Pass a request on and its answer back, piece by piece."""
+        why = "no revision of this service has traffic; route some to a ready revision"
+        # Nothing is awaited between the choice and the count: see the module's text.
+        for number, route in enumerate(self.routes.ordered()):
+            if number:
+                logger.warning("%s; another one is asked", why)
+            revision = route["revision"]
+            self.in_flight[revision] += 1
+            try:
+                await self._ask(route, scope, body, send)
+                return
+            except (
+                ClientConnectorError,
+                ConnectionTimeoutError,
+            ) as error:  # nothing was sent: another may answer
+                why = f"revision {revision} cannot be reached ({getattr(error, 'strerror', None) or error})"
+            except RequestError as error:
+                await (await request_error_handler(Request(scope), error))(scope, receive, send)
+                return
+            finally:
+                self.in_flight[revision] -= 1
+        refusal = RequestError(
+            503, f"Service unavailable: {why}.", code="service_unavailable", retry_after_seconds=1
+        )
+        await (await request_error_handler(Request(scope), refusal))(scope, receive, send)
+
+    async def _ask(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> None:
+        """Answer with what one revision answers; where that breaks off, so does the answer."""
+        assert self._session is not None
+        seconds = READ_SECONDS
+        if scope["method"] != "GET":
+            seconds = (route.get("timeout_seconds") or DEFAULT_TIMEOUT_SECONDS) + LATE_SECONDS
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        address = URL(route["url"] + (scope["raw_path"] + query).decode("ascii"), encoded=True)
+        begun = False
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.request(
+                    scope["method"],
+                    address,
+                    data=body or None,
+                    headers=_passed_on(scope, self.secret),
+                    allow_redirects=False,
+                ) as got,
+            ):
+                headers = [
+                    (name.lower().encode("latin-1"), value.encode("utf-8", "surrogateescape"))
+                    for name, value in got.headers.items()
+                    if name.lower() not in _NOT_PASSED_BACK
+                ]
+                headers.append((REVISION_HEADER.encode(), route["revision"].encode()))
+                begun = True
+                await send({"type": "http.response.start", "status": got.status, "headers": headers})
+                async for piece in got.content.iter_any():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (ClientConnectorError, ConnectionTimeoutError):
+            raise
+        except TimeoutError:
+            refusal = RequestError(
+                504,
+                f"Revision {route['revision']} did not answer within {seconds:g} s.",
+                code="timeout",
+            )
+        except ClientError as error:
+            refusal = RequestError(
+                502,
+                f"Revision {route['revision']} ended the connection without an answer: {error}",
+                code="bad_gateway",
+                retry_after_seconds=1,
+            )
+        else:
+            return
+        if not begun:
+            raise refusal
+        # The server ends the connection of an answer that is not complete: the client sees it cut off, which is what it is.
+        logger.warning("An answer was cut off: %s", refusal.message)
+
+
+def _passed_on(scope: Scope, secret: str | None) -> list[tuple[str, str]]:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    named = {
+        item.strip().lower() for name, value in headers if name == "connection" for item in value.split(",")
+    }
+    kept = [(name, value) for name, value in headers if name not in _NOT_PASSED_ON | named]
+    return kept if secret is None else [*kept, (GATEWAY_HEADER, secret)]
+
+
+def guarded(gateway: Gateway, admission: Admission | None = None) -> ASGIApp:
+    """The gateway behind its door.
+
+    Args:
+        gateway: The gateway.
+        admission: Who may ask, and where that is counted and noted.
+    """
+    app: ASGIApp = Bodies(gateway)
+    if admission is not None:
+        app = AccessControl(app, admission, secret=gateway.secret)
+    return Door(app, policy=gateway.routes.policy, routes=(*ROUTES, ("GET", STATUS_PATH)))
+
+
+def server(
+    app: ASGIApp, *, protocol: type[LimitedProtocol] = LimitedProtocol, tls: Tls | None = None
+) -> uvicorn.Server:
+    """A server for an application, which listens where it is told to.
+
+    Args:
+        app: The application.
+        protocol: Limits of its connections.
+        tls: Certificate to offer.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # whoever asks is on this machine, and could say that it is somebody else
+            server_header=False,
+            timeout_keep_alive=IDLE_CONNECTION_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            backlog=512,
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.key,
+        )
+    )
+
+
+async def serve(gateway: Gateway, sock: socket.socket, access: Access, service: str) -> None:
+    """Answer until SIGTERM.
+
+    Args:
+        gateway: The gateway.
+        sock: Bound socket.
+        access: Who may ask.
+        service: Name of the service, for its audit log.
+    """
+    admission = Admission(access, directory=Path.cwd(), service=service)
+    tls = access.settings().tls
+    serving = server(guarded(gateway, admission), tls=tls)
+    serving.config.load()
+    async with gateway.connected():
+        renewing = None if tls is None else asyncio.create_task(_renew(tls, serving.config.ssl))
+        await serving.serve(sockets=[sock])
+        if renewing is not None:
+            renewing.cancel()
+
+
+async def _renew(tls: Tls, context: Any) -> None:
+    """Offer a renewed certificate; one that cannot be used changes nothing."""
+    known = tls.version()
+    while True:
+        await asyncio.sleep(CERTIFICATE_SECONDS)
+        with contextlib.suppress(OSError):
+            if (found := tls.version()) == known:
+                continue
+            known = found
+            try:
+                tls.load_into(context)
+            except SettingError as error:
+                logger.error("The certificate stays as it was: %s", error)
+
+
+def main() -> None:
+    """Run the gateway."""
+    parser = argparse.ArgumentParser(
+        "llmops_components.serving.local.gateway", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--routes", required=True, type=Path, help="routes.json of the service")
+    parser.add_argument("--service", default="gateway", help="name of the service, for its audit log")
+    parser.add_argument("--secret-file", type=Path, help="by which revisions know their gateway")
+    parser.add_argument(
+        "--access-file",
+        type=Path,
+        help="who may ask; see llmops_components.serving.access. Without one VLLM_API_KEY is the key",
+    )
+    parser.add_argument("--fd", required=True, type=int, help="inherited socket to listen on")
+    parser.add_argument("--log_file", type=Path, help="the file that output goes to, to be rotated")
+    args = parser.parse_args()
+    logs.configure(args.log_file)
+    raise_file_limit()
+    sock = socket.socket(fileno=args.fd)
+    sock.set_inheritable(False)
+    secret = None if args.secret_file is None else read_secret(args.secret_file)
+    asyncio.run(serve(Gateway(Routes(args.routes), secret), sock, Access(args.access_file), args.service))
+
+
+if __name__ == "__main__":
+    main()

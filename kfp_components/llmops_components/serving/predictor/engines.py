@@ -1,0 +1,284 @@
+"""What carries out forward passes: many prompts in one cache, or one prompt after the other where a model cannot share.
+
+Which of the two a model gets is found out when it is loaded, by asking it (:func:`choose_engine`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from prometheus_client import Counter, Histogram
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria
+
+from llmops_components.models.probing import (
+    Told,
+    answers_alone,
+    check_causal,
+    is_same,
+    left_padded,
+    name_of,
+    without_own_settings,
+)
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = Histogram("llmops_batch_size", "Prompts per forward pass", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+GENERATED_TOKENS = Counter("llmops_generated_tokens", "Tokens generated")
+
+
+class Row(Protocol):
+    """A prompt being answered, as an engine sees it."""
+
+    prompt_ids: list[int]
+    max_tokens: int
+    finish_reason: str | None
+    cancelled: bool
+    takes_most_likely: bool
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """The next token, by the row's own settings."""
+
+    def feed(self, token: int) -> None:
+        """Take the token that was chosen; sets ``finish_reason`` when it was the last one."""
+
+    def finish(self, reason: Any) -> None:
+        """End the answer."""
+
+
+class Engine(Protocol):
+    """Owns the model: prompts join and leave it between two tokens."""
+
+    rows: list[Any]
+
+    def step(self, new: list[Any]) -> None:
+        """One step of work.
+
+        Args:
+            new: Prompts that join.
+        """
+
+
+class Batch:
+    """The prompts being answered, with their keys and values in one cache; prompts join and leave between two tokens.
+
+    Rows of different length share the cache by padding on the left; the mask says which places are real.
+
+    Args:
+        model: A causal language model of transformers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+        self._cache = DynamicCache()
+        self._mask = torch.empty(0, 0, dtype=torch.long, device=model.device)
+        self._tokens = torch.empty(0, dtype=torch.long, device=model.device)
+
+    @torch.inference_mode()
+    def step(self, new: list[Row]) -> None:
+        """One forward pass: the first token of prompts that join, or else the next token of every prompt.
+
+        Args:
+            new: Prompts that join.
+        """
+        if new:
+            ids, mask = left_padded([row.prompt_ids for row in new], self.model.device)
+            cache = DynamicCache()
+            tokens = self._next_tokens(ids, mask, cache, new)
+            self._append(new, tokens, mask, cache)
+        else:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
+            self._tokens = self._next_tokens(self._tokens[:, None], self._mask, self._cache, self.rows)
+        self._drop_finished()
+
+    def _next_tokens(
+        self, ids: torch.Tensor, mask: torch.Tensor, cache: Any, rows: list[Row]
+    ) -> torch.Tensor:
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1]
+        tokens = logits.argmax(dim=-1)
+        for index, row in enumerate(rows):
+            if not row.takes_most_likely:
+                tokens[index] = row.choose(logits[index])
+        BATCH_SIZE.observe(len(rows))
+        GENERATED_TOKENS.inc(len(rows))
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row.feed(token)
+        return tokens
+
+    def _append(self, new: list[Row], tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> None:
+        if not self.rows:
+            self.rows, self._tokens, self._mask, self._cache = list(new), tokens, mask, cache
+            return
+        width = max(mask.shape[1], self._mask.shape[1])
+
+        def widened(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+            missing = width - tensor.shape[dim]
+            return torch.nn.functional.pad(tensor, (0, 0, missing, 0) if dim == -2 else (missing, 0))
+
+        self._mask = torch.cat([widened(self._mask, -1), widened(mask, -1)])
+        for mine, theirs in zip(self._cache.layers, cache.layers, strict=True):
+            mine.keys = torch.cat([widened(mine.keys, -2), widened(theirs.keys, -2)])
+            mine.values = torch.cat([widened(mine.values, -2), widened(theirs.values, -2)])
+        self.rows += new
+        self._tokens = torch.cat([self._tokens, tokens])
+
+    def _drop_finished(self) -> None:
+        for row in self.rows:
+            if row.cancelled and row.finish_reason is None:
+                row.finish("cancelled")
+        kept = [index for index, row in enumerate(self.rows) if row.finish_reason is None]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in kept]
+        if not kept:
+            self._cache = DynamicCache()
+            return
+        index = torch.tensor(kept, device=self._tokens.device)
+        self._tokens, self._mask = self._tokens[index], self._mask[index]
+        first = int(
+            self._mask.any(dim=0).int().argmax()
+        )  # places before it are padding in every row that is left
+        self._mask = self._mask[:, first:]
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[index, :, first:]
+            layer.values = layer.values[index, :, first:]
+
+
+class OneByOne:
+    """Answers one prompt after the other by the model's own ``generate``, for models whose state cannot be shared.
+
+    A long answer holds up those that wait behind it.
+
+    Args:
+        model: A causal language model of transformers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+
+    @torch.inference_mode()
+    def step(self, new: list[Row]) -> None:
+        """Answer these prompts to their end.
+
+        Args:
+            new: The prompts.
+        """
+        for row in new:
+            ids = torch.tensor([row.prompt_ids], device=self.model.device)
+            with without_own_settings(self.model):
+                self.model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    # Ended by the row alone: it knows end tokens, stop strings and whether its client is still there.
+                    generation_config=GenerationConfig(max_new_tokens=row.max_tokens, do_sample=False),
+                    logits_processor=[_Chosen(row)],
+                    stopping_criteria=[_Ended(row)],
+                )
+            if row.finish_reason is None:
+                row.finish("cancelled")
+
+
+class _Chosen(LogitsProcessor):
+    """Leaves ``generate`` no other token than the one that the row chooses."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        row = self._row
+        # On a GPU ``generate`` finds out a token later that a row has ended.
+        token = row.choose(scores[0]) if row.finish_reason is None else 0
+        if row.finish_reason is None:
+            BATCH_SIZE.observe(1)
+            GENERATED_TOKENS.inc()
+            row.feed(token)
+        only = torch.full_like(scores, -torch.inf)
+        only[0, token] = 0
+        return only
+
+
+class _Ended(StoppingCriteria):
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
+        ended = self._row.finish_reason is not None or self._row.cancelled
+        return torch.full((1,), ended, device=input_ids.device)
+
+
+def choose_engine(model: Any) -> Callable[[Any], Engine]:
+    """The engine that answers as the model's own ``generate`` does: the batch if it can, else one prompt after the other.
+
+    Args:
+        model: A causal language model of transformers.
+
+    Raises:
+        ModelError: The model cannot generate at all, or does not continue its prompt.
+    """
+    told = answers_alone(model)
+    check_causal(model, told)
+    try:
+        same = answers_in_batch(model, told)
+        why = "does not answer in a batch as it does alone"
+    except Exception as error:  # whatever a model's own code raises over a cache that is not its own
+        same, why = False, f"fails in a batch ({type(error).__name__}: {error})"
+    if same:
+        return Batch
+    logger.warning("%s %s: it answers one prompt after the other.", name_of(model), why)
+    return OneByOne
+
+
+def answers_in_batch(model: Any, told: Sequence[Told]) -> bool:
+    """Whether a batch that prompts join and leave gives the logits that each prompt got alone.
+
+    Args:
+        model: A causal language model of transformers.
+        told: What it said to each prompt alone, three at least.
+    """
+    rows = [_Retold(each) for each in told]
+    rows[1].max_tokens -= 2  # leaves before the others
+    batch = Batch(model)
+    batch.step(rows[:2])
+    batch.step([])
+    batch.step(rows[2:])
+    while batch.rows:
+        batch.step([])
+    return all(is_same(model, torch.stack(row.logits), row.told.logits[: row.max_tokens]) for row in rows)
+
+
+class _Retold:
+    """A row that says again what was said, and keeps the logits that it is given."""
+
+    takes_most_likely = False
+    cancelled = False
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+        self.prompt_ids = told.prompt
+        self.max_tokens = len(told.tokens)
+        self.finish_reason: str | None = None
+        self.logits: list[torch.Tensor] = []
+
+    def choose(self, logits: torch.Tensor) -> int:
+        self.logits.append(logits.float().cpu())
+        return self.told.tokens[len(self.logits) - 1]
+
+    def feed(self, token: int) -> None:
+        if len(self.logits) == self.max_tokens:
+            self.finish_reason = "length"
+
+    def finish(self, reason: str) -> None:
+        self.finish_reason = reason

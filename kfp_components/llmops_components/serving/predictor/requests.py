@@ -1,0 +1,446 @@
+"""What a request may ask for, in all three protocols: every field is honoured, or refused by its name.
+
+Fields are those of OpenAI's API and of vLLM's extensions to it, by the same names and with the same meaning. Those that
+ask for nothing here (who asks, what to bill it to, a default value) are taken; everything else is an error, since an
+option that changes nothing looks like one that does not work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from llmops_components.data.content import content_problem, content_text
+from llmops_components.serving.predictor.batching import Batcher, Generation
+from llmops_components.serving.predictor.sampling import Sampling
+from llmops_components.serving.refusals import RequestError
+
+_MAX_STOPS = 4
+_MAX_SHOWN = 100
+
+# They say who asks, or how a hosted service keeps books and caches; no answer depends on them.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "cache_salt",
+        "metadata",
+        "parallel_tool_calls",  # there are no tools
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
+        "safety_identifier",
+        "session_id",
+        "user",
+    }
+)
+
+# Fields that this server knows and does not carry out, with the values that ask for nothing; null always does.
+_NOT_CARRIED_OUT: dict[str, tuple[Any, ...]] = {
+    # OpenAI's
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "prediction": (),
+    "prompt_cache_options": (),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    # vLLM's
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "chat_template": (),
+    "documents": ([],),
+    "ec_transfer_params": (),
+    "guided_choice": (),
+    "guided_decoding_backend": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_whitespace_pattern": (),
+    "include_reasoning": (True,),
+    "kv_transfer_params": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "logprob_token_ids": (),
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "priority": (0,),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "repetition_detection": (),
+    "return_prompt_text": (False,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "spaces_between_special_tokens": (True,),
+    "stream_interval": (1,),
+    "structural_tag": (),
+    "structured_outputs": (),
+    "thinking_token_budget": (),
+    "truncate_prompt_tokens": (),
+    "truncation_side": (),
+    "use_beam_search": (False,),
+    "vllm_xargs": ({},),
+}
+_HINTS = {
+    "reasoning_effort": " A template that knows it takes it in chat_template_kwargs.",
+    "enable_thinking": " A template that knows it takes it in chat_template_kwargs.",
+    "max_completion_tokens": " Here it is called max_tokens.",
+    "max_new_tokens": " It is called max_tokens.",
+}
+_TEMPLATE_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "messages",
+        "raise_exception",
+        "return_dict",
+        "strftime_now",
+        "tokenize",
+        "tools",
+    }
+)
+
+
+def _stops(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return []
+    whole = isinstance(stops, list) and all(isinstance(stop, str) and stop for stop in stops)
+    if not whole or len(stops) > _MAX_STOPS:
+        raise ValueError(f"takes a string or up to {_MAX_STOPS} strings, none of them empty")
+    return stops
+
+
+def _biases(value: Any) -> Any:
+    try:
+        found = {int(token): float(bias) for token, bias in (value or {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError('takes an object of token ids and numbers, like {"50256": -100}') from None
+    if not all(-100 <= bias <= 100 for bias in found.values()):
+        raise ValueError("takes numbers from -100 to 100")
+    return found
+
+
+def _prompts(value: Any) -> Any:
+    """One prompt or several, each as text or as token ids, as a list of prompts."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if all(isinstance(item, str) for item in value):
+            return value
+        if all(_is_token(item) for item in value):
+            return [value]
+        if all(isinstance(item, list) and item and all(map(_is_token, item)) for item in value):
+            return value
+    raise ValueError(
+        "takes text, a list of texts, a list of token ids, or a list of such lists, none of them empty"
+    )
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class Settings(BaseModel, extra="allow", strict=True):
+    """How to answer: the fields that every protocol has. Types are JSON's own: text that reads like a number is none."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_biases)] = {}
+    stop: Annotated[list[str], BeforeValidator(_stops)] = []
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    ignore_eos: bool | None = None
+    add_special_tokens: bool | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None  # OpenAI's limit
+
+    def samplings(self, max_tokens: int, *, temperature: float, vocabulary: int) -> list[Sampling]:
+        """How to answer each of the ``n`` times.
+
+        Args:
+            max_tokens: Most tokens of the answer.
+            temperature: Where the request has none.
+            vocabulary: Number of the model's tokens.
+        """
+        for name, tokens in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids or [])):
+            if wrong := [token for token in tokens if not 0 <= token < vocabulary]:
+                raise RequestError(
+                    400, f"{name} has {wrong[0]}; token ids are 0 to {vocabulary - 1}.", param=name
+                )
+        if (self.min_tokens or 0) > max_tokens:
+            raise RequestError(
+                400,
+                f"min_tokens={self.min_tokens} is more than the {max_tokens} tokens that the answer may have.",
+                param="min_tokens",
+            )
+        asked: dict[str, Any] = {
+            "temperature": temperature,
+            **{name: value for name in _PLAIN if (value := getattr(self, name)) is not None},
+            "max_tokens": max_tokens,
+            "top_k": max(self.top_k or 0, 0),
+            "logit_bias": tuple(self.logit_bias.items()),
+            "stop": tuple(self.stop),
+            "stop_token_ids": tuple(self.stop_token_ids or ()),
+        }
+        times = range(self.n or 1)
+        if self.seed is None:
+            return [Sampling(**asked) for _ in times]
+        return [Sampling(**asked | {"seed": self.seed + time}) for time in times]
+
+
+_PLAIN = (
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "ignore_eos",
+)
+
+
+class StreamOptions(BaseModel, extra="allow", strict=True):
+    include_usage: bool | None = None
+
+
+class CompletionSettings(Settings):
+    """What chat completions and plain completions have in common."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class Message(BaseModel, extra="allow", strict=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Any = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates take it: content is text, tool calls have their arguments as an object."""
+        found: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": "" if self.content is None else content_text(self.content),
+        }
+        if self.tool_calls:
+            found["tool_calls"] = [_with_parsed_arguments(call) for call in self.tool_calls]
+        return found | {
+            key: value for key in ("name", "tool_call_id") if (value := getattr(self, key)) is not None
+        }
+
+
+def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+    except ValueError:
+        return call
+
+
+class ChatRequest(CompletionSettings):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def texts(self) -> list[str]:
+        """What the messages say."""
+        return [content_text(message.content) for message in self.messages if message.content is not None]
+
+    def check(self) -> None:
+        """What only several fields together show."""
+        for index, message in enumerate(self.messages):
+            where = f"messages[{index}]"
+            unknown_fields(message, _MESSAGE_NOTHING, where)
+            if message.content is None and not message.tool_calls and message.role != "assistant":
+                raise _refusal(
+                    f"{where}.content is missing: a {message.role} message needs text.", f"{where}.content"
+                )
+            problem = None if message.content is None else content_problem(message.content)
+            if problem:
+                raise _refusal(f"{where} {problem}.", f"{where}.content")
+            if message.tool_calls and message.role != "assistant":
+                raise _refusal(
+                    f"{where}.tool_calls: only an assistant message has tool calls.", f"{where}.tool_calls"
+                )
+        if self.add_generation_prompt and self.continue_final_message:
+            raise _refusal(
+                "continue_final_message and add_generation_prompt exclude each other: the answer goes on with the last "
+                "message, or begins a new one.",
+                "continue_final_message",
+            )
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise _refusal(
+                f"max_tokens={self.max_tokens} and max_completion_tokens={self.max_completion_tokens} contradict each "
+                "other; max_tokens is the old name of the same.",
+                "max_tokens",
+            )
+        if reserved := sorted(set(self.chat_template_kwargs or {}) & _TEMPLATE_ARGUMENTS):
+            raise _refusal(
+                f"chat_template_kwargs has {reserved[0]!r}, which is no variable of the template's own.",
+                f"chat_template_kwargs.{reserved[0]}",
+            )
+
+
+class CompletionRequest(CompletionSettings):
+    prompt: Annotated[list[str] | list[list[int]], BeforeValidator(_prompts)]
+
+    def check(self) -> None:
+        """Nothing more."""
+
+
+_MESSAGE_NOTHING: dict[str, tuple[Any, ...]] = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "reasoning": ("",),
+    "reasoning_content": ("",),
+    "refusal": ("",),
+}
+_STREAM_NOTHING: dict[str, tuple[Any, ...]] = {
+    "continuous_usage_stats": (False,),
+    "include_obfuscation": (False, True),  # OpenAI's padding against listeners; there is nobody between
+}
+_Asked = TypeVar("_Asked", bound=BaseModel)
+
+
+def parse(kind: type[_Asked], given: bytes | Mapping[str, Any], where: str = "") -> _Asked:
+    """Validate what a client sent.
+
+    Args:
+        kind: The request's type.
+        given: JSON, or what it says.
+        where: Where in the request the fields are.
+    """
+    try:
+        asked = kind.model_validate_json(given) if isinstance(given, bytes) else kind.model_validate(given)
+    except ValidationError as error:
+        raise _in_own_terms(error, where) from None
+    unknown_fields(asked, _NOT_CARRIED_OUT, where)
+    if isinstance(asked, CompletionSettings):
+        if asked.stream_options is not None:
+            if not asked.stream:
+                raise _refusal("stream_options is for streams: set stream to true.", "stream_options")
+            unknown_fields(asked.stream_options, _STREAM_NOTHING, "stream_options")
+        asked.check()
+    return asked
+
+
+def ask(
+    batcher: Batcher,
+    prompts: list[list[int]],
+    asked: Settings,
+    *,
+    temperature: float = 1.0,
+    max_tokens: int | None,
+    default_tokens: int | None = None,
+    prompt_field: str = "prompt",
+    limit_field: str = "max_tokens",
+) -> list[Generation]:
+    """Queue prompts, each as often as the request wants it answered.
+
+    Args:
+        batcher: What answers.
+        prompts: Token ids of each prompt.
+        asked: How to answer.
+        temperature: Where the request has none.
+        max_tokens: Most tokens of an answer, where the request says so.
+        default_tokens: The same where it does not; never more than there is room for, which is the default.
+        prompt_field: What the request calls the prompt.
+        limit_field: What the request calls the most tokens of an answer.
+
+    Returns:
+        The answers to the first prompt, then those to the second, and so on.
+    """
+    repeated, settings = [], []
+    for prompt in prompts:
+        room = max(batcher.max_model_len - len(prompt), 1)
+        limit = max_tokens or min(default_tokens or room, room)
+        for how in asked.samplings(limit, temperature=temperature, vocabulary=batcher.vocabulary):
+            repeated.append(prompt)
+            settings.append(how)
+    return batcher.submit(repeated, settings, prompt_field=prompt_field, limit_field=limit_field)
+
+
+def _in_own_terms(error: ValidationError, where: str) -> RequestError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    param = where
+    for part in first["loc"]:
+        if isinstance(part, int):
+            param += f"[{part}]"
+        else:
+            param += f".{part}" if param else part
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        return _refusal(f"The body is not JSON: {message.removeprefix('Invalid JSON: ')}", None)
+    if first["type"] == "missing":
+        return _refusal(f"{param} is missing.", param)
+    return _refusal(f"{param}: {message}" if param else message, param or None)
+
+
+def unknown_fields(asked: BaseModel, nothing: Mapping[str, tuple[Any, ...]], where: str) -> None:
+    """Refuse the first field that is not honoured and asks for something.
+
+    Args:
+        asked: A model that keeps its extra fields.
+        nothing: Known fields, with the values that ask for nothing.
+        where: Where in the request the fields are.
+    """
+    for name, value in (asked.model_extra or {}).items():
+        path = f"{where}.{name}" if where else name
+        if name in nothing:
+            # 1 == True in Python, and not in JSON.
+            if value is None or any(value == free and type(value) in _kinds(free) for free in nothing[name]):
+                continue
+            shown = json.dumps(value, ensure_ascii=False)
+            shown = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
+            message = f"{path}={shown} is not supported by this server.{_HINTS.get(name, '')}"
+            raise _refusal(message, path, "unsupported_value")
+        if name in _WITHOUT_EFFECT:
+            continue
+        near = difflib.get_close_matches(name, type(asked).model_fields, n=1, cutoff=0.75)
+        hint = _HINTS.get(name) or (f" Did you mean {near[0]!r}?" if near else "")
+        raise _refusal(f"Unknown parameter: {path!r}.{hint}", path, "unknown_parameter")
+
+
+def _kinds(value: Any) -> tuple[type, ...]:
+    return (int, float) if type(value) in (int, float) else (type(value),)
+
+
+def _refusal(message: str, param: str | None, code: str | None = None) -> RequestError:
+    return RequestError(400, message, param=param, code=code)

@@ -1,0 +1,333 @@
+"""Record a model in MLflow: a run that says how it was made, and a version in the model registry."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from llmops_components.errors import ComponentError, SettingError, UnavailableError
+from llmops_components.models.directory import check_model_directory
+from llmops_components.redaction import flat, redact, redacted
+from llmops_components.results import StageReport, digest_of
+from llmops_components.tracking.alias import move_alias, note_date
+from llmops_components.tracking.checkpoint import CheckpointFlavor
+from llmops_components.tracking.client import (
+    MAX_PARAM_CHARACTERS,
+    PARAMS_PER_REQUEST,
+    PATIENCE,
+    check_parent,
+    environment_variables,
+    find_dag_run,
+    find_experiment,
+    without_credentials,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_DIGEST_TAG = "llmops.model.digest"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,255}")  # MLflow keeps `latest` and `v1` for itself
+_AS_OF = re.compile(r"\S[^\x00-\x1f]{0,499}")
+_PROBE_TIMEOUT_SECONDS = 3
+
+
+def register_model(
+    model: str | os.PathLike[str],
+    *,
+    name: str,
+    tracking_uri: str | None = None,
+    experiment: str = "llmops",
+    run_name: str | None = None,
+    parent: str | None = None,
+    alias: str | None = None,
+    as_of: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    datasets: Mapping[str, str | os.PathLike[str]] | None = None,
+    artifacts: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> StageReport:
+    """Log a run and make a model version of a Transformers checkpoint.
+
+    The version carries the digest of the model as a tag. If the registry already has a version with that digest under
+    ``name``, it is used again, no run is made, and at most the alias moves; ``details["reused"]`` says so. What became of
+    the alias, and why, is in ``details["alias_note"]``. The model is never loaded. It can be loaded with ``mlflow.transformers.load_model(details["model_uri"])``.
+
+    How long an unreachable server is waited for is set by MLflow's own variables
+    ``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, ``MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR`` and ``MLFLOW_HTTP_REQUEST_TIMEOUT``;
+    when they are not set it is at most about 20 seconds.
+
+    Args:
+        model: Directory with ``config.json``, ``*.safetensors`` and the tokenizer. Pickled files are not uploaded.
+        name: Name in the registry: letters, digits, ``.``, ``_`` and ``-``.
+        tracking_uri: Address of MLflow; None for the variable ``MLFLOW_TRACKING_URI``.
+        experiment: Experiment of the run, made when it is missing.
+        run_name: Name of the run; None for the model's name.
+        parent: Key of the DAG's run, ``dag_id/run_id``: if its trainings were tracked in the experiment, the run is nested
+            under the MLflow run that they are nested under.
+        alias: Alias that is moved to the version, unless a version of a newer date has it; None leaves all as they are.
+        as_of: Date or partition that the model is of, as text that sorts, for example ``2026-11-25T00:00:00Z``; a tag of the
+            version. None where there is no such order: then the alias is moved in any case.
+        params: Parameters of the run; nested mappings become dotted names, values over 6000 characters are cut.
+        metrics: Metrics of the run; finite numbers.
+        tags: Tags of both run and version, for example the digests of the components.
+        datasets: Dataset files by name; their digests become inputs of the run and tags of run and version.
+        artifacts: Files or directories by the path that they get in the run, for example ``report.html``.
+
+    Returns:
+        Run, version and links as details; the model's size as a metric.
+
+    Raises:
+        ModelError: The directory is not a model that can be registered.
+        SettingError: A setting has a wrong value, or MLflow refuses one.
+        UnavailableError: MLflow could not be reached.
+    """
+    _check_settings(name, alias, as_of, metrics or {}, datasets or {}, artifacts or {})
+    if parent is not None:
+        check_parent("parent", parent)
+    directory = Path(model)
+    check_model_directory(directory)
+    digest, size = digest_of(directory)
+    all_tags = {
+        **redacted({key: str(value) for key, value in (tags or {}).items()}),
+        **{f"llmops.dataset.{key}.digest": digest_of(path)[0] for key, path in (datasets or {}).items()},
+        MODEL_DIGEST_TAG: digest,
+    }
+    with _connection(tracking_uri) as (client, address):
+        version = _find_version(client, name, digest)
+        reused = version is not None
+        if version is None:
+            model_uri = _log_run(
+                client,
+                directory,
+                experiment,
+                redact(run_name or name),
+                parent,
+                all_tags,
+                params,
+                metrics,
+                datasets,
+                artifacts,
+            )
+            version = _make_version(name, model_uri, all_tags)
+            print(f"Registered {name} version {version.version} from run {version.run_id}.")
+        else:
+            print(
+                f"{name} version {version.version} already has this model ({digest}); no new version is made."
+            )
+        if as_of is not None:
+            note_date(client, version, as_of)
+        move = move_alias(client, version, alias, as_of) if alias is not None else None
+        if move:
+            print(move.note)
+        experiment_id = client.get_run(version.run_id).info.experiment_id if version.run_id else None
+
+    details: dict[str, Any] = {
+        "name": name,
+        "version": str(version.version),
+        "alias": alias,
+        "alias_moved": bool(move and move.moved),
+        "alias_version": move.version if move else None,
+        "alias_note": move.note if move else "No alias was asked for.",
+        "as_of": as_of,
+        "model_uri": f"models:/{name}/{version.version}",
+        "run_id": version.run_id,
+        "experiment_id": experiment_id,
+        "model_digest": digest,
+        "reused": reused,
+        "links": _links(address, name, str(version.version), experiment_id, version.run_id),
+    }
+    return StageReport(metrics={"model_bytes": size}, details=details)
+
+
+def _check_settings(
+    name: str,
+    alias: str | None,
+    as_of: str | None,
+    metrics: Mapping[str, float],
+    datasets: Mapping[str, str | os.PathLike[str]],
+    artifacts: Mapping[str, str | os.PathLike[str]],
+) -> None:
+    if not _NAME.fullmatch(name):
+        raise SettingError(
+            f"name is {name!r}; a registered model's name has letters, digits, '.', '_' and '-', starts with a letter "
+            "or digit, and is at most 128 characters long."
+        )
+    if alias is not None and not _ALIAS.fullmatch(alias):
+        raise SettingError(
+            f"alias is {alias!r}; an alias has letters, digits, '_' and '-', and is not 'latest' or a version such as 'v1'."
+        )
+    if as_of is not None and not _AS_OF.fullmatch(as_of):
+        raise SettingError(
+            f"as_of is {as_of!r:.80}; it is a date or partition as text that sorts, such as 2026-11-25, at most 500 characters."
+        )
+    for key, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise SettingError(f"metrics[{key!r}] is {value!r}; a metric is a finite number.")
+    for what, paths in (("datasets", datasets), ("artifacts", artifacts)):
+        for key, path in paths.items():
+            if not all(_NAME.fullmatch(part) for part in key.split("/")):
+                raise SettingError(
+                    f"{what} has the name {key!r}; use letters, digits, '.', '_', '-' and '/'."
+                )
+            if not Path(path).exists():
+                raise SettingError(f"{what}[{key!r}] is {os.fspath(path)}, which does not exist.")
+
+
+@contextlib.contextmanager
+def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
+    """A client of a server that answers, and its address without credentials; MLflow's errors become ours."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise SettingError(
+            "There is no MLflow server to register with: tracking_uri is not given and MLFLOW_TRACKING_URI is not set. "
+            "Give one, for example http://mlflow.example.org:5000 or sqlite:////data/mlflow.db."
+        )
+    address, credentials = without_credentials(uri)
+    is_http = address.startswith(("http://", "https://"))
+    environment = {key: os.environ.get(key, value) for key, value in PATIENCE.items()}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+    if is_http:
+        environment |= credentials
+    with environment_variables(environment):
+        import mlflow
+        import requests
+        from mlflow.exceptions import MlflowException
+
+        started = time.monotonic()
+        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        try:
+            mlflow.set_tracking_uri(address if is_http else uri)
+            client = mlflow.MlflowClient()
+            timeout = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_PROBE_TIMEOUT_SECONDS))
+            with environment_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}):
+                client.search_experiments(max_results=1)
+            yield client, address
+        except (MlflowException, requests.RequestException) as error:
+            raise _translate(error, address, uri, time.monotonic() - started) from None
+        finally:
+            mlflow.set_tracking_uri(before)
+
+
+def _translate(error: Exception, address: str, uri: str, seconds: float) -> ComponentError:
+    message = " ".join(str(error).replace(uri, address).split())
+    userinfo = urlsplit(uri).netloc.rpartition("@")[0]
+    if userinfo:
+        message = message.replace(userinfo, "***")
+    if cause := re.search(r"\[Errno -?\d+\] ([\w ]+)|(timed out)", message):
+        message = cause[1] or cause[2]
+    status = getattr(error, "get_http_status_code", lambda: 500)()
+    if status in (401, 403):
+        return SettingError(
+            f"MLflow at {address} refuses access: {message[:300]}. Set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+        )
+    if 400 <= status < 500 and status not in (408, 429):
+        hint = " Is this the address of an MLflow server?" if status == 404 else ""
+        return SettingError(f"MLflow at {address} refuses the request: {message[:500]}.{hint}")
+    return UnavailableError(
+        f"MLflow at {address} did not answer after retries ({seconds:.0f} s): {message[:300]}. Check that the server "
+        "runs and that tracking_uri is its address, then run this step again."
+    )
+
+
+def _find_version(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
+    # The name and the digest have been checked, so neither can end the quotation.
+    found = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_DIGEST_TAG}` = '{digest}'")
+    ready = [version for version in found if version.status == "READY"]
+    return max(ready, key=lambda version: int(version.version), default=None)
+
+
+def _log_run(
+    client: MlflowClient,
+    directory: Path,
+    experiment: str,
+    run_name: str,
+    parent: str | None,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any] | None,
+    metrics: Mapping[str, float] | None,
+    datasets: Mapping[str, str | os.PathLike[str]] | None,
+    artifacts: Mapping[str, str | os.PathLike[str]] | None,
+) -> str:
+    """Make the run; a run that fails on the way is marked so. Returns the address of the model logged with it."""
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param
+    from mlflow.models import Model
+
+    experiment_id = find_experiment(client, experiment)
+    above = find_dag_run(client, experiment_id, parent) if parent else None
+    nested = {"mlflow.parentRunId": above} if above else {}
+    with mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags={**tags, **nested}) as run:
+        run_id = run.info.run_id
+        now = int(time.time() * 1000)
+        shown = [Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in flat(params or {}).items()]
+        for start in range(0, len(shown), PARAMS_PER_REQUEST):
+            client.log_batch(run_id, params=shown[start : start + PARAMS_PER_REQUEST])
+        client.log_batch(
+            run_id, metrics=[Metric(key, value, now, 0) for key, value in (metrics or {}).items()]
+        )
+        inputs = [
+            # MLflow shortens digests to 36 characters; the whole one is in the tags.
+            DatasetInput(
+                Dataset(
+                    key,
+                    tags[f"llmops.dataset.{key}.digest"].removeprefix("sha256:")[:36],
+                    "local",
+                    os.fspath(path),
+                )
+            )
+            for key, path in (datasets or {}).items()
+        ]
+        if inputs:
+            client.log_inputs(run_id, inputs)
+        for key, path in (artifacts or {}).items():
+            _log_artifact(client, run_id, key, Path(path))
+        info = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=CheckpointFlavor,
+            flavor_name="transformers",
+            checkpoint=directory,
+        )
+        return info.model_uri
+
+
+def _log_artifact(client: MlflowClient, run_id: str, name: str, path: Path) -> None:
+    if path.is_dir():
+        client.log_artifacts(run_id, str(path), name)
+        return
+    folder, _, file_name = name.rpartition("/")
+    with (
+        tempfile.TemporaryDirectory() as aside
+    ):  # MLflow keeps the file's own name, which in a pipeline says nothing
+        (Path(aside) / file_name).symlink_to(path.absolute())
+        client.log_artifact(run_id, str(Path(aside) / file_name), folder or None)
+
+
+def _make_version(name: str, model_uri: str, tags: Mapping[str, str]) -> ModelVersion:
+    import mlflow
+
+    return mlflow.register_model(model_uri, name, tags=dict(tags))
+
+
+def _links(
+    address: str, name: str, version: str, experiment_id: str | None, run_id: str | None
+) -> dict[str, str]:
+    """Pages of the MLflow UI; none where MLflow is a database or a directory."""
+    if not address.startswith(("http://", "https://")):
+        return {}
+    links = {"model_version": f"{address}/#/models/{name}/versions/{version}"}
+    if run_id and experiment_id:
+        links["run"] = f"{address}/#/experiments/{experiment_id}/runs/{run_id}"
+    return links

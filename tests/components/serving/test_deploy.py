@@ -1,0 +1,246 @@
+"""deploy_model on this machine with real processes, and on a cluster with its API faked over HTTP."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from llmops_components.errors import SettingError, UnavailableError
+from llmops_components.serving.deploy import deploy_model
+from llmops_components.serving.local.controller import LocalServing
+
+QUESTION = "What colour is the sky?"
+
+
+def manifest_for(model: str | Path) -> dict[str, Any]:
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "helper", "namespace": "team"},
+        "spec": {
+            "predictor": {
+                "model": {
+                    "modelFormat": {"name": "huggingface"},
+                    "storageUri": str(model),
+                    "args": ["--model_name=helper", "--dtype=float32"],
+                    "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                }
+            }
+        },
+    }
+
+
+@pytest.fixture
+def speaking_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The untrained model repeats the last character of its prompt: let that be something to see."""
+    model = tmp_path / "speaking"
+    shutil.copytree(tiny_model, model)
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant\\n'", "assistant:'"))
+    return model
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "root"
+    if (tmp_path / "root/services/team/helper").exists():
+        LocalServing(tmp_path / "root").delete("helper", namespace="team")
+
+
+def test_deploys_asks_and_switches_and_a_failed_successor_changes_nothing(
+    root: Path,
+    speaking_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("LLMOPS_ROOT", str(root))
+    report = deploy_model(
+        tmp_path / "service", manifest=manifest_for(speaking_model), smoke_prompt=QUESTION, timeout_seconds=90
+    )
+
+    facts = json.loads((tmp_path / "service").read_text())
+    assert report.details == facts
+    assert (facts["name"], facts["namespace"], facts["revision"], facts["target"]) == (
+        "helper",
+        "team",
+        "00001",
+        "local",
+    )
+    assert facts["openai_url"] == f"{facts['url']}/openai/v1"
+    assert facts["smoke_answer"].strip()
+    assert httpx.get(f"{facts['openai_url']}/models").json()["data"][0]["id"] == "helper"
+    printed = capsys.readouterr().out
+    assert f"Smoke question: {QUESTION}" in printed
+    assert "Ready after" in printed
+
+    broken = tmp_path / "broken"
+    shutil.copytree(speaking_model, broken)
+    (broken / "tokenizer.json").write_text("{}")
+    with pytest.raises(UnavailableError) as failed:
+        deploy_model(tmp_path / "second", manifest=manifest_for(broken), root=root, timeout_seconds=90)
+
+    assert str(failed.value).startswith(
+        "Deploying helper failed; still serving: 00001 (100%). Revision 00002 is FAILED: "
+    )
+    assert not (tmp_path / "second").exists()
+    assert httpx.get(f"{facts['openai_url']}/models").headers["x-llmops-revision"] == "00001"
+
+    with pytest.raises(UnavailableError, match="Revision 00003 was not ready after 0 s"):
+        changed = manifest_for(speaking_model)
+        changed["metadata"]["annotations"] = {"a": "b"}
+        deploy_model(tmp_path / "third", manifest=changed, root=root, timeout_seconds=0)
+    states = [item["state"] for item in LocalServing(root).status("helper", "team")["revisions"]]
+    assert states == ["READY", "FAILED", "STOPPED"]
+
+
+def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="Unknown target 'cloud'"):
+        deploy_model(tmp_path / "service", manifest={}, target="cloud")  # type: ignore[arg-type]
+
+
+class FakeCluster(BaseHTTPRequestHandler):
+    """Kubernetes' API as far as one InferenceService needs it, and the service's OpenAI route."""
+
+    stored: dict[str, Any] | None = None
+    calls: list[tuple[str, str]] = []
+    ready = True
+    answer = "None."
+    key: str | None = None
+    keys: list[str | None] = []
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _body(self) -> dict[str, Any]:
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _object(self) -> dict[str, Any]:
+        cls = type(self)
+        assert cls.stored is not None
+        url = "http://{}:{}".format(*self.server.server_address)
+        status = {
+            "observedGeneration": cls.stored["metadata"]["generation"],
+            "conditions": [{"type": "Ready", "status": str(cls.ready)}],
+            "url": "http://helper.team.example.com",
+            "address": {"url": url},
+            "components": {"predictor": {"latestReadyRevision": "helper-predictor-00001"}},
+        }
+        return cls.stored | {"status": status}
+
+    def do_GET(self) -> None:
+        if self.path == "/openai/v1/models":
+            self._send(401 if self.key else 200, {})
+        else:
+            self._send(200, self._object())
+
+    def do_POST(self) -> None:
+        cls = type(self)
+        cls.calls.append(("POST", self.path))
+        body = self._body()
+        if self.path == "/openai/v1/chat/completions":
+            cls.keys.append(self.headers.get("Authorization"))
+            self._send(200, {"choices": [{"message": {"content": cls.answer}}]})
+        elif cls.stored is not None:
+            self._send(409, {"message": "exists"})
+        else:
+            cls.stored = body
+            cls.stored["metadata"]["generation"] = 1
+            self._send(201, self._object())
+
+    def do_PATCH(self) -> None:
+        cls = type(self)
+        cls.calls.append(("PATCH", self.path))
+        assert cls.stored is not None
+        generation = cls.stored["metadata"]["generation"] + 1
+        cls.stored = self._body()
+        cls.stored["metadata"]["generation"] = generation
+        self._send(200, self._object())
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeCluster]]:
+    handler = type("Handler", (FakeCluster,), {"calls": [], "keys": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://{}:{}".format(*server.server_address)}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig")
+    )
+    monkeypatch.setattr("llmops_components.serving.deploy._CLUSTER_POLL_SECONDS", 0.05)
+    yield handler
+    server.shutdown()
+
+
+def test_on_a_cluster_creates_then_patches_and_asks(cluster: type[FakeCluster], tmp_path: Path) -> None:
+    manifest = manifest_for("s3://models/helper")
+    path = "/apis/serving.kserve.io/v1beta1/namespaces/team/inferenceservices"
+
+    report = deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
+    assert report.details["revision"] == "helper-predictor-00001"
+    assert report.details["smoke_answer"] == "None."
+    assert cluster.stored is not None
+    assert cluster.stored["spec"] == manifest["spec"]
+    deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
+
+    question = ("POST", "/openai/v1/chat/completions")
+    assert cluster.calls == [("POST", path), question, ("POST", path), ("PATCH", f"{path}/helper"), question]
+
+
+def test_on_a_cluster_the_question_has_the_key_of_the_steps_environment(
+    cluster: type[FakeCluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = manifest_for("s3://models/helper")
+    reference = {"secretKeyRef": {"name": "team-keys", "key": "api-key"}}
+    manifest["spec"]["predictor"]["model"]["env"] = [{"name": "VLLM_API_KEY", "valueFrom": reference}]
+    monkeypatch.setenv("LLMOPS_API_KEY", "the-key-0123456789")
+    cluster.key = "the-key-0123456789"
+    deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
+    assert cluster.keys == ["Bearer the-key-0123456789"]
+    assert "the-key" not in (tmp_path / "service").read_text()
+
+    cluster.key = None
+    with pytest.raises(
+        SettingError, match="answers without an API key although its manifest has VLLM_API_KEY"
+    ):
+        deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
+
+
+def test_on_a_cluster_a_service_that_does_not_get_ready_is_an_error(
+    cluster: type[FakeCluster], tmp_path: Path
+) -> None:
+    cluster.ready = False
+    with pytest.raises(
+        UnavailableError, match="Deploying InferenceService team/helper failed: Timeout to start"
+    ):
+        deploy_model(
+            tmp_path / "service",
+            manifest=manifest_for("s3://models/helper"),
+            target="kserve",
+            timeout_seconds=0.2,
+        )

@@ -1,0 +1,125 @@
+"""The files of services on this machine: whatever is in them, status tells of it, and apply and delete proceed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from broken_files import BROKEN
+from llmops_components.errors import InputError
+from llmops_components.serving.local import controller as local
+from llmops_components.serving.local import processes
+from llmops_components.serving.local.controller import LocalServing, ServiceNotFoundError
+from llmops_components.state_files import StateFileError, write_json
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> LocalServing:
+    """Two services whose predictors have stopped; no process was needed for them."""
+    for name in ("broken", "whole"):
+        home = tmp_path / "services" / "default" / name
+        facts = {"digest": "sha256:0", "url": "http://127.0.0.1:1", "model_name": name, "ignored": []}
+        for number in (1, 2):
+            revision = home / "revisions" / f"{number:05d}"
+            write_json(revision / "facts.json", facts)
+            write_json(revision / "state.json", {"state": "STOPPED"})
+            write_json(revision / "manifest.json", {})
+        write_json(
+            home / "service.json", {"name": name, "url": "http://127.0.0.1:2", "port": 2, "next_revision": 3}
+        )
+        write_json(
+            home / "routes.json", {"routes": [{"revision": "00002", "url": facts["url"], "weight": 100}]}
+        )
+    return LocalServing(tmp_path)
+
+
+def states(serving: LocalServing, name: str) -> list[str]:
+    return [revision["state"] for revision in serving.status(name)["revisions"]]
+
+
+@pytest.mark.parametrize("name", ["state.json", "facts.json"])
+@pytest.mark.parametrize("how", BROKEN)
+def test_revision_that_cannot_be_read_has_failed_and_says_which_file(
+    serving: LocalServing, how: str, name: str
+) -> None:
+    file = serving.root / "services/default/broken/revisions/00001" / name
+    BROKEN[how](file)
+    first, second = serving.status("broken")["revisions"]
+    assert (first["state"], second["state"]) == ("FAILED", "STOPPED")
+    assert first["error"].startswith(f"{name} cannot be read: ")
+    assert first["error"].endswith(f"File: {file}")
+    assert states(serving, "whole") == ["STOPPED", "STOPPED"]
+    assert serving.delete("broken")["deleted"]
+    assert not (serving.root / "services/default/broken").exists()
+
+
+@pytest.mark.parametrize("name", ["service.json", "routes.json"])
+@pytest.mark.parametrize("how", BROKEN)
+def test_service_that_cannot_be_read_says_so_and_can_be_deleted(
+    serving: LocalServing, how: str, name: str
+) -> None:
+    BROKEN[how](serving.root / "services/default/broken" / name)
+    found = serving.status("broken")
+    assert [problem.partition(":")[0] for problem in found["problems"]] == [f"{name} cannot be read"]
+    assert (found["name"], states(serving, "broken")) == ("broken", ["STOPPED", "STOPPED"])
+    assert serving.delete("broken")["deleted"]
+    assert "problems" not in serving.status("whole")
+
+
+def test_revision_is_not_taken_for_one_without_traffic_where_nobody_can_tell(serving: LocalServing) -> None:
+    BROKEN["NUL bytes"](serving.root / "services/default/broken/routes.json")
+    with pytest.raises(StateFileError, match=r"^routes\.json cannot be read: "):
+        serving.stop_revision("broken", "00001")
+    with pytest.raises(InputError, match="has traffic"):
+        serving.stop_revision("whole", "00002")
+
+
+def test_resume_tells_of_the_broken_and_goes_on_with_the_others(
+    serving: LocalServing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BROKEN["cut off"](serving.root / "services/default/broken/routes.json")
+    monkeypatch.setattr(LocalServing, "_resume", _resumed_without_processes)
+    first, second = serving.resume()
+    assert (first["name"], second) == ("broken", {"name": "whole", "namespace": "default"})
+    assert first["error"].startswith("routes.json cannot be read: ")
+
+
+def _resumed_without_processes(self: LocalServing, home: Path, service: dict) -> bool:
+    return bool(local._routes(home))
+
+
+def test_service_that_was_deleted_is_not_found(serving: LocalServing) -> None:
+    serving.delete("broken")
+    with pytest.raises(ServiceNotFoundError):
+        serving.status("broken")
+
+
+def test_stop_signals_only_the_process_that_was_started(tmp_path: Path) -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    stranger = subprocess.Popen(sleeping)
+    try:
+        pid = processes.start(tmp_path / "ours", sleeping, environment=dict(os.environ))
+        started = psutil.Process(pid)
+        # Its number was given to another process since, as far as the file says.
+        write_json(tmp_path / "ours" / "process.json", {"pid": stranger.pid, "started": 1.0})
+        assert processes.is_running(tmp_path / "ours")
+        processes.stop(tmp_path / "ours", grace_seconds=5)
+        assert not processes.is_running(tmp_path / "ours")
+        assert not started.is_running() or started.status() == psutil.STATUS_ZOMBIE
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("how", ["NUL bytes", "a directory", "a list"])
+def test_stop_finds_what_it_started_whatever_the_file_says(how: str, tmp_path: Path) -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    processes.start(tmp_path / "ours", sleeping, environment=dict(os.environ))
+    BROKEN[how](tmp_path / "ours" / "process.json")
+    processes.stop(tmp_path / "ours", grace_seconds=5)
+    assert not processes.is_running(tmp_path / "ours")
