@@ -15,7 +15,7 @@ from typing import Any
 from kfp.dsl import Artifact, Metrics, Model
 
 from llmops_components.errors import ComponentError
-from llmops_components.local.store import MODELS, store_once
+from llmops_components.models.store import MODELS, store_once
 from llmops_components.redaction import redacted
 from llmops_components.reporting import message_of, report_error
 from llmops_components.result_schema import check_result

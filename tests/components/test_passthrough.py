@@ -17,6 +17,7 @@ import trl
 from declared_values import CLASSES as TOY_CLASSES
 from declared_values import REFUSED, VALUES
 from llmops_components.errors import ModelError, SettingError
+from llmops_components.models import arguments
 from llmops_components.models.generation import generation_config
 from llmops_components.passthrough.declared import converted, kinds_of
 from llmops_components.passthrough.refusals import refusals
@@ -187,7 +188,7 @@ def test_wrong_adapter_argument_is_named_with_what_to_do(given, message, tiny_mo
 )
 def test_wrong_model_argument_is_named_with_what_to_do(given, message):
     with pytest.raises(SettingError, match=re.escape(message)):
-        settings.check_model_args(given, transformers.LlamaConfig())
+        arguments.check_model_args(given, transformers.LlamaConfig())
 
 
 def test_generation_takes_text_and_says_what_it_does_not_take(tiny_model):

@@ -30,9 +30,9 @@ def score_rewards(
     import torch
 
     from llmops_components.models import loading as common
-    from llmops_components.training import settings
+    from llmops_components.models.precision import precision
 
-    dtype, _ = settings.precision(full=False)
+    dtype, _ = precision(full=False)
     model, tokenizer = common.load_model(directory, dtype=dtype, task="SEQ_CLS")
     model.eval()
     if tokenizer.pad_token is None:

@@ -35,7 +35,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
-from llmops_components.local.store import MODELS
+from llmops_components.models.store import MODELS
 from llmops_components.serving.local import processes
 from llmops_components.serving.local.uses import USED, USERS
 from llmops_components.state_files import StateFileError, read_content, read_json

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmops_components.errors import DataError, ModelError, SettingError
 from llmops_components.models.directory import check_model_directory
 from llmops_components.models.loading import check_weights
+from llmops_components.models.precision import precision
 from llmops_components.models.rendering import render_prompt
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import GENERATION, check_names, typed
-from llmops_components.training.settings import precision
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops_components.errors import ModelError, SettingError, check_known
+from llmops_components.models.arguments import build_quantization, check_model_args, declared_by
 from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import FROM_PRETRAINED, typed
 from llmops_components.results import digest_of
-from llmops_components.training.settings import build_quantization, check_model_args, declared_by
 
 PROVENANCE_FILE = "provenance.json"
 TRAINING_LOG_FILE = "training_log.json"

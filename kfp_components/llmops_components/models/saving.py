@@ -13,8 +13,8 @@ from llmops_components.models import loading as common
 from llmops_components.models.adapter_weights import merge
 from llmops_components.models.comparing import Probe
 from llmops_components.models.loading import TaskType
+from llmops_components.models.precision import precision
 from llmops_components.state_files import write_json
-from llmops_components.training.settings import precision
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 

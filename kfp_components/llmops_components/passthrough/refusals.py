@@ -56,10 +56,22 @@ def in_words(error: Exception) -> str:
     return text if is_said else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the device or of the machine, ran out."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # Accelerate knows the messages, but not the way that NumPy and the CPU allocator of other builds put it.
+    return isinstance(error, Exception) and (
+        should_reduce_batch_size(error)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def is_of_the_machine(error: BaseException) -> bool:
     """Whether an exception tells of memory, disk, network or a device, instead of what it was given."""
-    from llmops_components.training.survival import is_out_of_memory
-
     seen: BaseException | None = error
     while seen is not None:
         if (

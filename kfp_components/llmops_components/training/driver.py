@@ -21,6 +21,7 @@ from llmops_components.data.sources import Source, open_source
 from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.models import loading as common
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.precision import precision
 from llmops_components.models.saving import save_trained
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
@@ -257,7 +258,7 @@ class _Job:
                 f"peft_args: {method.component} cannot tune a prompt, its loss does not see it. Use a LoRA."
             )
         all_weights = self.peft_config is None
-        self.dtype, mixed_precision = settings.precision(full=all_weights)
+        self.dtype, mixed_precision = precision(full=all_weights)
         self.defaults = {
             **settings.training_defaults(self.given),
             **({} if self.given.get("fp16") or self.given.get("bf16") else mixed_precision),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +10,8 @@ from typing import Any
 from llmops_components.errors import SettingError
 from llmops_components.passthrough.refusals import culprits, refusals
 from llmops_components.passthrough.tables import (
-    FROM_PRETRAINED,
     LORA,
-    MODEL_ARGS,
     PROMPT_TUNING,
-    QUANTIZATION,
     check_names,
     qualified,
     typed,
@@ -80,29 +76,6 @@ def _naming_culprits(
     reason = message.removeprefix(f"{what}: ")
     named = ", ".join(f"{name}={given[name]!r:.80}" for name in culprits(given, reason, builds))
     return f"{what}: {named}: {reason}" if named else message
-
-
-def precision(full: bool) -> tuple[str, dict[str, bool]]:
-    """Type of the weights and mixed precision that suit this machine.
-
-    Frozen weights can be 16 bit; weights that are trained need float32, or small updates are rounded away.
-
-    Args:
-        full: Whether all weights are trained, instead of an adapter.
-
-    Returns:
-        The dtype's name and ``bf16`` / ``fp16`` for the training arguments.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        half, mixed = ("bfloat16", {"bf16": True}) if bf16 else ("float16", {"bf16": False, "fp16": True})
-        return ("float32" if full else half), mixed
-    # Without these instructions bfloat16 is emulated on a CPU and slower than float32.
-    if any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name):
-        return ("float32" if full else "bfloat16"), {"bf16": True}
-    return "float32", {"bf16": False}
 
 
 def training_defaults(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -200,65 +173,3 @@ def build_peft(peft_args: Mapping[str, Any] | None, task_type: str = "CAUSAL_LM"
     # https://thinkingmachines.ai/blog/lora/: all linear layers, alpha 32, and ten times the rate of full training.
     defaults = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
     return build_config(LoraConfig, given, what="peft_args", defaults=defaults, fixed=fixed)
-
-
-def check_model_args(given: Mapping[str, Any], model_config: Any) -> None:
-    """Raise :class:`SettingError` for keyword arguments that ``from_pretrained`` would hand on to nobody.
-
-    Args:
-        given: The caller's keyword arguments.
-        model_config: The model's ``config.json``.
-    """
-    valid = {*MODEL_ARGS, *model_config.to_dict()}
-    check_names(given, valid, "model_args", FROM_PRETRAINED)
-
-
-def declared_by(model_config: Any) -> dict[str, list[Any]]:
-    """Types of the fields of a model's own config: those of the values that they have.
-
-    Args:
-        model_config: The model's ``config.json``.
-    """
-    kinds: dict[type, list[Any]] = {bool: ["bool"], int: ["int", "float"], float: ["int", "float"]}
-    values = model_config.to_dict()
-    return {name: kinds[type(value)] for name, value in values.items() if type(value) in kinds}
-
-
-def build_quantization(given: Any) -> Any:
-    """How the frozen weights are quantized (QLoRA), or None.
-
-    Args:
-        given: Keyword arguments of ``transformers.BitsAndBytesConfig``, for example ``{"load_in_4bit": True}``.
-    """
-    if given is None:
-        return None
-    if not isinstance(given, Mapping):
-        raise SettingError(
-            f"model_args: quantization_config has to be an object, not {type(given).__name__}. For example "
-            "{'load_in_4bit': True}."
-        )
-    import inspect
-
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    valid = set(inspect.signature(BitsAndBytesConfig.__init__).parameters) - {"self", "kwargs"}
-    check_names(given, valid, "quantization_config", QUANTIZATION)
-    given = typed(given, "quantization_config", QUANTIZATION)
-    problem = None
-    if not torch.cuda.is_available():
-        problem = "this machine has no CUDA device"
-    elif importlib.util.find_spec("bitsandbytes") is None:
-        problem = "the package bitsandbytes is not installed"
-    if problem:
-        raise SettingError(
-            f"model_args: quantization_config needs a GPU and bitsandbytes, and {problem}. Leave it out, or run the "
-            "component where both are there."
-        )
-    # QLoRA's own settings: https://arxiv.org/abs/2305.14314
-    defaults = {
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_compute_dtype": precision(full=False)[0],
-        "bnb_4bit_use_double_quant": True,
-    }
-    return BitsAndBytesConfig(**({**defaults, **given} if given.get("load_in_4bit") else dict(given)))

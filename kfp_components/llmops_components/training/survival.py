@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
+from llmops_components.passthrough.refusals import is_out_of_memory
 from llmops_components.processes import any_process, process_count
 
 T = TypeVar("T")
@@ -338,20 +339,6 @@ def _what_was_done(error: BaseException) -> str:
     if "evaluation_loop" in names:
         return "evaluating"
     return "generating" if "generate" in names else "training"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the device or of the machine, ran out."""
-    import torch
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # Accelerate knows the messages, but not the way that NumPy and the CPU allocator of other builds put it.
-    return isinstance(error, Exception) and (
-        should_reduce_batch_size(error)
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )
 
 
 def halve_batch(args: TrainingArguments, smallest: int = 1) -> dict[str, int | None] | None:

@@ -19,7 +19,7 @@ from broken_files import BROKEN
 from llmops_components.errors import UnavailableError
 from llmops_components.local import prune
 from llmops_components.local.prune import Version, tidy_up
-from llmops_components.local.store import MIN_BYTES, store_once
+from llmops_components.models.store import MIN_BYTES, store_once
 from llmops_components.serving.local.uses import note_use
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import tiny_training
 from llmops_components.errors import SettingError, TrainingInterrupted
+from llmops_components.passthrough.refusals import is_out_of_memory
 from llmops_components.training.survival import (
     Checkpointing,
     LossGuard,
     halve_batch,
     interruptible,
-    is_out_of_memory,
     run_training,
     with_smaller_batches,
 )

@@ -295,10 +295,11 @@ def test_no_secret_lies_beside_the_model_or_the_checkpoints(tiny_model, sft_rows
 
 @pytest.mark.parametrize("given", [{"fp16": True}, {"bf16": True}, {}])
 def test_half_precision_that_the_caller_chooses_takes_the_place_of_ours(given, tmp_path):
+    from llmops_components.models.precision import precision
     from llmops_components.training import settings
     from trl import SFTConfig
 
-    ours = {} if given else settings.precision(full=False)[1]
+    ours = {} if given else precision(full=False)[1]
     assert sum(bool(ours.get(name)) for name in ("bf16", "fp16")) <= 1
     config = settings.build_config(
         SFTConfig,

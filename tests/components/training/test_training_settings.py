@@ -10,6 +10,7 @@ import pytest
 import transformers
 import trl
 from llmops_components.errors import SettingError
+from llmops_components.models import arguments
 from llmops_components.passthrough.renamed import REPLACED
 from llmops_components.passthrough.tables import MODEL_ARGS, answers_of
 from llmops_components.training import settings
@@ -96,8 +97,8 @@ def test_dtype_of_old_is_answered_for_the_model():
     with pytest.raises(
         SettingError, match=r"model_args: 'torch_dtype' is no longer an argument\. It is called `dtype`"
     ):
-        settings.check_model_args({"torch_dtype": "auto"}, config)
-    settings.check_model_args({"dtype": "auto", "attention_dropout": 0.1}, config)
+        arguments.check_model_args({"torch_dtype": "auto"}, config)
+    arguments.check_model_args({"dtype": "auto", "attention_dropout": 0.1}, config)
 
 
 def test_adapters_are_the_classes_of_peft():
@@ -132,14 +133,14 @@ def test_quantization_without_a_gpu_is_an_error(monkeypatch):
     with pytest.raises(
         SettingError, match="needs a GPU and bitsandbytes, and this machine has no CUDA device"
     ):
-        settings.build_quantization({"load_in_4bit": True})
+        arguments.build_quantization({"load_in_4bit": True})
 
 
 def test_quantization_without_its_package_is_an_error(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingError, match="the package bitsandbytes is not installed"):
-        settings.build_quantization({"load_in_4bit": True})
+        arguments.build_quantization({"load_in_4bit": True})
 
 
 @pytest.mark.parametrize(
@@ -151,18 +152,18 @@ def test_quantization_without_its_package_is_an_error(monkeypatch):
 )
 def test_wrong_quantization_is_named(given, message):
     with pytest.raises(SettingError, match=message):
-        settings.build_quantization(given)
+        arguments.build_quantization(given)
 
 
 def test_four_bits_are_those_of_qlora(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr(settings, "precision", lambda full: ("bfloat16", {"bf16": True}))
-    quantization = settings.build_quantization({"load_in_4bit": True, "bnb_4bit_use_double_quant": False})
+    monkeypatch.setattr(arguments, "precision", lambda full: ("bfloat16", {"bf16": True}))
+    quantization = arguments.build_quantization({"load_in_4bit": True, "bnb_4bit_use_double_quant": False})
     assert quantization.load_in_4bit is True
     assert quantization.bnb_4bit_quant_type == "nf4"
     assert quantization.bnb_4bit_use_double_quant is False
-    assert settings.build_quantization(None) is None
+    assert arguments.build_quantization(None) is None
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any, Unpack
 from llmops_components.errors import ModelError
 from llmops_components.models import loading as common
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.precision import precision
 from llmops_components.results import StageReport
-from llmops_components.training import settings
 from llmops_components.training.driver import Method, TrainingOptions, run_training
 
 DISTILL = Method(
@@ -65,7 +65,7 @@ def distill(
     def trainer_args() -> dict[str, Any]:
         from llmops_components.models.probing import check_answers_in_batch
 
-        judge, _ = common.load_model(teacher_directory, dtype=settings.precision(full=False)[0])
+        judge, _ = common.load_model(teacher_directory, dtype=precision(full=False)[0])
         check_answers_in_batch(judge, DISTILL.trainer)
         _check_vocabulary(judge, check_model_directory(base_model), teacher_directory)
         return {"teacher_model": judge.eval().requires_grad_(False)}

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 from kfp.dsl import Artifact, Model
-from llmops_components.local.store import MIN_BYTES, store_once
+from llmops_components.models.store import MIN_BYTES, store_once
 from llmops_components.results import StageReport, digest_of
 from llmops_components.stage import run_stage
 
