@@ -16,7 +16,7 @@ from datetime import timedelta
 import yaml
 from airflow.sdk import DAG
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.specs import PipelineSpec
+from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 
 class ToyOperator(ComponentOperator):

@@ -12,7 +12,7 @@ DAG = """
 from datetime import timedelta
 
 from airflow.sdk import DAG
-from airflow_provider_llmops.kubernetes import StepSettings
+from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
 
 training = dict(

@@ -209,7 +209,7 @@ def test_run_killed_midway_resumes_to_the_same_loss_trace(tiny_model, sft_rows, 
         f"""
         import time
         from llmops_components.training import progress
-        from llmops_components.training.sft import train_sft
+        from llmops_components.training.methods.sft import train_sft
 
         def slow(self, args, state, control, **kwargs):  # so that the kill lands in the middle
             time.sleep(0.05)

@@ -90,9 +90,9 @@ def test_run_outlives_the_process_that_submitted_it(toy_spec, root, backend, tmp
     (tmp_path / "spec.json").write_text(json.dumps(toy_spec.ir))
     script = f"""
 import json, os, signal
-from airflow_provider_llmops.backends.base import RunRequest
-from airflow_provider_llmops.backends.local import LocalPipelineBackend
-from airflow_provider_llmops.specs import BoundPipeline
+from airflow_provider_llmops.backends.pipelines.base import RunRequest
+from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
+from airflow_provider_llmops.specs.pipeline import BoundPipeline
 spec = json.load(open({str(tmp_path / "spec.json")!r}))
 backend = LocalPipelineBackend(python={str(DATA_PYTHON)!r}, root={str(root)!r})
 backend.submit(RunRequest(display_name="orphan", pipeline=BoundPipeline(spec, {{"seconds": 1.0}})))
