@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airflow_provider_llmops.redaction import redact
+from airflow_provider_llmops.redaction import hide_in, redact
 
 SHOWN_CHARACTERS = 80
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
@@ -53,7 +54,7 @@ def reason_first(message: str, *places: str | None) -> str:
 
 
 class LLMOpsError(AirflowException):
-    """Base of every error that this provider raises on purpose. Its text has no secrets in it.
+    """Base of every error that this provider raises on purpose. Neither its text nor what led to it has secrets.
 
     :param message: the reason, and what to do about it
     :param places: lines to put behind it, see :func:`reason_first`
@@ -61,6 +62,8 @@ class LLMOpsError(AirflowException):
 
     def __init__(self, message: str, *places: str | None) -> None:
         super().__init__(reason_first(redact(message), *(place and redact(place) for place in places)))
+        if cause := sys.exception():  # which Airflow logs as well
+            hide_in(cause)
 
 
 class ConfigurationError(LLMOpsError, AirflowFailException):

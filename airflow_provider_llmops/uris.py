@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
@@ -52,6 +53,32 @@ def scheme_of(address: str) -> str:
     """The scheme in lower case; empty for a path."""
     match = _SCHEME.match(address)
     return (match[1] or match[2]).lower() if match else ""
+
+
+def split_address(address: str) -> SplitResult:
+    """The parts of an address of a server, which has no login in it: clients show it in their errors, and logs keep it.
+
+    Before the host of an object store may be the id of an Airflow connection.
+
+    :param address: address of any scheme
+    :raises ConfigurationError: it is none, or has a login before its host
+    """
+    host, is_valid = "", False
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(address)
+        host, is_valid = parts.hostname or "", parts.port is None or parts.port > 0
+    login = re.split(r"[/?#]", address.partition("://")[2])[0].rpartition("@")[0]
+    if login and (":" in login or scheme_of(address) in ("http", "https")):
+        raise ConfigurationError(
+            "Addresses with a login in them (user:password@) are not read. Leave it out, and put it into an Airflow connection.",
+            f"Scheme: {scheme_of(address)}",
+        )
+    if not is_valid or "%" in host:
+        raise ConfigurationError(
+            "That is not a valid address: its host or port cannot be read. Write it as scheme://host:port/path.",
+            f"Scheme: {scheme_of(address)}",
+        )
+    return parts
 
 
 def file_address(path: str) -> str:

@@ -27,7 +27,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
-from airflow_provider_llmops.redaction import redact
+from airflow_provider_llmops.redaction import hide_in, redact
 from airflow_provider_llmops.remote.ending import (
     deadline,
     describe_limits,
@@ -395,7 +395,8 @@ class PipelineRunOperator(BaseOperator):
         try:
             for line in watch.learn(self.hook.backend.why_waiting(run_id)):
                 self.log.warning("%s", line)
-        except Exception:  # whatever it is: the run goes on
+        except Exception as error:  # whatever it is: the run goes on
+            hide_in(error)
             self.log.warning("Why run %s waits cannot be asked", run_id, exc_info=True)
 
     def _finish(self, context: Context, run: Run, *, log_offset: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.exceptions import InvalidInputError, LLMOpsError, RunFailedError
+from airflow_provider_llmops.redaction import hide_in
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run
@@ -24,7 +25,8 @@ def failure_of(backend: PipelineBackend, run: Run, logger: Any, what: str | None
         run = backend.explain_failure(run)
     except LLMOpsError as error:
         logger.warning("Why the run failed cannot be asked: %s", error)
-    except Exception:  # whatever it is: it must not hide the failure that it would explain
+    except Exception as error:  # whatever it is: it must not hide the failure that it would explain
+        hide_in(error)
         logger.warning("Why the run failed cannot be asked", exc_info=True)
     if run.last_lines:
         logger.error("Last lines of step %s:", run.failed_steps[0] if run.failed_steps else "")

@@ -17,11 +17,11 @@ import zipfile
 import zlib
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.specs.hosts import check_host
-from airflow_provider_llmops.uris import file_path, scheme_of
+from airflow_provider_llmops.uris import file_path, scheme_of, split_address
 
 MAX_BYTES = 10 * 2**20
 TIMEOUT_SECONDS = 30.0
@@ -50,11 +50,17 @@ def read_source(source: str | os.PathLike[str]) -> bytes:
 
 
 def shown(source: str | os.PathLike[str]) -> str:
-    """Name a source in a message, without what may be a secret in its URL (user, password, query)."""
+    """Name a source in a message, without the query of its URL, which may be secret.
+
+    :param source: path or URL
+    :raises ConfigurationError: the URL cannot be read, or has a login in it
+    """
     text = os.fsdecode(source)
     if not scheme_of(text):
         return text
-    parts = urlsplit(text)
+    if scheme_of(text) == "file":
+        return text
+    parts = split_address(text)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -133,8 +139,10 @@ def _download(url: str, where: str) -> bytes:
         kind = ConfigurationError if error.code < 500 and error.code != 429 else ApiUnavailableError
         hint = " Only addresses that need no login can be read." if error.code in (401, 403) else ""
         raise kind(f"{where} answered {error.code} {error.reason}.{hint}") from error
-    except (http.client.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"{where} is not a valid address: {error}.") from error
+    except (http.client.InvalidURL, ValueError) as error:  # whose words repeat a part of the address
+        raise ConfigurationError(
+            f"{where} is not a valid address. Percent-encode blanks and what else it has besides visible ASCII."
+        ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise ApiUnavailableError(f"{where} cannot be read: {reason}. Is the server up?") from error
@@ -144,7 +152,9 @@ def _read_limited(stream: IO[bytes] | Any, where: str) -> bytes:
     """Read to the end, but neither more than the limit nor for longer than the deadline."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     content = bytearray()
-    while chunk := stream.read(_CHUNK_BYTES):
+    # Of an answer as much as has come: a read waits for each byte anew.
+    read = stream.read1 if isinstance(stream, http.client.HTTPResponse) else stream.read
+    while chunk := read(_CHUNK_BYTES):
         content += chunk
         if len(content) > MAX_BYTES:
             raise ConfigurationError(

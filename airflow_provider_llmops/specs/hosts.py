@@ -8,13 +8,15 @@ machine are not addresses, and stay allowed.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import re
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.specs.allowed_code import SECTION
+from airflow_provider_llmops.uris import split_address
 
 OPTION = "specification_hosts"
 _PORTS = {"http": 80, "https": 443}
+_HOST_AND_PORT = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::(\d+))?")
 
 
 def check_host(url: str, where: str) -> None:
@@ -30,12 +32,9 @@ def check_host(url: str, where: str) -> None:
     allowed = [name for name in names if name]
     if not allowed:
         return
-    try:
-        address = urlsplit(url)
-        scheme, host = address.scheme.lower(), (address.hostname or "").rstrip(".")
-        port = address.port or _PORTS.get(scheme)
-    except ValueError as error:
-        raise ConfigurationError(f"{where} is not a valid address: {error}.") from error
+    address = split_address(url)
+    scheme, host = address.scheme.lower(), (address.hostname or "").rstrip(".")
+    port = address.port or _PORTS.get(scheme)
     if not any(_fits(name, scheme, host, port) for name in allowed):
         shown = f"{scheme}://{host}" if scheme not in _PORTS else f"{host}:{port}"
         raise ConfigurationError(
@@ -52,9 +51,16 @@ def _fits(name: str, scheme: str, host: str, port: int | None) -> bool:
             return False
     elif scheme not in _PORTS:
         return False  # a bucket's name is nobody's host
-    name, _, wanted_port = (
-        name.rstrip("/").partition(":") if not name.startswith("[") else (name.strip("[]"), "", "")
-    )
+    name, wanted_port = _host_and_port(name.rstrip("/"))
+    if name == "none":
+        return False
     if wanted_port and wanted_port != str(port):
         return False
     return host.endswith(name[1:]) if name.startswith("*.") else host == name
+
+
+def _host_and_port(name: str) -> tuple[str, str | None]:
+    match = _HOST_AND_PORT.fullmatch(name)
+    return (
+        (match[1] or match[2], match[3]) if match else (name, None)
+    )  # several colons: IPv6 without brackets

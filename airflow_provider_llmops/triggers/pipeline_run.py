@@ -14,6 +14,7 @@ from airflow_provider_llmops.backends.pipelines.base import step_changes
 from airflow_provider_llmops.backends.pipelines.waiting import WaitWatch
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, reason_first
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.redaction import hide_in, redact
 from airflow_provider_llmops.remote.ending import seconds_to_wait
 from airflow_provider_llmops.remote.settle import settle
 
@@ -230,21 +231,22 @@ class PipelineRunTrigger(BaseEventTrigger):
         try:
             for line in self._waits.learn(await backend.awhy_waiting(self.run_id)):
                 self.log.warning("%s", line)
-        except Exception:  # whatever it is: the run goes on
+        except Exception as error:  # whatever it is: the run goes on
+            hide_in(error)
             self.log.warning("Why run %s waits cannot be asked", self.run_id, exc_info=True)
 
     async def _pass_log_on(self, backend: PipelineBackend) -> None:
         while self.stream_logs:
             lines, offset = await asyncio.to_thread(backend.read_log, self.run_id, self.log_offset)
             for line in lines:
-                self.log.info("%s", line)
+                self.log.info("%s", redact(line))
             if offset == self.log_offset:
                 break
             self.log_offset = offset
 
     def _log_steps(self, run: Run) -> None:
         for line in step_changes(self._steps, run):
-            self.log.info("%s", line)
+            self.log.info("%s", redact(line))
         self._steps = dict(run.tasks)
         self._waits.see(run)
 

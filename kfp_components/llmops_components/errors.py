@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 
-from llmops_components.redaction import redact
+from llmops_components.redaction import hide_in, redact
 
 SHOWN_CHARACTERS = 80
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
@@ -26,12 +27,14 @@ _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
 
 
 class ComponentError(Exception):
-    """Base of every error that a component raises on purpose. Its text has no secrets in it."""
+    """Base of every error that a component raises on purpose. Neither its text nor what led to it has secrets."""
 
     retryable = True
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
+        if cause := sys.exception():  # which a traceback shows as well
+            hide_in(cause)
 
 
 class InputError(ComponentError):

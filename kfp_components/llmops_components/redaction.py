@@ -6,6 +6,7 @@ compares them. What is shown instead is ``***``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -214,6 +215,39 @@ def redacted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redacted(item) for item in value]
     return redact(value) if isinstance(value, str) else value
+
+
+def hide_in(error: BaseException) -> None:
+    """Take secrets out of an error and of those that led to it, in place: a log shows the whole chain."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        _hide_in_one(each)
+        waiting += (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+
+
+def _hide_in_one(error: BaseException) -> None:
+    with contextlib.suppress(Exception):  # what cannot be changed is looked at below
+        error.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in error.args)
+        for name in ("strerror", "filename", "filename2", "msg", "text", "__notes__"):
+            value = getattr(error, name, None)
+            if isinstance(value, str | list) and (shown := redacted(value)) != value:
+                setattr(error, name, shown)
+    with contextlib.suppress(Exception):  # one that cannot be shown is not
+        text = str(error)
+        said = redact(text)
+        if said != text:  # made of something else than its arguments
+            kind = type(error)
+            names = {
+                "__str__": lambda _: said,
+                "__module__": kind.__module__,
+                "__qualname__": kind.__qualname__,
+            }
+            error.__class__ = type(kind.__name__, (kind,), names)
 
 
 def redact_lines(lines: Iterable[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from kfp.dsl import Artifact, Metrics, Model
 
 from llmops_components.errors import ComponentError
 from llmops_components.models.store import MODELS, store_once
-from llmops_components.redaction import redacted
+from llmops_components.redaction import hide_in, redacted
 from llmops_components.reporting import message_of, report_error
 from llmops_components.result_schema import check_result
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of
@@ -55,6 +55,7 @@ def run_stage(
         report_error(error)
         raise SystemExit(f"{type(error).__name__}: {message_of(error)}") from None
     except Exception as error:
+        hide_in(error)  # its traceback goes to the log of the step
         report_error(error)
         raise
 

@@ -1,6 +1,7 @@
 """What is secret is not said; what is not, is. The provider's tests read the same table."""
 
 import json
+import traceback
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,33 @@ def test_key_that_is_printed_line_by_line_is_hidden():
 
 def test_error_has_no_secret_in_its_text():
     assert str(DataError("no rows at https://ann:pa55w0rd@h/x")) == "no rows at https://***@h/x"
+
+
+SECRET = "abcdef1234"  # noqa: S105 - by name: a traceback shows the line
+
+
+class OwnWords(Exception):
+    def __str__(self):
+        return f"token={SECRET}"
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [ValueError(f"token={SECRET}"), FileNotFoundError(2, "none", f"https://ann:{SECRET}@h/x"), OwnWords()],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_what_led_to_an_error_has_no_secret(cause):
+    def fail():
+        try:
+            raise cause
+        except Exception as error:
+            raise DataError("It failed") from error
+
+    with pytest.raises(DataError) as caught:
+        fail()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert type(cause).__name__ in shown
 
 
 def test_state_of_a_run_has_no_secret(tmp_path):

@@ -35,7 +35,7 @@ from llmops_components.errors import InputError
 from llmops_components.local import prune, queue
 from llmops_components.local.pipeline import Pipeline, StepFailed
 from llmops_components.local.steps import StepRunner
-from llmops_components.redaction import redact, redacted
+from llmops_components.redaction import hide_in, redact, redacted
 from llmops_components.state_files import PRIVATE_UMASK, read_json, unreadable, write_json
 
 REQUEST_SHAPE = {"run_id": str, "display_name": str, "created_at": str, "arguments": {str: object}}
@@ -202,6 +202,9 @@ def main(argv: list[str]) -> int:
     try:
         with prune.temporary_directory(directory):
             status = run(directory)
+    except Exception as error:
+        hide_in(error)  # its traceback goes to the log of the run
+        raise
     finally:
         if options.slot is not None:
             os.close(options.slot)

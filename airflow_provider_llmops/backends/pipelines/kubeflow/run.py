@@ -43,6 +43,7 @@ from airflow_provider_llmops.exceptions import (
     LLMOpsError,
     RunNotFoundError,
 )
+from airflow_provider_llmops.redaction import hide_in
 from airflow_provider_llmops.specs.ir import handed_into_groups_as_null
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 from airflow_provider_llmops.states import RunState, StepState
@@ -569,6 +570,7 @@ def _ask_why_waiting(cluster: Cluster, namespace: str | None, run_id: str) -> li
 def _unknown(error: Exception) -> Wait:
     said = _first_line(error)
     if not isinstance(error, LLMOpsError):
+        hide_in(error)
         log.warning("Why a run waits cannot be asked", exc_info=error)
         said = f"{type(error).__name__}: {said}"
     return Wait("", "Unknown", f"why cannot be told: {said}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ComponentError, ModelError, SettingError
+from llmops_components.redaction import hide_in
 from llmops_components.serving import logs
 from llmops_components.serving.access.secret import read_secret
 from llmops_components.serving.access.settings import FILE_VARIABLE, Access
@@ -319,6 +320,7 @@ def main() -> int:
     except BaseException as error:
         if isinstance(error, SystemExit) and not error.code:
             raise
+        hide_in(error)
         text = str(error) if isinstance(error, ComponentError) else f"{type(error).__name__}: {error}"
         if not isinstance(error, ComponentError):
             traceback.print_exc()
