@@ -199,14 +199,7 @@ def document_of(answer: Any) -> dict[str, Any]:
     :param answer: what the client got with ``_preload_content=False``
     :raises json.JSONDecodeError: it holds something else, a proxy's page of its own for example
     """
-    end, read_bytes = b"", 0
-    for chunk in answer.stream(MAX_LOG_BYTES):
-        end, read_bytes = (end + chunk)[-MAX_LOG_BYTES:], read_bytes + len(chunk)
-        if read_bytes >= MAX_LOG_BYTES_READ:  # lines without an end
-            answer.close()
-            break
-    answer.release_conn()
-    text = end.decode("utf-8", errors="replace")
+    text = answer.data.decode("utf-8", errors="replace")
     document = json.loads(text)
     if not isinstance(document, dict):
         raise json.JSONDecodeError("No document of Kubernetes", text[:100], 0)
@@ -236,7 +229,14 @@ def log_end(
         _preload_content=False,
         **request,
     )
-    text = answer.data.decode("utf-8", errors="replace")
+    end, read_bytes = b"", 0
+    for chunk in answer.stream(MAX_LOG_BYTES):
+        end, read_bytes = (end + chunk)[-MAX_LOG_BYTES:], read_bytes + len(chunk)
+        if read_bytes >= MAX_LOG_BYTES_READ:  # lines without an end
+            answer.close()
+            break
+    answer.release_conn()
+    text = end.decode("utf-8", errors="replace")
     return text.removesuffix("\n").split("\n") if text else []
 
 

@@ -196,6 +196,7 @@ class RunPods:
             for chunk in answer.stream(LOG_BYTES):
                 end, read_bytes = (end + chunk)[-LOG_BYTES:], read_bytes + len(chunk)
                 if read_bytes >= MAX_LOG_BYTES_READ:
+                    answer.close()  # what is left unread would be taken for the next answer
                     break
             answer.release_conn()
             return end.decode("utf-8", errors="replace")
