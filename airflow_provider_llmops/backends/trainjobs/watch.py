@@ -96,6 +96,8 @@ class TrainJobWatch:
         self._wait: PodTrouble | None = None
         self._wait_told: PodTrouble | None = None
         self._failures: list[PodTrouble] = []
+        # What a container's log said at its last end, by how it ended: a Job that gives up deletes the log with the pod.
+        self._reasons: dict[tuple[str, str, str], PodTrouble] = {}
         self._seen: set[tuple[str, str, float | None]] = set()
         self._logs_told: set[tuple[str, str, str]] = set()
         self._progress: tuple[int | None, float] = (None, float("-inf"))
@@ -143,6 +145,7 @@ class TrainJobWatch:
         if job.state is RunState.PAUSED:
             self._has_run = self._all_run = False
             self._wait, self._failures = None, []
+            self._reasons.clear()
         elif job.state is RunState.SUCCEEDED:
             self._wait, self._failures = None, []
         elif not self._is_settled(job):
@@ -271,7 +274,7 @@ class TrainJobWatch:
         """Tell of new failures, and of what the first of them wrote: nodes that fail together mostly fail alike."""
         for number, trouble in enumerate(failures):
             words, problem = self._read_log(trouble) if number < MAX_PODS else (LastWords(), "")
-            explained = _explained(trouble, words.reason)
+            explained = self._explain(trouble, words.reason, is_unread=bool(problem))
             self._failures = [explained if known is trouble else known for known in self._failures]
             self._log.warning("Pod %s: %s", trouble.pod, explained.message)
             said = (trouble.container, _without_numbers(explained.message), problem)
@@ -280,6 +283,16 @@ class TrainJobWatch:
                 self._log.warning("%s", problem or f"Last lines of pod {trouble.pod}:")
                 for line in words.lines:
                     self._log.warning("  %s", line)
+
+    def _explain(self, trouble: PodTrouble, reason: str | None, *, is_unread: bool) -> PodTrouble:
+        """With the reason that its log gives; with the former one where it ended as before and the log cannot be read."""
+        end = (trouble.pod, trouble.container, trouble.message)
+        if is_unread and trouble.is_unexplained and end in self._reasons:
+            return replace(trouble, message=self._reasons[end].message)
+        explained = _explained(trouble, reason)
+        if not is_unread:
+            self._reasons[end] = explained
+        return explained
 
     def _read_log(self, trouble: PodTrouble) -> tuple[LastWords, str]:
         """What the container that failed wrote last, or why that cannot be read: it must not hide the failure."""

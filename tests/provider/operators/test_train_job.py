@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, Tas
 from attempts import clear, clear_other, clear_running, retry
 from kube_trainjobs import FakeTrainJobs, status
 
-from airflow_provider_llmops.backends.kubernetes.pods import MAX_PODS, PodTrouble, pod_troubles
+from airflow_provider_llmops.backends.kubernetes.pods import MAX_LOG_BYTES, MAX_PODS, PodTrouble, pod_troubles
 from airflow_provider_llmops.backends.trainjobs import job as trainer
 from airflow_provider_llmops.backends.trainjobs import watch as watching
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
@@ -484,7 +484,7 @@ def test_progress_and_state_go_to_the_log_as_they_change(cluster, caplog):
         watch.look()
     cluster.complete(job)
     watch.look()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert told(caplog) == [
         "TrainJob team/j is PENDING",
         "TrainJob team/j is PAUSED (Suspended: TrainJob is suspended)",
         "TrainJob team/j is RUNNING",
@@ -532,11 +532,23 @@ def watch(cluster, caplog):
     return TrainJobWatch(KubeflowTrainerHook().backend, "team", "j", trainer.log)
 
 
-def told(caplog, level="WARNING"):
-    """What was told since this was last asked."""
-    lines = [record.getMessage() for record in caplog.records if record.levelname == level]
+def told(caplog, *levels):
+    """What the watch told since this was last asked; Airflow warns, once in a process, of what it masks."""
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == trainer.log.name and (not levels or record.levelname in levels)
+    ]
     caplog.clear()
     return lines
+
+
+def warned(caplog):
+    return told(caplog, "WARNING")
+
+
+def log_is_gone(method, path):
+    return status(404, "NotFound", "pod not found") if path.endswith("/log") else None
 
 
 NO_PLACE = "0/{} nodes are available: {} Insufficient nvidia.com/gpu."
@@ -548,7 +560,7 @@ def test_why_a_pod_does_not_start_is_told_once(cluster, watch, caplog):
         cluster.hold_pod(job, "j-node-0-0-abcde", NO_PLACE.format(nodes, nodes))
         watch.look()
     reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. (pod j-node-0-0-abcde)"
-    assert told(caplog) == [f"TrainJob team/j is PENDING ({reason})"]
+    assert warned(caplog) == [f"TrainJob team/j is PENDING ({reason})"]
     assert watch.trouble == reason
 
 
@@ -561,7 +573,7 @@ def test_image_that_cannot_be_pulled_is_one_reason_and_not_two_in_turn(cluster, 
         watch.look()
         cluster.block_pod(job, "p-0", "ImagePullBackOff", 'Back-off pulling image "nosuch/image:1"')
         watch.look()
-    assert told(caplog) == [f"TrainJob team/j is PENDING (ErrImagePull: {not_found} (pod p-0))"]
+    assert warned(caplog) == [f"TrainJob team/j is PENDING (ErrImagePull: {not_found} (pod p-0))"]
     cluster.start_pod(job, "p-0")
     assert watch.look().state == "RUNNING"
     assert watch.trouble is None
@@ -580,7 +592,7 @@ def test_why_no_pod_can_be_made_stands_in_the_events_and_is_told(cluster, watch,
     reason = (
         "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0 (Job j-node-0: FailedCreate)"
     )
-    assert told(caplog) == [f"TrainJob team/j is PENDING ({reason})"]
+    assert warned(caplog) == [f"TrainJob team/j is PENDING ({reason})"]
     assert watch.trouble == reason
 
 
@@ -612,7 +624,7 @@ def test_node_that_waits_while_another_runs_is_told(cluster, watch, caplog):
     for _ in range(2):
         assert watch.look().state == "RUNNING"
     reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. (pod p-1)"
-    assert told(caplog) == [f"Not all nodes run: {reason}"]
+    assert warned(caplog) == [f"Not all nodes run: {reason}"]
     assert watch.trouble == reason
 
 
@@ -646,7 +658,7 @@ def test_pod_that_was_evicted_is_no_reason_once_another_took_its_place(cluster, 
     cluster.fail(job)
     watch.look()
     assert watch.trouble == "TrainingInterrupted: saved (exit code 1) (pod p-1)"
-    assert [line for line in told(caplog) if line.startswith("Pod p-0")] == [
+    assert [line for line in warned(caplog) if line.startswith("Pod p-0")] == [
         "Pod p-0: Evicted: The node was low on resource: memory."
     ]
 
@@ -779,7 +791,7 @@ def test_pods_and_events_that_may_not_be_read_are_told_once_and_do_not_end_the_w
     cluster.faults = lambda method, path: no_rights if path.endswith(f"/{kind}") else None
     watch.look()
     watch.look()
-    (line,) = told(caplog)
+    (line,) = warned(caplog)
     assert line.startswith(
         f'{what} cannot be told: User "u" cannot list resource "{kind}". Let the connection'
     )
@@ -804,7 +816,7 @@ def test_what_was_refused_once_is_asked_again_and_told_once(
     now[0] += seconds - watching.REFUSED_SECONDS
     watch.look()
     assert watch.trouble.startswith("Unschedulable: 0/3 nodes")
-    refusals = [line for line in told(caplog) if "cannot be told" in line]
+    refusals = [line for line in warned(caplog) if "cannot be told" in line]
     assert [line.partition(". ")[0] for line in refusals] == ["Why pods do not run cannot be told: not you"]
 
 
@@ -879,7 +891,7 @@ def test_node_that_fails_first_is_the_reason_whatever_its_name(cluster, watch, c
     )
     watch.look()
     assert watch.trouble == "ended with exit code 137, OOMKilled (pod p-1)"
-    assert told(caplog) == [
+    assert warned(caplog) == [
         "Pod p-1: ended with exit code 137, OOMKilled",
         "Last lines of pod p-1:",
         "  1",
@@ -914,7 +926,7 @@ def test_crash_that_is_repeated_shows_its_log_once(cluster, watch, caplog):
         cluster.end_pod(job, "p-0", code=1, restarted=True, log="boom", at=at)
         watch.look()
     crash = "Pod p-0: ended with exit code 1"
-    assert told(caplog) == [crash, "Last lines of pod p-0:", "  boom", crash, crash]
+    assert warned(caplog) == [crash, "Last lines of pod p-0:", "  boom", crash, crash]
 
 
 def test_log_of_a_container_that_was_started_again_meanwhile_is_the_previous_one(cluster):
@@ -930,7 +942,7 @@ def test_log_that_breaks_off_is_told_and_ends_no_wait(cluster, watch, caplog):
     cluster.end_pod(cluster.add("j"), "p-0", code=1, restarted=True, log="boom")
     cluster.breaks_off = lambda path: path.endswith("/log")
     assert [watch.look().state for _ in range(2)] == ["RUNNING", "RUNNING"]
-    crash, log = told(caplog)[-2:]
+    crash, log = warned(caplog)[-2:]
     assert crash == "Pod p-0: ended with exit code 1"
     assert log.startswith(
         "(could not be read: The API server did not answer: ('Connection broken: IncompleteRead("
@@ -941,7 +953,7 @@ def test_page_of_a_proxy_in_place_of_a_job_is_no_answer_and_ends_no_wait(cluster
     cluster.add("j")
     cluster.faults = lambda method, path: (200, "<html>Sign in</html>")
     assert watch.look() is None
-    assert told(caplog) == [
+    assert warned(caplog) == [
         "Waiting on: The API server did not answer: No document of Kubernetes: line 1 column 1 (char 0)"
     ]
 
@@ -953,7 +965,7 @@ def test_line_of_a_log_is_what_a_progress_bar_showed_last_and_is_cut(cluster, wa
         (200, f"begins\r\n{bar}\n{'x' * 600}\n") if path.endswith("/log") else None
     )
     watch.look()
-    assert told(caplog)[-4:] == ["Last lines of pod p-0:", "  begins", "  100%", f"  {'x' * 499}…"]
+    assert warned(caplog)[-4:] == ["Last lines of pod p-0:", "  begins", "  100%", f"  {'x' * 499}…"]
 
 
 def test_crash_without_last_words_has_its_reason_from_the_log(cluster, context, capsys):
@@ -990,7 +1002,7 @@ def test_crash_for_another_reason_shows_its_log_too(cluster, watch, caplog):
     ):
         cluster.end_pod(job, "p-0", code=1, restarted=True, log=log, at=f"2026-01-01T00:0{minute}:00Z")
         watch.look()
-    assert told(caplog) == [
+    assert warned(caplog) == [
         "Pod p-0: Error: link 0 is down (exit code 1)",
         "Last lines of pod p-0:",
         "  Error: link 0 is down",
@@ -1011,7 +1023,54 @@ def test_log_that_could_not_be_read_is_shown_of_the_next_crash(cluster, watch, c
         watch.look()
     crash = "Pod p-0: ended with exit code 1"
     unread = "(could not be read: The API server answered 500: no kubelet)"
-    assert told(caplog) == [crash, unread, crash, "Last lines of pod p-0:", "  boom"]
+    assert warned(caplog) == [crash, unread, crash, "Last lines of pod p-0:", "  boom"]
+
+
+def test_last_crash_whose_pod_is_gone_with_its_log_has_the_reason_of_those_before(cluster, watch):
+    job = cluster.add("j")
+    cluster.end_pod(job, "p-0", code=1, restarted=True, log="Error: disk is full", at="2026-01-01T00:01:00Z")
+    watch.look()
+    cluster.run(job)
+    cluster.start_pod(job, "p-0")
+    watch.look()
+    assert watch.trouble is None
+    cluster.begin(job)
+    cluster.end_pod(job, "p-0", code=1, restarted=True, at="2026-01-01T00:02:00Z")
+    cluster.faults = log_is_gone
+    watch.look()
+    assert watch.trouble == "Error: disk is full (exit code 1) (pod p-0)"
+
+
+@pytest.mark.parametrize(
+    ("pod", "ended", "trouble"),
+    [
+        ("p-1", {"code": 1}, "ended with exit code 1 (pod p-1)"),
+        ("p-0", {"code": 139}, "ended with exit code 139 (pod p-0)"),
+        ("p-0", {"code": 1, "message": "no GPU"}, "no GPU (exit code 1) (pod p-0)"),
+    ],
+)
+def test_crash_that_ends_otherwise_and_has_no_log_has_no_former_reason(cluster, watch, pod, ended, trouble):
+    job = cluster.add("j", nodes=2)
+    cluster.end_pod(job, "p-0", code=1, restarted=True, log="Error: disk is full", at="2026-01-01T00:01:00Z")
+    cluster.start_pod(job, "p-1")
+    watch.look()
+    cluster.run(job)
+    cluster.start_pod(job, "p-0")
+    watch.look()
+    cluster.begin(job)
+    cluster.end_pod(job, pod, restarted=True, at="2026-01-01T00:02:00Z", **ended)
+    cluster.faults = log_is_gone
+    watch.look()
+    assert watch.trouble == trouble
+
+
+def test_long_log_is_read_from_its_end(cluster):
+    cluster.end_pod(cluster.add("j"), "p-0", code=1)
+    cluster.faults = lambda method, path: (200, "x" * MAX_LOG_BYTES + "\nError: disk is full\n")
+    trouble = PodTrouble("p-0", "ended with exit code 1", has_ended=True, container="node")
+    lines = KubeflowTrainerHook().backend.log_of("team", trouble, lines=20)
+    assert lines[-1] == "Error: disk is full"
+    assert len("\n".join(lines)) < MAX_LOG_BYTES
 
 
 def test_logs_of_a_few_pods_are_read_where_all_fail_together(cluster, watch):
