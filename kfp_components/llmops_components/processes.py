@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+_Decision = TypeVar("_Decision")
 
 
 def is_main_process() -> bool:
@@ -30,6 +33,24 @@ def any_process(flag: bool) -> bool:
     vote = torch.tensor([flag], dtype=torch.uint8)
     torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX, group=_cpu_group())
     return bool(vote.item())
+
+
+def decided_by_main(decide: Callable[[], _Decision]) -> _Decision:
+    """What the main process decides, in every process: it alone looks, and the others are told.
+
+    Looking for themselves they might see something else, for files come and go. If the main process fails, so do the others,
+    which wait for it.
+
+    Args:
+        decide: Its answer is pickled.
+    """
+    import torch
+
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return decide()
+    decision = [decide() if is_main_process() else None]
+    torch.distributed.broadcast_object_list(decision, src=0, group=_cpu_group())
+    return decision[0]  # type: ignore[return-value]
 
 
 @cache

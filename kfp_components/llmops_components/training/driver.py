@@ -26,12 +26,12 @@ from llmops_components.models.saving import save_trained
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
 from llmops_components.paths import local_path
-from llmops_components.processes import is_main_process, process_count
+from llmops_components.processes import decided_by_main, is_main_process, process_count
 from llmops_components.redaction import redacted
 from llmops_components.results import StageReport
 from llmops_components.state_files import naming_full_disk
 from llmops_components.training import curves, settings
-from llmops_components.training.checkpoints import resume_point
+from llmops_components.training.checkpoints import claim, put_all_aside, resume_point
 from llmops_components.training.label_positions import only_where_labelled
 from llmops_components.training.lengths import check_lengths
 from llmops_components.training.model_card import CARD_FILE, write_model_card
@@ -303,7 +303,7 @@ class _Job:
         self.arguments()
         Checkpointing(self._save_minutes())
         LossGuard.from_setting(self._loss_guard())
-        self._resume_point()
+        self._claim_checkpoints()
 
     def arguments(self, changes: Mapping[str, Any] | None = None) -> Any:
         """The trainer's arguments: the caller's, with some changed."""
@@ -436,20 +436,25 @@ class _Job:
             findings=findings,
         )
 
-    def _resume_point(self) -> str | None:
+    def _claim_checkpoints(self) -> None:
         if self.checkpoints is None:
-            return None
+            return
         try:
-            found, findings = resume_point(Path(self.checkpoints), self.run)
+            claim(Path(self.checkpoints), self.run)
         except SettingError:
             if not self._is_for_a_retry:
                 raise
             # Nobody asked for them, and the settings have changed since: there is nothing to go on from.
-            if not is_main_process():
-                return None
-            shutil.rmtree(self.checkpoints)
-            found, findings = resume_point(Path(self.checkpoints), self.run)
-        self.left_out += findings  # they are removed, so that the next look does not find them
+            if is_main_process():
+                put_all_aside(Path(self.checkpoints))
+                claim(Path(self.checkpoints), self.run)
+
+    def _resume_point(self) -> str | None:
+        if self.checkpoints is None:
+            return None
+        directory = Path(self.checkpoints)
+        found, findings = decided_by_main(lambda: resume_point(directory))
+        self.left_out += findings  # they are put aside, so that the next look does not find them
         return found
 
     def done(self) -> None:
