@@ -203,8 +203,7 @@ class Stack:
         stack = cls(directory)
         try:
             stack.state = _read_state(stack.state_file)
-        except StateFileError as error:  # it is made anew when the stack starts
-            print(f"The stack's {error}", file=sys.stderr)
+        except StateFileError:  # put aside when the stack starts, which says so
             return None
         if not stack.state:
             return None
@@ -230,6 +229,11 @@ class Stack:
     def mlflow_login(self) -> tuple[str, str]:
         """User and password of MLflow. Steps have them too, so the password is not Airflow's."""
         return USERNAME, str(self.state["mlflow_password"])
+
+    @property
+    def mlflow_asks(self) -> bool:
+        """Whether MLflow asks for it; one that an earlier version started does not."""
+        return bool(self.state.get("mlflow_password"))
 
     @property
     def api_key_file(self) -> Path:
@@ -265,6 +269,8 @@ class Stack:
                 raise StackError(
                     f"The stack in {self.directory} is being started by another process."
                 ) from None
+            if marked_processes(self.directory):  # whether or not its state can be read
+                raise StackError(f"The stack in {self.directory} is already running; stop it first.")
             try:
                 try:
                     self._start()
@@ -417,11 +423,10 @@ class Stack:
     def _configure(self, fresh_ports: bool) -> None:
         for path in (self.airflow_home, self.logs, self.root):
             private_directory(path)
-        before = {}
-        with contextlib.suppress(StateFileError):  # what cannot be read is made anew
+        try:
             before = _read_state(self.state_file)
-        if before and marked_processes(self.directory):
-            raise StackError(f"The stack in {self.directory} is already running; stop it first.")
+        except StateFileError as error:
+            before = self._put_state_aside(error)
         # A stack that is started again keeps its addresses if it can.
         former = tuple(port for port in (before.get("airflow_port"), before.get("mlflow_port")) if port)
         preferred = () if fresh_ports else former or self.preferred_ports
@@ -451,6 +456,26 @@ class Stack:
         text = io.StringIO()
         config.write(text)
         write_private(self.airflow_home / "airflow.cfg", text.getvalue().encode())
+
+    def _put_state_aside(self, error: StateFileError) -> dict[str, Any]:
+        """Keep a state that cannot be read for whoever looks into it, and what else knows of it.
+
+        Without the key of Airflow's database the passwords of connections, which a person has entered, could not be read any more.
+        """
+        aside = self.state_file.with_name(f"{self.state_file.name}.unreadable")
+        self.state_file.replace(aside)
+        config = configparser.ConfigParser(interpolation=None, strict=False)
+        with contextlib.suppress(OSError, ValueError, configparser.Error):
+            config.read(self.airflow_home / "airflow.cfg", encoding="utf-8")
+        key = config.get("core", "fernet_key", fallback=None)
+        lost = (
+            "" if key else " Passwords of connections in Airflow cannot be read any more: enter them again."
+        )
+        print(
+            f"The stack's {error}. It is now {aside.name}; the passwords below are new.{lost}",
+            file=sys.stderr,
+        )
+        return {"fernet_key": key}
 
     def _settings(self) -> dict[str, dict[str, str]]:
         port = str(self.state["airflow_port"])

@@ -37,9 +37,12 @@ def addresses(stack: Stack) -> str:
     """Where the parts of a running stack are and how to log in."""
     lines = [f"Airflow   {stack.airflow_url}   user {USERNAME}   password {stack.password}"]
     if stack.mlflow_url:
-        lines.append(
-            f"MLflow    {stack.mlflow_url}   user {USERNAME}   password {stack.mlflow_login[1]}   (steps have it too)"
+        how = (
+            f"user {USERNAME}   password {stack.mlflow_login[1]}   (steps have it too)"
+            if stack.mlflow_asks
+            else f"no password yet; stop it with {stop_command(stack)} and start it again for one"
         )
+        lines.append(f"MLflow    {stack.mlflow_url}   {how}")
     lines.append(f"Files     {stack.directory}")
     return "\n".join(lines)
 
@@ -83,6 +86,13 @@ def up(arguments: list[str] | None = None) -> int:
             return 0
         print(f"The stack in {directory} is half up; stopping it first.")
         existing.stop()
+    elif marked_processes(directory):
+        print(
+            f"dev/up: the stack runs, and its stack.json is gone or cannot be read, so nobody can tell its addresses. Stop it with "
+            f"{stop_command(Stack(directory))} and start it again. Directory: {directory}",
+            file=sys.stderr,
+        )
+        return 1
     stack = Stack(directory, more_dags=options.dags, preferred_ports=PREFERRED_PORTS)
     print(f"Starting Airflow and MLflow in {directory} ...", flush=True)
     try:
