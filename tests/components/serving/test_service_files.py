@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from broken_files import BROKEN
@@ -90,6 +92,49 @@ def test_resume_tells_of_the_broken_and_goes_on_with_the_others(
 
 def _resumed_without_processes(self: LocalServing, home: Path, service: dict) -> bool:
     return bool(local._routes(home))
+
+
+def with_keys(serving: LocalServing) -> tuple[Path, Path]:
+    """The service called broken had an access file when its machine was stopped."""
+    home, file = serving.root / "services/default/broken", serving.root / "access.json"
+    write_json(file, {"keys": [{"name": "alice", "sha256": "0" * 64}]}, private=True)
+    for name in ("service.json", "revisions/00002/facts.json"):
+        write_json(home / name, json.loads((home / name).read_text()) | {"access_file": str(file)})
+    return home, file
+
+
+def test_resume_starts_no_service_as_an_open_one_that_had_keys(
+    serving: LocalServing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "another-services-0123456789")
+    home, file = with_keys(serving)
+    BROKEN["cut off"](home / "service.json")
+    serving.resume()  # the predictors cannot be started, as their manifests are empty; the gateways are
+    try:
+        service = json.loads((home / "service.json").read_text())
+        assert service["access_file"] == str(file)
+        refused = httpx.get(f"{service['url']}/openai/v1/models")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        # A service without keys asks for none, whatever the environment of its starter has.
+        opened = httpx.get(f"{serving.status('whole')['url']}/openai/v1/models")
+        assert opened.status_code == 503
+    finally:
+        serving.delete("broken")
+        serving.delete("whole")
+
+
+def test_resume_starts_nothing_where_nobody_can_tell_who_may_ask(serving: LocalServing) -> None:
+    home, _ = with_keys(serving)
+    for name in ("service.json", "revisions/00002/facts.json"):
+        BROKEN["cut off"](home / name)
+    try:
+        resumed = serving.resume()[0]
+        assert resumed["name"] == "broken"
+        assert resumed["error"].startswith("facts.json cannot be read: ")
+        assert not processes.is_running(home / "gateway")
+    finally:
+        serving.delete("broken")
+        serving.delete("whole")
 
 
 def test_service_that_was_deleted_is_not_found(serving: LocalServing) -> None:

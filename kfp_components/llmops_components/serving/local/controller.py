@@ -365,8 +365,7 @@ class LocalServing:
             if not routes or not (gone or not processes.is_running(home / "gateway")):
                 return False
             try:
-                known = _readable(home / "service.json", SERVICE_SHAPE)
-                service["url"] = self._ensure_gateway(home, None, known.get("access_file"))["url"]
+                service["url"] = self._ensure_gateway(home, None, _access_file(home, routes))["url"]
                 for route in gone:
                     self._restart(_revision_of(home, route))
                     route |= _entry(_revision_of(home, route), route["weight"])
@@ -502,6 +501,13 @@ def _facts(directory: Path) -> dict[str, Any]:
     if not facts.get("url") or not facts.get("digest"):
         raise unreadable(directory / "facts.json", "it lacks the revision's address")
     return facts
+
+
+def _access_file(home: Path, routes: list[dict[str, Any]]) -> str | None:
+    """Who may ask a service that had traffic; where that cannot be told, an error, and not everybody."""
+    noted = _readable(home / "service.json", SERVICE_SHAPE).get("access_file")
+    main = max(routes, key=lambda route: route["weight"])
+    return noted if noted is not None else _facts(_revision_of(home, main)).get("access_file")
 
 
 def _serves_newer(home: Path, routed: Mapping[str, int], as_of: str) -> bool:

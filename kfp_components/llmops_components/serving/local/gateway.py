@@ -373,7 +373,7 @@ def main() -> None:
     parser.add_argument(
         "--access-file",
         type=Path,
-        help="who may ask; see llmops_components.serving.access. Without one VLLM_API_KEY is the key",
+        help="who may ask; see llmops_components.serving.access. Without one everybody",
     )
     parser.add_argument("--fd", required=True, type=int, help="inherited socket to listen on")
     parser.add_argument("--log_file", type=Path, help="the file that output goes to, to be rotated")
@@ -383,7 +383,9 @@ def main() -> None:
     sock = socket.socket(fileno=args.fd)
     sock.set_inheritable(False)
     secret = None if args.secret_file is None else read_secret(args.secret_file)
-    asyncio.run(serve(Gateway(Routes(args.routes), secret), sock, Access(args.access_file), args.service))
+    # The environment is that of whoever started it, another one at each restart: it must not decide who may ask.
+    access = Access(args.access_file, environment={})
+    asyncio.run(serve(Gateway(Routes(args.routes), secret), sock, access, args.service))
 
 
 if __name__ == "__main__":
