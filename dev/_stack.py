@@ -472,7 +472,7 @@ class Stack:
             "" if key else " Passwords of connections in Airflow cannot be read any more: enter them again."
         )
         print(
-            f"The stack's {error}. It is now {aside.name}; the passwords below are new.{lost}",
+            f"The stack's {error}. It is now {aside.name}; its passwords are made anew.{lost}",
             file=sys.stderr,
         )
         return {"fernet_key": key}

@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 from _stack import AirflowApi, Stack, StackError, free_ports, marked_processes, stop_processes
+from broken_files import BROKEN
 
 DETACHED_CHILD = """
 import signal, subprocess, sys, time
@@ -195,6 +196,55 @@ def test_users_of_mlflow_are_made_anew_where_nobody_knows_the_password(tmp_path:
     (tmp_path / "stack.json").unlink()
     Stack(tmp_path)._configure(fresh_ports=False)
     assert not (tmp_path / "mlflow/users.db").exists()
+
+
+def test_stack_of_an_earlier_version_that_runs_says_where_it_is(tmp_path: Path) -> None:
+    state = {"airflow_port": 8080, "mlflow_port": 5000, "password": "p", "fernet_key": "k"}
+    (tmp_path / "stack.json").write_text(json.dumps(state), encoding="utf-8")
+    stack = Stack.load(tmp_path)
+    assert stack is not None
+    again = f"no password yet; stop it with dev/down {tmp_path.name} and start it again for one"
+    assert _updown.addresses(stack).splitlines()[:2] == [
+        "Airflow   http://127.0.0.1:8080   user admin   password p",
+        f"MLflow    http://127.0.0.1:5000   {again}",
+    ]
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_state_that_cannot_be_read_is_put_aside_and_connections_stay_readable(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Stack(tmp_path)
+    before._configure(fresh_ports=False)
+    BROKEN[how](tmp_path / "stack.json")
+    after = Stack(tmp_path)
+    after._configure(fresh_ports=False)
+    assert after.state["fernet_key"] == before.state["fernet_key"]
+    assert after.password != before.password
+    assert os.path.lexists(tmp_path / "stack.json.unreadable")
+    said = capsys.readouterr().err
+    assert said.startswith("The stack's stack.json cannot be read: ")
+    assert said.endswith("It is now stack.json.unreadable; its passwords are made anew.\n")
+
+
+@pytest.mark.parametrize("how", ["NUL bytes", "gone"])
+def test_no_stack_is_started_beside_one_whose_state_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    monkeypatch.setattr(_updown, "STACKS", tmp_path)
+    directory = tmp_path / "default"
+    directory.mkdir()
+    if how != "gone":
+        BROKEN[how](directory / "stack.json")
+    running = start_marked(directory)
+    try:
+        assert _updown.up([]) == 1
+        assert "the stack runs, and its stack.json is gone or cannot be read" in capsys.readouterr().err
+        with pytest.raises(StackError, match="already running; stop it first"):
+            Stack(directory).start()
+        assert running.poll() is None
+    finally:
+        stop_processes(directory)
 
 
 def test_failed_start_names_the_log_and_leaves_no_process(
