@@ -175,7 +175,7 @@ def test_cancelled_step_saves_and_says_that_it_may_be_retried(base, rows, tmp_pa
         import time
         from kfp.dsl import Artifact, Dataset, Metrics, Model
         from llmops_components.kfp import train_sft
-        from llmops_components.training import progress
+        from llmops_components.training.callbacks import progress
 
         def slow(self, args, state, control, **kwargs):  # so that the signal lands in the middle
             time.sleep(0.1)

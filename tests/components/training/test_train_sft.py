@@ -208,7 +208,7 @@ def test_run_killed_midway_resumes_to_the_same_loss_trace(tiny_model, sft_rows, 
     script = textwrap.dedent(
         f"""
         import time
-        from llmops_components.training import progress
+        from llmops_components.training.callbacks import progress
         from llmops_components.training.methods.sft import train_sft
 
         def slow(self, args, state, control, **kwargs):  # so that the kill lands in the middle
