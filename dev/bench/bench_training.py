@@ -95,7 +95,7 @@ def train_ours(
 ) -> None:
     import importlib
 
-    train = getattr(importlib.import_module(f"llmops_components.training.{method}"), f"train_{method}")
+    train = getattr(importlib.import_module(f"llmops_components.training.methods.{method}"), f"train_{method}")
     train(
         rows,
         model,
