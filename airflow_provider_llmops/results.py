@@ -106,8 +106,8 @@ class StageResult:
             value = read_text(text.encode("utf-8", errors="surrogatepass"))
         except (ValueError, RecursionError) as error:
             raise ResultError(
-                f"The result is not valid JSON ({error}); it was probably cut off while it was written. Clear the task to run "
-                "the component again.",
+                f"The result cannot be read: {error}. Clear the task to run the component again; if it ends so once more, the "
+                "component writes it so.",
                 *places,
             ) from error
         version = value.get("schema_version") if isinstance(value, dict) else None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,7 +116,7 @@ def read_text(content: bytes) -> Any:
     :raises ValueError: it is no such thing; the message says why
     """
     try:
-        value = json.loads(content, parse_constant=_refuse_constant)
+        value = json.loads(content)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:
@@ -151,21 +153,25 @@ def _why_no_json(content: bytes, error: ValueError) -> str:
     return f"it is cut off, or no JSON ({error})"
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
-
-
-def _unusable(value: Any, depth: int = 0) -> str | None:
+def _unusable(value: Any, where: str = "", depth: int = 0) -> str | None:
     if depth > MAX_DEPTH:
         return f"it is nested more than {MAX_DEPTH} deep"
     if isinstance(value, str):
         return (
             "it has text that is no Unicode" if any("\ud800" <= sign <= "\udfff" for sign in value) else None
         )
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return "it has a number that is not finite"
-    parts = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else ()
-    return next(filter(None, (_unusable(part, depth + 1) for part in parts)), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where[1:201] or 'it'} is {value}, which is no finite number"
+    parts: Iterable[tuple[object, Any]]
+    if isinstance(value, dict):
+        if any(_unusable(key) for key in value):
+            return "it has text that is no Unicode"
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    else:
+        return None
+    return next(filter(None, (_unusable(part, f"{where}.{name}", depth + 1) for name, part in parts)), None)
 
 
 def unreadable(path: Path, why: str) -> StateFileError:

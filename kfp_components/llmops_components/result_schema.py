@@ -5,17 +5,22 @@ The Airflow provider declares the same in its ``results.py``; a test compares th
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from llmops_components.state_files import StateFileError, read_json, unreadable
+from llmops_components.state_files import StateFileError, read_json, unreadable, why_unusable
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 # Of 64 bits, as everything that stores them has.
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+MAX_BYTES = 4 << 20
+MAX_FINDINGS = 10_000
 
 
 class ArtifactRecord(BaseModel):
@@ -36,7 +41,7 @@ class ResultRecord(BaseModel):
     schema_version: Literal[1]
     component: Name
     passed: bool
-    findings: Annotated[list[str], Field(max_length=10_000)]
+    findings: Annotated[list[str], Field(max_length=MAX_FINDINGS)]
     artifacts: Annotated[dict[Name, ArtifactRecord], Field(max_length=1000)]
     metrics: Annotated[dict[Name, Number], Field(max_length=10_000)]
     details: dict[str, Any]
@@ -68,14 +73,18 @@ def check_result(value: dict[str, Any]) -> None:
         value: The whole result.
 
     Raises:
-        StateFileError: A field is of another type, or a number is not finite; the message names it.
+        StateFileError: A field is of another type, a number is not finite, or it is too large; the message names it.
     """
     try:
         ResultRecord.model_validate(value)
+        size = len(json.dumps(value))
+        why = why_unusable(value) or (f"it has {size} bytes of {MAX_BYTES}" if size > MAX_BYTES else None)
     except ValidationError as error:
-        raise StateFileError(
-            f"The result of {value.get('component')} cannot be written: {first_of(error)}"
-        ) from None
+        why = first_of(error)
+    except (TypeError, ValueError, RecursionError) as error:
+        why = f"details: {error}"
+    if why:
+        raise StateFileError(f"The result of {value.get('component')} cannot be written: {why}")
 
 
 def first_of(error: ValidationError) -> str:

@@ -18,7 +18,7 @@ from llmops_components.errors import ComponentError
 from llmops_components.models.store import MODELS, store_once
 from llmops_components.redaction import hide_in, redacted
 from llmops_components.reporting import message_of, report_error
-from llmops_components.result_schema import check_result
+from llmops_components.result_schema import MAX_FINDINGS, check_result
 from llmops_components.results import RESULT_SCHEMA_VERSION, StageReport, digest_of
 from llmops_components.state_files import naming_full_disk, write_json
 
@@ -75,7 +75,7 @@ def run_stage(
         "schema_version": RESULT_SCHEMA_VERSION,
         "component": component,
         "passed": report.passed,
-        "findings": redacted(report.findings),
+        "findings": redacted(_shortened(report.findings)),
         "artifacts": described,
         "metrics": report.metrics,
         "details": redacted(report.details),
@@ -91,6 +91,13 @@ def run_stage(
         Path(passed).write_text(json.dumps(report.passed), encoding="utf-8")
     verdict = "finished" if report.passed else "finished, gate not passed"
     print(f"{component} {verdict} in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _shortened(findings: list[str]) -> list[str]:
+    """As many as a result may have: more of them must not make a failure of a step that has done its work."""
+    if len(findings) <= MAX_FINDINGS:
+        return findings
+    return [*findings[: MAX_FINDINGS - 1], f"and {len(findings) - MAX_FINDINGS + 1} more"]
 
 
 def as_page(artifact: Artifact) -> None:

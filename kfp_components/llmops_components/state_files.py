@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -109,14 +110,14 @@ def read_json(path: str | os.PathLike[str], shape: Shape | None = None) -> dict[
             raise
         raise unreadable(file, os.strerror(error.errno or 0)) from error
     try:
-        value = json.loads(content, parse_constant=_refuse_constant)
+        value = json.loads(content)
     except RecursionError:
         raise unreadable(file, "it is nested too deeply") from None
     except ValueError as error:
         raise unreadable(file, _why_no_json(content, error)) from None
     if not isinstance(value, dict):
         raise unreadable(file, f"it holds {_kind(value)} and no JSON object")
-    if why := _unusable(value) or mismatch(value, shape or {}):
+    if why := why_unusable(value) or mismatch(value, shape or {}):
         raise unreadable(file, why)
     return value
 
@@ -150,22 +151,33 @@ def _why_no_json(content: bytes, error: ValueError) -> str:
     return f"it is cut off, or no JSON ({error})"
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+def why_unusable(value: Any, where: str = "", depth: int = 0) -> str | None:
+    """Why a value cannot be handed on: text with half a surrogate pair, numbers beyond any, nesting without an end.
 
-
-def _unusable(value: Any, depth: int = 0) -> str | None:
-    """Why a value cannot be handed on: text with half a surrogate pair, numbers beyond any, nesting without an end."""
+    Args:
+        value: Of JSON.
+        where: The keys that lead to it, each with a dot before it, for the answer.
+        depth: How deep it lies.
+    """
     if depth > MAX_DEPTH:
         return f"it is nested more than {MAX_DEPTH} deep"
     if isinstance(value, str):
         return (
             "it has text that is no Unicode" if any("\ud800" <= sign <= "\udfff" for sign in value) else None
         )
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return "it has a number that is not finite"
-    parts = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else ()
-    return next(filter(None, (_unusable(part, depth + 1) for part in parts)), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where[1:201] or 'it'} is {value}, which is no finite number"
+    if isinstance(value, dict):
+        if any(isinstance(key, str) and why_unusable(key) for key in value):
+            return "it has text that is no Unicode"
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    else:
+        return None
+    return next(
+        filter(None, (why_unusable(part, f"{where}.{name}", depth + 1) for name, part in parts)), None
+    )
 
 
 def mismatch(value: Any, shape: Shape, where: str = "it") -> str | None:
@@ -213,19 +225,22 @@ def unreadable(file: Path, why: str) -> StateFileError:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that nothing more can be written.
+    """Whether an error says that nothing more can be written here.
 
-    Libraries written in Rust and C++ put the system's words into errors of their own.
+    By its number, or in words where a library that writes files has errors of its own. What a server's answer says in the same
+    words is about the server's disk.
 
     Args:
         error: Of writing something.
     """
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL
-    text = str(error)
     if isinstance(error, DiskFullError):
         return True
-    return any(f"os error {number}" in text or os.strerror(number) in text for number in _FULL)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    # Those written in Rust, not all of which have a class of their own.
+    if type(error).__name__ != "SafetensorError" and type(error) not in (Exception, OSError):
+        return False
+    return any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def raise_if_full(error: OSError, path: str | os.PathLike[str]) -> None:

@@ -56,6 +56,22 @@ def test_metrics_are_shown_in_the_pipelines_ui(tmp_path):
     assert logged == {"a": 1}
 
 
+def test_more_findings_than_a_result_may_have_are_cut_and_counted(tmp_path):
+    findings = [f"line {number}" for number in range(10_002)]
+    result = artifact(tmp_path / "result")
+    run_stage("toy", lambda: StageReport(passed=False, findings=findings), outputs={}, result=result)
+    written = json.loads((tmp_path / "result").read_text())["findings"]
+    assert written == [*findings[:9_999], "and 3 more"]
+
+
+def test_details_that_nobody_could_read_are_a_reported_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMOPS_ERROR_FILE", str(tmp_path / "error.json"))
+    report = StageReport(details={"loss": float("nan")})
+    with pytest.raises(SystemExit, match=r"details\.loss is nan, which is no finite number"):
+        run_stage("toy", lambda: report, outputs={}, result=artifact(tmp_path / "result"))
+    assert json.loads((tmp_path / "error.json").read_text())["type"] == "StateFileError"
+
+
 def test_error_on_purpose_ends_the_process_with_its_message_and_leaves_no_result(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMOPS_ERROR_FILE", str(tmp_path / "error.json"))
 

@@ -24,6 +24,7 @@ from llmops_components.state_files import (
     read_json,
     write_json,
 )
+from safetensors import SafetensorError
 
 SHAPE = {"state": str, "tasks": {str: str}, "routes": [{"weight": int}], "any": object}
 RESULT = {
@@ -98,12 +99,24 @@ def test_any_result_is_a_record_or_an_error_that_names_it(content: bytes, tmp_pa
         ({"metrics": {"steps": 10**400}}, "metrics.steps"),
         ({"passed": 1}, "passed"),
         ({"artifacts": {"model": {"uri": "", "digest": "sha256:0", "bytes": 1}}}, "artifacts.model.uri"),
+        ({"details": {"curve": [1.0, float("nan")]}}, "details.curve.1 is nan, which is no finite number"),
+        ({"details": {"where": Path("/m")}}, "details: Object of type "),
+        ({"details": {"text": "x" * (4 << 20)}}, r"it has \d+ bytes of 4194304"),
     ],
 )
 def test_result_that_nobody_would_read_is_not_written(change: dict, field: str) -> None:
     check_result(RESULT)
     with pytest.raises(StateFileError, match=rf"^The result of toy cannot be written: {field}"):
         check_result(RESULT | change)
+
+
+def test_number_that_is_none_is_named_and_not_called_a_file_that_is_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "output.json"
+    file.write_text(json.dumps({"artifacts": [{"metadata": {"loss": float("nan")}}]}))
+    with pytest.raises(StateFileError) as refused:
+        read_json(file)
+    why = "artifacts.0.metadata.loss is nan, which is no finite number"
+    assert str(refused.value) == f"output.json cannot be read: {why}. File: {file}"
 
 
 def test_full_disk_is_called_so_with_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +157,12 @@ def test_file_beyond_the_limit_of_the_process_is_called_so(tmp_path: Path) -> No
     [
         (OSError(errno.EDQUOT, "quota"), True),
         (PermissionError(errno.EACCES, "no"), False),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (Exception("No space left on device (os error 28)"), True),
+        (RuntimeError("MLflow API error 413: File too large"), False),
+        (RuntimeError("500 from http://mlflow: [Errno 28] No space left on device: '/mlartifacts'"), False),
+        (OSError("No space left on device (os error 28)"), True),
+        (ConnectionError("HTTP 507: disk is full (os error 28)"), False),
         (RuntimeError("something else"), False),
     ],
 )

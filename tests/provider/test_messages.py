@@ -125,7 +125,7 @@ CASES = {
     "The run was cancelled": lambda: PipelineRunSensor(task_id="wait", run_id=RUN)._has_succeeded(
         Run(RUN, "name", RunState.CANCELED)
     ),
-    "The result is not valid JSON": of_result("{"),
+    "The result cannot be read": of_result("{"),
     "The result has schema version 7; this provider reads version 1": of_result('{"schema_version": 7}'),
     "The result lacks or garbles a field": of_result('{"schema_version": 1}'),
     "There is no such run": of_local(lambda backend: backend.get(RUN)),
