@@ -95,7 +95,9 @@ def train_ours(
 ) -> None:
     import importlib
 
-    train = getattr(importlib.import_module(f"llmops_components.training.methods.{method}"), f"train_{method}")
+    train = getattr(
+        importlib.import_module(f"llmops_components.training.methods.{method}"), f"train_{method}"
+    )
     train(
         rows,
         model,
