@@ -40,6 +40,7 @@ LOCKED_PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64
 # setuptools of the lock.
 BY_HASH = ("--require-hashes", "--no-deps", "--no-build-isolation")
 UNLOCKED_VARIABLE = "LLMOPS_WITHOUT_HASHES"
+_UNLOCKED = "without_hashes"
 PYPI_BUILD = "cuda"  # for Linux
 
 
@@ -113,7 +114,8 @@ class Environment:
 
     def stamp(self, interpreter: Path) -> dict[str, object]:
         """What the environment is made from; it is up to date for as long as this stays the same."""
-        return {"interpreter": str(interpreter), "steps": STEPS_VERSION, **self.inputs()}
+        made = {"interpreter": str(interpreter), "steps": STEPS_VERSION, **self.inputs()}
+        return made | _unlocked()
 
     def read_stamp(self) -> dict[str, object]:
         """What the environment was made from; of one that is not finished, the interpreter alone."""
@@ -161,6 +163,11 @@ def why_unlocked(build: str = "cpu") -> str | None:
     if not _torch_lock(build).exists():
         return f"there is no lock for torch's build {build}"
     return None
+
+
+def _unlocked() -> dict[str, object]:
+    """What a stamp says of an environment whose packages no digest was compared with."""
+    return {_UNLOCKED: True} if why_unlocked() else {}
 
 
 def _torch_lock(build: str) -> Path:
@@ -266,13 +273,14 @@ class Installer:
                 time.sleep(0.05)
 
     def _make(self, environment: Environment) -> None:
-        unfinished = {"interpreter": str(self.interpreter)}
+        unfinished = {"interpreter": str(self.interpreter), **_unlocked()}
         try:
+            before = environment.read_stamp()
             # Without a stamp it is half made, or from somebody's hand: finished if its Python is the right one.
-            is_same = environment.read_stamp().get("interpreter", str(self.interpreter)) == str(
-                self.interpreter
-            )
-            if not is_same or not self._works(environment):
+            is_same = before.get("interpreter", str(self.interpreter)) == str(self.interpreter)
+            # pip looks at no digest of what is there already.
+            is_unverified = bool(before.get(_UNLOCKED)) and not why_unlocked()
+            if not is_same or is_unverified or not self._works(environment):
                 empty(environment.directory)
                 # Before there is anything else in it: what is interrupted now is known to be ours.
                 environment.write_stamp(unfinished)

@@ -102,6 +102,22 @@ def test_what_has_no_lock_is_installed_by_version_and_it_says_so(
     assert asked == [f"{TORCH} {constraints}", f"llmops-components==0.1.0 {constraints}"]
 
 
+def test_what_was_installed_without_digests_is_made_anew_once_there_are_some(create, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setenv("LLMOPS_WITHOUT_HASHES", "1")
+    create(builds=f"{VERSION}+cpu")
+    installed = tmp_path / "plane/installed"
+    installed.touch()
+    assert create(builds=f"{VERSION}+cpu")[1].out.startswith("Up to date: ")
+    monkeypatch.delenv("LLMOPS_WITHOUT_HASHES")
+    _, said, asked = create(builds=f"{VERSION}+cpu")
+    assert "by version, not by hash" not in said.out
+    assert f"{BY_HASH} -r {LOCKS}/build.txt" in asked
+    assert not installed.exists()
+    assert create(builds=f"{VERSION}+cpu")[1].out.startswith("Up to date: ")
+
+
 def test_build_that_is_installed_keeps_its_lock_also_where_no_index_answers(create, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     create()
