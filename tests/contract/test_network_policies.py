@@ -18,6 +18,7 @@ STEP = {"pipeline/runid": "1"}
 PREDICTOR = {"serving.kserve.io/inferenceservice": "llm"}
 TRAINING = {"jobset.sigs.k8s.io/jobset-name": "train"}
 OTHER = {"app": "notebook"}
+PAGES = {"app": "ml-pipeline-ui-artifact"}
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy["metadata"]["name"])
@@ -33,7 +34,10 @@ def test_every_field_is_one_of_kubernetes(policy: dict[str, Any]) -> None:
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
         return False
-    return all(found["key"] in labels for found in selector.get("matchExpressions", []))
+    return all(
+        found["key"] in labels and labels[found["key"]] in found.get("values", [labels[found["key"]]])
+        for found in selector.get("matchExpressions", [])
+    )
 
 
 def allowed(
@@ -79,9 +83,11 @@ def test_each_pod_reaches_what_it_needs() -> None:
         ],
         *[(TRAINING, *to) for to in ((MLFLOW, 5000), (STORE, 443), ({**IN_TEAM, "labels": TRAINING}, 29500))],
         (PREDICTOR, STORE, 443),
+        (PAGES, STORE, 443),
     ]
     assert [found for found in needed if not allowed("Egress", *found)] == []
     assert all(allowed("Ingress", PREDICTOR, peer, 8080) for peer in (GATEWAY, AIRFLOW))
+    assert allowed("Ingress", PAGES, KUBEFLOW, 3000)
     assert allowed("Ingress", TRAINING, {**IN_TEAM, "labels": TRAINING}, 29500)
 
 
@@ -100,6 +106,7 @@ def test_nothing_else_is_let_through() -> None:
         *[(PREDICTOR, GATEWAY, port) for port in (22, 8081, 9000)],
         *[(pod, peer, 8080) for pod in (STEP, OTHER) for peer in (GATEWAY, AIRFLOW, KUBEFLOW, IN_TEAM)],
         (TRAINING, {**IN_TEAM, "labels": STEP}, 29500),
+        (PAGES, IN_TEAM, 3000),
     ]
     assert [found for found in inwards if allowed("Ingress", *found)] == []
 

@@ -32,6 +32,11 @@ def test_user_is_a_number() -> None:
     assert INSTRUCTIONS[-1] == ("USER", " ", "1000:1000")
 
 
+def test_user_of_that_number_may_be_there_already() -> None:
+    (made,) = [text for name, _, text in INSTRUCTIONS if name == "RUN" and "useradd" in text]
+    assert made.startswith("getent passwd 1000 >/dev/null || useradd ")
+
+
 def test_only_what_is_copied_goes_into_the_build() -> None:
     ignored = (REPO / ".dockerignore").read_text("utf-8").splitlines()
     patterns = [line for line in ignored if line and not line.startswith("#")]
