@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
+_NOT_OURS = (errno.EPERM, errno.EACCES, errno.EROFS)  # another user's directory, or a disk that is only read
 PRIVATE_UMASK = 0o077  # of the processes of runs: what they make is their owner's alone
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # About the machine at this moment, and not about the file.
@@ -208,6 +209,9 @@ def private_directory(path: Path) -> Path:
     """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        with suppress(PermissionError):  # another user's
+        try:
             path.chmod(0o700)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
     return path

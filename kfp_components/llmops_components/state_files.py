@@ -22,6 +22,7 @@ from llmops_components.errors import ComponentError, UnavailableError
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
+_NOT_OURS = (errno.EPERM, errno.EACCES, errno.EROFS)  # another user's directory, or a disk that is only read
 _NO_ROOM_BYTES = 64 << 20  # less than the file that just failed to be written, most likely
 PRIVATE_UMASK = 0o077  # of the processes of runs and services: what they make is their owner's alone
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -312,6 +313,9 @@ def private_directory(path: Path) -> Path:
     """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        with suppress(PermissionError):  # another user's
+        try:
             path.chmod(0o700)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
     return path

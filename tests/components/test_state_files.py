@@ -21,6 +21,7 @@ from llmops_components.state_files import (
     is_full,
     mismatch,
     naming_full_disk,
+    private_directory,
     read_json,
     write_json,
 )
@@ -196,3 +197,18 @@ def test_weights_that_find_no_room_are_called_so(save: str, tmp_path: Path) -> N
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="something else"), naming_full_disk(tmp_path):
         raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.EROFS])
+def test_directory_that_cannot_be_closed_is_used_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It is another user's, or its disk is only read."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+
+    def refuse(path: Path, mode: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert private_directory(shared) == shared
