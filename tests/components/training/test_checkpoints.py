@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -200,6 +203,33 @@ def test_files_of_deepspeed_are_those_that_latest_names(checkpoints: Path, how: 
         cut(weights)
     expected = "checkpoint-16" if how == "whole" else "checkpoint-8"
     assert resume_point(checkpoints)[0] == str(checkpoints / expected)
+
+
+def test_main_process_alone_looks_and_tells_the_others(checkpoints: Path) -> None:
+    """Looking beside it, another one would see the files go that it puts aside."""
+    cut(checkpoints / "checkpoint-16" / "optimizer.pt")
+    script = (
+        "import os, sys, torch.distributed as dist\n"
+        "from pathlib import Path\n"
+        "from llmops_components.processes import decided_by_main\n"
+        "from llmops_components.training.checkpoints import resume_point\n"
+        "dist.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=int(os.environ['RANK']), world_size=2)\n"
+        "looked = []\n"
+        "look = lambda: (looked.append(1), resume_point(Path(sys.argv[1])))[1]\n"
+        "print((decided_by_main(look), len(looked)))\n"
+    )
+    command = [sys.executable, "-c", script, str(checkpoints), str(checkpoints.parent / "meeting")]
+    processes = [
+        subprocess.Popen(command, env=os.environ | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    (decision, looks), (told, others) = (
+        ast.literal_eval(process.communicate(timeout=200)[0]) for process in processes
+    )
+    assert decision == told
+    assert decision[0] == str(checkpoints / "checkpoint-8")
+    assert [finding.partition(":")[0] for finding in told[1]] == ["checkpoint-16 was left out"]
+    assert (looks, others) == (1, 0)
 
 
 def test_what_is_put_aside_takes_no_name_that_is_taken(checkpoints: Path) -> None:

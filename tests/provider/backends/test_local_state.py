@@ -197,10 +197,13 @@ def test_ticket_that_cannot_be_read_fails_its_run_alone(backend, toy_spec):
 def test_what_a_run_leaves_is_its_owners_alone(backend, toy_spec):
     import time
 
-    os.umask(0o022)
-    run_id = waiting(backend, toy_spec, 1)
-    while not backend.get(run_id).state.is_terminal:
-        time.sleep(0.1)
+    former = os.umask(0o022)
+    try:
+        run_id = waiting(backend, toy_spec, 1)
+        while not backend.get(run_id).state.is_terminal:
+            time.sleep(0.1)
+    finally:
+        os.umask(former)
     open_to_others = [
         path.relative_to(backend._root)
         for path in backend._root.rglob("*")
