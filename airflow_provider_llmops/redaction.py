@@ -19,8 +19,15 @@ _MIN_SECRET_CHARACTERS = 8  # a shorter value, such as "true", would blank out o
 _SECRET_NAME = re.compile(
     r"(?i)(?<!eos)(?<!pad)(?<!bos)(?<!unk)(?<!cls)(?<!sep)(?<!mask)(?<!image)(?<!video)(?<!audio)(?<!special)(?<!next)"
     r"(?:^|[_.-])(?:token|secret|password|passwd|passphrase|pwd|apikey|accesskey|accountkey|privatekey|authorization|cookie"
-    r"|credentials?|signature|sas|(?<=[_.-])key|private_key_id)$"
+    r"|credentials?|sas|(?<=[_.-])key|private_key_id)$"
 )
+# What ends so as well, and is none.
+_OTHER_NAME = re.compile(
+    r"(?i)(?:^|[_.-])(?:(?:sort|primary|foreign|public|text|prompt|cache|partition|group|row|index|state)[_.-]?key"
+    r"|(?:per|stop|start|first|last)[_.-]token)$"
+)
+# Of these a number is one, too; of others it counts something.
+_PASSWORD_NAME = re.compile(r"(?i)(?:secret|password|passwd|passphrase|pwd)$")
 # Where a word begins, also behind the \n of a text that is shown as JSON or by Python.
 _WORD = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))"
 _QUOTE = r"(?:\\{0,4}[\"'])?"
@@ -40,13 +47,21 @@ _NO_TOKENS = "".join(
         "audio",
         "special",
         "next",
+        "per",
+        "stop",
+        "start",
+        "first",
+        "last",
+        "unexpected",
     )
 )
 _NAMES = (
     rf"(?:token{_NO_TOKENS}|secret(?:[_-]?(?:access[_-]?)?key)?|passw(?:or)?d|passphrase|(?<![a-z])pwd|api[_-]?key|access[_-]?key(?:[_-]?id)?"
-    r"|account[_-]?key|shared[_-]?access[_-]?(?:key|signature)|private[_-]?key(?:[_-]?id)?|credentials?|signature)"
+    r"|account[_-]?key|shared[_-]?access[_-]?(?:key|signature)|private[_-]?key(?:[_-]?id)?|credentials?)"
 )
-_IN_QUERY = r"(?:sig|key|auth|jwt|code|sessionid|x-(?:amz|goog)-(?:signature|credential|security-token))"
+_IN_QUERY = (
+    r"(?:sig|signature|key|auth|jwt|code|sessionid|x-(?:amz|goog)-(?:signature|credential|security-token))"
+)
 # What follows a name is no secret if it says that there is none, or is a number.
 _SAYS_NOTHING = r"(?!(?:none|null|true|false|\*\*\*|\d{1,7}|<[^>]*>)(?:[\s\"',;&)}\]]|\\|$))"
 _BEGINNINGS = (
@@ -87,7 +102,7 @@ _PATTERNS = [
         HIDDEN,
     ),
     # scheme://user:password@host; a password may have '@' and '/' in it, a port is none.
-    (("://",), re.compile(r"://[^/\s\"'<>?#]{1,512}@"), f"://{HIDDEN}@"),
+    (("://",), re.compile(r"://(?!git@)[^/\s\"'<>?#]{1,512}@"), f"://{HIDDEN}@"),
     (
         ("://",),
         re.compile(r"://[^/\s\"'<>:@]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>@]{1,256}@(?=[\w\[])"),
@@ -187,7 +202,8 @@ def is_secret_name(name: str) -> bool:
 
     :param name: of the setting
     """
-    return bool(_SECRET_NAME.search(_CAMEL.sub("_", name)))
+    words = _CAMEL.sub("_", name)
+    return bool(_SECRET_NAME.search(words)) and not _OTHER_NAME.search(words)
 
 
 def redact(text: str) -> str:
@@ -212,13 +228,20 @@ def redacted(value: Any) -> Any:
     :param value: what is to be written
     """
     if isinstance(value, Mapping):
-        return {
-            key: HIDDEN if item is not None and is_secret_name(str(key)) else redacted(item)
-            for key, item in value.items()
-        }
+        return {key: HIDDEN if _is_secret(str(key), item) else redacted(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(item) for item in value]
     return redact(value) if isinstance(value, str) else value
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    """Whether what a setting holds is one: a number is only where it would be a password."""
+    if value is None or isinstance(value, bool) or value in ("", [], {}, ()) or not is_secret_name(name):
+        return False
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(number, int | float) for number in numbers):
+        return bool(_PASSWORD_NAME.search(name))
+    return True
 
 
 def hide_in(error: BaseException) -> None:

@@ -1,10 +1,12 @@
 """What chooses code is allowed by whoever runs the component, and by nobody else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from llmops_components.errors import SettingError
+from llmops_components.models.directory import check_model_directory
 from llmops_components.models.loading import load_model
 from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.tables import LORA, typed
@@ -43,3 +45,31 @@ def test_model_is_not_read_before_its_code_is_allowed(tmp_path):
 def test_adapter_names_no_module_that_is_imported_later():
     with pytest.raises(SettingError, match="peft_args: auto_mapping names a module"):
         typed({"auto_mapping": {"parent_library": "os"}}, "peft_args", LORA)
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_model_whose_configuration_names_kernels_is_refused(field, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.delenv("LLMOPS_ALLOWED_CODE", raising=False)
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"text_config": {field: "somebody/kernel"}}))
+    with pytest.raises(
+        SettingError, match=r"config\.json of model .*: (attn|experts)_implementation names kernels"
+    ):
+        check_model_directory(model)
+    monkeypatch.setenv("LLMOPS_ALLOWED_CODE", "somebody/kernel")
+    assert check_model_directory(model) == model
+
+
+def test_code_that_a_model_names_beside_what_is_built_in_is_not_run_and_needs_no_leave(tiny_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Mine"}}))
+    assert check_model_directory(model) == model
+
+
+def test_text_that_becomes_an_object_is_looked_into_as_well():
+    with pytest.raises(SettingError, match="trust_remote_code runs code"):
+        typed({"tokenizer_kwargs": '{"trust_remote_code": true}'}, "peft_args", "peft.PromptTuningConfig")

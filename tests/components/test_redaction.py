@@ -102,3 +102,21 @@ def test_values_of_secret_variables_are_hidden_and_the_working_directory_is_not(
     monkeypatch.setenv("DB_PASSWORD", "correct-horse")
     monkeypatch.setenv("PWD", "/srv/llmops")
     assert redact("correct-horse in /srv/llmops") == "*** in /srv/llmops"
+
+
+def test_what_only_sounds_like_a_secret_stays_in_results():
+    value = {
+        "cost_per_token": 0.12,
+        "nll_per_token": [1, 2.5],
+        "sort_key": "name",
+        "public_key": "abcdefgh12345678",
+        "signature": "f(text) -> text",
+        "stop_token": "</s>",
+        "token": 5,
+    }
+    assert redacted(value) == value
+    assert redacted({"password": 12345678, "hub_token": "abc", "api_key": ["a"]}) == {
+        "password": "***",
+        "hub_token": "***",
+        "api_key": "***",
+    }

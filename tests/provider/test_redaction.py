@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import airflow_provider_llmops
 from airflow_provider_llmops.backends.last_words import clean, read_last_words
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
-from airflow_provider_llmops.redaction import redact
+from airflow_provider_llmops.redaction import redact, redacted
 from airflow_provider_llmops.results import StageResult
 
 ROOT = Path(__file__).parents[2]
@@ -86,3 +86,21 @@ def test_xcom_has_no_secret():
     value = StageResult.parse(text, run_id="r", component_digest="d", where="w").to_xcom()
     assert value["findings"] == ["read https://***@h/x"]
     assert value["details"] == {"tracking": {"url": "https://h/?token=***", "api_key": "***"}}
+
+
+def test_what_only_sounds_like_a_secret_stays_in_results():
+    value = {
+        "cost_per_token": 0.12,
+        "nll_per_token": [1, 2.5],
+        "sort_key": "name",
+        "public_key": "abcdefgh12345678",
+        "signature": "f(text) -> text",
+        "stop_token": "</s>",
+        "token": 5,
+    }
+    assert redacted(value) == value
+    assert redacted({"password": 12345678, "hub_token": "abc", "api_key": ["a"]}) == {
+        "password": "***",
+        "hub_token": "***",
+        "api_key": "***",
+    }

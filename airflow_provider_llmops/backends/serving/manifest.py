@@ -96,11 +96,12 @@ def inference_service(
         f"--model_name={name}",
         *(f"--{key}={value}" for key, value in (args or {}).items()),
     ]
-    for argument in arguments:
-        refuse_expansions(f"args of service {name!r}", argument)
-        if "{{" in argument:
+    # KServe hands the address to the container that fetches the model as an argument, too.
+    for what, text in (("model_uri", str(model_uri)), *(("args", argument) for argument in arguments)):
+        refuse_expansions(f"{what} of service {name!r}", text)
+        if "{{" in text:
             raise ConfigurationError(
-                f"args of service {name!r} have '{{{{' in them, which KServe takes for a template: {shown_value(argument)}. Put text "
+                f"{what} of service {name!r} has '{{{{' in them, which KServe takes for a template: {shown_value(text)}. Put text "
                 "that must have it into the model's files."
             )
     noted = {**(annotations or {}), **({MODEL_DIGEST_ANNOTATION: model_digest} if model_digest else {})}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from llmops_components.errors import ModelError
+from llmops_components.passthrough.code import refuse_code
 
 # Optimizer states, training arguments and old weights: unpickling them runs whatever is in them.
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _PICKLED_WEIGHTS = ("*model*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_CONFIGS = ("config.json", "generation_config.json")
 _SAVE = "Save model and tokenizer into it with save_pretrained()."
 
 
@@ -23,6 +26,7 @@ def check_model_directory(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ModelError: Something is missing; the message names it.
+        SettingError: Its configuration chooses kernels or other code that is not allowed here.
     """
     directory = Path(path)
     if directory.is_file():
@@ -37,6 +41,7 @@ def check_model_directory(path: str | os.PathLike[str]) -> Path:
         adapter = (directory / "adapter_config.json").is_file()
         hint = " It holds an adapter: merge it with its base model." if adapter else ""
         raise ModelError(f"{directory} is not a model directory: it has no config.json.{hint}")
+    _refuse_chosen_code(directory)
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -62,3 +67,25 @@ def check_model_directory(path: str | os.PathLike[str]) -> Path:
             f"Model directory {directory} has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}). {_SAVE}"
         )
     return directory
+
+
+def _refuse_chosen_code(directory: Path) -> None:
+    """Hold what a model's own files choose to the rules that the caller's arguments are held to.
+
+    Transformers takes the name of a kernel from ``config.json`` as it takes it from an argument. ``auto_map`` names code that
+    runs only with ``trust_remote_code``, which is asked for elsewhere: ordinary models have it.
+    """
+    for name in _CONFIGS:
+        try:
+            config = json.loads((directory / name).read_bytes())
+        except (OSError, ValueError):
+            continue  # is not there, or the loader says what is wrong with it
+        refuse_code(f"{name} of model {directory}", _without_auto_map(config))
+
+
+def _without_auto_map(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            str(key).lstrip("_"): _without_auto_map(item) for key, item in value.items() if key != "auto_map"
+        }
+    return [_without_auto_map(item) for item in value] if isinstance(value, list) else value

@@ -292,8 +292,10 @@ def _convert_gguf(gguf: Path, directory: Path, dtype: str) -> None:
     dtype = "bfloat16" if dtype == "auto" else dtype
     try:
         with _parse_gguf_once():
-            config = AutoConfig.from_pretrained(folder, gguf_file=name)
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, config=config)
+            config = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, gguf_file=name, config=config, trust_remote_code=False
+            )
             unpacked = AutoModelForCausalLM.from_pretrained(
                 folder,
                 gguf_file=name,

@@ -77,7 +77,7 @@ def _tokenizer(adapter: Path, base_model: Path) -> Any:
 
     directory = adapter if (adapter / "tokenizer_config.json").is_file() else base_model
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # whatever a broken file makes the readers raise
         raise ModelError(
             f"The tokenizer in {directory} cannot be loaded: {type(error).__name__}: {error}"

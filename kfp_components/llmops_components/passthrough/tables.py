@@ -134,6 +134,7 @@ def typed(given: Mapping[str, Any] | None, argument: str, *names: str, **further
     found: dict[str, Any] = converted(
         dict(given or {}), kinds, argument, ChainMap({argument: further}, CLASSES)
     )
+    refuse_code(argument, found)  # what was text is an object now
     return found
 
 

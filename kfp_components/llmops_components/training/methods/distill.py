@@ -86,7 +86,10 @@ def _check_vocabulary(judge: Any, student: os.PathLike[str], teacher: os.PathLik
     """Probabilities are compared token by token, so both models have to mean the same by each number."""
     from transformers import AutoTokenizer
 
-    ours, theirs = (AutoTokenizer.from_pretrained(path).get_vocab() for path in (student, teacher))
+    ours, theirs = (
+        AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab()
+        for path in (student, teacher)
+    )
     if ours != theirs:
         different = sum(ours.get(token) != theirs.get(token) for token in ours.keys() | theirs.keys())
         raise ModelError(
