@@ -581,7 +581,16 @@ def test_storage_without_a_provider_says_what_to_install(settings):
 def test_digest_of_an_input_is_that_of_its_component_or_of_its_file(backend, tmp_path):
     uri = f"file://{tmp_path}/root/p/r/t/salt/model"
     write(tmp_path, "root/p/r/t/salt/model/config.json")
-    result = {"artifacts": {"model": {"uri": uri, "digest": "sha256:1", "bytes": 2}}}
+    result = {
+        "schema_version": 1,
+        "component": "train_sft",
+        "passed": True,
+        "findings": [],
+        "artifacts": {"model": {"uri": uri, "digest": "sha256:1", "bytes": 2}},
+        "metrics": {},
+        "details": {},
+        "resources": {},
+    }
     write(tmp_path, "root/p/r/t/salt/result", text=json.dumps(result))
     assert backend.input_digest(uri) == "sha256:1"
     lone = write(tmp_path, "data/train.jsonl", text="a", at=1000)
