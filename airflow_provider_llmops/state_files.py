@@ -26,7 +26,7 @@ _NOT_OURS = (errno.EPERM, errno.EACCES, errno.EROFS)  # another user's directory
 PRIVATE_UMASK = 0o077  # of the processes of runs: what they make is their owner's alone
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # About the machine at this moment, and not about the file.
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
 
 
 class StateFileError(Exception):
@@ -96,7 +96,7 @@ def read_record(path: Path, model: type[RecordT]) -> RecordT:
             raise unreadable(path, "it is a symbolic link to nothing") from None
         return model()
     except OSError as error:
-        if error.errno in _PASSING:
+        if error.errno in PASSING:
             raise
         raise unreadable(path, os.strerror(error.errno or 0)) from error
     try:
@@ -122,7 +122,7 @@ def read_text(content: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:
         raise ValueError(_why_no_json(content, error)) from None
-    if why := _unusable(value):
+    if why := why_unusable(value):
         raise ValueError(why)
     return value
 
@@ -154,7 +154,13 @@ def _why_no_json(content: bytes, error: ValueError) -> str:
     return f"it is cut off, or no JSON ({error})"
 
 
-def _unusable(value: Any, where: str = "", depth: int = 0) -> str | None:
+def why_unusable(value: Any, where: str = "", depth: int = 0) -> str | None:
+    """Why no reader takes a value, were it written as JSON; ``None`` if it does.
+
+    :param value: a JSON value
+    :param where: of what it is a part, as ``.name.name``
+    :param depth: how deep
+    """
     if depth > MAX_DEPTH:
         return f"it is nested more than {MAX_DEPTH} deep"
     if isinstance(value, str):
@@ -165,14 +171,16 @@ def _unusable(value: Any, where: str = "", depth: int = 0) -> str | None:
         return f"{where[1:201] or 'it'} is {value}, which is no finite number"
     parts: Iterable[tuple[object, Any]]
     if isinstance(value, dict):
-        if any(_unusable(key) for key in value):
+        if any(why_unusable(key) for key in value):
             return "it has text that is no Unicode"
         parts = value.items()
     elif isinstance(value, list):
         parts = enumerate(value)
     else:
         return None
-    return next(filter(None, (_unusable(part, f"{where}.{name}", depth + 1) for name, part in parts)), None)
+    return next(
+        filter(None, (why_unusable(part, f"{where}.{name}", depth + 1) for name, part in parts)), None
+    )
 
 
 def unreadable(path: Path, why: str) -> StateFileError:

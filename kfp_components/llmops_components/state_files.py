@@ -27,7 +27,7 @@ _NO_ROOM_BYTES = 64 << 20  # less than the file that just failed to be written, 
 PRIVATE_UMASK = 0o077  # of the processes of runs and services: what they make is their owner's alone
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # About the machine at this moment, and not about the file.
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
 Shape = Any
 # Why a step or a process failed, as `llmops_components.reporting` writes it.
 ERROR_SHAPE = {"type": str, "message": str, "retryable": bool, "traceback": str, "task": str}
@@ -107,7 +107,7 @@ def read_json(path: str | os.PathLike[str], shape: Shape | None = None) -> dict[
             raise unreadable(file, "it is a symbolic link to nothing") from None
         return {}
     except OSError as error:
-        if error.errno in _PASSING:
+        if error.errno in PASSING:
             raise
         raise unreadable(file, os.strerror(error.errno or 0)) from error
     try:

@@ -32,10 +32,11 @@ from airflow_provider_llmops.backends.pipelines.local_queue import (
     ORPHAN_GRACE_SECONDS,
     RUN_DIR_VARIABLE,
     LocalQueue,
-    Start,
+    Ticket,
     is_locked,
     processes_of,
     stop,
+    ticket,
 )
 from airflow_provider_llmops.backends.pipelines.local_records import RequestRecord, StateRecord, StepError
 from airflow_provider_llmops.exceptions import (
@@ -57,6 +58,7 @@ from airflow_provider_llmops.state_files import (
     read_content,
     read_record,
     why_not_written,
+    why_unusable,
     write_json,
     write_private,
 )
@@ -127,7 +129,7 @@ class LocalPipelineBackend:
         return replace(pipeline, spec=spec, parameters=parameters)
 
     def submit(self, request: RunRequest) -> str:
-        """Prepare the run's directory, then start its process.
+        """Prepare the run's directory and let it wait for its turn, which is at once where a slot is free.
 
         The id is derived from the display name and the directory appears by one rename, so the same display name
         never starts twice.
@@ -136,11 +138,12 @@ class LocalPipelineBackend:
         require_runnable(
             request.pipeline
         )  # whoever has not placed it: the command of a container must not run here
-        refuse_placeholders("The run's name", request.display_name)
+        _refuse_unreadable("The run's name", request.display_name)
         for name, value in request.pipeline.parameters.items():
-            refuse_placeholders(f"Parameter {name!r}", value)
+            _refuse_unreadable(f"Parameter {name!r}", value)
         run_id = self._id_of(request.display_name)
         directory = self._runs / run_id
+        known = self._how_to_start(directory, request)
         try:
             self._check_space()
             self._note_use(request.pipeline.parameters)
@@ -174,7 +177,15 @@ class LocalPipelineBackend:
                         raise
                     shutil.rmtree(aside)
                     return run_id
-                self._start(directory, lock.fileno(), request)
+                try:
+                    self._queue.enter(run_id, known)
+                except OSError:
+                    shutil.rmtree(directory, ignore_errors=True)  # nobody would ever start it
+                    raise
+            self._queue.go_on(self._fail, patient=True)
+            if self._queue.ahead_of(run_id) is not None:
+                with _open_log(directory / "log.txt") as log:
+                    log.write("waiting for another run on this machine to end\n")
         except OSError as error:
             raise ApiUnavailableError(
                 f"The run cannot be started: {why_not_written(error, directory)}. Check the disk and the permissions there, or choose "
@@ -189,7 +200,7 @@ class LocalPipelineBackend:
         directory = self._directory(run_id)
         with _naming_troubles(run_id, directory):
             state, ahead = self._look(directory)
-            if ahead is not None and ahead < self._slots:  # the first ones look whether somebody was killed
+            if ahead is not None:  # who should have started the next one may have been killed
                 self._queue.go_on(self._fail)
                 state, ahead = self._look(directory)
             return self._describe(directory, state, ahead)
@@ -333,7 +344,7 @@ class LocalPipelineBackend:
         self._check_writing()
         return f"local backend ready: Python {version} at {self._data_plane.python}, runs in {self._runs}"
 
-    def _start(self, directory: Path, lock_fd: int, request: RunRequest) -> None:
+    def _how_to_start(self, directory: Path, request: RunRequest) -> Ticket:
         own = {RETENTION_VARIABLE: str(self._retention)} if self._retention is not None else {}
         if names := allowed_code.allowed_names():
             also = os.environ.get(allowed_code.ENVIRONMENT, "").split(",")
@@ -349,10 +360,14 @@ class LocalPipelineBackend:
                 "LLMOPS_SLOTS": str(self._slots),
             }
         )
-        command = [str(self._data_plane.python), "-m", _RUNNER_MODULE, str(directory)]
-        if not self._queue.enter(Start(directory, command, environment), lock_fd):
-            with _open_log(directory / "log.txt") as log:
-                log.write("waiting for another run on this machine to end\n")
+        try:
+            return ticket([str(self._data_plane.python), "-m", _RUNNER_MODULE, str(directory)], environment)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"The run's process cannot be given what it needs: {error}. Correct it in the connection, or where the worker is "
+                "started.",
+                f"Run: {request.display_name}",
+            ) from error
 
     def _checkpoints_of(self, request: RunRequest) -> str | None:
         """What a retry of a training goes on from, unless that has a place of its own. Success removes it."""
@@ -404,7 +419,9 @@ class LocalPipelineBackend:
             message = "the run's process disappeared (killed, or the machine was restarted)"
         else:
             message = "the run was prepared but its process never started working"
-        return self._end(directory, state, "StateFileError" if unreadable else "Killed", message)
+        ended = self._end(directory, state, "StateFileError" if unreadable else "Killed", message)
+        self._queue.go_on(self._fail)  # as its process would have seen to
+        return ended
 
     def _fail(self, directory: Path, message: str) -> None:
         """Record that a run which waited cannot be started."""
@@ -501,6 +518,13 @@ class LocalPipelineBackend:
                 "it, or choose another 'root' in the connection's extra.",
                 f"Directory: {self._runs}",
             ) from error
+
+
+def _refuse_unreadable(what: str, value: Any) -> None:
+    """Refuse what the run's process would be given and could not read."""
+    refuse_placeholders(what, value)
+    if why := why_unusable(value):
+        raise ConfigurationError(f"{what} cannot be handed to the run: {why}. Give it another value.")
 
 
 def _import_here(step: str, address: str) -> str:

@@ -2,8 +2,8 @@
 
 What lies under a root, and what keeps it there beside its age:
 
-    runs/<id>                 a process of its own that lives; a run under way that has it among its arguments; a service's
-                              manifest; a version in MLflow that was registered from it
+    runs/<id>                 a process of its own that lives, or its turn to come; a run under way that has it among its arguments; a
+                              service's manifest; a version in MLflow that was registered from it
     checkpoints/<lineage>     a run under way; a week in any case, for a retry goes on from there
     environments/<key>        a step that uses it
     services/.../revisions/n  a process of its own that lives, or traffic
@@ -35,6 +35,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
+from llmops_components.local import queue
 from llmops_components.models.store import MODELS
 from llmops_components.serving.local import processes
 from llmops_components.serving.local.uses import USED, USERS
@@ -283,7 +284,10 @@ class _Pruning:
         for run in ours:
             request = read_json(run / "request.json")
             name = f"{run.name} {str(request.get('display_name', '')).partition(' ')[0]}".strip()
-            kept = "it runs" if run in alive else reasons.get(run.name)
+            if run in alive:
+                kept = "it waits for its turn" if queue.is_waiting(run) else "it runs"
+            else:
+                kept = reasons.get(run.name)
             item = Item("run", name, run, (self.now - used[run]) / DAY_SECONDS)
             self._add(item, partial(_remove_run, run, request, used[run]), kept=kept)
         for leftover in sorted((self.root / "runs").glob(".*")):
@@ -395,12 +399,14 @@ class _Pruning:
 
 
 def is_alive(run: Path) -> bool:
-    """Whether the process of a run lives, or is about to be started.
+    """Whether the process of a run lives, or is to be started when its turn comes.
 
     Args:
         run: Directory of the run.
     """
-    return processes.is_running(run)
+    return queue.is_waiting(run) or processes.is_running(
+        run
+    )  # in this order: it is locked before its ticket goes
 
 
 def _last_used(run: Path, request: Mapping[str, Any]) -> float:
@@ -426,6 +432,8 @@ def _remove_run(run: Path, request: Mapping[str, Any], before: float) -> str | N
     with _held(run / "lock") as is_ours:
         if not is_ours:
             return "it runs"
+        if queue.is_waiting(run):
+            return "it waits for its turn"
         run.rename(aside)  # who wants to note that it takes something of it no longer finds it
         if _last_used(aside, request) > before:
             aside.rename(run)

@@ -1,8 +1,8 @@
-"""Whose turn it is on this machine: what the process of a run does when it has ended, for those that wait.
+"""Whose turn it is on this machine: what the process of a run does for those that wait, when it begins and when it has ended.
 
-A run that waits is a file, ``<root>/queue/<number>.<run id>``, with its command and environment, and no process. A slot,
+A run that is to be started is a ticket, ``<root>/queue/<number>.<run id>``, with its command and environment, and no process. A slot,
 ``<root>/slots/<number>``, is locked for as long as the process of its run works, and names that run. The Airflow provider's
-``backends/local_queue.py`` is the other side of this: it lets runs in, and starts the first ones where a process was killed.
+``backends/pipelines/local_queue.py`` is the other side of this: it lets runs in, and starts them in the same way.
 """
 
 from __future__ import annotations
@@ -10,19 +10,59 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import shutil
+import stat
 import subprocess
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from llmops_components.serving.local.processes import is_running
-from llmops_components.state_files import PRIVATE_UMASK, StateFileError, read_json, write_json
+from llmops_components.redaction import redact
+from llmops_components.serving.local.processes import is_running, is_same_directory
+from llmops_components.state_files import (
+    PASSING,
+    PRIVATE_UMASK,
+    StateFileError,
+    private_directory,
+    read_json,
+    unreadable,
+    write_json,
+)
 
 RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
 ORPHAN_GRACE_SECONDS = 5.0
+LOOK_SECONDS = 1.0  # a look at a run holds its lock for an instant; many of them, for a little longer
+LOG_TAIL_BYTES = 1024
+# Each text stands for bytes, one sign for each: the system's texts need not be Unicode.
 TICKET_SHAPE = {"command": [str], "environment": {str: str}}
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _POLL_SECONDS = 0.05
+
+
+class NotNowError(Exception):
+    """No run can be started at this moment, for a reason that is none of its own."""
+
+
+def take_slot(slot: int, run: Path) -> None:
+    """Begin in a slot: stop what its last run has left if that was killed, then name this one.
+
+    Args:
+        slot: Descriptor of the slot's file.
+        run: Directory of the run.
+    """
+    before = os.pread(slot, 100, 0).decode("ascii", errors="replace")
+    last = run.with_name(before) if _RUN_ID.fullmatch(before) else run  # a power cut may leave anything
+    # One that still lives has stopped its steps, or the slot would not be free, and is about to be gone.
+    if last.name != run.name and not is_running(last):
+        stop_processes_of(last)
+    os.pwrite(slot, run.name.encode(), 0)
+    os.ftruncate(slot, len(run.name))
+    os.fsync(slot)
 
 
 def start_next(root: Path, slots: int) -> None:
@@ -32,28 +72,52 @@ def start_next(root: Path, slots: int) -> None:
         root: Directory that holds ``queue/``, ``slots/`` and ``runs/``.
         slots: Runs at a time.
     """
-    queue = root / "queue"
-    if not _tickets(queue):
-        return
+    queue = private_directory(root / "queue")
     lock = os.open(queue / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        while (waiting := _tickets(queue)) and (slot := _free_slot(root / "slots", slots)) is not None:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # first of all: who comes in at this moment saw no free slot
+        for ticket in tickets(root):
+            if (slot := _free_slot(root / "slots", slots)) is None:
+                return
+            run = root / "runs" / _run_id(ticket)
             try:
-                _start_first(root, waiting[0], slot)
+                _start(ticket, run, slot)
+            except NotNowError as error:
+                _say_once(run / "log.txt", f"waiting: {error}")
+                return  # the others would fare no better
             finally:
                 os.close(slot)
     finally:
         os.close(lock)
 
 
-def _tickets(queue: Path) -> list[Path]:
-    return sorted(path for path in queue.glob("[0-9]*.*") if path.name[:20].isdigit())
+def is_waiting(run: Path) -> bool:
+    """Whether a run has a ticket. One that has none, and whose lock is free after that was seen, is not to be started.
+
+    Args:
+        run: Its directory.
+    """
+    return any(_run_id(ticket) == run.name for ticket in tickets(run.parent.parent))
+
+
+def tickets(root: Path) -> list[Path]:
+    """The tickets, the first to be started first.
+
+    Args:
+        root: Directory that holds ``queue/``.
+    """
+    return sorted(path for path in (root / "queue").glob("[0-9]*.*") if path.name[:20].isdigit())
+
+
+def _run_id(ticket: Path) -> str:
+    return ticket.name.partition(".")[2]
 
 
 def _free_slot(directory: Path, slots: int) -> int | None:
+    """A slot that nobody works in, locked; only who holds the queue's lock takes one."""
+    private_directory(directory)
     for number in range(max(slots, 1)):
-        slot = os.open(directory / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        slot = _open_slot(directory / str(number))
         try:
             fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,45 +127,80 @@ def _free_slot(directory: Path, slots: int) -> int | None:
     return None
 
 
-def _start_first(root: Path, ticket: Path, slot: int) -> None:
-    run = root / "runs" / ticket.name.partition(".")[2]
+def _open_slot(path: Path) -> int:
+    """A slot's file; nobody can work in what is none, so that is put aside."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex}"))
+    return os.open(path, flags, 0o600)
+
+
+def _start(ticket: Path, run: Path, slot: int) -> None:
+    """Start the run of a ticket, or find that it can never be started; a run whose lock is held keeps its ticket."""
+    why = None
     try:
         known = read_json(ticket, TICKET_SHAPE)
-        command, environment = known.get("command") or [], known.get("environment") or {}
-    except StateFileError as error:
-        with contextlib.suppress(OSError):
-            ticket.unlink()
-        reason = {"type": "StateFileError", "message": str(error), "retryable": True}
-        with contextlib.suppress(OSError):
+        with _held(run) as lock:
+            # Otherwise it ended, was cancelled, or began when its ticket could not be removed.
+            if not (run / "cancel").exists() and not (run / "state.json").exists():
+                if lock is None:
+                    return
+                _launch(run, known, lock, slot)
+    except (StateFileError, ValueError) as error:
+        why = str(error)
+    except OSError as error:
+        if error.errno in PASSING:
+            raise NotNowError(f"its process cannot be started: {error}") from error
+        why = f"its process could not be started: {error}"
+    if why and run.is_dir():
+        reason = {"type": "NotStarted", "message": redact(why), "retryable": True}
+        with contextlib.suppress(
+            OSError
+        ):  # before the ticket goes, or a look between the two would find no reason
             write_json(run / "state.json", {"state": "FAILED", "error": reason}, private=True)
-        return
-    with contextlib.suppress(OSError), (run / "lock").open("w") as lock:
-        # Held before the ticket goes, so that whoever looks sees one or the other.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not (run / "cancel").exists() and not (run / "state.json").exists():
-            _launch(root, run, command, environment, lock.fileno(), slot)
-        ticket.unlink(missing_ok=True)
-        return
-    ticket.unlink(missing_ok=True)  # its directory is gone, or it has been started
+    _discard(ticket)
 
 
-def _launch(
-    root: Path, run: Path, command: list[str], environment: dict[str, str], lock: int, slot: int
-) -> None:
-    before = os.pread(slot, 100, 0).decode("ascii", errors="replace").strip()
-    last = root / "runs" / before
-    is_mine = str(last) == os.environ.get(RUN_DIR_VARIABLE)
-    # Another one that holds its lock has ended its steps, or its slot would not be free, and is about to be gone.
-    if before and before != run.name and (is_mine or not is_running(last)):
-        stop_processes_of(last)
-    os.ftruncate(slot, 0)
-    os.pwrite(slot, run.name.encode(), 0)
-    log = os.open(run / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+@contextlib.contextmanager
+def _held(run: Path) -> Iterator[int | None]:
+    """A run's lock, held; None where another one holds it for longer than a look takes."""
+    lock = os.open(run / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield lock if _taken(lock) else None
+    finally:
+        os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    deadline = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.001)
+        else:
+            return True
+
+
+def _launch(run: Path, known: dict[str, Any], lock: int, slot: int) -> None:
+    """Start the process of a run, which inherits its lock and its slot."""
+    command = [text.encode("latin-1") for text in known.get("command") or []]
+    if not command:
+        raise unreadable(run, "its ticket names no command")
+    environment = known.get("environment") or {}
+    program = os.fsdecode(command[0])
+    if os.path.dirname(program) and not os.access(program, os.X_OK):  # noqa: PTH120
+        raise NotNowError(f"{program} is not there, or cannot be started")
+    log = os.open(
+        run / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
+    )
     try:
         subprocess.Popen(
-            [*command, "--slot", str(slot)],
+            [*command, b"--slot", str(slot).encode()],
             cwd=run,
-            env=environment,
+            env={key.encode("latin-1"): value.encode("latin-1") for key, value in environment.items()},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -113,8 +212,29 @@ def _launch(
         os.close(log)
 
 
+def _discard(ticket: Path) -> None:
+    """Remove a ticket, whatever it is."""
+    try:
+        ticket.unlink(missing_ok=True)
+    except OSError:
+        shutil.rmtree(ticket, ignore_errors=True)
+
+
+def _say_once(log: Path, line: str) -> None:
+    """Add a line to a run's log, unless it is the last one."""
+    text = f"{line}\n".encode("utf-8", errors="replace")
+    with contextlib.suppress(OSError):
+        handle = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        try:
+            start = max(os.fstat(handle).st_size - LOG_TAIL_BYTES, 0)
+            if not os.pread(handle, LOG_TAIL_BYTES, start).endswith(text):
+                os.write(handle, text)
+        finally:
+            os.close(handle)
+
+
 def stop_processes_of(run: Path, grace: float = ORPHAN_GRACE_SECONDS) -> None:
-    """Stop what a run has left behind whose process was killed: a step at work beside the next run.
+    """Stop what the steps of a run have left at work, so that nothing of it goes on beside the next run.
 
     Args:
         run: Its directory, which each of its processes carries in its environment.
@@ -123,7 +243,7 @@ def stop_processes_of(run: Path, grace: float = ORPHAN_GRACE_SECONDS) -> None:
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(RUN_DIR_VARIABLE) == str(run):
+            if is_same_directory(process.environ().get(RUN_DIR_VARIABLE), run):
                 found[process.pid] = process
                 for child in process.children(recursive=True):  # one may have been given another environment
                     if os.getsid(child.pid) == os.getsid(process.pid):
@@ -134,8 +254,12 @@ def stop_processes_of(run: Path, grace: float = ORPHAN_GRACE_SECONDS) -> None:
             with contextlib.suppress(psutil.Error):  # which looks whether it still is the same process
                 send(process)
         deadline = time.monotonic() + grace
-        while any(map(_lives, found.values())) and time.monotonic() < deadline:
+        while any(map(_lives, found.values())):
+            if time.monotonic() >= deadline:
+                break
             time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -110,8 +110,8 @@ class RunState:
         write_json(self._path, self.value, private=True)
 
 
-def run(directory: Path) -> int:
-    """Carry out the run whose directory is given; returns the exit status."""
+def run(directory: Path, slot: int | None = None) -> int:
+    """Carry out the run whose directory is given, in a slot that it has inherited; returns the exit status."""
     termination = Termination()
     signal.signal(signal.SIGTERM, termination)
     state = RunState(directory)
@@ -121,6 +121,8 @@ def run(directory: Path) -> int:
     )
     os.environ["PYTHONUNBUFFERED"] = "1"
     try:
+        if slot is not None:
+            queue.take_slot(slot, directory)
         request = read_json(directory / "request.json", REQUEST_SHAPE)
         failure = _execute(directory, request, state, termination)
     except Terminated:
@@ -179,12 +181,20 @@ def _execute(
     return None
 
 
+def _start_next(root: Path) -> None:
+    """Let those that wait go on; what keeps them is no failure of this run, and a look at one of them tells of it."""
+    try:
+        queue.start_next(root, int(os.environ.get("LLMOPS_SLOTS", "1")))
+    except OSError as error:
+        print(f"the runs that wait were not looked at: {error}", flush=True)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def main(argv: list[str]) -> int:
-    """Carry out a run, then let those that wait go on, then give disk space back.
+    """Carry out a run, stop what its steps have left, let those that wait go on, then give disk space back.
 
     Args:
         argv: Directory of the run, and ``--slot`` with the inherited descriptor of its slot.
@@ -201,15 +211,16 @@ def main(argv: list[str]) -> int:
     directory = options.directory.resolve()
     try:
         with prune.temporary_directory(directory):
-            status = run(directory)
+            status = run(directory, options.slot)
     except Exception as error:
         hide_in(error)  # its traceback goes to the log of the run
         raise
     finally:
+        queue.stop_processes_of(directory)  # as the end of a pod does
         if options.slot is not None:
             os.close(options.slot)
         # After the slot is free: who comes in from here on sees that it is.
-        queue.start_next(directory.parent.parent, int(os.environ.get("LLMOPS_SLOTS", "1")))
+        _start_next(directory.parent.parent)
     print(
         f"run {directory.name} ended with status {status} after {time.monotonic() - started:.1f} s",
         flush=True,

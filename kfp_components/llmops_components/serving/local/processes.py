@@ -31,6 +31,7 @@ from llmops_components.state_files import (
 STOP_GRACE_SECONDS = 10
 DIRECTORY_VARIABLE = "LLMOPS_PROCESS_DIR"  # marks all that was started in a directory
 PROCESS_SHAPE = {"pid": int, "started": (int, float)}
+CLOCK_SECONDS = 2.0  # times of birth are reckoned from the machine's start, which moves when its clock is set
 _POLL_SECONDS = 0.05
 _LOG_TAIL_BYTES = 4000
 _MAX_TAIL_BYTES = 1 << 20
@@ -116,6 +117,9 @@ def stop(directory: Path, *, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
     Args:
         directory: As given to :func:`start`.
         grace_seconds: Time to finish running work.
+
+    Raises:
+        UnavailableError: Something of it still lives.
     """
     if not is_running(directory):
         return
@@ -133,6 +137,10 @@ def stop(directory: Path, *, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
             time.sleep(_POLL_SECONDS)
         else:
             return
+    raise UnavailableError(
+        f"The process of {directory.name} did not end, or is none that can be known as the one that was started there. End it by "
+        f"hand: it is the one that holds {directory / 'lock'} open."
+    )
 
 
 def _members(directory: Path) -> list[psutil.Process]:
@@ -140,17 +148,33 @@ def _members(directory: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # gone since it was listed, or somebody else's
-            if process.environ().get(DIRECTORY_VARIABLE) == str(directory):
+            if is_same_directory(process.environ().get(DIRECTORY_VARIABLE), directory):
                 found.append(process)
     with contextlib.suppress(psutil.Error, StateFileError, KeyError, ValueError, OverflowError):
         known = read_json(directory / "process.json", PROCESS_SHAPE)
         process = psutil.Process(known["pid"])
         started = known.get("started")
         # Of an earlier release there is the number alone; it started its processes in their directory.
-        is_ours = process.cwd() == str(directory) if started is None else process.create_time() == started
+        is_ours = (
+            is_same_directory(process.cwd(), directory)
+            if started is None
+            else abs(process.create_time() - started) <= CLOCK_SECONDS
+        )
         if is_ours and process not in found:
             found.append(process)
     return [process for process in found if _lives(process)]
+
+
+def is_same_directory(named: str | None, directory: Path) -> bool:
+    """Whether a process means that directory, whichever links lead to it.
+
+    Args:
+        named: As the process has it.
+        directory: The directory, which may be gone.
+    """
+    if named is None or Path(named).name != directory.name:
+        return False
+    return os.path.realpath(named) == os.path.realpath(directory)
 
 
 def _lives(process: psutil.Process) -> bool:
