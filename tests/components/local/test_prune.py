@@ -119,6 +119,40 @@ def test_run_that_lives_stays_and_so_does_what_it_takes(root):
     assert set(run_prune(root, days=0).values()) == {None}
 
 
+def test_run_that_waits_for_its_turn_stays_and_so_does_what_it_takes(root):
+    data = make_run(root)
+    checkpoints = root / "checkpoints" / "0123456789ab"
+    checkpoints.mkdir(parents=True)
+    os.utime(checkpoints, (time.time() - 9 * 86400,) * 2)
+    waiting = make_run(root, arguments={"uri": f"{data}/artifacts/x"}, checkpoints=str(checkpoints))
+    (waiting / "state.json").unlink()
+    ticket = root / "queue" / f"{1:020d}.{waiting.name}"
+    ticket.parent.mkdir()
+    ticket.write_text("{}")
+    assert run_prune(root, days=0) == {
+        data: f"the run {waiting.name}, which is under way",
+        waiting: "it waits for its turn",
+        checkpoints: "a run under way",
+    }
+    ticket.unlink()
+    assert run_prune(root, days=0) == {data: None, waiting: None, checkpoints: None}
+
+
+def test_run_that_is_let_in_while_others_are_looked_at_stays(root, monkeypatch):
+    run = make_run(root)
+    last_used = prune._last_used
+
+    def let_in(*arguments):
+        (root / "queue").mkdir(exist_ok=True)
+        (root / "queue" / f"{1:020d}.{run.name}").write_text("{}")
+        return last_used(*arguments)
+
+    monkeypatch.setattr(prune, "_last_used", let_in)
+    monkeypatch.setattr(prune._Pruning, "_references", lambda *_: {})
+    assert run_prune(root) == {run: "it waits for its turn"}
+    assert run.is_dir()
+
+
 def test_run_whose_use_was_noted_is_as_young_as_its_last_use(root):
     run = make_run(root)
     (run / "used").touch()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from broken_files import BROKEN
-from llmops_components.errors import InputError
+from llmops_components.errors import InputError, UnavailableError
 from llmops_components.serving.local import controller as local
 from llmops_components.serving.local import processes
 from llmops_components.serving.local.controller import LocalServing, ServiceNotFoundError
@@ -168,3 +170,30 @@ def test_stop_finds_what_it_started_whatever_the_file_says(how: str, tmp_path: P
     BROKEN[how](tmp_path / "ours" / "process.json")
     processes.stop(tmp_path / "ours", grace_seconds=5)
     assert not processes.is_running(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("known", ["the number alone", "both"])
+def test_stop_finds_below_a_link_what_carries_no_mark(known: str, tmp_path: Path) -> None:
+    """As an earlier release started it; its time of birth is reckoned anew since the clock was set."""
+    (tmp_path / "real/ours").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    directory = tmp_path / "link/ours"
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(sleeping, cwd=directory, pass_fds=[lock.fileno()])
+    threading.Thread(target=process.wait, daemon=True).start()
+    born = {} if known == "the number alone" else {"started": psutil.Process(process.pid).create_time() + 1.5}
+    write_json(directory / "process.json", {"pid": process.pid} | born)
+    processes.stop(directory, grace_seconds=5)
+    assert not processes.is_running(directory)
+
+
+def test_stop_says_so_when_it_cannot_know_what_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    with (tmp_path / "ours/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(
+            UnavailableError, match=r"^The process of ours did not end, or is none that can be known"
+        ):
+            processes.stop(tmp_path / "ours", grace_seconds=0.1, kill_seconds=0.1)

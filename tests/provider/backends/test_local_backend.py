@@ -198,7 +198,7 @@ def test_cancel_of_a_finished_run_changes_nothing(backend, toy_spec):
 
 
 def test_run_prepared_but_never_started_is_failed(backend, toy_spec, monkeypatch):
-    monkeypatch.setattr(LocalPipelineBackend, "_start", lambda *args: None)
+    monkeypatch.setattr(backend._queue, "enter", lambda *_: None)
     run = backend.get(backend.submit(request(toy_spec)))
     assert run.state is RunState.FAILED
     assert run.error == "Killed: the run was prepared but its process never started working"
@@ -314,7 +314,7 @@ def test_use_is_noted_of_addresses_lists_and_importers(backend, toy_spec, monkey
     asked = replace(
         asked, pipeline=replace(asked.pipeline, spec=spec, parameters={"any": [*values, *others]})
     )
-    monkeypatch.setattr(backend, "_start", lambda *_: None)
+    monkeypatch.setattr(backend._queue, "enter", lambda *_: None)
     backend.submit(asked)
     assert [(run / "used").exists() for run in runs] == [True] * 5
     (backend._runs / "mine").rmdir()  # which is empty

@@ -29,6 +29,7 @@ from llmops_components.state_files import (
 )
 
 STOP_GRACE_SECONDS = 10
+KILL_SECONDS = 5
 DIRECTORY_VARIABLE = "LLMOPS_PROCESS_DIR"  # marks all that was started in a directory
 PROCESS_SHAPE = {"pid": int, "started": (int, float)}
 CLOCK_SECONDS = 2.0  # times of birth are reckoned from the machine's start, which moves when its clock is set
@@ -108,7 +109,9 @@ def is_running(directory: Path) -> bool:
         os.close(lock)
 
 
-def stop(directory: Path, *, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+def stop(
+    directory: Path, *, grace_seconds: float = STOP_GRACE_SECONDS, kill_seconds: float = KILL_SECONDS
+) -> None:
     """SIGTERM, and SIGKILL for what is still there after the grace time, of all that was started in this directory.
 
     Only processes are signalled that carry the directory in their environment or are the very one that was noted, by its number
@@ -117,13 +120,14 @@ def stop(directory: Path, *, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
     Args:
         directory: As given to :func:`start`.
         grace_seconds: Time to finish running work.
+        kill_seconds: Time to be gone once killed.
 
     Raises:
         UnavailableError: Something of it still lives.
     """
     if not is_running(directory):
         return
-    for send, seconds in ((psutil.Process.terminate, grace_seconds), (psutil.Process.kill, 5)):
+    for send, seconds in ((psutil.Process.terminate, grace_seconds), (psutil.Process.kill, kill_seconds)):
         members = _members(directory)
         for process in members:
             with contextlib.suppress(
