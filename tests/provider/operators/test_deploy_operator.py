@@ -241,7 +241,9 @@ def test_evicted_worker_leaves_the_revision_to_the_next_attempt_and_one_of_a_mar
 def slow_controller(monkeypatch, tmp_path):
     """An interpreter for the connection that hangs when it is started first, and says after that that all is well."""
     revision = {"revision": "00001", "state": "READY"}
-    answer = json.dumps({"name": "tiny", "namespace": "default", "gateway": "RUNNING", "revisions": [revision]})
+    answer = json.dumps(
+        {"name": "tiny", "namespace": "default", "gateway": "RUNNING", "revisions": [revision]}
+    )
     python = tmp_path / "python"
     python.write_text(
         f"#!/bin/sh\n[ -e '{tmp_path}/called' ] || {{ touch '{tmp_path}/called'; exec sleep 60; }}\necho '{answer}'\n"
