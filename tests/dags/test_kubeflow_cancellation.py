@@ -107,14 +107,14 @@ def test_marking_clearing_and_a_dag_run_that_times_out_terminate_the_run_and_no_
     airflow.wait_until(
         lambda: set(cluster.terminated()) >= unwanted,
         "the runs of marked and cleared tasks to be terminated",
-        30,
+        180,
         lambda: {task: cluster.state(run_id) for task, run_id in runs.items()},
     )
     assert airflow.wait("overdue", overdue) == "failed"
     airflow.wait_until(
         lambda: set(cluster.terminated()) >= {*unwanted, *overdue_runs},
         "the runs of a DAG run that timed out to be terminated",
-        30,
+        180,
         lambda: [cluster.state(run_id) for run_id in overdue_runs],
     )
 

@@ -107,7 +107,10 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     assert parents[0] == parents[1]
 
     service = airflow.xcom("post_training", run, "deploy_model")
-    assert [model["id"] for model in httpx.get(f"{service['openai_url']}/models").json()["data"]] == ["tiny"]
+    models_url = f"{service['openai_url']}/models"
+    assert httpx.get(models_url).status_code == 401
+    key = {"Authorization": f"Bearer {airflow.stack.api_key}"}
+    assert [model["id"] for model in httpx.get(models_url, headers=key).json()["data"]] == ["tiny"]
     (asked,) = airflow.xcom("post_training", run, "smoke_test")
     assert asked["answer"]
 
