@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +15,7 @@ from llmops_components.errors import SettingError, UnavailableError
 
 SMOKE_MAX_TOKENS = 64
 _MAX_ANSWER_BYTES = 4 << 20
+_PAUSE_SECONDS = 0.5
 # How our predictor and vLLM say it.
 _NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
 _CONTEXT_TOO_SHORT = ("model's context is", "maximum context length")
@@ -25,6 +29,17 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 _opener = urllib.request.build_opener(_NoRedirects())
+# A proxy would be asked for its own loopback, and would see the secret of a service of this machine.
+_local_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+
+
+def _opener_for(address: str) -> urllib.request.OpenerDirector:
+    host = urllib.parse.urlsplit(address).hostname or ""
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    return _local_opener if is_local else _opener
 
 
 def ask(
@@ -75,15 +90,25 @@ def is_open_to_all(openai_url: str, *, timeout_seconds: float = 30) -> bool:
 
     Args:
         openai_url: Base URL of an OpenAI API.
-        timeout_seconds: Longest wait.
+        timeout_seconds: Longest wait; a route may be missing for a moment.
+
+    Raises:
+        UnavailableError: The service tells neither.
     """
-    try:
-        with _opener.open(f"{openai_url}/models", timeout=timeout_seconds):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code not in (301, 302, 303, 307, 308, 401, 403)
-    except OSError as error:
-        raise UnavailableError(f"{openai_url} did not answer: {error}") from None
+    address, deadline = f"{openai_url}/models", time.monotonic() + timeout_seconds
+    while True:
+        try:
+            with _opener_for(address).open(address, timeout=timeout_seconds):
+                return True
+        except urllib.error.HTTPError as error:
+            if error.code in (301, 302, 303, 307, 308, 401, 403):
+                return False
+            why = f"HTTP {error.code}"
+        except OSError as error:
+            why = str(error)
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"Cannot tell whether a key is needed: {address} answered with {why}.")
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _post(
@@ -94,7 +119,7 @@ def _post(
         address, data=json.dumps(body).encode(), headers={"Content-Type": "application/json", **headers}
     )
     try:
-        with _opener.open(request, timeout=timeout_seconds) as answer:
+        with _opener_for(address).open(request, timeout=timeout_seconds) as answer:
             content = answer.read(_MAX_ANSWER_BYTES + 1)
             if len(content) > _MAX_ANSWER_BYTES:
                 raise UnavailableError(f"{address} answered with more than {_MAX_ANSWER_BYTES} bytes.")

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_CONNECTIONS = 2048
+MAX_PIPELINED = 4  # requests that wait behind the one that is being answered; no client in use sends any
 HEAD_SECONDS = 10.0
 STALL_SECONDS = 30.0
 _REST_SECONDS = (
@@ -41,6 +42,7 @@ class LimitedProtocol(HttpToolsProtocol):
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
     rest_seconds = _REST_SECONDS
+    max_pipelined = MAX_PIPELINED
 
     def __init__(
         self,
@@ -102,6 +104,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._status = 431
             raise _Refused
         if not self.url.startswith(b"/"):  # an address for a proxy, which this is not
+            raise _Refused
+        if len(self.pipeline) >= self.max_pipelined:
             raise _Refused
         super().on_headers_complete()
 

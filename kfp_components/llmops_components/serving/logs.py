@@ -46,12 +46,15 @@ def rotate(log: Path, max_bytes: int = MAX_LOG_BYTES) -> bool:
     written = os.fstat(2)
     if written.st_size < max_bytes or not _is(log, written):
         return False
-    for number in range(LOGS_KEPT, 0, -1):
-        source = earlier(log, number - 1)
-        if source.exists():
-            source.replace(earlier(log, number))
-    fresh = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # Before anything is renamed: where this fails, all is as it was, and the next try may do better.
+    new = log.with_name(f"{log.name}.new")
+    fresh = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
+        for number in range(LOGS_KEPT, 0, -1):
+            source = earlier(log, number - 1)
+            if source.exists():
+                source.replace(earlier(log, number))
+        new.replace(log)
         for descriptor in (1, 2):
             if os.path.samestat(os.fstat(descriptor), written):
                 os.dup2(fresh, descriptor)

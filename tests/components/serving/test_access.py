@@ -8,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,13 @@ from llmops_components.serving.access.settings import (
     of_environment,
     read_access_file,
 )
-from llmops_components.serving.access.usage import StreamUsage, Usage, note_usage, usage_comment
+from llmops_components.serving.access.usage import (
+    StreamUsage,
+    Usage,
+    note_usage,
+    tokens_asked,
+    usage_comment,
+)
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -246,7 +253,34 @@ def test_a_flood_of_refused_requests_leaves_the_lines_about_answered_ones(tmp_pa
     ]
 
 
+def test_what_a_request_asks_for_is_read_in_every_protocol() -> None:
+    assert tokens_asked(b'{"max_tokens": 100, "prompt": "max_tokens"}') == 100
+    assert tokens_asked(b'{"instances": [{"max_tokens":490}, {"max_tokens":490}]}') == 980
+    assert tokens_asked(b'{"max_completion_tokens" : 7, "min_tokens": 9}') == 7
+    assert tokens_asked(b"{}") == 0
+
+
 # --- Over HTTP
+
+
+async def left(scope: Any, receive: Any, send: Any) -> None:
+    """Like a gateway: what its client leaves is not answered."""
+    if scope["path"] != "/slow":
+        await application()(scope, receive, send)
+        return
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def test_a_request_that_is_left_before_it_is_answered_counts_for_what_it_asked(tmp_path: Path) -> None:
+    file = access_file(tmp_path / "access.json", keys=[entry("alice", ALICE, tokens_per_minute=1000)])
+    admission = Admission(Access(file), directory=tmp_path, service="m")
+    with served(AccessControl(left, admission)) as url, httpx.Client(base_url=url) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/slow", json={"max_tokens": 1000}, headers=bearer(ALICE), timeout=0.3)
+        while not (tmp_path / "m.audit.jsonl").exists():
+            time.sleep(0.01)
+        assert client.post("/stream", headers=bearer(ALICE)).status_code == 429
 
 
 async def answer(request: Request) -> JSONResponse:

@@ -279,6 +279,26 @@ def test_a_client_that_goes_away_is_passed_on(tmp_path: Path) -> None:
 # What is let in.
 
 
+def test_pages_may_send_the_headers_of_openais_own_client() -> None:
+    async def run() -> tuple[int, str | None]:
+        app = Door(_answer, policy=lambda: Policy(origins=("https://chat.example.org",)))
+        headers = {
+            "Origin": "https://chat.example.org",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang,x-stainless-os",
+        }
+        async with (
+            listening(app) as url,
+            ClientSession() as client,
+            client.options(url + CHAT, headers=headers) as got,
+        ):
+            return got.status, got.headers.get("access-control-allow-headers")
+
+    status, allowed = asyncio.run(run())
+    assert status == 200
+    assert "x-stainless-lang" in (allowed or "")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -550,3 +570,18 @@ def test_a_file_of_routes_that_cannot_be_read_leaves_the_traffic_where_it_is(tmp
             return found
 
     assert asyncio.run(run()) == [201] * 5
+
+
+def test_a_connection_that_sends_many_requests_at_once_is_ended(tmp_path: Path) -> None:
+    async def run() -> tuple[bytes, bytes]:
+        async with setup(tmp_path) as (gateway, _, urls, _):
+            route(tmp_path, urls, r00001=100)
+            ask, last = (
+                f"GET {READY} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n".encode()
+                for close in ("", "Connection: close\r\n")
+            )
+            return await raw(gateway, ask * 2 + last), await raw(gateway, ask * 200)
+
+    few, many = asyncio.run(run())
+    assert few.count(b"HTTP/1.1 201") == 3
+    assert many.count(b"HTTP/1.1 201") <= 5

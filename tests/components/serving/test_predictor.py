@@ -471,12 +471,26 @@ def test_more_requests_than_fit_get_429_and_the_others_their_answer(predictor: P
     assert {answer.json()["error"]["type"] for answer in refused} == {"rate_limit_error"}
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_its_place(predictor: Predictor, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/openai/v1/chat/completions", {"model": "tiny", "messages": QUESTION, "stream": True}),
+        ("/openai/v1/chat/completions", {"model": "tiny", "messages": QUESTION}),
+        ("/v1/models/tiny:predict", {"instances": ["Hello"]}),
+        (
+            "/v2/models/tiny/infer",
+            {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["Hello"]}]},
+        ),
+    ],
+)
+def test_a_client_that_goes_away_frees_its_place(
+    predictor: Predictor, path: str, body: dict[str, Any]
+) -> None:
     before = predictor.metric("llmops_generated_tokens_total")
-    body = {"model": "tiny", "messages": QUESTION, "max_tokens": 480, "temperature": 0, "stream": stream}
+    settings = {"max_tokens": 480, "temperature": 0}
+    body = body | (settings if path.startswith("/openai") else {"parameters": settings})
     data = json.dumps(body).encode()
-    head = f"POST /openai/v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
     head += "Content-Type: application/json\r\n\r\n"
     deadline = time.monotonic() + 20
     with socket.create_connection(("127.0.0.1", urlsplit(predictor.url).port or 0)) as client:

@@ -20,6 +20,7 @@ from llmops_components.serving.refusals import RequestError
 
 REQUEST_ID_HEADER = "x-request-id"
 REVISION_HEADER = "x-llmops-revision"
+CLIENT_WENT_AWAY = 499  # nginx's
 # What says that a service lives or is ready, and nothing else of it; probes of Kubernetes send no key.
 _OPEN = re.compile(r"/|/v2/health/(?:live|ready)|/v2/models/[^?]{1,200}/ready|/v1/models/[^?:]{1,200}")
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Visit:
         key: Whose key it came with.
         guess: Tokens that it is counted for meanwhile.
         is_open: Whether it is one that needs no key and is not noted.
+        asked: Tokens that its answers may have, as far as it says so.
         usage: Tokens that it took.
         refusal: Why it is not let in.
         content: Body and answer, where they are noted.
@@ -57,6 +59,7 @@ class Visit:
     started: float
     key: Key | None = None
     guess: int | None = None
+    asked: int = 0
     is_open: bool = False
     usage: Usage = field(default_factory=Usage)
     refusal: RequestError | None = None
@@ -144,9 +147,10 @@ class Admission:
         if visit.is_open:
             return
         if visit.key is not None and visit.guess is not None:
-            self._quotas.settle(
-                visit.key, visit.guess, visit.usage.prompt_tokens, visit.usage.completion_tokens
-            )
+            prompt, completion = visit.usage.prompt_tokens, visit.usage.completion_tokens
+            if status == CLIENT_WENT_AWAY and not prompt + completion:  # left before a word of what it took
+                prompt = max(visit.guess, visit.asked)
+            self._quotas.settle(visit.key, visit.guess, prompt, completion)
         if self.audit is None:
             return
         content = {

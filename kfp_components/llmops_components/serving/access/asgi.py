@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops_components.serving.access.admission import (
+    CLIENT_WENT_AWAY,
     REQUEST_ID_HEADER,
     REVISION_HEADER,
     Admission,
@@ -19,10 +20,8 @@ from llmops_components.serving.access.admission import (
     not_the_gateway,
 )
 from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway
-from llmops_components.serving.access.usage import StreamUsage, Usage, current
+from llmops_components.serving.access.usage import StreamUsage, Usage, current, tokens_asked
 from llmops_components.serving.refusals import RequestError, request_error_handler
-
-CLIENT_WENT_AWAY = 499  # nginx's
 
 
 class AccessControl:
@@ -79,7 +78,9 @@ class AccessControl:
 
         async def read() -> Message:
             message = await receive()
-            visit.keep("request", message.get("body", b""))
+            body = message.get("body", b"")
+            visit.keep("request", body)
+            visit.asked += tokens_asked(body)
             return message
 
         try:

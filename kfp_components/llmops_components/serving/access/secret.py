@@ -19,7 +19,9 @@ def read_secret(file: Path) -> str:
     """
     secret = file.read_text(encoding="ascii").strip()
     if len(secret) < SECRET_CHARACTERS:
-        raise SettingError(f"The secret of the service is too short. File: {file}.")
+        raise SettingError(
+            f"The secret of the service is too short: it was not written as a whole. Delete the file, and deploy again. File: {file}."
+        )
     return secret
 
 

@@ -13,6 +13,16 @@ COMPLETION_TOKENS_HEADER = "x-llmops-completion-tokens"
 # Clients of event streams skip lines that begin with a colon: https://html.spec.whatwg.org/multipage/server-sent-events.html
 _COMMENT = re.compile(rb'^: usage \{"prompt_tokens": (\d{1,9}), "completion_tokens": (\d{1,9})\}$', re.M)
 _TAIL_BYTES = 512
+_ASKED = re.compile(rb'"max_(?:completion_)?tokens"\s*:\s*(\d{1,9})(?![\d.eE])')
+
+
+def tokens_asked(body: bytes) -> int:
+    """How many tokens a body asks for, whatever its protocol, as far as it says so.
+
+    Args:
+        body: The body or a piece of it.
+    """
+    return sum(int(number) for number in _ASKED.findall(body))
 
 
 @dataclass

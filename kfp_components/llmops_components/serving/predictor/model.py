@@ -25,6 +25,7 @@ from llmops_components.serving.access.settings import Tls
 from llmops_components.serving.connections import LimitedProtocol
 from llmops_components.serving.predictor.batching import Batcher, Generation
 from llmops_components.serving.predictor.encoding import PromptEncoder
+from llmops_components.serving.predictor.leaving import unless_disconnected
 from llmops_components.serving.predictor.openai import note_tokens
 from llmops_components.serving.predictor.requests import Settings, ask, parse
 from llmops_components.serving.refusals import RequestError, request_error_handler, shortened
@@ -283,9 +284,12 @@ def _settings(given: dict[str, Any], where: str) -> Settings:
 
 async def _texts(generations: list[Generation]) -> list[str]:
     try:
-        return list(await asyncio.gather(*(generation.text() for generation in generations)))
+        texts = await unless_disconnected(generations)
     finally:
         note_tokens(generations)
+    if texts is None:
+        raise RequestError(499, "The client went away.")  # nginx's code; nobody reads it
+    return texts
 
 
 def _in_words(errors: list[dict[str, Any]]) -> RequestError:

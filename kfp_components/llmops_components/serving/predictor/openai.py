@@ -21,6 +21,7 @@ from llmops_components.serving.access.usage import note_usage, usage_comment
 from llmops_components.serving.predictor.batching import Batcher, Generation
 from llmops_components.serving.predictor.chat import ChatTemplate
 from llmops_components.serving.predictor.encoding import PromptEncoder
+from llmops_components.serving.predictor.leaving import unless_disconnected
 from llmops_components.serving.predictor.requests import (
     ChatRequest,
     CompletionRequest,
@@ -123,7 +124,7 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
             prompt_field="messages",
             limit_field=limit_field,
         )
-        return await respond(request, asked, generations, Shape.of_chat(model_name))
+        return await respond(asked, generations, Shape.of_chat(model_name))
 
     @router.post("/completions")
     async def completions(request: Request) -> Response:
@@ -140,7 +141,7 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
             max_tokens=asked.max_tokens,
             default_tokens=DEFAULT_COMPLETION_TOKENS,
         )
-        return await respond(request, asked, generations, Shape.of_text(model_name))
+        return await respond(asked, generations, Shape.of_text(model_name))
 
     def check_model(name: str) -> None:
         if name != model_name:
@@ -154,13 +155,10 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
     return router
 
 
-async def respond(
-    request: Request, asked: CompletionSettings, generations: list[Generation], shape: Shape
-) -> Response:
+async def respond(asked: CompletionSettings, generations: list[Generation], shape: Shape) -> Response:
     """Answer with one JSON body, or with a stream of events.
 
     Args:
-        request: The request, its body already read.
         asked: The parsed body.
         generations: One per choice.
         shape: How to write the answer.
@@ -168,11 +166,14 @@ async def respond(
     if asked.stream:
         wants_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         events = stream(generations, shape, wants_usage)
+        note_tokens(
+            generations
+        )  # the head tells of the prompt, in case that the client leaves before the end
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
     try:
-        texts = await unless_disconnected(request, generations)
+        texts = await unless_disconnected(generations)
     finally:
         note_tokens(generations)
     if texts is None:
@@ -182,25 +183,6 @@ async def respond(
         for index, (generation, text) in enumerate(zip(generations, texts, strict=True))
     ]
     return JSONResponse(shape.body(shape.kind, choices, usage=usage_of(generations)))
-
-
-async def unless_disconnected(request: Request, generations: list[Generation]) -> list[str] | None:
-    """The texts of all generations, or None when the client went away; then the rows are given up.
-
-    Args:
-        request: The request, its body already read.
-        generations: One per prompt.
-    """
-    answer = asyncio.gather(*(generation.text() for generation in generations))
-    gone = asyncio.ensure_future(request.receive())  # after the body only http.disconnect can come
-    try:
-        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
-        return await answer if answer.done() else None
-    finally:
-        gone.cancel()
-        answer.cancel()
-        for generation in generations:
-            generation.cancel()
 
 
 async def stream(generations: list[Generation], shape: Shape, wants_usage: bool) -> AsyncIterator[str]:
@@ -235,6 +217,7 @@ async def stream(generations: list[Generation], shape: Shape, wants_usage: bool)
             if item is None:
                 running -= 1
             else:
+                note_tokens(generations)
                 yield item
         if wants_usage:
             yield event(shape.body(shape.chunk_kind, [], usage=usage_of(generations)))

@@ -227,6 +227,7 @@ def serve(args: argparse.Namespace) -> None:
     from llmops_components.serving.predictor.batching import Batcher
     from llmops_components.serving.predictor.encoding import PromptEncoder
     from llmops_components.serving.predictor.engines import choose_engine
+    from llmops_components.serving.predictor.leaving import ClientWatch
     from llmops_components.serving.predictor.model import (
         LanguageModel,
         Server,
@@ -264,6 +265,7 @@ def serve(args: argparse.Namespace) -> None:
     served = LanguageModel(args.model_name, batcher, encoder)
 
     def guarded(app: Any) -> Any:
+        app = ClientWatch(app)
         if access is None:
             return Door(
                 GatewayOnly(Bodies(app), read_secret(args.gateway_secret_file)), policy=lambda: policy
