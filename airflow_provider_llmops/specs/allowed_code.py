@@ -7,7 +7,8 @@ runs: there the environment variable ``LLMOPS_ALLOWED_CODE`` says the same, whic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -34,22 +35,75 @@ def refuse_code(argument: str, given: Any, tables: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_switches(argument: str, given: Mapping[str, Any], switches: Mapping[str, str]) -> None:
+def refuse_switches(
+    argument: str,
+    given: Mapping[str, Any],
+    switches: Mapping[str, str],
+    *,
+    by_dotted_name: Mapping[str, str],
+    others: Collection[str],
+) -> None:
     """Refuse arguments of a server that choose code and are not allowed here.
 
     :param argument: what they came in, for messages
     :param given: values by name, written with ``-`` or ``_``
-    :param switches: names of those that choose code, and what each does
+    :param switches: names of those that choose code, and what each does; they count inside values, and shortened, too
+    :param by_dotted_name: the same of those that choose code only where their value has a dot in it
+    :param others: arguments that a switch begins with, and that are arguments of their own
     :raises ConfigurationError: naming the first, and who can allow it
     """
     for key, value in given.items():
-        name = str(key).strip().lower().replace("-", "_").lstrip("_").partition("=")[0].partition(".")[0]
-        is_off = _is_off(value) and value != ""  # a flag needs no value
-        if name in switches and not is_off and not is_allowed(name):
+        written, has_value, behind = str(key).partition("=")
+        value = behind if has_value else value
+        first, *rest = argument_name(written).split(".")
+        if first not in others:
+            known = (*switches, *by_dotted_name)
+            first = next((name for name in known if is_short_for(first, name)), first)
+        for name, chosen in (*((part, value) for part in (first, *rest)), *_fields(value)):
+            is_off = _is_off(chosen) and chosen != ""  # a flag needs no value
+            what = switches.get(name) or (by_dotted_name.get(name) if "." in str(chosen) else None)
+            if what and not is_off and not is_allowed(name):
+                raise ConfigurationError(
+                    f"{argument}: {name} {what}, which is not allowed here. Leave it out, or let whoever runs Airflow add "
+                    f"{name!r} to '{OPTION}' in the section [{SECTION}] of its configuration."
+                )
+
+
+def argument_name(key: Any) -> str:
+    """An argument of a command line as its parser names it.
+
+    :param key: how it is written: with ``-`` or ``_``, in whatever case, perhaps with a value behind ``=``
+    """
+    return str(key).strip().lower().replace("-", "_").lstrip("_").partition("=")[0]
+
+
+def is_short_for(written: str, name: str) -> bool:
+    """Whether a parser may take one argument for another: argparse takes the beginning of a name for the whole.
+
+    :param written: the argument that is given
+    :param name: the argument that it may be
+    """
+    return bool(written) and name.startswith(written)
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """The fields inside a value, however deep; text that is an object is one: servers decode it."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return
+        except RecursionError:
             raise ConfigurationError(
-                f"{argument}: {name} {switches[name]}, which is not allowed here. Leave it out, or let whoever runs Airflow add "
-                f"{name!r} to '{OPTION}' in the section [{SECTION}] of its configuration."
-            )
+                "A value is nested too deep to be looked into. Make it flatter."
+            ) from None
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from ((part, item) for part in argument_name(key).split("."))
+            yield from _fields(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _fields(item)
 
 
 def is_allowed(name: str) -> bool:

@@ -22,6 +22,8 @@ _OF_ARGO = (
 )
 _PLACEHOLDER = re.compile(f"(?:{_OF_PIPELINES}|{_OF_ARGO})[^{{}}]*(?:\\}}\\}})?")
 _OF_KUBERNETES = re.compile(r"\$\([-._A-Za-z][-._A-Za-z0-9]*\)|\$\$")
+# Loops decode text as JSON, and what was escaped in it is a placeholder then, however often it was escaped.
+_ESCAPED = re.compile(r"\\(?:\\|u005[cC])*(?:u([0-9a-fA-F]{4})|([fnrt]))?")
 _AS_ARTIFACT = (
     "Give text that must have it, such as a prompt or a template, in a file, as an artifact's address"
 )
@@ -68,11 +70,11 @@ def _refuse(what: str, value: Any, refused: re.Pattern[str], because: str) -> No
 
 def _find(value: Any, refused: re.Pattern[str], path: str) -> tuple[str, str] | None:
     if isinstance(value, str):
-        match = refused.search(value)
+        match = _match(value, refused)
         return (path, match[0]) if match else None
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(key, str) and (match := refused.search(key)):
+            if isinstance(key, str) and (match := _match(key, refused)):
                 return f"{path} (a key)", match[0]
             if found := _find(item, refused, f"{path}.{key}"):
                 return found
@@ -81,3 +83,13 @@ def _find(value: Any, refused: re.Pattern[str], path: str) -> tuple[str, str] | 
             if found := _find(item, refused, f"{path}[{index}]"):
                 return found
     return None
+
+
+def _match(text: str, refused: re.Pattern[str]) -> re.Match[str] | None:
+    return refused.search(text) or (refused.search(_ESCAPED.sub(_decoded, text)) if "\\" in text else None)
+
+
+def _decoded(escaped: re.Match[str]) -> str:
+    if escaped[1]:
+        return chr(int(escaped[1], 16))
+    return " " if escaped[2] else "\\"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from llmops_components.errors import SettingError
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.embeddings import embed
 from llmops_components.models.loading import load_model
 from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.tables import LORA, typed
@@ -60,6 +61,13 @@ def test_model_whose_configuration_names_kernels_is_refused(field, tiny_model, t
         check_model_directory(model)
     monkeypatch.setenv("LLMOPS_ALLOWED_CODE", "somebody/kernel")
     assert check_model_directory(model) == model
+
+
+def test_embedding_model_whose_configuration_names_kernels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLMOPS_ALLOWED_CODE", raising=False)
+    (tmp_path / "config.json").write_text('{"attn_implementation": "somebody/kernel"}')
+    with pytest.raises(SettingError, match=r"config\.json of model .*: attn_implementation names kernels"):
+        embed(["text"], tmp_path)
 
 
 def test_code_that_a_model_names_beside_what_is_built_in_is_not_run_and_needs_no_leave(tiny_model, tmp_path):

@@ -101,6 +101,14 @@ def test_arguments_that_would_be_changed_on_their_way_to_the_server_are_refused(
 
 
 @pytest.mark.parametrize(
+    "address", ["s3://models/$(AWS_SECRET_ACCESS_KEY)", "s3://models/{{.Name}}", "s3://m/$$"]
+)
+def test_address_that_would_be_changed_on_its_way_is_refused(address):
+    with pytest.raises(ConfigurationError, match=r"^model_uri of service 'llm' has "):
+        inference_service("llm", address)
+
+
+@pytest.mark.parametrize(
     "args",
     [
         {"trust_remote_code": True},
@@ -127,7 +135,56 @@ def test_an_api_key_comes_from_a_secret_of_the_cluster():
     ]
 
 
-@pytest.mark.parametrize("argument", ["api_key", "api-key"])
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        ({"trust_remote_cod": "true"}, "trust_remote_code"),
+        ({"--Trust-Remote": ""}, "trust_remote_code"),
+        ({"tool_parser": "/m/p.py"}, "tool_parser_plugin"),
+        ({"reasoning_parser_": "/m/p.py"}, "reasoning_parser_plugin"),
+        ({"speculative_config": '{"model": "x", "trust_remote_code": true}'}, "trust_remote_code"),
+        ({"speculative_config": {"model": "x", "trust-remote-code": True}}, "trust_remote_code"),
+        ({"kv_transfer_config": '{"kv_connector_module_path": "a.b"}'}, "kv_connector_module_path"),
+        ({"kv-transfer-config.kv_connector_module_path": "a.b"}, "kv_connector_module_path"),
+        ({"ec_transfer_config": '[{"ec_connector_module_path": "a.b"}]'}, "ec_connector_module_path"),
+        ({"distributed_executor_backend": "a.Executor"}, "distributed_executor_backend"),
+        ({"distributed_exec": "a.Executor"}, "distributed_executor_backend"),
+        ({"compilation_config": '{"backend": "a.b"}'}, "backend"),
+        ({"O.backend=a.b": ""}, "backend"),
+        ({"compilation_config.pass_config": '{"inductor_passes": {"post": "a.b"}}'}, "inductor_passes"),
+        ({"config": "/m/serve.yaml"}, "config"),
+        ({"log_config_file": "/m/log.json"}, "log_config_file"),
+        ({"io_processor_plugin": "mine"}, "io_processor_plugin"),
+    ],
+    ids=str,
+)
+def test_arguments_that_choose_code_are_found_shortened_and_inside_values(args, name, monkeypatch):
+    with pytest.raises(ConfigurationError, match=rf"^args of service 'llm': {name} .*not allowed here"):
+        inference_service("llm", "/m", args=args)
+    monkeypatch.setenv("AIRFLOW__LLMOPS__ALLOWED_CODE", name)
+    inference_service("llm", "/m", args=args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"reasoning_parser": "deepseek_r1", "tool_call_parser": "hermes", "config_format": "hf"},
+        {"distributed_executor_backend": "ray", "backend": "vllm", "workers": 1, "tp": 2},
+        {"kv_transfer_config": '{"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}'},
+        {"compilation_config": '{"backend": "inductor", "level": 3}', "limit_mm_per_prompt": '{"image": 2}'},
+        {
+            "chat_template": "{% if x %}[",
+            "api_server_count": 2,
+            "speculative_config": '{"num_speculative_tokens": 2.5}',
+        },
+    ],
+    ids=str,
+)
+def test_usual_arguments_of_a_server_need_no_leave(args):
+    inference_service("llm", "/m", args=args)
+
+
+@pytest.mark.parametrize("argument", ["api_key", "api-key", "api_ke", "--api"])
 def test_an_api_key_as_an_argument_is_refused_and_not_told(argument):
     with pytest.raises(ConfigurationError, match=r"^args of service 'helper' have an API key") as caught:
         inference_service("helper", "/m", args={argument: "top-secret"})

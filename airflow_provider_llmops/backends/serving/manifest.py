@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.settings.kubernetes import SHARED_MEMORY_PATH, StepSettings, Toleration
-from airflow_provider_llmops.specs.allowed_code import refuse_switches
+from airflow_provider_llmops.specs.allowed_code import argument_name, is_short_for, refuse_switches
 from airflow_provider_llmops.specs.placeholders import refuse_expansions
 from airflow_provider_llmops.uris import file_address
 
@@ -35,7 +35,13 @@ _RESERVED_VARIABLES = {
 }
 # Arguments of KServe's huggingfaceserver, and of vLLM in it, that choose code.
 _CODE_OF_SERVERS = {
+    "config": "names a file with further arguments",
+    "ec_connector_module_path": "names a module to import",
     "hf_overrides": "may name code of the model",
+    "inductor_passes": "names functions to import",
+    "io_processor_plugin": "names a plugin to load",
+    "kv_connector_module_path": "names a module to import",
+    "log_config_file": "may name what to call",
     "logits_processors": "names classes to import",
     "middleware": "names functions to import",
     "reasoning_parser_plugin": "names a file to import",
@@ -45,6 +51,12 @@ _CODE_OF_SERVERS = {
     "worker_cls": "names a class to import",
     "worker_extension_cls": "names a class to import",
 }
+# Those that take the name of a class as well as a word.
+_CODE_WITH_DOTS = {
+    "backend": "names a function to import",
+    "distributed_executor_backend": "names a class to import",
+}
+_PLAIN = ("reasoning_parser",)  # a word that vLLM knows, and the beginning of reasoning_parser_plugin
 # A training that is told to stop finishes its step and saves: torchrun waits 120 s for its processes.
 GRACE_SECONDS = 150
 
@@ -86,8 +98,14 @@ def inference_service(
             )
     if not model_uri:
         raise ConfigurationError(f"Service {name!r} needs the URI of a model.")
-    refuse_switches(f"args of service {name!r}", args or {}, _CODE_OF_SERVERS)
-    if any(argument.replace("-", "_") == "api_key" for argument in args or {}):
+    refuse_switches(
+        f"args of service {name!r}",
+        args or {},
+        _CODE_OF_SERVERS,
+        by_dotted_name=_CODE_WITH_DOTS,
+        others=_PLAIN,
+    )
+    if any(is_short_for(argument_name(argument), "api_key") for argument in args or {}):
         raise ConfigurationError(
             f"args of service {name!r} have an API key in them, which everybody could read who may see the service. On this machine give "
             "the path of an access file as access_file; on a cluster name a secret in secrets_as_env."

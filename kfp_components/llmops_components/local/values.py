@@ -23,6 +23,8 @@ _REPLACED = re.compile(
     r"(?:\{\{(?:\$|channel:)|\{\{=|\{\{\s*(?:cronworkflow|duration|exitCode|inputs|item|lastRetry|node|outputs|pod"
     r"|resourcesDuration|retries|status|steps|tasks|workflow)\s*(?:\.|\}\}))[^{}]*(?:\}\})?"
 )
+# Loops decode text as JSON, and what was escaped in it is a placeholder then, however often it was escaped.
+_ESCAPED = re.compile(r"\\(?:\\|u005[cC])*(?:u([0-9a-fA-F]{4})|([fnrt]))?")
 
 
 def refuse_placeholders(value: Any, what: str) -> None:
@@ -39,7 +41,7 @@ def refuse_placeholders(value: Any, what: str) -> None:
         InputError: There is one in it.
     """
     if isinstance(value, str):
-        if match := _REPLACED.search(value):
+        if match := _REPLACED.search(value) or _REPLACED.search(_ESCAPED.sub(_decoded, value)):
             raise InputError(
                 f"{what} has {match[0]!r:.60} in it, which Kubeflow Pipelines replaces on its way to a step: it would rewrite the "
                 "step's inputs. Hand text that must have it, such as a prompt or a template, on in a file, as an artifact."
@@ -51,6 +53,12 @@ def refuse_placeholders(value: Any, what: str) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             refuse_placeholders(item, what)
+
+
+def _decoded(escaped: re.Match[str]) -> str:
+    if escaped[1]:
+        return chr(int(escaped[1], 16))
+    return " " if escaped[2] else "\\"
 
 
 def typed(value: Any, declared: Mapping[str, Any], what: str) -> Any:

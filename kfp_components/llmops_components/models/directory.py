@@ -41,7 +41,7 @@ def check_model_directory(path: str | os.PathLike[str]) -> Path:
         adapter = (directory / "adapter_config.json").is_file()
         hint = " It holds an adapter: merge it with its base model." if adapter else ""
         raise ModelError(f"{directory} is not a model directory: it has no config.json.{hint}")
-    _refuse_chosen_code(directory)
+    refuse_chosen_code(directory)
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -69,11 +69,17 @@ def check_model_directory(path: str | os.PathLike[str]) -> Path:
     return directory
 
 
-def _refuse_chosen_code(directory: Path) -> None:
+def refuse_chosen_code(directory: Path) -> None:
     """Hold what a model's own files choose to the rules that the caller's arguments are held to.
 
     Transformers takes the name of a kernel from ``config.json`` as it takes it from an argument. ``auto_map`` names code that
     runs only with ``trust_remote_code``, which is asked for elsewhere: ordinary models have it.
+
+    Args:
+        directory: Model directory, checked or not.
+
+    Raises:
+        SettingError: Something in them is not allowed here.
     """
     for name in _CONFIGS:
         try:

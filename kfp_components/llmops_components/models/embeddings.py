@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops_components.errors import ModelError, SettingError
+from llmops_components.models.directory import refuse_chosen_code
 from llmops_components.paths import local_path
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
 
     Raises:
         ModelError: The model cannot be loaded, or pools its tokens in a way that is not supported.
+        SettingError: Its configuration chooses kernels or other code that is not allowed here.
     """
+    refuse_chosen_code(directory)
+
     import numpy as np
     import torch
     from safetensors import SafetensorError

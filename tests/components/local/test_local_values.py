@@ -123,6 +123,23 @@ def test_text_that_a_cluster_would_replace_is_refused_by_name(text):
             refuse_placeholders(value, "Input 'x'")
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_placeholder_that_a_loop_would_decode_is_refused(depth):
+    text = r'["{{\u0024.inputs.parameters[0]}}"]'
+    for _ in range(depth - 1):
+        text = json.dumps([text])
+    for escaped in (text, text.replace("u0024", "u005cu0024")):
+        with pytest.raises(InputError, match=r"^Input 'x' has .*in a file, as an artifact"):
+            refuse_placeholders({"a": [escaped]}, "Input 'x'")
+
+
+@pytest.mark.parametrize(
+    "text", [r"\{\{workflow.name}}", r"C:\new\{{name}}", r"\u00e4 {{ name }}\n", "\\" * 50_000]
+)
+def test_text_with_escapes_that_hide_nothing_is_taken(text):
+    refuse_placeholders([text], "Input 'x'")
+
+
 @pytest.mark.parametrize("text", SHAPES["kept"])
 def test_text_that_nobody_replaces_is_taken(text):
     refuse_placeholders({"a": [text]}, "Input 'x'")

@@ -17,7 +17,7 @@ from airflow_provider_llmops.backends.pipelines.kubeflow.request import check_re
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
-from airflow_provider_llmops.specs.placeholders import refuse_placeholders
+from airflow_provider_llmops.specs.placeholders import refuse_expansions, refuse_placeholders
 
 SHAPES = json.loads((Path(__file__).parents[2] / "shapes/placeholders.json").read_text("utf-8"))
 TRAINING = {"dataset": "/d", "base_model": "/m"}
@@ -106,6 +106,38 @@ def test_name_of_a_run_holds_no_placeholder(name):
 def test_settings_of_a_step_hold_no_placeholder(field):
     with pytest.raises(ConfigurationError, match=rf"^{field} has .{{{{\$\.inputs.* in it at A, "):
         StepSettings.of({field: {"A": "{{$.inputs.parameters['x']}}"}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'["{{\u0024.inputs.parameters[0]}}"]',
+        r'["\u007b\u007B$.inputs.parameters[0]}}"]',
+        r'["{{\u005cu0024.inputs.parameters[0]}}"]',
+        r'["[\"{{\\u0024.inputs.parameters[0]}}\"]"]',
+        r'["{{\tworkflow.name}}"]',
+        r'{"{{\u0069tem}}": 1}',
+    ],
+)
+def test_placeholder_that_a_loop_would_decode_is_refused(text):
+    with pytest.raises(
+        ConfigurationError, match=r"^it has .{{.* at a\[0\], which Kubeflow Pipelines replaces"
+    ):
+        refuse_placeholders("it", {"a": [text]})
+
+
+def test_variable_that_a_loop_would_decode_is_refused():
+    with pytest.raises(
+        ConfigurationError, match=r"^it has '\$\(HF_TOKEN\)' in it, which Kubernetes replaces"
+    ):
+        refuse_expansions("it", r'["\u0024(HF_TOKEN)"]')
+
+
+@pytest.mark.parametrize(
+    "text", [r"\{\{workflow.name}}", r"C:\new\{{name}}", r"\u00e4 {{ name }}\n", "\\" * 50_000]
+)
+def test_text_with_escapes_that_hide_nothing_is_taken(text):
+    refuse_placeholders("it", [text])
 
 
 JSON = st.recursive(
