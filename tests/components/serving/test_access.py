@@ -24,10 +24,12 @@ from llmops_components.serving.access.admission import Admission
 from llmops_components.serving.access.asgi import AccessControl, GatewayOnly
 from llmops_components.serving.access.audit import AuditLog
 from llmops_components.serving.access.quotas import Exceeded, Quotas
+from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.secret import GATEWAY_HEADER
 from llmops_components.serving.access.settings import (
     Access,
     Key,
+    Tls,
     digest_of_key,
     of_environment,
     read_access_file,
@@ -522,3 +524,28 @@ def test_tls_is_offered_with_the_certificate_of_the_access_file(tmp_path: Path) 
         assert httpx.get(f"{url}/", verify=tls.own_client_context()).text == "yes"
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{url}/", verify=ssl.create_default_context())
+
+
+def test_a_renewed_certificate_is_shown_in_the_next_handshake_and_half_of_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tls_front import sign
+
+    tls, new = (
+        Tls(tmp_path / "tls.crt", tmp_path / "tls.key"),
+        Tls(tmp_path / "new.crt", tmp_path / "new.key"),
+    )
+    sign(tls.certificate, tls.key)
+    sign(new.certificate, new.key)
+    with served(application(), ssl_context_factory=lambda *_: renewed_context(tls)) as url:
+        address = httpx.URL(url).host, httpx.URL(url).port
+        former, renewed = tls.certificate.read_text(), new.certificate.read_text()
+        assert ssl.get_server_certificate(address) == former
+        new.certificate.rename(tls.certificate)
+        assert [ssl.get_server_certificate(address) for _ in range(2)] == [former] * 2
+        new.key.rename(tls.key)
+        assert ssl.get_server_certificate(address) == renewed
+        assert httpx.get(f"{url}/", verify=tls.own_client_context()).text == "yes"
+        tls.certificate.unlink()
+        assert [ssl.get_server_certificate(address) for _ in range(2)] == [renewed] * 2
+    assert caplog.text.count("The certificate stays as it was") == 2

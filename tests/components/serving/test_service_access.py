@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,11 @@ def client_of(url: str, key: str, certificate: Path) -> openai.OpenAI:
         max_retries=0,
         http_client=httpx.Client(verify=str(certificate), timeout=60),
     )
+
+
+def certificate_of(url: str) -> str:
+    """What a server shows in a handshake."""
+    return ssl.get_server_certificate((httpx.URL(url).host, httpx.URL(url).port or 443))
 
 
 def audited(file: Path) -> list[tuple[Any, ...]]:
@@ -125,6 +131,17 @@ def test_a_used_up_quota_is_a_rate_limit_error_of_openais_client(
     assert 55 <= int(refused.value.response.headers["retry-after"]) <= 60
 
 
+def test_a_predictor_alone_shows_a_renewed_certificate_in_the_next_handshake(
+    guarded: tuple[str, Path, Path, str],
+) -> None:
+    url, directory, certificate, key = guarded
+    assert certificate_of(url) == certificate.read_text()
+    former = certificate.read_text()
+    sign(certificate, directory / "tls.key")
+    assert certificate_of(url) == certificate.read_text() != former
+    assert client_of(url, key, certificate).models.list().data
+
+
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[LocalServing]:
     made = LocalServing(tmp_path / "root")
@@ -174,6 +191,8 @@ def test_a_request_to_a_service_is_checked_counted_and_noted_once_at_its_gateway
         assert plain.get("/v2/health/ready").status_code == 200
         forged = {"x-llmops-gateway": "s" * 43, "content-type": "application/json"}
         assert plain.post("/v1/models/helper:predict", json=body, headers=forged).status_code == 401
+    sign(certificate, tmp_path / "tls.key")  # renewed
+    assert certificate_of(url) == certificate.read_text()
     remove_key(file, "alice")
     with pytest.raises(openai.AuthenticationError):
         client.models.list()

@@ -71,15 +71,6 @@ class Tls:
         """What a server needs to offer TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.load_into(context)
-        return context
-
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Have new connections see the certificate as the files have it now.
-
-        Args:
-            context: What :meth:`server_context` made.
-        """
         try:
             context.load_cert_chain(self.certificate, self.key)
         except OSError as error:  # ssl.SSLError is one
@@ -87,10 +78,12 @@ class Tls:
                 f"Cannot use the TLS certificate: {error.strerror or error}. Expected a certificate and its private key, not "
                 f"encrypted, as PEM. Certificate: {self.certificate}, key: {self.key}."
             ) from None
+        return context
 
-    def version(self) -> tuple[int, ...]:
+    def version(self) -> tuple[tuple[int, int], ...]:
         """What changes when the files do."""
-        return tuple(path.stat().st_mtime_ns for path in (self.certificate, self.key))
+        found = [path.stat() for path in (self.certificate, self.key)]
+        return tuple((each.st_ino, each.st_mtime_ns) for each in found)
 
     def own_client_context(self) -> ssl.SSLContext:
         """What the service's controller needs to trust this certificate, whoever signed it and whatever name it has."""

@@ -38,10 +38,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
-from llmops_components.errors import SettingError
 from llmops_components.serving import logs
 from llmops_components.serving.access.admission import Admission, only_the_controller
 from llmops_components.serving.access.asgi import AccessControl
+from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway, read_secret
 from llmops_components.serving.access.settings import Access, Tls
 from llmops_components.serving.bodies import Bodies
@@ -62,7 +62,6 @@ LATE_SECONDS = (
 )
 READ_SECONDS = 10.0  # for what needs no model: health, metadata, metrics
 _CONNECT_SECONDS = 5
-CERTIFICATE_SECONDS = 60  # between two looks whether it was renewed
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -321,8 +320,7 @@ def server(
             timeout_keep_alive=IDLE_CONNECTION_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             backlog=512,
-            ssl_certfile=None if tls is None else tls.certificate,
-            ssl_keyfile=None if tls is None else tls.key,
+            ssl_context_factory=None if tls is None else lambda *_: renewed_context(tls),
         )
     )
 
@@ -337,29 +335,9 @@ async def serve(gateway: Gateway, sock: socket.socket, access: Access, service: 
         service: Name of the service, for its audit log.
     """
     admission = Admission(access, directory=Path.cwd(), service=service)
-    tls = access.settings().tls
-    serving = server(guarded(gateway, admission), tls=tls)
-    serving.config.load()
+    serving = server(guarded(gateway, admission), tls=access.settings().tls)
     async with gateway.connected():
-        renewing = None if tls is None else asyncio.create_task(_renew(tls, serving.config.ssl))
         await serving.serve(sockets=[sock])
-        if renewing is not None:
-            renewing.cancel()
-
-
-async def _renew(tls: Tls, context: Any) -> None:
-    """Offer a renewed certificate; one that cannot be used changes nothing."""
-    known = tls.version()
-    while True:
-        await asyncio.sleep(CERTIFICATE_SECONDS)
-        with contextlib.suppress(OSError):
-            if (found := tls.version()) == known:
-                continue
-            known = found
-            try:
-                tls.load_into(context)
-            except SettingError as error:
-                logger.error("The certificate stays as it was: %s", error)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from llmops_components.errors import ModelError
+from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.settings import Tls
 from llmops_components.serving.connections import LimitedProtocol
 from llmops_components.serving.predictor.batching import Batcher, Generation
@@ -61,13 +62,12 @@ class Server(ModelServer):
             enable_docs_url=False,
             enable_latency_logging=False,
             grace_period=grace_period,
-            ssl_certfile=str(tls.certificate) if tls else None,
-            ssl_keyfile=str(tls.key) if tls else None,
         )
         self._socket = sock
         self._guarded = guarded
         self._warm_up = warm_up
         self._on_ready = on_ready
+        self._tls = tls
 
     async def _serve(self) -> None:
         config = self._rest_server.config
@@ -75,6 +75,8 @@ class Server(ModelServer):
         config.app = self._guarded(app)
         config.http = LimitedProtocol
         config.ws = "none"
+        if (tls := self._tls) is not None:
+            config.ssl_context_factory = lambda *_: renewed_context(tls)
         config.proxy_headers = False  # whoever asks could say that it is somebody else
         await self._warm_up()
         watch = asyncio.create_task(self._watch_start())
