@@ -6,25 +6,29 @@ compares them. What is shown instead is ``***``.
 
 from __future__ import annotations
 
+import binascii
 import contextlib
+import functools
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 HIDDEN = "***"
 _MIN_SECRET_CHARACTERS = 8  # a shorter value, such as "true", would blank out ordinary words
+_MIN_IN_PAIR = 6  # what follows a header's name in a pair, as a label does the name of a column
 
 # A name that ends so holds a secret: hub_token and apiKey do; eos_token, max_tokens and tokenizer do not.
 _SECRET_NAME = re.compile(
     r"(?i)(?<!eos)(?<!pad)(?<!bos)(?<!unk)(?<!cls)(?<!sep)(?<!mask)(?<!image)(?<!video)(?<!audio)(?<!special)(?<!next)"
-    r"(?:^|[_.-])(?:token|secret|password|passwd|passphrase|pwd|apikey|accesskey|accountkey|privatekey|authorization|cookie"
-    r"|credentials?|sas|(?<=[_.-])key|private_key_id)$"
+    r"(?:^|[_.-])(?:token|secret|password|passwd|passphrase|pwd|apikey|accesskey|accountkey|privatekey|subscriptionkey|authorization|cookie"
+    r"|credentials?|sas|(?<=[_.-])key|(?<=[_.-])pass|private_key_id)$"
 )
 # What ends so as well, and is none.
 _OTHER_NAME = re.compile(
     r"(?i)(?:^|[_.-])(?:(?:sort|primary|foreign|public|text|prompt|cache|partition|group|row|index|state)[_.-]?key"
-    r"|(?:per|stop|start|first|last)[_.-]token)$"
+    r"|(?:per|stop|start|first|last)[_.-]token|(?:forward|backward|first|second|single|last|per|each)[_.-]pass)$"
 )
 # Of these a number is one, too; of others it counts something.
 _PASSWORD_NAME = re.compile(r"(?i)(?:secret|password|passwd|passphrase|pwd)$")
@@ -55,15 +59,18 @@ _NO_TOKENS = "".join(
         "unexpected",
     )
 )
+# A number behind these counts something; behind other names it is a secret, too.
+_COUNTS = rf"(?!{_QUOTE}\s{{0,4}}[:=]\s{{0,4}}{_QUOTE}\d{{1,7}}(?:[\s\"',;&)}}\]]|\\|$))"
 _NAMES = (
-    rf"(?:token{_NO_TOKENS}|secret(?:[_-]?(?:access[_-]?)?key)?|passw(?:or)?d|passphrase|(?<![a-z])pwd|api[_-]?key|access[_-]?key(?:[_-]?id)?"
-    r"|account[_-]?key|shared[_-]?access[_-]?(?:key|signature)|private[_-]?key(?:[_-]?id)?|credentials?)"
+    rf"(?:token{_NO_TOKENS}{_COUNTS}|secret(?:[_-]?(?:access[_-]?)?key)?|passw(?:or)?d|passphrase|(?<![a-z])pwd|api[_-]?key|access[_-]?key(?:[_-]?id)?"
+    r"|account[_-]?key|shared[_-]?access[_-]?(?:key|signature)|private[_-]?key(?:[_-]?id)?|subscription[_-]?key"
+    rf"|credentials?{_COUNTS}"
+    r"|(?<![a-z])(?:db|user|smtp|ftp|proxy|mysql|postgres|pg|redis|rabbitmq|mail|http|admin|root|login)_?pass"
+    r"|(?<![\w.-])pass(?==(?!\d|true|false|yes|no|ok)))"
 )
-_IN_QUERY = (
-    r"(?:sig|signature|key|auth|jwt|code|sessionid|x-(?:amz|goog)-(?:signature|credential|security-token))"
-)
-# What follows a name is no secret if it says that there is none, or is a number.
-_SAYS_NOTHING = r"(?!(?:none|null|true|false|\*\*\*|\d{1,7}|<[^>]*>)(?:[\s\"',;&)}\]]|\\|$))"
+_IN_QUERY = r"(?:sig|signature|key|auth|jwt|pass|pw|code|sessionid|x-(?:amz|goog)-(?:signature|credential|security-token))"
+# What follows a name is no secret if it says that there is none.
+_SAYS_NOTHING = r"(?!(?:none|null|true|false|\*\*\*|<[^>]*>)(?:[\s\"',;&)}\]]|\\|$))"
 _BEGINNINGS = (
     "hf_",
     "gh",
@@ -71,6 +78,10 @@ _BEGINNINGS = (
     "sk-",
     "gsk_",
     "npm_",
+    "hvs.",
+    "k_live_",
+    "k_test_",
+    "lsv2_",
     "dckr_",
     "r8_",
     "nvapi",
@@ -86,25 +97,44 @@ _BEGINNINGS = (
     "sg.",
     "eyj",
 )
-_HINT = re.compile(rf"{_NAMES}{_QUOTE}\s{{0,4}}[:=]".lower())
+# A value in quotes ends at a quote with as many backslashes before it as the first one has (group 2 before \3): one more is its own.
+_QUOTED = (
+    r"(\\{0,7})([\"'])" + _SAYS_NOTHING + r"(?>(?:(?!\3)[^\\\r\n]|\\++(?!\3)|\2\2\\(?=\3)\3"
+    r"|\2\\++\3(?!\s{0,4}(?:[,;:}\])]|$))){1,8192})"
+)
+# Words that follow the name of an option where somebody speaks of it.
+_SPEAKS = (
+    r"(?!(?:is|are|was|were|must|may|can|cannot|has|have|and|or|to|in|of|for|with|needs?|not|from|if|as|option|argument|flag|value"
+    r"|requires?|expected?|expects|given|missing|without|on|at|by|which|that|the|an?|there|will|should|instead|when|does|takes?"
+    r"|before|after|but|only|also|so|then|be|used|set|into)\b)"
+)
+_OPTION = rf"(?<![\w-])--?(?:[\w.-]{{0,64}}[_-])?{_NAMES}"
+# A word that stands for the value of an option, as a usage has it: --token TOKEN.
+_STANDS_FOR = r"(?!(?-i:[A-Z][A-Z_]{0,40})(?:[\s\"',;.)}\]]|$))"
+# What a secret lacks, as texts say it.
+_LACKS = (
+    r"(?!(?:unknown|missing|empty|unset|absent|required|optional|invalid|wrong|incorrect|expired|denied|rejected|hidden|redacted"
+    r"|not|no|must|should|cannot)\b)"
+)
+_STEMS = (
+    "token",
+    "secret",
+    "pass",
+    "pwd",
+    "key",
+    "credential",
+    "signature",
+)  # without which no name is in a text
+_HINT = re.compile(
+    rf"(?:token|secret|passw(?:or)?d|passphrase|pwd|pass|key(?:[_-]?id)?|credentials?|signature){_QUOTE}(?:\s{{0,4}}[:=,]|%)"
+)
 _NAMED: tuple[str, ...] = ()  # what _HINT finds
 # Each with what has to be in the text, in lower case, for it to be worth a look.
-_PATTERNS = [
-    # Keys and certificates in PEM, on lines of their own or with \n in between; also where an end is cut off.
-    (
-        ("-----",),
-        re.compile(
-            r"-----BEGIN [A-Z0-9 ]{1,40}-----(?:(?>(?:[A-Za-z0-9+/=:,. \t\r\n]|\\{1,8}[rn]|-(?!----))*)-----END [A-Z0-9 ]{1,40}-----"
-            r"|(?:(?:\s|\\{1,8}[rn])*+[A-Za-z0-9+/=]{8,}+)*+)"
-            r"|(?:^[A-Za-z0-9+/=]{16,100}\r?\n){1,60}-----END [A-Z0-9 ]{1,40}-----",
-            re.MULTILINE,
-        ),
-        HIDDEN,
-    ),
+_PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     # scheme://user:password@host; a password may have '@' and '/' in it, a port is none.
-    (("://",), re.compile(r"://(?!git@)[^/\s\"'<>?#]{1,512}@"), f"://{HIDDEN}@"),
+    (("@",), re.compile(r"://(?!git@)[^/\s\"'<>?#]{1,512}@"), f"://{HIDDEN}@"),
     (
-        ("://",),
+        ("@",),
         re.compile(r"://[^/\s\"'<>:@]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>@]{1,256}@(?=[\w\[])"),
         f"://{HIDDEN}@",
     ),
@@ -117,6 +147,28 @@ _PATTERNS = [
             r"\.[a-z]{2,24}\b))"
         ),
         f"{HIDDEN}@",
+    ),
+    # A password with '/' behind digits, where an address has no path with '@'; one with spaces; and addresses that are encoded.
+    (
+        ("amqp", "postgres", "mysql", "mariadb", "redis", "mongodb"),
+        re.compile(
+            r"(?i)((?:amqps?|postgres(?:ql)?|mysql|mariadb|rediss?|mongodb)(?:\+\w{1,32})?://)[^/\s\"'<>:@]{0,128}:[^\s\"'<>@]{1,256}@(?=[\w\[])"
+        ),
+        rf"\1{HIDDEN}@",
+    ),
+    (
+        ("@",),
+        re.compile(
+            r"://[^/\s\"'<>:@]{1,128}:(?!\d{1,5}(?:\W|$))[^\s\"'<>@/,;]{1,64}(?: [^\s\"'<>@/:,;]{1,64}){1,3}@(?=[\w\[])"
+        ),
+        f"://{HIDDEN}@",
+    ),
+    (
+        ("%2f",),
+        re.compile(
+            r"(?i)(%(?:25)?3A%(?:25)?2F%(?:25)?2F)(?!\*\*\*)(?:(?!%(?:25)?(?:2F|3F|40))[^\s\"'<>&/?]){1,256}(%(?:25)?40)"
+        ),
+        rf"\1{HIDDEN}\2",
     ),
     # Headers, as they are sent and as Python shows them.
     (
@@ -156,15 +208,13 @@ _PATTERNS = [
     ),
     (
         _NAMED,
-        re.compile(
-            rf"(?i)({_NAMES}{_QUOTE}\s{{0,4}}[:=]\s{{0,4}}b?\\{{0,4}}([\"'])){_SAYS_NOTHING}(?:(?!\\{{0,4}}\2)[^\r\n]){{1,8192}}"
-        ),
-        rf"\1{HIDDEN}",
+        re.compile(rf"(?i)({_NAMES}{_QUOTE}\s{{0,4}}[:=]\s{{0,4}}b?){_QUOTED}"),
+        rf"\1\2\3{HIDDEN}",
     ),
     (
         _NAMED,
         re.compile(
-            rf"(?i)({_NAMES}\s{{0,4}}=\s{{0,4}}){_SAYS_NOTHING}(?![\"'\[{{(])[^\s\"'&,;)\]}}]{{1,8192}}"
+            rf"(?i)({_NAMES}(?:\s{{0,4}}=\s{{0,4}}|%(?:25)?3D)){_SAYS_NOTHING}(?![\"'\[{{(\\])(?:[^\s\"'&,;)\]}}]|;(?=[^\s\"'&,;)\]}}])(?![\w.-]{{0,64}}=)){{1,8192}}"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -178,9 +228,71 @@ _PATTERNS = [
     (
         _NAMED,
         re.compile(
-            r"(?i)((?<![\w.-])(?:password|passwd|passphrase):\s{0,4})(?![\"'\[{(\s])[^\s\"',;)]{4,256}(?=[\s,;)]|$)(?!\s+[a-z])"
+            rf"(?i)((?<![\w.-])(?:password|passwd|passphrase|secret):\s{{0,4}})(?![\"'\[{{(\s]|\*\*\*){_LACKS}"
+            r"(?:(?-i:(?=\S{0,256}[a-z][A-Z])|(?=\S{0,256}[!#$%^*_+]))[^\s\"',;)]{4,256}|[^\s\"',;)]{4,256}(?=[\s,;)]|$)(?!\s{1,4}[a-z]))"
         ),
         rf"\1{HIDDEN}",
+    ),
+    # A password that is a number, without quotes.
+    (
+        _NAMED,
+        re.compile(
+            rf"(?i)((?:passw(?:or)?d|passphrase|(?<![a-z])pwd|secret|api[_-]?key){_QUOTE}:\s{{0,4}})\d[\d.]{{0,63}}(?=[\s\"',;&)}}\]]|\\|$)(?!\s{{1,4}}[a-z])"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    # Lists of options of a command, and headers as pairs.
+    (
+        _NAMED,
+        re.compile(
+            rf"(?i)((?:{_OPTION}|(?<![\w-])(?:(?:x-(?:[\w-]{{1,40}}-)?|ocp-apim-)(?:{_NAMES})|api-key)(?=\\{{0,7}}[\"'],\s{{0,4}}b?\\{{0,7}}"
+            rf"[\"'][^\"'\r\n]{{6}}))\\{{0,7}}[\"'],\s{{0,4}}b?){_QUOTED}"
+        ),
+        rf"\1\2\3{HIDDEN}",
+    ),
+    # Options of a command, and variables as a shell's lists have them.
+    (
+        tuple(
+            f"{before}{name}{blank}"
+            for before in "-_"
+            for name in (
+                "token",
+                "secret",
+                "key",
+                "password",
+                "passwd",
+                "pass",
+                "passphrase",
+                "pwd",
+                "credentials",
+            )
+            for blank in " \t"
+        ),
+        re.compile(
+            rf"(?i)({_OPTION}\s{{1,4}}){_SPEAKS}{_STANDS_FOR}{_SAYS_NOTHING}(?![-\"'<\[{{($])[^\s\"',;)\]}}]{{1,8192}}"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    (
+        ("_token ", "_key ", "_secret ", "_password ", "_token\t", "_key\t", "_secret\t", "_password\t"),
+        re.compile(
+            r"((?<![A-Za-z0-9_])[A-Z][A-Z0-9_]{0,64}_(?:TOKEN|KEY|SECRET|PASSWORD)[ \t]{1,4})(?=(?:[^\s\d]{0,64}\d){3})[A-Za-z0-9_+=]{16,8192}(?=\s|$|[\"'])"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    (
+        ("-u", "--user", "--proxy-user"),
+        re.compile(
+            r"((?<![\w-])(?:-u|-U|--user|--proxy-user)(?:\s{1,4}|=|\\{0,7}[\"'],\s{0,4}\\{0,7}[\"']))(?!\d{1,7}:\d{1,7}\b)(?!\*\*\*)"
+            r"[^\s:\"'\\]{1,64}:[^\s\"'\\]{1,256}"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    # The login of a registry, as Docker's config.json has it.
+    (
+        ("auth",),
+        re.compile(r"((?<![\w.-])auth\\{0,7}[\"']\s{0,4}:\s{0,4}\\{0,7}[\"'])([A-Za-z0-9+/=_-]{8,8192})"),
+        lambda found: found[1] + (HIDDEN if _is_login(found[2]) else found[2]),
     ),
     # Tokens that are known by their beginning.
     (
@@ -188,16 +300,40 @@ _PATTERNS = [
         re.compile(
             rf"{_WORD}"
             r"(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-(?=[\w-]{0,64}\d|[A-Za-z0-9]{24})[\w-]{16,}"
-            r"|(?:gsk|npm|dckr_pat|r8)_(?=\w{0,64}\d)\w{20,}|nvapi-[\w-]{20,}|pypi-[\w-]{32,}|xox[abeoprs]-[\w-]{10,}|dapi[0-9a-f]{32}"
+            r"|hvs\.[\w-]{20,}|[sr]k_(?:live|test)_\w{16,}|lsv2_\w{20,}|(?:gsk|npm|dckr_pat|r8)_(?=\w{0,64}\d)\w{20,}|nvapi-[\w-]{20,}|pypi-[\w-]{32,}|xox[abeoprs]-[\w-]{10,}|dapi[0-9a-f]{32}"
             r"|(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}|AIza[\w-]{30,}|ya29\.[\w.-]{16,}|SG\.[\w-]{16,}\.[\w-]{16,}"
             r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]{0,4096})?)(?![A-Za-z0-9])"
         ),
         HIDDEN,
     ),
 ]
+_BY_HINTS = [
+    (hints, [(pattern, instead) for _, pattern, instead in found])
+    for hints, found in itertools.groupby(_PATTERNS, key=lambda each: each[0])
+]
 _PEM_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----")
 _PEM_END = re.compile(r"-----END [A-Z0-9 ]{1,40}-----")
-_PEM_BODY = re.compile(r"[A-Za-z0-9+/=]*|[A-Za-z-]+: .*")
+# In one piece; its lines may follow each other by blanks alone.
+_PEM_WHOLE = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{1,40}-----(?>(?:[A-Za-z0-9+/=:,. \t\r\n]|\\{1,8}[rn]|-(?!----))*)-----END [A-Z0-9 ]{1,40}-----"
+)
+_PEM_BEGUN = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{1,40}-----(?:(?:[ \t]|\\{1,8}[rn])++[A-Za-z0-9+/=]{16,}+(?=[\s\"'\\]|$))*+"
+)
+# Who speaks of such a line goes on behind it.
+_PEM_OPENS = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----(?:\\{1,8}[rn])*+[\"',\s]*+$")
+_PEM_HEADER = re.compile(r"(?:Proc-Type|DEK-Info|Version|Comment|Charset): ")
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+# A line of a key reads otherwise, but for a short last one.
+_WORD_ALONE = re.compile(r"(?:[A-Z]?[a-z]{2,}+)++|[A-Z]{1,15}|[a-z]|\d{1,15}|")
+_NOTHING = re.compile(r"(?:\\{1,8}[rn])*+[\"',\s]*+")
+_NEWLINE = re.compile(r"(\n|\\{1,8}n)")
+_LAST_NEWLINE = re.compile(r"(?:\n|(?<!\\)\\{1,8}n)\Z")
+_NUMBER = re.compile(r"\d+")
+_MIN_BODY_CHARACTERS = 16
+_CERTAIN_CHARACTERS = 40  # a key's lines have 64 or 70
+_MAX_LINES_HELD = 3
+_MAX_LINES_BETWEEN = 100  # of other processes, between the lines of a key
 # An absolute path of two parts or more that is not the path of a URL: only its last part says anything elsewhere.
 _PATH = re.compile(r"(?<![\w:/.@~-])(?:file://)?/(?:[\w.@+ -]*[\w.@+-]/)+([\w.@+-]+)/?")
 
@@ -210,34 +346,196 @@ def is_secret_name(name: str) -> bool:
 
 def redact(text: str) -> str:
     """A text without passwords, tokens, keys, and values of secret environment variables."""
-    for name, value in os.environ.items():
-        if name != "PWD" and len(value) >= _MIN_SECRET_CHARACTERS and value in text and is_secret_name(name):
+    for name in _secret_variables(tuple(os.environ)):
+        if len(value := os.environ.get(name, "")) >= _MIN_SECRET_CHARACTERS:
             text = text.replace(value, HIDDEN)
     lowered = text.lower()
-    is_named = _HINT.search(lowered) is not None
-    for hints, pattern, instead in _PATTERNS:
-        if is_named if hints is _NAMED else any(hint in lowered for hint in hints):
-            text = pattern.sub(instead, text)
+    if "-----" in lowered:
+        text = _hide_keys(text)
+    is_named = _has_any(lowered, _STEMS) and _HINT.search(lowered) is not None
+    for hints, patterns in _BY_HINTS:
+        if is_named if hints is _NAMED else _has_any(lowered, hints):
+            for pattern, instead in patterns:
+                text = pattern.sub(instead, text)
     return text
+
+
+@functools.lru_cache(16)
+def _secret_variables(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != "PWD" and is_secret_name(name))
+
+
+def _is_login(value: str) -> bool:
+    """Whether a text is ``user:password`` in base64, or looks as random as a token does."""
+    with contextlib.suppress(ValueError):
+        if (
+            b":"
+            in binascii.a2b_base64(value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), strict_mode=True)[
+                1:
+            ]
+        ):
+            return True
+    return len(value) >= 20 and _has_all_kinds(value)
+
+
+def _has_any(text: str, hints: tuple[str, ...]) -> bool:
+    for hint in hints:  # noqa: SIM110 - any() takes several times as long, and every line comes here
+        if hint in text:
+            return True
+    return False
 
 
 def redacted(value: Any) -> Any:
     """Settings without secrets, however deep they lie."""
     if isinstance(value, Mapping):
-        return {key: HIDDEN if _is_secret(str(key), item) else redacted(item) for key, item in value.items()}
+        return {
+            redact(key) if isinstance(key, str) else key: HIDDEN
+            if _is_secret(str(key), item)
+            else redacted(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [redacted(item) for item in value]
+        return [
+            HIDDEN if isinstance(item, str) and at and _announces(value[at - 1], value) else redacted(item)
+            for at, item in enumerate(value)
+        ]
     return redact(value) if isinstance(value, str) else value
+
+
+def _announces(name: Any, values: Sequence[Any]) -> bool:
+    """Whether a secret follows in a list: behind an option as ``--token``, or a header as ``X-Api-Key`` in a pair."""
+    return isinstance(name, str) and (
+        (name.startswith("-") and is_secret_name(name.lstrip("-")))
+        or (len(values) == 2 and "-" in name and len(values[1]) >= _MIN_IN_PAIR and is_secret_name(name))
+    )
 
 
 def _is_secret(name: str, value: Any) -> bool:
     """Whether what a setting holds is one: a number is only where it would be a password."""
+    if name == "auth" and isinstance(value, str):
+        return _is_login(value)
     if value is None or isinstance(value, bool) or value in ("", [], {}, ()) or not is_secret_name(name):
         return False
     numbers = value if isinstance(value, list | tuple) else [value]
     if all(isinstance(number, int | float) for number in numbers):
         return bool(_PASSWORD_NAME.search(name))
     return True
+
+
+class Redactor:
+    """Hides secrets in lines as they come, keys in PEM across them, whatever a logger puts before each line.
+
+    What follows a key's first line is the key's while it reads so. A line that may be either, as one that is empty or a
+    single word, is held until the next one tells.
+    """
+
+    def __init__(self) -> None:
+        self._before: str | None = (
+            None  # what stands before each line of the key that goes on, as _shape gives it
+        )
+        self._others = 0  # lines since the key's last one
+
+    def lines(self, lines: Iterable[str]) -> Iterator[str]:
+        """Lines without secrets; a key may go on in the lines of the next call."""
+        for line in self.without_keys(lines):
+            yield redact(line)
+
+    def without_keys(self, lines: Iterable[str]) -> Iterator[str]:
+        """Lines without those of a key but its first one."""
+        held: list[str] = []
+        for line in lines:
+            if self._before is not None and _PEM_BEGIN.search(line) is None:
+                if end := _PEM_END.search(line):
+                    self._before = None
+                    held.clear()
+                    if not _NOTHING.fullmatch(rest := line[end.end() :]):
+                        yield rest
+                    continue
+                is_part = self._is_part(line)
+                if is_part:
+                    held.clear()
+                    continue
+                if is_part is None and len(held) < _MAX_LINES_HELD:
+                    held.append(line)
+                    continue
+                self._others += 1
+                if self._others > _MAX_LINES_BETWEEN:
+                    self._before = None
+            yield from held
+            held.clear()
+            if begin := _PEM_OPENS.search(line):
+                self._before, self._others = _shape(line[: begin.start()]), 0
+            yield line
+        yield from held
+
+    def _is_part(self, line: str) -> bool | None:
+        """Whether a line is the key's; ``None`` if it may be."""
+        head, body = _split_line(line)
+        is_certain = len(body) >= _CERTAIN_CHARACTERS and _has_all_kinds(body)
+        if not is_certain and _shape(head) in ("", self._before):
+            if self._others:  # another process may have written in between
+                is_certain = len(body) >= _MIN_BODY_CHARACTERS and _has_all_kinds(body)
+            elif _WORD_ALONE.fullmatch(body):
+                return None
+            else:
+                is_certain = True
+        elif not is_certain and (header := _PEM_HEADER.search(line)):
+            is_certain = not self._others and _shape(line[: header.start()]) in ("", self._before)
+        if is_certain:
+            self._others = 0
+        return is_certain
+
+
+def _shape(head: str) -> str:
+    """What stands before a line's own text, alike for all lines of a logger: its numbers differ."""
+    return _NUMBER.sub("0", " ".join(head.split())).strip(" \"'")
+
+
+def _split_line(line: str) -> tuple[str, str]:
+    """What stands before the characters of a key at the end of a line, and these."""
+    for _ in range(4):  # what ends a text, and newlines as Python and JSON show them
+        line = line.rstrip(" \t\r\n,")
+        if (inner := line.rstrip(")]}")).endswith(("'", '"')):
+            line = inner.rstrip("\"'")
+        if line.endswith(("\\n", "\\r")):
+            line = line[:-1].rstrip("\\")
+    head = line.rstrip(_BASE64)
+    return head, line[len(head) :]
+
+
+def _has_all_kinds(body: str) -> bool:
+    return not body.islower() and not body.isupper() and any(character.isdigit() for character in body)
+
+
+def _hide_keys(text: str) -> str:
+    """A text without keys and certificates in PEM, on lines of their own, with \\n in between, or in one line."""
+    text = _PEM_WHOLE.sub(HIDDEN, text)
+    if "-----BEGIN" in text or "-----END" in text:
+        parts = [*_NEWLINE.split(text), ""]
+        lines = [line + end for line, end in zip(parts[::2], parts[1::2], strict=True)]
+        hidden = "".join(Redactor().without_keys(_without_end_of_key(lines)))
+        text = hidden if _LAST_NEWLINE.search(text) else _LAST_NEWLINE.sub("", hidden)
+    return _PEM_BEGUN.sub(HIDDEN, text)
+
+
+def _without_end_of_key(lines: list[str]) -> list[str]:
+    """Lines without those of a key whose beginning is cut off."""
+    for at, line in enumerate(lines):
+        if _PEM_BEGIN.search(line):
+            break
+        if end := _PEM_END.search(line):
+            before, start = _shape(line[: end.start()]), at
+            while start and _may_be_body(lines[start - 1], before):
+                start -= 1
+            if any(len(_split_line(each)[1]) >= _MIN_BODY_CHARACTERS for each in lines[start:at]):
+                return [*lines[:start], line[: end.start()] + HIDDEN + line[end.end() :], *lines[at + 1 :]]
+            break
+    return lines
+
+
+def _may_be_body(line: str, before: str) -> bool:
+    head, body = _split_line(line)
+    return _shape(head) in ("", before) and bool(body)
 
 
 def hide_in(error: BaseException) -> None:
@@ -271,19 +569,6 @@ def _hide_in_one(error: BaseException) -> None:
                 "__qualname__": kind.__qualname__,
             }
             error.__class__ = type(kind.__name__, (kind,), names)
-
-
-def redact_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Lines without secrets, as they come; a key in PEM is hidden across them."""
-    in_key = False
-    for line in lines:
-        if in_key:
-            in_key = not _PEM_END.search(line) and _PEM_BODY.fullmatch(line.strip()) is not None
-            if in_key or _PEM_END.search(line):
-                continue
-        begins = [match.end() for match in _PEM_BEGIN.finditer(line)]
-        in_key = bool(begins) and not _PEM_END.search(line, begins[-1])
-        yield redact(line)
 
 
 def without_paths(text: str) -> str:

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llmops_components.errors import DataError
 from llmops_components.local.runner import RunState
-from llmops_components.redaction import redact, redact_lines, redacted
+from llmops_components.redaction import Redactor, redact, redacted
 
 SHAPES = json.loads((Path(__file__).parent.parent / "shapes/secrets.json").read_text("utf-8"))
-PEM = ["-----BEGIN RSA PRIVATE KEY-----", "MIIEowIBAAKCAQEA75", "x7Tz/+==", "-----END RSA PRIVATE KEY-----"]
 
 
 @pytest.mark.parametrize(("text", "secret", "shown"), SHAPES["hidden"])
@@ -44,9 +43,30 @@ def test_any_text_is_hidden_once(text):
     assert redact(redact(text)) == redact(text)
 
 
-def test_key_that_is_printed_line_by_line_is_hidden():
-    assert list(redact_lines(["a", *PEM, "b"])) == ["a", "***", "b"]
-    assert list(redact_lines([*PEM[:2], "it was cut off there"])) == ["***", "it was cut off there"]
+@pytest.mark.parametrize(("lines", "shown"), SHAPES["lines"])
+def test_key_of_several_lines_is_hidden_and_what_follows_is_not(lines, shown):
+    assert list(Redactor().lines(lines)) == shown
+    assert list(Redactor().lines(f"{line}\r\n" for line in lines)) == [f"{line}\r\n" for line in shown]
+    assert redact("\n".join(lines)) == "\n".join(shown)
+    for form in (json.dumps("\n".join(lines)), json.dumps(json.dumps({"log": "\n".join(lines)}))):
+        assert not [
+            line
+            for line in lines
+            if len(line) > 60 and "-----" not in line and line.split()[-1] in redact(form)
+        ]
+
+
+def test_key_may_go_on_in_later_lines():
+    (first, *others), shown = SHAPES["lines"][0]
+    redactor = Redactor()
+    assert [
+        said for lines in ([first, others[0]], others[1:3], others[3:]) for said in redactor.lines(lines)
+    ] == shown
+
+
+def test_end_of_a_key_whose_beginning_is_cut_off_is_hidden():
+    lines = SHAPES["lines"][2][0]
+    assert redact("\n".join(["0123456789abcdef==", *lines[3:]])) == f"[rank0]: ***\n{lines[-1]}"
 
 
 def test_error_has_no_secret_in_its_text():

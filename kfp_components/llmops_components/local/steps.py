@@ -21,7 +21,7 @@ from llmops_components.errors import ComponentError
 from llmops_components.local import environments
 from llmops_components.local.pipeline import Step, StepFailed, Values
 from llmops_components.local.values import fill, typed
-from llmops_components.redaction import redact, redact_lines
+from llmops_components.redaction import Redactor, redact
 from llmops_components.state_files import ERROR_SHAPE, StateFileError, full_disk, is_full, read_json
 
 ERROR_FILE_VARIABLE = "LLMOPS_ERROR_FILE"
@@ -139,7 +139,7 @@ class StepRunner:
     def _execute(self, command: Sequence[str], variables: Mapping[str, str]) -> tuple[int, Iterable[str]]:
         last_lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         with self._during_step(), _started(command, {**os.environ, **variables}) as process:
-            for line in redact_lines(_without_executor_chatter(process.stdout or ())):
+            for line in Redactor().lines(_without_executor_chatter(process.stdout or ())):
                 print(line, end="", flush=True)
                 last_lines.append(line)
         return process.returncode, last_lines
