@@ -27,7 +27,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
-from airflow_provider_llmops.redaction import hide_in, redact
+from airflow_provider_llmops.redaction import Redactor, hide_in
 from airflow_provider_llmops.remote.ending import (
     deadline,
     describe_limits,
@@ -115,6 +115,7 @@ class PipelineRunOperator(BaseOperator):
         self._submitting: str | None = None
         self.was_told_to_end = False
         self._context: Context | None = None
+        self._redactor = Redactor()
 
     @cached_property
     def hook(self) -> KubeflowPipelinesHook:
@@ -418,8 +419,8 @@ class PipelineRunOperator(BaseOperator):
     def _log_from(self, run_id: str, offset: int) -> int:
         while self.stream_logs:
             lines, end = self.hook.backend.read_log(run_id, offset)
-            for line in lines:
-                self.log.info("%s", redact(line))
+            for line in self._redactor.lines(lines):
+                self.log.info("%s", line)
             if end == offset:
                 break
             offset = end

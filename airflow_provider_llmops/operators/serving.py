@@ -18,6 +18,7 @@ from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError, shown_value
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
+from airflow_provider_llmops.redaction import redact
 from airflow_provider_llmops.remote.ending import is_unwanted, seconds_to_wait
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
 from airflow_provider_llmops.states import ServiceState
@@ -254,7 +255,7 @@ class DeployModelOperator(BaseOperator):
     def _give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop the revision and say what serves now."""
         last_lines = self.hook.backend.logs(self.namespace, self.service_name, revision, 20)
-        self.log.error("Last lines of revision %s:\n%s", revision, "\n".join(last_lines))
+        self.log.error("Last lines of revision %s:\n%s", revision, redact("\n".join(last_lines)))
         service = discard(self.hook.backend, self.namespace, self.service_name, revision)
         self._starting = None
         serving = ", ".join(

@@ -14,7 +14,7 @@ from airflow_provider_llmops.backends.pipelines.base import step_changes
 from airflow_provider_llmops.backends.pipelines.waiting import WaitWatch
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, reason_first
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
-from airflow_provider_llmops.redaction import hide_in, redact
+from airflow_provider_llmops.redaction import Redactor, hide_in, redact
 from airflow_provider_llmops.remote.ending import seconds_to_wait
 from airflow_provider_llmops.remote.settle import settle
 
@@ -73,6 +73,7 @@ class PipelineRunTrigger(BaseEventTrigger):
         self.cancel_on_kill = cancel_on_kill
         self._steps: dict[str, str] = {}
         self._waits = WaitWatch()
+        self._redactor = Redactor()
         self._question: asyncio.Task[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -238,8 +239,8 @@ class PipelineRunTrigger(BaseEventTrigger):
     async def _pass_log_on(self, backend: PipelineBackend) -> None:
         while self.stream_logs:
             lines, offset = await asyncio.to_thread(backend.read_log, self.run_id, self.log_offset)
-            for line in lines:
-                self.log.info("%s", redact(line))
+            for line in self._redactor.lines(lines):
+                self.log.info("%s", line)
             if offset == self.log_offset:
                 break
             self.log_offset = offset

@@ -19,6 +19,7 @@ from typing import IO
 import psutil
 
 from llmops_components.errors import UnavailableError
+from llmops_components.redaction import redact
 from llmops_components.serving.logs import LOGS_KEPT, earlier
 from llmops_components.state_files import (
     PRIVATE_UMASK,
@@ -199,7 +200,7 @@ def _open_log(path: Path) -> IO[bytes]:
 
 
 def log_tail(directory: Path, lines: int = 15) -> str:
-    """The end of the process's log.
+    """The end of the process's log, without secrets.
 
     Args:
         directory: As given to :func:`start`.
@@ -209,7 +210,7 @@ def log_tail(directory: Path, lines: int = 15) -> str:
     for number in range(LOGS_KEPT + 1):
         if len(found) < lines:
             found = _last_lines(earlier(directory / "log.txt", number), lines - len(found)) + found
-    return "\n".join(found)
+    return redact("\n".join(found))
 
 
 def _last_lines(log: Path, lines: int) -> list[str]:
