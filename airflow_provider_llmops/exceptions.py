@@ -8,6 +8,7 @@ LLMOpsError
 ├── RunFailedError         a run or a service failed                               may be retried
 ├── RunCanceledError       a run was cancelled from outside                        may be retried
 ├── ResultError            a run succeeded and its result cannot be read           may be retried
+│   └── ResultTooLargeError  there is more of it than can be kept                  final
 └── ApiUnavailableError    a backend did not answer                                may be retried
 
 Final errors are :class:`AirflowFailException`: Airflow does not retry them. A message has four parts: why, what was
@@ -92,6 +93,10 @@ class RunCanceledError(LLMOpsError):
 
 class ResultError(LLMOpsError):
     """A run's result is missing, cut off or of an unknown schema version."""
+
+
+class ResultTooLargeError(ResultError, AirflowFailException):
+    """There is more of a result than can be kept; the same run would give as much again."""
 
 
 class ApiUnavailableError(LLMOpsError):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from airflow_provider_llmops.exceptions import ResultError, shortened, shown_value
+from airflow_provider_llmops.exceptions import ResultError, ResultTooLargeError, shortened, shown_value
 from airflow_provider_llmops.redaction import redacted
 from airflow_provider_llmops.state_files import read_text
 
@@ -18,6 +18,7 @@ MAX_RESULT_BYTES = 4 * 1024 * 1024
 MAX_XCOM_BYTES = 16 * 1024
 MAX_FINDINGS_IN_XCOM = 20
 MAX_FINDINGS_IN_SUMMARY = 5
+_BYTES_FOR_KEYS = 200  # of "steps" and "steps_left_out"
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 # Of 64 bits, as everything that stores them has.
@@ -151,7 +152,7 @@ class StageResult:
             value = asdict(candidate)
             if len(json.dumps(value)) <= MAX_XCOM_BYTES:
                 return value
-        raise ResultError(
+        raise ResultTooLargeError(
             f"The result is larger than {MAX_XCOM_BYTES} bytes even without findings and details. A component reports "
             "addresses and numbers; store anything larger as an artifact.",
             f"Run: {self.run_id} ({self.component})",
@@ -177,22 +178,34 @@ def _first_of(error: ValidationError) -> str:
 
 
 def cut_to_fit(value: Any, limit: int = MAX_XCOM_BYTES) -> Any:
-    """JSON whose longest texts are cut, with a mark, until it fits into XCom; of a list that does not even then, its beginning.
+    """JSON whose longest texts are cut, with a mark, until it fits into XCom; of a list that does not even then, what fits of it.
 
     :param value: what is to go to XCom
     :param limit: bytes as JSON
-    :raises ResultError: it does not fit
+    :raises ResultTooLargeError: it does not fit
     """
     cut = value
     for room in (limit, 4000, 2000, 1000, 500, 200, 80):
         cut = _with_short_texts(value, room)
         if len(json.dumps(cut)) <= limit:
             return cut
-    while isinstance(cut, list) and cut:
-        cut = cut[: len(cut) * 9 // 10]
-        if len(json.dumps(cut)) <= limit:
-            return cut
-    raise ResultError(f"What is to go to XCom is larger than {limit} bytes. Store it as an artifact.")
+    fitting = _those_that_fit(cut, limit) if isinstance(cut, list) else []
+    if not fitting:
+        raise ResultTooLargeError(
+            f"What is to go to XCom is larger than {limit} bytes. Store it as an artifact."
+        )
+    return fitting
+
+
+def _those_that_fit(items: Sequence[Any], limit: int) -> list[Any]:
+    fitting = []
+    room = limit
+    for item in items:
+        size = len(json.dumps(item)) + 2
+        if size <= room:
+            fitting.append(item)
+            room -= size
+    return fitting
 
 
 def _with_short_texts(value: Any, room: int) -> Any:
@@ -206,16 +219,19 @@ def _with_short_texts(value: Any, room: int) -> Any:
 def states_that_fit(value: Mapping[str, Any], states: Mapping[str, str]) -> dict[str, Any]:
     """A value for XCom with ``steps``, as many as there is room for, and the number of those left out.
 
-    :param value: the rest of it
+    :param value: the rest of it; its longest texts are cut if it is too large by itself
     :param states: state of each step
+    :raises ResultTooLargeError: it does not fit, without steps either
     """
+    value = cut_to_fit(dict(value), MAX_XCOM_BYTES - _BYTES_FOR_KEYS)
     steps: dict[str, str] = {}
-    room = MAX_XCOM_BYTES - len(json.dumps(value)) - 200
+    room = MAX_XCOM_BYTES - len(json.dumps(value)) - _BYTES_FOR_KEYS
     for name, state in states.items():
-        room -= len(json.dumps({name: state})) + 2
-        if room < 0:
+        size = len(json.dumps({name: state}))
+        if size > room:
             break
         steps[name] = state
+        room -= size
     left_out = len(states) - len(steps)
     return {**value, "steps": steps, **({"steps_left_out": left_out} if left_out else {})}
 

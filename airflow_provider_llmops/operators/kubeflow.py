@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     ResultError,
-    RunFailedError,
+    ResultTooLargeError,
     RunNotFoundError,
 )
 from airflow_provider_llmops.links import PipelineRunLink
@@ -234,8 +234,9 @@ class KubeflowComponentOperator(ComponentOperator):
         outputs = _push_outputs(self, context, self._spec, run)
         value = {"run_id": run.run_id, "component": self.what, "artifacts": artifacts, "outputs": outputs}
         if len(json.dumps(value)) > MAX_XCOM_BYTES:
-            raise RunFailedError(
-                "The addresses of the artifacts do not fit into XCom.", *run.places(self.what)
+            raise ResultTooLargeError(
+                "The addresses of the artifacts do not fit into XCom. Give it fewer outputs.",
+                *run.places(self.what),
             )
         return value
 

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
-from airflow_provider_llmops.specs.placeholders import refuse_placeholders
+from airflow_provider_llmops.specs.placeholders import refuse_placeholders, refuse_variables
 
 ALL_STEPS = "*"
 SHARED_MEMORY_PATH = "/dev/shm"  # noqa: S108 - in the pod, made by the kubelet
@@ -149,8 +149,8 @@ class StepSettings:
         self._check_environment()
         self._check_volumes()
         for name in ("annotations", "env", *(f"{kind}_as_volumes" for kind in ("secrets", "config_maps"))):
-            refuse_placeholders(name, getattr(self, name))
-        refuse_placeholders("persistent_volume_claims", self.persistent_volume_claims)
+            _refuse_replaced(name, getattr(self, name))
+        _refuse_replaced("persistent_volume_claims", self.persistent_volume_claims)
 
     @classmethod
     def of(cls, value: Any) -> StepSettings:
@@ -321,6 +321,11 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be text, got {shown_value(value, 60)}; quote it.")
     return value
+
+
+def _refuse_replaced(name: str, value: Any) -> None:
+    refuse_placeholders(name, value)
+    refuse_variables(name, value)
 
 
 def _match(name: str, value: Any, pattern: re.Pattern[str], what: str) -> None:

@@ -1,10 +1,10 @@
 """Text that is replaced on its way to a step, and so has no place in a value.
 
 Kubeflow Pipelines fills placeholders in without escaping: its launcher replaces them in the JSON that holds all of a step's
-inputs (``compileCmdAndArgs`` in ``backend/src/v2/component/launcher_v2.go``), so that one value rewrites the others. Argo does
-the same with its variables in the tasks of a workflow, where the values travel (``util/template``), and Kubernetes with
-``$(NAME)`` in a container's command, of which they are a part. What a specification's author has written is meant, and stays:
-constants and defaults. What somebody gives is refused.
+inputs (``compileCmdAndArgs`` in ``backend/src/v2/component/launcher_v2.go``), so that one value rewrites the others. On a cluster
+Argo does the same with its variables in the tasks of a workflow, where the values travel (``util/template``), and Kubernetes
+with ``$(NAME)`` in a container's command, of which they are a part. What a specification's author has written is meant, and
+stays: constants and defaults. What somebody gives is refused.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
-_OF_PIPELINES = r"\{\{(?:\$|channel:)"
-_OF_ARGO = (
-    r"\{\{=|\{\{\s*(?:cronworkflow|duration|exitCode|inputs|item|lastRetry|node|outputs|pod|resourcesDuration|retries|status|steps"
-    r"|tasks|workflow)\s*(?:\.|\}\})"
+_OF_PIPELINES = re.compile(r"\{\{(?:\$|channel:)[^{}]*(?:\}\})?")
+# The roots that Argo resolves or refuses (``GlobalVarValidWorkflowVariablePrefix`` in ``workflow/common/common.go``), and what else it
+# knows of a task, a loop and a retry. Its variables for metrics, such as {{status}}, reach no values.
+_OF_ARGO = re.compile(
+    r"\{\{(?:=|\s*(?:(?:inputs|item|lastRetry|outputs|pod|steps|tasks|workflow)\.|(?:item|node\.name|retries)\s*\}\}))[^{}]*(?:\}\})?"
 )
-_PLACEHOLDER = re.compile(f"(?:{_OF_PIPELINES}|{_OF_ARGO})[^{{}}]*(?:\\}}\\}})?")
 _OF_KUBERNETES = re.compile(r"\$\([-._A-Za-z][-._A-Za-z0-9]*\)|\$\$")
 # Loops decode text as JSON, and what was escaped in it is a placeholder then, however often it was escaped.
 _ESCAPED = re.compile(r"\\(?:\\|u005[cC])*(?:u([0-9a-fA-F]{4})|([fnrt]))?")
@@ -30,7 +30,7 @@ _AS_ARTIFACT = (
 
 
 def refuse_placeholders(what: str, value: Any) -> None:
-    """Refuse a value in which Kubeflow Pipelines or Argo would replace something.
+    """Refuse a value in which Kubeflow Pipelines would replace something, on every backend: a component is the same on all.
 
     :param what: what it is, for messages: ``Component train_sft: input 'revision'``
     :param value: what somebody gave; keys and values inside it count as well
@@ -39,8 +39,23 @@ def refuse_placeholders(what: str, value: Any) -> None:
     _refuse(
         what,
         value,
-        _PLACEHOLDER,
+        _OF_PIPELINES,
         "which Kubeflow Pipelines replaces on its way to a step: it would rewrite the step's inputs",
+    )
+
+
+def refuse_variables(what: str, value: Any) -> None:
+    """Refuse a value in which Argo, which carries out Kubeflow's runs, would replace something, or at which it would stop.
+
+    :param what: what it is, for messages
+    :param value: what somebody gave; keys and values inside it count as well
+    :raises ConfigurationError: naming the part, and what to do instead
+    """
+    _refuse(
+        what,
+        value,
+        _OF_ARGO,
+        "which is a variable of Argo Workflows: it carries out the runs of Kubeflow Pipelines, and would replace it, or refuse the run",
     )
 
 

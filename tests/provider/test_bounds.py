@@ -7,10 +7,11 @@ import json
 import threading
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_llmops import http as own_http
 from airflow_provider_llmops.backends.pipelines import artifacts as artifact_store
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultTooLargeError
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit, states_that_fit
 
@@ -72,7 +73,7 @@ def test_result_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     place.write_text("x" * 1000)
     assert artifact_store.read_result([str(tmp_path)], "run", "step", None)[0] == "x" * 1000
     place.write_text("x" * 1001)
-    with pytest.raises(ResultError, match="The result of step step is larger than"):
+    with pytest.raises(ResultTooLargeError, match="The result of step step is larger than"):
         artifact_store.read_result([str(tmp_path)], "run", "step", None)
 
 
@@ -92,6 +93,26 @@ def test_of_many_answers_the_first_go_to_xcom():
     assert 10 < len(cut) < 1000
     assert [one["prompt"] for one in cut] == [f"p{n}" for n in range(len(cut))]
     assert len(json.dumps(cut)) <= MAX_XCOM_BYTES
+
+
+def test_of_a_list_what_is_too_large_is_skipped_and_the_rest_goes_to_xcom():
+    large = {f"key-{n}": n for n in range(5000)}
+    assert cut_to_fit([large, {"a": 1}, large, {"b": 2}]) == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize("value", [[{"k" * 20_000: 1}], {"k" * 20_000: 1}, {"a": [1] * 9000}])
+def test_what_cannot_be_cut_is_refused_for_good(value):
+    with pytest.raises(
+        ResultTooLargeError, match=r"^What is to go to XCom is larger than 16384 bytes"
+    ) as refused:
+        cut_to_fit(value)
+    assert isinstance(refused.value, AirflowFailException)
+
+
+def test_rest_of_a_value_is_cut_so_that_steps_have_room():
+    value = states_that_fit({"run_id": "r", "outputs": {"a": "x" * 200_000}}, {"one": "SUCCEEDED"})
+    assert len(json.dumps(value)) <= MAX_XCOM_BYTES
+    assert value["steps"] == {"one": "SUCCEEDED"} and value["outputs"]["a"].endswith("…")
 
 
 def test_states_of_many_steps_are_left_out_and_counted():

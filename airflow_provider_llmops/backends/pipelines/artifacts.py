@@ -17,6 +17,7 @@ from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     LLMOpsError,
     ResultError,
+    ResultTooLargeError,
 )
 from airflow_provider_llmops.results import MAX_RESULT_BYTES, artifacts_in
 
@@ -41,8 +42,8 @@ def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | Non
             if path.exists():
                 content = _beginning(path)
                 if len(content) > MAX_RESULT_BYTES:
-                    raise ResultError(
-                        f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB.",
+                    raise ResultTooLargeError(
+                        f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB. Hand on what is large as an artifact.",
                         f"Run: {run_id}",
                         f"Result: {path}",
                     )

@@ -18,11 +18,8 @@ _PLACEHOLDER = re.compile(
 )
 _KEY = re.compile(r"\[['\"]([^'\"]+)['\"]\]|\.([A-Za-z_]+)")
 _SELECTOR = re.compile(r"parseJson\(string_value\)((?:\[\"[^\"]*\"\])+)")
-# What Kubeflow Pipelines, and Argo below it, replace in the JSON of a step's inputs: as in the provider's ``specs/placeholders.py``.
-_REPLACED = re.compile(
-    r"(?:\{\{(?:\$|channel:)|\{\{=|\{\{\s*(?:cronworkflow|duration|exitCode|inputs|item|lastRetry|node|outputs|pod"
-    r"|resourcesDuration|retries|status|steps|tasks|workflow)\s*(?:\.|\}\}))[^{}]*(?:\}\})?"
-)
+# What Kubeflow Pipelines replaces in the JSON of a step's inputs: as in the provider's ``specs/placeholders.py``.
+_REPLACED = re.compile(r"\{\{(?:\$|channel:)[^{}]*(?:\}\})?")
 # Loops decode text as JSON, and what was escaped in it is a placeholder then, however often it was escaped.
 _ESCAPED = re.compile(r"\\(?:\\|u005[cC])*(?:u([0-9a-fA-F]{4})|([fnrt]))?")
 

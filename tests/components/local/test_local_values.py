@@ -140,7 +140,7 @@ def test_text_with_escapes_that_hide_nothing_is_taken(text):
     refuse_placeholders([text], "Input 'x'")
 
 
-@pytest.mark.parametrize("text", SHAPES["kept"])
+@pytest.mark.parametrize("text", SHAPES["kept"] + SHAPES["of_argo"])
 def test_text_that_nobody_replaces_is_taken(text):
     refuse_placeholders({"a": [text]}, "Input 'x'")
 

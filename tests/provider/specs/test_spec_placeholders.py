@@ -17,7 +17,11 @@ from airflow_provider_llmops.backends.pipelines.kubeflow.request import check_re
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
-from airflow_provider_llmops.specs.placeholders import refuse_expansions, refuse_placeholders
+from airflow_provider_llmops.specs.placeholders import (
+    refuse_expansions,
+    refuse_placeholders,
+    refuse_variables,
+)
 
 SHAPES = json.loads((Path(__file__).parents[2] / "shapes/placeholders.json").read_text("utf-8"))
 TRAINING = {"dataset": "/d", "base_model": "/m"}
@@ -34,6 +38,23 @@ def test_text_that_would_be_replaced_is_refused_by_name(text):
     ) as refused:
         PipelineSpec.packaged("import_base_model").bind({"source": "/m", "revision": text})
     assert "in a file, as an artifact's address" in str(refused.value)
+
+
+@pytest.mark.parametrize("text", SHAPES["of_argo"])
+def test_variable_of_argo_is_refused_where_argo_carries_out_the_run(text):
+    bound = PipelineSpec.packaged("import_base_model").bind({"source": "/m", "revision": text})
+    assert bound.parameters == {"source": "/m", "revision": text}
+    with pytest.raises(
+        ConfigurationError, match=r"^Parameter 'text' has .* in it at inside, which is a variable of Argo"
+    ):
+        check_request(request(text={"inside": text}), uploads=True)
+    with pytest.raises(ConfigurationError, match=r"^env has .* in it at A, which is a variable of Argo"):
+        StepSettings.of({"env": {"A": text}})
+
+
+@pytest.mark.parametrize("text", SHAPES["kept"])
+def test_other_braces_are_sent_as_they_are(text):
+    check_request(request(text=text), uploads=True)
 
 
 @pytest.mark.parametrize("text", SHAPES["kept"])
@@ -115,8 +136,6 @@ def test_settings_of_a_step_hold_no_placeholder(field):
         r'["\u007b\u007B$.inputs.parameters[0]}}"]',
         r'["{{\u005cu0024.inputs.parameters[0]}}"]',
         r'["[\"{{\\u0024.inputs.parameters[0]}}\"]"]',
-        r'["{{\tworkflow.name}}"]',
-        r'{"{{\u0069tem}}": 1}',
     ],
 )
 def test_placeholder_that_a_loop_would_decode_is_refused(text):
@@ -124,6 +143,12 @@ def test_placeholder_that_a_loop_would_decode_is_refused(text):
         ConfigurationError, match=r"^it has .{{.* at a\[0\], which Kubeflow Pipelines replaces"
     ):
         refuse_placeholders("it", {"a": [text]})
+
+
+@pytest.mark.parametrize("text", [r'["{{\tworkflow.name}}"]', r'{"{{\u0069tem}}": 1}'])
+def test_variable_of_argo_that_a_loop_would_decode_is_refused(text):
+    with pytest.raises(ConfigurationError, match=r"^it has .{{.* at a\[0\], which is a variable of Argo"):
+        refuse_variables("it", {"a": [text]})
 
 
 def test_variable_that_a_loop_would_decode_is_refused():
@@ -167,4 +192,4 @@ def test_what_is_accepted_has_none_of_its_openings(value):
     except ConfigurationError:
         return
     text = json.dumps(value)
-    assert not any(opening in text for opening in ("{{$", "{{=", "{{channel:"))
+    assert not any(opening in text for opening in ("{{$", "{{channel:"))

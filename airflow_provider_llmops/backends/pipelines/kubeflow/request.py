@@ -9,7 +9,11 @@ from typing import Any
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.specs.placeholders import refuse_expansions, refuse_placeholders
+from airflow_provider_llmops.specs.placeholders import (
+    refuse_expansions,
+    refuse_placeholders,
+    refuse_variables,
+)
 
 # etcd's limit for an object, into which the workflow has to fit with the specification and the parameters.
 MAX_WORKFLOW_BYTES = 1_500_000
@@ -53,6 +57,7 @@ def _check_name(name: str) -> None:
 def _refuse_replaced(what: str, value: Any) -> None:
     """Values are in the workflow of Argo, and in the commands of its pods."""
     refuse_placeholders(what, value)
+    refuse_variables(what, value)
     refuse_expansions(what, value)
 
 

@@ -13,7 +13,11 @@ from urllib3.util import parse_url
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.http import header_fault
-from airflow_provider_llmops.specs.placeholders import refuse_expansions, refuse_placeholders
+from airflow_provider_llmops.specs.placeholders import (
+    refuse_expansions,
+    refuse_placeholders,
+    refuse_variables,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -164,6 +168,7 @@ class KfpSettings:
                 f"of {', '.join(ROOT_SCHEMES)}. Got {self.pipeline_root.split('@')[-1]!r}."
             )
         refuse_placeholders(f"{where}: 'pipeline_root'", self.pipeline_root)
+        refuse_variables(f"{where}: 'pipeline_root'", self.pipeline_root)
         refuse_expansions(f"{where}: 'pipeline_root'", self.pipeline_root)
         if self.ca_file and not os.access(self.ca_file, os.R_OK):
             raise ConfigurationError(
