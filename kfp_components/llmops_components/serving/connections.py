@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import uuid
 from asyncio.events import TimerHandle
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ _REST_SECONDS = (
     2.0  # for the rest of a body that was refused: a client that is cut off while it sends misses its answer
 )
 _FILES = 2 * MAX_CONNECTIONS + 256  # a gateway has a connection to a revision for each of a client
-_REFUSALS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_REFUSALS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +36,11 @@ class _Refused(Exception):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol with limits; what they are is the class's, so that a subclass may have others."""
+    """Uvicorn's protocol with limits; what they are is the class's, so that a subclass may have others.
+
+    Args:
+        refused: Told of the id and status of each request that no application sees.
+    """
 
     max_head_bytes = MAX_HEAD_BYTES
     max_connections = MAX_CONNECTIONS
@@ -50,8 +55,11 @@ class LimitedProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        refused: Callable[[str, int], None] | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._note_refused = refused
         self.waiting_since: float | None = None  # for a whole request
         self._head_bytes = 0
         self._in_head = False
@@ -168,18 +176,23 @@ class LimitedProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _turn_away(self, status: int) -> None:
-        logger.warning("A request was answered with %d %s.", status, _REFUSALS[status].decode())
+        logger.warning("A request was answered with %d %s.", status, _REFUSALS[status])
         self._refuse(status)
 
     def _refuse(self, status: int) -> None:
         """Answer without the application, and end the connection."""
         if self.transport.is_closing():
             return
+        id = uuid.uuid4().hex
+        if self._note_refused is not None:
+            self._note_refused(id, status)
         busy = self.cycle is not None and not self.cycle.response_complete
         if not busy:  # else the words would stand in the midst of another answer
             phrase = _REFUSALS[status]
-            head = b"HTTP/1.1 %d %s\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            self.transport.write(head % (status, phrase, len(phrase)) + phrase)
+            head = (
+                f"HTTP/1.1 {status} {phrase}\r\ncontent-type: text/plain\r\ncontent-length: {len(phrase)}\r\n"
+            )
+            self.transport.write(f"{head}x-request-id: {id}\r\nconnection: close\r\n\r\n{phrase}".encode())
         self.transport.close()
         self._start_stall()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import socket
 import ssl
 import stat
 import subprocess
@@ -11,8 +13,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -21,7 +24,7 @@ import uvicorn
 from llmops_components.errors import SettingError
 from llmops_components.serving.access.__main__ import add_key, main, remove_key
 from llmops_components.serving.access.admission import Admission
-from llmops_components.serving.access.asgi import AccessControl, GatewayOnly
+from llmops_components.serving.access.asgi import USAGE_PATH, AccessControl, AuditTrail, GatewayOnly
 from llmops_components.serving.access.audit import AuditLog
 from llmops_components.serving.access.quotas import Exceeded, Quotas
 from llmops_components.serving.access.renewal import renewed_context
@@ -41,6 +44,10 @@ from llmops_components.serving.access.usage import (
     tokens_asked,
     usage_comment,
 )
+from llmops_components.serving.bodies import Bodies
+from llmops_components.serving.connections import LimitedProtocol
+from llmops_components.serving.door import ROUTES, Door, Policy
+from llmops_components.serving.predictor.openai import Shape
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -277,7 +284,10 @@ async def left(scope: Any, receive: Any, send: Any) -> None:
 def test_a_request_that_is_left_before_it_is_answered_counts_for_what_it_asked(tmp_path: Path) -> None:
     file = access_file(tmp_path / "access.json", keys=[entry("alice", ALICE, tokens_per_minute=1000)])
     admission = Admission(Access(file), directory=tmp_path, service="m")
-    with served(AccessControl(left, admission)) as url, httpx.Client(base_url=url) as client:
+    with (
+        served(AuditTrail(AccessControl(left, admission), admission)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
         with pytest.raises(httpx.ReadTimeout):
             client.post("/slow", json={"max_tokens": 1000}, headers=bearer(ALICE), timeout=0.3)
         while not (tmp_path / "m.audit.jsonl").exists():
@@ -333,7 +343,7 @@ def served(app: Any, **options: Any) -> Iterator[str]:
         assert thread.is_alive()
     try:
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http{'s' if options else ''}://127.0.0.1:{port}"
+        yield f"http{'s' if 'ssl_certfile' in options or 'ssl_context_factory' in options else ''}://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join()
@@ -351,7 +361,14 @@ def audited(directory: Path) -> list[dict[str, Any]]:
 def guarded(tmp_path: Path, **content: Any) -> Iterator[tuple[httpx.Client, Path]]:
     file = access_file(tmp_path / "access.json", **content)
     admission = Admission(Access(file), directory=tmp_path / "audit", service="m")
-    with served(AccessControl(application(), admission)) as url, httpx.Client(base_url=url) as client:
+    app = Door(
+        AccessControl(Bodies(application()), admission), policy=Policy, routes=(*ROUTES, ("POST", "/\\w+"))
+    )
+    protocol = partial(LimitedProtocol, refused=admission.note_refused)
+    with (
+        served(AuditTrail(app, admission), http=protocol) as url,
+        httpx.Client(base_url=url, headers={"content-type": "application/json"}) as client,
+    ):
         yield client, file
 
 
@@ -364,7 +381,8 @@ def test_who_asks_with_a_key_is_answered_and_noted_and_everybody_else_is_refused
         assert client.get("/metrics").status_code == 401
         for path in ("/", "/v2/health/live", "/v2/health/ready", "/v1/models/m", "/v2/models/m/ready"):
             assert client.get(path).text == "yes"
-            assert client.post(path).status_code == 401
+        for path in ("/v2/models/org:m/ready", "/v1/models/org:m"):  # whatever a model is called
+            assert client.get(path).status_code == 404
     assert (none.status_code, none.headers["www-authenticate"], none.json()) == (
         401,
         "Bearer",
@@ -405,6 +423,71 @@ def test_who_asks_with_a_key_is_answered_and_noted_and_everybody_else_is_refused
     assert "hello" not in text
     assert "secret" not in text
     assert ALICE not in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (("POST", "/stream", {"host": "attacker.example"}), 421),
+        (("POST", "/stream", {"origin": "https://attacker.example"}), 403),
+        (("GET", "/", {"host": "attacker.example"}), 421),
+        (("GET", "/openapi.json?token=secret", {}), 404),
+        (("DELETE", "/v1/models/m", {}), 405),
+        (("POST", "/stream", {"content-type": "text/plain"}), 415),
+        (("POST", "/stream", {"x-large": "yes"}), 413),
+    ],
+)
+def test_what_is_refused_is_noted_with_whose_key_it_came_and_counts_as_a_request(
+    tmp_path: Path, asked: tuple[str, str, dict[str, str]], status: int
+) -> None:
+    method, path, headers = asked
+    with guarded(tmp_path, keys=[entry("alice", ALICE, requests_per_minute=1)]) as (client, _):
+        body = b" " * (2 << 20) if "x-large" in headers else None
+        got = client.request(method, path, content=body, headers=headers | bearer(ALICE))
+        again = client.post("/stream", headers=bearer(ALICE))
+        nobody = client.post("/stream", headers={"host": "attacker.example"})
+    counted = path != "/"  # what needs no key is nobody's
+    assert (got.status_code, again.status_code, nobody.status_code) == (status, 429 if counted else 200, 421)
+    assert [
+        (line["id"], line.get("key"), line["method"], line["route"], line["status"])
+        for line in audited(tmp_path / "audit")
+    ] == [
+        (got.headers["x-request-id"], "alice" if counted else None, method, path.partition("?")[0], status),
+        (again.headers["x-request-id"], "alice", "POST", "/stream", again.status_code),
+        (nobody.headers["x-request-id"], None, "POST", "/stream", 421),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+        (b"what?\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request_is_noted_with_the_id_that_its_answer_has(
+    tmp_path: Path, sent: bytes, status: int
+) -> None:
+    with (
+        guarded(tmp_path, keys=[]) as (client, _),
+        socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=5) as raw,
+    ):
+        raw.sendall(sent)
+        answer = raw.makefile("rb").read().decode()
+    (line,) = audited(tmp_path / "audit")
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    assert f"\r\nx-request-id: {line['id']}\r\n" in answer
+    assert (line["status"], "key" in line, "route" in line) == (status, False, False)
+
+
+def test_a_flood_of_what_the_door_refuses_fills_no_log(tmp_path: Path) -> None:
+    with guarded(tmp_path) as (client, _):
+        for _ in range(70):
+            assert client.post("/stream", headers={"host": "attacker.example"}).status_code == 421
+        assert client.post("/stream").status_code == 200
+    *refused, answered = audited(tmp_path / "audit")
+    assert len(refused) <= 60 * 2  # the minute may end in between
+    assert (answered["status"], len(refused) + answered.get("refused_and_not_noted", 0)) == (200, 70)
 
 
 def test_a_used_up_quota_is_a_429_with_the_time_to_wait(tmp_path: Path) -> None:
@@ -492,6 +575,31 @@ def test_a_predictor_behind_its_gateway_answers_nobody_else_and_tells_it_the_tok
         )
 
 
+def test_a_predictor_tells_its_gateway_what_a_request_took_that_was_left() -> None:
+    secret, through = "s" * 43, {GATEWAY_HEADER: "s" * 43, "x-request-id": "a1"}
+    noted = Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        note_usage(5, 0)
+        noted.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await asyncio.sleep(0.1)
+        note_usage(5, 3)
+
+    with served(GatewayOnly(slow, secret)) as url, httpx.Client(base_url=url) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/models/m:predict", headers=through, timeout=0.3)
+        noted.wait(5)
+        told = client.get(f"{USAGE_PATH}a1", headers=through)
+        assert (told.headers["x-llmops-prompt-tokens"], told.headers["x-llmops-completion-tokens"]) == (
+            "5",
+            "3",
+        )
+        assert client.get(f"{USAGE_PATH}b2", headers=through).status_code == 404
+        assert client.get(f"{USAGE_PATH}a1").status_code == 401
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_tokens_of_a_stream_are_read_however_it_is_cut(size: int) -> None:
     whole = (
@@ -505,10 +613,15 @@ def test_tokens_of_a_stream_are_read_however_it_is_cut(size: int) -> None:
     assert (usage.prompt_tokens, usage.completion_tokens) == (7, 2)
 
 
-def test_a_stream_that_ends_early_counts_its_events() -> None:
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_stream_that_ends_early_counts_its_events_with_text(chat: bool) -> None:
+    shape = Shape.of_chat("m") if chat else Shape.of_text("m")
+    texts = ["one", ' said "content":"x" and "text":"y"', "\n: usage {}"]
+    role = [shape.piece(0, {"role": "assistant", "content": ""})] if chat else []
+    events = [*role, *(shape.piece(0, {"content": text}) for text in texts), shape.piece(0, {}, "stop")]
     usage = Usage()
-    StreamUsage(usage).see(b'data: "one"\n\ndata: "two"\n\n')
-    assert (usage.prompt_tokens, usage.completion_tokens) == (0, 2)
+    StreamUsage(usage).see("".join([*events, "data: [DONE]\n\n"]).encode())
+    assert (usage.prompt_tokens, usage.completion_tokens) == (0, 3)
 
 
 def test_tls_is_offered_with_the_certificate_of_the_access_file(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ REQUEST_ID_HEADER = "x-request-id"
 REVISION_HEADER = "x-llmops-revision"
 CLIENT_WENT_AWAY = 499  # nginx's
 # What says that a service lives or is ready, and nothing else of it; probes of Kubernetes send no key.
-_OPEN = re.compile(r"/|/v2/health/(?:live|ready)|/v2/models/[^?]{1,200}/ready|/v1/models/[^?:]{1,200}")
+_OPEN = re.compile(r"/|/v2/health/(?:live|ready)|/v2/models/[^?]{1,200}/ready|/v1/models/[^?]{1,200}")
 logger = logging.getLogger(__name__)
 
 
@@ -38,29 +38,33 @@ def is_open(method: str, path: str) -> bool:
 
 @dataclass
 class Visit:
-    """A request from the door until it is answered.
+    """A request from the moment that its head is there until it is answered.
 
     Args:
         id: Its id.
-        method: HTTP method.
-        path: Path, without the query.
+        method: HTTP method; None where no request could be read.
+        path: Path, without the query; likewise.
         key: Whose key it came with.
         guess: Tokens that it is counted for meanwhile.
         is_open: Whether it is one that needs no key and is not noted.
+        is_let_in: Whether it came through the door and may ask.
         asked: Tokens that its answers may have, as far as it says so.
+        revision_url: Whom the gateway asked.
         usage: Tokens that it took.
-        refusal: Why it is not let in.
+        refusal: Why it is not let in, should it come through the door.
         content: Body and answer, where they are noted.
     """
 
     id: str
-    method: str
-    path: str
-    started: float
+    method: str | None = None
+    path: str | None = None
+    started: float = field(default_factory=time.monotonic)
     key: Key | None = None
     guess: int | None = None
     asked: int = 0
     is_open: bool = False
+    is_let_in: bool = False
+    revision_url: str | None = None
     usage: Usage = field(default_factory=Usage)
     refusal: RequestError | None = None
     content: dict[str, bytes] | None = None
@@ -97,18 +101,16 @@ class Admission:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", service)
         self.audit = None if where is None else AuditLog(where / f"{name}.audit.jsonl")
 
-    def visit(self, method: str, path: str, authorization: str | None, body_bytes: int) -> Visit:
-        """What becomes of a request; :meth:`leave` ends it.
+    def visit(self, method: str, path: str, authorization: str | None) -> Visit:
+        """Who asks; :meth:`admit` says whether they may, and :meth:`leave` ends it, whatever became of it.
 
         Args:
             method: HTTP method.
             path: Path, without the query.
             authorization: The header ``Authorization``.
-            body_bytes: What the request says its body's length is.
         """
-        visit = Visit(uuid.uuid4().hex, method, path, time.monotonic())
-        if is_open(method, path):
-            visit.is_open = True
+        visit = Visit(uuid.uuid4().hex, method, path, is_open=is_open(method, path))
+        if visit.is_open:
             return visit
         try:
             settings = self._access.settings()
@@ -123,18 +125,26 @@ class Admission:
             return visit
         if settings.audit.content:
             visit.content = {}
-        if settings.keys is None:
-            return visit
-        visit.key = settings.identify(authorization)
-        if visit.key is None:
-            visit.refusal = _unknown(authorization)
-            return visit
-        taken = self._quotas.take(visit.key, body_bytes)
-        if isinstance(taken, Exceeded):
-            visit.refusal = _too_much(visit.key, taken)
-        else:
-            visit.guess = taken
+        if settings.keys is not None:
+            visit.key = settings.identify(authorization)
+            if visit.key is None:
+                visit.refusal = _unknown(authorization)
         return visit
+
+    def admit(self, visit: Visit, body_bytes: int) -> None:
+        """Let a request in that came through the door, or have its ``refusal`` say why not.
+
+        Args:
+            visit: What :meth:`visit` returned.
+            body_bytes: What the request says its body's length is.
+        """
+        if visit.key is not None:
+            taken = self._quotas.take(visit.key, body_bytes)
+            if isinstance(taken, Exceeded):
+                visit.refusal = _too_much(visit.key, taken)
+            else:
+                visit.guess = taken
+        visit.is_let_in = visit.refusal is None
 
     def leave(self, visit: Visit, status: int, **more: Any) -> None:
         """End a visit: count what it took and note it.
@@ -144,13 +154,15 @@ class Admission:
             status: HTTP status of the answer.
             more: Further facts for the log.
         """
-        if visit.is_open:
+        if visit.is_open and visit.is_let_in:
             return
         if visit.key is not None and visit.guess is not None:
             prompt, completion = visit.usage.prompt_tokens, visit.usage.completion_tokens
             if status == CLIENT_WENT_AWAY and not prompt + completion:  # left before a word of what it took
                 prompt = max(visit.guess, visit.asked)
             self._quotas.settle(visit.key, visit.guess, prompt, completion)
+        elif visit.key is not None and visit.refusal is None:  # the door refused it
+            self._quotas.count(visit.key)
         if self.audit is None:
             return
         content = {
@@ -162,7 +174,7 @@ class Admission:
                 "id": visit.id,
                 "key": visit.key.name if visit.key else None,
                 "method": visit.method,
-                "route": visit.path[:LONGEST_TEXT],
+                "route": None if visit.path is None else visit.path[:LONGEST_TEXT],
                 "status": status,
                 "prompt_tokens": visit.usage.prompt_tokens,
                 "completion_tokens": visit.usage.completion_tokens,
@@ -170,8 +182,17 @@ class Admission:
                 **more,
                 **content,
             },
-            refused=visit.refusal is not None and visit.key is None,
+            refused=visit.key is None and not visit.is_let_in,
         )
+
+    def note_refused(self, id: str, status: int) -> None:
+        """Note what came and was no request that could be read.
+
+        Args:
+            id: The id that it was answered with.
+            status: HTTP status of the answer.
+        """
+        self.leave(Visit(id), status)
 
 
 def body_length(header: str | None) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops_components.serving.access.admission import (
@@ -23,15 +25,19 @@ from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway
 from llmops_components.serving.access.usage import StreamUsage, Usage, current, tokens_asked
 from llmops_components.serving.refusals import RequestError, request_error_handler
 
+USAGE_PATH = "/gateway/usage/"
+KEPT_USAGES = 4096  # of the requests that came last
+END_SECONDS = 5.0  # that the end of a request is waited for whose client left
+VISIT = "llmops.visit"  # in an ASGI scope
 
-class AccessControl:
-    """Lets those in who may ask, counts and notes what they ask.
+
+class AuditTrail:
+    """Gives each request an id, which its answer has, too, and ends its visit; what the door refuses is noted, therefore.
 
     Args:
-        app: The application behind.
-        admission: Who may ask.
-        secret: The service's secret, of a gateway: its controller gets in without a key, and how many tokens an answer took is
-            told by the predictor behind.
+        app: The application behind: a door, and behind that :class:`AccessControl`.
+        admission: Where requests are counted and noted.
+        secret: The service's secret, of a gateway: what its controller asks is neither counted nor noted.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission, *, secret: str | None = None) -> None:
@@ -47,33 +53,82 @@ class AccessControl:
         if self.secret is not None and is_gateway(headers.get(GATEWAY_HEADER), self.secret):
             await self.app(scope, receive, send)
             return
-        length = body_length(headers.get("content-length"))
-        visit = self.admission.visit(scope["method"], scope["path"], headers.get("authorization"), length)
+        visit = self.admission.visit(scope["method"], scope["path"], headers.get("authorization"))
+        scope[VISIT] = visit
+        status, revision, is_over = CLIENT_WENT_AWAY, None, False
+
+        async def seen(message: Message) -> None:
+            nonlocal status, revision, is_over
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answered = MutableHeaders(raw=message["headers"])
+                answered[REQUEST_ID_HEADER] = visit.id
+                revision = answered.get(REVISION_HEADER)
+            elif not message.get(
+                "more_body", False
+            ):  # whoever has the whole answer finds its line in the log
+                is_over = True
+                self.admission.leave(visit, status, revision=revision)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, seen)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            if not is_over:
+                self.admission.leave(visit, status, revision=revision)
+
+
+class AccessControl:
+    """Lets those in who may ask, and finds out what that takes.
+
+    Args:
+        app: The application behind.
+        admission: Who may ask.
+        usage_of: Of a gateway, behind which a predictor computes the answers and tells what they took: asks for what a request
+            took whose answer was left before its end.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        admission: Admission,
+        *,
+        usage_of: Callable[[Visit], Awaitable[None]] | None = None,
+    ) -> None:
+        self.app = app
+        self.admission = admission
+        self.usage_of = usage_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        visit = scope.get(VISIT)
+        if visit is None:  # the controller's, or no request
+            await self.app(scope, receive, send)
+            return
+        self.admission.admit(visit, body_length(Headers(scope=scope).get("content-length")))
         if visit.refusal is not None:
-            self.admission.leave(visit, visit.refusal.status)
             await _refuse(visit.refusal, scope, receive, send)
             return
         await self._let_in(visit, scope, receive, send)
 
     async def _let_in(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
-        status, revision, stream = CLIENT_WENT_AWAY, None, None
+        stream, is_whole = None, False
 
         async def seen(message: Message) -> None:
-            nonlocal status, revision, stream
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(raw=message["headers"])
-                headers[REQUEST_ID_HEADER] = visit.id
-                revision = headers.get(REVISION_HEADER)
-                if self.secret is not None:
-                    visit.usage.read_headers(headers)
-                    if headers.get("content-type", "").startswith("text/event-stream"):
-                        stream = StreamUsage(visit.usage)
-            else:
+            nonlocal stream, is_whole
+            if message["type"] != "http.response.start":
                 body = message.get("body", b"")
                 visit.keep("answer", body)
                 if stream is not None:
                     stream.see(body)
+                is_whole = not message.get("more_body", False)
+            elif self.usage_of is not None:
+                headers = Headers(raw=message["headers"])
+                visit.usage.read_headers(headers)
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    stream = StreamUsage(visit.usage)
             await send(message)
 
         async def read() -> Message:
@@ -83,18 +138,16 @@ class AccessControl:
             visit.asked += tokens_asked(body)
             return message
 
-        try:
-            with _noting(visit.usage):
-                await self.app(scope, read, seen)
-        except Exception:
-            status = 500
-            raise
-        finally:
-            self.admission.leave(visit, status, revision=revision)
+        with _noting(visit.usage):
+            await self.app(scope, read, seen)
+        if not is_whole and self.usage_of is not None:
+            await self.usage_of(visit)
 
 
 class GatewayOnly:
     """Lets a service's gateway and controller in, and nobody else; what they ask is counted and noted there.
+
+    The gateway may ask at :data:`USAGE_PATH` what a request took whose answer it left.
 
     Args:
         app: The application behind.
@@ -104,24 +157,45 @@ class GatewayOnly:
     def __init__(self, app: ASGIApp, secret: str) -> None:
         self.app = app
         self.secret = secret
+        self._usages: dict[str, tuple[Usage, asyncio.Event]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await _only_lifespan(self.app, scope, receive, send)
             return
-        given = Headers(scope=scope).get(GATEWAY_HEADER)
-        if not is_open(scope["method"], scope["path"]) and not is_gateway(given, self.secret):
+        headers = Headers(scope=scope)
+        comes_from_gateway = is_gateway(headers.get(GATEWAY_HEADER), self.secret)
+        if not comes_from_gateway and not is_open(scope["method"], scope["path"]):
             await _refuse(not_the_gateway(), scope, receive, send)
             return
-        usage = Usage(tell=True)
+        if scope["path"].startswith(USAGE_PATH):
+            await (await self._tell(scope["path"].removeprefix(USAGE_PATH)))(scope, receive, send)
+            return
+        usage, ended = Usage(tell=True), asyncio.Event()
+        if comes_from_gateway and (id := headers.get(REQUEST_ID_HEADER)):
+            self._usages[id] = usage, ended
+            if len(self._usages) > KEPT_USAGES:
+                del self._usages[next(iter(self._usages))]
 
         async def telling(message: Message) -> None:
             if message["type"] == "http.response.start" and (usage.prompt_tokens or usage.completion_tokens):
                 MutableHeaders(raw=message["headers"]).update(usage.headers())
             await send(message)
 
-        with _noting(usage):
-            await self.app(scope, receive, telling)
+        try:
+            with _noting(usage):
+                await self.app(scope, receive, telling)
+        finally:
+            ended.set()
+
+    async def _tell(self, id: str) -> Response:
+        """What a request took, as soon as nothing works for it any more."""
+        if id not in self._usages:
+            return Response(status_code=404)
+        usage, ended = self._usages[id]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), END_SECONDS)
+        return Response(status_code=204, headers=usage.headers())
 
 
 async def _only_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

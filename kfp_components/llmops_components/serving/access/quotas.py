@@ -118,11 +118,19 @@ class Quotas:
             if limit is not None and window.used(now) + more >= limit:
                 wait = max(window.seconds_until_below(limit, now), 1.0)
                 return Exceeded(f"{quota} per minute", limit, math.ceil(wait))
-        if key.requests_per_minute is not None:
-            own.requests.add(1, now)
+        self.count(key)
         guess = body_bytes // _BYTES_PER_TOKEN + round(own.answer_tokens)
         own.under_way += guess
         return guess
+
+    def count(self, key: Key) -> None:
+        """Count a request that takes no tokens, whatever the limit.
+
+        Args:
+            key: Who asks.
+        """
+        if key.requests_per_minute is not None:
+            self._of_key.setdefault(key.name, _OfKey()).requests.add(1, self._clock())
 
     def settle(self, key: Key, guess: int, prompt_tokens: int, completion_tokens: int) -> None:
         """Count what an answered request took.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 PROMPT_TOKENS_HEADER = "x-llmops-prompt-tokens"
 COMPLETION_TOKENS_HEADER = "x-llmops-completion-tokens"
 # Clients of event streams skip lines that begin with a colon: https://html.spec.whatwg.org/multipage/server-sent-events.html
-_COMMENT = re.compile(rb'^: usage \{"prompt_tokens": (\d{1,9}), "completion_tokens": (\d{1,9})\}$', re.M)
-_TAIL_BYTES = 512
+_COMMENT = re.compile(rb': usage \{"prompt_tokens": (\d{1,9}), "completion_tokens": (\d{1,9})\}')
+_TEXT = re.compile(rb'"(?:content|text)":"(?!")')  # quotes within the text have a backslash
 _ASKED = re.compile(rb'"max_(?:completion_)?tokens"\s*:\s*(\d{1,9})(?![\d.eE])')
 
 
@@ -58,7 +58,7 @@ class Usage:
 
 
 class StreamUsage:
-    """Reads what the comment of a stream says, or counts events where the stream ends before it.
+    """Reads what the comment of a stream says, or counts the events with text where the stream ends before it.
 
     Args:
         usage: What is told.
@@ -66,7 +66,8 @@ class StreamUsage:
 
     def __init__(self, usage: Usage) -> None:
         self._usage = usage
-        self._tail = b""
+        self._line = b""
+        self._texts = 0
         self._is_told = False
 
     def see(self, piece: bytes) -> None:
@@ -75,14 +76,14 @@ class StreamUsage:
         Args:
             piece: Bytes.
         """
-        if self._is_told:
-            return
-        self._usage.completion_tokens += piece.count(b"data: ")
-        self._tail = (self._tail + piece)[-_TAIL_BYTES - len(piece) :]
-        if found := _COMMENT.search(self._tail):
-            self._usage.prompt_tokens, self._usage.completion_tokens = int(found[1]), int(found[2])
-            self._is_told = True
-        self._tail = self._tail[-_TAIL_BYTES:]
+        *lines, self._line = (self._line + piece).split(b"\n")
+        for line in lines:
+            if found := _COMMENT.fullmatch(line):
+                self._usage.prompt_tokens, self._usage.completion_tokens = int(found[1]), int(found[2])
+                self._is_told = True
+            elif not self._is_told:
+                self._texts += len(_TEXT.findall(line))  # one of them has a token or more
+                self._usage.completion_tokens = max(self._usage.completion_tokens, self._texts)
 
 
 current: ContextVar[Usage | None] = ContextVar("usage", default=None)

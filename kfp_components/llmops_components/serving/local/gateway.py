@@ -19,7 +19,8 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
 from llmops_components.serving import logs
-from llmops_components.serving.access.admission import Admission, only_the_controller
-from llmops_components.serving.access.asgi import AccessControl
+from llmops_components.serving.access.admission import (
+    REQUEST_ID_HEADER,
+    Admission,
+    Visit,
+    only_the_controller,
+)
+from llmops_components.serving.access.asgi import USAGE_PATH, VISIT, AccessControl, AuditTrail
 from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway, read_secret
 from llmops_components.serving.access.settings import Access, Tls
@@ -73,7 +79,15 @@ _HOP_BY_HOP = {
     "upgrade",
 }
 # A revision is asked by its own name, and whether a web page may ask has been decided here.
-_NOT_PASSED_ON = _HOP_BY_HOP | {"authorization", "content-length", "expect", "host", "origin", GATEWAY_HEADER}
+_NOT_PASSED_ON = _HOP_BY_HOP | {
+    "authorization",
+    "content-length",
+    "expect",
+    "host",
+    "origin",
+    GATEWAY_HEADER,
+    REQUEST_ID_HEADER,
+}
 _NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}
 logger = logging.getLogger(__name__)
 
@@ -230,6 +244,10 @@ class Gateway:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         address = URL(route["url"] + (scope["raw_path"] + query).decode("ascii"), encoded=True)
         begun = False
+        headers = _passed_on(scope, self.secret)
+        if (visit := scope.get(VISIT)) is not None:
+            visit.revision_url = route["url"]
+            headers.append((REQUEST_ID_HEADER, visit.id))
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -237,18 +255,18 @@ class Gateway:
                     scope["method"],
                     address,
                     data=body or None,
-                    headers=_passed_on(scope, self.secret),
+                    headers=headers,
                     allow_redirects=False,
                 ) as got,
             ):
-                headers = [
+                answered = [
                     (name.lower().encode("latin-1"), value.encode("utf-8", "surrogateescape"))
                     for name, value in got.headers.items()
                     if name.lower() not in _NOT_PASSED_BACK
                 ]
-                headers.append((REVISION_HEADER.encode(), route["revision"].encode()))
+                answered.append((REVISION_HEADER.encode(), route["revision"].encode()))
                 begun = True
-                await send({"type": "http.response.start", "status": got.status, "headers": headers})
+                await send({"type": "http.response.start", "status": got.status, "headers": answered})
                 async for piece in got.content.iter_any():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -274,6 +292,19 @@ class Gateway:
         # The server ends the connection of an answer that is not complete: the client sees it cut off, which is what it is.
         logger.warning("An answer was cut off: %s", refusal.message)
 
+    async def find_usage(self, visit: Visit) -> None:
+        """Ask the revision what a request took whose answer was left before its end; where it does not say, nothing changes.
+
+        Args:
+            visit: The request.
+        """
+        if self._session is None or self.secret is None or visit.revision_url is None:
+            return
+        address, headers = f"{visit.revision_url}{USAGE_PATH}{visit.id}", {GATEWAY_HEADER: self.secret}
+        with contextlib.suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(READ_SECONDS), self._session.get(address, headers=headers) as got:
+                visit.usage.read_headers(got.headers)
+
 
 def _passed_on(scope: Scope, secret: str | None) -> list[tuple[str, str]]:
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
@@ -293,12 +324,13 @@ def guarded(gateway: Gateway, admission: Admission | None = None) -> ASGIApp:
     """
     app: ASGIApp = Bodies(gateway)
     if admission is not None:
-        app = AccessControl(app, admission, secret=gateway.secret)
-    return Door(app, policy=gateway.routes.policy, routes=(*ROUTES, ("GET", STATUS_PATH)))
+        app = AccessControl(app, admission, usage_of=gateway.find_usage)
+    app = Door(app, policy=gateway.routes.policy, routes=(*ROUTES, ("GET", STATUS_PATH)))
+    return app if admission is None else AuditTrail(app, admission, secret=gateway.secret)
 
 
 def server(
-    app: ASGIApp, *, protocol: type[LimitedProtocol] = LimitedProtocol, tls: Tls | None = None
+    app: ASGIApp, *, protocol: Callable[..., LimitedProtocol] = LimitedProtocol, tls: Tls | None = None
 ) -> uvicorn.Server:
     """A server for an application, which listens where it is told to.
 
@@ -335,7 +367,8 @@ async def serve(gateway: Gateway, sock: socket.socket, access: Access, service: 
         service: Name of the service, for its audit log.
     """
     admission = Admission(access, directory=Path.cwd(), service=service)
-    serving = server(guarded(gateway, admission), tls=access.settings().tls)
+    protocol = partial(LimitedProtocol, refused=admission.note_refused)
+    serving = server(guarded(gateway, admission), protocol=protocol, tls=access.settings().tls)
     async with gateway.connected():
         await serving.serve(sockets=[sock])
 

@@ -8,6 +8,7 @@ import math
 import socket
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -44,6 +45,7 @@ class Server(ModelServer):
         on_ready: Called when requests are accepted.
         grace_period: Seconds that running requests get after SIGTERM.
         tls: Certificate to offer.
+        refused: Told of the id and status of each request that no application sees.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Server(ModelServer):
         on_ready: Callable[[], None],
         grace_period: int,
         tls: Tls | None = None,
+        refused: Callable[[str, int], None] | None = None,
     ) -> None:
         super().__init__(
             workers=1,
@@ -68,12 +71,13 @@ class Server(ModelServer):
         self._warm_up = warm_up
         self._on_ready = on_ready
         self._tls = tls
+        self._protocol = partial(LimitedProtocol, refused=refused)
 
     async def _serve(self) -> None:
         config = self._rest_server.config
         config.fd = self._socket.fileno()
         config.app = self._guarded(app)
-        config.http = LimitedProtocol
+        config.http = self._protocol
         config.ws = "none"
         if (tls := self._tls) is not None:
             config.ssl_context_factory = lambda *_: renewed_context(tls)

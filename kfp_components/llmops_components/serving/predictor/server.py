@@ -212,18 +212,19 @@ def serve(args: argparse.Namespace) -> None:
     sock.set_inheritable(False)
     access = Access(args.access_file) if args.gateway_secret_file is None else None
     tls = access.settings().tls if access else None
-    url = "http{}://{}:{}".format("s" if tls else "", *sock.getsockname()[:2])
-    policy = _policy(args, sock.getsockname()[0])
+    host, port = sock.getsockname()[:2]
+    url = f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+    policy = _policy(args, host)
     model, tokenizer, context = load(args)
 
     from kserve import logging as kserve_logging
     from kserve.model_server import app
 
     from llmops_components.serving.access.admission import Admission
-    from llmops_components.serving.access.asgi import AccessControl, GatewayOnly
+    from llmops_components.serving.access.asgi import USAGE_PATH, AccessControl, AuditTrail, GatewayOnly
     from llmops_components.serving.bodies import Bodies
     from llmops_components.serving.connections import raise_file_limit
-    from llmops_components.serving.door import Door
+    from llmops_components.serving.door import ROUTES, Door
     from llmops_components.serving.predictor.batching import Batcher
     from llmops_components.serving.predictor.encoding import PromptEncoder
     from llmops_components.serving.predictor.engines import choose_engine
@@ -264,14 +265,16 @@ def serve(args: argparse.Namespace) -> None:
 
     served = LanguageModel(args.model_name, batcher, encoder)
 
-    def guarded(app: Any) -> Any:
-        app = ClientWatch(app)
-        if access is None:
-            return Door(
-                GatewayOnly(Bodies(app), read_secret(args.gateway_secret_file)), policy=lambda: policy
-            )
+    admission = None
+    if access is not None:
         admission = Admission(access, directory=args.audit_directory, service=args.model_name)
-        return Door(AccessControl(Bodies(app), admission), policy=lambda: policy)
+
+    def guarded(app: Any) -> Any:
+        app = Bodies(ClientWatch(app))
+        if admission is None:
+            app = GatewayOnly(app, read_secret(args.gateway_secret_file))
+            return Door(app, policy=lambda: policy, routes=(*ROUTES, ("GET", f"{USAGE_PATH}[0-9a-f]+")))
+        return AuditTrail(Door(AccessControl(app, admission), policy=lambda: policy), admission)
 
     server = Server(
         sock,
@@ -280,6 +283,7 @@ def serve(args: argparse.Namespace) -> None:
         on_ready=ready,
         grace_period=GRACE_SECONDS,
         tls=tls,
+        refused=None if admission is None else admission.note_refused,
     )
     if "/" in args.model_name:
         app.include_router(routes_of_names_with_slashes(server))
@@ -293,7 +297,7 @@ def _policy(args: argparse.Namespace, listens_on: str) -> Any:
         return policy_of(args.allowed_hosts, args.allowed_origins, listens_on)
     except ValueError as error:
         raise SettingError(
-            f"Cannot read --allowed_hosts or --allowed_origins: {error}. Write names with commas between them."
+            f"{error}. It stands in --allowed_hosts or --allowed_origins, which take a JSON list, or names with commas between them."
         ) from None
 
 
