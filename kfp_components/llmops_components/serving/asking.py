@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import time
 import urllib.error
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmops_components.errors import SettingError, UnavailableError
+from llmops_components.serving.names import is_loopback
 
 SMOKE_MAX_TOKENS = 64
 _MAX_ANSWER_BYTES = 4 << 20
@@ -34,11 +34,7 @@ _local_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _No
 
 
 def _opener_for(address: str) -> urllib.request.OpenerDirector:
-    host = urllib.parse.urlsplit(address).hostname or ""
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
+    is_local = is_loopback(urllib.parse.urlsplit(address).hostname or "")
     return _local_opener if is_local else _opener
 
 

@@ -8,7 +8,6 @@ a page cannot send unasked, and must be for one of the routes below. KServe's se
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops_components.serving.manifest import names_in
+from llmops_components.serving.names import HOST, address_of, hosts_in, is_loopback, origins_in
 from llmops_components.serving.refusals import RequestError, request_error_handler
 
 _NAME = r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"  # of a model; it may have slashes
@@ -42,8 +41,6 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("POST", r"/openai/v1/chat/completions"),
     ("POST", r"/openai/v1/completions"),
 )
-_LOOPBACK_NAME = "localhost"
-_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/@]+)(?::\d{1,5})?")
 _UTF8 = {"utf-8", "utf8", "us-ascii"}
 _MAX_REASON = 300
 logger = logging.getLogger(__name__)
@@ -54,7 +51,8 @@ class Policy:
     """Who may ask.
 
     Args:
-        hosts: Names, besides those of loopback, that requests may have in their ``Host`` header; ``*`` is any name. None,
+        hosts: Names and addresses, besides those of loopback, that requests may have in their ``Host`` header, as
+            :func:`~llmops_components.serving.names.hosts_in` writes them; ``*`` is any name. None,
             where a server listens on more than loopback, is any name, too: a cluster's router chooses it.
         origins: Origins of web pages that may ask, such as ``https://chat.example.org``; ``*`` is any.
         listens_beyond_loopback: Whether an address as ``Host`` is a name of the server. (Only a name can be made to resolve to
@@ -71,17 +69,17 @@ class Policy:
         Args:
             host: The header's value.
         """
-        found = _HOST.fullmatch(host)
+        found = HOST.fullmatch(host)
         if not found:
             return False
         if self.hosts is None or "*" in self.hosts:
             return True
         name = found["name"].lower().rstrip(".")
-        try:
-            address = ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return name == _LOOPBACK_NAME or name in self.hosts
-        return address.is_loopback or self.listens_beyond_loopback or name in self.hosts
+        if is_loopback(name):
+            return True
+        if (address := address_of(name)) is None:
+            return name in self.hosts
+        return self.listens_beyond_loopback or str(address) in self.hosts
 
 
 def policy_of(hosts: str, origins: str, listens_on: str) -> Policy:
@@ -91,21 +89,17 @@ def policy_of(hosts: str, origins: str, listens_on: str) -> Policy:
         hosts: Names, as a JSON list or with commas between them; empty for the default.
         origins: Origins in the same form, as vLLM takes them.
         listens_on: Address that the server listens on.
+
+    Raises:
+        ValueError: A name or an origin would never be met.
     """
-    beyond = not _is_loopback(listens_on)
-    named = frozenset(name.lower() for name in names_in(hosts))
+    beyond = not is_loopback(listens_on)
+    named = frozenset(hosts_in(hosts))
     return Policy(
         hosts=None if beyond and not named else named,
-        origins=tuple(names_in(origins)),
+        origins=tuple(origins_in(origins)),
         listens_beyond_loopback=beyond,
     )
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == _LOOPBACK_NAME
 
 
 class Door:

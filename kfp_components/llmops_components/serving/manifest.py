@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from llmops_components.models.directory import check_model_directory
 from llmops_components.paths import local_path
 from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE, read_access_file
 from llmops_components.serving.loader_variables import why_refused
+from llmops_components.serving.names import hosts_in, origins_in
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -39,6 +41,9 @@ PREDICTOR_ARGUMENTS = {
     "max_queue_length": "max_queue_length",
     "request_timeout_seconds": "request_timeout_seconds",
 }
+
+# How the values of those are read that are names.
+NAMES_READ = {"allowed_hosts": hosts_in, "allowed_origins": origins_in}
 
 # Arguments that say how a GPU server does its work, or what it logs, and do not change what it answers.
 IGNORED_ARGUMENTS = {
@@ -135,23 +140,6 @@ def check_name(name: str, what: str = "service name") -> str:
             "end with a letter or digit."
         )
     return name
-
-
-def names_in(text: str) -> list[str]:
-    """Names as a JSON list, as vLLM takes them, or with commas between them.
-
-    Args:
-        text: The argument.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if not text.lstrip().startswith("["):
-        return [name.strip() for name in text.split(",") if name.strip()]
-    found = json.loads(text)
-    if not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{text} is not a list of names")
-    return [name.strip() for name in found]
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
@@ -273,8 +261,8 @@ def _arguments(args: Any) -> dict[str, str]:
     for key, value in found.items():
         if key in PREDICTOR_ARGUMENTS and not value:
             raise SettingError(f"spec.predictor.model.args: --{key} needs a value; write --{key}=value.")
-        if key in ("allowed_hosts", "allowed_origins"):
-            _check_names(key, value)
+        if read := NAMES_READ.get(key):
+            _check_names(key, value, read)
         if key == "request_timeout_seconds":
             _check_seconds(value, f"spec.predictor.model.args: --{key}")
     return found
@@ -290,13 +278,12 @@ def _check_seconds(value: Any, where: str) -> str:
     return str(value)
 
 
-def _check_names(key: str, value: str) -> None:
+def _check_names(key: str, value: str, read: Callable[[str], list[str]]) -> None:
     try:
-        names_in(value)
+        read(value)
     except ValueError as error:
         raise SettingError(
-            f"spec.predictor.model.args: --{key} cannot be read: {error}. Write a JSON list of names, or names with commas "
-            "between them."
+            f"{error}. It stands in --{key} of spec.predictor.model.args, which takes a JSON list, or names with commas between them."
         ) from None
 
 

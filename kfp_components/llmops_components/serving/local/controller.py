@@ -50,10 +50,10 @@ from llmops_components.serving.local import processes
 from llmops_components.serving.local.routes import RULES_SHAPE, read_routes
 from llmops_components.serving.local.uses import note_use
 from llmops_components.serving.manifest import (
+    NAMES_READ,
     ServiceSpec,
     check_name,
     manifest_digest,
-    names_in,
     read_manifest,
 )
 from llmops_components.state_files import (
@@ -525,9 +525,7 @@ def _revision_of(home: Path, route: Mapping[str, Any]) -> Path:
 def _rules(spec: ServiceSpec) -> dict[str, Any]:
     """What the gateway must know of a revision: how long it may take, and who may ask."""
     given = spec.arguments
-    rules: dict[str, Any] = {
-        key: names_in(given[key]) for key in ("allowed_hosts", "allowed_origins") if key in given
-    }
+    rules: dict[str, Any] = {key: read(given[key]) for key, read in NAMES_READ.items() if key in given}
     if "request_timeout_seconds" in given:
         rules["timeout_seconds"] = float(given["request_timeout_seconds"])
     return rules
