@@ -73,6 +73,16 @@ class ServiceState(StrEnum):
         return self is ServiceState.READY
 
     @property
-    def is_over(self) -> bool:
+    def is_successful(self) -> bool:
+        """Whether there is nothing more to wait for, and it is as it was wanted."""
+        return self.is_ready
+
+    @property
+    def is_lost(self) -> bool:
         """Whether the revision will never become ready."""
         return self in (ServiceState.FAILED, ServiceState.STOPPED)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.is_ready or self.is_lost

@@ -210,24 +210,24 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
             )
         return value
 
-    def _fingerprint(self, pipeline: BoundPipeline) -> str:
-        # Where a training is tracked differs from run to run, and does not change what comes out.
+    def deciding(self, pipeline: BoundPipeline) -> BoundPipeline:
+        """Without where trainings are tracked, which differs from run to run, and does not change what comes out."""
         tracking = {
             own
             for (name, key), own in self._joined.inputs.items()
             if key == "tracking" and not _is_file(self.steps[name]["component"])
         }
         kept = {name: value for name, value in pipeline.parameters.items() if name not in tracking}
-        return super()._fingerprint(replace(pipeline, parameters=kept))
+        return replace(pipeline, parameters=kept)
 
-    def _raise_if_failed(self, run: Run) -> None:
+    def failure(self, key: str, seen: Run | None, event: dict[str, Any]) -> Exception:
         """Push what the steps before the failure have made, as their own tasks would have."""
-        if not run.state.is_successful and self._context is not None:
-            succeeded = [name for name, path in self._joined.paths.items() if run.tasks.get(path) in _DONE]
+        if seen is not None and not event["timed_out"] and self._context is not None:
+            succeeded = [name for name, path in self._joined.paths.items() if seen.tasks.get(path) in _DONE]
             for name in succeeded:
                 with suppress(ResultError, ApiUnavailableError, ConfigurationError):
-                    self._push_result(self._context, run, name, {})
-        super()._raise_if_failed(run)
+                    self._push_result(self._context, seen, name, {})
+        return super().failure(key, seen, event)
 
     def _was_left_out(self, run: Run, name: str, closed: Collection[str]) -> bool:
         """Whether a step did not run since a gate before it was not passed.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.remote.intent import Intent
 
 _KEYS_IN_USE = {"return_value", PipelineRunLink.key}
 
@@ -38,20 +39,21 @@ class ResumablePipelineRun(PipelineRunOperator):
         super().__init__(**kwargs)
         self.resume_failed = resume_failed
 
-    def _replace(self, run: Run) -> str | None:
-        if not self.resume_failed or run.state.is_canceled:
-            return super()._replace(run)
+    def go_on(self, intent: Intent, seen: Run | None) -> str | None:
+        """Make the failed run go on, where that is asked for and can be done."""
+        if seen is None or not self.resume_failed or seen.state.is_canceled:
+            return super().go_on(intent, seen)
         from airflow_provider_llmops.backends.pipelines.kubeflow.api import RefusedError
 
-        self.log.info("Going on with failed run %s", run.run_id)
+        self.log.info("Going on with failed run %s", seen.run_id)
         try:
-            self.hook.retry(run.run_id)
+            self.hook.retry(seen.run_id)
         except (RefusedError, RunNotFoundError) as error:
             if getattr(error, "status", None) in (401, 403):
                 raise
-            self.log.warning("Run %s cannot go on: %s", run.run_id, error)
-            return super()._replace(run)
-        return run.run_id
+            self.log.warning("Run %s cannot go on: %s", seen.run_id, error)
+            return super().go_on(intent, seen)
+        return seen.run_id
 
 
 class KubeflowPipelineOperator(ResumablePipelineRun):

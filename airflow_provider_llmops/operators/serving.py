@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,22 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
-from airflow_provider_llmops.backends.serving.base import discard
+from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend, discard
 from airflow_provider_llmops.backends.serving.manifest import inference_service
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError, shown_value
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.redaction import redact
-from airflow_provider_llmops.remote.ending import is_unwanted, seconds_to_wait
+from airflow_provider_llmops.remote.intent import Intent
+from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
 from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.serving.base import Service
+    from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
 
 POLL_INTERVAL_SECONDS = 0.5
 READY_TIMEOUT = timedelta(minutes=15)
@@ -34,7 +36,7 @@ SMOKE_PROMPT = "What is Python?"
 SMOKE_MAX_TOKENS = 64
 
 
-class DeployModelOperator(BaseOperator):
+class DeployModelOperator(RemoteRunOperator[Revision]):
     """Serve a model: start a new revision, wait until it is ready, ask it a question, give it the traffic.
 
     A revision that does not become ready, or does not answer, is stopped, and the one that served before goes on. The
@@ -46,6 +48,9 @@ class DeployModelOperator(BaseOperator):
     XCom: ``url`` (the service's stable address), ``openai_url`` (base URL for OpenAI clients), and all facts together
     as ``return_value``.
 
+    Further arguments are those of :class:`~airflow_provider_llmops.remote.operator.RemoteRunOperator`, but for ``run_timeout``,
+    whose place ``ready_timeout`` takes. ``poll_interval`` is 0.5 unless given. To cancel is to stop the new revision.
+
     :param service_name: name of the service and of the model that clients ask for
     :param model: URI of the model
     :param namespace: Kubernetes namespace
@@ -54,12 +59,10 @@ class DeployModelOperator(BaseOperator):
         ask, by default the connection's
     :param predictor_resources: Kubernetes requests and limits of the predictor
     :param smoke_prompt: question that the new revision has to answer before it gets traffic
-    :param ready_timeout: how long the revision may take to become ready
+    :param ready_timeout: how long the revision may take to become ready, however many attempts wait for it
     :param only_if_newer: leave a service alone that serves a model of a newer date or partition, and in a backfill any that
         serves; ``False`` takes the traffic in any case, to go back to an older model for example
     :param kserve_conn_id: connection of type ``kserve``
-    :param deferrable: wait in the triggerer instead of in a worker
-    :param poll_interval: seconds between two looks
     """
 
     template_fields: Sequence[str] = (
@@ -75,6 +78,8 @@ class DeployModelOperator(BaseOperator):
     )
     operator_extra_links = (ServiceLink(),)
     ui_color = "#e6f4ea"
+    kind = "revision"
+    is_made_once = True  # a manifest that is applied again is answered with the revision that runs it
 
     def __init__(
         self,
@@ -89,11 +94,9 @@ class DeployModelOperator(BaseOperator):
         ready_timeout: timedelta = READY_TIMEOUT,
         only_if_newer: bool = True,
         kserve_conn_id: str = KServeHook.default_conn_name,
-        deferrable: bool = True,
-        poll_interval: float = POLL_INTERVAL_SECONDS,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(run_timeout=ready_timeout, **kwargs)
         self.service_name = service_name
         self.model = model
         self.namespace = namespace
@@ -104,10 +107,6 @@ class DeployModelOperator(BaseOperator):
         self.ready_timeout = ready_timeout
         self.only_if_newer = only_if_newer
         self.kserve_conn_id = kserve_conn_id
-        self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self._starting: str | None = None
-        self._context: Context | None = None
 
     @cached_property
     def hook(self) -> KServeHook:
@@ -132,56 +131,100 @@ class DeployModelOperator(BaseOperator):
         given = (self.predictor_args or {}).get(ACCESS_FILE)
         return self.hook.access_file if given is None else str(given)
 
+    @property
+    def backend(self) -> ServingBackend:
+        """What runs the service."""
+        return self.hook.backend
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks."""
+        return POLL_INTERVAL_SECONDS if self.poll_interval is None else self.poll_interval
+
     def execute(self, context: Context) -> dict[str, Any]:
-        """Start the revision, then wait for it."""
-        self._context = context
+        """Find or start the revision, wait for it, and give it the traffic."""
         if not isinstance(self.only_if_newer, bool):
             raise ConfigurationError(
                 f"only_if_newer must be true or false, got the text {shown_value(self.only_if_newer)}. A template stays a truth value only "
                 "in a DAG with render_template_as_native_obj=True."
             )
+        return super().execute(context)
+
+    def new_name(self, context: Context) -> str:
+        """A token of the attempt's; the revision does not carry it, or each would be a change of the service."""
+        return f"{self.namespace}/{self.service_name} {uuid.uuid4().hex}"
+
+    def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
+        """Look whether the service may be changed, and give what starts the revision."""
         manifest = self.manifest()
         if self.only_if_newer:
             self._skip_if_newer_serves(context)
-        revision = self._starting = self.hook.apply(manifest)
-        deadline = time.time() + self.ready_timeout.total_seconds()
-        self.log.info("Revision %s of service %s is starting", revision, self.service_name)
-        if self.deferrable:
-            from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
 
-            self.defer(
-                trigger=RevisionReadyTrigger(
-                    kserve_conn_id=self.kserve_conn_id,
-                    namespace=self.namespace,
-                    name=self.service_name,
-                    revision=revision,
-                    poll_interval=self.poll_interval,
-                    deadline=deadline,
-                ),
-                method_name="execute_complete",
-            )
-        while True:
-            seen = self.hook.get_service(self.service_name, self.namespace).revisions[revision]
-            timed_out = time.time() >= deadline
-            if seen.state.is_ready or seen.state.is_over or timed_out:
-                break
-            time.sleep(seconds_to_wait(self.poll_interval, deadline))
-        event = {"revision": revision, "state": str(seen.state), "error": seen.error, "timed_out": timed_out}
-        return self.execute_complete(context, event)
+        def apply() -> str:
+            revision = self.backend.apply(manifest)
+            self.log.info("Revision %s of service %s is starting", revision, self.service_name)
+            return revision
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Ask the revision that became ready, then give it the traffic."""
-        self._context = context
-        revision = self._starting = event["revision"]
-        if not ServiceState(event["state"]).is_ready:
-            why = (
-                f"was not ready after {self.ready_timeout}"
-                if event["timed_out"]
-                else f"failed: {event['error']}"
-            )
-            raise self._give_up(revision, why)
+        return apply
+
+    def find(self, intent: Intent) -> Revision | None:
+        """The revision, once an attempt has learnt its name: what was applied before is answered when it is applied again."""
+        if intent.run_id is None:
+            return None
         try:
-            answer = self.hook.backend.ask(
+            service = self.hook.get_service(self.service_name, self.namespace)
+        except ConfigurationError as error:  # it was deleted; anything else says itself when the manifest is applied
+            self.log.warning("Revision %s of the previous attempt is gone: %s", intent.run_id, error)
+            return None
+        return service.revisions.get(intent.run_id)
+
+    def key_of(self, seen: Revision) -> str:
+        """The revision's name."""
+        return seen.revision
+
+    def key_in(self, event: dict[str, Any]) -> str:
+        """Name of the revision that was waited for."""
+        return str(event["revision"])
+
+    def read(self, key: str, event: dict[str, Any]) -> Revision:
+        """The revision as it was seen last: whether it still serves is asked of itself."""
+        return Revision(revision=key, state=ServiceState(event["state"]), error=event["error"])
+
+    def cancel(self, key: str, *, patience: float | None = None) -> None:
+        """Stop the revision, unless requests go to it."""
+        discard(self.backend, self.namespace, self.service_name, key)
+
+    def stop_former(self, intent: Intent, seen: Revision | None) -> None:
+        """Stop the former revision, unless requests go to it."""
+        if seen is not None and not seen.state.is_lost:
+            self.cancel(seen.revision)
+
+    def trigger(self, key: str, deadline: float | None) -> RevisionReadyTrigger:
+        """What waits for the revision."""
+        from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
+
+        return RevisionReadyTrigger(
+            kserve_conn_id=self.kserve_conn_id,
+            namespace=self.namespace,
+            name=self.service_name,
+            revision=key,
+            poll_interval=self.interval,
+            deadline=deadline,
+            cancel_on_kill=self.cancel_on_kill,
+        )
+
+    def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
+        """Why the revision is not ready; it is stopped."""
+        is_late = event["timed_out"]
+        return self._give_up(
+            key, f"was not ready after {self.ready_timeout}" if is_late else f"failed: {event['error']}"
+        )
+
+    def outcome(self, context: Context, seen: Revision) -> dict[str, Any]:
+        """Ask the revision that is ready, then give it the traffic."""
+        revision = self._key = seen.revision  # until it has the traffic, whoever ends the task stops it
+        try:
+            answer = self.backend.ask(
                 self.namespace, self.service_name, revision, self.smoke_prompt, SMOKE_MAX_TOKENS
             )
         except LLMOpsError as error:
@@ -191,7 +234,7 @@ class DeployModelOperator(BaseOperator):
         self.log.info("Smoke question: %s\nAnswer: %s", self.smoke_prompt, answer)
 
         dated = as_of(context)
-        service = self.hook.backend.set_traffic(
+        service = self.backend.set_traffic(
             self.namespace,
             self.service_name,
             {revision: 100},
@@ -199,10 +242,13 @@ class DeployModelOperator(BaseOperator):
             only_if_newer=self.only_if_newer is True,
         )
         if self.only_if_newer and service.is_newer_than(dated):
-            discard(self.hook.backend, self.namespace, self.service_name, revision)
-            self._starting = None
+            discard(self.backend, self.namespace, self.service_name, revision)
+            self._key = None
             raise AirflowSkipException(self._newer_serves(service, dated))
-        self._starting = None
+        self._key = None
+        return self._facts(context, service, revision, answer)
+
+    def _facts(self, context: Context, service: Service, revision: str, answer: str) -> dict[str, Any]:
         facts = {
             "name": service.name,
             "namespace": service.namespace,
@@ -222,16 +268,6 @@ class DeployModelOperator(BaseOperator):
         ServiceLink().push(context["ti"], page)
         self.log.info("Service %s answers at %s", service.name, facts["openai_url"])
         return facts
-
-    def on_kill(self) -> None:
-        """Stop the revision that this worker was starting or asking, unless the task goes on elsewhere."""
-        if self._starting is None or self._context is None:
-            return
-        if is_unwanted(self._context):
-            self.log.info("Stopping revision %s of service %s", self._starting, self.service_name)
-            discard(self.hook.backend, self.namespace, self.service_name, self._starting)
-        else:
-            self.log.info("Revision %s goes on; the next attempt will find it", self._starting)
 
     def _skip_if_newer_serves(self, context: Context) -> None:
         try:
@@ -254,10 +290,10 @@ class DeployModelOperator(BaseOperator):
 
     def _give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop the revision and say what serves now."""
-        last_lines = self.hook.backend.logs(self.namespace, self.service_name, revision, 20)
+        last_lines = self.backend.logs(self.namespace, self.service_name, revision, 20)
         self.log.error("Last lines of revision %s:\n%s", revision, redact("\n".join(last_lines)))
-        service = discard(self.hook.backend, self.namespace, self.service_name, revision)
-        self._starting = None
+        service = discard(self.backend, self.namespace, self.service_name, revision)
+        self._key = None
         serving = ", ".join(
             f"{each.revision} ({each.traffic}%)" for each in service.revisions.values() if each.traffic
         )

@@ -6,18 +6,14 @@ import contextlib
 import json
 import posixpath
 import re
-import time
 import uuid
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
 from airflow_provider_llmops.backends.kubernetes.messages import sentence
 from airflow_provider_llmops.backends.serving.manifest import MAX_TRAIN_JOB_NAME, train_job
-from airflow_provider_llmops.backends.trainjobs.job import why_failed
+from airflow_provider_llmops.backends.trainjobs.job import TrainJob, TrainJobs, why_failed
 from airflow_provider_llmops.backends.trainjobs.runtime import check_runtime
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
@@ -31,20 +27,9 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
-from airflow_provider_llmops.remote.ending import (
-    attempt_deadline,
-    describe_limits,
-    end_if_unwanted,
-    is_unwanted,
-)
-from airflow_provider_llmops.remote.intent import (
-    Intent,
-    concluding,
-    find_in_flight,
-    lineage_of,
-    origin_of,
-    outlasting,
-)
+from airflow_provider_llmops.remote.ending import attempt_deadline, describe_limits
+from airflow_provider_llmops.remote.intent import Intent, lineage_of, origin_of, outlasting
+from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.declared import converted
@@ -56,7 +41,7 @@ from airflow_provider_llmops.uris import file_path, scheme_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.trainjobs.job import TrainJob
+    from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
 # As the entry point in the components' image has them: llmops_components.training.launch.
 LAUNCH_MODULE = "llmops_components.training.launch"
@@ -67,11 +52,12 @@ REQUEST_VARIABLE = "LLMOPS_REQUEST"
 # The container's last words, which Kubernetes keeps in the pod's status.
 TERMINATION_LOG = "/dev/termination-log"
 MAX_REQUEST_BYTES = 96 * 1024  # Linux allows a variable 128 KiB
+POLL_INTERVAL_SECONDS = 10.0
 GONE_SECONDS = 180.0  # the pods' grace and a little
 _TOKEN_CHARACTERS = 12
 
 
-class TrainJobOperator(BaseOperator):
+class TrainJobOperator(RemoteRunOperator[TrainJob]):
     """Train a component on one or more nodes of a cluster with Kubeflow Trainer, and wait for it.
 
     Every node runs ``python -m llmops_components.training.launch``, which becomes torchrun there: the same training as on
@@ -84,6 +70,10 @@ class TrainJobOperator(BaseOperator):
     XCom gets the result as ``return_value``, the path of each output under its name (``model``, ``adapter``), and the
     last metrics that the training reported as ``metrics``. Progress needs the feature gate ``TrainJobStatus`` of Kubeflow
     Trainer; without it there is none, and no metrics.
+
+    Further arguments are those of :class:`~airflow_provider_llmops.remote.operator.RemoteRunOperator`. ``poll_interval`` is 10
+    unless given. ``run_timeout`` counts from the training's start on, by the cluster too: time in a queue does not count, but
+    for ``execution_timeout`` it does. To cancel is to delete the TrainJob.
 
     :param component: name of the training component: ``train_sft``, ``train_dpo``, ...
     :param arguments: its arguments by name; data sets and models as paths below a mounted claim, or ``hf://`` addresses
@@ -99,13 +89,6 @@ class TrainJobOperator(BaseOperator):
     :param runtime_kind: ``ClusterTrainingRuntime``, or ``TrainingRuntime`` for one of the namespace
     :param namespace: Kubernetes namespace; that of the connection when left out, else ``default``
     :param kubernetes_conn_id: connection of type ``kubernetes``
-    :param deferrable: wait in the triggerer instead of in a worker
-    :param poll_interval: seconds between two looks
-    :param run_timeout: how long the training may take before it is stopped, however many attempts wait for it. The cluster
-        counts too, and alike: time in a queue does not count. ``execution_timeout``, of each attempt and with the time in a
-        queue, counts as well, since Airflow does not apply that to a deferred task.
-    :param cancel_on_kill: delete the TrainJob when the task is marked, cleared or timed out
-    :param cancel_on_eviction: delete it when the worker is told to end while the task goes on
     """
 
     template_fields: Sequence[str] = (
@@ -123,6 +106,8 @@ class TrainJobOperator(BaseOperator):
     )
     template_fields_renderers = {"arguments": "json", "step_settings": "json"}
     ui_color = "#e8f0fe"
+    kind = "TrainJob"
+    is_made_once = True
 
     def __init__(
         self,
@@ -138,11 +123,6 @@ class TrainJobOperator(BaseOperator):
         runtime_kind: str = "ClusterTrainingRuntime",
         namespace: str | None = None,
         kubernetes_conn_id: str = KubeflowTrainerHook.default_conn_name,
-        deferrable: bool = True,
-        poll_interval: float = 10.0,
-        run_timeout: timedelta | None = None,
-        cancel_on_kill: bool = True,
-        cancel_on_eviction: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -157,74 +137,16 @@ class TrainJobOperator(BaseOperator):
         self.runtime_kind = runtime_kind
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
-        self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self.run_timeout = run_timeout
-        self.cancel_on_kill = cancel_on_kill
-        self.cancel_on_eviction = cancel_on_eviction
-        self._job: tuple[str, str] | None = None
-        self._context: Context | None = None
-        self.was_told_to_end = False
 
     @cached_property
     def hook(self) -> KubeflowTrainerHook:
         """The hook of the connection."""
         return KubeflowTrainerHook(self.kubernetes_conn_id)
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Find or make the TrainJob, then wait for it."""
-        self._context = context
-        job = self._reconnect(context) or self._create(context)
-        self._job = (job.namespace, job.name)
-        end_if_unwanted(self, context, self._delete)
-        deadline = attempt_deadline(self)
-        if not self.deferrable:
-            return self._wait(context, job, deadline)
-        from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
-
-        self.defer(
-            trigger=TrainJobTrigger(
-                kubernetes_conn_id=self.kubernetes_conn_id,
-                namespace=job.namespace,
-                name=job.name,
-                poll_interval=self.poll_interval,
-                deadline=deadline,
-                run_timeout=self._run_seconds,
-                delete_on_kill=self.cancel_on_kill,
-            ),
-            method_name="execute_complete",
-        )
-        raise AssertionError("deferring raises")
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Take the outcome of the TrainJob that the trigger waited for."""
-        self._context = context
-        return self._finish(
-            context,
-            event["namespace"],
-            event["name"],
-            error=event["error"],
-            timed_out=event["timed_out"],
-            final_error=event["final_error"],
-            trouble=event.get("trouble"),
-        )
-
-    def on_kill(self) -> None:
-        """Delete the TrainJob that this worker makes or waits for, unless the task goes on elsewhere."""
-        if self._context is None:
-            return
-        self.was_told_to_end = True
-        if self.cancel_on_kill and is_unwanted(self._context, cancel_on_eviction=self.cancel_on_eviction):
-            self._delete()
-        elif self._job is not None:
-            self.log.info("TrainJob %s/%s goes on; the next attempt will find it", *self._job)
-
-    def _delete(self) -> None:
-        """Delete the TrainJob in the time that Airflow leaves before it kills the process."""
-        if self._job is None:
-            return
-        self.log.info("Deleting TrainJob %s/%s", *self._job)
-        self.hook.backend.delete(*self._job, patience=3.0)
+    @property
+    def backend(self) -> TrainJobs:
+        """The TrainJobs of the cluster."""
+        return self.hook.backend
 
     def request(self, context: Context, job_name: str, *, began: int | None = None) -> dict[str, Any]:
         """What the entry point is asked to do, checked.
@@ -345,22 +267,70 @@ class TrainJobOperator(BaseOperator):
             )
         return normal
 
-    def _create(self, context: Context) -> TrainJob:
-        former = Intent.load(context)  # of this cycle: that of another one has been dropped
-        token = former.name if former and former.is_unfinished else uuid.uuid4().hex
-        intent = Intent.of(context, token, former=former)
-        manifest = self.manifest(context, token, began=intent.began)
+    def new_name(self, context: Context) -> str:
+        """The token in the TrainJob's name."""
+        return uuid.uuid4().hex
+
+    def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
+        """Check what is asked for, and give what makes the TrainJob."""
+        manifest = self.manifest(context, intent.name, began=intent.began)
         self._check_runtime(manifest)
-        # Stored first: if this worker dies at any later instant, the token leads to the TrainJob.
-        intent.store(context)
-        self._job = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        end_if_unwanted(self, context)
-        job = self.hook.backend.create(manifest)
-        # Before anything is stored: Airflow refuses that to an attempt that was cleared.
-        end_if_unwanted(self, context, self._delete)
-        intent.fulfil(context, job.uid)
-        self.log.info("TrainJob %s/%s: %s node(s)", job.namespace, job.name, self.num_nodes)
-        return job
+
+        def create() -> str:
+            job = self.backend.create(manifest)
+            self.log.info("TrainJob %s/%s: %s node(s)", job.namespace, job.name, self.num_nodes)
+            return self.key_of(job)
+
+        return create
+
+    def find(self, intent: Intent) -> TrainJob | None:
+        """The TrainJob whose name has the token."""
+        assert self._context is not None  # by execute
+        return self.backend.find(self._namespace, _name(self._context, intent.name))
+
+    def key_of(self, seen: TrainJob) -> str:
+        """Its namespace and name."""
+        return f"{seen.namespace}/{seen.name}"
+
+    def key_in(self, event: dict[str, Any]) -> str:
+        """Namespace and name of the TrainJob that was waited for."""
+        return f"{event['namespace']}/{event['name']}"
+
+    def read(self, key: str, event: dict[str, Any]) -> TrainJob | None:
+        """The TrainJob, if it is still there."""
+        return self.backend.find(*_place(key))
+
+    def cancel(self, key: str, *, patience: float | None = None) -> None:
+        """Delete the TrainJob."""
+        self.backend.delete(*_place(key), patience=patience)
+
+    def deadline(self, context: Context) -> float | None:
+        """When the attempt's time is up; that of the training counts from its start on."""
+        return attempt_deadline(self)
+
+    def trigger(self, key: str, deadline: float | None) -> TrainJobTrigger:
+        """What waits for the TrainJob."""
+        from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
+
+        namespace, name = _place(key)
+        return TrainJobTrigger(
+            kubernetes_conn_id=self.kubernetes_conn_id,
+            namespace=namespace,
+            name=name,
+            poll_interval=self.interval,
+            deadline=deadline,
+            run_timeout=self._run_seconds,
+            delete_on_kill=self.cancel_on_kill,
+        )
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks."""
+        return POLL_INTERVAL_SECONDS if self.poll_interval is None else self.poll_interval
+
+    @property
+    def _namespace(self) -> str:
+        return self.namespace or self.backend.namespace
 
     def _check_runtime(self, manifest: Mapping[str, Any]) -> None:
         """Refuse a runtime that is not there, or cannot run our command; Kubeflow Trainer accepts the latter."""
@@ -385,41 +355,34 @@ class TrainJobOperator(BaseOperator):
             processes_per_node=spec["trainer"].get("numProcPerNode"),
         )
 
-    def _reconnect(self, context: Context) -> TrainJob | None:
-        """The TrainJob of an earlier attempt, if it still can bring a result."""
-        intent = Intent.load(context)
-        if intent is None:
-            return None
-        place = (self.namespace or self.hook.backend.namespace, _name(context, intent.name))
-        with outlasting(f"TrainJob {'/'.join(place)}"):
-            return self._take_over(context, intent, place)
+    def is_useless(self, intent: Intent, seen: TrainJob | None) -> bool:
+        """Not one that has failed: it has checkpoints."""
+        return seen.state.is_canceled if seen else intent.run_id is not None
 
-    def _take_over(self, context: Context, intent: Intent, place: tuple[str, str]) -> TrainJob | None:
-        backend = self.hook.backend
-        job = backend.find(*place)
-        was_deleted = job.state.is_canceled if job else intent.run_id is not None
-        is_retry = intent.is_of_this_cycle(context, is_useless=was_deleted)
-        if job is None and intent.run_id is None and not is_retry:
-            job = find_in_flight(lambda: backend.find(*place), intent.at)
-        if is_retry and job is not None:
-            intent.fulfil(context, job.uid)
-            if not job.state.is_lost:
-                self.log.info("Reconnected to TrainJob %s/%s, which is %s", *place, job.state)
-                return job
-        if job is None:
-            self.log.info("TrainJob %s/%s of the previous attempt is gone, or was never made", *place)
-        elif not job.state.is_successful:
-            # A failed one too: it may have pods that have not ended.
-            self.log.info(
-                "Deleting TrainJob %s/%s of the previous attempt: %s (%s)", *place, job.state, job.reason
-            )
-            backend.delete(*place)
-        # Whoever deleted it, this task or somebody else: its pods go on for a while.
-        if (job is not None and not job.state.is_successful) or (job is None and intent.run_id is not None):
-            self._wait_until_gone(*place)
-        if not is_retry:
-            Intent.drop(context)
+    def go_on(self, intent: Intent, seen: TrainJob | None) -> str | None:
+        """Clear away what an earlier attempt has made, so that a new one can go on from its checkpoints."""
+        assert self._context is not None  # by execute
+        place = (self._namespace, _name(self._context, intent.name))
+        with outlasting(f"TrainJob {'/'.join(place)}"):
+            if seen is None:
+                self.log.info("TrainJob %s/%s of the previous attempt is gone, or was never made", *place)
+            elif not seen.state.is_successful:
+                # A failed one too: it may have pods that have not ended.
+                self.log.info(
+                    "Deleting TrainJob %s/%s of the previous attempt: %s (%s)",
+                    *place,
+                    seen.state,
+                    seen.reason,
+                )
+                self.backend.delete(*place)
+            # Whoever deleted it, this task or somebody else: its pods go on for a while.
+            if (seen is None and intent.run_id is not None) or (seen and not seen.state.is_successful):
+                self._wait_until_gone(*place)
         return None
+
+    def stop_former(self, intent: Intent, seen: TrainJob | None) -> None:
+        """Delete it if it has not ended well: two trainings must not write to the same place."""
+        self.go_on(intent, seen)
 
     def _wait_until_gone(self, namespace: str, name: str) -> None:
         """Two trainings must not write to the same place."""
@@ -432,65 +395,14 @@ class TrainJobOperator(BaseOperator):
                 f"They write to: {self.output_path}",
             )
 
-    def _wait(self, context: Context, job: TrainJob, deadline: float | None) -> dict[str, Any]:
-        from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
-
-        watch = TrainJobWatch(
-            self.hook.backend,
-            job.namespace,
-            job.name,
-            self.log,
-            deadline=deadline,
-            run_timeout=self._run_seconds,
+    def failure(self, key: str, seen: TrainJob | None, event: dict[str, Any]) -> Exception:
+        """What has become of a TrainJob that brings no result."""
+        final_error, trouble = event.get("final_error"), event.get("trouble")
+        if seen is not None and seen.state is RunState.FAILED and trouble is None:
+            final_error, trouble = self._explain(seen)
+        return self._failure(
+            *_place(key), seen, timed_out=event["timed_out"], final_error=final_error, trouble=trouble
         )
-        error = None
-        timed_out = False
-        while not timed_out:
-            try:
-                now = watch.look()
-            except RunNotFoundError:
-                break
-            except ConfigurationError as reason:
-                error = str(reason)
-                break
-            if (now is not None and now.state.is_terminal) or watch.final_error:
-                break
-            timed_out = watch.is_over_time
-            if not timed_out:
-                time.sleep(watch.seconds_to_wait(self.poll_interval))
-        return self._finish(
-            context,
-            job.namespace,
-            job.name,
-            error=error,
-            timed_out=timed_out,
-            final_error=watch.final_error,
-            trouble=watch.trouble,
-        )
-
-    def _finish(
-        self,
-        context: Context,
-        namespace: str,
-        name: str,
-        *,
-        error: str | None,
-        timed_out: bool,
-        final_error: str | None,
-        trouble: str | None,
-    ) -> dict[str, Any]:
-        self._job = None
-        with concluding(context), outlasting(f"TrainJob {namespace}/{name}"):
-            job = self.hook.backend.find(namespace, name)
-            if job is not None and job.state.is_successful:
-                return self._outcome(context, job)
-            if error and job is not None and not job.state.is_terminal:
-                raise ConfigurationError(error)
-            if job is not None and job.state is RunState.FAILED and trouble is None:
-                final_error, trouble = self._explain(job)
-            raise self._failure(
-                namespace, name, job, timed_out=timed_out, final_error=final_error, trouble=trouble
-            )
 
     def _explain(self, job: TrainJob) -> tuple[str | None, str | None]:
         """Why a TrainJob has failed, if nobody has seen it while it did: final error, and any."""
@@ -541,8 +453,9 @@ class TrainJobOperator(BaseOperator):
             return InvalidInputError(f"{sentence(final_error)} Correct the task's arguments or data.", where)
         return RunFailedError(f"{why_failed(job, trouble)} A retry goes on from its checkpoints.", where)
 
-    def _outcome(self, context: Context, job: TrainJob) -> dict[str, Any]:
-        # What was submitted, not what the task's templates and DAG have become since.
+    def outcome(self, context: Context, seen: TrainJob) -> dict[str, Any]:
+        """Where the outputs are, and the last metrics: of what was submitted, whatever the task's templates have become since."""
+        job = seen
         if REQUEST_VARIABLE not in job.environment:
             raise ResultError(
                 f"The training is complete, but its TrainJob has no variable {REQUEST_VARIABLE} (any more), which says where its "
@@ -570,6 +483,11 @@ class TrainJobOperator(BaseOperator):
             context["ti"].xcom_push(key=name, value=path)
         context["ti"].xcom_push(key="metrics", value=metrics)
         return value
+
+
+def _place(key: str) -> tuple[str, str]:
+    namespace, _, name = key.partition("/")
+    return namespace, name
 
 
 def _name(context: Context, token: str) -> str:

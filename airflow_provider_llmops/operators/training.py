@@ -155,10 +155,10 @@ class TrainingOperator(ComponentOperator):
         MlflowRunLink().push(context["ti"], value["details"].get("tracking", {}).get("url", ""))
         return value
 
-    def _fingerprint(self, pipeline: BoundPipeline) -> str:
-        # Where it is tracked differs from run to run, and does not change what comes out.
+    def deciding(self, pipeline: BoundPipeline) -> BoundPipeline:
+        """Without where it is tracked, which differs from run to run, and does not change what comes out."""
         kept = {name: value for name, value in pipeline.parameters.items() if name != "tracking"}
-        return super()._fingerprint(replace(pipeline, parameters=kept))
+        return replace(pipeline, parameters=kept)
 
 
 class TrainSFTOperator(TrainingOperator):

@@ -6,28 +6,131 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Hashable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_provider_llmops.backends.pipelines.base import step_changes
+from airflow_provider_llmops.backends.pipelines.base import pass_log_on, step_changes
 from airflow_provider_llmops.backends.pipelines.waiting import WaitWatch
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, reason_first
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.redaction import Redactor, hide_in, redact
-from airflow_provider_llmops.remote.ending import seconds_to_wait
 from airflow_provider_llmops.remote.settle import settle
+from airflow_provider_llmops.remote.trigger import CANCEL_PATIENCE_SECONDS, WatchTrigger
+from airflow_provider_llmops.remote.watch import Watch
 
 if TYPE_CHECKING:
-    from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run
+    from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, Wait
     from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
 
-CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
 LONGEST_WAIT_IN_LOOKS = 120
 LAST_QUESTION_SECONDS = 10.0  # a run whose time is up is not left running for an explanation
 
 
-class PipelineRunTrigger(BaseEventTrigger):
+class PipelineRunWatch(Watch):
+    """Looks at a run: the states of its steps, why one waits for long, and its log on the local backend.
+
+    :param backend: where the run is
+    :param run_id: the run
+    :param logger: of the task
+    :param deadline: Unix time at which its time is up; never when ``None``
+    :param stream_logs: whether to pass the run's log on
+    :param log_offset: byte in the log to begin with
+    """
+
+    def __init__(
+        self,
+        backend: PipelineBackend,
+        run_id: str,
+        logger: Any,
+        *,
+        deadline: float | None = None,
+        stream_logs: bool = True,
+        log_offset: int = 0,
+    ) -> None:
+        super().__init__(f"run {run_id}", deadline)
+        self.waits = WaitWatch()
+        self._backend = backend
+        self._run_id = run_id
+        self._log = logger
+        self._stream_logs = stream_logs
+        self._offset = log_offset
+        self._redactor = Redactor()
+        self._steps: dict[str, str] = {}
+        self._ahead = 0
+
+    def look(self) -> bool:
+        """Look once; whether the run has ended."""
+        run = self._backend.get(self._run_id)
+        self.see(run)
+        if self.waits.due_in == 0:
+            self._ask_why_it_waits()
+        if self._stream_logs and (run.ahead is None or not self._offset):  # that it waits is said once
+            self._offset = pass_log_on(self._backend, self._run_id, self._offset, self._log, self._redactor)
+        self._ahead = run.ahead or 0
+        return run.state.is_terminal
+
+    def see(self, run: Run) -> None:
+        """Log which steps have changed.
+
+        :param run: the run, as it was just read
+        """
+        for line in step_changes(self._steps, run):
+            self._log.info("%s", redact(line))
+        self._steps = dict(run.tasks)
+        self.waits.see(run)
+
+    def learn(self, waits: list[Wait]) -> None:
+        """Log why steps wait.
+
+        :param waits: the answer of a backend that was asked
+        """
+        for line in self.waits.learn(waits):
+            self._log.warning("%s", line)
+
+    def cannot_be_asked(self, error: Exception) -> None:
+        """Log that nobody can tell why a step waits: whatever it is, the run goes on.
+
+        :param error: the reason
+        """
+        hide_in(error)
+        self._log.warning("Why run %s waits cannot be asked", self._run_id, exc_info=error)
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether something waits, and nobody has said why."""
+        return self.waits.due_in is not None and not self.waits.reason
+
+    def look_before_the_end(self) -> None:
+        """Ask why it waits, if nobody has said so."""
+        if self.is_unexplained:
+            self._ask_why_it_waits()
+
+    def seconds_to_wait(self, interval: float) -> float:
+        """Longer than the interval for who is far back in a queue, who need not look at it each second."""
+        return super().seconds_to_wait(interval * min(max(2 * self._ahead, 1), LONGEST_WAIT_IN_LOOKS))
+
+    def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
+        """See :class:`PipelineRunTrigger`."""
+        payload = {
+            "run_id": self._run_id,
+            "timed_out": timed_out,
+            "error": error,
+            "log_offset": self._offset,
+        }
+        if timed_out and self.waits.reason:
+            payload["waits_for"] = self.waits.reason
+        return payload
+
+    def _ask_why_it_waits(self) -> None:
+        self.waits.ask()
+        try:
+            self.learn(self._backend.why_waiting(self._run_id))
+        except Exception as error:
+            self.cannot_be_asked(error)
+
+
+class PipelineRunTrigger(WatchTrigger["PipelineBackend"], BaseEventTrigger):
     """Fires once, when a run has ended or its deadline has passed.
 
     While it waits, the states of the run's steps go to the task's log as they change, on Kubeflow also why a step waits for
@@ -49,6 +152,16 @@ class PipelineRunTrigger(BaseEventTrigger):
 
     # Airflow says no for triggers that wait for assets; this one belongs to a task, which may choose its triggerer.
     supports_triggerer_queue = True
+    arguments = (
+        "kubeflow_conn_id",
+        "run_id",
+        "poll_interval",
+        "in_one_stream",
+        "deadline",
+        "stream_logs",
+        "log_offset",
+        "cancel_on_kill",
+    )
 
     def __init__(
         self,
@@ -71,26 +184,36 @@ class PipelineRunTrigger(BaseEventTrigger):
         self.stream_logs = stream_logs
         self.log_offset = log_offset
         self.cancel_on_kill = cancel_on_kill
-        self._steps: dict[str, str] = {}
-        self._waits = WaitWatch()
-        self._redactor = Redactor()
         self._question: asyncio.Task[None] | None = None
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Class path and arguments to build this trigger again."""
-        return (
-            "airflow_provider_llmops.triggers.pipeline_run.PipelineRunTrigger",
-            {
-                "kubeflow_conn_id": self.kubeflow_conn_id,
-                "run_id": self.run_id,
-                "poll_interval": self.poll_interval,
-                "in_one_stream": self.in_one_stream,
-                "deadline": self.deadline,
-                "stream_logs": self.stream_logs,
-                "log_offset": self.log_offset,
-                "cancel_on_kill": self.cancel_on_kill,
-            },
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"run {self.run_id}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """Whether it is cancelled when a person marks or clears the waiting task."""
+        return self.cancel_on_kill
+
+    async def connect(self) -> PipelineBackend:
+        """The backend of the connection."""
+        return await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
+
+    def watch(self, backend: PipelineBackend, logger: Any) -> PipelineRunWatch:
+        """What looks at the run, where no poll is shared: on this machine, in a worker, and in ``dag.test()``."""
+        return PipelineRunWatch(
+            backend,
+            self.run_id,
+            logger,
+            deadline=self.deadline,
+            stream_logs=self.stream_logs,
+            log_offset=self.log_offset,
         )
+
+    def cancel(self, backend: PipelineBackend) -> None:
+        """Cancel the run."""
+        backend.cancel(self.run_id, CANCEL_PATIENCE_SECONDS)
 
     def shared_stream_key(self) -> Hashable | None:
         """The key of the poll that this trigger shares; ``None`` if it looks by itself."""
@@ -126,146 +249,71 @@ class PipelineRunTrigger(BaseEventTrigger):
         timed_out = False
         remaining = None if self.deadline is None else max(0.0, self.deadline - time.time())
         stream = stream_of(key, self.poll_interval)
+        backend: Any = stream.backend  # which is only told of the run
+        watch = self.watch(backend, self.log)
         try:
             async with asyncio.timeout(remaining), stream.watch(self.run_id) as queue:
                 while True:
-                    item = await self._next(queue)
+                    item = await _next(queue, watch)
                     if item is None:
-                        self._ask_why_it_waits(stream.backend)
+                        self._ask_why_it_waits(stream.backend, watch)
                         continue
                     if isinstance(item, ConfigurationError):
-                        error = reason_first(
-                            f"The run cannot be watched any more: {item}", f"Run: {self.run_id}"
-                        )
+                        error = watch.cannot_go_on(item)
                         break
                     if isinstance(item, Exception):
                         raise ApiUnavailableError(
                             f"The run was lost from sight: {item!r}", f"Run: {self.run_id}"
                         ) from item
-                    self._log_steps(item)
+                    watch.see(item)
                     if item.state.is_terminal:
                         break
         except TimeoutError:
             timed_out = True
-            await self._ask_before_the_end(stream.backend)
-            await self._cancel()
+            await self._ask_before_the_end(stream.backend, watch)
+            await self.cancel_now()
         finally:
-            self._ask_no_more()
+            if self._question is not None:
+                self._question.cancel()
         await settle(started)
-        yield self._event(timed_out=timed_out, error=error)
+        yield TriggerEvent(watch.event(timed_out=timed_out, error=error))  # type: ignore[no-untyped-call]
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the run until it has ended, where no poll is shared: on this machine, and in ``dag.test()``."""
-        started = time.monotonic()
-        backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
-        asked = cast("KubeflowPipelineBackend", backend) if self.in_one_stream else None
-        timed_out = False
-        error: str | None = None
-        while True:
-            try:
-                run = await asyncio.to_thread(backend.get, self.run_id)
-                self._log_steps(run)
-                if run.ahead is None or not self.log_offset:  # that it waits is said once
-                    await self._pass_log_on(backend)
-            except ConfigurationError as reason:
-                error = reason_first(f"The run cannot be watched any more: {reason}", f"Run: {self.run_id}")
-                break
-            if run.state.is_terminal:
-                break
-            if timed_out := self.deadline is not None and time.time() >= self.deadline:
-                await self._ask_before_the_end(asked)
-                await self._cancel()
-                break
-            if self._waits.due_in == 0:
-                self._ask_why_it_waits(asked)
-            await asyncio.sleep(seconds_to_wait(self.poll_interval * _looks_skipped(run), self.deadline))
-        self._ask_no_more()
-        await settle(started)
-        yield self._event(timed_out=timed_out, error=error)
-
-    async def on_kill(self) -> None:
-        """Cancel the run: a person marked or cleared the task. A restart of the triggerer does not come here."""
-        if self.cancel_on_kill:
-            self.log.info("Cancelling run %s", self.run_id)
-            await self._cancel()
-
-    async def _cancel(self) -> None:
-        """Cancel the run, or say that it could not be; the worker tries again when a deadline has passed."""
-        try:
-            backend = await KubeflowPipelinesHook(self.kubeflow_conn_id).aget_backend()
-            await asyncio.to_thread(backend.cancel, self.run_id, CANCEL_PATIENCE_SECONDS)
-        except (ApiUnavailableError, ConfigurationError) as error:
-            self.log.warning("Run %s was not cancelled: %s", self.run_id, error)
-
-    async def _next(self, queue: asyncio.Queue[Run | Exception]) -> Run | Exception | None:
-        """The next news of the run; ``None`` when a step has waited for long enough to ask why."""
-        try:
-            async with asyncio.timeout(self._waits.due_in):
-                return await queue.get()
-        except TimeoutError:
-            return None
-
-    def _ask_why_it_waits(self, backend: KubeflowPipelineBackend | None) -> None:
+    def _ask_why_it_waits(self, backend: KubeflowPipelineBackend | None, watch: PipelineRunWatch) -> None:
         """Ask, beside the wait for news of the run, which may come first.
 
         :param backend: the stream's, which has told of the run
+        :param watch: is told the answer
         """
-        self._waits.ask()
+        watch.waits.ask()
         if backend is not None and (self._question is None or self._question.done()):
-            self._question = asyncio.create_task(self._say_why_it_waits(backend))
+            self._question = asyncio.create_task(self._say_why_it_waits(backend, watch))
 
-    async def _ask_before_the_end(self, backend: KubeflowPipelineBackend | None) -> None:
+    async def _ask_before_the_end(
+        self, backend: KubeflowPipelineBackend | None, watch: PipelineRunWatch
+    ) -> None:
         """Ask once more while the run is there, if something waits and nobody has said why."""
-        if self._waits.due_in is None or self._waits.reason:
+        if not watch.is_unexplained:
             return
-        self._ask_why_it_waits(backend)
+        self._ask_why_it_waits(backend, watch)
         if self._question is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LAST_QUESTION_SECONDS):
                     await self._question
 
-    def _ask_no_more(self) -> None:
-        if self._question is not None:
-            self._question.cancel()
-
-    async def _say_why_it_waits(self, backend: KubeflowPipelineBackend) -> None:
+    async def _say_why_it_waits(self, backend: KubeflowPipelineBackend, watch: PipelineRunWatch) -> None:
         try:
-            for line in self._waits.learn(await backend.awhy_waiting(self.run_id)):
-                self.log.warning("%s", line)
-        except Exception as error:  # whatever it is: the run goes on
-            hide_in(error)
-            self.log.warning("Why run %s waits cannot be asked", self.run_id, exc_info=True)
-
-    async def _pass_log_on(self, backend: PipelineBackend) -> None:
-        while self.stream_logs:
-            lines, offset = await asyncio.to_thread(backend.read_log, self.run_id, self.log_offset)
-            for line in self._redactor.lines(lines):
-                self.log.info("%s", line)
-            if offset == self.log_offset:
-                break
-            self.log_offset = offset
-
-    def _log_steps(self, run: Run) -> None:
-        for line in step_changes(self._steps, run):
-            self.log.info("%s", redact(line))
-        self._steps = dict(run.tasks)
-        self._waits.see(run)
-
-    def _event(self, *, timed_out: bool, error: str | None) -> TriggerEvent:
-        payload = {
-            "run_id": self.run_id,
-            "timed_out": timed_out,
-            "error": error,
-            "log_offset": self.log_offset,
-        }
-        if timed_out and self._waits.reason:
-            payload["waits_for"] = self._waits.reason
-        return TriggerEvent(payload)  # type: ignore[no-untyped-call]
+            watch.learn(await backend.awhy_waiting(self.run_id))
+        except Exception as error:
+            watch.cannot_be_asked(error)
 
 
-def _looks_skipped(run: Run) -> float:
-    """How much longer than usual to wait for the next look: who is far back in a queue need not look at it each second."""
-    return min(max(2 * (run.ahead or 0), 1), LONGEST_WAIT_IN_LOOKS)
+async def _next(queue: asyncio.Queue[Run | Exception], watch: PipelineRunWatch) -> Run | Exception | None:
+    """The next news of the run; ``None`` when a step has waited for long enough to ask why."""
+    try:
+        async with asyncio.timeout(watch.waits.due_in):
+            return await queue.get()
+    except TimeoutError:
+        return None
 
 
 def _stream_key(kubeflow_conn_id: str, poll_interval: float) -> tuple[str, str, float]:

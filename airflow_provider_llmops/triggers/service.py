@@ -2,22 +2,71 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-
-from airflow_provider_llmops.backends.serving.base import Revision, discard
+from airflow_provider_llmops.backends.serving.base import Revision, ServingBackend, discard
 from airflow_provider_llmops.exceptions import ApiUnavailableError
 from airflow_provider_llmops.hooks.kserve import KServeHook
-from airflow_provider_llmops.remote.ending import seconds_to_wait
-from airflow_provider_llmops.remote.settle import settle
+from airflow_provider_llmops.remote.trigger import WatchTrigger
+from airflow_provider_llmops.remote.watch import Watch
 from airflow_provider_llmops.states import ServiceState
 
 
-class RevisionReadyTrigger(BaseTrigger):
+class RevisionWatch(Watch):
+    """Looks at a revision until it is ready, or never will be.
+
+    :param backend: where the service runs
+    :param namespace: its namespace
+    :param name: its name
+    :param revision: the revision
+    :param logger: of the task
+    :param deadline: Unix time after which it has taken too long
+    """
+
+    def __init__(
+        self,
+        backend: ServingBackend,
+        namespace: str,
+        name: str,
+        revision: str,
+        logger: Any,
+        *,
+        deadline: float | None,
+    ) -> None:
+        super().__init__(f"revision {revision}", deadline)
+        self._backend = backend
+        self._place = (namespace, name)
+        self._log = logger
+        self._unanswered = False
+        self._seen = Revision(revision=revision, state=ServiceState.STARTING)
+
+    def look(self) -> bool:
+        """Look once; whether it is settled. What does not answer is asked again."""
+        try:
+            service = self._backend.get(*self._place)
+        except ApiUnavailableError as error:
+            if not self._unanswered:
+                self._log.warning("%s Waiting on.", error)
+            self._unanswered = True
+            return False
+        self._unanswered = False
+        name = self._seen.revision
+        self._seen = service.revisions.get(name) or Revision(
+            revision=name, state=ServiceState.FAILED, error="it was deleted by somebody else"
+        )
+        return self._seen.state.is_terminal
+
+    def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
+        """See :class:`RevisionReadyTrigger`."""
+        return {
+            "revision": self._seen.revision,
+            "state": str(self._seen.state),
+            "error": error or self._seen.error,
+            "timed_out": timed_out,
+        }
+
+
+class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
     """Fires once, when a revision is ready, has failed, or its deadline has passed.
 
     The event's payload is ``{"revision": str, "state": str, "error": str | None, "timed_out": bool}``.
@@ -28,7 +77,18 @@ class RevisionReadyTrigger(BaseTrigger):
     :param revision: revision to wait for
     :param poll_interval: seconds between two looks
     :param deadline: Unix time after which it has taken too long
+    :param cancel_on_kill: whether it is stopped when a person marks or clears the waiting task
     """
+
+    arguments = (
+        "kserve_conn_id",
+        "namespace",
+        "name",
+        "revision",
+        "poll_interval",
+        "deadline",
+        "cancel_on_kill",
+    )
 
     def __init__(
         self,
@@ -38,7 +98,8 @@ class RevisionReadyTrigger(BaseTrigger):
         name: str,
         revision: str,
         poll_interval: float,
-        deadline: float,
+        deadline: float | None,
+        cancel_on_kill: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kserve_conn_id = kserve_conn_id
@@ -47,54 +108,28 @@ class RevisionReadyTrigger(BaseTrigger):
         self.revision = revision
         self.poll_interval = poll_interval
         self.deadline = deadline
+        self.cancel_on_kill = cancel_on_kill
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Class path and arguments to build this trigger again."""
-        return (
-            "airflow_provider_llmops.triggers.service.RevisionReadyTrigger",
-            {
-                "kserve_conn_id": self.kserve_conn_id,
-                "namespace": self.namespace,
-                "name": self.name,
-                "revision": self.revision,
-                "poll_interval": self.poll_interval,
-                "deadline": self.deadline,
-            },
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"revision {self.revision}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """Whether it is stopped when a person marks or clears the waiting task."""
+        return self.cancel_on_kill
+
+    async def connect(self) -> ServingBackend:
+        """Where the service runs."""
+        return await KServeHook(self.kserve_conn_id).aget_backend()
+
+    def watch(self, backend: ServingBackend, logger: Any) -> RevisionWatch:
+        """What looks at the revision."""
+        return RevisionWatch(
+            backend, self.namespace, self.name, self.revision, logger, deadline=self.deadline
         )
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the revision until it is settled."""
-        started = time.monotonic()
-        backend = await KServeHook(self.kserve_conn_id).aget_backend()
-        revision = Revision(revision=self.revision, state=ServiceState.STARTING)
-        unanswered = False
-        while True:
-            try:
-                service = await asyncio.to_thread(backend.get, self.namespace, self.name)
-            except ApiUnavailableError as error:
-                if not unanswered:
-                    self.log.warning("%s Waiting on.", error)
-                unanswered = True
-            else:
-                unanswered = False
-                revision = service.revisions.get(self.revision) or Revision(
-                    revision=self.revision, state=ServiceState.FAILED, error="it was deleted by somebody else"
-                )
-            timed_out = time.time() >= self.deadline
-            if revision.state.is_ready or revision.state.is_over or timed_out:
-                break
-            await asyncio.sleep(seconds_to_wait(self.poll_interval, self.deadline))
-        await settle(started)
-        yield TriggerEvent(  # type: ignore[no-untyped-call]
-            {
-                "revision": self.revision,
-                "state": str(revision.state),
-                "error": revision.error,
-                "timed_out": timed_out and not revision.state.is_ready,
-            }
-        )
-
-    async def on_kill(self) -> None:
-        """Stop the revision that was starting: a person marked or cleared the task."""
-        backend = await KServeHook(self.kserve_conn_id).aget_backend()
-        await asyncio.to_thread(discard, backend, self.namespace, self.name, self.revision)
+    def cancel(self, backend: ServingBackend) -> None:
+        """Stop the revision, unless requests go to it."""
+        discard(backend, self.namespace, self.name, self.revision)

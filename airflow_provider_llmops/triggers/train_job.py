@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-
+from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.exceptions import RunNotFoundError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
-from airflow_provider_llmops.remote.settle import settle
+from airflow_provider_llmops.remote.trigger import CANCEL_PATIENCE_SECONDS, WatchTrigger
+from airflow_provider_llmops.remote.watch import Watch
 
-DELETE_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
+
+class TrainJobEndWatch(Watch):
+    """Looks at a TrainJob until it has ended, is gone, or will certainly fail.
+
+    :param watch: looks at it
+    :param namespace: its namespace
+    :param name: its name
+    :param stops_at_final_error: whether an error that will happen again ends the waiting
+    """
+
+    def __init__(
+        self, watch: TrainJobWatch, namespace: str, name: str, *, stops_at_final_error: bool = True
+    ) -> None:
+        super().__init__(f"TrainJob {namespace}/{name}", None)
+        self._watch = watch
+        self._place = {"namespace": namespace, "name": name}
+        self._stops_at_final_error = stops_at_final_error
+
+    def look(self) -> bool:
+        """Look once; an API server that does not answer is asked again."""
+        try:
+            job = self._watch.look()
+        except RunNotFoundError:
+            return True
+        return (job is not None and job.state.is_terminal) or self._final_error is not None
+
+    @property
+    def _final_error(self) -> str | None:
+        return self._watch.final_error if self._stops_at_final_error else None
+
+    @property
+    def is_over_time(self) -> bool:
+        """Whether its time is up: in any case, or what it may take from its start on."""
+        return self._watch.is_over_time
+
+    def seconds_to_wait(self, interval: float) -> float:
+        """How long to wait before the next look: no longer than its time lasts."""
+        return self._watch.seconds_to_wait(interval)
+
+    def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
+        """See :class:`TrainJobTrigger`."""
+        return {
+            **self._place,
+            "timed_out": timed_out,
+            "error": error,
+            "final_error": self._final_error,
+            "trouble": self._watch.trouble,
+        }
 
 
-class TrainJobTrigger(BaseTrigger):
+class TrainJobTrigger(WatchTrigger[TrainJobs]):
     """Fires once, when a TrainJob has ended or is gone, will certainly fail, or its deadline has passed.
 
     While it waits, progress and metrics go to the task's log as the training reports them, and so do its conditions,
@@ -35,6 +79,17 @@ class TrainJobTrigger(BaseTrigger):
     :param stops_at_final_error: whether to fire at an error that will happen again, before the runtime's restarts are used up
     :param delete_on_kill: whether the TrainJob is deleted when a person marks or clears the waiting task
     """
+
+    arguments = (
+        "kubernetes_conn_id",
+        "namespace",
+        "name",
+        "poll_interval",
+        "deadline",
+        "run_timeout",
+        "stops_at_final_error",
+        "delete_on_kill",
+    )
 
     def __init__(
         self,
@@ -58,77 +113,29 @@ class TrainJobTrigger(BaseTrigger):
         self.stops_at_final_error = stops_at_final_error
         self.delete_on_kill = delete_on_kill
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Class path and arguments to build this trigger again."""
-        return (
-            "airflow_provider_llmops.triggers.train_job.TrainJobTrigger",
-            {
-                "kubernetes_conn_id": self.kubernetes_conn_id,
-                "namespace": self.namespace,
-                "name": self.name,
-                "poll_interval": self.poll_interval,
-                "deadline": self.deadline,
-                "run_timeout": self.run_timeout,
-                "stops_at_final_error": self.stops_at_final_error,
-                "delete_on_kill": self.delete_on_kill,
-            },
-        )
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"TrainJob {self.namespace}/{self.name}"
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the TrainJob until it has ended."""
-        started = time.monotonic()
-        backend = await KubeflowTrainerHook(self.kubernetes_conn_id).aget_backend()
+    @property
+    def cancels_on_kill(self) -> bool:
+        """Whether it is deleted when a person marks or clears the waiting task."""
+        return self.delete_on_kill
+
+    async def connect(self) -> TrainJobs:
+        """The TrainJobs of the connection's cluster."""
+        return await KubeflowTrainerHook(self.kubernetes_conn_id).aget_backend()
+
+    def watch(self, backend: TrainJobs, logger: Any) -> TrainJobEndWatch:
+        """What looks at the TrainJob."""
         watch = TrainJobWatch(
-            backend,
-            self.namespace,
-            self.name,
-            self.log,
-            deadline=self.deadline,
-            run_timeout=self.run_timeout,
+            backend, self.namespace, self.name, logger, deadline=self.deadline, run_timeout=self.run_timeout
         )
-        timed_out = False
-        error = final_error = None
-        while True:
-            try:
-                job = await asyncio.to_thread(watch.look)
-            except RunNotFoundError:
-                break
-            except ConfigurationError as reason:
-                error = f"The TrainJob cannot be watched any more: {reason}\nTrainJob: {self.namespace}/{self.name}"
-                break
-            if job is not None and job.state.is_terminal:
-                break
-            if self.stops_at_final_error and watch.final_error:
-                final_error = watch.final_error
-                break
-            if timed_out := watch.is_over_time:
-                await self._delete()
-                break
-            await asyncio.sleep(watch.seconds_to_wait(self.poll_interval))
-        await settle(started)
-        yield TriggerEvent(  # type: ignore[no-untyped-call]
-            {
-                "namespace": self.namespace,
-                "name": self.name,
-                "timed_out": timed_out,
-                "error": error,
-                "final_error": final_error,
-                "trouble": watch.trouble,
-            }
+        return TrainJobEndWatch(
+            watch, self.namespace, self.name, stops_at_final_error=self.stops_at_final_error
         )
 
-    async def on_kill(self) -> None:
-        """Delete the TrainJob: a person marked or cleared the task. A restart of the triggerer does not come here."""
-        if self.delete_on_kill:
-            self.log.info("Deleting TrainJob %s/%s", self.namespace, self.name)
-            await self._delete()
-
-    async def _delete(self) -> None:
-        """Delete it, or say that it could not be; the worker tries again when a deadline has passed."""
-        try:
-            backend = await KubeflowTrainerHook(self.kubernetes_conn_id).aget_backend()
-            await asyncio.to_thread(
-                backend.delete, self.namespace, self.name, patience=DELETE_PATIENCE_SECONDS
-            )
-        except (ApiUnavailableError, ConfigurationError) as error:
-            self.log.warning("TrainJob %s/%s was not deleted: %s", self.namespace, self.name, error)
+    def cancel(self, backend: TrainJobs) -> None:
+        """Delete the TrainJob."""
+        backend.delete(self.namespace, self.name, patience=CANCEL_PATIENCE_SECONDS)

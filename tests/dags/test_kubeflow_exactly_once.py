@@ -51,9 +51,9 @@ class Toy(KubeflowComponentOperator):
         hook.reach = self.reach
         return hook
 
-    def _submit(self, context):
+    def make(self, context):
         self.reach("before_intent")
-        return super()._submit(context)
+        return super().make(context)
 
     def _defer(self, *args):
         self.reach("before_defer")

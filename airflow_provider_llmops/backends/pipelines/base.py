@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from airflow_provider_llmops.redaction import Redactor
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 from airflow_provider_llmops.states import RunState
 from airflow_provider_llmops.uris import Address
@@ -208,6 +209,24 @@ def step_changes(before: Mapping[str, str], run: Run) -> list[str]:
         for name, state in run.tasks.items()
         if before.get(name) != state
     ]
+
+
+def pass_log_on(backend: PipelineBackend, run_id: str, offset: int, logger: Any, redactor: Redactor) -> int:
+    """Log what a run has written since the last time; returns the offset behind it.
+
+    :param backend: where the run is
+    :param run_id: the run
+    :param offset: byte in the log to begin with
+    :param logger: of the task
+    :param redactor: hides secrets, also those that go over several lines
+    """
+    while True:
+        lines, end = backend.read_log(run_id, offset)
+        for line in redactor.lines(lines):
+            logger.info("%s", line)
+        if end == offset:
+            return offset
+        offset = end
 
 
 def parse_time(value: Any) -> datetime | None:

@@ -187,7 +187,7 @@ class TrainJobs:
         except RunNotFoundError:
             return None
 
-    def delete(self, namespace: str, name: str, *, patience: float = PATIENCE_SECONDS) -> None:
+    def delete(self, namespace: str, name: str, *, patience: float | None = None) -> None:
         """Stop a TrainJob by deleting it; nothing if it is gone already.
 
         Suspending would keep its status, but ``spec.suspend`` is Kueue's wherever that manages TrainJobs, and it would
@@ -203,7 +203,8 @@ class TrainJobs:
             propagation_policy="Background",
         )
         with contextlib.suppress(RunNotFoundError):
-            self._ask(f"delete TrainJob {namespace}/{name}", call, patience)
+            seconds = PATIENCE_SECONDS if patience is None else patience
+            self._ask(f"delete TrainJob {namespace}/{name}", call, seconds)
 
     def wait_until_gone(self, namespace: str, name: str, *, seconds: float) -> bool:
         """Wait until a TrainJob that was deleted is gone and none of its pods is at work; ``False`` if that takes longer.

@@ -220,7 +220,7 @@ def test_evicted_worker_leaves_the_revision_to_the_next_attempt_and_one_of_a_mar
     with pytest.raises(TaskDeferred) as deferred:
         starting.execute(context)
     starting.on_kill()
-    assert not service().revisions["00001"].state.is_over
+    assert not service().revisions["00001"].state.is_lost
     _, trigger = deferred.value.trigger.serialize()
     (event,) = asyncio.run(events_of(RevisionReadyTrigger(**trigger)))
 

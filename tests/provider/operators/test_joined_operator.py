@@ -334,7 +334,7 @@ def test_an_input_called_tracking_of_a_component_of_ones_own_makes_another_run(t
         joined({"one": step(str(tmp_path / "toy.yaml"), {"tracking": place})}, reuse="identical")
         for place in ("north", "south")
     ]
-    assert len({operator._fingerprint(operator.bind()) for operator in operators}) == 2
+    assert len({operator.fingerprint(operator.bind()) for operator in operators}) == 2
 
 
 def test_the_trainings_of_a_mapped_task_are_told_apart(context, monkeypatch):
@@ -362,7 +362,7 @@ def test_where_a_training_is_tracked_makes_no_other_run_of_it(context, monkeypat
         operator._context = context
         pipeline = operator.bind()
         assert pipeline.parameters["train_tracking"]["run_name"] == "task.train"
-        fingerprints.add(operator._fingerprint(pipeline))
+        fingerprints.add(operator.fingerprint(pipeline))
     assert [len(fingerprint) for fingerprint in fingerprints] == [32]
 
 

@@ -344,7 +344,7 @@ def test_server_that_is_gone_when_it_is_asked_why_leaves_the_steps_name(
     while not (run := waiting.hook.get_run(deferred.value.trigger.run_id)).state.is_terminal:
         time.sleep(0.01)
     with api.pause(), pytest.raises(RunFailedError, match=r"^Step 'train' failed; its log says why\n"):
-        waiting._raise_if_failed(run)
+        raise waiting.failure(run.run_id, run, {"timed_out": False})
 
 
 @pytest.fixture

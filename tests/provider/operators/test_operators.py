@@ -128,7 +128,7 @@ def test_where_a_training_is_tracked_does_not_keep_its_result_from_being_reused(
             task_id="sft", dataset=dataset, base_model="/m", tracking=tracking, reuse="identical"
         )
         monkeypatch.setattr(type(task.hook.backend), "input_digest", lambda self, uri: uri)
-        return task._fingerprint(task.spec().bind(task.arguments()))
+        return task.fingerprint(task.spec().bind(task.arguments()))
 
     assert fingerprint("one") == fingerprint("two") != ""
     assert fingerprint("one", dataset="/e") != fingerprint("one")

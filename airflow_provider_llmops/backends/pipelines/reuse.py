@@ -1,0 +1,45 @@
+"""Which earlier run would have the same result: a digest of everything that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+
+if TYPE_CHECKING:
+    from airflow_provider_llmops.backends.pipelines.base import PipelineBackend
+    from airflow_provider_llmops.specs.pipeline import BoundPipeline
+
+Reuse = Literal["never", "identical", "backfill"]
+
+
+def check_reuse(value: object) -> None:
+    """Refuse what is none of :data:`Reuse`."""
+    if value not in get_args(Reuse):
+        raise ConfigurationError(
+            f"reuse must be one of {', '.join(get_args(Reuse))}, got {shown_value(value)}."
+        )
+
+
+def fingerprint_of(
+    backend: PipelineBackend, pipeline: BoundPipeline, version: Mapping[str, str] | None, logger: Any
+) -> str:
+    """Short digest of everything that decides a run's result; empty if it cannot be told.
+
+    :param backend: where it would run
+    :param pipeline: what would run
+    :param version: ids of a version on the server that is run instead of the specification
+    :param logger: of the task
+    """
+    parameters = dict(pipeline.parameters)
+    for name in pipeline.artifact_parameters:
+        digest = backend.input_digest(parameters[name])
+        if digest is None:
+            logger.info("Whether %s has changed cannot be told, so no run is reused", parameters[name])
+            return ""
+        parameters[name] = digest
+    text = json.dumps([pipeline.spec, pipeline.platform, parameters, version], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
