@@ -17,9 +17,9 @@ from planes import DATA_PYTHON, REPO
 from tiny_model import colour_rows, write_rows
 
 from airflow_provider_llmops.backends.serving.manifest import MAX_TRAIN_JOB_NAME, train_job
+from airflow_provider_llmops.backends.trainjobs import request
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.operators import train_job as operators
-from airflow_provider_llmops.operators.train_job import TrainJobOperator
+from airflow_provider_llmops.operators.train_job import LAUNCH_MODULE, TrainJobOperator
 from airflow_provider_llmops.settings.kubernetes import SHARED_MEMORY_PATH, StepSettings
 
 QUANTITY = {"type": "string", "pattern": r"^(\+|-)?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE])?$"}
@@ -345,12 +345,12 @@ def test_ids_of_any_kind_give_a_manifest_that_fits(context, dag_id):
     assert manifest["metadata"]["annotations"]["llmops/dag-id"] == dag_id
 
 
-@pytest.mark.parametrize("component", operators.COMPONENTS)
+@pytest.mark.parametrize("component", request.COMPONENTS)
 def test_every_trainer_has_a_packaged_component_and_models_to_show(context, component):
     models = {"train_grpo": ["reward_model"], "train_rloo": ["reward_model"], "distill": ["teacher"]}
     arguments = dict.fromkeys(["dataset", "base_model", *models.get(component, [])], "/mnt/shared/x")
-    request = operator(component=component, arguments=arguments).request(context, "j")
-    assert request["arguments"]["model"] == "/mnt/shared/out/j/model"
+    asked = operator(component=component, arguments=arguments).request(context, "j")
+    assert asked["arguments"]["model"] == "/mnt/shared/out/j/model"
 
 
 def in_data_plane(code: str, **environment: str) -> str:
@@ -370,10 +370,10 @@ def test_components_presets_and_outputs_are_those_of_the_entry_point():
         "print(json.dumps([launch.MODULE, sorted(launch.COMPONENTS), sorted(launch.PRESETS), launch.OUTPUTS]))"
     )
     assert json.loads(names) == [
-        operators.LAUNCH_MODULE,
-        sorted(operators.COMPONENTS),
-        sorted(operators.PRESETS),
-        list(operators.OUTPUTS),
+        LAUNCH_MODULE,
+        sorted(request.COMPONENTS),
+        sorted(request.PRESETS),
+        list(request.OUTPUTS),
     ]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
+from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError, describe_unknown
 
 NODE = "node"
 # Kubeflow Trainer gives command, arguments and image to the job with this label, and starts as many nodes of it.
@@ -17,6 +18,35 @@ FRAMEWORK_LABEL = "trainer.kubeflow.org/framework"
 _TRAINER = "trainer"
 _INITIALIZERS = ("dataset-initializer", "model-initializer")
 _ADVICE = "Name one that starts torchrun's nodes, as torch-distributed does, or make one after its pattern."
+
+
+def check_runtime_of(manifest: Mapping[str, Any], backend: TrainJobs, logger: Any) -> None:
+    """Refuse a runtime that is not there, or cannot run our command; Kubeflow Trainer accepts the latter.
+
+    :param manifest: the TrainJob
+    :param backend: where it would run
+    :param logger: of the task
+    """
+    spec = manifest["spec"]
+    kind, name = spec["runtimeRef"]["kind"], spec["runtimeRef"]["name"]
+    namespace = manifest["metadata"]["namespace"]
+    try:
+        runtime = backend.runtime(kind, namespace, name)
+    except RunNotFoundError as error:
+        names = backend.runtime_names(kind, namespace)
+        known = f" There are: {', '.join(names)}." if names else ""
+        described = describe_unknown([name], names)
+        raise ConfigurationError(
+            f"There is no {kind} {described}.{known}", *str(error).split("\n")[1:]
+        ) from error
+    except ConfigurationError as error:
+        logger.info("Whether runtime %r can run the training is not checked: %s", name, error)
+        return
+    check_runtime(
+        runtime,
+        num_nodes=spec["trainer"]["numNodes"],
+        processes_per_node=spec["trainer"].get("numProcPerNode"),
+    )
 
 
 def check_runtime(runtime: Mapping[str, Any], *, num_nodes: int, processes_per_node: int | None) -> None:
