@@ -173,7 +173,9 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
             return None
         try:
             service = self.hook.get_service(self.service_name, self.namespace)
-        except ConfigurationError as error:  # it was deleted; anything else says itself when the manifest is applied
+        except (
+            ConfigurationError
+        ) as error:  # it was deleted; anything else says itself when the manifest is applied
             self.log.warning("Revision %s of the previous attempt is gone: %s", intent.run_id, error)
             return None
         return service.revisions.get(intent.run_id)
