@@ -22,6 +22,8 @@ from airflow_provider_llmops.exceptions import ConfigurationError, describe_unkn
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
+__all__ = ["check_conf", "parameter_names"]
+
 # TriggerDagRunOperator puts it there where OpenLineage is installed.
 _OF_AIRFLOW = ("openlineage",)
 

@@ -27,6 +27,19 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_provider_llmops.redaction import hide_in, redact
 
+__all__ = [
+    "ApiUnavailableError",
+    "ConfigurationError",
+    "InvalidInputError",
+    "LLMOpsError",
+    "QualityGateFailed",
+    "ResultError",
+    "ResultTooLargeError",
+    "RunCanceledError",
+    "RunFailedError",
+    "RunNotFoundError",
+]
+
 SHOWN_CHARACTERS = 80
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")

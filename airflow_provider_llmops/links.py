@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import RuntimeTaskInstanceProtocol, TaskInstanceKey
 
+__all__ = [
+    "DataDocsLink",
+    "MlflowRunLink",
+    "ModelCardLink",
+    "ModelVersionLink",
+    "PageLink",
+    "PipelineRunLink",
+    "PushedLink",
+    "ReportLink",
+    "ServiceLink",
+]
+
 
 class PushedLink(BaseOperatorLink):
     """A link whose address the task pushes to XCom; empty if it did not get that far."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+__all__ = ["artifact"]
+
 
 def artifact(name: str) -> Callable[[Mapping[str, Any]], str]:
     """Take the address of one artifact from the result of a component, of a TrainJob, or of a component of your own.

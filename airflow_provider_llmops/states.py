@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+__all__ = ["RunState", "ServiceState", "StepState"]
+
 
 class RunState(StrEnum):
     """State of a pipeline run, as ``v2beta1RuntimeState`` of the Kubeflow Pipelines API names it."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.serving.base import Service, ServingBackend
 
+__all__ = ["KServeHook"]
+
 ANSWER_TIMEOUT_SECONDS = 120.0
 # How our predictor and vLLM say it.
 _NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")

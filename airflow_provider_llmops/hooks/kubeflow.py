@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, RunRequest
 
+__all__ = ["KubeflowPipelinesHook", "local_settings"]
+
 DEFAULT_ROOT = "~/.llmops"
 # The form stores its switches with every connection, whatever else is filled in.
 _FORM_DEFAULTS = {"verify_ssl": True, "upload_versions": True}

@@ -13,6 +13,8 @@ from airflow_provider_llmops.http import header_fault, request
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+__all__ = ["MlflowHook"]
+
 CHECK_TIMEOUT_SECONDS = 10
 
 

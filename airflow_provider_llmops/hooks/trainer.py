@@ -9,6 +9,8 @@ from airflow.sdk import BaseHook
 from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, aconnect, connect
 from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
 
+__all__ = ["KubeflowTrainerHook"]
+
 
 class KubeflowTrainerHook(BaseHook):
     """TrainJobs of a cluster, reached as the cncf-kubernetes provider reaches it.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.pipelines.base import Run
 
+__all__ = ["ComponentOperator"]
+
 
 class ComponentOperator(PipelineRunOperator):
     """Run one component as a pipeline run and push its result.

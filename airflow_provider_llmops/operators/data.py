@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
 from airflow_provider_llmops.uris import Address
 
+__all__ = ["PrepareSampleDataOperator", "ValidateDatasetOperator"]
+
 
 class PrepareSampleDataOperator(ComponentOperator):
     """Make real training, preference and evaluation rows from the docstrings of Python's standard library.

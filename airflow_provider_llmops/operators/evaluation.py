@@ -17,6 +17,8 @@ from airflow_provider_llmops.uris import Address
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
+__all__ = ["EvaluateModelOperator", "QualityGateOperator"]
+
 
 class EvaluateModelOperator(ComponentOperator):
     """Answer every evaluation prompt and score the answers.

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.pipelines.base import Run
 
+__all__ = ["KubeflowJoinedOperator", "output_of", "step"]
+
 _STEP_KEYS = {"component", "arguments", "after"}
 _OUTPUT_KEYS = {"output_of", "name"}
 _TEMPLATE = "{{"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.pipelines.base import Run
     from airflow_provider_llmops.remote.intent import Intent
 
+__all__ = ["KubeflowComponentOperator", "KubeflowPipelineOperator", "ResumablePipelineRun"]
+
 _KEYS_IN_USE = {"return_value", PipelineRunLink.key}
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
+__all__ = ["PipelineRunOperator"]
+
 MAX_NAME_LENGTH = 150  # of 191 that Kubeflow Pipelines stores; the token needs 33
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.pipelines.base import Run
 
+__all__ = ["RegisterModelOperator"]
+
 
 class RegisterModelOperator(ComponentOperator):
     """Log an MLflow run and make a model version; the same content is registered once.

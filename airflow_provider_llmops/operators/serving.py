@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
 
+__all__ = ["AskModelOperator", "DeployModelOperator"]
+
 POLL_INTERVAL_SECONDS = 0.5
 READY_TIMEOUT = timedelta(minutes=15)
 SMOKE_PROMPT = "What is Python?"

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
+__all__ = ["TrainJobOperator"]
+
 # As the entry point in the components' image has them: llmops_components.training.launch.
 LAUNCH_MODULE = "llmops_components.training.launch"
 # The container's last words, which Kubernetes keeps in the pod's status.

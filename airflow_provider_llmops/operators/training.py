@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.pipelines.base import Run
     from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
+__all__ = [
+    "DistillOperator",
+    "ImportBaseModelOperator",
+    "MergeAdapterOperator",
+    "ReinforcementOperator",
+    "TrainDPOOperator",
+    "TrainGRPOOperator",
+    "TrainKTOOperator",
+    "TrainRLOOOperator",
+    "TrainRewardOperator",
+    "TrainSFTOperator",
+    "TrainingOperator",
+]
+
 _ROWS = Address(("hf",), "file")
 _MODEL = Address(kind="directory")
 

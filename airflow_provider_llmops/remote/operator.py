@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.remote.trigger import WatchTrigger
 
+__all__ = ["RemoteRunOperator"]
+
 KILL_PATIENCE_SECONDS = 3.0  # Airflow kills a process soon after it has told it to end
 FIND_SECONDS = 2.0
 

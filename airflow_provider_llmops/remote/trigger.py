@@ -14,6 +14,8 @@ from airflow_provider_llmops.exceptions import ApiUnavailableError, Configuratio
 from airflow_provider_llmops.remote.settle import settle
 from airflow_provider_llmops.remote.watch import Watch
 
+__all__ = ["WatchTrigger"]
+
 CANCEL_PATIENCE_SECONDS = 25.0  # Airflow gives on_kill 30 seconds
 
 Backend = TypeVar("Backend")

@@ -9,6 +9,8 @@ from typing import Any
 from airflow_provider_llmops.exceptions import ConfigurationError, reason_first
 from airflow_provider_llmops.remote.ending import seconds_to_wait
 
+__all__ = ["Watch", "watch_here"]
+
 
 class Watch(ABC):
     """Looks at one thing that runs elsewhere.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.pipelines.base import Run
 
+__all__ = ["PipelineRunSensor"]
+
 
 class PipelineRunSensor(BaseSensorOperator):
     """Succeeds when the run has succeeded, fails when it has failed or was cancelled.

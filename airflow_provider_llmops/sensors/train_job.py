@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.trainjobs.job import TrainJob, TrainJobs
     from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 
+__all__ = ["TrainJobSensor"]
+
 
 class TrainJobSensor(BaseSensorOperator):
     """Succeeds when the TrainJob is complete, fails when it has failed or was deleted.

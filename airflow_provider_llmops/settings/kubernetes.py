@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.specs.placeholders import refuse_placeholders, refuse_variables
 
+__all__ = ["StepSettings"]
+
 ALL_STEPS = "*"
 SHARED_MEMORY_PATH = "/dev/shm"  # noqa: S108 - in the pod, made by the kubelet
 

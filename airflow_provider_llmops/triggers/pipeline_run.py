@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, Wait
     from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
 
+__all__ = ["PipelineRunTrigger"]
+
 LONGEST_WAIT_IN_LOOKS = 120
 LAST_QUESTION_SECONDS = 10.0  # a run whose time is up is not left running for an explanation
 

@@ -11,6 +11,8 @@ from airflow_provider_llmops.remote.trigger import WatchTrigger
 from airflow_provider_llmops.remote.watch import Watch
 from airflow_provider_llmops.states import ServiceState
 
+__all__ = ["RevisionReadyTrigger"]
+
 
 class RevisionWatch(Watch):
     """Looks at a revision until it is ready, or never will be.

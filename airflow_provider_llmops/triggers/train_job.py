@@ -11,6 +11,8 @@ from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.remote.trigger import CANCEL_PATIENCE_SECONDS, WatchTrigger
 from airflow_provider_llmops.remote.watch import Watch
 
+__all__ = ["TrainJobTrigger"]
+
 
 class TrainJobEndWatch(Watch):
     """Looks at a TrainJob until it has ended, is gone, or will certainly fail.
