@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,7 +21,12 @@ class _Unfinished:
 
     limit: asyncio.Timeout
     bytes: int = 0
-    gives_way: bool = field(default=False)
+    gives_way: bool = False
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is given up already, though its bytes are held until its turn comes."""
+        return self.gives_way or self.limit.expired()
 
 
 class Bodies:
@@ -98,6 +103,8 @@ class Bodies:
                     self.held += len(piece)
                     if self.held > self.max_held:
                         self._make_room()
+                    if waiting.gives_way:
+                        raise self._full()
         except TimeoutError:
             if waiting is not None and waiting.gives_way:
                 raise self._full() from None
@@ -110,10 +117,13 @@ class Bodies:
         return b"".join(pieces)
 
     def _make_room(self) -> None:
-        largest = max(self._unfinished, key=lambda each: each.bytes)
-        self._unfinished.discard(largest)
-        largest.gives_way = True
-        largest.limit.reschedule(0)  # its time is up
+        leaving = sum(each.bytes for each in self._unfinished if each.is_leaving)
+        if self.held - leaving > self.max_held:
+            largest = max(
+                (each for each in self._unfinished if not each.is_leaving), key=lambda each: each.bytes
+            )
+            largest.gives_way = True
+            largest.limit.reschedule(0)  # its time is up
 
     def _too_large(self) -> RequestError:
         return RequestError(
