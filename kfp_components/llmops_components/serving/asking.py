@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmops_components.errors import SettingError, UnavailableError
@@ -28,6 +29,43 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _ToProcess(urllib.request.HTTPHandler):
+    """Sends nothing where the process that is meant no longer lives once there is a connection."""
+
+    def __init__(self, lives: Callable[[], bool]) -> None:
+        super().__init__()
+        self._lives = lives
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_ConnectionToProcess, req, lives=self._lives)
+
+
+class _ConnectionToProcess(http.client.HTTPConnection):
+    def __init__(self, *args: Any, lives: Callable[[], bool], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._lives = lives
+
+    def connect(self) -> None:
+        super().connect()
+        if not self._lives():
+            self.close()
+            raise ConnectionRefusedError("The process that listened there is gone.")
+
+
+def opener_to_process(
+    lives: Callable[[], bool], *handlers: urllib.request.BaseHandler
+) -> urllib.request.OpenerDirector:
+    """Asks a process of this machine: past every proxy, and nobody else that may have taken its port since it died.
+
+    Args:
+        lives: Whether the process lives; it holds its port for as long.
+        handlers: Further handlers.
+    """
+    return urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), _NoRedirects(), _ToProcess(lives), *handlers
+    )
+
+
 _opener = urllib.request.build_opener(_NoRedirects())
 # A proxy would be asked for its own loopback, and would see the secret of a service of this machine.
 _local_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
@@ -46,6 +84,7 @@ def ask(
     max_tokens: int = SMOKE_MAX_TOKENS,
     headers: Mapping[str, str] | None = None,
     timeout_seconds: float = 120,
+    lives: Callable[[], bool] | None = None,
 ) -> str:
     """The model's answer to one question.
 
@@ -59,6 +98,7 @@ def ask(
         max_tokens: Longest answer.
         headers: Further headers, such as the one with a key; redirects are not followed.
         timeout_seconds: Longest wait.
+        lives: Of a process of this machine, whether it lives; nobody else is asked at its port.
 
     Raises:
         SettingError: The server refuses the question.
@@ -68,9 +108,10 @@ def ask(
     chat = f"{openai_url}/chat/completions", {"messages": [{"role": "user", "content": prompt}]}
     plain = f"{openai_url}/completions", {"prompt": prompt}
     address, question = chat
+    opener = _opener_for(address) if lives is None else opener_to_process(lives)
     while True:
         try:
-            choice = _post(address, common | question, headers or {}, timeout_seconds)
+            choice = _post(opener, address, common | question, headers or {}, timeout_seconds)
             return str(choice["message"]["content"] if "message" in choice else choice["text"])
         except SettingError as refused:
             if "max_tokens" in common and any(phrase in str(refused) for phrase in _CONTEXT_TOO_SHORT):
@@ -108,14 +149,18 @@ def is_open_to_all(openai_url: str, *, timeout_seconds: float = 30) -> bool:
 
 
 def _post(
-    address: str, body: dict[str, Any], headers: Mapping[str, str], timeout_seconds: float
+    opener: urllib.request.OpenerDirector,
+    address: str,
+    body: dict[str, Any],
+    headers: Mapping[str, str],
+    timeout_seconds: float,
 ) -> dict[str, Any]:
     """The first choice of the answer."""
     request = urllib.request.Request(  # noqa: S310  the address comes from the controller, not from a user
         address, data=json.dumps(body).encode(), headers={"Content-Type": "application/json", **headers}
     )
     try:
-        with _opener_for(address).open(request, timeout=timeout_seconds) as answer:
+        with opener.open(request, timeout=timeout_seconds) as answer:
             content = answer.read(_MAX_ANSWER_BYTES + 1)
             if len(content) > _MAX_ANSWER_BYTES:
                 raise UnavailableError(f"{address} answered with more than {_MAX_ANSWER_BYTES} bytes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -10,10 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from llmops_components.errors import UnavailableError
 from llmops_components.serving.asking import is_open_to_all
+from llmops_components.serving.local.controller import LocalServing
 
 
 @contextmanager
@@ -95,3 +98,17 @@ def test_what_a_service_does_not_tell_of_its_keys_is_no_answer(status: int) -> N
         pytest.raises(UnavailableError, match=f"^Cannot tell whether a key is needed: .* with HTTP {status}"),
     ):
         is_open_to_all(f"{url}/openai/v1", timeout_seconds=0.1)
+
+
+def test_a_revision_that_is_gone_is_not_asked_whoever_has_its_port_now(tmp_path: Path) -> None:
+    directory = tmp_path / "services/default/helper/revisions/00001"
+    directory.mkdir(parents=True)
+    with answering(200) as (url, seen):
+        facts = {"digest": "d", "url": url, "model_name": "m"}
+        (directory / "facts.json").write_text(json.dumps(facts))
+        with pytest.raises(UnavailableError, match="The process that listened there is gone"):
+            LocalServing(tmp_path).ask("helper", "00001", "Hello")
+        with (directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert LocalServing(tmp_path).ask("helper", "00001", "Hello") == "yes"
+    assert seen == ["/openai/v1/chat/completions"]

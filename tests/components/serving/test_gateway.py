@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,15 @@ async def listening(app: ASGIApp, protocol: type[LimitedProtocol] = LimitedProto
 
 
 @asynccontextmanager
+async def living(directory: Path) -> AsyncIterator[None]:
+    """Holds a revision's lock, as its process does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@asynccontextmanager
 async def setup(
     path: Path, protocol: type[LimitedProtocol] = LimitedProtocol
 ) -> AsyncIterator[tuple[str, ClientSession, dict[str, str], dict[str, Revision]]]:
@@ -119,6 +131,8 @@ async def setup(
     urls = {}
     gateway = Gateway(Routes(path / "routes.json"))
     async with (
+        living(path / "revisions/00001"),
+        living(path / "revisions/00002"),
         serving(revisions["00001"].application()) as urls["00001"],
         serving(revisions["00002"].application()) as urls["00002"],
         gateway.connected(),
@@ -262,6 +276,30 @@ def test_a_dead_only_revision_is_named(tmp_path: Path) -> None:
     status, message = asyncio.run(run())
     assert status == 503
     assert message.startswith("Service unavailable: revision 00001 cannot be reached")
+
+
+def test_nothing_is_sent_to_who_listens_at_the_port_of_a_revision_that_is_gone(tmp_path: Path) -> None:
+    async def run() -> tuple[list[tuple[int, Any]], list[bytes]]:
+        got, asked = [], []
+
+        async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with closing(writer):
+                asked.append(await reader.read())
+
+        async with setup(tmp_path) as (gateway, client, urls, _):
+            server = await asyncio.start_server(other, "127.0.0.1", 0)
+            taken = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            for weights in ({"r00003": 100}, {"r00003": 99, "r00001": 1}):
+                route(tmp_path, urls | {"00003": taken}, **weights)
+                async with client.post(gateway + PREDICT, data=b"secret") as answer:
+                    got.append((answer.status, await answer.json()))
+            server.close()
+            return got, asked
+
+    got, asked = asyncio.run(run())
+    gone = "Service unavailable: revision 00003 cannot be reached (its process is gone)."
+    assert got == [(503, {"error": gone}), (201, {"from": "00001"})]
+    assert asked == [b"", b""]
 
 
 def test_a_client_that_goes_away_is_passed_on(tmp_path: Path) -> None:
@@ -509,6 +547,64 @@ def test_the_largest_unfinished_body_gives_way_when_all_together_are_too_large()
     assert good.startswith(b"HTTP/1.1 200 ")
     assert hostile.startswith(b"HTTP/1.1 503 ")
     assert held == 0
+
+
+class Sending:
+    """Bodies that come piece by piece, and the status that each of their requests is answered with."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.bodies = Bodies(_answer, **limits)
+        self._pieces: dict[str, asyncio.Queue[Any]] = {}
+        self._answers: dict[str, asyncio.Task[int]] = {}
+
+    def send(self, name: str, size: int, *, last: bool = False) -> None:
+        if name not in self._pieces:
+            self._pieces[name] = asyncio.Queue()
+            self._answers[name] = asyncio.create_task(self._ask(self._pieces[name]))
+        self._pieces[name].put_nowait({"type": "http.request", "body": b"x" * size, "more_body": not last})
+
+    async def _ask(self, pieces: asyncio.Queue[Any]) -> int:
+        found: list[Any] = []
+
+        async def sent(message: Any) -> None:
+            found.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": PREDICT, "headers": []}
+        await self.bodies(scope, pieces.get, sent)
+        return int(found[0]["status"])
+
+    async def statuses(self) -> dict[str, int]:
+        async with asyncio.timeout(5):
+            return {name: await answer for name, answer in self._answers.items()}
+
+
+def test_one_body_gives_way_where_one_is_enough_however_many_pieces_come_at_once() -> None:
+    async def run() -> tuple[dict[str, int], int]:
+        sending = Sending(max_bytes=1000, max_held=1000, seconds=20)
+        for name, size in (("large", 900), ("second", 40), ("third", 40)):
+            sending.send(name, size)
+        await asyncio.sleep(0.01)
+        for last in (False, True):
+            sending.send("second", 30, last=last)
+            sending.send("third", 30, last=last)
+            await asyncio.sleep(0.01)
+        return await sending.statuses(), sending.bodies.held
+
+    assert asyncio.run(run()) == ({"large": 503, "second": 200, "third": 200}, 0)
+
+
+def test_a_body_whose_time_is_just_up_is_no_error_of_the_one_that_needs_its_room() -> None:
+    async def run() -> tuple[dict[str, int], int]:
+        sending = Sending(max_bytes=1000, max_held=1000, seconds=0.3)
+        sending.send("late", 900)
+        await asyncio.sleep(0.2)
+        sending.send("good", 50)
+        await asyncio.sleep(0.01)
+        time.sleep(0.12)  # noqa: ASYNC251  the late one's time is up in the turn in which the other's piece comes
+        asyncio.get_running_loop().call_soon(partial(sending.send, "good", 100, last=True))
+        return await sending.statuses(), sending.bodies.held
+
+    assert asyncio.run(run()) == ({"late": 408, "good": 200}, 0)
 
 
 def test_the_connection_that_asked_for_nothing_for_longest_makes_room(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +50,7 @@ class Visit:
         is_open: Whether it is one that needs no key and is not noted.
         is_let_in: Whether it came through the door and may ask.
         asked: Tokens that its answers may have, as far as it says so.
-        revision_url: Whom the gateway asked.
+        route: Whom the gateway asked.
         usage: Tokens that it took.
         refusal: Why it is not let in, should it come through the door.
         content: Body and answer, where they are noted.
@@ -64,7 +65,7 @@ class Visit:
     asked: int = 0
     is_open: bool = False
     is_let_in: bool = False
-    revision_url: str | None = None
+    route: Mapping[str, Any] | None = None
     usage: Usage = field(default_factory=Usage)
     refusal: RequestError | None = None
     content: dict[str, bytes] | None = None

@@ -45,7 +45,7 @@ from llmops_components.errors import ComponentError, InputError, SettingError, U
 from llmops_components.paths import local_path
 from llmops_components.serving.access.secret import GATEWAY_HEADER, read_secret
 from llmops_components.serving.access.settings import read_access_file
-from llmops_components.serving.asking import SMOKE_MAX_TOKENS, ask
+from llmops_components.serving.asking import SMOKE_MAX_TOKENS, ask, opener_to_process
 from llmops_components.serving.local import processes
 from llmops_components.serving.local.routes import RULES_SHAPE, read_routes
 from llmops_components.serving.local.uses import note_use
@@ -328,10 +328,15 @@ class LocalServing:
             max_tokens: Longest answer.
         """
         home = self._existing(name, namespace)
-        facts = _facts(self._revision(home, revision))
-        headers = {GATEWAY_HEADER: read_secret(_secret_file(home))}
+        directory = self._revision(home, revision)
+        facts = _facts(directory)
         return ask(
-            f"{facts['url']}/openai/v1", facts["model_name"], prompt, max_tokens=max_tokens, headers=headers
+            f"{facts['url']}/openai/v1",
+            facts["model_name"],
+            prompt,
+            max_tokens=max_tokens,
+            headers={GATEWAY_HEADER: read_secret(_secret_file(home))},
+            lives=lambda: processes.is_running(directory),
         )
 
     def resume(self) -> list[dict[str, Any]]:
@@ -619,14 +624,15 @@ def _secret_file(home: Path) -> Path:
 
 def _gateway_status(home: Path) -> dict[str, Any] | None:
     service = _readable(home / "service.json", SERVICE_SHAPE)
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    handlers: list[urllib.request.BaseHandler] = []
     try:
         if (file := service.get("access_file")) and (tls := read_access_file(Path(file)).tls):
             handlers.append(urllib.request.HTTPSHandler(context=tls.own_client_context()))
         request = urllib.request.Request(  # noqa: S310  our own address
             f"{service.get('url')}/gateway/status", headers={GATEWAY_HEADER: read_secret(_secret_file(home))}
         )
-        with urllib.request.build_opener(*handlers).open(request, timeout=5) as answer:
+        opener = opener_to_process(lambda: processes.is_running(home / "gateway"), *handlers)
+        with opener.open(request, timeout=5) as answer:
             return dict(json.loads(answer.read(_MAX_STATUS_BYTES)))
     except (OSError, ValueError, SettingError):
         return None

@@ -19,7 +19,8 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ import uvicorn
 from aiohttp import (
     ClientConnectorError,
     ClientError,
+    ClientRequest,
     ClientSession,
     ClientTimeout,
     ConnectionTimeoutError,
     TCPConnector,
 )
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -53,6 +57,7 @@ from llmops_components.serving.access.settings import Access, Tls
 from llmops_components.serving.bodies import Bodies
 from llmops_components.serving.connections import LimitedProtocol, raise_file_limit
 from llmops_components.serving.door import ROUTES, Door, Policy
+from llmops_components.serving.local import processes
 from llmops_components.serving.local.routes import read_routes
 from llmops_components.serving.refusals import RequestError, request_error_handler
 from llmops_components.state_files import StateFileError
@@ -96,7 +101,7 @@ class Routes:
     """The revisions that get traffic, as the file says now.
 
     Args:
-        path: ``routes.json``: ``{"routes": [{"revision", "url", "weight", "timeout_seconds", "allowed_hosts",
+        path: ``routes.json`` in the service's directory: ``{"routes": [{"revision", "url", "weight", "timeout_seconds", "allowed_hosts",
             "allowed_origins"}, ...]}``, the last three where they are not the default; replaced by renaming.
     """
 
@@ -132,6 +137,14 @@ class Routes:
     def _names(self, rule: str) -> list[str]:
         return [name for route in self.routes for name in route.get(rule) or ()]
 
+    def directory(self, route: Mapping[str, Any]) -> Path:
+        """The directory of a revision, with the lock that its process holds.
+
+        Args:
+            route: One of the routes.
+        """
+        return self.path.parent / "revisions" / route["revision"]
+
     def policy(self) -> Policy:
         """Who may ask: what any revision with traffic allows."""
         self.reload()
@@ -152,6 +165,28 @@ class Routes:
         return [chosen, *(route for route in self.routes if route is not chosen)]
 
 
+class _RevisionGoneError(Exception):
+    """The process of a revision is gone, whoever may listen at its port now."""
+
+
+_asked: ContextVar[Path] = ContextVar("asked")  # directory of the revision
+
+
+class _Connector(TCPConnector):
+    """Connects to the processes of revisions alone: they hold their port and their lock for as long as they live.
+
+    The lock is looked at when there is a connection and nothing has been sent: prompts, and the secret that opens the
+    service, must not go to another program that took the port of a process that died.
+    """
+
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        if not processes.is_running(_asked.get()):
+            connection.close()
+            raise _RevisionGoneError("its process is gone")
+        return connection
+
+
 class Gateway:
     """Forwards requests: an ASGI application, to be used within :meth:`connected`.
 
@@ -169,7 +204,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Have connections to the revisions."""
-        connector = TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
+        connector = _Connector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
         timeout = ClientTimeout(
             total=None, sock_connect=_CONNECT_SECONDS
         )  # the rest is limited for each request
@@ -223,6 +258,7 @@ class Gateway:
             except (
                 ClientConnectorError,
                 ConnectionTimeoutError,
+                _RevisionGoneError,
             ) as error:  # nothing was sent: another may answer
                 why = f"revision {revision} cannot be reached ({getattr(error, 'strerror', None) or error})"
             except RequestError as error:
@@ -246,8 +282,9 @@ class Gateway:
         begun = False
         headers = _passed_on(scope, self.secret)
         if (visit := scope.get(VISIT)) is not None:
-            visit.revision_url = route["url"]
+            visit.route = route
             headers.append((REQUEST_ID_HEADER, visit.id))
+        _asked.set(self.routes.directory(route))
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -298,10 +335,11 @@ class Gateway:
         Args:
             visit: The request.
         """
-        if self._session is None or self.secret is None or visit.revision_url is None:
+        if self._session is None or self.secret is None or visit.route is None:
             return
-        address, headers = f"{visit.revision_url}{USAGE_PATH}{visit.id}", {GATEWAY_HEADER: self.secret}
-        with contextlib.suppress(ClientError, TimeoutError):
+        address, headers = f"{visit.route['url']}{USAGE_PATH}{visit.id}", {GATEWAY_HEADER: self.secret}
+        _asked.set(self.routes.directory(visit.route))
+        with contextlib.suppress(ClientError, TimeoutError, _RevisionGoneError):
             async with asyncio.timeout(READ_SECONDS), self._session.get(address, headers=headers) as got:
                 visit.usage.read_headers(got.headers)
 
