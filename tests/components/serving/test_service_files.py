@@ -139,6 +139,39 @@ def test_resume_starts_nothing_where_nobody_can_tell_who_may_ask(serving: LocalS
         serving.delete("whole")
 
 
+@pytest.mark.parametrize("how", ["missing", "a link to nothing"])
+def test_resume_names_a_service_without_its_file_starts_nothing_of_it_and_goes_on(
+    serving: LocalServing, how: str
+) -> None:
+    home = serving.root / "services/default/broken"
+    (home / "service.json").unlink()
+    if how != "missing":
+        (home / "service.json").symlink_to(serving.root / "nothing")
+    (serving.root / "services/default/no-service").mkdir()
+    try:
+        first, second = serving.resume()
+        assert (first["name"], second["name"], second["url"]) == (
+            "broken",
+            "whole",
+            serving.status("whole")["url"],
+        )
+        assert first["error"].startswith("service.json cannot be read: it is missing, or a link to nothing.")
+        assert first["error"].endswith(f"File: {home / 'service.json'}")
+        assert not processes.is_running(home / "gateway")
+        assert not (home / "service.json").exists()
+        assert processes.is_running(serving.root / "services/default/whole/gateway")
+    finally:
+        serving.delete("broken")
+        serving.delete("whole")
+
+
+def test_service_without_traffic_is_none_to_resume_whatever_it_lacks(serving: LocalServing) -> None:
+    for name in ("broken", "whole"):
+        (serving.root / "services/default" / name / "routes.json").unlink()
+    (serving.root / "services/default/broken/service.json").unlink()
+    assert serving.resume() == []
+
+
 def test_service_that_was_deleted_is_not_found(serving: LocalServing) -> None:
     serving.delete("broken")
     with pytest.raises(ServiceNotFoundError):

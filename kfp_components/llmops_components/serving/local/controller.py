@@ -348,8 +348,9 @@ class LocalServing:
             Each service that was started: name, namespace, url, or the error.
         """
         resumed = []
-        for file in sorted(self.root.glob("services/*/*/service.json")):
-            home = file.parent
+        for home in sorted(self.root.glob("services/*/*")):
+            if not _is_service(home):
+                continue
             service = {"name": home.name, "namespace": home.parent.name}
             try:
                 is_started = self._resume(home, service)
@@ -366,6 +367,12 @@ class LocalServing:
         """Start what is gone of one service; returns whether anything was."""
         with processes.exclusive(home / "lock"):
             routes = _routes(home)
+            if routes and not (home / "service.json").exists():
+                raise unreadable(
+                    home / "service.json",
+                    "it is missing, or a link to nothing. It says who may ask the service and at which address, so nothing of "
+                    "the service was started. Put it back, or deploy the model again, which writes it anew",
+                )
             gone = [route for route in routes if not processes.is_running(_revision_of(home, route))]
             if not routes or not (gone or not processes.is_running(home / "gateway")):
                 return False
@@ -454,7 +461,7 @@ class LocalServing:
 
     def _existing(self, name: str, namespace: str) -> Path:
         home = self._home(name, namespace)
-        if not os.path.lexists(home / "service.json") and not _numbered(home):
+        if not _is_service(home):
             raise ServiceNotFoundError(
                 f"There is no service {name!r} in namespace {namespace!r} under {self.root}."
             )
@@ -468,6 +475,10 @@ class LocalServing:
                 f"Service {home.name!r} has no revision {revision!r}. It has: {names}."
             )
         return directory
+
+
+def _is_service(home: Path) -> bool:
+    return os.path.lexists(home / "service.json") or bool(_numbered(home))
 
 
 def _revisions(home: Path) -> list[Path]:
