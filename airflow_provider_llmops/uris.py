@@ -15,6 +15,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=//)|(file):(?=/)", re.IGNORECASE)
 _MINIO = "minio"
+_UNSEEN = re.compile(r"[\x00-\x20\x7f]")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,35 @@ def scheme_of(address: str) -> str:
     """The scheme in lower case; empty for a path."""
     match = _SCHEME.match(address)
     return (match[1] or match[2]).lower() if match else ""
+
+
+def place_of(address: str) -> str:
+    """What stands behind the scheme of an address: bucket or host, and path."""
+    return address.partition("://")[2]
+
+
+def server_address(host: str, port: int | None, scheme: str) -> str | None:
+    """Address of a server from the fields of an Airflow connection, without a slash at its end; ``None`` if they make none.
+
+    It has no login, which has fields of its own, and no query.
+
+    :param host: with or without a scheme, port and path
+    :param port: where the host names none
+    :param scheme: where the host names none
+    """
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import parse_url
+
+    whole = host if "://" in host else f"{scheme}://{host}"
+    try:
+        parts = urlsplit(whole)
+        own_port = f":{port}" if port and parts.port is None else ""
+        address = f"{parts.scheme}://{parts.netloc}{own_port}{parts.path.rstrip('/')}"
+        is_address = parse_url(address).host is not None and not _UNSEEN.search(whole)
+    except (ValueError, LocationParseError):  # a bracket that is not closed, a port that is none
+        return None
+    is_server = is_address and parts.scheme in ("http", "https") and bool(parts.hostname)
+    return None if not is_server or parts.username or parts.password or parts.query else address
 
 
 def split_address(address: str) -> SplitResult:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError
 from airflow_provider_llmops.http import header_fault, request
+from airflow_provider_llmops.uris import server_address
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -43,25 +43,13 @@ class MlflowHook(BaseHook):
         :raises ConfigurationError: the connection's host is not an http or https address
         """
         connection = self.get_conn()
-        host = connection.host or ""
-        if "://" not in host:
-            host = f"http://{host}"
-        try:
-            address = urlsplit(host)
-            port = f":{connection.port}" if address.port is None and connection.port else ""
-        except ValueError:  # a bracket that is not closed, a port that is none
-            address, port = urlsplit(""), ""
-        if (
-            address.scheme not in ("http", "https")
-            or not address.hostname
-            or address.username
-            or address.password
-        ):
+        address = server_address(connection.host or "", connection.port, "http")
+        if address is None:
             raise ConfigurationError(
                 f"Connection {self.mlflow_conn_id!r}: the host must be an http or https address without credentials, like "
                 "https://mlflow.example.com; user and password have fields of their own."
             )
-        return f"{address.scheme}://{address.netloc}{port}{address.path.rstrip('/')}"
+        return address
 
     def environment(self) -> dict[str, str]:
         """Credentials as MLflow's own environment variables.

@@ -22,9 +22,9 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
+from airflow_provider_llmops.backends.pipelines.pages import page_file
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook, local_settings
-from airflow_provider_llmops.pages.address import page_file
 
 HEADERS = {
     "Content-Security-Policy": "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:",

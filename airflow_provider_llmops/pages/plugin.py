@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_provider_llmops.pages.address import PREFIX
+from airflow_provider_llmops.backends.pipelines.pages import PREFIX
 
 
 async def pages(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from pipelines import nested, task
@@ -264,3 +265,36 @@ def test_artifact_of_a_component_of_ones_own_is_checked_too(connections, context
     )
     with pytest.raises(ConfigurationError, match=r"^source has the scheme s3://"):
         operator.execute(context)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "address"),
+    [
+        ("mlflow.example.com", None, "http://mlflow.example.com"),
+        ("mlflow.example.com", 5000, "http://mlflow.example.com:5000"),
+        ("https://mlflow.example.com:8443/base/", 5000, "https://mlflow.example.com:8443/base"),
+        ("[::1]", 80, "http://[::1]:80"),
+        ("", None, None),
+        ("ftp://mlflow.example.com", None, None),
+        ("http://ann:pw@mlflow.example.com", None, None),
+        ("http://mlflow.example.com?token=x", None, None),
+        ("http://[::1", None, None),
+        ("http://mlflow.example.com:x", None, None),
+        ("http://mlflow example.com", None, None),
+        ("http://mlflow.example.com\n", None, None),
+    ],
+)
+def test_server_of_a_connection_has_one_address_or_none(host, port, address):
+    assert uris.server_address(host, port, "http") == address
+
+
+def test_addresses_are_taken_apart_in_one_place():
+    """Other modules ask it, but for hosts with a scheme that an operator of Airflow allows, which are no addresses."""
+    root = Path(uris.__file__).parent
+    taken_apart = re.compile(r"\b(urlsplit|urlparse|unquote\w*)\b|partition\(\"://\"\)|removeprefix\(\"file:")
+    found = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if taken_apart.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"uris.py", "specs/hosts.py"}

@@ -174,6 +174,6 @@ def storage_path(uri: str, conn_id: str | None) -> ObjectStoragePath:
 def _original(roots: Sequence[str], attempt: ObjectStoragePath) -> str:
     """The attempt's address with the scheme that the steps know it by."""
     for root in roots:
-        if attempt.parent.path.rstrip("/").endswith(root.partition("://")[2].rstrip("/")):
+        if attempt.parent.path.rstrip("/").endswith(uris.place_of(root).rstrip("/")):
             return f"{root}/{attempt.name}"
     return str(attempt)

@@ -39,6 +39,7 @@ from airflow_provider_llmops.backends.pipelines.local_queue import (
     ticket,
 )
 from airflow_provider_llmops.backends.pipelines.local_records import RequestRecord, StateRecord, StepError
+from airflow_provider_llmops.backends.pipelines.pages import page_address
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -46,7 +47,6 @@ from airflow_provider_llmops.exceptions import (
     ResultError,
     RunNotFoundError,
 )
-from airflow_provider_llmops.pages.address import page_address
 from airflow_provider_llmops.results import MAX_RESULT_BYTES
 from airflow_provider_llmops.specs import allowed_code
 from airflow_provider_llmops.specs.ir import translate_imports

@@ -26,6 +26,7 @@ from airflow_provider_llmops.backends.pipelines.kubeflow.answers import ServerEr
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.http import header_fault
+from airflow_provider_llmops.uris import place_of, scheme_of
 
 if TYPE_CHECKING:
     from kfp_server_api.exceptions import ApiException
@@ -365,9 +366,8 @@ def _proxy_for(endpoint: str) -> str | None:
     """The proxy that the environment names for an address; the client does not look by itself."""
     import urllib.request
 
-    scheme, _, rest = endpoint.partition("://")
-    host = rest.partition("/")[0]
-    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
+    host = place_of(endpoint).partition("/")[0]
+    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme_of(endpoint))
 
 
 def _was_cut_off(error: BaseException) -> bool:

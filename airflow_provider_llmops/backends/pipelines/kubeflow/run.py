@@ -47,7 +47,7 @@ from airflow_provider_llmops.redaction import hide_in
 from airflow_provider_llmops.specs.ir import handed_into_groups_as_null
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 from airflow_provider_llmops.states import RunState, StepState
-from airflow_provider_llmops.uris import Address, scheme_of
+from airflow_provider_llmops.uris import Address, place_of, scheme_of
 
 log = logging.getLogger(__name__)
 
@@ -272,13 +272,12 @@ class KubeflowPipelineBackend:
 
     def page_url(self, uri: str, conn_id: str) -> str:
         """The artifact as the web interface of Kubeflow Pipelines hands it out."""
-        scheme, _, place = uri.partition("://")
-        source = _SOURCES.get(scheme)
+        source = _SOURCES.get(scheme_of(uri))
         if source is None:
             return ""
         base = (self.settings.ui_url or self.settings.endpoint).rstrip("/")
         namespace = f"?namespace={quote(self.settings.namespace)}" if self.settings.namespace else ""
-        return f"{base}/artifacts/{source}/{quote(place)}{namespace}"
+        return f"{base}/artifacts/{source}/{quote(place_of(uri))}{namespace}"
 
     def why_waiting(self, run_id: str) -> list[Wait]:
         """From the pods, through the Kubernetes connection."""

@@ -6,10 +6,6 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.http import header_fault
@@ -18,6 +14,7 @@ from airflow_provider_llmops.specs.placeholders import (
     refuse_placeholders,
     refuse_variables,
 )
+from airflow_provider_llmops.uris import server_address, split_address
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -157,9 +154,9 @@ class KfpSettings:
                 f"{where}: the name of the experiment is too long: {len(self.experiment.encode())} of {MAX_EXPERIMENT_BYTES} bytes."
             )
         try:
-            root = urlsplit(self.pipeline_root)
-        except ValueError:  # a bracket that is not closed
-            root = urlsplit("")
+            root = split_address(self.pipeline_root)
+        except ConfigurationError:
+            root = split_address("")
         is_file = root.scheme == "file"
         has_place = root.path.startswith("/") and not root.netloc if is_file else bool(root.netloc)
         if root.scheme not in ROOT_SCHEMES or not has_place or root.username or root.password:
@@ -179,29 +176,13 @@ class KfpSettings:
 
 
 def _endpoint(connection: Connection) -> str:
-    host = connection.host or ""
-    if "://" not in host:
-        host = f"{connection.schema or 'http'}://{host}"
-    try:
-        address = urlsplit(host)
-        port = f":{connection.port}" if connection.port and address.port is None else ""
-        path = address.path.rstrip("/").removesuffix("/apis/v2beta1")
-        endpoint = f"{address.scheme}://{address.netloc}{port}{path}"
-        is_address = parse_url(endpoint).host is not None and not re.search(r"[\x00-\x20\x7f]", host)
-    except (ValueError, LocationParseError):
-        is_address = False
-    if (
-        not is_address
-        or address.scheme not in ("http", "https")
-        or not address.hostname
-        or address.username
-        or address.query
-    ):
+    endpoint = server_address(connection.host or "", connection.port, connection.schema or "http")
+    if endpoint is None:
         raise ConfigurationError(
             f"Connection {connection.conn_id!r}: the host must be an http or https address without credentials, like "
             "https://kubeflow.example.com/pipeline or http://ml-pipeline.kubeflow:8888."
         )
-    return endpoint
+    return endpoint.removesuffix("/apis/v2beta1")
 
 
 def _boolean(where: str, name: str, value: Any) -> bool:
