@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 SHOWN_CHARACTERS = 80
+MAX_CHARACTERS = 20_000  # of a message: a server or a library may repeat what it was given
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
@@ -75,7 +76,7 @@ class LLMOpsError(AirflowException):
     """
 
     def __init__(self, message: str, *places: str | None) -> None:
-        super().__init__(reason_first(redact(message), *(place and redact(place) for place in places)))
+        super().__init__(reason_first(_bounded(message), *(place and _bounded(place) for place in places)))
         if cause := sys.exception():  # which Airflow logs as well
             hide_in(cause)
 
@@ -114,6 +115,14 @@ class ResultTooLargeError(ResultError, AirflowFailException):
 
 class ApiUnavailableError(LLMOpsError):
     """A backend could not be reached, or answered that it is overloaded."""
+
+
+def _bounded(text: str) -> str:
+    """A text without secrets, and without its middle where it is longer than anybody reads: its end says what to do."""
+    text = redact(text)
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[: MAX_CHARACTERS // 2]} ... {text[5 - MAX_CHARACTERS // 2 :]}"
 
 
 def shortened(text: str, limit: int) -> str:

@@ -276,7 +276,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     (
         ("_token ", "_key ", "_secret ", "_password ", "_token\t", "_key\t", "_secret\t", "_password\t"),
         re.compile(
-            r"((?<![A-Za-z0-9_])[A-Z][A-Z0-9_]{0,64}_(?:TOKEN|KEY|SECRET|PASSWORD)[ \t]{1,4})(?=(?:[^\s\d]{0,64}\d){3})[A-Za-z0-9_+=]{16,8192}(?=\s|$|[\"'])"
+            r"((?<![A-Za-z0-9_])[A-Z][A-Z0-9_]{0,64}_(?:TOKEN|KEY|SECRET|PASSWORD)[ \t]{1,4})(?=(?:[^\s\d]{0,64}\d){3})[A-Za-z0-9_+=]{16,8192}(?=\s|$|[\"'\\])"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -287,6 +287,24 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
             r"[^\s:\"'\\]{1,64}:[^\s\"'\\]{1,256}"
         ),
         rf"\1{HIDDEN}",
+    ),
+    # Values that validations repeat: pydantic's, of dataclasses, and where an address has no port.
+    (
+        ("input_value=",),
+        re.compile(
+            r"(\binput_value=)(?!\*\*\*|(?:-?\d[\d.e+-]{0,40}|True|False|None),)[^\n]{1,300}?(?=, input_type=)"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    (
+        ("(value: ",),
+        re.compile(r"(Field '(\w{1,100})' [^\n]{0,300}?\(value: )([^\n]{1,8192})\)"),
+        lambda found: found[0] if not is_secret_name(found[2]) else f"{found[1]}{HIDDEN})",
+    ),
+    (
+        ("port: ",),
+        re.compile(r"(?i)(\b(?:nonnumeric|invalid) port: ?\\{0,7}[\"']?)[^\s\"'@]{1,256}@"),
+        rf"\1{HIDDEN}@",
     ),
     # The login of a registry, as Docker's config.json has it.
     (
@@ -564,7 +582,33 @@ def hide_in(error: BaseException) -> None:
             continue
         seen.add(id(each))
         _hide_in_one(each)
+        _replace_those_that_tell(each)
         waiting += (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+
+
+def _replace_those_that_tell(error: BaseException) -> None:
+    """Put others in the place of those that led to an error and cannot be changed, as those of libraries in C or Rust."""
+    is_suppressed = error.__suppress_context__
+    for name in ("__cause__", "__context__"):
+        led: BaseException | None = getattr(error, name)
+        if led is None:
+            continue
+        _hide_in_one(led)
+        with contextlib.suppress(Exception):
+            if (said := redact(text := str(led))) != text:
+                setattr(error, name, _stand_in(led, said))
+    error.__suppress_context__ = is_suppressed
+
+
+def _stand_in(error: BaseException, said: str) -> BaseException:
+    kind = type(error)
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    instead: BaseException = type(kind.__name__, (Exception,), names)(said).with_traceback(
+        error.__traceback__
+    )
+    instead.__cause__, instead.__context__ = error.__cause__, error.__context__
+    instead.__suppress_context__ = error.__suppress_context__
+    return instead
 
 
 def _hide_in_one(error: BaseException) -> None:

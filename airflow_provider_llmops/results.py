@@ -124,7 +124,7 @@ class StageResult:
             raise ResultError(
                 f"The result lacks or garbles a field ({_first_of(error)}). Clear the task to run the component again.",
                 *places,
-            ) from error
+            ) from None  # pydantic's own words repeat what it was given
         return cls(
             component=known.component,
             run_id=run_id,

@@ -104,7 +104,7 @@ def read_record(path: Path, model: type[RecordT]) -> RecordT:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"]))[:200]
         raise unreadable(path, f"{where}: {first['msg']}" if where else first["msg"]) from None
     except (ValueError, RecursionError) as error:
         raise unreadable(path, str(error)) from None

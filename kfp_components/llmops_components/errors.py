@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from llmops_components.redaction import hide_in, redact
 
 SHOWN_CHARACTERS = 80
+MAX_CHARACTERS = 10_000  # of a message: what a library refuses, it may repeat
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
 
@@ -32,7 +33,9 @@ class ComponentError(Exception):
     retryable = True
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(
+            *(shortened(redact(arg), MAX_CHARACTERS) if isinstance(arg, str) else arg for arg in args)
+        )
         if cause := sys.exception():  # which a traceback shows as well
             hide_in(cause)
 
@@ -61,6 +64,18 @@ class UnavailableError(ComponentError):
 
 class TrainingInterrupted(UnavailableError):
     """SIGTERM stopped the training. Running it again with the same checkpoints goes on where it stopped."""
+
+
+def shortened(text: str, limit: int) -> str:
+    """Text whose middle is left out where it is long: its end often says what to do.
+
+    Args:
+        text: The text.
+        limit: Most characters.
+    """
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} ... {text[-(limit // 2 - 5) :]}"
 
 
 def check_known(given: Iterable[str], valid: Iterable[str], what: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from llmops_components.errors import ComponentError, reason_first
+from llmops_components.errors import MAX_CHARACTERS, ComponentError, reason_first, shortened
 from llmops_components.redaction import redact
 from llmops_components.state_files import write_json
 
@@ -30,6 +30,16 @@ def message_of(error: Exception) -> str:
         error: What was raised.
     """
     return reason_first(redact(str(error)))
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says, with its type unless it was raised on purpose, without passwords and tokens.
+
+    Args:
+        error: What was raised.
+    """
+    text = str(error) if isinstance(error, ComponentError) else f"{type(error).__name__}: {error}"
+    return shortened(redact(text), MAX_CHARACTERS)
 
 
 def report_error(error: Exception) -> None:

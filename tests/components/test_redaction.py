@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llmops_components.errors import DataError
 from llmops_components.local.runner import RunState
 from llmops_components.redaction import Redactor, redact, redacted
+from pydantic import BaseModel
 
 SHAPES = json.loads((Path(__file__).parent.parent / "shapes/secrets.json").read_text("utf-8"))
 
@@ -140,3 +141,24 @@ def test_what_only_sounds_like_a_secret_stays_in_results():
         "hub_token": "***",
         "api_key": "***",
     }
+
+
+class Login(BaseModel):
+    api_key: int
+
+
+def test_error_of_a_validation_tells_no_secret_in_the_traceback_of_ours():
+    def fail():
+        try:
+            try:
+                Login(api_key=[SECRET])
+            except ValueError as error:
+                raise RuntimeError("of a library") from error
+        except RuntimeError as error:
+            raise DataError(f"It failed: {error.__cause__}") from error
+
+    with pytest.raises(DataError) as caught:
+        fail()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert "pydantic_core._pydantic_core.ValidationError: 1 validation error for Login" in shown

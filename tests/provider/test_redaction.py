@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
+import traceback
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 import airflow_provider_llmops
 from airflow_provider_llmops.backends.last_words import clean, read_last_words
-from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+from airflow_provider_llmops.exceptions import MAX_CHARACTERS, ConfigurationError, shown_value
 from airflow_provider_llmops.redaction import Redactor, redact, redacted
 from airflow_provider_llmops.results import StageResult
 
@@ -118,3 +120,32 @@ def test_what_only_sounds_like_a_secret_stays_in_results():
         "hub_token": "***",
         "api_key": "***",
     }
+
+
+class Login(BaseModel):
+    api_key: int
+
+
+def test_error_of_a_validation_tells_no_secret_in_the_traceback_of_ours():
+    secret = "correct-horse"  # noqa: S105 - by name: a traceback shows the line
+
+    def fail():
+        try:
+            try:
+                Login.model_validate({"api_key": [secret]})
+            except ValueError as error:
+                raise RuntimeError("of a library") from error
+        except RuntimeError as error:
+            raise ConfigurationError(f"It failed: {error.__cause__}") from error
+
+    with pytest.raises(ConfigurationError) as caught:
+        fail()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert secret not in shown.replace('secret = "correct-horse"', "")
+    assert "pydantic_core._pydantic_core.ValidationError: 1 validation error for Login" in shown
+
+
+def test_message_is_cut_in_its_middle_where_it_is_long():
+    said = str(ConfigurationError(f"The beginning {'x' * 100_000} what to do.", "Address: here"))
+    assert said.startswith("The beginning ") and said.endswith(" what to do.\nAddress: here")
+    assert len(said) <= MAX_CHARACTERS + 100

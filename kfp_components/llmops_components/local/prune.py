@@ -37,6 +37,7 @@ from urllib.parse import unquote
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.local import queue
 from llmops_components.models.store import MODELS
+from llmops_components.reporting import words_of
 from llmops_components.serving.local import processes
 from llmops_components.serving.local.uses import USED, USERS
 from llmops_components.state_files import StateFileError, read_content, read_json
@@ -142,7 +143,7 @@ def tidy_up_after(run: Path) -> None:
     try:
         removed = tidy_up(run.parent.parent, float(days) if days else None)
     except Exception as error:
-        print(f"tidying up failed: {type(error).__name__}: {error}", flush=True)
+        print(f"tidying up failed: {words_of(error)}", flush=True)
         return
     if removed:
         kinds = Counter(item.kind for item in removed)
@@ -610,7 +611,7 @@ def main(argv: list[str] | None = None) -> int:
         versions = read_versions(options.tracking_uri) if options.tracking_uri else None
         items = prune(options.root, days=options.older_than, dry_run=options.dry_run, versions=versions)
     except (ComponentError, OSError) as error:
-        print(json.dumps({"error": {"message": str(error)}}))
+        print(json.dumps({"error": {"message": words_of(error)}}))
         return 1
     print(json.dumps({"items": [asdict(item) | {"path": str(item.path)} for item in items]}))
     return 0

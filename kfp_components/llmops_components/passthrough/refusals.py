@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from llmops_components.errors import ComponentError, InputError, SettingError
+from llmops_components.errors import ComponentError, InputError, SettingError, shortened
 
 T = TypeVar("T")
+_MAX_CHARACTERS = 2000  # of what a library says: it may repeat what it was given
 _PACKAGE = __name__.partition(".")[0]
 # Errors of devices and of what connects them, which PyTorch raises as RuntimeError.
 _DEVICE = re.compile(r"CUDA error|CUDA driver|cuDNN|cuBLAS|NCCL|HIP error|NVML|ECC error", re.IGNORECASE)
@@ -50,8 +51,8 @@ def refusing(where: str, build: Callable[..., T]) -> Callable[..., T]:
 
 
 def in_words(error: Exception) -> str:
-    """An exception's text, with its type where the text says little."""
-    text = str(error).strip()
+    """An exception's text up to a length, with its type where the text says little."""
+    text = shortened(str(error).strip(), _MAX_CHARACTERS)
     is_said = isinstance(error, ValueError | NotImplementedError | ImportError) and text
     return text if is_said else f"{type(error).__name__}: {text}".removesuffix(": ")
 

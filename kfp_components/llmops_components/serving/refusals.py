@@ -7,7 +7,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-_MAX_SHOWN = 1000  # a refusal may quote the request, which may be a megabyte
+from llmops_components.errors import shortened
+
+MAX_SHOWN = 1000  # a refusal may quote the request, which may be a megabyte
 
 
 class RequestError(Exception):
@@ -32,26 +34,14 @@ class RequestError(Exception):
         retry_after_seconds: int | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        message = shortened(message)
+        message = shortened(message, MAX_SHOWN)
         super().__init__(message)
         self.status = status
         self.message = message
-        self.param = None if param is None else shortened(param)
+        self.param = None if param is None else shortened(param, MAX_SHOWN)
         self.code = code
         self.retry_after_seconds = retry_after_seconds
         self.headers = headers or {}
-
-
-def shortened(text: str, limit: int = _MAX_SHOWN) -> str:
-    """Text whose middle is left out where it is long: its end often says what to do.
-
-    Args:
-        text: The text.
-        limit: Most characters.
-    """
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]} ... {text[-(limit // 2 - 5) :]}"
 
 
 def openai_error(error: RequestError) -> dict[str, Any]:

@@ -104,7 +104,11 @@ def _providers(settings: Mapping[str, str] | None) -> Any:
     try:
         return yaml.safe_load((settings or {}).get(_PROVIDERS) or "{}")
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        # Its whole text shows the line, with what is secret in it.
+        mark = getattr(error, "problem_mark", None)
+        said = [getattr(error, "context", None), getattr(error, "problem", None) or "it is no YAML"]
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{': '.join(filter(None, said))}{place}") from None
 
 
 def _value(settings: Any, name: str) -> Any:

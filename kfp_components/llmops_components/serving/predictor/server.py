@@ -20,6 +20,7 @@ from typing import Any
 
 from llmops_components.errors import ComponentError, ModelError, SettingError
 from llmops_components.redaction import hide_in
+from llmops_components.reporting import words_of
 from llmops_components.serving import logs
 from llmops_components.serving.access.secret import read_secret
 from llmops_components.serving.access.settings import FILE_VARIABLE, Access
@@ -327,7 +328,7 @@ def main() -> int:
         if isinstance(error, SystemExit) and not error.code:
             raise
         hide_in(error)
-        text = str(error) if isinstance(error, ComponentError) else f"{type(error).__name__}: {error}"
+        text = words_of(error)
         if not isinstance(error, ComponentError):
             traceback.print_exc()
         print(f"The predictor failed: {text}", file=sys.stderr, flush=True)
