@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.cli import CommandError
+from airflow_provider_llmops.json_text import parse_json
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backends.data_plane import DataPlane
@@ -176,7 +176,7 @@ def _prune(
     arguments += ["--tracking-uri", uri] if uri else []
     answer = data_plane.run(arguments, timeout=_TIMEOUT_SECONDS, environment=credentials)
     try:
-        value = json.loads(answer.stdout)
+        value = parse_json(answer.stdout)
     except ValueError:
         last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
         raise CommandError(f"{data_plane.python} could not prune {root}: {last}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from airflow_provider_llmops.backends.serving.local import LocalServingBackend
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
+from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.redaction import redact
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class KServeHook(BaseHook):
             context=self.access.context,
         )
         try:
-            found = json.loads(content)["choices"][0]
+            found = parse_json(content)["choices"][0]
             for key in path:
                 found = found[key]
         except (ValueError, KeyError, IndexError, TypeError) as error:

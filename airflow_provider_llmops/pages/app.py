@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import html
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +24,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from airflow_provider_llmops.backends.pipelines.pages import page_file
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook, local_settings
+from airflow_provider_llmops.json_text import parse_json
 
 HEADERS = {
     "Content-Security-Policy": "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
@@ -89,7 +89,7 @@ def _root(conn_id: str) -> Path | None:
 
 def _dag_of(run: Path) -> str | None:
     try:
-        request = json.loads((run / "request.json").read_text(encoding="utf-8"))
+        request = parse_json((run / "request.json").read_text(encoding="utf-8"))
         return str(request["labels"]["dag_id"])
     except (OSError, ValueError, LookupError, TypeError):
         return None

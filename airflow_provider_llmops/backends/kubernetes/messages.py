@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_llmops.exceptions import shortened
+from airflow_provider_llmops.json_text import parse_json
 
 MAX_SHOWN_CHARACTERS = 400
 _MAX_VALUE_CHARACTERS = 60
@@ -45,7 +46,7 @@ def message_of(error: Any) -> tuple[str, str | None, Mapping[str, Any]]:
     :param error: its ``ApiException``
     """
     try:
-        status = json.loads(error.body)
+        status = parse_json(error.body)
         return str(status["message"]), status.get("reason"), status.get("details") or {}
     except (ValueError, TypeError, KeyError):
         body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.messages import reason_of
+from airflow_provider_llmops.json_text import parse_json
 
 MAX_PODS = 3
 # Longer than for one line of a log: what the pod security of a namespace wants takes some 500 characters.
@@ -200,7 +201,7 @@ def document_of(answer: Any) -> dict[str, Any]:
     :raises json.JSONDecodeError: it holds something else, a proxy's page of its own for example
     """
     text = answer.data.decode("utf-8", errors="replace")
-    document = json.loads(text)
+    document = parse_json(text)
     if not isinstance(document, dict):
         raise json.JSONDecodeError("No document of Kubernetes", text[:100], 0)
     return document
@@ -287,7 +288,7 @@ def _last_words(ended: Mapping[str, Any]) -> tuple[str, bool]:
     text = str(ended.get("message") or "").strip()
     is_final = False
     try:
-        said = json.loads(text)
+        said = parse_json(text)
         text, is_final = f"{said['type']}: {said['message']}", said["retryable"] is False
     except (ValueError, TypeError, KeyError):
         pass

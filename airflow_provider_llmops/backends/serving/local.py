@@ -15,6 +15,7 @@ from typing import Any
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.serving.base import Revision, Service
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.states import ServiceState
 
 _CONTROLLER_MODULE = "llmops_components.serving.local"
@@ -97,7 +98,7 @@ class LocalServingBackend:
             timeout=COMMAND_TIMEOUT_SECONDS if timeout is None else timeout,
         )
         try:
-            value: dict[str, Any] = json.loads(answer.stdout)
+            value: dict[str, Any] = parse_json(answer.stdout)
         except ValueError:
             last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
             raise ApiUnavailableError(

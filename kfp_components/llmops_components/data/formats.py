@@ -18,7 +18,6 @@ those with pictures or sound, which no trainer here takes.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -31,6 +30,7 @@ from typing import Any, Literal, get_args
 from llmops_components.data.content import content_problem, content_text, with_text_content
 from llmops_components.data.files import kind_of, raise_problems, usable_lines
 from llmops_components.errors import DataError, check_known
+from llmops_components.json_text import parse_json
 
 FormatName = Literal[
     "evaluation", "preference", "unpaired_preference", "prompt_completion", "language_modeling", "prompt_only"
@@ -357,7 +357,7 @@ def _margin_problem(value: Any) -> str | None:
 def _tools_problem(value: Any) -> str | None:
     if isinstance(value, str):  # as TRL takes it, since Arrow cannot hold tools of different shapes
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             return "is text that is not JSON"
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):

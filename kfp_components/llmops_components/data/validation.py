@@ -24,6 +24,7 @@ from llmops_components.data.formats import (
 from llmops_components.errors import DataError, ModelError, SettingError, check_known
 from llmops_components.models.directory import check_model_directory
 from llmops_components.models.rendering import loss_finding, lost_texts, refusal
+from llmops_components.passthrough.refusals import refusals
 from llmops_components.results import StageReport
 from llmops_components.state_files import write_json
 
@@ -222,14 +223,10 @@ def _check_duplicates(checked: list[_Checked], found_format: DatasetFormat | Non
 def _load_tokenizer(base_model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    try:
+    with refusals(f"The tokenizer of model {os.fspath(base_model)} cannot be loaded", kind=ModelError):
         tokenizer = AutoTokenizer.from_pretrained(
             check_model_directory(base_model), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"The tokenizer cannot be loaded: {error} Model: {os.fspath(base_model)}."
-        ) from error
     if not tokenizer.chat_template:
         raise ModelError(
             "The tokenizer has no chat template, and the rows are conversations. Use an instruction-tuned model, or rows "

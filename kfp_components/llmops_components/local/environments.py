@@ -39,6 +39,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from llmops_components.errors import ComponentError, InputError, UnavailableError
+from llmops_components.json_text import parse_json
 from llmops_components.redaction import redact
 from llmops_components.state_files import write_json
 
@@ -440,7 +441,7 @@ def _state_of(path: Path) -> list[list[object]]:
 def _facts(directory: Path) -> dict[str, bool] | None:
     """What a complete environment says of itself; ``None`` if it is not, or its interpreter is gone."""
     try:
-        facts: dict[str, bool] = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
+        facts: dict[str, bool] = parse_json((directory / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return facts if os.access(directory / "bin" / "python3", os.X_OK) else None

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import graphlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from llmops_components.errors import InputError
+from llmops_components.json_text import parse_json
 from llmops_components.local.conditions import is_true
 from llmops_components.local.values import constant, fill, refuse_placeholders, select, typed
 
@@ -348,7 +348,7 @@ def _items_of(task: Mapping[str, Any], given: Values, step: str) -> list[Values]
     items = source["raw"] if "raw" in source else given.parameters.get(source["inputParameter"])
     if isinstance(items, str):
         with contextlib.suppress(ValueError):
-            items = constant(json.loads(items))
+            items = constant(parse_json(items))
     if not isinstance(items, list):
         raise InputError(f"Loop {step} goes over a list and got {type(items).__name__} {items!r:.80}.")
     return [Values({**given.parameters, iterator["itemInput"]: item}, given.artifacts) for item in items]

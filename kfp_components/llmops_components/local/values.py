@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmops_components.errors import InputError
+from llmops_components.json_text import parse_json
 
 _PLACEHOLDER = re.compile(
     r"\{\{\$\.(?P<path>[A-Za-z_.]+)(?P<keys>(?:\[['\"][^'\"]+['\"]\]|\.[A-Za-z_]+)*)\}\}"
@@ -90,7 +91,7 @@ def typed(value: Any, declared: Mapping[str, Any], what: str) -> Any:
             return value
     if kind in ("NUMBER_INTEGER", "NUMBER_DOUBLE", "BOOLEAN", "LIST", "STRUCT") and isinstance(value, str):
         try:  # a loop over JSON text, or a number that went through text
-            return typed(json.loads(value.lower() if kind == "BOOLEAN" else value), declared, what)
+            return typed(parse_json(value.lower() if kind == "BOOLEAN" else value), declared, what)
         except ValueError:
             pass
     if kind in ("NUMBER_INTEGER", "NUMBER_DOUBLE", "BOOLEAN", "LIST", "STRUCT"):
@@ -143,7 +144,10 @@ def select(value: Any, selector: str) -> Any:
     match = _SELECTOR.fullmatch(selector)
     if match is None:
         raise InputError(f"The selector {selector!r} of a loop's item cannot be read here.")
-    item = json.loads(value) if isinstance(value, str) else value
+    try:
+        item = parse_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise InputError(f"A loop's item cannot be read: {error}.") from None
     for key in re.findall(r'\["([^"]*)"\]', match[1]):
         if not isinstance(item, Mapping) or key not in item:
             raise InputError(f"A loop's item has no {key!r}: {json.dumps(item):.200}.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ModelError
+from llmops_components.json_text import parse_json
 from llmops_components.passthrough.code import refuse_code
 
 # Optimizer states, training arguments and old weights: unpickling them runs whatever is in them.
@@ -45,7 +45,7 @@ def check_model_directory(path: str | os.PathLike[str]) -> Path:
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            shards = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, AttributeError) as error:
             raise ModelError(f"{index} is not a safetensors index: {error!r}.") from error
         if missing := sorted(shard for shard in shards if not (directory / shard).is_file()):
@@ -82,11 +82,30 @@ def refuse_chosen_code(directory: Path) -> None:
         SettingError: Something in them is not allowed here.
     """
     for name in _CONFIGS:
-        try:
-            config = json.loads((directory / name).read_bytes())
-        except (OSError, ValueError):
-            continue  # is not there, or the loader says what is wrong with it
-        refuse_code(f"{name} of model {directory}", _without_auto_map(config))
+        if (config := read_settings(directory / name)) is not None:
+            refuse_code(f"{name} of model {directory}", _without_auto_map(config))
+
+
+def read_settings(file: Path) -> dict[str, Any] | None:
+    """What a model's file of settings says; None if it is not there.
+
+    Args:
+        file: For example ``config.json``.
+
+    Raises:
+        ModelError: It is no JSON object, or nested so deeply that no reader gets through it.
+    """
+    try:
+        settings = parse_json(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ModelError(
+            f"{file.name} of the model is not valid JSON: {error}. Save it again. File: {file}."
+        ) from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{file.name} of the model is no JSON object. Save it again. File: {file}.")
+    return settings
 
 
 def _without_auto_map(value: Any) -> Any:

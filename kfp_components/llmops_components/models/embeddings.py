@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops_components.errors import ModelError, SettingError
-from llmops_components.models.directory import refuse_chosen_code
+from llmops_components.models.directory import read_settings, refuse_chosen_code
+from llmops_components.passthrough.refusals import refusals
 from llmops_components.paths import local_path
 
 if TYPE_CHECKING:
@@ -85,11 +85,10 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
 
     import numpy as np
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     pooling = _pooling(directory)
-    try:
+    with refusals(f"Embedding model {directory} cannot be loaded", kind=ModelError):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         model = AutoModel.from_pretrained(
             directory,
@@ -98,12 +97,10 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"Embedding model {directory} cannot be loaded: {error}") from error
     model.eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    limit = _settings(directory / "sentence_bert_config.json").get("max_seq_length", _MAX_TOKENS)
+    limit = (read_settings(directory / "sentence_bert_config.json") or {}).get("max_seq_length", _MAX_TOKENS)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     for start in range(0, len(order), _BATCH_SIZE):
@@ -128,7 +125,7 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
 
 
 def _pooling(directory: Path) -> str:
-    settings = _settings(directory / "1_Pooling" / "config.json")
+    settings = read_settings(directory / "1_Pooling" / "config.json") or {}
     modes = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
     if modes in ([], ["pooling_mode_mean_tokens"]):
         return "mean"
@@ -138,7 +135,3 @@ def _pooling(directory: Path) -> str:
         f"Embedding model {directory} pools by {', '.join(modes)}; only the mean of the tokens or the first token is "
         "supported. Choose another embedding model."
     )
-
-
-def _settings(path: Path) -> dict[str, object]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -68,12 +68,11 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreT
 
     import torch
     import transformers
-    from safetensors import SafetensorError
 
     from llmops_components.models.probing import refuse_encoders
 
     transformers.utils.logging.disable_progress_bar()
-    try:
+    with refusals(f"Model {path} cannot be loaded", kind=ModelError):
         refuse_encoders(
             transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
             path,
@@ -91,8 +90,6 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreT
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"Model {path} cannot be loaded: {error}") from error
     check_weights(path, loading)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,8 @@ from unittest.mock import patch
 
 from llmops_components.errors import ModelError, SettingError, UnavailableError, check_known
 from llmops_components.models import loading as common
-from llmops_components.models.directory import check_model_directory
+from llmops_components.models.directory import check_model_directory, read_settings
+from llmops_components.passthrough.refusals import refusals
 from llmops_components.paths import local_path
 from llmops_components.redaction import redact
 from llmops_components.results import StageReport
@@ -247,7 +247,7 @@ def _from_package(name: str) -> _Source:
 
 def _copy_model(source: Path, directory: Path, dtype: str) -> None:
     """Copy a model, casting weights one tensor at a time: needs the memory of one file, and no class of the model."""
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = read_settings(source / "config.json") or {}
     if dtype != "auto" and "quantization_config" in config:
         raise SettingError(
             f"The model in {source} is quantized and cannot be cast to {dtype}. Use dtype='auto'."
@@ -336,10 +336,9 @@ def _complete(directory: Path) -> Any:
     """Check that Transformers knows the model without code of its own, and add a missing generation config."""
     from transformers import AutoConfig, GenerationConfig
 
-    try:
+    # Its values are checked by whatever class reads them, each with errors of its own.
+    with refusals("Transformers cannot read the model's config.json", kind=ModelError):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"Transformers cannot read the model's config.json: {error}") from error
     if not (directory / "generation_config.json").exists():
         GenerationConfig.from_model_config(config).save_pretrained(directory)
     return config
@@ -366,8 +365,7 @@ def _measure(directory: Path) -> tuple[int, str]:
 def _has_chat_template(directory: Path) -> bool:
     if (directory / "chat_template.jinja").exists():
         return True
-    config = directory / "tokenizer_config.json"
-    return config.exists() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    return bool((read_settings(directory / "tokenizer_config.json") or {}).get("chat_template"))
 
 
 def _card_licence(directory: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops_components.errors import ModelError, SettingError, check_known
+from llmops_components.json_text import parse_json
 from llmops_components.models.arguments import build_quantization, check_model_args, declared_by
 from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.refusals import refusals
@@ -197,8 +197,8 @@ def describe_base(base_model: Path) -> dict[str, Any]:
     """Digest of a base model and what an earlier step recorded of its origin."""
     known = base_model / PROVENANCE_FILE
     try:
-        provenance = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        provenance = parse_json(known.read_text(encoding="utf-8")) if known.is_file() else None
+    except (OSError, ValueError):
         provenance = None
     return {"digest": digest_of(base_model)[0], "provenance": provenance}
 

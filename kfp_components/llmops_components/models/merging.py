@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from llmops_components.errors import ModelError, check_known
 from llmops_components.models import loading as common
 from llmops_components.models.adapter_weights import merge
 from llmops_components.models.comparing import Probe
-from llmops_components.models.directory import check_model_directory
+from llmops_components.models.directory import check_model_directory, read_settings
 from llmops_components.models.saving import write_model
 from llmops_components.results import StageReport, digest_of
 from llmops_components.state_files import write_json
@@ -125,10 +124,7 @@ def _adapter_config(directory: Path) -> dict[str, Any]:
         raise ModelError(f"{directory} is not an adapter: it has no adapter_config.json.")
     if not (directory / _WEIGHTS).is_file():
         raise ModelError(f"Adapter {directory} has no {_WEIGHTS}. Save it with save_pretrained().")
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    config = read_settings(file) or {}
     if config.get("peft_type") != "LORA":
         raise ModelError(
             f"The adapter in {directory} is a {config.get('peft_type')}, which cannot be merged into weights: only a "
@@ -139,10 +135,9 @@ def _adapter_config(directory: Path) -> dict[str, Any]:
 
 def _check_base(adapter: Path, digest: str) -> None:
     """An adapter fits every model of the same shape, and makes nonsense of all but its own."""
-    file = adapter / common.PROVENANCE_FILE
-    if not file.is_file():
-        return
-    trained_on = json.loads(file.read_text(encoding="utf-8")).get("base_model", {}).get("digest")
+    trained_on = ((read_settings(adapter / common.PROVENANCE_FILE) or {}).get("base_model") or {}).get(
+        "digest"
+    )
     if trained_on and trained_on != digest:
         raise ModelError(
             f"The adapter in {adapter} was trained on another model (digest {trained_on}, the base model's is {digest}). "
@@ -154,7 +149,6 @@ def _copy_training(adapter: Path, directory: Path, base: dict[str, Any], dtype: 
     for name in (common.TRAINING_LOG_FILE,):
         if (adapter / name).is_file():
             (directory / name).write_bytes((adapter / name).read_bytes())
-    training = adapter / common.PROVENANCE_FILE
     write_json(
         directory / common.PROVENANCE_FILE,
         {
@@ -162,7 +156,7 @@ def _copy_training(adapter: Path, directory: Path, base: dict[str, Any], dtype: 
             "base_model": base,
             "adapter": {
                 "digest": digest_of(adapter)[0],
-                "training": json.loads(training.read_text(encoding="utf-8")) if training.is_file() else None,
+                "training": read_settings(adapter / common.PROVENANCE_FILE),
             },
             "dtype": dtype,
             "libraries": common.library_versions(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.formats import DatasetFormat
 from llmops_components.errors import DataError
+from llmops_components.json_text import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +67,7 @@ def render(
     return str(
         tokenizer.apply_chat_template(
             messages,
-            tools=(json.loads(tools) if isinstance(tools, str) else tools) or None,
+            tools=(parse_json(tools) if isinstance(tools, str) else tools) or None,
             tokenize=False,
             add_generation_prompt=asks,
             chat_template=chat_template,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmops_components.errors import SettingError, UnavailableError
+from llmops_components.json_text import parse_json
 from llmops_components.serving.names import is_loopback
 
 SMOKE_MAX_TOKENS = 64
@@ -164,7 +165,7 @@ def _post(
             content = answer.read(_MAX_ANSWER_BYTES + 1)
             if len(content) > _MAX_ANSWER_BYTES:
                 raise UnavailableError(f"{address} answered with more than {_MAX_ANSWER_BYTES} bytes.")
-            choice: dict[str, Any] = json.loads(content)["choices"][0]
+            choice: dict[str, Any] = parse_json(content)["choices"][0]
             return choice
     except urllib.error.HTTPError as error:
         detail = error.read(2000).decode(errors="replace")

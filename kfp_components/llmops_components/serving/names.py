@@ -69,7 +69,7 @@ def _names_in(text: str, normal: Callable[[str], str]) -> list[str]:
     if _JSON_LIST.match(text):  # an IPv6 address begins with a bracket, too
         try:
             names = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{text!r:.80} is no JSON list of names: {error}") from None
         if not all(isinstance(name, str) for name in names):
             raise ValueError(f"{text!r:.80} is not a list of names")

@@ -8,14 +8,13 @@ is written here is what ``mlflow.transformers.load_model`` and ``mlflow.pyfunc.l
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmops_components.models.directory import PICKLED
+from llmops_components.models.directory import PICKLED, read_settings
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -52,7 +51,7 @@ class CheckpointFlavor:
             ignore=shutil.ignore_patterns(*_WEIGHTS),
             copy_function=_link_or_copy,
         )
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        config = read_settings(checkpoint / "config.json") or {}
         generates = not str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
         flavor = {
             "transformers_version": importlib.metadata.version("transformers"),
@@ -93,9 +92,7 @@ class CheckpointFlavor:
 def _has_chat_template(checkpoint: Path) -> bool:
     if (checkpoint / "chat_template.jinja").is_file():
         return True
-    return bool(
-        json.loads((checkpoint / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    )
+    return bool((read_settings(checkpoint / "tokenizer_config.json") or {}).get("chat_template"))
 
 
 def _link_or_copy(source: str, destination: str) -> None:

@@ -10,7 +10,6 @@ cannot send, makes a second run on resumption, and knows nothing of failures.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
+from llmops_components.json_text import parse_json
 from llmops_components.processes import is_main_process
 from llmops_components.redaction import flat, redact
 from llmops_components.state_files import StateFileError, read_json, write_json
@@ -85,7 +85,7 @@ class Tracking:
         """
         if given is None and (text := os.environ.get(VARIABLE)):
             try:
-                given = json.loads(text)
+                given = parse_json(text)
             except ValueError:
                 given = []
             if not isinstance(given, dict):

@@ -28,7 +28,6 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import signal
 import sys
@@ -45,6 +44,7 @@ from llmops_components.errors import (
     UnavailableError,
     check_known,
 )
+from llmops_components.json_text import parse_json
 from llmops_components.processes import is_main_process
 from llmops_components.reporting import ERROR_FILE_VARIABLE, message_of, report_error
 from llmops_components.result_schema import read_result
@@ -99,7 +99,7 @@ class Request:
         """The request in a JSON file, or in the variable of ``env:NAME``, once it is known to make sense."""
         kind, _, variable = os.fspath(path).partition(":")
         try:
-            given = json.loads(
+            given = parse_json(
                 os.environ.get(variable, "") if kind == "env" else Path(path).read_text(encoding="utf-8")
             )
         except (OSError, ValueError) as error:

@@ -6,12 +6,13 @@ hides its code: so 500 is the answer to much that is the request's own fault, an
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+
+from airflow_provider_llmops.json_text import parse_json
 
 MAX_REASON_CHARACTERS = 300
 MAX_ANSWER_CHARACTERS = 2000
@@ -157,7 +158,7 @@ def is_html(headers: Mapping[str, str], body: bytes) -> bool:
 
 def _said(body: bytes) -> str:
     try:
-        answer: Any = json.loads(body)
+        answer: Any = parse_json(body)
     except ValueError:
         text = body.decode("utf-8", errors="replace")
         title = _TITLE.search(text)

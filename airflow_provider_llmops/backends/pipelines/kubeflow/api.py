@@ -26,6 +26,7 @@ from airflow_provider_llmops.backends.pipelines.kubeflow.answers import ServerEr
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.http import header_fault
+from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.uris import place_of, scheme_of
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ class KfpApi:
         if is_html(response.headers, body):
             raise self._login_page(what, 200)
         try:
-            return json.loads(body) if body.strip() else {}
+            return parse_json(body) if body.strip() else {}
         except ValueError as error:
             raise UnansweredError(f"The answer is cut off or garbled: {error}. Asked for: {what}.") from error
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import re
 import ssl
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
+from llmops_components.json_text import parse_json
 
 VLLM_KEY_VARIABLE = "VLLM_API_KEY"
 FILE_VARIABLE = "LLMOPS_ACCESS_FILE"
@@ -218,7 +218,7 @@ def load_access_file(file: Path) -> dict[str, Any]:
         file: Its path.
     """
     try:
-        given = json.loads(file.read_bytes())
+        given = parse_json(file.read_bytes())
     except OSError as error:
         raise SettingError(f"Cannot read the access file: {error.strerror}. File: {file}.") from None
     except (ValueError, RecursionError):  # what json says of it would repeat a part

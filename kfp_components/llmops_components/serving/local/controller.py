@@ -41,8 +41,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops_components.errors import ComponentError, InputError, SettingError, UnavailableError
+from llmops_components.errors import InputError, SettingError, UnavailableError
+from llmops_components.json_text import parse_json
 from llmops_components.paths import local_path
+from llmops_components.reporting import words_of
 from llmops_components.serving.access.secret import GATEWAY_HEADER, read_secret
 from llmops_components.serving.access.settings import read_access_file
 from llmops_components.serving.asking import SMOKE_MAX_TOKENS, ask, opener_to_process
@@ -356,9 +358,7 @@ class LocalServing:
                 is_started = self._resume(home, service)
             except Exception as error:  # whatever it is, the other services come back
                 is_started = True
-                service["error"] = (
-                    str(error) if isinstance(error, ComponentError) else f"{type(error).__name__}: {error}"
-                )
+                service["error"] = words_of(error)
             if is_started:
                 resumed.append(service)
         return resumed
@@ -644,7 +644,7 @@ def _gateway_status(home: Path) -> dict[str, Any] | None:
         )
         opener = opener_to_process(lambda: processes.is_running(home / "gateway"), *handlers)
         with opener.open(request, timeout=5) as answer:
-            return dict(json.loads(answer.read(_MAX_STATUS_BYTES)))
+            return dict(parse_json(answer.read(_MAX_STATUS_BYTES)))
     except (OSError, ValueError, SettingError):
         return None
 
@@ -705,8 +705,7 @@ def main(argv: list[str] | None = None) -> int:
         result = _run(args)
     except Exception as error:
         retryable = getattr(error, "retryable", True)
-        message = str(error) if isinstance(error, ComponentError) else f"{type(error).__name__}: {error}"
-        result = {"error": {"type": type(error).__name__, "message": message, "retryable": retryable}}
+        result = {"error": {"type": type(error).__name__, "message": words_of(error), "retryable": retryable}}
     print(json.dumps(result, indent=2))
     return 1 if "error" in result and isinstance(result["error"], dict) else 0
 
@@ -748,7 +747,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _read_object(path: str, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+        value = parse_json(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"Cannot read the {what} {path}: {error}") from None
     if not isinstance(value, dict):

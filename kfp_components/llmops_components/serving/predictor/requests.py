@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from llmops_components.data.content import content_problem, content_text
+from llmops_components.json_text import parse_json
 from llmops_components.serving.predictor.batching import Batcher, Generation
 from llmops_components.serving.predictor.sampling import Sampling
 from llmops_components.serving.refusals import RequestError
@@ -266,7 +267,7 @@ def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+        return {**call, "function": {**function, "arguments": parse_json(function["arguments"])}}
     except ValueError:
         return call
 
