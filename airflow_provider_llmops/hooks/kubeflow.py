@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
+from airflow_provider_llmops.backends.pipelines.base import server_of
 from airflow_provider_llmops.backends.pipelines.local import DEFAULT_SLOTS, LocalPipelineBackend
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.redaction import redact
@@ -151,7 +152,7 @@ class KubeflowPipelinesHook(BaseHook):
 
         :param run_id: the backend's id
         """
-        self.backend.retry(run_id)
+        server_of(self.backend, "To go on with a failed run").retry(run_id)
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the backend can be used, and why not."""

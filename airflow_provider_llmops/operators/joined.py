@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.backends.pipelines.base import PipelineMachine
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -248,7 +249,8 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
             for output, of in joined.outputs.items()
             if "parameterType" in of and _is_file(self.steps[name]["component"])
         }
-        found = self.hook.backend.read_outputs(run.run_id) if declared else {}
+        backend = self.backend
+        found = backend.read_outputs(run.run_id) if declared and isinstance(backend, PipelineMachine) else {}
         given: dict[str, dict[str, Any]] = {}
         room = MAX_XCOM_BYTES // 2
         for own, value in found.items():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.backends.pipelines.base import PipelineMachine, server_of
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     ResultError,
@@ -151,14 +152,15 @@ class KubeflowPipelineOperator(ResumablePipelineRun):
 
     @cached_property
     def _version(self) -> dict[str, str]:
-        return self.hook.backend.find_version(self.pipeline_name or "", self.pipeline_version)
+        server = server_of(self.backend, f"Pipeline {self.pipeline_name!r}")
+        return server.find_version(self.pipeline_name or "", self.pipeline_version)
 
     @cached_property
     def _spec(self) -> PipelineSpec:
         if self.pipeline:
             return PipelineSpec.load(self.pipeline)
         return PipelineSpec.stored(
-            self.hook.backend.read_version(self._version),
+            server_of(self.backend, f"Pipeline {self.pipeline_name!r}").read_version(self._version),
             where=f"pipeline {self.pipeline_name} on the server",
         )
 
@@ -262,7 +264,8 @@ def _push_outputs(
     declared = spec.ir["root"].get("outputDefinitions", {}).get("parameters", {})
     if not declared:
         return {}
-    found = operator.hook.backend.read_outputs(run.run_id)
+    backend = operator.backend
+    found = backend.read_outputs(run.run_id) if isinstance(backend, PipelineMachine) else {}
     if not found:
         operator.log.info(
             "The output parameters %s are not on XCom: the backend does not tell them, or no step gave them",

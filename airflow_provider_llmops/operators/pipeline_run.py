@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
-from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, RunRequest, pass_log_on
+from airflow_provider_llmops.backends.pipelines.base import (
+    PipelineBackend,
+    PipelineServer,
+    Run,
+    RunRequest,
+    pass_log_on,
+)
 from airflow_provider_llmops.backends.pipelines.reuse import Reuse, check_reuse, fingerprint_of
 from airflow_provider_llmops.delivery.as_of import is_backfill
 from airflow_provider_llmops.exceptions import (
@@ -222,7 +228,7 @@ class PipelineRunOperator(RemoteRunOperator[Run]):
             kubeflow_conn_id=self.kubeflow_conn_id,
             run_id=key,
             poll_interval=self.interval,
-            in_one_stream=self.backend.waits_in_one_stream,
+            in_one_stream=isinstance(self.backend, PipelineServer),
             deadline=deadline,
             stream_logs=self.stream_logs,
             cancel_on_kill=self.cancel_on_kill,
@@ -236,7 +242,8 @@ class PipelineRunOperator(RemoteRunOperator[Run]):
 
     def has_ended(self, key: str) -> bool:
         """Whether the run has ended already; not where it is asked for together with others."""
-        return not self.backend.waits_in_one_stream and self.hook.get_run(key).state.is_terminal
+        is_asked_alone = not isinstance(self.backend, PipelineServer)
+        return is_asked_alone and self.hook.get_run(key).state.is_terminal
 
     def _reusable(self, context: Context, fingerprint: str) -> str | None:
         """An earlier run with the same inputs and a result that can be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.backends.pipelines.base import PipelineServer
 from airflow_provider_llmops.exceptions import InvalidInputError, LLMOpsError, RunFailedError
 from airflow_provider_llmops.redaction import hide_in
 
@@ -22,7 +23,8 @@ def failure_of(backend: PipelineBackend, run: Run, logger: Any, what: str | None
     :param what: what was run, if it is known by another name
     """
     try:
-        run = backend.explain_failure(run)
+        if isinstance(backend, PipelineServer):
+            run = backend.explain_failure(run)
     except LLMOpsError as error:
         logger.warning("Why the run failed cannot be asked: %s", error)
     except Exception as error:  # whatever it is: it must not hide the failure that it would explain

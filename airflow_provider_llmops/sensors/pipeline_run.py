@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 
+from airflow_provider_llmops.backends.pipelines.base import PipelineServer
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
@@ -90,7 +91,7 @@ class PipelineRunSensor(BaseSensorOperator):
                 kubeflow_conn_id=self.kubeflow_conn_id,
                 run_id=self.run_id,
                 poll_interval=self.poke_interval,
-                in_one_stream=self.hook.backend.waits_in_one_stream,
+                in_one_stream=isinstance(self.hook.backend, PipelineServer),
                 stream_logs=self.stream_logs,
                 cancel_on_kill=False,
             ),

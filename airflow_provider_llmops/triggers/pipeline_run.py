@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_provider_llmops.backends.pipelines.base import pass_log_on, step_changes
+from airflow_provider_llmops.backends.pipelines.base import (
+    PipelineServer,
+    pass_log_on,
+    server_of,
+    step_changes,
+)
 from airflow_provider_llmops.backends.pipelines.waiting import WaitWatch
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
@@ -21,7 +26,6 @@ from airflow_provider_llmops.remote.watch import Watch
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, Wait
-    from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
 
 __all__ = ["PipelineRunTrigger"]
 
@@ -126,6 +130,8 @@ class PipelineRunWatch(Watch):
 
     def _ask_why_it_waits(self) -> None:
         self.waits.ask()
+        if not isinstance(self._backend, PipelineServer):
+            return  # the run's log says when it waits for others
         try:
             self.learn(self._backend.why_waiting(self._run_id))
         except Exception as error:
@@ -234,9 +240,9 @@ class PipelineRunTrigger(WatchTrigger["PipelineBackend"], BaseEventTrigger):
 
         conn_id, interval = kwargs["kubeflow_conn_id"], kwargs["poll_interval"]
 
-        async def connect() -> Any:
+        async def connect() -> PipelineServer:
             backend = await KubeflowPipelinesHook(conn_id).aget_backend()
-            return backend.impatient()  # type: ignore[attr-defined]
+            return server_of(backend, "To wait for runs together").impatient()
 
         await stream_of(_stream_key(conn_id, interval), interval).poll(connect)
         yield
@@ -280,7 +286,7 @@ class PipelineRunTrigger(WatchTrigger["PipelineBackend"], BaseEventTrigger):
         await settle(started)
         yield TriggerEvent(watch.event(timed_out=timed_out, error=error))  # type: ignore[no-untyped-call]
 
-    def _ask_why_it_waits(self, backend: KubeflowPipelineBackend | None, watch: PipelineRunWatch) -> None:
+    def _ask_why_it_waits(self, backend: PipelineServer | None, watch: PipelineRunWatch) -> None:
         """Ask, beside the wait for news of the run, which may come first.
 
         :param backend: the stream's, which has told of the run
@@ -290,9 +296,7 @@ class PipelineRunTrigger(WatchTrigger["PipelineBackend"], BaseEventTrigger):
         if backend is not None and (self._question is None or self._question.done()):
             self._question = asyncio.create_task(self._say_why_it_waits(backend, watch))
 
-    async def _ask_before_the_end(
-        self, backend: KubeflowPipelineBackend | None, watch: PipelineRunWatch
-    ) -> None:
+    async def _ask_before_the_end(self, backend: PipelineServer | None, watch: PipelineRunWatch) -> None:
         """Ask once more while the run is there, if something waits and nobody has said why."""
         if not watch.is_unexplained:
             return
@@ -302,7 +306,7 @@ class PipelineRunTrigger(WatchTrigger["PipelineBackend"], BaseEventTrigger):
                 async with asyncio.timeout(LAST_QUESTION_SECONDS):
                     await self._question
 
-    async def _say_why_it_waits(self, backend: KubeflowPipelineBackend, watch: PipelineRunWatch) -> None:
+    async def _say_why_it_waits(self, backend: PipelineServer, watch: PipelineRunWatch) -> None:
         try:
             watch.learn(await backend.awhy_waiting(self.run_id))
         except Exception as error:

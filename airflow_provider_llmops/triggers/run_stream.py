@@ -35,8 +35,7 @@ from airflow_provider_llmops.exceptions import ApiUnavailableError, Configuratio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_provider_llmops.backends.pipelines.base import Run
-    from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
+    from airflow_provider_llmops.backends.pipelines.base import PipelineServer, Run
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class RunStream:
         self, interval: float, *, overlap: timedelta = OVERLAP, reread_seconds: float = REREAD_SECONDS
     ) -> None:
         self.interval = interval
-        self.backend: KubeflowPipelineBackend | None = None
+        self.backend: PipelineServer | None = None
         self.overlap = overlap
         self.reread_seconds = reread_seconds
         # In the order of the last look: those that nobody has looked at yet, then the longest ago.
@@ -104,7 +103,7 @@ class RunStream:
             if not watched.queues:
                 self._watched.pop(run_id, None)
 
-    async def poll(self, connect: Callable[[], Awaitable[KubeflowPipelineBackend]]) -> None:
+    async def poll(self, connect: Callable[[], Awaitable[PipelineServer]]) -> None:
         """Serve the watchers for as long as it is not cancelled.
 
         :param connect: gives the backend
@@ -117,7 +116,7 @@ class RunStream:
                 _put(watched, error)
             raise
 
-    async def _poll(self, backend: KubeflowPipelineBackend) -> None:
+    async def _poll(self, backend: PipelineServer) -> None:
         self._seen_until, self._seen = await self._ask(backend.last_finished_at), {}
         next_listing = time.monotonic() + self.interval
         may_reread = False
@@ -132,7 +131,7 @@ class RunStream:
             else:
                 await self._sleep_until(next_listing)
 
-    async def _list(self, backend: KubeflowPipelineBackend) -> None:
+    async def _list(self, backend: PipelineServer) -> None:
         # A run that goes on carries the epoch as its end.
         since = max(self._seen_until - self.overlap, EPOCH + timedelta(seconds=1))
         asked_at = time.monotonic()
@@ -173,7 +172,7 @@ class RunStream:
             batch.append(run_id)
         return batch
 
-    async def _read(self, backend: KubeflowPipelineBackend, batch: list[str]) -> None:
+    async def _read(self, backend: PipelineServer, batch: list[str]) -> None:
         asked_at = time.monotonic()
         found = await self._ask(lambda: backend.read_many(batch))
         for run_id in batch:

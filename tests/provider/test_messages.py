@@ -15,7 +15,7 @@ import airflow_provider_llmops
 from airflow_provider_llmops import exceptions
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.pipelines.artifacts import read_result
-from airflow_provider_llmops.backends.pipelines.base import Run
+from airflow_provider_llmops.backends.pipelines.base import Run, server_of
 from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
 from airflow_provider_llmops.exceptions import SHOWN_CHARACTERS, LLMOpsError, reason_first
 from airflow_provider_llmops.http import request
@@ -129,7 +129,9 @@ CASES = {
     "The result has schema version 7; this provider reads version 1": of_result('{"schema_version": 7}'),
     "The result lacks or garbles a field": of_result('{"schema_version": 1}'),
     "There is no such run": of_local(lambda backend: backend.get(RUN)),
-    "The local backend cannot go on with a failed run": of_local(lambda backend: backend.retry(RUN)),
+    "To go on with a failed run needs a server of Kubeflow Pipelines": of_local(
+        lambda backend: server_of(backend, "To go on with a failed run")
+    ),
     "The data plane's interpreter does not exist": of_local(lambda backend: backend.check()),
     "The data plane cannot import the components": lambda: DataPlane("/bin/false").check(),
     "There is no file .../pipeline.yaml on this machine": lambda: PipelineSpec.load(f"{DEEP}/pipeline.yaml"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.redaction import Redactor
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 from airflow_provider_llmops.states import RunState
@@ -126,9 +127,6 @@ class PipelineBackend(Protocol):
     Every method may raise :class:`ApiUnavailableError` (may be retried) or :class:`ConfigurationError` (may not).
     """
 
-    waits_in_one_stream: bool
-    """Whether all waiting tasks share one look at the backend, instead of each looking at its own run."""
-
     poll_interval: float
     """Seconds between two looks, unless somebody says otherwise."""
 
@@ -148,32 +146,17 @@ class PipelineBackend(Protocol):
     def find(self, display_name: str) -> Run | None:
         """Look a run up by its exact display name."""
 
-    def find_version(self, pipeline: str, version: str | None) -> dict[str, str]:
-        """Ids of a pipeline that is on the server, and of one of its versions; the newest when ``None``."""
-
-    def read_version(self, version: Mapping[str, str]) -> dict[str, Any]:
-        """The specification that a version on the server holds."""
-
     def find_reusable(self, fingerprint: str) -> Run | None:
         """The newest successful run that was submitted with the label ``fingerprint``."""
 
     def cancel(self, run_id: str, patience: float | None = None) -> None:
         """Stop a run; does nothing if it has ended."""
 
-    def retry(self, run_id: str) -> None:
-        """Go on with a failed run: its failed steps, and those that depend on them."""
-
-    def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
-        """Complete log lines from a byte offset on, and the offset behind them."""
-
     def read_result(self, run_id: str, pipeline: str, task: str) -> tuple[str, str]:
         """Text and address of the result that a step wrote; :class:`ResultError` if there is none."""
 
     def list_outputs(self, run_id: str, pipeline: str, task: str) -> dict[str, str]:
         """Address of each artifact that a step has written, by its name."""
-
-    def read_outputs(self, run_id: str) -> dict[str, Any]:
-        """Output parameters of a successful run's pipeline by name; empty where the backend does not tell them."""
 
     def input_digest(self, uri: str) -> str | None:
         """Something that changes when the content at an address does; ``None`` if it cannot be told."""
@@ -188,14 +171,69 @@ class PipelineBackend(Protocol):
         :param conn_id: connection of this backend
         """
 
+    def check(self) -> str:
+        """Say in one line what was reached; raises if it cannot be used."""
+
+
+@runtime_checkable
+class PipelineServer(PipelineBackend, Protocol):
+    """A backend with a server, which can do more than one machine, and is asked for all that wait on it together."""
+
+    def find_version(self, pipeline: str, version: str | None) -> dict[str, str]:
+        """Ids of a pipeline that is on the server, and of one of its versions; the newest when ``None``."""
+
+    def read_version(self, version: Mapping[str, str]) -> dict[str, Any]:
+        """The specification that a version on the server holds."""
+
+    def retry(self, run_id: str) -> None:
+        """Go on with a failed run: its failed steps, and those that depend on them."""
+
     def why_waiting(self, run_id: str) -> list[Wait]:
         """Why steps of a run have not begun, as far as it can be told."""
+
+    async def awhy_waiting(self, run_id: str) -> list[Wait]:
+        """The same from the triggerer."""
 
     def explain_failure(self, run: Run) -> Run:
         """A run that has failed, with what more can be found out about why."""
 
-    def check(self) -> str:
-        """Say in one line what was reached; raises if it cannot be used."""
+    def impatient(self) -> PipelineServer:
+        """The same server, asked once: for who repeats a question anyway."""
+
+    def last_finished_at(self) -> datetime:
+        """When the newest of the finished runs has ended, by the server's clock."""
+
+    def list_finished(self, since: datetime, *, with_steps_of: Container[str] = ()) -> Iterator[Run]:
+        """The runs that have ended since a time; with their steps those that are named."""
+
+    def read_many(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Several runs with one request, as far as they are found."""
+
+
+@runtime_checkable
+class PipelineMachine(PipelineBackend, Protocol):
+    """A backend whose runs leave everything on this machine's disk."""
+
+    def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
+        """Complete log lines from a byte offset on, and the offset behind them."""
+
+    def read_outputs(self, run_id: str) -> dict[str, Any]:
+        """Output parameters of a successful run's pipeline by name."""
+
+
+def server_of(backend: PipelineBackend, what: str) -> PipelineServer:
+    """The backend as a server.
+
+    :param backend: what a connection chooses
+    :param what: what only a server can do, for the message
+    :raises ConfigurationError: it is this machine
+    """
+    if not isinstance(backend, PipelineServer):
+        raise ConfigurationError(
+            f"{what} needs a server of Kubeflow Pipelines, and the connection has no host, so that runs are local. Give the "
+            "connection a host, or do without."
+        )
+    return backend
 
 
 def step_changes(before: Mapping[str, str], run: Run) -> list[str]:
@@ -220,13 +258,14 @@ def pass_log_on(backend: PipelineBackend, run_id: str, offset: int, logger: Any,
     :param logger: of the task
     :param redactor: hides secrets, also those that go over several lines
     """
-    while True:
+    while isinstance(backend, PipelineMachine):
         lines, end = backend.read_log(run_id, offset)
         for line in redactor.lines(lines):
             logger.info("%s", line)
         if end == offset:
-            return offset
+            break
         offset = end
+    return offset
 
 
 def parse_time(value: Any) -> datetime | None:

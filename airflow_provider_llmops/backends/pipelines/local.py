@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from airflow_provider_llmops import uris
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.pipelines import artifacts as artifact_store
-from airflow_provider_llmops.backends.pipelines.base import Run, RunRequest, Wait
+from airflow_provider_llmops.backends.pipelines.base import Run, RunRequest
 from airflow_provider_llmops.backends.pipelines.local_limits import kubernetes_settings, require_runnable
 from airflow_provider_llmops.backends.pipelines.local_queue import (
     ORPHAN_GRACE_SECONDS,
@@ -92,7 +92,6 @@ class LocalPipelineBackend:
     :param retention: days after which what nobody uses goes; ``None`` keeps everything
     """
 
-    waits_in_one_stream = False  # a look at a directory costs nothing
     poll_interval = 1.0
     image: str | None = None  # there are no containers here
 
@@ -225,17 +224,6 @@ class LocalPipelineBackend:
         run_id = self._id_of(display_name)
         return self.get(run_id) if (self._runs / run_id).is_dir() else None
 
-    def find_version(self, pipeline: str, version: str | None) -> dict[str, str]:
-        """Not offered: there is no server."""
-        raise ConfigurationError(
-            f"Pipeline {pipeline!r} was asked for by its name on a server, and the connection is local. Pass the compiled "
-            "file as 'pipeline', or give the connection a host."
-        )
-
-    def read_version(self, version: Mapping[str, str]) -> dict[str, Any]:
-        """Not offered: there is no server."""
-        raise ConfigurationError("The connection is local: there are no versions on a server.")
-
     def find_reusable(self, fingerprint: str) -> Run | None:
         """The newest successful run with that fingerprint among its labels."""
         directories = [path for path in self._runs.glob("[!.]*") if _RUN_ID.fullmatch(path.name)]
@@ -264,13 +252,6 @@ class LocalPipelineBackend:
         # A process that was just being born when the others were listed is found on the second look.
         stop(processes_of(directory), max(ends_at - time.monotonic(), 0.0))
         self.get(run_id)  # records the end of what had to be killed
-
-    def retry(self, run_id: str) -> None:
-        """Not offered: a run starts with its first step."""
-        raise ConfigurationError(
-            "The local backend cannot go on with a failed run. Start a new one.",
-            f"Run: {run_id}",
-        )
 
     def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
         """Complete lines from ``offset`` on; a line that is still being written is left for the next call."""
@@ -328,14 +309,6 @@ class LocalPipelineBackend:
     def page_url(self, uri: str, conn_id: str) -> str:
         """A page that Airflow's web server shows, see :mod:`airflow_provider_llmops.pages`."""
         return page_address(uri, conn_id, self._root)
-
-    def why_waiting(self, run_id: str) -> list[Wait]:
-        """Nothing: the run's log says when it waits for others."""
-        return []
-
-    def explain_failure(self, run: Run) -> Run:
-        """As it is: its steps report why they fail, and the run's log has been passed on."""
-        return run
 
     def check(self) -> str:
         """Start the interpreter, make sure that the components can be imported, and that a run can be written."""

@@ -75,7 +75,6 @@ class KubeflowPipelineBackend:
     :param settings: the connection's settings
     """
 
-    waits_in_one_stream = True
     poll_interval = 5.0
 
     def __init__(self, settings: KfpSettings) -> None:
@@ -242,10 +241,6 @@ class KubeflowPipelineBackend:
             if self.get(run_id).state.is_terminal:
                 raise
 
-    def read_log(self, run_id: str, offset: int) -> tuple[list[str], int]:
-        """Nothing: the API has no log. The states of the steps are what can be followed."""
-        return [], offset
-
     def read_result(self, run_id: str, pipeline: str, task: str) -> tuple[str, str]:
         """The step's ``result`` output in the artifact store."""
         roots = self._step_roots(run_id, pipeline, task)
@@ -256,10 +251,6 @@ class KubeflowPipelineBackend:
         return artifact_store.list_outputs(
             self._step_roots(run_id, pipeline, task), self.settings.storage_conn_id
         )
-
-    def read_outputs(self, run_id: str) -> dict[str, Any]:
-        """Nothing: the API does not give them, and the launcher keeps them in its metadata store."""
-        return {}
 
     def input_digest(self, uri: str) -> str | None:
         """What the component that made the artifact said of it, or what the storage says."""
