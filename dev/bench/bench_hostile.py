@@ -26,7 +26,7 @@ from pathlib import Path
 
 import httpx
 import psutil
-from bench_serving import free_port, make_tiny, running
+from bench_serving import free_port, living_revision, make_tiny, running
 from llmops_components.serving.connections import raise_file_limit
 from llmops_components.state_files import write_json
 
@@ -145,6 +145,7 @@ def main() -> None:
         command += ["--dtype=float32", f"--model_dir={make_tiny(workdir / 'model')}", f"--http_port={port}"]
         with (
             running(command, f"http://127.0.0.1:{port}", workdir / "predictor.log") as predictor_url,
+            living_revision(workdir),
             gateway(predictor_url, workdir) as (url, process),
         ):
             (predictor,) = (
