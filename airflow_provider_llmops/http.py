@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import json
+import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
-from http.client import HTTPException, InvalidURL
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, InvalidURL
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shortened
@@ -19,6 +23,104 @@ _MAX_ERROR_BYTES = 64 << 10
 _CHUNK_BYTES = 64 << 10
 _MAX_TIMEOUTS = 5  # that a whole answer may take
 _SCHEMES = ("http", "https")
+
+
+class TooSlowError(TimeoutError):
+    """An answer that was not whole in the time that it had."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, which no proxy is to be asked for: it would ask itself.
+
+    :param host: name or address, an IPv6 address without its brackets
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def open_within(
+    request: urllib.request.Request | str,
+    *handlers: urllib.request.BaseHandler,
+    timeout: float,
+    seconds: float,
+    context: ssl.SSLContext | None = None,
+) -> Any:
+    """Open an http or https address, past the environment's proxies where it is of this machine.
+
+    :param request: what to ask
+    :param handlers: of redirects
+    :param timeout: seconds to wait for each part of the answer
+    :param seconds: for all of it, redirects and head included
+    :param context: how the certificate of an https address is verified
+    :raises TooSlowError: the answer takes longer, also while it is read
+    """
+    servers = _Servers(time.monotonic() + seconds, context)
+    return urllib.request.build_opener(_Proxies(), servers, *handlers).open(request, timeout=timeout)
+
+
+class _Proxies(urllib.request.ProxyHandler):
+    """The environment's proxies, for other machines."""
+
+    def proxy_open(self, req: Any, proxy: Any, type: Any) -> Any:
+        host = split_address(req.full_url).hostname
+        return None if is_loopback(host or "") else super().proxy_open(req, proxy, type)
+
+
+class _Servers(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens connections whose answers have to be whole at a time."""
+
+    def __init__(self, deadline: float, context: ssl.SSLContext | None) -> None:
+        urllib.request.HTTPHandler.__init__(self)  # the other's reads all authorities, whatever the address
+        self._deadline = deadline
+        self._tls = context
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(partial(self._connect, HTTPConnection), req)
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(partial(self._connect, partial(HTTPSConnection, context=self._tls)), req)
+
+    def _connect(self, kind: Any, host: str, **settings: Any) -> Any:
+        connection = kind(host, **settings)
+        connection.response_class = partial(_Response, deadline=self._deadline)
+        return connection
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, deadline: float, **settings: Any) -> None:
+        super().__init__(sock, *args, **settings)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Incoming(sock, deadline))
+
+
+class _Incoming(io.RawIOBase):
+    """What a server sends. A socket's own time-out begins anew with each byte."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._socket = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left, usual = self._deadline - time.monotonic(), self._socket.gettimeout()
+        if left <= 0:
+            raise TooSlowError("too slow")
+        self._socket.settimeout(left if usual is None else min(left, usual))
+        try:
+            return self._raw.readinto(buffer)
+        except TimeoutError:
+            kind = TooSlowError if time.monotonic() >= self._deadline else TimeoutError
+            raise kind("timed out") from None
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -50,7 +152,7 @@ def request(
 
     :param url: http or https address
     :param body: anything that JSON can hold
-    :param timeout: seconds to wait for each part of the answer
+    :param timeout: seconds to wait for each part of the answer; all of it may take five times as long
     :param api_key: sent as a bearer token; no redirect is followed then, otherwise those of the same host
     :param context: how the certificate of an https address is verified
     :raises ConfigurationError: the address is not http, the server refuses the request (300 to 499), or its answer is larger than
@@ -61,22 +163,25 @@ def request(
         raise ConfigurationError(f"Not an http or https address: {url!r}")
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
-    handlers: list[urllib.request.BaseHandler] = [_Redirects(follows=api_key is None)]
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
-    if context is not None:
-        handlers.append(urllib.request.HTTPSHandler(context=context))
     outgoing = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310
     try:
-        with urllib.request.build_opener(*handlers).open(outgoing, timeout=timeout) as answer:
-            content = _read(answer, url, time.monotonic() + _MAX_TIMEOUTS * timeout)
+        with open_within(
+            outgoing,
+            _Redirects(follows=api_key is None),
+            timeout=timeout,
+            seconds=_MAX_TIMEOUTS * timeout,
+            context=context,
+        ) as answer:
+            content = _read(answer, url)
             if answer.length:  # a read of a limited size does not notice that the body was cut off
                 raise ApiUnavailableError(
                     f"The answer was cut off {answer.length} bytes before its end.", f"Address: {url}"
                 )
             return bytes(content)
     except urllib.error.HTTPError as error:
-        said = error.read(_MAX_ERROR_BYTES).decode("utf-8", errors="replace")
+        said = _words(error)
         kind = ConfigurationError if error.code < 500 and error.code != 429 else ApiUnavailableError
         raise kind(
             f"HTTP {error.code} {error.reason}: {shortened(said, MAX_ERROR_CHARACTERS)}", f"Address: {url}"
@@ -88,23 +193,33 @@ def request(
         ) from error
     except HTTPException as error:
         raise ApiUnavailableError(f"The answer was cut off: {error!r}", f"Address: {url}") from error
+    except TooSlowError as error:
+        raise ApiUnavailableError(
+            "The answer came too slowly. Is the network slow?", f"Address: {url}"
+        ) from error
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         raise ApiUnavailableError(f"No connection: {reason}. Is the server up?", f"Address: {url}") from error
 
 
-def _read(answer: Any, url: str, deadline: float) -> bytearray:
+def _read(answer: Any, url: str) -> bytearray:
     content = bytearray()
-    while chunk := answer.read1(_CHUNK_BYTES):  # as much as has come: a read waits for each byte anew
+    while chunk := answer.read1(_CHUNK_BYTES):
         content += chunk
         if len(content) > MAX_ANSWER_BYTES:
             raise ConfigurationError(
                 f"The answer is larger than {MAX_ANSWER_BYTES >> 20} MiB. Is this the address of that service?",
                 f"Address: {url}",
             )
-        if time.monotonic() > deadline:
-            raise ApiUnavailableError("The answer came too slowly. Is the network slow?", f"Address: {url}")
     return content
+
+
+def _words(error: urllib.error.HTTPError) -> str:
+    """What a server says with an error, as far as it comes: its status counts in any case."""
+    try:
+        return error.read(_MAX_ERROR_BYTES).decode("utf-8", errors="replace")
+    except (OSError, HTTPException):
+        return ""
 
 
 def header_fault(value: str, *, spaces: bool = False) -> str | None:

@@ -20,6 +20,7 @@ from typing import IO, Any
 from urllib.parse import urlunsplit
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.http import TooSlowError, open_within
 from airflow_provider_llmops.specs.hosts import check_host
 from airflow_provider_llmops.uris import file_path, scheme_of, split_address
 
@@ -128,7 +129,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _download(url: str, where: str) -> bytes:
     try:
-        with urllib.request.build_opener(_Redirects).open(url, timeout=TIMEOUT_SECONDS) as answer:
+        with open_within(url, _Redirects(), timeout=TIMEOUT_SECONDS, seconds=DEADLINE_SECONDS) as answer:
             content = _read_limited(answer, where)
             if answer.length:  # a read of a limited size does not notice that the body was cut off
                 raise ApiUnavailableError(
@@ -143,6 +144,8 @@ def _download(url: str, where: str) -> bytes:
         raise ConfigurationError(
             f"{where} is not a valid address. Percent-encode blanks and what else it has besides visible ASCII."
         ) from error
+    except TooSlowError as error:
+        raise ApiUnavailableError(_too_slow(where)) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise ApiUnavailableError(f"{where} cannot be read: {reason}. Is the server up?") from error
@@ -162,10 +165,12 @@ def _read_limited(stream: IO[bytes] | Any, where: str) -> bytes:
                 "into an image or to object storage."
             )
         if time.monotonic() > deadline:
-            raise ApiUnavailableError(
-                f"{where} was not read within {DEADLINE_SECONDS:.0f} seconds. Is the network slow?"
-            )
+            raise ApiUnavailableError(_too_slow(where))
     return bytes(content)
+
+
+def _too_slow(where: str) -> str:
+    return f"{where} was not read within {DEADLINE_SECONDS:.0f} seconds. Is the network slow?"
 
 
 def _from_zip(content: bytes, where: str) -> bytes:

@@ -42,7 +42,7 @@ def gateway(url: str, workdir: Path) -> Iterator[tuple[str, psutil.Process]]:
     with socket.create_server(("127.0.0.1", 0)) as sock, (workdir / "gateway.log").open("wb") as log:
         command = [sys.executable, "-m", "llmops_components.serving.local.gateway", "--routes", str(routes)]
         command += ["--fd", str(sock.fileno())]
-        process = subprocess.Popen(command, pass_fds=[sock.fileno()], stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=workdir, pass_fds=[sock.fileno()], stdout=log, stderr=log)
         address = f"http://127.0.0.1:{sock.getsockname()[1]}"
     try:
         while True:

@@ -140,7 +140,9 @@ def gateway_overhead_ms(url: str, workdir: Path, rounds: int) -> tuple[float, fl
             "--routes",
             str(workdir / "routes.json"),
         ]
-        process = subprocess.Popen([*command, "--fd", str(sock.fileno())], pass_fds=[sock.fileno()])
+        process = subprocess.Popen(
+            [*command, "--fd", str(sock.fileno())], cwd=workdir, pass_fds=[sock.fileno()]
+        )
     try:
         times: dict[str, list[float]] = {url: [], gateway: []}
         with living_revision(workdir), httpx.Client(timeout=30) as client:

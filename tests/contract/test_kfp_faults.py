@@ -816,3 +816,12 @@ def test_line_of_a_repeated_request_says_why_and_when(caplog):
                 raise error
     (line,) = [record.getMessage() for record in caplog.records]
     assert re.fullmatch(r"Trying again in \d\.\d s: The server answered 503: upstream connect error", line)
+
+
+def test_server_on_this_machine_is_asked_past_the_proxy_of_the_environment(settings, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    assert warm(settings)
+    elsewhere = kfp_api.KfpApi(dataclasses.replace(settings, endpoint="http://kfp.example"))
+    assert elsewhere.runs.api_client.configuration.proxy == "http://127.0.0.1:9"

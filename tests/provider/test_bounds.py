@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import re
 import threading
+import time
+from typing import ClassVar
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -14,6 +18,8 @@ from airflow_provider_llmops.backends.pipelines import artifacts as artifact_sto
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultTooLargeError
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit, states_that_fit
+from airflow_provider_llmops.specs import files
+from airflow_provider_llmops.specs.files import read_source
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -64,6 +70,96 @@ def test_words_of_a_refusal_are_read_up_to_a_limit(server):
     with pytest.raises(ConfigurationError, match=r"^HTTP 400") as refused:
         request(f"{server}/400/50000000", timeout=5)
     assert len(str(refused.value)) < 1000
+
+
+class Drips(http.server.BaseHTTPRequestHandler):
+    """Sends what its path names byte by byte, so that no wait for a byte is long."""
+
+    PARTS: ClassVar = (
+        ("status", b"HTTP/1.1 200 "),
+        ("head", b"OK\r\nX-Long: " + b"x" * 1000 + b"\r\n"),
+        ("body", b"Content-Length: 1000\r\n\r\n" + b"x" * 1000),
+    )
+    ERROR: ClassVar = b"HTTP/1.1 500 Broken\r\nContent-Length: 1000\r\n\r\n"
+
+    def do_GET(self) -> None:
+        try:
+            if self.path == "/error":
+                self.wfile.write(self.ERROR)
+            for name, part in self.PARTS:
+                pieces = (
+                    [part]
+                    if name != self.path[1:] and self.path != "/error"
+                    else map(bytes, zip(part, strict=True))
+                )
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    time.sleep(0.02 if len(piece) == 1 else 0)
+        except OSError:
+            pass
+
+    do_POST = do_GET
+    log_message = Answers.log_message
+
+
+@contextlib.contextmanager
+def running(handler):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ("head", "The answer came too slowly. Is the network slow?"),
+        ("body", "The answer came too slowly. Is the network slow?"),
+        ("error", "HTTP 500 Broken:"),
+    ],
+)
+def test_answer_that_comes_byte_by_byte_is_left_in_time(part, reason):
+    started = time.monotonic()
+    with running(Drips) as url, pytest.raises(ApiUnavailableError, match=re.escape(reason)):
+        request(f"{url}/{part}", timeout=0.1)
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_specification_that_comes_byte_by_byte_is_left_in_time(part, monkeypatch):
+    monkeypatch.setattr(files, "DEADLINE_SECONDS", 0.5)
+    started = time.monotonic()
+    with running(Drips) as url, pytest.raises(ApiUnavailableError, match="was not read within"):
+        read_source(f"{url}/{part}")
+    assert time.monotonic() - started < 3
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+    log_message = Answers.log_message
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "LOCALHOST"])
+def test_no_proxy_of_the_environment_is_asked_for_this_machine(server, monkeypatch, name):
+    Proxy.asked.clear()
+    address = f"{server.replace('127.0.0.1', name)}/200/1000"
+    with running(Proxy) as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+        for variable in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(variable, raising=False)
+        assert len(request(address, timeout=5, api_key="k" * 20)) == 1000
+        assert read_source(address) == b"x" * 1000
+        assert Proxy.asked == []
+        assert request("http://service.example/v1", timeout=5) == b""
+    assert Proxy.asked == ["http://service.example/v1"]
 
 
 def test_result_that_is_too_large_is_not_read(tmp_path, monkeypatch):

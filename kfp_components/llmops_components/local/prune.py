@@ -569,13 +569,14 @@ def read_versions(tracking_uri: str) -> list[Version]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from llmops_components.tracking.client import PATIENCE, environment_variables
+    from llmops_components.tracking.client import PATIENCE, environment_variables, past_proxies
 
     patience = {key: os.environ.get(key, value) for key, value in PATIENCE.items()}
     found: list[Version] = []
     token = None
     try:
-        with environment_variables({**patience, "MLFLOW_DISABLE_TELEMETRY": "true"}):
+        environment = {**patience, **past_proxies(tracking_uri), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with environment_variables(environment):
             client = MlflowClient(tracking_uri)
             while True:
                 page = client.search_model_versions(max_results=1000, page_token=token)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmops_components.errors import SettingError, UnavailableError
+from llmops_components.hosts import is_loopback
 from llmops_components.json_text import parse_json
-from llmops_components.serving.names import is_loopback
 
 SMOKE_MAX_TOKENS = 64
 _MAX_ANSWER_BYTES = 4 << 20

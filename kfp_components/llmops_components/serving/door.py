@@ -18,7 +18,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops_components.serving.names import HOST, address_of, hosts_in, is_loopback, origins_in
+from llmops_components.hosts import address_of, is_loopback
+from llmops_components.serving.names import HOST, hosts_in, origins_in
 from llmops_components.serving.refusals import RequestError, request_error_handler
 
 _NAME = r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"  # of a model; it may have slashes

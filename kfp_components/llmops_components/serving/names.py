@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Callable
 
+from llmops_components.hosts import address_of
+
 HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/@]+)(?::\d{1,5})?")
-_LOOPBACK_NAME = "localhost"
 _JSON_LIST = re.compile(r"\s*\[\s*[\"\]]")
 _SCHEME = re.compile(r"https?://", re.I)
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[!-~]+?)(?P<port>:\d{1,5})?/?", re.I)
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
-
-
-def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a host is, or None where it is a name.
-
-    Args:
-        host: Name or address, an IPv6 address with its brackets or without.
-    """
-    try:
-        found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is the machine itself.
-
-    Args:
-        host: Name or address.
-    """
-    address = address_of(host)
-    return host.lower().rstrip(".") == _LOOPBACK_NAME if address is None else address.is_loopback
 
 
 def hosts_in(text: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from llmops_components.errors import SettingError
+from llmops_components.hosts import is_loopback
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,6 +40,17 @@ def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+def past_proxies(uri: str) -> dict[str, str]:
+    """The variable by which a server on this machine is asked itself, whatever proxy the environment has for others.
+
+    Args:
+        uri: The server's address.
+    """
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    host = urlsplit(uri).hostname or ""
+    return {"no_proxy": f"{given},{host}".lstrip(",")} if is_loopback(host) and given != "*" else {}
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:

@@ -27,6 +27,7 @@ from llmops_components.tracking.client import (
     environment_variables,
     find_dag_run,
     find_experiment,
+    past_proxies,
     without_credentials,
 )
 
@@ -198,7 +199,7 @@ def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
     environment = {key: os.environ.get(key, value) for key, value in PATIENCE.items()}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     if is_http:
-        environment |= credentials
+        environment |= credentials | past_proxies(address)
     with environment_variables(environment):
         import mlflow
         import requests

@@ -38,6 +38,7 @@ from llmops_components.tracking.client import (
     environment_variables,
     find_dag_run,
     find_experiment,
+    past_proxies,
     without_credentials,
 )
 from llmops_components.tracking.environment import environment
@@ -138,7 +139,7 @@ def track(
             environment_variables(
                 {name: os.environ.get(name, value) for name, value in patience.items()}
                 | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-                | (credentials if is_http else {})
+                | (credentials | past_proxies(address) if is_http else {})
             )
         )
         marker = Path(checkpoints) / RUN_FILE if checkpoints is not None else None

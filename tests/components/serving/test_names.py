@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import SettingError
+from llmops_components.hosts import is_loopback
 from llmops_components.serving.door import policy_of
 from llmops_components.serving.manifest import read_manifest
-from llmops_components.serving.names import hosts_in, is_loopback, origins_in
+from llmops_components.serving.names import hosts_in, origins_in
 from test_local_serving import manifest_for
 
 

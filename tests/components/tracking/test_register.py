@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from llmops_components.errors import ModelError, SettingError, UnavailableError
 from llmops_components.results import digest_of
-from llmops_components.tracking.client import DAG_RUN_TAG
+from llmops_components.tracking.client import DAG_RUN_TAG, past_proxies
 from llmops_components.tracking.register import MODEL_DIGEST_TAG, register_model
 from mlflow_server import free_port
 
@@ -52,6 +52,14 @@ def test_run_lies_where_the_trainings_of_the_same_dag_run_do(server, client, che
     assert "mlflow.parentRunId" not in client.get_model_version("below", "1").tags
     with pytest.raises(SettingError, match="parent is dag_id/run_id, without quotes"):
         register("wrong", parent="dag/it's")
+
+
+def test_server_on_this_machine_is_asked_past_the_proxy_of_the_environment(server, checkpoint, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")  # nobody listens
+    monkeypatch.setenv("no_proxy", "example.org")
+    assert register_model(checkpoint, name="past-proxies", tracking_uri=server).details["run_id"]
+    assert os.environ["no_proxy"] == "example.org"
+    assert past_proxies("http://mlflow.example:5000") == {}
 
 
 def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, tmp_path):

@@ -25,9 +25,9 @@ from tenacity.stop import stop_base
 from airflow_provider_llmops.backends.pipelines.kubeflow.answers import ServerError, is_html
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
-from airflow_provider_llmops.http import header_fault
+from airflow_provider_llmops.http import header_fault, is_loopback
 from airflow_provider_llmops.json_text import parse_json
-from airflow_provider_llmops.uris import place_of, scheme_of
+from airflow_provider_llmops.uris import place_of, scheme_of, split_address
 
 if TYPE_CHECKING:
     from kfp_server_api.exceptions import ApiException
@@ -364,9 +364,11 @@ def joined(*predicates: dict[str, Any]) -> str:
 
 
 def _proxy_for(endpoint: str) -> str | None:
-    """The proxy that the environment names for an address; the client does not look by itself."""
+    """The proxy that the environment names for an address of another machine; the client does not look by itself."""
     import urllib.request
 
+    if is_loopback(split_address(endpoint).hostname or ""):
+        return None
     host = place_of(endpoint).partition("/")[0]
     return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme_of(endpoint))
 
