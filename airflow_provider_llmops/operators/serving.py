@@ -13,13 +13,13 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
-from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend, discard
+from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend
 from airflow_provider_llmops.backends.serving.manifest import inference_service
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
-from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError, shown_value
+from airflow_provider_llmops.delivery.rollout import SMOKE_PROMPT, Rollout
+from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError, shown_value
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
-from airflow_provider_llmops.redaction import redact
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
@@ -34,8 +34,6 @@ __all__ = ["AskModelOperator", "DeployModelOperator"]
 
 POLL_INTERVAL_SECONDS = 0.5
 READY_TIMEOUT = timedelta(minutes=15)
-SMOKE_PROMPT = "What is Python?"
-SMOKE_MAX_TOKENS = 64
 
 
 class DeployModelOperator(RemoteRunOperator[Revision]):
@@ -139,6 +137,16 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         return self.hook.backend
 
     @property
+    def _rollout(self) -> Rollout:
+        return Rollout(
+            self.backend,
+            self.namespace,
+            self.service_name,
+            self.log,
+            only_if_newer=self.only_if_newer is True,
+        )
+
+    @property
     def interval(self) -> float:
         """Seconds between two looks."""
         return POLL_INTERVAL_SECONDS if self.poll_interval is None else self.poll_interval
@@ -159,8 +167,7 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Look whether the service may be changed, and give what starts the revision."""
         manifest = self.manifest()
-        if self.only_if_newer:
-            self._skip_if_newer_serves(context)
+        self._skip_if_newer_serves(context)
 
         def apply() -> str:
             revision = self.backend.apply(manifest)
@@ -175,9 +182,7 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
             return None
         try:
             service = self.hook.get_service(self.service_name, self.namespace)
-        except (
-            ConfigurationError
-        ) as error:  # it was deleted; anything else says itself when the manifest is applied
+        except ConfigurationError as error:  # deleted; anything else says so when the manifest is applied
             self.log.warning("Revision %s of the previous attempt is gone: %s", intent.run_id, error)
             return None
         return service.revisions.get(intent.run_id)
@@ -196,7 +201,7 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
 
     def cancel(self, key: str, *, patience: float | None = None) -> None:
         """Stop the revision, unless requests go to it."""
-        discard(self.backend, self.namespace, self.service_name, key)
+        self._rollout.discard(key)
 
     def stop_former(self, intent: Intent, seen: Revision | None) -> None:
         """Stop the former revision, unless requests go to it."""
@@ -220,36 +225,18 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
         """Why the revision is not ready; it is stopped."""
         is_late = event["timed_out"]
-        return self._give_up(
+        return self._rollout.give_up(
             key, f"was not ready after {self.ready_timeout}" if is_late else f"failed: {event['error']}"
         )
 
     def outcome(self, context: Context, seen: Revision) -> dict[str, Any]:
         """Ask the revision that is ready, then give it the traffic."""
         revision = self._key = seen.revision  # until it has the traffic, whoever ends the task stops it
-        try:
-            answer = self.backend.ask(
-                self.namespace, self.service_name, revision, self.smoke_prompt, SMOKE_MAX_TOKENS
-            )
-        except LLMOpsError as error:
-            raise self._give_up(revision, f"did not answer the smoke question: {error}") from error
-        if not answer.strip():
-            raise self._give_up(revision, "answered the smoke question with nothing")
-        self.log.info("Smoke question: %s\nAnswer: %s", self.smoke_prompt, answer)
-
-        dated = as_of(context)
-        service = self.backend.set_traffic(
-            self.namespace,
-            self.service_name,
-            {revision: 100},
-            as_of=dated,
-            only_if_newer=self.only_if_newer is True,
-        )
-        if self.only_if_newer and service.is_newer_than(dated):
-            discard(self.backend, self.namespace, self.service_name, revision)
-            self._key = None
-            raise AirflowSkipException(self._newer_serves(service, dated))
+        answer = self._rollout.ask(revision, self.smoke_prompt)
+        service, reason = self._rollout.give_traffic(revision, as_of(context))
         self._key = None
+        if reason:
+            raise AirflowSkipException(reason)
         return self._facts(context, service, revision, answer)
 
     def _facts(self, context: Context, service: Service, revision: str, answer: str) -> dict[str, Any]:
@@ -274,38 +261,8 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         return facts
 
     def _skip_if_newer_serves(self, context: Context) -> None:
-        try:
-            service = self.hook.get_service(self.service_name, self.namespace)
-        except ConfigurationError:
-            return  # there is none yet; if it is something else, applying the manifest says so
-        if service.is_newer_than(dated := as_of(context)):
-            raise AirflowSkipException(self._newer_serves(service, dated))
-        if is_backfill(context) and service.is_serving:
-            raise AirflowSkipException(
-                f"A backfill leaves a service that serves as it is: {self.service_name!r}. only_if_newer=False takes the "
-                "traffic in any case."
-            )
-
-    def _newer_serves(self, service: Service, dated: str | None) -> str:
-        return (
-            f"Service {self.service_name!r} has a newer model, of {service.as_of}; this one is of {dated}. only_if_newer=False "
-            "takes the traffic in any case."
-        )
-
-    def _give_up(self, revision: str, why: str) -> RunFailedError:
-        """Stop the revision and say what serves now."""
-        last_lines = self.backend.logs(self.namespace, self.service_name, revision, 20)
-        self.log.error("Last lines of revision %s:\n%s", revision, redact("\n".join(last_lines)))
-        service = discard(self.backend, self.namespace, self.service_name, revision)
-        self._key = None
-        serving = ", ".join(
-            f"{each.revision} ({each.traffic}%)" for each in service.revisions.values() if each.traffic
-        )
-        return RunFailedError(
-            f"The new revision {why}. "
-            + (f"Serving as before: {serving}." if serving else "Nothing is serving."),
-            f"Revision: {revision} of service {self.service_name}",
-        )
+        if reason := self._rollout.reason_to_leave(as_of(context), is_backfill=is_backfill(context)):
+            raise AirflowSkipException(reason)
 
 
 class AskModelOperator(BaseOperator):

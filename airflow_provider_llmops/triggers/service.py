@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_llmops.backends.serving.base import Revision, ServingBackend, discard
+from airflow_provider_llmops.backends.serving.base import Revision, ServingBackend
+from airflow_provider_llmops.delivery.rollout import Rollout
 from airflow_provider_llmops.exceptions import ApiUnavailableError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.remote.trigger import WatchTrigger
@@ -134,4 +135,4 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
 
     def cancel(self, backend: ServingBackend) -> None:
         """Stop the revision, unless requests go to it."""
-        discard(backend, self.namespace, self.name, self.revision)
+        Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)

@@ -96,19 +96,3 @@ class ServingBackend(Protocol):
 
     def check(self) -> str:
         """Say in one line what was reached; raises if it cannot be used."""
-
-
-def discard(backend: ServingBackend, namespace: str, name: str, revision: str) -> Service:
-    """Stop a revision unless requests go to it, and return the service as it is then.
-
-    The revision that a deployment gives up may be the one that serves: applying the same manifest again returns it.
-
-    :param backend: where the service runs
-    :param namespace: namespace of the service
-    :param name: name of the service
-    :param revision: revision to stop
-    """
-    found = backend.get(namespace, name).revisions.get(revision)
-    if found is not None and not found.traffic:
-        backend.delete(namespace, name, revision)
-    return backend.get(namespace, name)

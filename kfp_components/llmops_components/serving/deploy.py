@@ -10,7 +10,7 @@ from typing import Any, Literal
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.results import StageReport
 from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE
-from llmops_components.serving.asking import ask, is_open_to_all
+from llmops_components.serving.asking import SMOKE_PROMPT, ask, is_open_to_all
 from llmops_components.serving.local import processes
 from llmops_components.serving.local.controller import LocalServing
 from llmops_components.serving.manifest import check_name
@@ -29,7 +29,7 @@ def deploy_model(
     *,
     manifest: dict[str, Any],
     root: str | os.PathLike[str] | None = None,
-    smoke_prompt: str = "What does a Python function return without a return statement?",
+    smoke_prompt: str = SMOKE_PROMPT,
     timeout_seconds: float = 300,
     target: Literal["auto", "local", "kserve"] = "auto",
 ) -> StageReport:

@@ -1,0 +1,123 @@
+"""Bring a new revision of a service to those who use it: ask it, give it the traffic, or give it up; nobody else does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_llmops.backends.serving.base import Service, ServingBackend
+from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError
+from airflow_provider_llmops.redaction import redact
+
+SMOKE_PROMPT = "What is Python?"
+SMOKE_MAX_TOKENS = 64
+LAST_LINES = 20
+
+
+class Rollout:
+    """A service on its way from one revision to the next.
+
+    Which model serves is a decision, never a matter of who is done last: where one of a newer date serves, the service is
+    left alone, and in a backfill where any does.
+
+    :param backend: what runs the service
+    :param namespace: its namespace
+    :param name: its name
+    :param logger: of the task
+    :param only_if_newer: whether a service is left alone that serves a model of a newer date
+    """
+
+    def __init__(
+        self, backend: ServingBackend, namespace: str, name: str, logger: Any, *, only_if_newer: bool = True
+    ) -> None:
+        self.backend = backend
+        self.namespace = namespace
+        self.name = name
+        self._log = logger
+        self._only_if_newer = only_if_newer
+
+    def reason_to_leave(self, as_of: str | None, *, is_backfill: bool) -> str | None:
+        """Why the service is left as it is, before anything is started; ``None`` if it is not.
+
+        :param as_of: date or partition of the new model
+        :param is_backfill: whether a backfill brings it
+        """
+        if not self._only_if_newer:
+            return None
+        try:
+            service = self.backend.get(self.namespace, self.name)
+        except ConfigurationError:
+            return None  # there is none yet; if it is something else, applying the manifest says so
+        if service.is_newer_than(as_of):
+            return self._newer_serves(service, as_of)
+        if is_backfill and service.is_serving:
+            return (
+                f"A backfill leaves a service that serves as it is: {self.name!r}. only_if_newer=False takes the traffic in "
+                "any case."
+            )
+        return None
+
+    def ask(self, revision: str, prompt: str) -> str:
+        """The answer of a revision that is ready, before it gets traffic; one that does not answer is given up.
+
+        :param revision: the revision
+        :param prompt: the question
+        :raises RunFailedError: it has no answer
+        """
+        try:
+            answer = self.backend.ask(self.namespace, self.name, revision, prompt, SMOKE_MAX_TOKENS)
+        except LLMOpsError as error:
+            raise self.give_up(revision, f"did not answer the smoke question: {error}") from error
+        if not answer.strip():
+            raise self.give_up(revision, "answered the smoke question with nothing")
+        self._log.info("Smoke question: %s\nAnswer: %s", prompt, answer)
+        return answer
+
+    def give_traffic(self, revision: str, as_of: str | None) -> tuple[Service, str | None]:
+        """Give a revision all of the traffic: the service then, and why it has not got it, where a newer model serves.
+
+        :param revision: the revision; it is stopped where it does not get the traffic
+        :param as_of: date or partition of its model
+        """
+        service = self.backend.set_traffic(
+            self.namespace, self.name, {revision: 100}, as_of=as_of, only_if_newer=self._only_if_newer
+        )
+        if self._only_if_newer and service.is_newer_than(as_of):
+            self.discard(revision)
+            return service, self._newer_serves(service, as_of)
+        return service, None
+
+    def discard(self, revision: str) -> Service:
+        """Stop a revision unless requests go to it; the service then.
+
+        The revision that a deployment gives up may be the one that serves: applying the same manifest again returns it.
+
+        :param revision: the revision
+        """
+        found = self.backend.get(self.namespace, self.name).revisions.get(revision)
+        if found is not None and not found.traffic:
+            self.backend.delete(self.namespace, self.name, revision)
+        return self.backend.get(self.namespace, self.name)
+
+    def give_up(self, revision: str, why: str) -> RunFailedError:
+        """Stop a revision, and say what serves now.
+
+        :param revision: the revision
+        :param why: what it did, behind "the new revision"
+        """
+        last_lines = self.backend.logs(self.namespace, self.name, revision, LAST_LINES)
+        self._log.error("Last lines of revision %s:\n%s", revision, redact("\n".join(last_lines)))
+        service = self.discard(revision)
+        serving = ", ".join(
+            f"{each.revision} ({each.traffic}%)" for each in service.revisions.values() if each.traffic
+        )
+        return RunFailedError(
+            f"The new revision {why}. "
+            + (f"Serving as before: {serving}." if serving else "Nothing is serving."),
+            f"Revision: {revision} of service {self.name}",
+        )
+
+    def _newer_serves(self, service: Service, as_of: str | None) -> str:
+        return (
+            f"Service {self.name!r} has a newer model, of {service.as_of}; this one is of {as_of}. only_if_newer=False takes the "
+            "traffic in any case."
+        )
