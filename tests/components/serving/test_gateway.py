@@ -21,7 +21,8 @@ from llmops_components.serving.bodies import Bodies
 from llmops_components.serving.connections import LimitedProtocol
 from llmops_components.serving.door import Door, Policy, policy_of
 from llmops_components.serving.local import gateway as gateways
-from llmops_components.serving.local.gateway import Gateway, Routes, guarded
+from llmops_components.serving.local.gateway import Gateway, guarded
+from llmops_components.serving.local.routing import Routes
 from llmops_components.state_files import write_json
 from starlette.types import ASGIApp
 from yarl import URL

@@ -16,11 +16,9 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +27,10 @@ import uvicorn
 from aiohttp import (
     ClientConnectorError,
     ClientError,
-    ClientRequest,
     ClientSession,
     ClientTimeout,
     ConnectionTimeoutError,
-    TCPConnector,
 )
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -56,11 +50,10 @@ from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway, 
 from llmops_components.serving.access.settings import Access, Tls
 from llmops_components.serving.bodies import Bodies
 from llmops_components.serving.connections import LimitedProtocol, raise_file_limit
-from llmops_components.serving.door import ROUTES, Door, Policy
-from llmops_components.serving.local import processes
-from llmops_components.serving.local.routes import read_routes
+from llmops_components.serving.door import ROUTES, Door
+from llmops_components.serving.local.connector import ProcessConnector, ProcessGoneError, meant
+from llmops_components.serving.local.routing import Routes
 from llmops_components.serving.refusals import RequestError, request_error_handler
-from llmops_components.state_files import StateFileError
 
 REVISION_HEADER = "x-llmops-revision"
 STATUS_PATH = "/gateway/status"
@@ -97,96 +90,6 @@ _NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}
 logger = logging.getLogger(__name__)
 
 
-class Routes:
-    """The revisions that get traffic, as the file says now.
-
-    Args:
-        path: ``routes.json`` in the service's directory: ``{"routes": [{"revision", "url", "weight", "timeout_seconds", "allowed_hosts",
-            "allowed_origins"}, ...]}``, the last three where they are not the default; replaced by renaming.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.routes: list[dict[str, Any]] = []
-        self._version: tuple[int, int] | None = None
-        self._credit: Counter[str] = Counter()
-        self._policy = Policy()
-
-    def reload(self) -> None:
-        """Read the file again if it is another one than before; one that cannot be read changes nothing."""
-        try:
-            found = os.stat(self.path)  # noqa: PTH116  half the cost of Path.stat(), and on every request
-        except FileNotFoundError:
-            self.routes, self._version, self._policy = [], None, Policy()
-            return
-        version = (found.st_ino, found.st_mtime_ns)
-        if version == self._version:
-            return
-        self._version = version
-        try:
-            self.routes = [route for route in read_routes(self.path) if route["weight"] > 0]
-        except StateFileError as error:  # said once for each such file
-            logger.error("The routes stay as they were: %s", error)
-            return
-        self._policy = Policy(
-            hosts=frozenset(name.lower() for name in self._names("allowed_hosts")),
-            origins=tuple(self._names("allowed_origins")),
-        )
-        self._credit.clear()
-
-    def _names(self, rule: str) -> list[str]:
-        return [name for route in self.routes for name in route.get(rule) or ()]
-
-    def directory(self, route: Mapping[str, Any]) -> Path:
-        """The directory of a revision, with the lock that its process holds.
-
-        Args:
-            route: One of the routes.
-        """
-        return self.path.parent / "revisions" / route["revision"]
-
-    def policy(self) -> Policy:
-        """Who may ask: what any revision with traffic allows."""
-        self.reload()
-        return self._policy
-
-    def ordered(self) -> list[dict[str, Any]]:
-        """Whom to ask, and whom next if that one cannot be reached.
-
-        Smooth weighted round-robin: of 100 requests exactly the weights' shares, evenly mixed.
-        """
-        self.reload()
-        if not self.routes:
-            return []
-        for route in self.routes:
-            self._credit[route["revision"]] += route["weight"]
-        chosen = max(self.routes, key=lambda route: self._credit[route["revision"]])
-        self._credit[chosen["revision"]] -= sum(route["weight"] for route in self.routes)
-        return [chosen, *(route for route in self.routes if route is not chosen)]
-
-
-class _RevisionGoneError(Exception):
-    """The process of a revision is gone, whoever may listen at its port now."""
-
-
-_asked: ContextVar[Path] = ContextVar("asked")  # directory of the revision
-
-
-class _Connector(TCPConnector):
-    """Connects to the processes of revisions alone: they hold their port and their lock for as long as they live.
-
-    The lock is looked at when there is a connection and nothing has been sent: prompts, and the secret that opens the
-    service, must not go to another program that took the port of a process that died.
-    """
-
-    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        if not processes.is_running(_asked.get()):
-            connection.close()
-            raise _RevisionGoneError("its process is gone")
-        return connection
-
-
 class Gateway:
     """Forwards requests: an ASGI application, to be used within :meth:`connected`.
 
@@ -204,7 +107,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Have connections to the revisions."""
-        connector = _Connector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
+        connector = ProcessConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
         timeout = ClientTimeout(
             total=None, sock_connect=_CONNECT_SECONDS
         )  # the rest is limited for each request
@@ -258,7 +161,7 @@ class Gateway:
             except (
                 ClientConnectorError,
                 ConnectionTimeoutError,
-                _RevisionGoneError,
+                ProcessGoneError,
             ) as error:  # nothing was sent: another may answer
                 why = f"revision {revision} cannot be reached ({getattr(error, 'strerror', None) or error})"
             except RequestError as error:
@@ -284,7 +187,7 @@ class Gateway:
         if (visit := scope.get(VISIT)) is not None:
             visit.route = route
             headers.append((REQUEST_ID_HEADER, visit.id))
-        _asked.set(self.routes.directory(route))
+        meant.set(self.routes.directory(route))
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -338,8 +241,8 @@ class Gateway:
         if self._session is None or self.secret is None or visit.route is None:
             return
         address, headers = f"{visit.route['url']}{USAGE_PATH}{visit.id}", {GATEWAY_HEADER: self.secret}
-        _asked.set(self.routes.directory(visit.route))
-        with contextlib.suppress(ClientError, TimeoutError, _RevisionGoneError):
+        meant.set(self.routes.directory(visit.route))
+        with contextlib.suppress(ClientError, TimeoutError, ProcessGoneError):
             async with asyncio.timeout(READ_SECONDS), self._session.get(address, headers=headers) as got:
                 visit.usage.read_headers(got.headers)
 
