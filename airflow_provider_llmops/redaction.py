@@ -62,15 +62,17 @@ _NO_TOKENS = "".join(
 # A number behind these counts something; behind other names it is a secret, too.
 _COUNTS = rf"(?!{_QUOTE}\s{{0,4}}[:=]\s{{0,4}}{_QUOTE}\d{{1,7}}(?:[\s\"',;&)}}\]]|\\|$))"
 _NAMES = (
-    rf"(?:token{_NO_TOKENS}{_COUNTS}|secret(?:[_-]?(?:access[_-]?)?key)?|passw(?:or)?d|passphrase|(?<![a-z])pwd|api[_-]?key|access[_-]?key(?:[_-]?id)?"
+    rf"(?:token{_NO_TOKENS}{_COUNTS}|secret(?:[_-]?(?:access[_-]?)?key)?|passw(?:or)?d|passphrase|(?:(?<![a-z])|(?<=\\[nrt]))pwd|api[_-]?key|access[_-]?key(?:[_-]?id)?"
     r"|account[_-]?key|shared[_-]?access[_-]?(?:key|signature)|private[_-]?key(?:[_-]?id)?|subscription[_-]?key"
     rf"|credentials?{_COUNTS}"
-    r"|(?<![a-z])(?:db|user|smtp|ftp|proxy|mysql|postgres|pg|redis|rabbitmq|mail|http|admin|root|login)_?pass"
-    r"|(?<![\w.-])pass(?==(?!\d|true|false|yes|no|ok)))"
+    r"|(?:(?<![a-z])|(?<=\\[nrt]))(?:db|user|smtp|ftp|proxy|mysql|postgres|pg|redis|rabbitmq|mail|http|admin|root|login)_?pass"
+    r"|(?:(?<![\w.-])|(?<=\\[nrt]))pass(?==(?!\d|true|false|yes|no|ok)))"
 )
 _IN_QUERY = r"(?:sig|signature|key|auth|jwt|pass|pw|code|sessionid|x-(?:amz|goog)-(?:signature|credential|security-token))"
 # What follows a name is no secret if it says that there is none.
 _SAYS_NOTHING = r"(?!(?:none|null|true|false|\*\*\*|<[^>]*>)(?:[\s\"',;&)}\]]|\\|$))"
+# A line ends here as well, in a text that is shown as JSON or by Python: what follows may be another name.
+_SAME_LINE = r"(?!\\{1,8}[nr])"
 _BEGINNINGS = (
     "hf_",
     "gh",
@@ -108,7 +110,7 @@ _SPEAKS = (
     r"|requires?|expected?|expects|given|missing|without|on|at|by|which|that|the|an?|there|will|should|instead|when|does|takes?"
     r"|before|after|but|only|also|so|then|be|used|set|into)\b)"
 )
-_OPTION = rf"(?<![\w-])--?(?:[\w.-]{{0,64}}[_-])?{_NAMES}"
+_OPTION = rf"(?:(?<![\w-])|(?<=\\[nrt]))--?(?:[\w.-]{{0,64}}[_-])?{_NAMES}"
 # A word that stands for the value of an option, as a usage has it: --token TOKEN.
 _STANDS_FOR = r"(?!(?-i:[A-Z][A-Z_]{0,40})(?:[\s\"',;.)}\]]|$))"
 # What a secret lacks, as texts say it.
@@ -176,7 +178,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
         re.compile(
             rf"(?i){_WORD}((?:proxy-)?authorization{_QUOTE}\s{{0,4}}[:=,]\s{{0,4}}b?{_QUOTE})"
             r"(?:(?:bearer|basic|digest|token|negotiate|apikey|aws4-hmac-sha256)"
-            r"\s{1,4}[^\r\n\"']{1,4096}|[^\s\"',;]{8,4096})"
+            rf"\s{{1,4}}(?:{_SAME_LINE}[^\r\n\"']){{1,4096}}|(?:{_SAME_LINE}[^\s\"',;]){{8,4096}})"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -184,7 +186,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
         ("cookie",),
         re.compile(
             rf"(?i){_WORD}((?:set-)?cookie{_QUOTE}\s{{0,4}}[:=,]\s{{0,4}}b?{_QUOTE})"
-            r"[^\r\n\"'=]{1,256}=[^\r\n\"']{0,4096}"
+            rf"(?:{_SAME_LINE}[^\r\n\"'=]){{1,256}}=(?:{_SAME_LINE}[^\r\n\"']){{0,4096}}"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -202,7 +204,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     (
         ("?", "&", ";"),
         re.compile(
-            rf"(?i)([?&;](?:[\w.-]{{0,64}}{_NAMES}|{_IN_QUERY})(?:=|%3D)){_SAYS_NOTHING}[^&\s\"'<>;,)\]}}]{{1,8192}}"
+            rf"(?i)([?&;](?:[\w.-]{{0,64}}{_NAMES}|{_IN_QUERY})(?:=|%3D)){_SAYS_NOTHING}(?:{_SAME_LINE}[^&\s\"'<>;,)\]}}]){{1,8192}}"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -214,22 +216,23 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     (
         _NAMED,
         re.compile(
-            rf"(?i)({_NAMES}(?:\s{{0,4}}=\s{{0,4}}|%(?:25)?3D)){_SAYS_NOTHING}(?![\"'\[{{(\\])(?:[^\s\"'&,;)\]}}]|;(?=[^\s\"'&,;)\]}}])(?![\w.-]{{0,64}}=)){{1,8192}}"
+            rf"(?i)({_NAMES}(?:\s{{0,4}}=\s{{0,4}}|%(?:25)?3D)){_SAYS_NOTHING}(?![\"'\[{{(\\])(?:{_SAME_LINE}[^\s\"'&,;)\]}}]|;(?=[^\s\"'&,;)\]}}])(?![\w.-]{{0,64}}=)){{1,8192}}"
         ),
         rf"\1{HIDDEN}",
     ),
     (
         _NAMED,
         re.compile(
-            rf"(?i)({_NAMES}:\s{{0,4}}){_SAYS_NOTHING}(?![\"'\[{{(])(?=[^\s\"',;)]{{0,200}}\d)[^\s\"',;)\]}}]{{6,8192}}"
+            rf"(?i)({_NAMES}:\s{{0,4}}){_SAYS_NOTHING}(?![\"'\[{{(])(?=(?:{_SAME_LINE}[^\s\"',;)]){{0,200}}\d)(?:{_SAME_LINE}[^\s\"',;)\]}}]){{6,8192}}"
         ),
         rf"\1{HIDDEN}",
     ),
     (
         _NAMED,
         re.compile(
-            rf"(?i)((?<![\w.-])(?:password|passwd|passphrase|secret):\s{{0,4}})(?![\"'\[{{(\s]|\*\*\*){_LACKS}"
-            r"(?:(?-i:(?=\S{0,256}[a-z][A-Z])|(?=\S{0,256}[!#$%^*_+]))[^\s\"',;)]{4,256}|[^\s\"',;)]{4,256}(?=[\s,;)]|$)(?!\s{1,4}[a-z]))"
+            rf"(?i)((?:(?<![\w.-])|(?<=\\[nrt]))(?:password|passwd|passphrase|secret):\s{{0,4}})(?![\"'\[{{(\s]|\*\*\*){_LACKS}"
+            rf"(?:(?-i:(?=\S{{0,256}}[a-z][A-Z])|(?=\S{{0,256}}[!#$%^*_+]))(?:{_SAME_LINE}[^\s\"',;)]){{4,256}}|(?:{_SAME_LINE}[^\s\"',;)]){{4,256}}(?=[\s,;)\\]|$)"
+            r"(?!\s{1,4}[a-z]))"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -237,7 +240,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     (
         _NAMED,
         re.compile(
-            rf"(?i)((?:passw(?:or)?d|passphrase|(?<![a-z])pwd|secret|api[_-]?key){_QUOTE}:\s{{0,4}})\d[\d.]{{0,63}}(?=[\s\"',;&)}}\]]|\\|$)(?!\s{{1,4}}[a-z])"
+            rf"(?i)((?:passw(?:or)?d|passphrase|(?:(?<![a-z])|(?<=\\[nrt]))pwd|secret|api[_-]?key){_QUOTE}:\s{{0,4}})\d[\d.]{{0,63}}(?=[\s\"',;&)}}\]]|\\|$)(?!\s{{1,4}}[a-z])"
         ),
         rf"\1{HIDDEN}",
     ),
@@ -245,7 +248,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     (
         _NAMED,
         re.compile(
-            rf"(?i)((?:{_OPTION}|(?<![\w-])(?:(?:x-(?:[\w-]{{1,40}}-)?|ocp-apim-)(?:{_NAMES})|api-key)(?=\\{{0,7}}[\"'],\s{{0,4}}b?\\{{0,7}}"
+            rf"(?i)((?:{_OPTION}|(?:(?<![\w-])|(?<=\\[nrt]))(?:(?:x-(?:[\w-]{{1,40}}-)?|ocp-apim-)(?:{_NAMES})|api-key)(?=\\{{0,7}}[\"'],\s{{0,4}}b?\\{{0,7}}"
             rf"[\"'][^\"'\r\n]{{6}}))\\{{0,7}}[\"'],\s{{0,4}}b?){_QUOTED}"
         ),
         rf"\1\2\3{HIDDEN}",
@@ -269,21 +272,21 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
             for blank in " \t"
         ),
         re.compile(
-            rf"(?i)({_OPTION}\s{{1,4}}){_SPEAKS}{_STANDS_FOR}{_SAYS_NOTHING}(?![-\"'<\[{{($])[^\s\"',;)\]}}]{{1,8192}}"
+            rf"(?i)({_OPTION}\s{{1,4}}){_SPEAKS}{_STANDS_FOR}{_SAYS_NOTHING}(?![-\"'<\[{{($])(?:{_SAME_LINE}[^\s\"',;)\]}}]){{1,8192}}"
         ),
         rf"\1{HIDDEN}",
     ),
     (
         ("_token ", "_key ", "_secret ", "_password ", "_token\t", "_key\t", "_secret\t", "_password\t"),
         re.compile(
-            r"((?<![A-Za-z0-9_])[A-Z][A-Z0-9_]{0,64}_(?:TOKEN|KEY|SECRET|PASSWORD)[ \t]{1,4})(?=(?:[^\s\d]{0,64}\d){3})[A-Za-z0-9_+=]{16,8192}(?=\s|$|[\"'\\])"
+            r"((?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))[A-Z][A-Z0-9_]{0,64}_(?:TOKEN|KEY|SECRET|PASSWORD)[ \t]{1,4})(?=(?:[^\s\d]{0,64}\d){3})[A-Za-z0-9_+=]{16,8192}(?=\s|$|[\"'\\])"
         ),
         rf"\1{HIDDEN}",
     ),
     (
         ("-u", "--user", "--proxy-user"),
         re.compile(
-            r"((?<![\w-])(?:-u|-U|--user|--proxy-user)(?:\s{1,4}|=|\\{0,7}[\"'],\s{0,4}\\{0,7}[\"']))(?!\d{1,7}:\d{1,7}\b)(?!\*\*\*)"
+            r"((?:(?<![\w-])|(?<=\\[nrt]))(?:-u|-U|--user|--proxy-user)(?:\s{1,4}|=|\\{0,7}[\"'],\s{0,4}\\{0,7}[\"']))(?!\d{1,7}:\d{1,7}\b)(?!\*\*\*)"
             r"[^\s:\"'\\]{1,64}:[^\s\"'\\]{1,256}"
         ),
         rf"\1{HIDDEN}",
@@ -298,18 +301,22 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     ),
     (
         ("(value: ",),
-        re.compile(r"(Field '(\w{1,100})' [^\n]{0,300}?\(value: )([^\n]{1,8192})\)"),
+        re.compile(
+            rf"(Field \\{{0,7}}[\"'](\w{{1,100}})\\{{0,7}}[\"'] (?:{_SAME_LINE}[^\n]){{0,300}}?\(value: )(?:{_SAME_LINE}[^\n]){{1,8192}}\)"
+        ),
         lambda found: found[0] if not is_secret_name(found[2]) else f"{found[1]}{HIDDEN})",
     ),
     (
         ("port: ",),
-        re.compile(r"(?i)(\b(?:nonnumeric|invalid) port: ?\\{0,7}[\"']?)[^\s\"'@]{1,256}@"),
+        re.compile(rf"(?i)({_WORD}(?:nonnumeric|invalid) port: ?\\{{0,7}}[\"']?)[^\s\"'@]{{1,256}}@"),
         rf"\1{HIDDEN}@",
     ),
     # The login of a registry, as Docker's config.json has it.
     (
         ("auth",),
-        re.compile(r"((?<![\w.-])auth\\{0,7}[\"']\s{0,4}:\s{0,4}\\{0,7}[\"'])([A-Za-z0-9+/=_-]{8,8192})"),
+        re.compile(
+            r"((?:(?<![\w.-])|(?<=\\[nrt]))auth\\{0,7}[\"']\s{0,4}:\s{0,4}\\{0,7}[\"'])([A-Za-z0-9+/=_-]{8,8192})"
+        ),
         lambda found: found[1] + (HIDDEN if _is_login(found[2]) else found[2]),
     ),
     # Tokens that are known by their beginning.

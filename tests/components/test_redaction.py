@@ -39,6 +39,19 @@ def test_secret_is_hidden_between_other_text(shape, before, after):
         assert secret not in redact(form)
 
 
+@pytest.mark.parametrize("distance", [1, 5, 23])
+def test_secret_is_hidden_behind_another_one_on_the_line_before(distance):
+    rows = SHAPES["hidden"]
+    told = []
+    for (text, secret, _), (other, _, _) in zip(rows, rows[distance:] + rows[:distance], strict=True):
+        whole = f"{other}\n{text}\nend"
+        for form in (whole, repr(whole), json.dumps(json.dumps({"message": whole}))):
+            hidden = redact(form)
+            if (secret in hidden and secret not in redact(f"{other}\nend")) or redact(hidden) != hidden:
+                told.append((form, hidden))
+    assert told == []
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_hidden_once(text):
     assert redact(redact(text)) == redact(text)

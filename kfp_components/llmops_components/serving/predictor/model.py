@@ -21,7 +21,7 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from llmops_components.errors import ModelError
+from llmops_components.errors import ModelError, shortened
 from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.settings import Tls
 from llmops_components.serving.connections import LimitedProtocol
@@ -30,7 +30,7 @@ from llmops_components.serving.predictor.encoding import PromptEncoder
 from llmops_components.serving.predictor.leaving import unless_disconnected
 from llmops_components.serving.predictor.openai import note_tokens
 from llmops_components.serving.predictor.requests import Settings, ask, parse
-from llmops_components.serving.refusals import RequestError, request_error_handler, shortened
+from llmops_components.serving.refusals import RequestError, request_error_handler
 
 DEFAULT_MAX_TOKENS = 64  # the V1 and V2 protocols have no convention of their own
 
