@@ -8,7 +8,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-INPUTS = 50  # of each test, in a usual run: all of them together take about a minute
+INPUTS = 300  # of each test, in a usual run: all of them together take about a minute
 TIMES_VARIABLE = "LLMOPS_FUZZ_TIMES"  # set by dev/test --fuzz
 
 
