@@ -350,9 +350,9 @@ def test_a_failing_new_revision_says_why_and_leaves_the_old_one_serving(
         (
             {"args": ["--allowed_origins=[1]"]},
             SettingError,
-            "--allowed_origins cannot be read: [1] is not a list",
+            "'[1]' is no origin of a page: write it as in",
         ),
-        ({"args": ["--allowed_hosts=[a"]}, SettingError, "--allowed_hosts cannot be read"),
+        ({"args": ["--allowed_hosts=[a"]}, SettingError, "'[a' is no name of a host: write it as in"),
         ({"args": ["--request_timeout_seconds=nan"]}, SettingError, "takes a number of seconds above 0"),
         ({"args": ["stray"]}, SettingError, "'stray' belongs to no argument"),
         ({"env": [{"name": "A", "valueFrom": {}}]}, SettingError, "'A' needs a plain string value"),
