@@ -26,6 +26,7 @@ from llmops_components.data.sample import prepare_sample_data
 from llmops_components.evaluation.metrics import plan_metrics, score_answers
 from llmops_components.models import generation
 from llmops_components.models.importing import import_base_model
+from llmops_components.models.loading import load_to_answer
 
 
 def one_by_one(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> int:
@@ -83,7 +84,7 @@ def main() -> None:
             work / "train", work / "preferences", work / "rows", evaluation_rows=options.prompts
         )
         rows = read_rows(work / "rows")
-        model, tokenizer = generation.load_model(directory)
+        model, tokenizer = load_to_answer(directory)
     prompts = [row["prompt"] for row in rows]
 
     ways: dict[str, Callable[[], int]] = {

@@ -196,7 +196,7 @@ def main() -> None:
         plain_server(model_dir, dtype, int(port))
         return
 
-    from llmops_components.serving.predictor.server import choose_dtype
+    from llmops_components.models.precision import serving
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no server behind
 
@@ -206,7 +206,7 @@ def main() -> None:
             model_dir = make_tiny(workdir / "model")
         else:
             model_dir = make_smollm2(workdir / "model") if args.model == "smollm2" else Path(args.model)
-        dtype = str(choose_dtype(args.dtype)).removeprefix("torch.")
+        dtype = serving() if args.dtype == "auto" else args.dtype
         ports = free_port(), free_port()
         ours = [
             sys.executable,

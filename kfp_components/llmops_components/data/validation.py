@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,8 @@ from llmops_components.data.formats import (
     with_our_names,
     with_text,
 )
-from llmops_components.errors import DataError, ModelError, SettingError, check_known
-from llmops_components.models.directory import check_model_directory
-from llmops_components.models.rendering import loss_finding, lost_texts, refusal
-from llmops_components.passthrough.refusals import refusals
+from llmops_components.data.rendering import loss_finding, lost_texts, refusal
+from llmops_components.errors import DataError, SettingError, check_known
 from llmops_components.results import StageReport
 from llmops_components.state_files import write_json
 
@@ -62,7 +60,7 @@ def validate_dataset(
     max_rejected_fraction: float = 0.0,
     max_prompt_characters: int | None = None,
     max_answer_characters: int | None = None,
-    base_model: str | os.PathLike[str] | None = None,
+    tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None,
 ) -> StageReport:
     """Split a dataset into rows that fit its format and rows that do not, with a GX result that says why.
 
@@ -84,8 +82,9 @@ def validate_dataset(
         max_prompt_characters: Longest prompt, all messages together; None for no limit.
         max_answer_characters: Longest completion, chosen, rejected, reference, text or conversation; None for no
             limit.
-        base_model: Directory of the model that the rows are for. Conversations are rendered with its chat template, and
-            a finding names those of which something does not appear in what the model gets to see.
+        tokenizer: Loads the tokenizer of the model that the rows are for, where they are conversations. They are rendered
+            with its chat template, and a finding names those of which something does not appear in what the model gets to
+            see. See :func:`~llmops_components.models.loading.load_chat_tokenizer`.
 
     Returns:
         Row counts as metrics. ``passed`` is False when too many rows are rejected or too few accepted; findings name
@@ -94,7 +93,7 @@ def validate_dataset(
     Raises:
         DataError: The file does not exist, has no rows, or is in no known format.
         SettingError: A setting has a wrong value.
-        ModelError: The model has no tokenizer that can be loaded, or none with a chat template for conversations.
+        ModelError: What ``tokenizer`` raises.
     """
     _check_settings(min_rows, max_rejected_fraction, max_prompt_characters, max_answer_characters)
     checked = [_Checked(line, line.row and with_our_names(line.row)) for line in read_lines(dataset)]
@@ -104,8 +103,8 @@ def validate_dataset(
     for each in checked:
         _check_row(each, found_format, max_prompt_characters, max_answer_characters)
     _check_duplicates(checked, found_format)
-    if base_model is not None and found_format and found_format.conversational:
-        _check_rendering(checked, found_format, _load_tokenizer(base_model))
+    if tokenizer is not None and found_format and found_format.conversational:
+        _check_rendering(checked, found_format, tokenizer())
 
     accepted = [each.line for each in checked if not each.problems]
     rejects = [each for each in checked if each.problems]
@@ -118,7 +117,7 @@ def validate_dataset(
         max_rejected_fraction,
         max_prompt_characters,
         max_answer_characters,
-        rendered=base_model is not None,
+        rendered=tokenizer is not None,
     )
     result = _run_suite(suite, _table(checked))
     passed = bool(result.success)
@@ -218,21 +217,6 @@ def _check_duplicates(checked: list[_Checked], found_format: DatasetFormat | Non
         earlier = first.setdefault(key, each.line.number)
         if earlier != each.line.number:
             each.problems["duplicate"] = f"is the same as line {earlier}"
-
-
-def _load_tokenizer(base_model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    with refusals(f"The tokenizer of model {os.fspath(base_model)} cannot be loaded", kind=ModelError):
-        tokenizer = AutoTokenizer.from_pretrained(
-            check_model_directory(base_model), local_files_only=True, trust_remote_code=False
-        )
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "The tokenizer has no chat template, and the rows are conversations. Use an instruction-tuned model, or rows "
-            f"of plain text. Model: {os.fspath(base_model)}."
-        )
-    return tokenizer
 
 
 def _check_rendering(

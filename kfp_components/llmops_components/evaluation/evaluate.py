@@ -12,8 +12,8 @@ from typing import Any
 from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
 from llmops_components.data.formats import read_valid_rows
+from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.errors import DataError
-from llmops_components.models.rendering import loss_finding, losses
 from llmops_components.results import StageReport
 
 _KEPT = ("prompt", "reference")  # the latter where a metric needs it
@@ -67,7 +67,8 @@ def evaluate_model(
         tokenizers_of,
     )
     from llmops_components.evaluation.report import Facts, render_report
-    from llmops_components.models import generation
+    from llmops_components.models.generation import generate_answers
+    from llmops_components.models.loading import load_to_answer
 
     # Everything that can be wrong with the inputs is found before the long part.
     plan = plan_metrics(metrics, embedding_model, reward_model)
@@ -76,11 +77,11 @@ def evaluate_model(
     baseline = _read_baseline(baseline_scores, rows)
 
     clock = _Clock()
-    network, tokenizer = generation.load_model(model)
+    network, tokenizer = load_to_answer(model)
     parameters = network.num_parameters()
     print(f"loaded {parameters / 1e6:,.0f}M parameters, {network.dtype} on {network.device}", flush=True)
     clock.lap("load")
-    answers = generation.generate_answers(
+    answers = generate_answers(
         network,
         tokenizer,
         rows,

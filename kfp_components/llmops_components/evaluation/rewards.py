@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.data.formats import DatasetFormat
+from llmops_components.data.rendering import refusal, render
 from llmops_components.errors import DataError
-from llmops_components.models.rendering import refusal, render
 
 _BATCH_SIZE = 16
 
@@ -29,11 +29,11 @@ def score_rewards(
     """
     import torch
 
-    from llmops_components.models import loading as common
+    from llmops_components.models.loading import load_model
     from llmops_components.models.precision import precision
 
     dtype, _ = precision(full=False)
-    model, tokenizer = common.load_model(directory, dtype=dtype, task="SEQ_CLS")
+    model, tokenizer = load_model(directory, dtype=dtype, task="SEQ_CLS")
     model.eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -39,7 +39,10 @@ def validate_dataset(
         min_rows: Fewest accepted rows for the gate to pass.
         max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass.
     """
+    from functools import partial
+
     from llmops_components.data.validation import validate_dataset as validate
+    from llmops_components.models.loading import load_chat_tokenizer
     from llmops_components.stage import as_page, run_stage
 
     as_page(data_docs)
@@ -54,7 +57,7 @@ def validate_dataset(
             dataset_format=dataset_format,
             min_rows=min_rows,
             max_rejected_fraction=max_rejected_fraction,
-            base_model=base_model.path if base_model else None,
+            tokenizer=partial(load_chat_tokenizer, base_model.path) if base_model else None,
         ),
         outputs={
             "validated": validated,

@@ -12,6 +12,7 @@ from llmops_components.passthrough.code import refuse_code
 
 # Optimizer states, training arguments and old weights: unpickling them runs whatever is in them.
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PICKLED_WEIGHTS = ("*model*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _CONFIGS = ("config.json", "generation_config.json")

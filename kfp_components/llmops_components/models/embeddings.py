@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops_components.errors import ModelError, SettingError
-from llmops_components.models.directory import read_settings, refuse_chosen_code
-from llmops_components.passthrough.refusals import refusals
+from llmops_components.models.directory import read_settings
+from llmops_components.models.loading import load_encoder
 from llmops_components.paths import local_path
 
 if TYPE_CHECKING:
@@ -81,23 +81,11 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
         ModelError: The model cannot be loaded, or pools its tokens in a way that is not supported.
         SettingError: Its configuration chooses kernels or other code that is not allowed here.
     """
-    refuse_chosen_code(directory)
-
     import numpy as np
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
     pooling = _pooling(directory)
-    with refusals(f"Embedding model {directory} cannot be loaded", kind=ModelError):
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(
-            directory,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    model.eval()
+    model, tokenizer = load_encoder(directory)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     limit = (read_settings(directory / "sentence_bert_config.json") or {}).get("max_seq_length", _MAX_TOKENS)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmops_components.data.rendering import render_prompt
 from llmops_components.errors import DataError, ModelError, SettingError
-from llmops_components.models.directory import check_model_directory
-from llmops_components.models.loading import check_weights
-from llmops_components.models.precision import precision
-from llmops_components.models.rendering import render_prompt
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import GENERATION, check_names, typed
 
@@ -53,47 +49,6 @@ class Answer:
     text: str
     tokens: int
     finish_reason: Literal["stop", "length"]
-
-
-def load_model(directory: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model, on the GPUs if there are any, and its tokenizer.
-
-    Args:
-        directory: Directory with ``config.json``, safetensors weights and tokenizer files.
-
-    Raises:
-        ModelError: The directory does not hold such a model, or weights are missing in it.
-    """
-    path = check_model_directory(directory)
-
-    import torch
-    import transformers
-
-    from llmops_components.models.probing import refuse_encoders
-
-    transformers.utils.logging.disable_progress_bar()
-    with refusals(f"Model {path} cannot be loaded", kind=ModelError):
-        refuse_encoders(
-            transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
-            path,
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, padding_side="left"
-        )
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            path,
-            # The checkpoint's own, unless this machine has to emulate 16-bit numbers.
-            dtype="float32" if precision(full=False)[0] == "float32" else "auto",
-            device_map="auto" if torch.cuda.is_available() else None,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    check_weights(path, loading)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
 
 
 def generation_config(

@@ -7,18 +7,17 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from llmops_components.errors import ModelError, SettingError, UnavailableError, check_known
-from llmops_components.models import loading as common
+from llmops_components.models import loading
 from llmops_components.models.directory import check_model_directory, read_settings
-from llmops_components.passthrough.refusals import refusals
+from llmops_components.models.outputs import new_directory
+from llmops_components.models.precision import DTYPES
+from llmops_components.models.provenance import PROVENANCE_FILE
+from llmops_components.models.quiet import quiet_libraries
 from llmops_components.paths import local_path
 from llmops_components.redaction import redact
 from llmops_components.results import StageReport
@@ -68,12 +67,13 @@ def import_base_model(
         ModelError: The model does not exist, is gated, or lacks a file.
         UnavailableError: The hub cannot be reached.
     """
-    check_known([dtype], common.DTYPES, "dtype")
+    check_known([dtype], DTYPES, "dtype")
     found = _locate(source, revision)
-    with common.new_directory(model) as directory:
+    with new_directory(model) as directory:
         if found.gguf:
             _convert_gguf(found.gguf, directory, dtype)
         else:
+            loading.check_all_weights(found.directory)
             _copy_model(found.directory, directory, dtype)
         config = _complete(directory)
         parameters, stored = _measure(directory)
@@ -88,7 +88,7 @@ def import_base_model(
         if not (directory / "README.md").exists():
             (directory / "README.md").write_text(_model_card(details, found), encoding="utf-8")
         write_json(
-            directory / common.PROVENANCE_FILE,
+            directory / PROVENANCE_FILE,
             {"component": "import_base_model", **details, "parameters": parameters},
         )
     print(f"{details['source']}: {details['architecture']}, {parameters:,} parameters, {stored}", flush=True)
@@ -254,7 +254,7 @@ def _copy_model(source: Path, directory: Path, dtype: str) -> None:
         )
     for pattern in _MODEL_FILES:
         for file in source.glob(pattern):
-            if not file.match("consolidated*") and file.name != common.PROVENANCE_FILE:
+            if not file.match("consolidated*") and file.name != PROVENANCE_FILE:
                 shutil.copyfile(file, directory / file.name)
     if dtype != "auto":
         for file in sorted(directory.glob("*.safetensors")):
@@ -284,61 +284,17 @@ def _cast_file(file: Path, dtype: str) -> None:
 
 def _convert_gguf(gguf: Path, directory: Path, dtype: str) -> None:
     """Unpack a GGUF file's weights, and write them as a model of its architecture."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    common.quiet_libraries()
-    folder, name = gguf.parent, gguf.name
-    dtype = "bfloat16" if dtype == "auto" else dtype
-    try:
-        with _parse_gguf_once():
-            config = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, gguf_file=name, config=config, trust_remote_code=False
-            )
-            unpacked = AutoModelForCausalLM.from_pretrained(
-                folder,
-                gguf_file=name,
-                config=config,
-                dtype=dtype,
-                quantization_config=GgufConfig(gguf_file=name, dequantize=True),
-            )
-    except Exception as error:  # whatever a broken file makes the readers raise, the file is what is wrong
-        raise ModelError(f"GGUF file {gguf} cannot be read: {type(error).__name__}: {error}") from error
-    # A model loaded from GGUF counts as quantized and cannot be saved; a fresh one that takes over its tensors can.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.dtype = getattr(torch, dtype)
-    with torch.device("meta"):
-        fresh = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
-    fresh.load_state_dict(unpacked.state_dict(), assign=True)
-    fresh.tie_weights()
-    fresh.generation_config = unpacked.generation_config
-    fresh.save_pretrained(directory)
+    quiet_libraries()
+    model, tokenizer = loading.load_gguf(gguf, "bfloat16" if dtype == "auto" else dtype)
+    model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-
-
-@contextmanager
-def _parse_gguf_once() -> Iterator[None]:
-    """Transformers parses the whole GGUF file for the config, for the tokenizer and for the weights, and builds the
-    table of tensor names once for every module. Sharing them halves the time; without effect, it still works."""
-    import gguf
-
-    with ExitStack() as stack:
-        for name in ("GGUFReader", "get_tensor_name_map"):
-            stack.enter_context(patch.object(gguf, name, cache(getattr(gguf, name))))
-        module = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-        stack.enter_context(patch.object(module, "tqdm", partial(module.tqdm, disable=True)))
-        yield
 
 
 def _complete(directory: Path) -> Any:
     """Check that Transformers knows the model without code of its own, and add a missing generation config."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
-    # Its values are checked by whatever class reads them, each with errors of its own.
-    with refusals("Transformers cannot read the model's config.json", kind=ModelError):
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    config = loading.load_config(directory)
     if not (directory / "generation_config.json").exists():
         GenerationConfig.from_model_config(config).save_pretrained(directory)
     return config
@@ -389,5 +345,5 @@ def _model_card(details: dict[str, Any], found: _Source) -> str:
         "---\n\n"
         f"{details['architecture']} imported from `{details['source']}`"
         + (f" {details['revision']}" if details["revision"] else "")
-        + f"{weights}. See `{common.PROVENANCE_FILE}`.\n"
+        + f"{weights}. See `{PROVENANCE_FILE}`.\n"
     )

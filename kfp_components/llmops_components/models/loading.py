@@ -1,80 +1,88 @@
-"""What every step with a model shares: outputs that appear whole, loading with every weight checked."""
+"""The one place where models and tokenizers are loaded: from safetensors alone, with every weight in its place.
+
+Who asks says which type the weights take (:mod:`.precision`) and what the model is for; a lint test holds that nobody else calls
+``from_pretrained``.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from unittest.mock import patch
 
-from llmops_components.errors import ModelError, SettingError, check_known
-from llmops_components.json_text import parse_json
+from llmops_components.errors import ModelError, check_known
 from llmops_components.models.arguments import build_quantization, check_model_args, declared_by
+from llmops_components.models.directory import ADAPTER_WEIGHTS, check_model_directory, refuse_chosen_code
+from llmops_components.models.precision import DTYPES, EMBEDDING, answering
+from llmops_components.models.weights import check_weights
 from llmops_components.passthrough.code import refuse_code
 from llmops_components.passthrough.refusals import refusals
 from llmops_components.passthrough.tables import FROM_PRETRAINED, typed
-from llmops_components.results import digest_of
 
-PROVENANCE_FILE = "provenance.json"
-TRAINING_LOG_FILE = "training_log.json"
-DTYPES = ("auto", "bfloat16", "float16", "float32")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TRL_VOCABULARY_MULTIPLE = 64  # of `trl.clone_chat_template`
 # They may ask for a GPU, and change nothing of the weights.
 _OF_THE_TRAINING_ALONE = ("attn_implementation", "quantization_config", "use_kernels")
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 
-def quiet_libraries() -> None:
-    """Switch off progress bars that redraw themselves: in a task log every redraw is another line."""
-    import warnings
-
-    import datasets
-    import huggingface_hub.constants
-    import transformers
-
-    # TRL and PEFT still use names that Transformers is about to drop; a user can do nothing about that.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    # PEFT looks for the base model where it came from to see whether its vocabulary was changed; ours never is.
-    warnings.filterwarnings("ignore", message="Could not find a config file in")
-    # It advises to untie the weights, which merging does.
-    warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
-    # TRL tells its authors of every trainer that is built; with no network that only takes time.
-    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def check_output(path: str | os.PathLike[str]) -> Path:
-    """An output directory that may be written: it does not exist yet, or is empty."""
-    target = Path(path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SettingError(f"Output {target} exists and is not an empty directory. Give a new path.")
-    return target
-
-
-@contextmanager
-def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A directory that appears under its name only when its content is complete.
+def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """A model's ``config.json``, once it is known to choose no code that is not allowed here.
 
     Args:
-        path: Destination; it may exist when it is empty.
+        directory: Model directory.
+        trust_remote_code: Whether code that the model brings may run.
 
-    Yields:
-        The directory to write into, beside the destination.
+    Raises:
+        ModelError: It cannot be read.
+        SettingError: It chooses kernels or other code that is not allowed here.
     """
-    target = check_output(path)
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed while it wrote
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        aside.replace(target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    from transformers import AutoConfig
+
+    refuse_chosen_code(directory)
+    with refusals(f"Transformers cannot read the model's config.json in {directory}", kind=ModelError):
+        return AutoConfig.from_pretrained(directory, **_access(trust_remote_code))
+
+
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in a directory.
+
+    Args:
+        directory: Model directory, or an adapter's.
+        trust_remote_code: Whether code that the model brings may run.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    with _refusals("tokenizer", directory):
+        return AutoTokenizer.from_pretrained(directory, **_access(trust_remote_code))
+
+
+def load_chat_tokenizer(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that talks: one with a chat template.
+
+    Args:
+        directory: Model directory.
+
+    Raises:
+        ModelError: It is no model, or its tokenizer cannot be loaded or has no chat template.
+    """
+    tokenizer = load_tokenizer(check_model_directory(directory))
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "The tokenizer has no chat template, and the rows are conversations. Use an instruction-tuned model, or rows "
+            f"of plain text. Model: {os.fspath(directory)}."
+        )
+    return tokenizer
 
 
 def load_model(
@@ -93,36 +101,80 @@ def load_model(
         dtype: Type of the weights unless the caller gives one.
         task: ``CAUSAL_LM``, or ``SEQ_CLS`` for a model with one number as output: a reward model.
         new_head: Whether the head may be missing in the weights, and is made anew.
+
+    Raises:
+        ModelError: It cannot be loaded, its weights are not those of its config, or it does not continue a text.
+        SettingError: ``model_args`` are wrong, or code is chosen that is not allowed here.
     """
     import transformers
-    from transformers import AutoConfig, AutoTokenizer
 
     refuse_code("model_args", model_args)  # before anything of the model is read
     given = {"dtype": dtype, "trust_remote_code": False, **(model_args or {})}
     check_known([given["dtype"]], DTYPES, "dtype")
-    remote_code = {"trust_remote_code": given["trust_remote_code"]}
-    is_reward = task == "SEQ_CLS"
-    model_class = (
-        transformers.AutoModelForSequenceClassification if is_reward else transformers.AutoModelForCausalLM
-    )
-    # Whatever a broken file makes the readers raise, the model is what is wrong.
-    with refusals(f"The model in {directory} cannot be loaded", kind=ModelError):
-        config = AutoConfig.from_pretrained(directory, **remote_code)
+    access = typed({"trust_remote_code": given["trust_remote_code"]}, "model_args", FROM_PRETRAINED)
+    config = load_config(directory, **access)
+    with _refusals("model", directory):
         check_model_args(given, config)
         given |= typed(given, "model_args", FROM_PRETRAINED, **declared_by(config))
         if quantization := build_quantization(given.pop("quantization_config", None)):
             given["quantization_config"] = quantization
-        tokenizer = AutoTokenizer.from_pretrained(directory, **remote_code)
-        with _errors_only():
-            model, loading = model_class.from_pretrained(
-                directory,
-                use_safetensors=True,
-                output_loading_info=True,
-                **({"num_labels": 1} if is_reward else {}),
-                **given,
-            )
-    check_weights(directory, loading, backbone=f"{model.base_model_prefix}." if new_head else "")
+    is_reward = task == "SEQ_CLS"
+    if not is_reward:
+        _refuse_encoders(config, directory)
+    tokenizer = load_tokenizer(directory, **access)
+    kind = transformers.AutoModelForSequenceClassification if is_reward else transformers.AutoModelForCausalLM
+    model, loading = _load(
+        kind,
+        directory,
+        **({"num_labels": 1} if is_reward else {}),
+        **(given | _access(given["trust_remote_code"])),
+    )
+    backbone = f"{model.base_model_prefix}." if new_head else ""
+    check_weights(directory, loading, looked_at=lambda name: name.startswith(backbone))
     return model, tokenizer
+
+
+def load_to_answer(directory: str | os.PathLike[str]) -> tuple[Any, Any]:
+    """A model that is to answer prompts in batches, on the GPUs if there are any, and its tokenizer.
+
+    Args:
+        directory: Directory with ``config.json``, safetensors weights and tokenizer files.
+
+    Raises:
+        ModelError: The directory does not hold such a model, or weights are missing in it.
+    """
+    path = check_model_directory(directory)
+
+    import torch
+
+    model, tokenizer = load_model(
+        path, {"device_map": "auto"} if torch.cuda.is_available() else None, dtype=answering()
+    )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def load_encoder(directory: Path) -> tuple[Any, Any]:
+    """A model without its head, which gives a vector for every token, and its tokenizer.
+
+    Args:
+        directory: Directory with ``config.json``, safetensors weights and tokenizer files.
+
+    Raises:
+        ModelError: It cannot be loaded, or its weights are not those of its config.
+        SettingError: Its configuration chooses kernels or other code that is not allowed here.
+    """
+    from transformers import AutoModel
+
+    load_config(directory)
+    tokenizer = load_tokenizer(directory)
+    model, loading = _load(AutoModel, directory, dtype=EMBEDDING, **_access(False))
+    # A head that the checkpoint has beside them, and a pooler that it lacks, are asked for nothing.
+    own = {name for name, _ in model.named_children()} - {"pooler"} | {model.base_model_prefix}
+    check_weights(directory, loading, looked_at=lambda name: name.partition(".")[0] in own)
+    return model.eval(), tokenizer
 
 
 def load_base_of_adapter(
@@ -152,11 +204,149 @@ def load_base_of_adapter(
     return model
 
 
+def load_adapter(base: Any, directory: Path, *, of: str | os.PathLike[str]) -> Any:
+    """A model with an adapter on it, every weight of the adapter in its place.
+
+    Args:
+        base: The model that the adapter was trained on.
+        directory: Directory of the adapter.
+        of: What to call the model in messages.
+
+    Raises:
+        ModelError: The adapter cannot be loaded or does not fit the model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    where = f"The adapter in {directory} does not fit the model in {of}"
+    with refusals(where, kind=ModelError):
+        adapted = PeftModel.from_pretrained(base, directory, use_safetensors=True)
+        with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as weights:
+            given = set(weights.keys())
+    # PEFT only warns of weights that have no place and of places that have no weights.
+    if odd := sorted(given ^ set(get_peft_model_state_dict(adapted))):
+        raise ModelError(f"{where}: {len(odd)} weights are missing or have no place, for example {odd[0]}.")
+    return adapted
+
+
+def load_generation_config(directory: Path) -> Any:
+    """Where generation stops and how it samples, as a directory has it; None if it says nothing of that."""
+    from transformers import GenerationConfig
+
+    if not (directory / "generation_config.json").is_file():
+        return None
+    with _refusals("generation_config.json", directory):
+        return GenerationConfig.from_pretrained(directory, local_files_only=True)
+
+
+def load_gguf(file: Path, dtype: str) -> tuple[Any, Any]:
+    """Model and tokenizer from a GGUF file, its weights unpacked.
+
+    Args:
+        file: The file.
+        dtype: Type of the weights.
+
+    Raises:
+        ModelError: It cannot be read, or its weights are not those of its architecture.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder, name = file.parent, file.name
+    with refusals(f"GGUF file {file} cannot be read", kind=ModelError), _parse_gguf_once():
+        config = AutoConfig.from_pretrained(folder, gguf_file=name, **_access(False))
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, config=config, **_access(False))
+        unpacked, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=name,
+            config=config,
+            dtype=dtype,
+            quantization_config=GgufConfig(gguf_file=name, dequantize=True),
+            output_loading_info=True,
+            **_access(False),
+        )
+    check_weights(file, loading)
+    # A model loaded from GGUF counts as quantized and cannot be saved; a fresh one that takes over its tensors can.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype = getattr(torch, dtype)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+    model.load_state_dict(unpacked.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = unpacked.generation_config
+    return model, tokenizer
+
+
 @contextmanager
-def _errors_only() -> Iterator[None]:
-    """Without Transformers' warning of a new head, which is what was asked for; the others are errors here."""
+def _parse_gguf_once() -> Iterator[None]:
+    """Transformers parses the whole GGUF file for the config, for the tokenizer and for the weights, and builds the
+    table of tensor names once for every module. Sharing them halves the time; without effect, it still works."""
+    import gguf
+
+    with ExitStack() as stack:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            stack.enter_context(patch.object(gguf, name, cache(getattr(gguf, name))))
+        module = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+        stack.enter_context(patch.object(module, "tqdm", partial(module.tqdm, disable=True)))
+        yield
+
+
+def check_all_weights(directory: Path) -> None:
+    """Hold all weights of a model against its config, without the memory that they take.
+
+    Left out are quantized weights, which need the packages and the device that they were made for, and models whose
+    architecture is code of their own, which is not run here.
+
+    Args:
+        directory: Model directory.
+
+    Raises:
+        ModelError: A weight is missing, of another shape, or has no place.
+    """
+    import transformers
+
+    config = load_config(directory)
+    named = (config.architectures or [""])[0]
+    kind = getattr(transformers, named, None)
+    if hasattr(config, "quantization_config") or (kind is None and hasattr(config, "auto_map")):
+        return
+    _, loading = _load(
+        kind or transformers.AutoModelForCausalLM, directory, device_map={"": "meta"}, **_access(False)
+    )
+    check_weights(directory, loading)
+
+
+def _load(kind: Any, directory: Path, **given: Any) -> tuple[Any, Any]:
+    """A model and what Transformers says of its weights; what it would only warn of, :func:`check_weights` refuses."""
+    with _refusals("model", directory), _quietly():
+        model, loading = kind.from_pretrained(
+            directory,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are named afterwards
+            output_loading_info=True,
+            **given,
+        )
+    return model, loading
+
+
+def _refusals(what: str, directory: Path) -> AbstractContextManager[None]:
+    """Whatever a broken file makes the readers raise, the model is what is wrong."""
+    return refusals(f"The {what} in {directory} cannot be loaded", kind=ModelError)
+
+
+def _access(trust_remote_code: bool) -> dict[str, bool]:
+    # Code of the model's own may lie in another repository of the hub.
+    return {"trust_remote_code": trust_remote_code, "local_files_only": not trust_remote_code}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Transformers' warning of a new head, which is what was asked for; the others are errors here. Nor is there a
+    progress bar, which would be a line of the log each time that it is drawn."""
     from transformers.utils import logging
 
+    logging.disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -165,55 +355,14 @@ def _errors_only() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def check_weights(directory: Path, loading: Mapping[str, Any], *, backbone: str = "") -> None:
-    """Raise :class:`ModelError` unless the weights on disk were exactly those of the model.
+def _refuse_encoders(config: Any, directory: Path) -> None:
+    """Refuse a model that reads its prompt with an encoder and does not continue it.
 
-    Transformers fills weights that are missing with random numbers, leaves out those that it does not know, and only
-    warns of both.
-
-    Args:
-        directory: Model directory, for the message.
-        loading: What ``from_pretrained(output_loading_info=True)`` says.
-        backbone: Prefix of the names that are looked at; the others belong to a head that is made anew.
+    Transformers loads some of them as causal models all the same, with the encoder left out.
     """
-    missing, unexpected = (
-        sorted(name for name in loading[kind] if name.startswith(backbone))
-        for kind in ("missing_keys", "unexpected_keys")
-    )
-    if missing:
+    if config.is_encoder_decoder:
+        named = ", ".join(config.architectures or []) or f"model type {config.model_type}"
         raise ModelError(
-            f"Model {directory} lacks {len(missing)} weights that its config.json asks for, for example {missing[0]}. "
-            "Save the whole model again, or correct its config.json."
+            f"{named} is an encoder with a decoder, which does not continue a prompt; a causal language model is needed. "
+            f"Model: {directory}."
         )
-    if unexpected:
-        raise ModelError(
-            f"Model {directory} has {len(unexpected)} weights that its config.json does not ask for, for example "
-            f"{unexpected[0]}. It is another kind of model, or an adapter that was not merged: save it with "
-            "save_pretrained(), or correct its config.json."
-        )
-
-
-def describe_base(base_model: Path) -> dict[str, Any]:
-    """Digest of a base model and what an earlier step recorded of its origin."""
-    known = base_model / PROVENANCE_FILE
-    try:
-        provenance = parse_json(known.read_text(encoding="utf-8")) if known.is_file() else None
-    except (OSError, ValueError):
-        provenance = None
-    return {"digest": digest_of(base_model)[0], "provenance": provenance}
-
-
-def library_versions() -> dict[str, str]:
-    return {
-        name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
-    }
-
-
-def count_parameters(model: Any) -> tuple[int, int]:
-    """Trainable and all parameters of a model."""
-    # DeepSpeed leaves an empty tensor of a parameter that is spread over the processes, and notes how large it was.
-    sizes = [
-        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
-        for parameter in model.parameters()
-    ]
-    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)

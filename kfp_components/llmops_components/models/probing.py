@@ -56,23 +56,6 @@ def name_of(model: Any) -> str:
     return f"{type(model).__name__} (model type {model.config.model_type})"
 
 
-def refuse_encoders(config: Any, directory: Any) -> None:
-    """Raise :class:`ModelError` for a model that reads its prompt with an encoder and does not continue it.
-
-    Transformers loads some of them as causal models all the same, with the encoder left out.
-
-    Args:
-        config: The model's configuration, as its directory has it.
-        directory: Where it is, for the message.
-    """
-    if config.is_encoder_decoder:
-        named = ", ".join(config.architectures or []) or f"model type {config.model_type}"
-        raise ModelError(
-            f"{named} is an encoder with a decoder, which does not continue a prompt; a causal language model is needed. "
-            f"Model: {directory}."
-        )
-
-
 def answers_alone(model: Any, spans: Sequence[tuple[int, int]] = _MIXED) -> list[Told]:
     """Ask a model for a few tokens after random prompts, one at a time and by its own ``generate``.
 

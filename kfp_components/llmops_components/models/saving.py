@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ModelError
-from llmops_components.models import loading as common
 from llmops_components.models.adapter_weights import merge
 from llmops_components.models.comparing import Probe
-from llmops_components.models.loading import TaskType
+from llmops_components.models.loading import TaskType, load_adapter, load_base_of_adapter, load_model
+from llmops_components.models.outputs import new_directory
 from llmops_components.models.precision import precision
+from llmops_components.models.provenance import PROVENANCE_FILE, TRAINING_LOG_FILE, library_versions
 from llmops_components.state_files import write_json
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -63,13 +64,13 @@ def save_trained(
     findings: list[str] = []
 
     def describe(directory: Path) -> None:
-        write_json(directory / common.TRAINING_LOG_FILE, log)
-        write_json(directory / common.PROVENANCE_FILE, {**run, "libraries": common.library_versions()})
+        write_json(directory / TRAINING_LOG_FILE, log)
+        write_json(directory / PROVENANCE_FILE, {**run, "libraries": library_versions()})
 
     # Both appear together at the end: an adapter left by a run killed while merging would block its resumption.
     with ExitStack() as outputs:
         if isinstance(trained, PeftModel):
-            directory = outputs.enter_context(common.new_directory(adapter))
+            directory = outputs.enter_context(new_directory(adapter))
             _save_adapter(trained, tokenizer, directory, run)
             describe(directory)
             special = {name: getattr(trained.config, name, None) for name in _SPECIAL_TOKENS}
@@ -77,10 +78,8 @@ def save_trained(
             quantized = _is_quantized(trained)
             dtype = precision(full=False)[0] if quantized else str(trained.dtype).removeprefix("torch.")
             free_weights(trained)
-            base = common.load_base_of_adapter(
-                base_model, tokenizer, model_args=model_args, dtype=dtype, task=task
-            )
-            trained = PeftModel.from_pretrained(base, directory)
+            base = load_base_of_adapter(base_model, tokenizer, model_args=model_args, dtype=dtype, task=task)
+            trained = load_adapter(base, directory, of=base_model)
             if quantized:  # whole weights answer a little otherwise
                 probe = Probe.of(trained, len(tokenizer))
             else:
@@ -98,7 +97,7 @@ def save_trained(
             if generation is not None:
                 trained.generation_config = generation
         try:
-            with common.new_directory(model) as directory:
+            with new_directory(model) as directory:
                 findings += write_model(
                     trained,
                     tokenizer,
@@ -148,7 +147,7 @@ def write_model(
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     free_weights(model)
-    read, _ = common.load_model(directory, {"trust_remote_code": trust_remote_code}, dtype="auto", task=task)
+    read, _ = load_model(directory, {"trust_remote_code": trust_remote_code}, dtype="auto", task=task)
     return findings or probe.check(read, f"The model in {where}")
 
 

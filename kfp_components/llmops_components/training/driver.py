@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source, open_source
 from llmops_components.errors import ModelError, SettingError, check_known
-from llmops_components.models import loading as common
+from llmops_components.models import loading
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.outputs import check_output
 from llmops_components.models.precision import precision
+from llmops_components.models.provenance import count_parameters, describe_base
+from llmops_components.models.quiet import quiet_libraries
 from llmops_components.models.saving import save_trained
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
@@ -88,7 +91,7 @@ class Method:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, str] = field(default_factory=dict)
     shown: tuple[str, ...] = ()
-    task: common.TaskType = "CAUSAL_LM"
+    task: loading.TaskType = "CAUSAL_LM"
     prompt_tuning: bool = True
     judged_by: str = "eval_loss"
     keeps_order: bool = False
@@ -188,8 +191,8 @@ def run_training(
     """
     check_known(options, TrainingOptions.__annotations__, f"arguments of {method.component}")
     # Cheap checks first: they need no torch and answer at once.
-    common.check_output(model)
-    common.check_output(adapter)
+    check_output(model)
+    check_output(adapter)
     base_directory = check_model_directory(base_model)
     rows = open_source(dataset, method.formats)
     held_out = options.get("eval_dataset")
@@ -197,7 +200,7 @@ def run_training(
     for source in filter(None, (rows, eval_rows)):
         check_columns(source, method.columns)
 
-    common.quiet_libraries()
+    quiet_libraries()
     from llmops_components.tracking.run import track
     from llmops_components.training.survival import interruptible, with_smaller_batches
 
@@ -282,7 +285,7 @@ class _Job:
                 "component": method.component,
                 "dataset": dict(rows.origin),
                 **({"eval_dataset": dict(eval_rows.origin)} if eval_rows else {}),
-                "base_model": common.describe_base(base_model),
+                "base_model": describe_base(base_model),
                 "training_args": {**self.defaults, **judged, **self.given},
                 "peft_args": dict(options.get("peft_args") or {}),
                 "model_args": {"dtype": self.dtype, **(options.get("model_args") or {})},
@@ -354,7 +357,7 @@ class _Job:
         budget = self.budget
         trainer, findings = self._build(args, [progress, budget, tracker.callback])
         before = Before(trainer.model)
-        trainable, total = common.count_parameters(trainer.model)
+        trainable, total = count_parameters(trainer.model)
         if trainer.is_world_process_zero():
             count = "streamed" if self.rows.rows is None else len(self.rows.rows)
             going_on = f", going on from {resume_from}" if resume_from else ""
@@ -479,7 +482,7 @@ class _Job:
 
         further_args = self.trainer_args()
         transformers.set_seed(args.seed)  # a new head is random
-        base, tokenizer = common.load_model(
+        base, tokenizer = loading.load_model(
             self.base_model,
             self.options.get("model_args"),
             dtype=self.dtype,
@@ -548,8 +551,6 @@ class _Job:
         trainer.save_model(str(gathered))  # all processes send their parts
         if not trainer.is_world_process_zero():
             return None
-        from peft import PeftModel
-
         if trainer.is_deepspeed_enabled:
             from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -560,9 +561,9 @@ class _Job:
             "task": self.method.task,
         }
         if self.peft_config is None:
-            return common.load_model(gathered, **settings_of)[0]
-        base = common.load_base_of_adapter(self.base_model, trainer.processing_class, **settings_of)
-        return PeftModel.from_pretrained(base, gathered)
+            return loading.load_model(gathered, **settings_of)[0]
+        base = loading.load_base_of_adapter(self.base_model, trainer.processing_class, **settings_of)
+        return loading.load_adapter(base, gathered, of=self.base_model)
 
 
 def _evaluation(trainer: Trainer) -> Mapping[str, Any]:

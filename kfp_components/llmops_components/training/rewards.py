@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
-from llmops_components.models import loading as common
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.loading import load_model
 from llmops_components.models.precision import precision
 from llmops_components.passthrough.code import is_allowed
 from llmops_components.passthrough.declared import converted
@@ -139,7 +139,7 @@ def _check_installed(name: str) -> None:
 
 
 def _load_reward_model(directory: Path) -> tuple[Any, Any]:
-    model, tokenizer = common.load_model(directory, dtype=precision(full=False)[0], task="SEQ_CLS")
+    model, tokenizer = load_model(directory, dtype=precision(full=False)[0], task="SEQ_CLS")
     from llmops_components.models.probing import check_scores_in_batch
 
     model.config._name_or_path = REWARD_MODEL  # its name in the trainer's log

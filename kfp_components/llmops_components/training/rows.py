@@ -10,9 +10,9 @@ from traceback import walk_tb
 from typing import Any
 
 from llmops_components.data.formats import partly_filled
+from llmops_components.data.rendering import loss_finding, losses, refusal
 from llmops_components.data.sources import Source
 from llmops_components.errors import DataError, ModelError
-from llmops_components.models.rendering import loss_finding, losses, refusal
 
 _RENDERED_ROWS = 1000  # about a second
 _STREAMED_ROWS = 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from chat_templates import chat_template
 from llmops_components.data.files import read_rows, write_rows
 from llmops_components.data.validation import validate_dataset
 from llmops_components.errors import DataError, ModelError, SettingError
+from llmops_components.models.loading import load_chat_tokenizer
 
 OUTPUTS = ("validated", "rejected", "validation_result", "data_docs")
 
@@ -26,8 +28,11 @@ def good_rows(count: int) -> list[dict]:
     ]
 
 
-def validate(dataset: Path, **settings):
-    return validate_dataset(dataset, *(dataset.parent / "out" / name for name in OUTPUTS), **settings)
+def validate(dataset: Path, *, base_model: Path | None = None, **settings):
+    """With the model's tokenizer, as the component has it."""
+    tokenizer = partial(load_chat_tokenizer, base_model) if base_model else None
+    outputs = (dataset.parent / "out" / name for name in OUTPUTS)
+    return validate_dataset(dataset, *outputs, tokenizer=tokenizer, **settings)
 
 
 def written(dataset: Path, name: str) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import DataError, ModelError, SettingError
-from llmops_components.models.generation import Answer, generate_answers, load_model
+from llmops_components.models.generation import Answer, generate_answers
+from llmops_components.models.loading import load_to_answer as load_model
 
 THINGS = ["apple", "sky", "grass", "sun", "snow", "coal", "carrot", "plum"]
 CHATS = [

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from llmops_components.errors import ModelError  # noqa: E402
 from llmops_components.models import probing  # noqa: E402
-from llmops_components.models.generation import generate_answers, load_model  # noqa: E402
+from llmops_components.models.generation import generate_answers  # noqa: E402
+from llmops_components.models.loading import load_to_answer as load_model  # noqa: E402
 from llmops_components.serving.predictor.batching import Batcher  # noqa: E402
 from llmops_components.serving.predictor.engines import Batch, OneByOne, choose_engine  # noqa: E402
 from llmops_components.serving.predictor.sampling import Sampling  # noqa: E402

@@ -308,7 +308,7 @@ def test_a_failing_new_revision_says_why_and_leaves_the_old_one_serving(
     serving.apply(manifest_for(broken))
     failed = wait(serving, "helper", "00002", "FAILED", "READY")
     assert failed["state"] == "FAILED"
-    assert "Cannot load the model" in failed["error"]
+    assert "cannot be loaded" in failed["error"]
 
     wait(serving, "helper", "00001", "READY")
     process = psutil.Process(

@@ -98,24 +98,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def choose_dtype(asked: str) -> Any:
-    """Torch's dtype for the weights.
-
-    Args:
-        asked: ``auto`` or a name. ``auto`` is bfloat16 on processors that compute with it (it is up to twice as fast
-            and half the memory there; others only emulate it, slower than float32), and float32 elsewhere.
-    """
-    import torch
-
-    if asked != "auto":
-        return getattr(torch, DTYPES[asked])
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    can = torch.cpu.get_capabilities()
-    native = can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16")
-    return torch.bfloat16 if native else torch.float32
-
-
 def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
     """Load the model.
 
@@ -127,42 +109,19 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
     """
     import torch
     from kserve.utils.utils import cpu_count
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from llmops_components.models.directory import check_model_directory
-    from llmops_components.models.loading import check_weights
-    from llmops_components.models.probing import refuse_encoders
+    from llmops_components.models.loading import load_model
+    from llmops_components.models.precision import serving
 
     check_model_directory(args.model_dir)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(
             min(torch.get_num_threads(), cpu_count())
         )  # torch does not see a container's CPU limit
-    dtype = choose_dtype(args.dtype)
+    dtype = serving() if args.dtype == "auto" else DTYPES[args.dtype]
     started = time.monotonic()
-    try:
-        refuse_encoders(
-            AutoConfig.from_pretrained(args.model_dir, local_files_only=True, trust_remote_code=False),
-            args.model_dir,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            args.model_dir, local_files_only=True, trust_remote_code=False
-        )
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            args.model_dir,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except ModelError:
-        raise
-    except Exception as error:  # broken files make the libraries below raise nearly anything
-        raise ModelError(
-            f"Cannot load the model at {args.model_dir}: {type(error).__name__}: {error}"
-        ) from error
-    check_weights(args.model_dir, loading)
+    model, tokenizer = load_model(args.model_dir, dtype=dtype)
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer at {args.model_dir} is not of the fast kind, which streaming needs.")
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

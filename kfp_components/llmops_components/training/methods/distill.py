@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Unpack
 
 from llmops_components.errors import ModelError
-from llmops_components.models import loading as common
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.loading import load_model, load_tokenizer
 from llmops_components.models.precision import precision
+from llmops_components.models.provenance import describe_base
 from llmops_components.results import StageReport
 from llmops_components.training.driver import Method, TrainingOptions, run_training
 
@@ -65,7 +67,7 @@ def distill(
     def trainer_args() -> dict[str, Any]:
         from llmops_components.models.probing import check_answers_in_batch
 
-        judge, _ = common.load_model(teacher_directory, dtype=precision(full=False)[0])
+        judge, _ = load_model(teacher_directory, dtype=precision(full=False)[0])
         check_answers_in_batch(judge, DISTILL.trainer)
         _check_vocabulary(judge, check_model_directory(base_model), teacher_directory)
         return {"teacher_model": judge.eval().requires_grad_(False)}
@@ -77,19 +79,14 @@ def distill(
         model,
         adapter,
         options,
-        facts={"teacher": common.describe_base(teacher_directory)},
+        facts={"teacher": describe_base(teacher_directory)},
         trainer_args=trainer_args,
     )
 
 
-def _check_vocabulary(judge: Any, student: os.PathLike[str], teacher: os.PathLike[str]) -> None:
+def _check_vocabulary(judge: Any, student: Path, teacher: Path) -> None:
     """Probabilities are compared token by token, so both models have to mean the same by each number."""
-    from transformers import AutoTokenizer
-
-    ours, theirs = (
-        AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab()
-        for path in (student, teacher)
-    )
+    ours, theirs = (load_tokenizer(path).get_vocab() for path in (student, teacher))
     if ours != theirs:
         different = sum(ours.get(token) != theirs.get(token) for token in ours.keys() | theirs.keys())
         raise ModelError(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmops_components.models import loading as common
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.provenance import describe_base
 from llmops_components.results import StageReport
 from llmops_components.training.callbacks.reward_watch import RewardWatch
 from llmops_components.training.driver import Method, TrainingOptions, run_training
@@ -52,7 +52,7 @@ def run_rl(
         "rewards": {reward.name: {"weight": reward.weight, "args": dict(reward.args)} for reward in chosen}
     }
     if reward_model is not None:
-        facts["reward_model"] = common.describe_base(check_model_directory(reward_model))
+        facts["reward_model"] = describe_base(check_model_directory(reward_model))
 
     watch = RewardWatch([reward.name for reward in chosen])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from chat_templates import tokenizer_with
 from llmops_components.data.formats import DatasetFormat
+from llmops_components.data.rendering import loss_finding, losses, lost_texts, refusal, render_prompt
 from llmops_components.errors import DataError
-from llmops_components.models.rendering import loss_finding, losses, lost_texts, refusal, render_prompt
 
 CONVERSATION = DatasetFormat("language_modeling", True, ("messages",))
 PREFERENCE = DatasetFormat("preference", True, ("prompt", "chosen", "rejected"))
