@@ -64,8 +64,10 @@ def fields_of(declared: type) -> dict[str, Kinds]:
     """What a class declares of the arguments that it takes: a dataclass, a signature, or a documented ``**kwargs``.
 
     Args:
-        declared: The class.
+        declared: The class, or a typed dict.
     """
+    if typing.is_typeddict(declared):
+        return {name: kinds_of(hint) for name, hint in typing.get_type_hints(declared).items()}
     hints = _hints(declared) | _hints(declared.__init__)
     found = {}
     for name, parameter in list(inspect.signature(declared.__init__).parameters.items())[1:]:

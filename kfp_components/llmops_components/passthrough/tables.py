@@ -16,6 +16,7 @@ from llmops_components.errors import SettingError, check_known
 from llmops_components.passthrough.code import KERNELS, MODULES, SWITCHES, refuse_code
 from llmops_components.passthrough.declared import Fields, Kinds, converted, fields_of
 from llmops_components.passthrough.renamed import ELSEWHERE, REPLACED
+from llmops_components.passthrough.training import Budget, TrackingSettings, TrainingOptions
 
 # Each training component's class of arguments in TRL.
 CONFIGS = {
@@ -31,6 +32,7 @@ BASE = "transformers.TrainingArguments"
 LORA, PROMPT_TUNING = "peft.LoraConfig", "peft.PromptTuningConfig"
 QUANTIZATION, GENERATION = "transformers.BitsAndBytesConfig", "transformers.GenerationConfig"
 FROM_PRETRAINED = "from_pretrained"
+OWN: dict[str, type] = {"budget": Budget, "tracking": TrackingSettings}
 # Keyword arguments of `from_pretrained` that make sense for a model on disk; it takes **kwargs, so there is no
 # signature to ask. Fields of the model's own config (for example `attention_dropout`) are accepted as well.
 MODEL_ARGS: dict[str, Kinds] = {
@@ -71,8 +73,7 @@ NAMES = (
     QUANTIZATION,
     GENERATION,
     FROM_PRETRAINED,
-    "budget",
-    "tracking",
+    *OWN,
 )
 
 
@@ -88,14 +89,8 @@ CLASSES = _Classes({FROM_PRETRAINED: MODEL_ARGS})
 
 
 def _fields(name: str) -> Fields:
-    if name == "budget":
-        from llmops_components.training.budget import BudgetCallback
-
-        return fields_of(BudgetCallback)
-    if name == "tracking":
-        from llmops_components.tracking.run import Tracking
-
-        return fields_of(Tracking)
+    if name in OWN:
+        return fields_of(OWN[name])
     package, _, of = name.partition(".")
     found = fields_of(getattr(importlib.import_module(package), of))
     if name == GENERATION:  # its docstring, which its types come from, leaves some out
@@ -185,8 +180,6 @@ def answers_of(name: str) -> dict[str, str]:
 def elsewhere() -> dict[str, str]:
     """Where names belong that are no field of any dict: of other classes, of TRL's command line, of the component."""
     from trl import ModelConfig, ScriptArguments
-
-    from llmops_components.training.driver import TrainingOptions
 
     found: dict[str, str] = {}
     shared = set.intersection(*(set(CLASSES[config]) for config in CONFIGS.values()))

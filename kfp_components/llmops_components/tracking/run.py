@@ -26,6 +26,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
 from llmops_components.json_text import parse_json
+from llmops_components.passthrough.training import TrackingSettings
 from llmops_components.processes import is_main_process
 from llmops_components.redaction import flat, redact
 from llmops_components.state_files import StateFileError, read_json, write_json
@@ -54,7 +55,7 @@ STOPPED_TAG = "llmops.stopped_by"
 CURVES_FILE = "training_curves.png"
 SEND_SECONDS = 2.0
 LAST_CHANCE_SECONDS = 30.0
-_KEYS = ("tracking_uri", "experiment", "parent", "run_name")
+_KEYS = tuple(TrackingSettings.__annotations__)
 _NOT_IN_A_METRIC = re.compile(r"[^0-9A-Za-z_\-. :/]")
 _METRICS_PER_REQUEST = 1000  # MLflow's limit
 _MAX_TAG_CHARACTERS = 5000  # MLflow's limit
@@ -62,15 +63,7 @@ _MAX_TAG_CHARACTERS = 5000  # MLflow's limit
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where a training is tracked.
-
-    Args:
-        tracking_uri: Address of MLflow.
-        experiment: Experiment of the run, made when it is missing.
-        parent: Key of the DAG's run, ``dag_id/run_id``: all trainings with the same key are nested under one MLflow
-            run, which the first of them makes. None for a run of its own.
-        run_name: Name of the run; None for the component's name.
-    """
+    """Where a training is tracked: :class:`~llmops_components.passthrough.training.TrackingSettings`, all of them."""
 
     tracking_uri: str
     experiment: str = "llmops"

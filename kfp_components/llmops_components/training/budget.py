@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from llmops_components.errors import SettingError, check_known
+from llmops_components.passthrough.training import Budget
 from llmops_components.processes import any_process, process_count
-
-KEYS = ("max_minutes", "max_tokens", "max_cost", "price_per_device_hour")
 
 
 class BudgetCallback(TrainerCallback, ExportableState):
@@ -25,36 +23,22 @@ class BudgetCallback(TrainerCallback, ExportableState):
     process's GPU, or its share of the CPU. The limit may be raised for a run that goes on.
 
     Args:
-        max_minutes: Minutes of training.
-        max_tokens: Tokens trained on in all processes, without padding; with GRPO and RLOO those generated as well.
-        max_cost: Cost in the currency of ``price_per_device_hour``.
-        price_per_device_hour: Price of one device for an hour. Without ``max_cost`` the cost is only reported.
+        budget: The limits; unknown ones are errors.
     """
 
-    def __init__(
-        self,
-        max_minutes: float | None = None,
-        max_tokens: float | None = None,
-        max_cost: float | None = None,
-        price_per_device_hour: float | None = None,
-    ) -> None:
-        values = (max_minutes, max_tokens, max_cost, price_per_device_hour)
-        for name, value in zip(KEYS, values, strict=True):
-            if value is None:
-                continue
+    def __init__(self, **budget: Unpack[Budget]) -> None:
+        check_known(budget, Budget.__annotations__, "budget")
+        given = {name: value for name, value in budget.items() if value is not None}
+        for name, value in given.items():
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if not number or value <= 0:
                 raise SettingError(f"budget: {name} is {value!r}; give a number above zero.")
-        if max_cost is not None and price_per_device_hour is None:
+        if "max_cost" in given and "price_per_device_hour" not in given:
             raise SettingError(
                 "budget: max_cost needs price_per_device_hour, the price of one device for an hour."
             )
-        self.limits = {
-            name: value
-            for name, value in zip(KEYS, values, strict=True)
-            if value is not None and name != "price_per_device_hour"
-        }
-        self.price = price_per_device_hour
+        self.price = given.pop("price_per_device_hour", None)
+        self.limits = given
         self.hit: str | None = None
         self.seconds = 0.0
         self.tokens = 0
@@ -62,12 +46,6 @@ class BudgetCallback(TrainerCallback, ExportableState):
         self._tokens_before = 0
         self._started = 0.0
         self._end: dict[str, Any] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, float] | None) -> BudgetCallback:
-        """The budget that a caller's mapping asks for; unknown keys are errors."""
-        check_known(settings or {}, KEYS, "budget")
-        return cls(**(settings or {}))
 
     @property
     def cost(self) -> float | None:

@@ -9,12 +9,12 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source, open_source
@@ -28,6 +28,7 @@ from llmops_components.models.quiet import quiet_libraries
 from llmops_components.models.saving import save_trained
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
+from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.paths import local_path
 from llmops_components.processes import decided_by_main, is_main_process, process_count
 from llmops_components.redaction import redacted
@@ -113,42 +114,6 @@ class Watch(Protocol):
 
     def findings(self) -> list[str]:
         """Sentences for the result; an :class:`InputError` if the outcome is of no use."""
-
-
-class TrainingOptions(TypedDict, total=False):
-    """What every trainer takes besides its inputs and outputs.
-
-    Args:
-        training_args: Passed to the trainer's own configuration class; unknown names are errors.
-        peft_args: Passed to ``peft.LoraConfig``; left out, a LoRA of rank 16 on all linear layers is trained.
-            ``{"use_dora": True}`` makes it a DoRA, ``{"peft_type": "PROMPT_TUNING"}`` tunes a prompt and is passed to
-            ``peft.PromptTuningConfig``, ``{"peft_type": None}`` trains all weights.
-        model_args: Passed to ``from_pretrained``. ``{"quantization_config": {"load_in_4bit": True}}`` makes it QLoRA.
-        eval_dataset: Rows like ``dataset``'s, for ``eval_loss`` and the other figures on rows not trained on. With
-            ``checkpoints`` each of those is evaluated, and the best one is the outcome.
-        checkpoints: Directory for checkpoints. When it already holds one of the same run, training goes on there. Left
-            out, the variable ``LLMOPS_CHECKPOINTS`` may name a directory for what a retry needs: a checkpoint every five
-            minutes, on SIGTERM and at the end, which are gone when the training has succeeded.
-        save_minutes: Longest time between two checkpoints, beside ``save_steps``.
-        budget: Limits at which the training stops, ``max_minutes``, ``max_tokens``, ``max_cost`` with
-            ``price_per_device_hour``; see :class:`~llmops_components.training.budget.BudgetCallback`. They may be raised
-            for a run that goes on.
-        tracking: Where it is tracked in MLflow, ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; see
-            :class:`~llmops_components.tracking.run.Tracking`. Left out, the environment says.
-        loss_guard: When a loss has diverged; see :class:`~llmops_components.training.survival.LossGuard`.
-        callbacks: Further callbacks for the trainer.
-    """
-
-    training_args: Mapping[str, Any] | None
-    peft_args: Mapping[str, Any] | None
-    model_args: Mapping[str, Any] | None
-    eval_dataset: str | os.PathLike[str] | None
-    checkpoints: str | os.PathLike[str] | None
-    save_minutes: float | None
-    budget: Mapping[str, float] | None
-    tracking: Mapping[str, str] | None
-    loss_guard: Mapping[str, float] | bool | None
-    callbacks: Sequence[TrainerCallback]
 
 
 def run_training(
@@ -246,7 +211,7 @@ class _Job:
 
         self.method, self.options = method, options
         # One for all attempts: what the memory did not suffice for has cost time too.
-        self.budget = BudgetCallback.from_settings(typed(options.get("budget"), "budget", "budget"))
+        self.budget = BudgetCallback(**typed(options.get("budget"), "budget", "budget"))
         self.rows, self.eval_rows = rows, eval_rows
         self.base_model, self.scratch = base_model, scratch
         self.trainer_args, self.watch = trainer_args, watch

@@ -327,7 +327,7 @@ def _train(request: Request, component: Callable[..., StageReport]) -> None:
 
 def _component(request: Request) -> Callable[..., StageReport]:
     """The component's function, once its arguments are known to fit."""
-    from llmops_components.training.driver import TrainingOptions
+    from llmops_components.passthrough.training import TrainingOptions
 
     function: Callable[..., StageReport] = getattr(
         importlib.import_module(COMPONENTS[request.component]), request.component

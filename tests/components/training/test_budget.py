@@ -33,7 +33,7 @@ def clock(monkeypatch) -> Clock:
 
 
 def test_minutes_stop_the_run_at_the_step_that_reaches_them(tiny_model, tmp_path, clock):
-    budget = BudgetCallback.from_settings({"max_minutes": 3.2})
+    budget = BudgetCallback(max_minutes=3.2)
     trainer = sft_trainer(tiny_model, tmp_path, callbacks=[clock, budget], **SAVES)
     run_training(trainer)
 
@@ -135,7 +135,7 @@ class StopAt(TrainerCallback):
 
 def test_cost_is_the_price_of_all_devices(tiny_model, tmp_path, clock, monkeypatch):
     monkeypatch.setattr("llmops_components.training.budget.process_count", lambda: 4)
-    budget = BudgetCallback.from_settings({"max_cost": 0.5, "price_per_device_hour": 3.0})
+    budget = BudgetCallback(max_cost=0.5, price_per_device_hour=3.0)
     run_training(sft_trainer(tiny_model, tmp_path, callbacks=[clock, budget]))
 
     report = budget.report()
@@ -150,7 +150,7 @@ def test_tokens_are_counted_without_padding_and_over_a_resume(tiny_model, tmp_pa
     per_row = whole.tokens / 32  # eight steps of four rows are each row once
     assert whole.report()["limit"] is None
 
-    budget = BudgetCallback.from_settings({"max_tokens": round(per_row * 16)})
+    budget = BudgetCallback(max_tokens=round(per_row * 16))
     trainer = sft_trainer(tiny_model, tmp_path / "a", callbacks=[budget], **SAVES)
     run_training(trainer)
     assert budget.report()["limit"] == "max_tokens"
@@ -203,7 +203,7 @@ def test_best_checkpoint_is_kept_when_the_run_evaluates(tiny_model, tmp_path, cl
 
 
 def test_without_limits_the_use_is_reported_all_the_same(tiny_model, tmp_path, clock):
-    budget = BudgetCallback.from_settings({"price_per_device_hour": 6.0})
+    budget = BudgetCallback(price_per_device_hour=6.0)
     run_training(sft_trainer(tiny_model, tmp_path, callbacks=[clock, budget], max_steps=4))
 
     assert budget.finding() is None
@@ -230,7 +230,7 @@ def test_without_limits_the_use_is_reported_all_the_same(tiny_model, tmp_path, c
 )
 def test_wrong_budgets_are_named(settings, message):
     with pytest.raises(SettingError, match=message):
-        BudgetCallback.from_settings(settings)
+        BudgetCallback(**settings)
 
 
 PAIR = {

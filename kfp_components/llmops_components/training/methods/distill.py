@@ -11,8 +11,9 @@ from llmops_components.models.directory import check_model_directory
 from llmops_components.models.loading import load_model, load_tokenizer
 from llmops_components.models.precision import precision
 from llmops_components.models.provenance import describe_base
+from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StageReport
-from llmops_components.training.driver import Method, TrainingOptions, run_training
+from llmops_components.training.driver import Method, run_training
 
 DISTILL = Method(
     component="distill",
@@ -56,7 +57,7 @@ def distill(
         teacher: Directory of the teacher; its vocabulary has to be the student's.
         model: Output directory: the trained student, adapter merged in, with tokenizer and ``provenance.json``.
         adapter: Output directory: the PEFT adapter alone. Not written when all weights are trained.
-        options: See :class:`~llmops_components.training.driver.TrainingOptions`.
+        options: See :class:`~llmops_components.passthrough.training.TrainingOptions`.
 
     Returns:
         Besides the metrics of every trainer, whose loss is the divergence from the teacher: ``first_``, ``final_`` and

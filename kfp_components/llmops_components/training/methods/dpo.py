@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Unpack
 
+from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StageReport
-from llmops_components.training.driver import Method, TrainingOptions, run_training
+from llmops_components.training.driver import Method, run_training
 
 DPO = Method(
     component="train_dpo",
@@ -38,7 +39,7 @@ def train_dpo(
         base_model: Directory of the model to start from, as a rule one that was fine-tuned before.
         model: Output directory: the tuned model, adapter merged in, with tokenizer and ``provenance.json``.
         adapter: Output directory: the PEFT adapter alone. Not written when all weights are trained.
-        options: See :class:`~llmops_components.training.driver.TrainingOptions`.
+        options: See :class:`~llmops_components.passthrough.training.TrainingOptions`.
 
     Returns:
         Besides the metrics of every trainer: ``first_``, ``final_`` and ``eval_accuracy`` (how often the chosen answer

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Unpack
 
+from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StageReport
-from llmops_components.training.driver import Method, TrainingOptions, run_training
+from llmops_components.training.driver import Method, run_training
 
 REWARD = Method(
     component="train_reward",
@@ -39,7 +40,7 @@ def train_reward(
         base_model: Directory of the causal language model to start from, whose head is replaced, or of a reward model.
         model: Output directory: the reward model, for ``AutoModelForSequenceClassification``.
         adapter: Output directory: the PEFT adapter and the new head alone. Not written when all weights are trained.
-        options: See :class:`~llmops_components.training.driver.TrainingOptions`.
+        options: See :class:`~llmops_components.passthrough.training.TrainingOptions`.
 
     Returns:
         Besides the metrics of every trainer: ``first_``, ``final_`` and ``eval_accuracy`` (how often the chosen answer

@@ -9,9 +9,10 @@ from typing import Any
 
 from llmops_components.models.directory import check_model_directory
 from llmops_components.models.provenance import describe_base
+from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StageReport
 from llmops_components.training.callbacks.reward_watch import RewardWatch
-from llmops_components.training.driver import Method, TrainingOptions, run_training
+from llmops_components.training.driver import Method, run_training
 from llmops_components.training.rewards import build_rewards, parse_rewards
 
 CURVES = {

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StageReport
-from llmops_components.training.driver import Method, TrainingOptions
+from llmops_components.training.driver import Method
 from llmops_components.training.methods.rl import CURVES, run_rl
 
 RLOO = Method(
@@ -46,7 +47,7 @@ def train_rloo(
         rewards: Weights by name: ``reward_model``, a function in ``trl.rewards``, or ``module:function``; see
             :mod:`~llmops_components.training.rewards`. Left out, the reward model alone.
         reward_model: Directory of a reward model, as ``train_reward`` writes it.
-        options: See :class:`~llmops_components.training.driver.TrainingOptions`.
+        options: See :class:`~llmops_components.passthrough.training.TrainingOptions`.
 
     Returns:
         Besides the metrics of every trainer: ``first_``, ``final_`` and ``eval_`` of ``reward``, ``reward_std``,
