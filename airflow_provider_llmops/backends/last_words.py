@@ -11,7 +11,7 @@ from typing import NamedTuple
 from airflow_provider_llmops.exceptions import shortened
 from airflow_provider_llmops.redaction import redact
 
-# The provider's components begin the line with it that carries an error raised on purpose: ``llmops_components.stage``.
+# The provider's components begin the line with it that carries an error raised on purpose: ``llmops_components.reporting``.
 ERROR_MARK = "LLMOPS_ERROR: "
 SHOWN_LINES = 20
 MAX_REASON_CHARACTERS = 4000

@@ -52,7 +52,7 @@ def read_result(path: Path) -> ResultRecord:
     """The result in a file.
 
     Args:
-        path: What :func:`llmops_components.stage.run_stage` wrote.
+        path: What :func:`llmops_components.step.carry_out` wrote.
 
     Raises:
         StateFileError: It is missing or no result; the message names the file and the field.

@@ -1,6 +1,6 @@
-"""What a stage of the pipeline says of itself when it has finished.
+"""What a step says of itself when it has finished.
 
-A library function returns a :class:`StageReport`. The KFP adapter adds digests and resources and writes
+A library function returns a :class:`StepReport`. :mod:`llmops_components.step` adds digests and resources and writes
 ``result.json``, the only thing besides URIs that goes back to the control plane.
 """
 
@@ -17,13 +17,13 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass
-class StageReport:
-    """Outcome of one stage.
+class StepReport:
+    """Outcome of one step.
 
     Args:
         metrics: Numbers worth charting, by name; finite floats or ints.
         details: Short facts that are not metrics (a registered version, an endpoint's address).
-        passed: False when a quality gate inside the stage was not met. The stage itself still succeeded and its
+        passed: False when a quality gate inside the step was not met. The step itself still succeeded and its
             artifacts are complete; the caller decides what follows.
         findings: Sentences that explain a gate's decision, most important first.
     """

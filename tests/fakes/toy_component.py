@@ -25,10 +25,10 @@ def toy(
     from pathlib import Path
 
     from llmops_components.errors import DataError
-    from llmops_components.results import StageReport
-    from llmops_components.stage import run_stage
+    from llmops_components.kfp._run import run_step
+    from llmops_components.results import StepReport
 
-    def work() -> StageReport:
+    def work() -> StepReport:
         asked = []
         if ending == "save":  # as a training does: the step under way is finished, then saved
             signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
@@ -48,14 +48,14 @@ def toy(
             raise RuntimeError("something broke")
         if ending == "sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
-        return StageReport(
+        return StepReport(
             metrics={"length": len(text)},
             details={"pid": os.getpid(), "variables": sorted(os.environ)},
             passed=ending != "gate",
             findings=["line 3: completion is empty"] if ending == "gate" else [],
         )
 
-    run_stage("toy", work, outputs={"echo": echo}, result=result)
+    run_step("toy", work, outputs={"echo": echo}, result=result)
     if ending == "no_result":
         Path(result.path).unlink()
 

@@ -16,7 +16,7 @@ from llmops_components.training import launch
 def train_sft(
     dataset: str, base_model: str, model: str, adapter: str, training_args: dict[str, Any], checkpoints: str
 ):
-    from llmops_components.results import StageReport
+    from llmops_components.results import StepReport
     from llmops_components.training.survival import run_training
     from tiny_training import newest_checkpoint, sft_trainer
     from transformers import TrainerCallback
@@ -30,7 +30,7 @@ def train_sft(
     run_training(trainer, newest_checkpoint(Path(checkpoints)))
     Path(model).mkdir(parents=True)
     (Path(model) / "config.json").write_text(os.environ.get("RANK", "0"))
-    return StageReport(metrics={"steps": trainer.state.global_step})
+    return StepReport(metrics={"steps": trainer.state.global_step})
 
 
 launch.COMPONENTS = {"train_sft": __spec__.name if __spec__ else __name__}

@@ -20,7 +20,7 @@ from typing import Any
 
 from llmops_components.data.files import write_rows
 from llmops_components.errors import SettingError, check_known
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 
 MAX_DOCUMENTATION_CHARACTERS = 500  # keeps a prompt under about 200 tokens
 _SUMMARY_CHARACTERS = range(25, 161)
@@ -113,7 +113,7 @@ def prepare_sample_data(
     evaluation_rows: int = 48,
     seed: int = 0,
     only: Sequence[str] | None = None,
-) -> StageReport:
+) -> StepReport:
     """Write three datasets about the standard library that share no documented object.
 
     The rows are the same for the same Python version, sizes and seed, whichever of them are written. While there are enough documented objects
@@ -179,7 +179,7 @@ def prepare_sample_data(
         write_rows(path, written[name])
     counts = ", ".join(f"{len(rows)} rows of {name}" for name, rows in written.items() if rows)
     print(f"Wrote {counts} about {len(objects)} documented objects of Python {platform.python_version()}.")
-    return StageReport(
+    return StepReport(
         metrics=dict(zip(sizes, map(len, written.values()), strict=True)),
         details={
             "python_version": platform.python_version(),

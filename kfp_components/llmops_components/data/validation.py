@@ -23,7 +23,7 @@ from llmops_components.data.formats import (
 )
 from llmops_components.data.rendering import loss_finding, lost_texts, refusal
 from llmops_components.errors import DataError, SettingError, check_known
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.state_files import write_json
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def validate_dataset(
     max_prompt_characters: int | None = None,
     max_answer_characters: int | None = None,
     tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None,
-) -> StageReport:
+) -> StepReport:
     """Split a dataset into rows that fit its format and rows that do not, with a GX result that says why.
 
     A row is rejected when it is not a JSON object, lacks something that its format needs (see
@@ -130,7 +130,7 @@ def validate_dataset(
 
     shape = str(found_format) if found_format else "unknown format"
     print(f"{len(accepted)} of {len(checked)} rows accepted ({shape}): {'passed' if passed else 'FAILED'}.")
-    return StageReport(
+    return StepReport(
         metrics={
             "rows": len(checked),
             "accepted_rows": len(accepted),

@@ -14,7 +14,7 @@ from llmops_components.data.files import read_rows
 from llmops_components.data.formats import read_valid_rows
 from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.errors import DataError
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 
 _KEPT = ("prompt", "reference")  # the latter where a metric needs it
 
@@ -31,7 +31,7 @@ def evaluate_model(
     batch_size: int = 16,
     embedding_model: str | None = None,
     reward_model: str | os.PathLike[str] | None = None,
-) -> StageReport:
+) -> StepReport:
     """Answer every evaluation prompt and score the answers against the references.
 
     Args:
@@ -139,7 +139,7 @@ def evaluate_model(
     values |= {"samples": len(rows), "tokens_per_second": facts.tokens_per_second}
     for line in _summary(values, list(estimates), bool(baseline)):
         print(line, flush=True)
-    return StageReport(
+    return StepReport(
         metrics={name: round(value, 6) for name, value in values.items()},
         details={
             "intervals": {name: [round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},

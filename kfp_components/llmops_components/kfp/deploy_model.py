@@ -29,10 +29,11 @@ def deploy_model(
         smoke_prompt: Question that the new revision has to answer.
         timeout_seconds: How long the revision may take to become ready.
     """
+    from llmops_components.kfp._run import run_step
+    from llmops_components.passthrough.declared import whole_numbers
     from llmops_components.serving.deploy import deploy_model as deploy
-    from llmops_components.stage import run_stage, whole_numbers
 
-    run_stage(
+    run_step(
         "deploy_model",
         lambda: deploy(
             service.path,

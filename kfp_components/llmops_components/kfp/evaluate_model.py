@@ -40,10 +40,11 @@ def evaluate_model(
         reward_model: Directory of the reward model behind the metric ``reward``.
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
-    from llmops_components.stage import as_page, run_stage, whole_numbers
+    from llmops_components.kfp._run import as_page, run_step
+    from llmops_components.passthrough.declared import whole_numbers
 
     as_page(report)
-    run_stage(
+    run_step(
         "evaluate_model",
         lambda: evaluate(
             model.path,

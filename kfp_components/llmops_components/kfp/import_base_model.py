@@ -26,10 +26,10 @@ def import_base_model(
         revision: Branch, tag or commit on the hub; the default branch when left out.
         dtype: Type of the stored weights: ``bfloat16``, ``float16`` or ``float32``.
     """
+    from llmops_components.kfp._run import run_step
     from llmops_components.models.importing import import_base_model as import_model
-    from llmops_components.stage import run_stage
 
-    run_stage(
+    run_step(
         "import_base_model",
         lambda: import_model(model.path, source=source, revision=revision, dtype=dtype),
         outputs={"model": model},

@@ -25,10 +25,10 @@ def merge_adapter(
         result: Digests, metrics and resources of this step.
         dtype: Type to merge and store in: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the base model's own.
     """
+    from llmops_components.kfp._run import run_step
     from llmops_components.models.merging import merge_adapter as merge
-    from llmops_components.stage import run_stage
 
-    run_stage(
+    run_step(
         "merge_adapter",
         lambda: merge(base_model.path, adapter.path, model.path, dtype=dtype),
         outputs={"model": model},

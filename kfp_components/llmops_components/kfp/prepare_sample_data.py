@@ -34,9 +34,9 @@ def prepare_sample_data(
         only: Datasets that are wanted (``train``, ``preferences``, ``evaluation``); the files of the others are empty.
     """
     from llmops_components.data.sample import prepare_sample_data as prepare
-    from llmops_components.stage import run_stage
+    from llmops_components.kfp._run import run_step
 
-    run_stage(
+    run_step(
         "prepare_sample_data",
         lambda: prepare(
             train.path,

@@ -47,12 +47,13 @@ def register_model(
         metrics: Metrics to log.
         tags: Tags of run and version, for example the digests of the components that made the model.
     """
-    from llmops_components.results import StageReport
-    from llmops_components.stage import run_stage, whole_numbers
+    from llmops_components.kfp._run import run_step
+    from llmops_components.passthrough.declared import whole_numbers
+    from llmops_components.results import StepReport
     from llmops_components.state_files import write_json
     from llmops_components.tracking.register import register_model as register
 
-    def register_and_describe() -> StageReport:
+    def register_and_describe() -> StepReport:
         done = register(
             model.path,
             name=name,
@@ -71,4 +72,4 @@ def register_model(
         write_json(registration.path, done.details)
         return done
 
-    run_stage("register_model", register_and_describe, outputs={"registration": registration}, result=result)
+    run_step("register_model", register_and_describe, outputs={"registration": registration}, result=result)

@@ -57,6 +57,6 @@ def train_grpo(
         preset: How they work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``.
     """
     given = locals()
-    from llmops_components.training.step import train_step
+    from llmops_components.kfp._train import train_step
 
     train_step("train_grpo", **given)

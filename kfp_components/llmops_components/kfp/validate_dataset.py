@@ -42,11 +42,11 @@ def validate_dataset(
     from functools import partial
 
     from llmops_components.data.validation import validate_dataset as validate
+    from llmops_components.kfp._run import as_page, run_step
     from llmops_components.models.loading import load_chat_tokenizer
-    from llmops_components.stage import as_page, run_stage
 
     as_page(data_docs)
-    run_stage(
+    run_step(
         "validate_dataset",
         lambda: validate(
             dataset.path,

@@ -20,7 +20,7 @@ from llmops_components.models.provenance import PROVENANCE_FILE
 from llmops_components.models.quiet import quiet_libraries
 from llmops_components.paths import local_path
 from llmops_components.redaction import redact
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.state_files import write_json
 
 SCHEMES = ("hf", "file", "package")
@@ -49,7 +49,7 @@ class _Source:
 
 def import_base_model(
     model: str | os.PathLike[str], *, source: str, revision: str | None = None, dtype: str = "bfloat16"
-) -> StageReport:
+) -> StepReport:
     """Fetch a causal language model and write it as safetensors with config, tokenizer and chat template.
 
     Args:
@@ -93,7 +93,7 @@ def import_base_model(
         )
     print(f"{details['source']}: {details['architecture']}, {parameters:,} parameters, {stored}", flush=True)
     findings = [] if details["chat_template"] else ["The tokenizer has no chat template: not a chat model."]
-    return StageReport(metrics={"parameters": parameters}, details=details, findings=findings)
+    return StepReport(metrics={"parameters": parameters}, details=details, findings=findings)
 
 
 def _locate(source: str, revision: str | None) -> _Source:

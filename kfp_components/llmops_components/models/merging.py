@@ -22,7 +22,7 @@ from llmops_components.models.provenance import (
 )
 from llmops_components.models.quiet import quiet_libraries
 from llmops_components.models.saving import write_model
-from llmops_components.results import StageReport, digest_of
+from llmops_components.results import StepReport, digest_of
 from llmops_components.state_files import write_json
 
 
@@ -32,7 +32,7 @@ def merge_adapter(
     model: str | os.PathLike[str],
     *,
     dtype: str = "auto",
-) -> StageReport:
+) -> StepReport:
     """Write a base model with an adapter's change added to its weights, as safetensors.
 
     Args:
@@ -72,7 +72,7 @@ def merge_adapter(
         findings = write_model(merged, tokenizer, directory, probe, task=task, where=model)
         _copy_training(adapter_directory, directory, base, dtype)
     print(f"Merged {adapter_parameters:,} parameters of a {config['peft_type']} into {total:,}", flush=True)
-    return StageReport(
+    return StepReport(
         metrics={"adapter_parameters": adapter_parameters, "total_parameters": total},
         details={"peft_type": config["peft_type"]},
         findings=findings,

@@ -139,6 +139,24 @@ def converted(value: Any, kinds: Kinds, name: str, classes: Mapping[str, Fields]
     raise SettingError(f"{name} is {value!r:.80}, and takes {expected}. Give it as such, without quotes.")
 
 
+def whole_numbers(value: Any) -> Any:
+    """Give integers back that lost their type on the way here.
+
+    KFP hands an object over as protobuf's ``Struct``, whose only number is the double: 40 arrives as 40.0, which
+    ``range(40.0)`` and most libraries refuse. Where a library declares a float, :func:`converted` makes it one again.
+
+    Args:
+        value: A parameter of type object or list; anything else is returned as it is.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(item) for item in value]
+    return value
+
+
 def _number(value: Any, names: set[str]) -> Any:
     if isinstance(value, bool):
         return value if "bool" in names else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE
 from llmops_components.serving.asking import SMOKE_PROMPT, ask, is_open_to_all
 from llmops_components.serving.local import processes
@@ -32,7 +32,7 @@ def deploy_model(
     smoke_prompt: str = SMOKE_PROMPT,
     timeout_seconds: float = 300,
     target: Literal["auto", "local", "kserve"] = "auto",
-) -> StageReport:
+) -> StepReport:
     """Deploy a service. The revision that served before goes on serving when the new one fails.
 
     Args:
@@ -57,7 +57,7 @@ def deploy_model(
     facts |= {"target": target, "smoke_prompt": smoke_prompt}
     print(f"Service {facts['name']} revision {facts['revision']} serves at {facts['openai_url']}", flush=True)
     write_json(service, facts)
-    return StageReport(metrics={"deploy_seconds": round(time.monotonic() - started, 3)}, details=facts)
+    return StepReport(metrics={"deploy_seconds": round(time.monotonic() - started, 3)}, details=facts)
 
 
 def _deploy_here(

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.models.directory import check_model_directory
 from llmops_components.redaction import flat, redact, redacted
-from llmops_components.results import StageReport, digest_of
+from llmops_components.results import StepReport, digest_of
 from llmops_components.tracking.alias import move_alias, note_date
 from llmops_components.tracking.checkpoint import CheckpointFlavor
 from llmops_components.tracking.client import (
@@ -57,7 +57,7 @@ def register_model(
     tags: Mapping[str, str] | None = None,
     datasets: Mapping[str, str | os.PathLike[str]] | None = None,
     artifacts: Mapping[str, str | os.PathLike[str]] | None = None,
-) -> StageReport:
+) -> StepReport:
     """Log a run and make a model version of a Transformers checkpoint.
 
     The version carries the digest of the model as a tag. If the registry already has a version with that digest under
@@ -148,7 +148,7 @@ def register_model(
         "reused": reused,
         "links": _links(address, name, str(version.version), experiment_id, version.run_id),
     }
-    return StageReport(metrics={"model_bytes": size}, details=details)
+    return StepReport(metrics={"model_bytes": size}, details=details)
 
 
 def _check_settings(

@@ -32,7 +32,7 @@ from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.paths import local_path
 from llmops_components.processes import decided_by_main, is_main_process, process_count
 from llmops_components.redaction import redacted
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.state_files import naming_full_disk
 from llmops_components.training import curves, settings
 from llmops_components.training.checkpoints import claim, put_all_aside, resume_point
@@ -127,7 +127,7 @@ def run_training(
     facts: Mapping[str, Any] | None = None,
     trainer_args: Callable[[], Mapping[str, Any]] = dict,
     watch: Watch | None = None,
-) -> StageReport:
+) -> StepReport:
     """Train a model by some method.
 
     Args:
@@ -310,7 +310,7 @@ class _Job:
         *,
         model: str | os.PathLike[str],
         adapter: str | os.PathLike[str],
-    ) -> StageReport:
+    ) -> StepReport:
         """Load, build, run, save."""
         from llmops_components.tracking.run import STOPPED_TAG
         from llmops_components.training import survival
@@ -394,7 +394,7 @@ class _Job:
                 next(path for path in (Path(model, CARD_FILE), Path(adapter, CARD_FILE)) if path.exists())
             )
         trainer.accelerator.wait_for_everyone()
-        return StageReport(
+        return StepReport(
             metrics=metrics,
             details={
                 "resumed_from": Path(resume_from).name if resume_from else None,

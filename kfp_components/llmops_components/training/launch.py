@@ -33,7 +33,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,9 @@ from llmops_components.json_text import parse_json
 from llmops_components.processes import is_main_process
 from llmops_components.reporting import ERROR_FILE_VARIABLE, message_of, report_error
 from llmops_components.result_schema import read_result
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.state_files import ERROR_SHAPE, StateFileError, read_json, write_json
+from llmops_components.step import Output, carry_out
 
 MODULE = "llmops_components.training.launch"
 COMPONENTS = {
@@ -104,24 +105,31 @@ class Request:
             )
         except (OSError, ValueError) as error:
             raise SettingError(f"The request {path} cannot be read: {error}") from error
-        names = ("component", "arguments", "result", "preset", "processes")
+        names = [of.name for of in fields(cls)]
         if not isinstance(given, dict):
             raise SettingError(f"The request {path} is not a JSON object with {', '.join(names)}.")
         check_known(given, names, "request")
         if missing := [name for name in names[:3] if name not in given]:
             raise SettingError(f"The request {path} lacks {', '.join(missing)}.")
-        check_known([given["component"]], COMPONENTS, "component")
-        check_known([given.get("preset", cls.preset)], PRESETS, "preset")
-        processes = given.get("processes", cls.processes)
-        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-            raise SettingError(f"request: processes is {processes!r}; give a whole number from 1.")
-        return cls(**given)
+        return cls(**given).checked()
+
+    def checked(self) -> Request:
+        """The request itself, once it is known to name what there is.
+
+        Raises:
+            SettingError: The component or the preset is unknown, or the number of processes is none.
+        """
+        check_known([self.component], COMPONENTS, "component")
+        check_known([self.preset], PRESETS, "preset")
+        if isinstance(self.processes, bool) or not isinstance(self.processes, int) or self.processes < 1:
+            raise SettingError(f"request: processes is {self.processes!r}; give a whole number from 1.")
+        return self
 
 
 def train(
     component: str, arguments: Mapping[str, Any], *, processes: int = 1, preset: str = "ddp"
-) -> StageReport:
-    """Train from within a pipeline step: in this process, or in several that it starts and waits for.
+) -> StepReport:
+    """Train from within a step: in this process, or in several that it starts and waits for.
 
     Args:
         component: Name of a training component.
@@ -134,22 +142,13 @@ def train(
     """
     with tempfile.TemporaryDirectory(prefix="launch-") as scratch:
         file, result = Path(scratch) / "request.json", Path(scratch) / "result.json"
-        write_json(
-            file,
-            {
-                "component": component,
-                "arguments": arguments,
-                "result": str(result),
-                "preset": preset,
-                "processes": processes,
-            },
-        )
-        request = Request.read(file)
-        if request.processes == 1:
-            return _component(request)(**request.arguments)
+        request = Request(component, arguments, str(result), preset, processes).checked()
+        if processes == 1:
+            return _component(request)(**arguments)
+        write_json(file, asdict(request))
         run(file)
         written = read_result(result)
-    return StageReport(**{of.name: getattr(written, of.name) for of in fields(StageReport)})
+    return StepReport(**{of.name: getattr(written, of.name) for of in fields(StepReport)})
 
 
 def run(path: str | os.PathLike[str]) -> None:
@@ -280,7 +279,7 @@ def _error_class(name: str) -> type[ComponentError] | None:
     return known if isinstance(known, type) and issubclass(known, ComponentError) else None
 
 
-def _work(request: Request, component: Callable[..., StageReport]) -> None:
+def _work(request: Request, component: Callable[..., StepReport]) -> None:
     """Train in this process, one of several or the only one."""
     _set_environment(request)
     if is_main_process():
@@ -298,38 +297,21 @@ def _work(request: Request, component: Callable[..., StageReport]) -> None:
         )
 
 
-@dataclass
-class _Output:
-    path: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def uri(self) -> str:
-        return Path(self.path).absolute().as_uri()
-
-
-def _train(request: Request, component: Callable[..., StageReport]) -> None:
-    from llmops_components.stage import run_stage
-
-    outputs = {name: _Output(request.arguments[name]) for name in OUTPUTS if name in request.arguments}
-    try:
-        run_stage(
-            request.component,
-            lambda: component(**request.arguments),
-            outputs=outputs,
-            result=_Output(request.result),
-        )
-    except SystemExit as end:  # how a pipeline step ends; here the error itself decides the exit code
-        if isinstance(end.__context__, ComponentError):
-            raise end.__context__ from None
-        raise
+def _train(request: Request, component: Callable[..., StepReport]) -> None:
+    paths = {name: str(request.arguments[name]) for name in OUTPUTS if name in request.arguments}
+    carry_out(
+        request.component,
+        lambda: component(**request.arguments),
+        outputs={name: Output(path, Path(path).absolute().as_uri()) for name, path in paths.items()},
+        result=request.result,
+    )
 
 
-def _component(request: Request) -> Callable[..., StageReport]:
+def _component(request: Request) -> Callable[..., StepReport]:
     """The component's function, once its arguments are known to fit."""
     from llmops_components.passthrough.training import TrainingOptions
 
-    function: Callable[..., StageReport] = getattr(
+    function: Callable[..., StepReport] = getattr(
         importlib.import_module(COMPONENTS[request.component]), request.component
     )
     signature = inspect.signature(function)

@@ -42,7 +42,7 @@ def test_installs_are_read_from_what_the_compiler_writes(script, installs):
 
 
 def test_component_of_this_package_installs_nothing():
-    command = [*COMPONENT[:3], "from llmops_components import stage"]
+    command = [*COMPONENT[:3], "from llmops_components import step"]
     assert environments.installs_of(command) == []
     assert environments.without_installs(command) == command
     assert environments.is_written_for_data_plane(command)

@@ -7,9 +7,9 @@ import stat
 
 import pytest
 from kfp.dsl import Artifact, Model
+from llmops_components.kfp._run import run_step
 from llmops_components.models.store import MIN_BYTES, store_once
-from llmops_components.results import StageReport, digest_of
-from llmops_components.stage import run_stage
+from llmops_components.results import StepReport, digest_of
 
 WEIGHTS = b"w" * MIN_BYTES
 
@@ -98,10 +98,10 @@ def test_steps_of_two_runs_have_one_model_on_disk(tmp_path, monkeypatch):
         def work(directory=directory):
             model(directory / "model")
             (directory / "report").write_bytes(WEIGHTS)
-            return StageReport()
+            return StepReport()
 
         result = Artifact(uri=str(directory / "result"))
-        run_stage("import_base_model", work, outputs={"model": output, "report": other}, result=result)
+        run_step("import_base_model", work, outputs={"model": output, "report": other}, result=result)
     assert paths[0].samefile(paths[1])
     assert paths[0].stat().st_nlink == 3
     assert len(list((tmp_path / "models").iterdir())) == 2

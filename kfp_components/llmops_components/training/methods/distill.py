@@ -12,7 +12,7 @@ from llmops_components.models.loading import load_model, load_tokenizer
 from llmops_components.models.precision import precision
 from llmops_components.models.provenance import describe_base
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.training.driver import Method, run_training
 
 DISTILL = Method(
@@ -44,7 +44,7 @@ def distill(
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
     **options: Unpack[TrainingOptions],
-) -> StageReport:
+) -> StepReport:
     """Train a student to give each token the probability that its teacher gives, with TRL's ``DistillationTrainer``.
 
     The student writes the answers, the teacher only judges them, so that the student learns what to do where it

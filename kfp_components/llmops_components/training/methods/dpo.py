@@ -6,7 +6,7 @@ import os
 from typing import Unpack
 
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.training.driver import Method, run_training
 
 DPO = Method(
@@ -28,7 +28,7 @@ def train_dpo(
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
     **options: Unpack[TrainingOptions],
-) -> StageReport:
+) -> StepReport:
     """Make a model prefer the better of two answers, with TRL's ``DPOTrainer``.
 
     The reference that it must not drift from is the base model itself.

@@ -6,7 +6,7 @@ import os
 from typing import Any, Unpack
 
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.training.driver import Method, run_training
 
 
@@ -53,7 +53,7 @@ def train_kto(
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
     **options: Unpack[TrainingOptions],
-) -> StageReport:
+) -> StepReport:
     """Make good answers likelier and bad ones less so, with TRL's ``KTOTrainer``.
 
     Args:

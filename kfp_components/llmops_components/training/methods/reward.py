@@ -6,7 +6,7 @@ import os
 from typing import Unpack
 
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.training.driver import Method, run_training
 
 REWARD = Method(
@@ -31,7 +31,7 @@ def train_reward(
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
     **options: Unpack[TrainingOptions],
-) -> StageReport:
+) -> StepReport:
     """Train a model to give the better of two answers the higher number, with TRL's ``RewardTrainer``.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from llmops_components.models.directory import check_model_directory
 from llmops_components.models.provenance import describe_base
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.training.callbacks.reward_watch import RewardWatch
 from llmops_components.training.driver import Method, run_training
 from llmops_components.training.rewards import build_rewards, parse_rewards
@@ -35,7 +35,7 @@ def run_rl(
     rewards: Mapping[str, Any] | None,
     reward_model: str | os.PathLike[str] | None,
     options: TrainingOptions,
-) -> StageReport:
+) -> StepReport:
     """Train with the rewards that the caller named.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.training.driver import Method
 from llmops_components.training.methods.rl import CURVES, run_rl
 
@@ -35,7 +35,7 @@ def train_rloo(
     rewards: Mapping[str, Any] | None = None,
     reward_model: str | os.PathLike[str] | None = None,
     **options: Unpack[TrainingOptions],
-) -> StageReport:
+) -> StepReport:
     """Train a policy to earn more reward than its other answers, with TRL's ``RLOOTrainer``.
 
     Args:

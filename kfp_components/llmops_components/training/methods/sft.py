@@ -6,7 +6,7 @@ import os
 from typing import Unpack
 
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.results import StageReport
+from llmops_components.results import StepReport
 from llmops_components.training.driver import Method, run_training
 
 SFT = Method(
@@ -27,7 +27,7 @@ def train_sft(
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
     **options: Unpack[TrainingOptions],
-) -> StageReport:
+) -> StepReport:
     """Fine-tune a causal language model on prompt/completion or conversational rows with TRL's ``SFTTrainer``.
 
     Args:

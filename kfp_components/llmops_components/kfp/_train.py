@@ -6,7 +6,8 @@ from typing import Any
 
 from kfp.dsl import Artifact, Metrics, Model
 
-from llmops_components.stage import run_stage, whole_numbers
+from llmops_components.kfp._run import run_step
+from llmops_components.passthrough.declared import whole_numbers
 from llmops_components.training.launch import train
 
 
@@ -38,7 +39,7 @@ def train_step(
         name: value.path if isinstance(value, Artifact) else value
         for name, value in (inputs | outputs).items()
     }
-    run_stage(
+    run_step(
         component,
         lambda: train(component, whole_numbers(arguments), processes=processes, preset=preset),
         outputs=outputs,

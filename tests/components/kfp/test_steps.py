@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from llmops_components.errors import DataError, SettingError
+from llmops_components.kfp._run import as_page, run_step
+from llmops_components.passthrough.declared import whole_numbers
 from llmops_components.reporting import report_error
-from llmops_components.results import StageReport, digest_of
-from llmops_components.stage import as_page, run_stage, whole_numbers
+from llmops_components.results import StepReport, digest_of
 from llmops_components.state_files import write_json
 
 
@@ -23,8 +24,8 @@ def test_result_describes_outputs_and_copies_the_report(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"1234")
     model, absent, result = (artifact(tmp_path / name) for name in ("model", "absent", "result"))
-    report = StageReport(metrics={"loss": 0.5}, details={"n": 1}, passed=False, findings=["line 1"])
-    run_stage("toy", lambda: report, outputs={"model": model, "absent": absent}, result=result)
+    report = StepReport(metrics={"loss": 0.5}, details={"n": 1}, passed=False, findings=["line 1"])
+    run_step("toy", lambda: report, outputs={"model": model, "absent": absent}, result=result)
     written = json.loads((tmp_path / "result").read_text())
     resources = written.pop("resources")
     digest, size = digest_of(tmp_path / "model")
@@ -46,9 +47,9 @@ def test_result_describes_outputs_and_copies_the_report(tmp_path):
 def test_metrics_are_shown_in_the_pipelines_ui(tmp_path):
     logged = {}
     metrics = SimpleNamespace(log_metric=logged.__setitem__)
-    run_stage(
+    run_step(
         "toy",
-        lambda: StageReport(metrics={"a": 1}),
+        lambda: StepReport(metrics={"a": 1}),
         outputs={},
         result=artifact(tmp_path / "result"),
         metrics=metrics,
@@ -59,16 +60,16 @@ def test_metrics_are_shown_in_the_pipelines_ui(tmp_path):
 def test_more_findings_than_a_result_may_have_are_cut_and_counted(tmp_path):
     findings = [f"line {number}" for number in range(10_002)]
     result = artifact(tmp_path / "result")
-    run_stage("toy", lambda: StageReport(passed=False, findings=findings), outputs={}, result=result)
+    run_step("toy", lambda: StepReport(passed=False, findings=findings), outputs={}, result=result)
     written = json.loads((tmp_path / "result").read_text())["findings"]
     assert written == [*findings[:9_999], "and 3 more"]
 
 
 def test_details_that_nobody_could_read_are_a_reported_error(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMOPS_ERROR_FILE", str(tmp_path / "error.json"))
-    report = StageReport(details={"loss": float("nan")})
+    report = StepReport(details={"loss": float("nan")})
     with pytest.raises(SystemExit, match=r"details\.loss is nan, which is no finite number"):
-        run_stage("toy", lambda: report, outputs={}, result=artifact(tmp_path / "result"))
+        run_step("toy", lambda: report, outputs={}, result=artifact(tmp_path / "result"))
     assert json.loads((tmp_path / "error.json").read_text())["type"] == "StateFileError"
 
 
@@ -79,7 +80,7 @@ def test_error_on_purpose_ends_the_process_with_its_message_and_leaves_no_result
         raise DataError("row 3: completion is empty")
 
     with pytest.raises(SystemExit, match="DataError: row 3: completion is empty"):
-        run_stage("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
+        run_step("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
     assert not (tmp_path / "result").exists()
     assert json.loads((tmp_path / "error.json").read_text()) == {
         "type": "DataError",
@@ -97,7 +98,7 @@ def test_reason_comes_before_the_places_that_it_is_about(tmp_path, monkeypatch):
         raise DataError(f"Dataset {dataset} has no rows.. Check the step that writes it.")
 
     with pytest.raises(SystemExit):
-        run_stage("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
+        run_step("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
     assert json.loads((tmp_path / "error.json").read_text())["message"].split("\n") == [
         "Dataset .../validated has no rows. Check the step that writes it.",
         f".../validated: {dataset}",
@@ -114,7 +115,7 @@ def test_error_on_purpose_is_a_marked_line_of_the_output_where_no_file_is_asked_
         raise DataError("row 3: zeile\u2028zwei\nhttps://me:a-password@example.com refused a-secret-of-mine")
 
     with pytest.raises(SystemExit, match=r"DataError: row 3: .*\n.*//\*\*\*@example.com refused \*\*\*$"):
-        run_stage("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
+        run_step("toy", refuse, outputs={}, result=artifact(tmp_path / "result"))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("LLMOPS_ERROR: ")
     assert json.loads(line.removeprefix("LLMOPS_ERROR: ")) == {
@@ -131,7 +132,7 @@ def test_unexpected_error_has_its_traceback_in_the_output_and_no_marked_line(tmp
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        run_stage("toy", crash, outputs={}, result=artifact(tmp_path / "result"))
+        run_step("toy", crash, outputs={}, result=artifact(tmp_path / "result"))
     assert capsys.readouterr().err == ""
 
 
