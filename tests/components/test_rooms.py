@@ -51,6 +51,7 @@ DATA_PLANE = House(
         ("results", "state_files"),
         ("errors",),
         ("redaction",),
+        ("hosts", "json_text"),
     ),
     only_in=(("kfp", ("kfp", "local")),),
 )
