@@ -30,7 +30,7 @@ from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.redaction import Redactor
 from airflow_provider_llmops.remote.ending import describe_limits
 from airflow_provider_llmops.remote.failing import failure_of
-from airflow_provider_llmops.remote.intent import Intent, lineage_of, origin_of
+from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 from airflow_provider_llmops.uris import Address
@@ -159,7 +159,7 @@ class PipelineRunOperator(RemoteRunOperator[Run]):
             version=self.version(),
             labels={**origin_of(context), **self.labels(), "fingerprint": fingerprint},
             environment=self.environment(),
-            lineage=lineage_of(context, intent.began),
+            attempts_key=attempts_key(context, intent.began),
         )
 
         def submit() -> str:

@@ -20,7 +20,7 @@ from airflow_provider_llmops.backends.trainjobs.runtime import check_runtime_of
 from airflow_provider_llmops.exceptions import RunFailedError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.remote.ending import attempt_deadline, describe_limits
-from airflow_provider_llmops.remote.intent import Intent, lineage_of, origin_of, outlasting
+from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of, outlasting
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.declared import converted
@@ -141,7 +141,7 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
         :param began: try number of the attempt from whose checkpoints on it goes on; this attempt's when left out
         :raises ConfigurationError: an argument is unknown, missing or of the wrong type, or a path is not on a volume
         """
-        return self._request.document(job_name, lineage_of(context, began))
+        return self._request.document(job_name, attempts_key(context, began))
 
     def manifest(self, context: Context, token: str, *, began: int | None = None) -> dict[str, Any]:
         """The TrainJob.
@@ -153,7 +153,7 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
         name = self._name(token, context)
         origin = {f"llmops/{key.replace('_', '-')}": value for key, value in origin_of(context).items()}
         request = self._request
-        text = request.variable(name, lineage_of(context, began))
+        text = request.variable(name, attempts_key(context, began))
         return train_job(
             name,
             namespace=self._namespace,

@@ -28,7 +28,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 INTENT_KEY = "llmops_run"
-LINEAGE_CHARACTERS = 12
+ATTEMPTS_KEY_CHARACTERS = 12
 # How long a request may still be on its way after the worker that sent it has died.
 IN_FLIGHT_SECONDS = 10.0
 # States in which nobody will ask for the run any more. A task that another attempt has taken over is not among them.
@@ -204,7 +204,7 @@ def dag_run_key(context: Context) -> str:
     return f"{ti.dag_id}/{ti.run_id}"
 
 
-def lineage_of(context: Context, began: int | None = None) -> str:
+def attempts_key(context: Context, began: int | None = None) -> str:
     """Whose checkpoints may be gone on from: those of the same task in the same DAG run, until it is cleared.
 
     :param context: of the task
@@ -212,7 +212,7 @@ def lineage_of(context: Context, began: int | None = None) -> str:
     """
     ti = context["ti"]
     of = [ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number if began is None else began]
-    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:LINEAGE_CHARACTERS]
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:ATTEMPTS_KEY_CHARACTERS]
 
 
 def find_in_flight(find: Callable[[], T | None], sent_at: float) -> T | None:

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from llmops_components.data.validation import _load_tokenizer
 from llmops_components.errors import MAX_CHARACTERS, DataError, InputError, ModelError
 from llmops_components.json_text import MAX_DEPTH, parse_json
 from llmops_components.local.values import select
 from llmops_components.models.directory import check_model_directory
 from llmops_components.models.embeddings import embed
-from llmops_components.models.generation import load_model
 from llmops_components.models.importing import import_base_model
+from llmops_components.models.loading import load_chat_tokenizer
+from llmops_components.models.loading import load_to_answer as load_model
 from llmops_components.serving.predictor.requests import Message
 
 DEPTHS = [MAX_DEPTH + 1, 990, 100_000]
@@ -57,7 +57,7 @@ def test_model_whose_settings_are_nested_too_deeply_is_refused(name, depth, mode
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json"])
 def test_model_whose_tokenizer_is_nested_too_deeply_is_refused(name, model):
     (model / name).write_text(f'{{"model_type": "llama", "a": {nested(100_000)}}}')
-    for use in (load_model, _load_tokenizer):
+    for use in (load_model, load_chat_tokenizer):
         with pytest.raises(ModelError, match="cannot be loaded: "):
             use(model)
 

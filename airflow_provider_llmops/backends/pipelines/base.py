@@ -26,7 +26,7 @@ class RunRequest:
     :param labels: where the run comes from: dag, run, task and component digest
     :param environment: environment variables for the steps. May hold secrets: never logged or shown, and stored only on this machine,
         for its owner alone, while the run waits for its turn
-    :param lineage: the same for all attempts of the task that may go on from each other's checkpoints
+    :param attempts_key: the same for all attempts of the task that may go on from each other's checkpoints
     """
 
     display_name: str
@@ -34,7 +34,7 @@ class RunRequest:
     version: Mapping[str, str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    lineage: str | None = None
+    attempts_key: str | None = None
 
 
 @dataclass(frozen=True)

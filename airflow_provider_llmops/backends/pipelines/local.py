@@ -344,7 +344,7 @@ class LocalPipelineBackend:
 
     def _checkpoints_of(self, request: RunRequest) -> str | None:
         """What a retry of a training goes on from, unless that has a place of its own. Success removes it."""
-        return str(self._checkpoints / request.lineage) if request.lineage else None
+        return str(self._checkpoints / request.attempts_key) if request.attempts_key else None
 
     def _note_use(self, value: Any, *, is_needed: bool = True) -> None:
         """Let the runs that paths and addresses belong to be as young as their last use.

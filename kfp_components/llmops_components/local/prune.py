@@ -4,7 +4,7 @@ What lies under a root, and what keeps it there beside its age:
 
     runs/<id>                 a process of its own that lives, or its turn to come; a run under way that has it among its arguments; a
                               service's manifest; a version in MLflow that was registered from it
-    checkpoints/<lineage>     a run under way; a week in any case, for a retry goes on from there
+    checkpoints/<key>         a run under way; a week in any case, for a retry goes on from there
     environments/<key>        a step that uses it
     services/.../revisions/n  a process of its own that lives, or traffic
     models/<digest>           a link to it in any run
@@ -48,7 +48,7 @@ TIDY_EVERY_SECONDS = 3600.0
 RETENTION_VARIABLE = "LLMOPS_RETENTION_DAYS"
 TEMPORARY = "tmp"  # in a run's directory: a symbolic link to its temporary directory
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_LINEAGE = re.compile(r"[0-9a-f]{12}")  # as the provider calls what retries of a task share
+_ATTEMPTS_KEY = re.compile(r"[0-9a-f]{12}")  # as the provider calls what retries of a task share
 _PREPARED = re.compile(rf"\.({_RUN_ID.pattern})\.\d+")
 _REMOVED = ".removed-"
 _OF_A_RUN = ("request.json", "state.json")
@@ -351,7 +351,7 @@ class _Pruning:
 
     def _checkpoints(self) -> None:
         in_use = self._checkpoints_in_use()
-        for directory in self._directories(self.root / "checkpoints", _LINEAGE):
+        for directory in self._directories(self.root / "checkpoints", _ATTEMPTS_KEY):
             newest = min(self._days(path) for path in (directory, *directory.glob("*")))
             kept = "a run under way" if str(directory) in in_use else None
             item = Item("checkpoints", directory.name, directory, newest)

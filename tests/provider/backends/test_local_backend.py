@@ -232,12 +232,12 @@ def test_two_looks_for_processes_share_one_grace(backend, toy_spec, monkeypatch)
     backend.cancel(run_id)
 
 
-@pytest.mark.parametrize("lineage", [None, "abc123"])
-def test_steps_know_where_a_retry_looks_for_checkpoints(backend, toy_spec, lineage):
-    run_id = backend.submit(replace(request(toy_spec), lineage=lineage))
+@pytest.mark.parametrize("key", [None, "abc123"])
+def test_steps_know_where_a_retry_looks_for_checkpoints(backend, toy_spec, key):
+    run_id = backend.submit(replace(request(toy_spec), attempts_key=key))
     finished(backend, run_id)
     variables = result_of(backend, run_id)["details"]["variables"]
-    assert ("LLMOPS_CHECKPOINTS" in variables) == (lineage is not None)
+    assert ("LLMOPS_CHECKPOINTS" in variables) == (key is not None)
 
 
 def test_checkpoints_that_nobody_went_on_from_are_removed_after_a_while(backend, toy_spec):
@@ -246,7 +246,7 @@ def test_checkpoints_that_nobody_went_on_from_are_removed_after_a_while(backend,
         (directory / "checkpoint-1").mkdir(parents=True)
     for path in (old / "checkpoint-1", old):
         os.utime(path, (0, time.time() - 8 * 24 * 3600))
-    finished(backend, backend.submit(replace(request(toy_spec), lineage="abc123")))
+    finished(backend, backend.submit(replace(request(toy_spec), attempts_key="abc123")))
     wait_until(lambda: not old.exists())
     assert young.exists()
 

@@ -144,11 +144,11 @@ def test_retry_after_a_failed_run_makes_a_new_one(toy, context, backend):
 
 
 def test_attempts_share_checkpoints_until_the_task_is_cleared(toy, context, backend, monkeypatch):
-    lineages = []
+    keys = []
     submit = LocalPipelineBackend.submit
 
     def note(self, request):
-        lineages.append(request.lineage)
+        keys.append(request.attempts_key)
         return submit(self, request)
 
     monkeypatch.setattr(LocalPipelineBackend, "submit", note)
@@ -158,7 +158,7 @@ def test_attempts_share_checkpoints_until_the_task_is_cleared(toy, context, back
         context = retry(context)
     toy(deferrable=False).execute(context)
     toy(deferrable=False).execute(clear(context))
-    assert lineages[0] == lineages[1] == lineages[2] != lineages[3]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2])

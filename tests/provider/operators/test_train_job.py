@@ -35,13 +35,13 @@ from airflow_provider_llmops.operators import train_job
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
 from airflow_provider_llmops.remote import intent as once
 from airflow_provider_llmops.remote import settle
-from airflow_provider_llmops.remote.intent import lineage_of
+from airflow_provider_llmops.remote.intent import attempts_key
 from airflow_provider_llmops.sensors.train_job import TrainJobSensor
 from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
 ARGUMENTS = {"dataset": "/mnt/shared/rows.jsonl", "base_model": "file:///mnt/shared/base"}
 SETTINGS = {"persistent_volume_claims": {"shared": "/mnt/shared"}}
-CHECKPOINTS = "/mnt/shared/out/checkpoints/" + lineage_of(
+CHECKPOINTS = "/mnt/shared/out/checkpoints/" + attempts_key(
     {"ti": SimpleNamespace(dag_id="dag", run_id="manual", task_id="task", map_index=-1)}, began=1
 )
 CLOCK = "2026-01-01T00:00:00Z"
