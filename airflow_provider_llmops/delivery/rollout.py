@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_llmops.backends.serving.base import Service, ServingBackend
-from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, RunFailedError
+from airflow_provider_llmops.exceptions import (
+    ConfigurationError,
+    LLMOpsError,
+    RunFailedError,
+    RunNotFoundError,
+)
 from airflow_provider_llmops.redaction import redact
 
 SMOKE_PROMPT = "What is Python?"
@@ -24,16 +29,25 @@ class Rollout:
     :param name: its name
     :param logger: of the task
     :param only_if_newer: whether a service is left alone that serves a model of a newer date
+    :param is_ours: whether this task has started the new revision; one of another task is never stopped
     """
 
     def __init__(
-        self, backend: ServingBackend, namespace: str, name: str, logger: Any, *, only_if_newer: bool = True
+        self,
+        backend: ServingBackend,
+        namespace: str,
+        name: str,
+        logger: Any,
+        *,
+        only_if_newer: bool = True,
+        is_ours: bool = True,
     ) -> None:
         self.backend = backend
         self.namespace = namespace
         self.name = name
         self._log = logger
         self._only_if_newer = only_if_newer
+        self._is_ours = is_ours
 
     def reason_to_leave(self, as_of: str | None, *, is_backfill: bool) -> str | None:
         """Why the service is left as it is, before anything is started; ``None`` if it is not.
@@ -45,8 +59,8 @@ class Rollout:
             return None
         try:
             service = self.backend.get(self.namespace, self.name)
-        except ConfigurationError:
-            return None  # there is none yet; if it is something else, applying the manifest says so
+        except RunNotFoundError:
+            return None  # there is none yet
         if service.is_newer_than(as_of):
             return self._newer_serves(service, as_of)
         if is_backfill and service.is_serving:
@@ -78,42 +92,49 @@ class Rollout:
         :param revision: the revision; it is stopped where it does not get the traffic
         :param as_of: date or partition of its model
         """
-        service = self.backend.set_traffic(
-            self.namespace, self.name, {revision: 100}, as_of=as_of, only_if_newer=self._only_if_newer
-        )
+        try:
+            service = self.backend.set_traffic(
+                self.namespace, self.name, {revision: 100}, as_of=as_of, only_if_newer=self._only_if_newer
+            )
+        except ConfigurationError as error:
+            raise self.give_up(revision, f"could not be given the traffic: {error}") from error
         if self._only_if_newer and service.is_newer_than(as_of):
             self.discard(revision)
             return service, self._newer_serves(service, as_of)
         return service, None
 
     def discard(self, revision: str) -> Service:
-        """Stop a revision unless requests go to it; the service then.
+        """Stop a revision unless requests go to it, or another task has started it; the service then.
 
         The revision that a deployment gives up may be the one that serves: applying the same manifest again returns it.
 
         :param revision: the revision
         """
         found = self.backend.get(self.namespace, self.name).revisions.get(revision)
-        if found is not None and not found.traffic:
+        if self._is_ours and found is not None and not found.traffic:
             self.backend.delete(self.namespace, self.name, revision)
         return self.backend.get(self.namespace, self.name)
 
     def give_up(self, revision: str, why: str) -> RunFailedError:
-        """Stop a revision, and say what serves now.
+        """Stop a revision that this task has started, and say what serves now.
 
         :param revision: the revision
         :param why: what it did, behind "the new revision"
         """
-        last_lines = self.backend.logs(self.namespace, self.name, revision, LAST_LINES)
-        self._log.error("Last lines of revision %s:\n%s", revision, redact("\n".join(last_lines)))
-        service = self.discard(revision)
+        where = f"Revision: {revision} of service {self.name}"
+        try:
+            last_lines = self.backend.logs(self.namespace, self.name, revision, LAST_LINES)
+            self._log.error("Last lines of revision %s:\n%s", revision, redact("\n".join(last_lines)))
+            service = self.discard(revision)
+        except LLMOpsError as error:  # it must not hide the failure
+            return RunFailedError(f"The new revision {why}. What serves cannot be asked.", where, str(error))
         serving = ", ".join(
             f"{each.revision} ({each.traffic}%)" for each in service.revisions.values() if each.traffic
         )
         return RunFailedError(
             f"The new revision {why}. "
             + (f"Serving as before: {serving}." if serving else "Nothing is serving."),
-            f"Revision: {revision} of service {self.name}",
+            where,
         )
 
     def _newer_serves(self, service: Service, as_of: str | None) -> str:

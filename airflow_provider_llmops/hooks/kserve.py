@@ -89,7 +89,7 @@ class KServeHook(BaseHook):
 
         :param manifest: an ``InferenceService``
         """
-        return self.backend.apply(manifest)
+        return self.backend.apply(manifest)[0].revision
 
     def get_service(self, name: str, namespace: str = "default") -> Service:
         """Read a service.

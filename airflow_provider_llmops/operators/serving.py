@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,15 @@ from airflow_provider_llmops.backends.serving.base import Revision, Service, Ser
 from airflow_provider_llmops.backends.serving.manifest import inference_service
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
 from airflow_provider_llmops.delivery.rollout import SMOKE_PROMPT, Rollout
-from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError, shown_value
+from airflow_provider_llmops.exceptions import (
+    ConfigurationError,
+    RunFailedError,
+    RunNotFoundError,
+    shown_value,
+)
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.links import ServiceLink
+from airflow_provider_llmops.remote.ending import describe_limits
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
@@ -79,7 +86,7 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     operator_extra_links = (ServiceLink(),)
     ui_color = "#e6f4ea"
     kind = "revision"
-    is_made_once = True  # a manifest that is applied again is answered with the revision that runs it
+    run_timeout_argument = "ready_timeout"
 
     def __init__(
         self,
@@ -107,6 +114,7 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         self.ready_timeout = ready_timeout
         self.only_if_newer = only_if_newer
         self.kserve_conn_id = kserve_conn_id
+        self._is_new = False
 
     @cached_property
     def hook(self) -> KServeHook:
@@ -144,7 +152,16 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
             self.service_name,
             self.log,
             only_if_newer=self.only_if_newer is True,
+            is_ours=self._is_ours,
         )
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether this task has started the revision: another one may have applied the same manifest before."""
+        if self._key is not None and self._is_new:
+            return True
+        intent = Intent.load(self._context) if self._context is not None else None
+        return intent is None or not intent.reused
 
     @property
     def interval(self) -> float:
@@ -170,26 +187,56 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         self._skip_if_newer_serves(context)
 
         def apply() -> str:
-            revision = self.backend.apply(manifest)
-            self.log.info("Revision %s of service %s is starting", revision, self.service_name)
-            return revision
+            revision, is_new = self.backend.apply(manifest)
+            self._is_new = is_new
+            how = "is starting" if is_new else f"runs this manifest already, and is {revision.state}"
+            self.log.info("Revision %s of service %s %s", revision.revision, self.service_name, how)
+            return self.key_of(revision)
 
         return apply
 
+    def made(self, intent: Intent, former: Intent | None, key: str) -> Intent:
+        """The time began when the revision was asked for, by whichever attempt; one of another task is not ours."""
+        if self._is_new:
+            return intent
+        if former is not None and former.run_id in (None, key):
+            self.log.info("Reconnected to %s", self.named(key))
+            return replace(intent, at=former.at, reused=former.reused)
+        return replace(intent, reused=True)
+
     def find(self, intent: Intent) -> Revision | None:
-        """The revision, once an attempt has learnt its name: what was applied before is answered when it is applied again."""
-        if intent.run_id is None:
+        """The revision that an earlier attempt has started, if it still is that: a service that was made anew counts anew."""
+        if intent.run_id is None or intent.reused or intent.finished:
             return None
+        namespace, name = intent.name.partition(" ")[0].split("/")
         try:
-            service = self.hook.get_service(self.service_name, self.namespace)
-        except ConfigurationError as error:  # deleted; anything else says so when the manifest is applied
-            self.log.warning("Revision %s of the previous attempt is gone: %s", intent.run_id, error)
+            service = self.backend.get(namespace, name)
+        except RunNotFoundError:
             return None
-        return service.revisions.get(intent.run_id)
+        found = service.revisions.get(_name(intent.run_id))
+        return found if found is not None and self.key_of(found) == intent.run_id else None
+
+    def may_be_on_its_way(self, *, is_retry: bool) -> bool:
+        """No: what an earlier attempt has applied is answered when it is applied again."""
+        return False
+
+    def take_over(self, context: Context, intent: Intent, seen: Revision | None) -> str | None:
+        """Nothing: the manifest is applied again, which finds what runs it, and nothing else."""
+        return None
+
+    def stop_former(self, intent: Intent, seen: Revision | None) -> None:
+        """Stop the former revision, unless requests go to it."""
+        if seen is not None and not seen.state.is_lost:
+            namespace, name = intent.name.partition(" ")[0].split("/")
+            Rollout(self.backend, namespace, name, self.log).discard(seen.revision)
+
+    def named(self, key: str) -> str:
+        """What it is called in messages."""
+        return f"revision {_name(key)} of service {self.service_name}"
 
     def key_of(self, seen: Revision) -> str:
-        """The revision's name."""
-        return seen.revision
+        """The revision's name, and the digest of its manifest: a name comes again when a service is made anew."""
+        return f"{seen.revision}@{seen.digest}"
 
     def key_in(self, event: dict[str, Any]) -> str:
         """Name of the revision that was waited for."""
@@ -197,16 +244,11 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
 
     def read(self, key: str, event: dict[str, Any]) -> Revision:
         """The revision as it was seen last: whether it still serves is asked of itself."""
-        return Revision(revision=key, state=ServiceState(event["state"]), error=event["error"])
+        return Revision(revision=_name(key), state=ServiceState(event["state"]), error=event["error"])
 
     def cancel(self, key: str, *, patience: float | None = None) -> None:
         """Stop the revision, unless requests go to it."""
-        self._rollout.discard(key)
-
-    def stop_former(self, intent: Intent, seen: Revision | None) -> None:
-        """Stop the former revision, unless requests go to it."""
-        if seen is not None and not seen.state.is_lost:
-            self.cancel(seen.revision)
+        self._rollout.discard(_name(key))
 
     def trigger(self, key: str, deadline: float | None) -> RevisionReadyTrigger:
         """What waits for the revision."""
@@ -216,18 +258,20 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
             kserve_conn_id=self.kserve_conn_id,
             namespace=self.namespace,
             name=self.service_name,
-            revision=key,
+            revision=_name(key),
             poll_interval=self.interval,
             deadline=deadline,
-            cancel_on_kill=self.cancel_on_kill,
+            cancel_on_kill=self.cancel_on_kill and self._is_ours,
         )
 
     def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
         """Why the revision is not ready; it is stopped."""
         is_late = event["timed_out"]
-        return self._rollout.give_up(
-            key, f"was not ready after {self.ready_timeout}" if is_late else f"failed: {event['error']}"
-        )
+        why = f"was not ready within {describe_limits(self)}" if is_late else f"failed: {event['error']}"
+        error = self._rollout.give_up(_name(key), why)
+        if self._context is not None:
+            Intent.drop(self._context)  # the next attempt has time of its own
+        return error
 
     def outcome(self, context: Context, seen: Revision) -> dict[str, Any]:
         """Ask the revision that is ready, then give it the traffic."""
@@ -263,6 +307,11 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     def _skip_if_newer_serves(self, context: Context) -> None:
         if reason := self._rollout.reason_to_leave(as_of(context), is_backfill=is_backfill(context)):
             raise AirflowSkipException(reason)
+
+
+def _name(key: str) -> str:
+    """The revision's name in a key."""
+    return key.partition("@")[0]
 
 
 class AskModelOperator(BaseOperator):

@@ -92,7 +92,6 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
     template_fields_renderers = {"arguments": "json", "step_settings": "json"}
     ui_color = "#e8f0fe"
     kind = "TrainJob"
-    is_made_once = True
 
     def __init__(
         self,
@@ -259,6 +258,14 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
     @property
     def _namespace(self) -> str:
         return self.namespace or self.backend.namespace
+
+    def may_be_on_its_way(self, *, is_retry: bool) -> bool:
+        """Not on a retry: its request has the same name, and one of the two is refused."""
+        return not is_retry
+
+    def key_before(self, intent: Intent) -> str | None:
+        """Namespace and name, which has the token."""
+        return f"{self._namespace}/{self._name(intent.name)}"
 
     def is_useless(self, intent: Intent, seen: TrainJob | None) -> bool:
         """Not one that has failed: it has checkpoints."""

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 class RunningTask(Protocol):
     """What decides when the run of an operator ends.
 
+    :param run_timeout_argument: what its author calls ``run_timeout``
     :param was_told_to_end: whether ``on_kill`` was called. Airflow's signal handler only calls it and returns, so that a
         request for a run may be sent after it.
     """
 
     task_id: str
     run_timeout: timedelta | None
+    run_timeout_argument: str
     execution_timeout: timedelta | None
     cancel_on_kill: bool
     cancel_on_eviction: bool
@@ -97,6 +99,6 @@ def seconds_to_wait(interval: float, deadline: float | None) -> float:
 
 def describe_limits(task: RunningTask) -> str:
     """The limits that a run has reached one of, for messages."""
-    limits = {"run_timeout": task.run_timeout, "execution_timeout": task.execution_timeout}
+    limits = {task.run_timeout_argument: task.run_timeout, "execution_timeout": task.execution_timeout}
     given = [f"its {name} of {limit}" for name, limit in limits.items() if limit is not None]
     return " or ".join(given) or "its time"  # the DAG may have changed since

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 
@@ -154,7 +154,7 @@ def concluding(context: Context) -> Iterator[None]:
     """
     try:
         yield
-    except AirflowFailException:
+    except (AirflowFailException, AirflowSkipException):
         _conclude(context, is_finished=True)
         raise
     except Exception:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.remote.ending import (
     deadline,
     describe_limits,
@@ -72,8 +72,8 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
 
     kind: ClassVar[str] = "run"
     """What is made, for messages."""
-    is_made_once: ClassVar[bool] = False
-    """Whether to ask again under the same name makes nothing new, so that a retry need not wait for a request on its way."""
+    run_timeout_argument = "run_timeout"
+    """What a DAG's author calls ``run_timeout``, for messages."""
 
     def __init__(
         self,
@@ -168,7 +168,27 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
 
         See :meth:`~airflow_provider_llmops.remote.intent.Intent.is_of_this_cycle`.
         """
-        return seen.state.is_lost if seen else intent.run_id is not None
+        return seen is not None and seen.state.is_lost
+
+    def may_be_on_its_way(self, *, is_retry: bool) -> bool:
+        """Whether a request of an earlier attempt, that died before its answer, may still make something.
+
+        :param is_retry: whether this attempt asks for the same again, under the same name
+        """
+        return True
+
+    def key_before(self, intent: Intent) -> str | None:
+        """Its key before it is made, where that can be told from the intent."""
+        return None
+
+    def made(self, intent: Intent, former: Intent | None, key: str) -> Intent:
+        """The intent with what is known now that the thing is there.
+
+        :param intent: this attempt's
+        :param former: an earlier attempt's of the same cycle
+        :param key: of what was made
+        """
+        return intent
 
     def go_on(self, intent: Intent, seen: Seen | None) -> str | None:
         """On a retry, when it has failed or is gone: its key if it goes on after all, ``None`` to make a new one."""
@@ -198,8 +218,9 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         """Take the outcome of what was waited for."""
         self._context = context
         key = self.key_in(event)
-        with concluding(context), outlasting(self._at_the_start(key)):
+        with outlasting(self._at_the_start(key)):
             seen = self.read(key, event)
+        with concluding(context), outlasting(self._at_the_start(key)):
             if seen is not None and seen.state.is_successful:
                 self._key = None  # there is nothing left to cancel
                 return self.outcome(context, seen)
@@ -217,9 +238,12 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
             return
         self.was_told_to_end = True
         if self.cancel_on_kill and is_unwanted(self._context, cancel_on_eviction=self.cancel_on_eviction):
-            self._cancel()
-        elif self._key or self._making:
-            name = self._at_the_start(self._key or (self._making.name if self._making else ""))
+            try:
+                self._cancel()
+            except (ApiUnavailableError, ConfigurationError) as error:
+                self.log.warning("It was not cancelled: %s", error)
+        elif key := self._key or (self._making and (self.key_before(self._making) or self._making.name)):
+            name = self._at_the_start(key)
             self.log.info("%s goes on; the next attempt will find it", name)
 
     def make(self, context: Context) -> str:
@@ -238,9 +262,10 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         end_if_unwanted(self, context, self._cancel)
         with outlasting(self._at_the_start(key)):
             # Whichever attempt's request came first.
-            if unfinished and not self.is_made_once and (seen := self.find(intent)):
+            is_doubtful = unfinished and self.may_be_on_its_way(is_retry=True)
+            if is_doubtful and (seen := self.find(intent)):
                 key = self._key = self.key_of(seen)
-        intent.fulfil(context, key)
+        self.made(intent, former, key).fulfil(context, key)
         return key
 
     def _reconnect(self, context: Context) -> str | None:
@@ -248,19 +273,21 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         intent = Intent.load(context)
         if intent is None:
             return None
-        with outlasting(self._at_the_start(intent.run_id or intent.name)):
+        with outlasting(self._at_the_start(self.key_before(intent) or intent.run_id or intent.name)):
             seen = self.find(intent)
             is_retry = intent.is_of_this_cycle(context, is_useless=self.is_useless(intent, seen))
-            if seen is None and intent.run_id is None and not (is_retry and self.is_made_once):
+            if seen is None and intent.run_id is None and self.may_be_on_its_way(is_retry=is_retry):
                 seen = find_in_flight(lambda: self.find(intent), intent.at)
+                is_retry = intent.is_of_this_cycle(context, is_useless=self.is_useless(intent, seen))
             if not is_retry:
                 self.stop_former(intent, seen)
         if is_retry:
-            return self._take_over(context, intent, seen)
+            return self.take_over(context, intent, seen)
         Intent.drop(context)
         return None
 
-    def _take_over(self, context: Context, intent: Intent, seen: Seen | None) -> str | None:
+    def take_over(self, context: Context, intent: Intent, seen: Seen | None) -> str | None:
+        """On a retry: the key of what an earlier attempt has made, if it goes on."""
         if seen is not None:
             key = self.key_of(seen)
             if not seen.state.is_lost:
@@ -281,7 +308,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
 
     def _cancel(self) -> None:
         """Cancel it in the time that Airflow leaves before it kills the process."""
-        key = self._key or self._made_meanwhile()
+        key = self._key or (self._making and self.key_before(self._making)) or self._made_meanwhile()
         if key is None:
             return
         self.log.info("Cancelling %s", self.named(key))

@@ -55,9 +55,9 @@ class Toy(KubeflowComponentOperator):
         self.reach("before_intent")
         return super().make(context)
 
-    def _defer(self, *args):
+    def defer(self, **kwargs):
         self.reach("before_defer")
-        super()._defer(*args)
+        super().defer(**kwargs)
 
     def execute_complete(self, context, event):
         self._context = context

@@ -18,6 +18,7 @@ class Revision:
     :param url: address that reaches this revision and no other
     :param traffic: its share of the service's requests in percent
     :param error: why it failed
+    :param digest: of the manifest that it was started from
     """
 
     revision: str
@@ -25,6 +26,7 @@ class Revision:
     url: str | None = None
     traffic: int = 0
     error: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Service:
 class ServingBackend(Protocol):
     """Something that runs services described by a manifest."""
 
-    def apply(self, manifest: Mapping[str, Any]) -> str:
-        """Start a revision from a manifest and return its name at once; traffic stays where it is."""
+    def apply(self, manifest: Mapping[str, Any]) -> tuple[Revision, bool]:
+        """The revision that runs a manifest, and whether it was started now; returns at once, and traffic stays where it is."""
 
     def get(self, namespace: str, name: str) -> Service:
         """Read a service."""

@@ -14,11 +14,12 @@ from typing import Any
 
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.serving.base import Revision, Service
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.states import ServiceState
 
 _CONTROLLER_MODULE = "llmops_components.serving.local"
+_NOT_FOUND = "ServiceNotFoundError"
 COMMAND_TIMEOUT_SECONDS = 90.0
 ANSWER_TIMEOUT_SECONDS = 150.0  # the controller gives up before
 
@@ -34,10 +35,10 @@ class LocalServingBackend:
         self._data_plane = DataPlane(python)
         self._root = Path(root)
 
-    def apply(self, manifest: Mapping[str, Any]) -> str:
+    def apply(self, manifest: Mapping[str, Any]) -> tuple[Revision, bool]:
         """Start a revision; the same manifest again returns the revision that already runs it."""
-        revision: str = self._call("apply", "-", stdin=json.dumps(manifest))["revision"]
-        return revision
+        answer = self._call("apply", "-", stdin=json.dumps(manifest))
+        return _revision(answer), bool(answer["created"])
 
     def get(self, namespace: str, name: str) -> Service:
         """Read a service."""
@@ -109,21 +110,24 @@ class LocalServingBackend:
         if answer.returncode != 0:
             error = value["error"]
             kind = ApiUnavailableError if error.get("retryable", True) else ConfigurationError
+            kind = RunNotFoundError if error.get("type") == _NOT_FOUND else kind
             raise kind(error["message"], f"Refused by local serving: {command}")
         return value
 
 
+def _revision(item: Mapping[str, Any]) -> Revision:
+    return Revision(
+        revision=item["revision"],
+        state=ServiceState(item["state"]),
+        url=item.get("url"),
+        traffic=item.get("traffic", 0),
+        error=item.get("error"),
+        digest=item.get("digest"),
+    )
+
+
 def _service(value: Mapping[str, Any]) -> Service:
-    revisions = [
-        Revision(
-            revision=item["revision"],
-            state=ServiceState(item["state"]),
-            url=item.get("url"),
-            traffic=item.get("traffic", 0),
-            error=item.get("error"),
-        )
-        for item in value["revisions"]
-    ]
+    revisions = [_revision(item) for item in value["revisions"]]
     return Service(
         name=value["name"],
         namespace=value["namespace"],

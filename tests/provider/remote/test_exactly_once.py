@@ -16,6 +16,7 @@ from attempts import clear, retry
 from kube_trainjobs import FakeTrainJobs
 from planes import DATA_PYTHON, REPO
 
+from airflow_provider_llmops.exceptions import RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator
 from airflow_provider_llmops.operators.serving import DeployModelOperator
@@ -212,3 +213,46 @@ def test_task_that_is_marked_while_it_asks_leaves_nothing_at_work(kind, context,
         operator.execute(context)
     assert len(kind.made()) == 1
     assert kind.at_work() == []
+
+
+@pytest.fixture
+def deploy(connections, tiny_model, context) -> Iterator[Callable[..., Any]]:
+    """Starts deployments of the tiny model on the local backend; what they leave is removed."""
+
+    def start_one(context: dict[str, Any], **changed: Any) -> Any:
+        given = {"service_name": "tiny", "model": str(tiny_model), "poll_interval": 0.2, **changed}
+        return start(DeployModelOperator(task_id="task", **given), context)
+
+    try:
+        yield start_one
+    finally:
+        KServeHook().backend.delete("default", "tiny")
+
+
+def test_retry_never_takes_the_revision_of_another_manifest_for_its_own(deploy, context, tiny_model):
+    assert deploy(context).revision == "00001"
+    KServeHook().backend.delete("default", "tiny")
+    elsewhere = {**context, "ti": type(context["ti"])(**{**vars(context["ti"]), "task_id": "other"})}
+    elsewhere["task_state_store"] = type(context["task_state_store"])()
+    assert deploy(elsewhere, predictor_args={"max_model_len": 256}).revision == "00001"
+    assert deploy(retry(context)).revision == "00002"
+    deploy(clear(elsewhere), predictor_args={"max_model_len": 256})
+    states = {name: str(each.state) for name, each in KServeHook().get_service("tiny").revisions.items()}
+    assert states["00001"] == "STOPPED"
+    assert states["00002"] != "STOPPED"
+
+
+def test_revision_that_another_task_has_started_is_waited_for_and_never_stopped(deploy, context):
+    context["ti"].get_task_states = lambda **_: {"manual": {"task": "failed"}}
+    deploy(context)
+    other = {**context, "task_state_store": type(context["task_state_store"])()}
+    trigger = deploy(other)
+    assert trigger.revision == "00001"
+    asyncio.run(trigger.on_kill())
+    late = DeployModelOperator(task_id="task", service_name="tiny", model="/nowhere")
+    with pytest.raises(RunFailedError, match=r"^The new revision was not ready within its ready_timeout"):
+        late.execute_complete(
+            other, {"revision": "00001", "state": "STARTING", "error": None, "timed_out": True}
+        )
+    (revision,) = KServeHook().get_service("tiny").revisions.values()
+    assert not revision.state.is_lost
