@@ -20,7 +20,7 @@ from airflow_provider_llmops.backends.trainjobs.runtime import check_runtime_of
 from airflow_provider_llmops.exceptions import RunFailedError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.remote.ending import attempt_deadline, describe_limits
-from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of, outlasting
+from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of, while_it_goes_on
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.declared import converted
@@ -274,7 +274,7 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
     def go_on(self, intent: Intent, seen: TrainJob | None) -> str | None:
         """Clear away what an earlier attempt has made, so that a new one can go on from its checkpoints."""
         place = (self._namespace, self._name(intent.name))
-        with outlasting(f"TrainJob {'/'.join(place)}"):
+        with while_it_goes_on(f"TrainJob {'/'.join(place)}"):
             if seen is None:
                 self.log.info("TrainJob %s/%s of the previous attempt is gone, or was never made", *place)
             elif not seen.state.is_successful:

@@ -108,7 +108,7 @@ class Intent:
         """Write it down, where the next attempt finds it."""
         context["task_state_store"].set(INTENT_KEY, asdict(self))
 
-    def fulfil(self, context: Context, run_id: str, *, at: float | None = None) -> None:
+    def note(self, context: Context, run_id: str, *, at: float | None = None) -> None:
         """Write down what came of it: whatever takes the place of that run gets a name of its own.
 
         :param run_id: the id that the run was given
@@ -172,7 +172,7 @@ def _conclude(context: Context, *, is_finished: bool) -> None:
 
 
 @contextmanager
-def outlasting(what: str) -> Iterator[None]:
+def while_it_goes_on(what: str) -> Iterator[None]:
     """Let what is refused while there is a run fail the attempt, not the task: a retry has to look after the run.
 
     :param what: the run, for the message

@@ -19,7 +19,7 @@ from airflow_provider_llmops.remote.ending import (
     is_timed_out,
     is_unwanted,
 )
-from airflow_provider_llmops.remote.intent import Intent, concluding, find_in_flight, outlasting
+from airflow_provider_llmops.remote.intent import Intent, concluding, find_in_flight, while_it_goes_on
 from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:
@@ -211,16 +211,16 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         self._context = context
         key = self._key = self._reconnect(context) or self.make(context)
         end_if_unwanted(self, context, self._cancel)
-        with outlasting(self._at_the_start(key)):
+        with while_it_goes_on(self._at_the_start(key)):
             return self._await(context, key)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take the outcome of what was waited for."""
         self._context = context
         key = self.key_in(event)
-        with outlasting(self._at_the_start(key)):
+        with while_it_goes_on(self._at_the_start(key)):
             seen = self.read(key, event)
-        with concluding(context), outlasting(self._at_the_start(key)):
+        with concluding(context), while_it_goes_on(self._at_the_start(key)):
             if seen is not None and seen.state.is_successful:
                 self._key = None  # there is nothing left to cancel
                 return self.outcome(context, seen)
@@ -260,12 +260,12 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         self._making = None
         # Before anything is stored: Airflow refuses that to an attempt that was cleared.
         end_if_unwanted(self, context, self._cancel)
-        with outlasting(self._at_the_start(key)):
+        with while_it_goes_on(self._at_the_start(key)):
             # Whichever attempt's request came first.
             is_doubtful = unfinished and self.may_be_on_its_way(is_retry=True)
             if is_doubtful and (seen := self.find(intent)):
                 key = self._key = self.key_of(seen)
-        self.made(intent, former, key).fulfil(context, key)
+        self.made(intent, former, key).note(context, key)
         return key
 
     def _reconnect(self, context: Context) -> str | None:
@@ -273,7 +273,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         intent = Intent.load(context)
         if intent is None:
             return None
-        with outlasting(self._at_the_start(self.key_before(intent) or intent.run_id or intent.name)):
+        with while_it_goes_on(self._at_the_start(self.key_before(intent) or intent.run_id or intent.name)):
             seen = self.find(intent)
             is_retry = intent.is_of_this_cycle(context, is_useless=self.is_useless(intent, seen))
             if seen is None and intent.run_id is None and self.may_be_on_its_way(is_retry=is_retry):
@@ -291,10 +291,10 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         if seen is not None:
             key = self.key_of(seen)
             if not seen.state.is_lost:
-                intent.fulfil(context, key)
+                intent.note(context, key)
                 self.log.info("Reconnected to %s, which is %s", self.named(key), seen.state)
                 return key
-            intent.fulfil(context, key, at=time.time())  # its time begins anew if it is told to go on
+            intent.note(context, key, at=time.time())  # its time begins anew if it is told to go on
         return self.go_on(intent, seen)
 
     def _await(self, context: Context, key: str) -> dict[str, Any]:

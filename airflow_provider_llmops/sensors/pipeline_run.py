@@ -14,7 +14,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledEr
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.remote.failing import failure_of
-from airflow_provider_llmops.remote.intent import outlasting
+from airflow_provider_llmops.remote.intent import while_it_goes_on
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -76,7 +76,7 @@ class PipelineRunSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Look at the run that has ended."""
-        with outlasting(f"Run {self.run_id}"):
+        with while_it_goes_on(f"Run {self.run_id}"):
             has_succeeded = self.poke(context)
             if event["error"] and not has_succeeded:
                 raise ConfigurationError(event["error"])

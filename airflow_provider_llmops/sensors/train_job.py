@@ -12,7 +12,7 @@ from airflow.sdk import BaseSensorOperator
 from airflow_provider_llmops.backends.trainjobs.job import why_failed
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
-from airflow_provider_llmops.remote.intent import outlasting
+from airflow_provider_llmops.remote.intent import while_it_goes_on
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -82,7 +82,7 @@ class TrainJobSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Look at the TrainJob that has ended."""
-        with outlasting(f"TrainJob {self._namespace}/{self.name}"):
+        with while_it_goes_on(f"TrainJob {self._namespace}/{self.name}"):
             # With patience, unlike a poke: that there is no answer does not mean that it is complete.
             job = self._backend.get(self._namespace, self.name)
             is_complete = self._is_complete(job, event.get("trouble"))

@@ -83,5 +83,4 @@ def sft_rows(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow notes the server that a test used in the environment, where the next test's training would find it."""
-    for name in ("MLFLOW_TRACKING_URI", "LLMOPS_TRACKING"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
-from llmops_components.json_text import parse_json
 from llmops_components.passthrough.training import TrackingSettings
 from llmops_components.processes import is_main_process
 from llmops_components.redaction import flat, redact
@@ -48,7 +47,6 @@ from llmops_components.tracking.pictures import draw_curves
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-VARIABLE = "LLMOPS_TRACKING"
 RUN_FILE = "mlflow_run.json"
 ERROR_TAG = "llmops.error"
 STOPPED_TAG = "llmops.stopped_by"
@@ -72,19 +70,11 @@ class Tracking:
 
     @classmethod
     def find(cls, given: Mapping[str, str] | None = None) -> Tracking | None:
-        """What the caller gives, else the variable ``LLMOPS_TRACKING`` (the same as JSON), else MLflow's own variables.
+        """What the caller gives, else MLflow's own variables.
 
         Returns:
             None when nothing says where to track.
         """
-        if given is None and (text := os.environ.get(VARIABLE)):
-            try:
-                given = parse_json(text)
-            except ValueError:
-                given = []
-            if not isinstance(given, dict):
-                # Its text may hold a password.
-                raise SettingError(f"The variable {VARIABLE} is not a JSON object with {', '.join(_KEYS)}.")
         given = {key: value for key, value in (given or {}).items() if value is not None}
         check_known(given, _KEYS, "tracking")
         if wrong := [key for key, value in given.items() if not isinstance(value, str) or not value]:

@@ -34,7 +34,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def no_settings_of_the_machine(monkeypatch):
-    for name in (tracking.VARIABLE, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
@@ -374,17 +374,7 @@ def test_settings_come_from_the_caller_or_the_environment(monkeypatch):
     assert Tracking.find() is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert Tracking.find() == Tracking("http://mlflow:5000")
-    monkeypatch.setenv(
-        tracking.VARIABLE, '{"tracking_uri": "http://other", "experiment": "e", "parent": "d/r"}'
-    )
-    assert Tracking.find() == Tracking("http://other", "e", "d/r")
     assert Tracking.find({"parent": "x/y"}) == Tracking("http://mlflow:5000", parent="x/y")
-    monkeypatch.setenv(tracking.VARIABLE, '{"tracking_uri": "http://ann:pa55word@')
-    with pytest.raises(
-        SettingError, match="LLMOPS_TRACKING is not a JSON object with tracking_uri"
-    ) as raised:
-        Tracking.find()
-    assert "pa55word" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_retry_takes_over_the_one_thing_that_was_made_wherever_the_worker_died(
         if dies == "before it asks":
             patch.setattr(type(operator.backend), kind.dies_in, die)
         elif dies == "before the answer is noted":
-            patch.setattr(intent.Intent, "fulfil", die)
+            patch.setattr(intent.Intent, "note", die)
         else:
             patch.setattr(type(operator), "defer", die)
         with pytest.raises(WorkerDeath):
