@@ -314,9 +314,9 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         self.log.info("Cancelling %s", self.named(key))
         self.cancel(key, patience=KILL_PATIENCE_SECONDS)
         if is_timed_out() and self.execution_timeout:
-            self.log.error(
-                "It took longer than %s and was cancelled: %s", describe_limits(self), self.named(key)
-            )
+            kind, _, name = self._at_the_start(key).partition(" ")
+            took = f"The {self.kind} took longer than {describe_limits(self)} and was cancelled."
+            self.log.error("%s\n%s: %s", took, kind, name)
 
     def _made_meanwhile(self) -> str | None:
         """The key of what is just being made, if it is there.
