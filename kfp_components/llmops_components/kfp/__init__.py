@@ -9,39 +9,38 @@ An artifact that may be left out is annotated ``name: Input[Dataset] = None``: K
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
-from typing import Any
+from kfp.dsl.base_component import BaseComponent
 
-_NAMES = (
-    "prepare_sample_data",
-    "import_base_model",
-    "validate_dataset",
-    "train_sft",
-    "train_reward",
-    "train_dpo",
-    "train_kto",
-    "train_grpo",
-    "train_rloo",
-    "distill",
-    "merge_adapter",
-    "evaluate_model",
-    "register_model",
-    "deploy_model",
-)
+from llmops_components.kfp.deploy_model import deploy_model
+from llmops_components.kfp.distill import distill
+from llmops_components.kfp.evaluate_model import evaluate_model
+from llmops_components.kfp.import_base_model import import_base_model
+from llmops_components.kfp.merge_adapter import merge_adapter
+from llmops_components.kfp.prepare_sample_data import prepare_sample_data
+from llmops_components.kfp.register_model import register_model
+from llmops_components.kfp.train_dpo import train_dpo
+from llmops_components.kfp.train_grpo import train_grpo
+from llmops_components.kfp.train_kto import train_kto
+from llmops_components.kfp.train_reward import train_reward
+from llmops_components.kfp.train_rloo import train_rloo
+from llmops_components.kfp.train_sft import train_sft
+from llmops_components.kfp.validate_dataset import validate_dataset
 
-__all__ = ["COMPONENTS", *_NAMES]
+COMPONENTS: dict[str, BaseComponent] = {
+    "prepare_sample_data": prepare_sample_data,
+    "import_base_model": import_base_model,
+    "validate_dataset": validate_dataset,
+    "train_sft": train_sft,
+    "train_reward": train_reward,
+    "train_dpo": train_dpo,
+    "train_kto": train_kto,
+    "train_grpo": train_grpo,
+    "train_rloo": train_rloo,
+    "distill": distill,
+    "merge_adapter": merge_adapter,
+    "evaluate_model": evaluate_model,
+    "register_model": register_model,
+    "deploy_model": deploy_model,
+}
 
-
-@cache
-def _component(name: str) -> Any:
-    # When it is asked for: a step that runs one component has no use for the definitions of all the others.
-    return getattr(import_module(f"{__name__}.{name}"), name)
-
-
-def __getattr__(name: str) -> Any:
-    if name != "COMPONENTS" and name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = {each: _component(each) for each in _NAMES} if name == "COMPONENTS" else _component(name)
-    globals()[name] = found
-    return found
+__all__ = ["COMPONENTS", *COMPONENTS]

@@ -21,3 +21,10 @@ def test_python_in_the_page_runs(code, tmp_path, monkeypatch):
 
 def test_there_is_code_in_the_page():
     assert len(BLOCKS) == 2
+
+
+def test_components_are_found_by_their_names_beside_the_modules_of_the_same_names():
+    import llmops_components.kfp.evaluate_model  # noqa: F401  (which would take the name)
+    from llmops_components import kfp
+
+    assert {name: getattr(kfp, name) for name in kfp.COMPONENTS} == kfp.COMPONENTS
