@@ -9,38 +9,42 @@ An artifact that may be left out is annotated ``name: Input[Dataset] = None``: K
 
 from __future__ import annotations
 
-from kfp.dsl.base_component import BaseComponent
+import os
 
-from llmops_components.kfp.deploy_model import deploy_model
-from llmops_components.kfp.distill import distill
-from llmops_components.kfp.evaluate_model import evaluate_model
-from llmops_components.kfp.import_base_model import import_base_model
-from llmops_components.kfp.merge_adapter import merge_adapter
-from llmops_components.kfp.prepare_sample_data import prepare_sample_data
-from llmops_components.kfp.register_model import register_model
-from llmops_components.kfp.train_dpo import train_dpo
-from llmops_components.kfp.train_grpo import train_grpo
-from llmops_components.kfp.train_kto import train_kto
-from llmops_components.kfp.train_reward import train_reward
-from llmops_components.kfp.train_rloo import train_rloo
-from llmops_components.kfp.train_sft import train_sft
-from llmops_components.kfp.validate_dataset import validate_dataset
+# As KFP itself does: a step, in which KFP defines no components, has a use for its own helper alone.
+if os.environ.get("_KFP_RUNTIME") != "true":
+    from kfp.dsl.base_component import BaseComponent
 
-COMPONENTS: dict[str, BaseComponent] = {
-    "prepare_sample_data": prepare_sample_data,
-    "import_base_model": import_base_model,
-    "validate_dataset": validate_dataset,
-    "train_sft": train_sft,
-    "train_reward": train_reward,
-    "train_dpo": train_dpo,
-    "train_kto": train_kto,
-    "train_grpo": train_grpo,
-    "train_rloo": train_rloo,
-    "distill": distill,
-    "merge_adapter": merge_adapter,
-    "evaluate_model": evaluate_model,
-    "register_model": register_model,
-    "deploy_model": deploy_model,
-}
+    from llmops_components.kfp.deploy_model import deploy_model
+    from llmops_components.kfp.distill import distill
+    from llmops_components.kfp.evaluate_model import evaluate_model
+    from llmops_components.kfp.import_base_model import import_base_model
+    from llmops_components.kfp.merge_adapter import merge_adapter
+    from llmops_components.kfp.prepare_sample_data import prepare_sample_data
+    from llmops_components.kfp.register_model import register_model
+    from llmops_components.kfp.train_dpo import train_dpo
+    from llmops_components.kfp.train_grpo import train_grpo
+    from llmops_components.kfp.train_kto import train_kto
+    from llmops_components.kfp.train_reward import train_reward
+    from llmops_components.kfp.train_rloo import train_rloo
+    from llmops_components.kfp.train_sft import train_sft
+    from llmops_components.kfp.validate_dataset import validate_dataset
 
-__all__ = ["COMPONENTS", *COMPONENTS]
+    COMPONENTS: dict[str, BaseComponent] = {
+        "prepare_sample_data": prepare_sample_data,
+        "import_base_model": import_base_model,
+        "validate_dataset": validate_dataset,
+        "train_sft": train_sft,
+        "train_reward": train_reward,
+        "train_dpo": train_dpo,
+        "train_kto": train_kto,
+        "train_grpo": train_grpo,
+        "train_rloo": train_rloo,
+        "distill": distill,
+        "merge_adapter": merge_adapter,
+        "evaluate_model": evaluate_model,
+        "register_model": register_model,
+        "deploy_model": deploy_model,
+    }
+
+    __all__ = ["COMPONENTS", *COMPONENTS]

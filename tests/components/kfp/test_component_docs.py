@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,9 @@ def test_components_are_found_by_their_names_beside_the_modules_of_the_same_name
     from llmops_components import kfp
 
     assert {name: getattr(kfp, name) for name in kfp.COMPONENTS} == kfp.COMPONENTS
+
+
+def test_a_step_loads_its_helper_where_kfp_defines_no_components():
+    environment = {**os.environ, "_KFP_RUNTIME": "true"}
+    code = "import llmops_components.kfp._run, llmops_components.kfp._train"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
