@@ -292,11 +292,15 @@ def _parse_gguf_once() -> Iterator[None]:
         yield
 
 
+# Models that answer, or score answers: each weight of theirs is used.
+_CHECKED_WHOLE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification")
+
+
 def check_all_weights(directory: Path) -> None:
     """Hold all weights of a model against its config, without the memory that they take.
 
-    Left out are quantized weights, which need the packages and the device that they were made for, and models whose
-    architecture is code of their own, which is not run here.
+    Left out are quantized weights, which need the packages and the device that they were made for, models whose
+    architecture is code of their own, which is not run here, and encoders, which are used without some of their weights.
 
     Args:
         directory: Model directory.
@@ -307,9 +311,12 @@ def check_all_weights(directory: Path) -> None:
     import transformers
 
     config = load_config(directory)
-    named = (config.architectures or [""])[0]
-    kind = getattr(transformers, named, None)
-    if hasattr(config, "quantization_config") or (kind is None and hasattr(config, "auto_map")):
+    named = next(iter(config.architectures or ()), None)
+    kind = getattr(transformers, named, None) if isinstance(named, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        kind = None
+    is_encoder = kind is not None and not named.endswith(_CHECKED_WHOLE)
+    if hasattr(config, "quantization_config") or (kind is None and hasattr(config, "auto_map")) or is_encoder:
         return
     _, loading = _load(
         kind or transformers.AutoModelForCausalLM, directory, device_map={"": "meta"}, **_access(False)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ModelError
+
+# Masks that GPT-2, GPT-J and GPT-Neo once saved beside their weights.
+_OLD_MASK = re.compile(r"\.attn(?:\.attention)?\.(?:bias|masked_bias)$")
 
 
 def check_weights(
@@ -25,6 +29,7 @@ def check_weights(
     missing, unexpected = (
         sorted(filter(looked_at, loading[kind])) for kind in ("missing_keys", "unexpected_keys")
     )
+    unexpected = [name for name in unexpected if not _OLD_MASK.search(name)]
     if missing:
         raise ModelError(
             f"Model {directory} lacks {len(missing)} weights that its config.json asks for, for example {missing[0]}. "

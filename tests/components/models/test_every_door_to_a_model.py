@@ -14,7 +14,13 @@ from architectures import make_model
 from llmops_components.errors import ModelError
 from llmops_components.models.embeddings import embed
 from llmops_components.models.importing import import_base_model
-from llmops_components.models.loading import load_adapter, load_encoder, load_model, load_to_answer
+from llmops_components.models.loading import (
+    check_all_weights,
+    load_adapter,
+    load_encoder,
+    load_model,
+    load_to_answer,
+)
 from llmops_components.models.precision import answering, half, precision, serving
 from llmops_components.serving.predictor.server import load, parse_arguments
 from peft import LoraConfig, get_peft_model
@@ -136,3 +142,23 @@ def test_one_module_loads_models_and_tokenizers():
             if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "from_config"):
                 found.add(file.relative_to(package).as_posix())
     assert found == {"models/loading.py"}
+
+
+def test_encoder_without_its_pooler_is_imported(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=32, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    check_all_weights(tmp_path)
+
+
+def test_masks_that_old_models_saved_beside_their_weights_are_no_weights(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    old = {"transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(load_file(file) | old, file, metadata={"format": "pt"})
+    check_all_weights(tmp_path)
