@@ -110,9 +110,11 @@ class Rollout:
 
         :param revision: the revision
         """
-        found = self.backend.get(self.namespace, self.name).revisions.get(revision)
-        if self._is_ours and found is not None and not found.traffic:
-            self.backend.delete(self.namespace, self.name, revision)
+        service = self.backend.get(self.namespace, self.name)
+        found = service.revisions.get(revision)
+        if not self._is_ours or found is None or found.traffic:
+            return service
+        self.backend.delete(self.namespace, self.name, revision)
         return self.backend.get(self.namespace, self.name)
 
     def give_up(self, revision: str, why: str) -> RunFailedError:

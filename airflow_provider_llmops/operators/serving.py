@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AskModelOperator", "DeployModelOperator"]
 
-POLL_INTERVAL_SECONDS = 0.5
 READY_TIMEOUT = timedelta(minutes=15)
 
 
@@ -163,11 +162,6 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         intent = Intent.load(self._context) if self._context is not None else None
         return intent is None or not intent.reused
 
-    @property
-    def interval(self) -> float:
-        """Seconds between two looks."""
-        return POLL_INTERVAL_SECONDS if self.poll_interval is None else self.poll_interval
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Find or start the revision, wait for it, and give it the traffic."""
         if not isinstance(self.only_if_newer, bool):
@@ -208,9 +202,8 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         """The revision that an earlier attempt has started, if it still is that: a service that was made anew counts anew."""
         if intent.run_id is None or intent.reused or intent.finished:
             return None
-        namespace, name = intent.name.partition(" ")[0].split("/")
         try:
-            service = self.backend.get(namespace, name)
+            service = self.backend.get(*_service(intent))
         except RunNotFoundError:
             return None
         found = service.revisions.get(_name(intent.run_id))
@@ -227,8 +220,7 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     def stop_former(self, intent: Intent, seen: Revision | None) -> None:
         """Stop the former revision, unless requests go to it."""
         if seen is not None and not seen.state.is_lost:
-            namespace, name = intent.name.partition(" ")[0].split("/")
-            Rollout(self.backend, namespace, name, self.log).discard(seen.revision)
+            Rollout(self.backend, *_service(intent), self.log).discard(seen.revision)
 
     def named(self, key: str) -> str:
         """What it is called in messages."""
@@ -307,6 +299,12 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     def _skip_if_newer_serves(self, context: Context) -> None:
         if reason := self._rollout.reason_to_leave(as_of(context), is_backfill=is_backfill(context)):
             raise AirflowSkipException(reason)
+
+
+def _service(intent: Intent) -> tuple[str, str]:
+    """Namespace and name of the service that an intent is about, whatever the task's are by now."""
+    namespace, _, name = intent.name.partition(" ")[0].partition("/")
+    return namespace, name
 
 
 def _name(key: str) -> str:

@@ -38,7 +38,6 @@ __all__ = ["TrainJobOperator"]
 LAUNCH_MODULE = "llmops_components.training.launch"
 # The container's last words, which Kubernetes keeps in the pod's status.
 TERMINATION_LOG = "/dev/termination-log"
-POLL_INTERVAL_SECONDS = 10.0
 GONE_SECONDS = 180.0  # the pods' grace and a little
 
 
@@ -249,11 +248,6 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
             run_timeout=self._run_seconds,
             delete_on_kill=self.cancel_on_kill,
         )
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two looks."""
-        return POLL_INTERVAL_SECONDS if self.poll_interval is None else self.poll_interval
 
     @property
     def _namespace(self) -> str:

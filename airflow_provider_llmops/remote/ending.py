@@ -34,6 +34,11 @@ class RunningTask(Protocol):
     was_told_to_end: bool
 
 
+def at_the_start(name: str) -> str:
+    """A name such as ``run 4f1c`` where a sentence or a line begins."""
+    return f"{name[:1].upper()}{name[1:]}"
+
+
 def is_timed_out() -> bool:
     """Whether Airflow is ending the task because of its ``execution_timeout``."""
     return isinstance(sys.exception(), AirflowTaskTimeout)

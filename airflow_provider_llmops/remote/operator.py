@@ -13,6 +13,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.remote.ending import (
+    at_the_start,
     deadline,
     describe_limits,
     end_if_unwanted,
@@ -332,5 +333,4 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         return next((self.key_of(seen) for seen in found if seen), None)
 
     def _at_the_start(self, key: str) -> str:
-        name = self.named(key)
-        return f"{name[:1].upper()}{name[1:]}"
+        return at_the_start(self.named(key))

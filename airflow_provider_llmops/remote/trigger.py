@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.remote.ending import at_the_start
 from airflow_provider_llmops.remote.settle import settle
 from airflow_provider_llmops.remote.watch import Watch
 
@@ -100,4 +101,4 @@ class WatchTrigger(BaseTrigger, Generic[Backend]):
         try:
             await asyncio.to_thread(self.cancel, await self.connect())
         except (ApiUnavailableError, ConfigurationError) as error:
-            self.log.warning("%s was not cancelled: %s", f"{self.named[:1].upper()}{self.named[1:]}", error)
+            self.log.warning("%s was not cancelled: %s", at_the_start(self.named), error)

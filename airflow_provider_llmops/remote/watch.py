@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, reason_first
-from airflow_provider_llmops.remote.ending import seconds_to_wait
+from airflow_provider_llmops.remote.ending import at_the_start, seconds_to_wait
 
 __all__ = ["Watch", "watch_here"]
 
@@ -45,7 +45,7 @@ class Watch(ABC):
         """Why it cannot be watched any more, as an event says it."""
         kind, _, name = self.named.partition(" ")
         return reason_first(
-            f"The {kind} cannot be watched any more: {reason}", f"{kind[:1].upper()}{kind[1:]}: {name}"
+            f"The {kind} cannot be watched any more: {reason}", f"{at_the_start(kind)}: {name}"
         )
 
     @property

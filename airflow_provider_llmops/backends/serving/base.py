@@ -66,6 +66,9 @@ class Service:
 class ServingBackend(Protocol):
     """Something that runs services described by a manifest."""
 
+    poll_interval: float
+    """Seconds between two looks, unless somebody says otherwise."""
+
     def apply(self, manifest: Mapping[str, Any]) -> tuple[Revision, bool]:
         """The revision that runs a manifest, and whether it was started now; returns at once, and traffic stays where it is."""
 

@@ -31,6 +31,8 @@ class LocalServingBackend:
     :param root: directory that holds ``services/``
     """
 
+    poll_interval = 0.5
+
     def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
         self._data_plane = DataPlane(python)
         self._root = Path(root)

@@ -139,6 +139,8 @@ class TrainJobs:
     :param conn_id: Airflow connection of the client, for messages
     """
 
+    poll_interval = 10.0
+
     def __init__(self, client: Any, *, namespace: str, conn_id: str) -> None:
         from kubernetes.client import CoreV1Api, CustomObjectsApi  # type: ignore[import-untyped]
 
