@@ -97,7 +97,7 @@ class RealAirflow:
         self.wait_until(lambda: bool(self.api.task_instances(dag_id, run_id)), f"the tasks of {dag_id}")
         return run_id
 
-    def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+    def wait(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
         """Wait for the end of a run and return its state."""
         self.wait_until(
             lambda: self.api.dag_run(dag_id, run_id)["state"] in ("success", "failed"),
@@ -113,7 +113,7 @@ class RealAirflow:
         run_id: str,
         task_id: str,
         states: str | tuple[str, ...] = TERMINAL_STATES,
-        timeout: float = 60,
+        timeout: float = 180,
     ) -> str:
         """Wait until a task is in one of the states and return which."""
         wanted = (states,) if isinstance(states, str) else states
@@ -131,7 +131,7 @@ class RealAirflow:
         self,
         condition: Callable[[], bool],
         what: str,
-        timeout: float = 60,
+        timeout: float = 180,
         describe: Callable[[], object] = lambda: "",
     ) -> None:
         """Wait for a condition; fail with what was seen last, or at once if a process of the stack is gone."""

