@@ -16,8 +16,8 @@ from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alph
 from planes import DATA_PYTHON, REPO
 from tiny_model import colour_rows, write_rows
 
-from airflow_provider_llmops.backends.serving.manifest import MAX_TRAIN_JOB_NAME, train_job
 from airflow_provider_llmops.backends.trainjobs import request
+from airflow_provider_llmops.backends.trainjobs.manifest import MAX_TRAIN_JOB_NAME, train_job
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.train_job import LAUNCH_MODULE, TrainJobOperator
 from airflow_provider_llmops.settings.kubernetes import SHARED_MEMORY_PATH, StepSettings

@@ -1,1 +1,1 @@
-"""A cluster, its pods and its messages, whatever runs there."""
+"""A cluster, its pods, messages and manifests, whatever runs there."""

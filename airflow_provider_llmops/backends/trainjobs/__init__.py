@@ -1,1 +1,1 @@
-"""What is said of a TrainJob: how it goes, why it does not, and whether a runtime can run it."""
+"""What is said of a TrainJob: what it is made from, how it goes, why it does not, and whether a runtime can run it."""

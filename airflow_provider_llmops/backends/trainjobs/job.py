@@ -19,7 +19,7 @@ from typing import Any
 from airflow_provider_llmops.backends.kubernetes.messages import message_of, reason_of, sentence
 from airflow_provider_llmops.backends.kubernetes.pods import PodTrouble, list_pods, list_warnings, log_end
 from airflow_provider_llmops.backends.pipelines.kubeflow.api import retrying
-from airflow_provider_llmops.backends.serving.manifest import GRACE_SECONDS, TOKEN_LABEL
+from airflow_provider_llmops.backends.trainjobs.manifest import GRACE_SECONDS, TOKEN_LABEL
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -152,7 +152,7 @@ class TrainJobs:
     def create(self, manifest: Mapping[str, Any]) -> TrainJob:
         """Make a TrainJob; if it is there already, with the same token, that one is returned.
 
-        :param manifest: of :func:`~airflow_provider_llmops.backends.serving.manifest.train_job`
+        :param manifest: of :func:`~airflow_provider_llmops.backends.trainjobs.manifest.train_job`
         :raises ConfigurationError: the cluster refuses it, or another one has its name
         """
         metadata = manifest["metadata"]

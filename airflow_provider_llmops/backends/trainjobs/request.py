@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_llmops.backends.serving.manifest import MAX_TRAIN_JOB_NAME
+from airflow_provider_llmops.backends.trainjobs.manifest import MAX_TRAIN_JOB_NAME
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.passing_on import checked, is_same_release
