@@ -1,4 +1,4 @@
-"""The way of a documented name that has moved: one release in which its old place works and warns."""
+"""The way of a documented name that has moved or changed: one release in which the old one works and warns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["from_new_place"]
+__all__ = ["from_new_place", "under_new_names"]
+
+# Inputs of components that had other names than their operators' arguments.
+_OLD_INPUTS = {
+    "register_model": {"name": "model_name", "params": "params_to_log", "metrics": "model_metrics"},
+}
 
 
 def from_new_place(module: str, name: str, moved: Mapping[str, str]) -> Any:
@@ -28,3 +33,23 @@ def from_new_place(module: str, name: str, moved: Mapping[str, str]) -> Any:
         stacklevel=3,
     )
     return getattr(import_module(moved[name]), name)
+
+
+def under_new_names(component: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A component's arguments, those that are called by an old name under the new one.
+
+    :param component: name of the component
+    :param arguments: its arguments by name
+    """
+    new_names = _OLD_INPUTS.get(component, {})
+    found = {name: value for name, value in arguments.items() if name not in new_names}
+    for old in (name for name in arguments if name in new_names):
+        from airflow.exceptions import AirflowProviderDeprecationWarning
+
+        warnings.warn(
+            f"The input {old!r} of {component} is {new_names[old]!r} now; the old name goes with the next release.",
+            AirflowProviderDeprecationWarning,
+            stacklevel=3,
+        )
+        found.setdefault(new_names[old], arguments[old])
+    return found

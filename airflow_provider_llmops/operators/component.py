@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_llmops.arguments import constructors_of, names_of, names_of_objects
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.links import PageLink
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
@@ -25,8 +26,9 @@ __all__ = ["ComponentOperator"]
 class ComponentOperator(PipelineRunOperator):
     """Run one component as a pipeline run and push its result.
 
-    Subclasses name the component and its inputs; each input is an attribute, templated, and checked against the
-    component's declared types in ``execute``. Artifact inputs take URIs.
+    A subclass names its component, and its constructor takes the component's inputs under their names and keeps each as an
+    attribute. That is all: from the constructors of the class and its bases follow ``inputs``, ``template_fields`` and how the
+    fields are shown. Values are checked against the component's declared types in ``execute``. Artifact inputs take URIs.
 
     XCom gets the :class:`~airflow_provider_llmops.results.StageResult` as ``return_value``, the URI of each artifact
     under the artifact's name, so that ``train.output["model"]`` is the next task's input, and the metrics as
@@ -36,7 +38,27 @@ class ComponentOperator(PipelineRunOperator):
     """
 
     component: ClassVar[str]
+    """Name of the component."""
     inputs: ClassVar[tuple[str, ...]] = ()
+    """The component's inputs that the constructor takes; derived, unless a subclass lists them."""
+    own_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the constructor that are for the worker alone, and no inputs of the component."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Derive what follows from the constructors, but for a class that inherits its component: its fields come with it."""
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "component") and "component" not in vars(cls):
+            return
+        constructors = [*constructors_of(cls, below=ComponentOperator)]
+        names = [name for each in constructors for name in names_of(each)]
+        objects = [name for each in constructors for name in names_of_objects(each)]
+        if "inputs" not in vars(cls):
+            cls.inputs = tuple(name for name in names if name not in cls.own_arguments)
+        if "template_fields" not in vars(cls):
+            cls.template_fields = (*ComponentOperator.template_fields, *names)
+        if "template_fields_renderers" not in vars(cls):
+            as_json = dict.fromkeys(objects, "json")
+            cls.template_fields_renderers = {**ComponentOperator.template_fields_renderers, **as_json}
 
     @property
     def what(self) -> str:

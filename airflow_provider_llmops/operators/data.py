@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.links import DataDocsLink
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
-from airflow_provider_llmops.uris import Address
 
 __all__ = ["PrepareSampleDataOperator", "ValidateDatasetOperator"]
 
@@ -28,8 +28,6 @@ class PrepareSampleDataOperator(ComponentOperator):
     """
 
     component = "prepare_sample_data"
-    inputs = ("train_rows", "preference_rows", "evaluation_rows", "seed", "only")
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(
         self,
@@ -64,9 +62,7 @@ class ValidateDatasetOperator(ComponentOperator):
     """
 
     component = "validate_dataset"
-    inputs = ("dataset", "base_model", "dataset_format", "min_rows", "max_rejected_fraction")
     addresses = {"dataset": Address(kind="file"), "base_model": Address(kind="directory")}
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         DataDocsLink(),

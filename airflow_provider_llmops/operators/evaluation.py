@@ -37,16 +37,6 @@ class EvaluateModelOperator(ComponentOperator):
     """
 
     component = "evaluate_model"
-    inputs = (
-        "model",
-        "dataset",
-        "baseline_scores",
-        "metric_names",
-        "generation_args",
-        "batch_size",
-        "embedding_model",
-        "reward_model",
-    )
     addresses = {
         "model": Address(kind="directory"),
         "dataset": Address(kind="file"),
@@ -54,7 +44,6 @@ class EvaluateModelOperator(ComponentOperator):
         "embedding_model": Address(("package",), "directory"),
         "reward_model": Address(kind="directory"),
     }
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         ReportLink(),

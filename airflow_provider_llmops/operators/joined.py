@@ -21,6 +21,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import DataDocsLink, MlflowRunLink, ModelCardLink, PageLink, ReportLink
+from airflow_provider_llmops.moved import under_new_names
 from airflow_provider_llmops.operators import data, evaluation, registry, training
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
 from airflow_provider_llmops.operators.pipeline_run import task_label
@@ -65,7 +66,8 @@ def step(
     :param arguments: value of each input; artifacts are given as URIs, or as :func:`output_of` another step
     :param after: names of steps that it waits for without taking anything from them
     """
-    return {"component": component, "arguments": dict(arguments or {}), "after": list(after)}
+    given = under_new_names(component, arguments or {})
+    return {"component": component, "arguments": given, "after": list(after)}
 
 
 def output_of(step: str, name: str) -> dict[str, str]:

@@ -180,6 +180,8 @@ class KubeflowComponentOperator(ComponentOperator):
     :param caching: whether the component may take its result from the backend's cache; as compiled when left out
     """
 
+    component = ""  # each task has its own
+    inputs = ()
     template_fields: Sequence[str] = (*ComponentOperator.template_fields, "component", "component_arguments")
     template_fields_renderers = {
         **ComponentOperator.template_fields_renderers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
@@ -45,26 +45,12 @@ class RegisterModelOperator(ComponentOperator):
     """
 
     component = "register_model"
+    own_arguments = ("mlflow_conn_id", "alias_in_backfill")
     addresses = {
         "model": Address(kind="directory"),
         "dataset": Address(),
         "report": Address(kind="file"),
     }
-    template_fields: Sequence[str] = (
-        *ComponentOperator.template_fields,
-        "model",
-        "model_name",
-        "dataset",
-        "report",
-        "mlflow_conn_id",
-        "experiment",
-        "alias",
-        "alias_in_backfill",
-        "as_of",
-        "params_to_log",
-        "model_metrics",
-        "tags",
-    )
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         ModelVersionLink(),
@@ -116,21 +102,14 @@ class RegisterModelOperator(ComponentOperator):
             ti = self._context["ti"]
             origin = {f"airflow.{name}": getattr(ti, name) for name in ("dag_id", "run_id", "task_id")}
             origin |= origin_in_time(self._context)
-        return {
-            "model": self.model,
-            "name": self.model_name,
-            "dataset": self.dataset,
-            "report": self.report,
+        to_log = {name: value for name, value in (self.params_to_log or {}).items() if value is not None}
+        return super().arguments() | {
             "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
-            "experiment": self.experiment,
             "run_name": origin.get("airflow.run_id"),
             "parent": dag_run_key(self._context) if self._context else None,
             "alias": None if self._is_left_in_backfill else self.alias,
             "as_of": as_of(self._context, self.as_of) if self._context else self.as_of,
-            "params": {
-                name: value for name, value in (self.params_to_log or {}).items() if value is not None
-            },
-            "metrics": self.model_metrics,
+            "params_to_log": to_log,
             "tags": {**origin, **(self.tags or {})},
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,9 +48,7 @@ class ImportBaseModelOperator(ComponentOperator):
     """
 
     component = "import_base_model"
-    inputs = ("source", "revision", "dtype")
     addresses = {"source": Address(("hf", "package"), names=True)}
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(
         self, *, source: str, revision: str | None = None, dtype: str = "bfloat16", **kwargs: Any
@@ -85,30 +83,12 @@ class TrainingOperator(ComponentOperator):
     :param preset: how they work together: ``ddp``, ``fsdp2``, ``zero1``, ``zero2``, ``zero3``, or ``cpu``
     """
 
-    inputs: ClassVar[tuple[str, ...]] = (
-        "dataset",
-        "base_model",
-        "eval_dataset",
-        "training_args",
-        "peft_args",
-        "model_args",
-        "checkpoints",
-        "save_minutes",
-        "budget",
-        "tracking",
-        "processes",
-        "preset",
-    )
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs, "mlflow_conn_id")
+    own_arguments = ("mlflow_conn_id",)
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         ModelCardLink(),
         MlflowRunLink(),
     )
-    template_fields_renderers = dict.fromkeys(
-        ("training_args", "peft_args", "model_args", "budget", "tracking"), "json"
-    )
-
     addresses: ClassVar[Mapping[str, Address]] = {
         "dataset": _ROWS,
         "eval_dataset": _ROWS,
@@ -207,10 +187,7 @@ class ReinforcementOperator(TrainingOperator):
     :param reward_model: URI of a reward model
     """
 
-    inputs = (*TrainingOperator.inputs, "rewards", "reward_model")
     addresses = {**TrainingOperator.addresses, "reward_model": _MODEL}
-    template_fields: Sequence[str] = (*TrainingOperator.template_fields, "rewards", "reward_model")
-    template_fields_renderers = {**TrainingOperator.template_fields_renderers, "rewards": "json"}
 
     def __init__(
         self, *, rewards: dict[str, Any] | None = None, reward_model: str | None = None, **kwargs: Any
@@ -239,9 +216,7 @@ class DistillOperator(TrainingOperator):
     """
 
     component = "distill"
-    inputs = (*TrainingOperator.inputs, "teacher")
     addresses = {**TrainingOperator.addresses, "teacher": _MODEL}
-    template_fields: Sequence[str] = (*TrainingOperator.template_fields, "teacher")
 
     def __init__(self, *, teacher: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -259,9 +234,7 @@ class MergeAdapterOperator(ComponentOperator):
     """
 
     component = "merge_adapter"
-    inputs = ("base_model", "adapter", "dtype")
     addresses = {"base_model": _MODEL, "adapter": _MODEL}
-    template_fields: Sequence[str] = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(self, *, base_model: str, adapter: str, dtype: str = "auto", **kwargs: Any) -> None:
         super().__init__(**kwargs)

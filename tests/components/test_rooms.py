@@ -51,7 +51,7 @@ DATA_PLANE = House(
         ("results", "state_files"),
         ("errors",),
         ("redaction",),
-        ("hosts", "json_text"),
+        ("hosts", "json_text", "moved"),
     ),
     only_in=(("kfp", ("kfp", "local")),),
 )
@@ -73,7 +73,7 @@ CONTROL_PLANE = House(
         ("states", "state_files", "uris"),
         ("exceptions",),
         ("redaction",),
-        ("json_text", "moved"),
+        ("arguments", "json_text", "moved"),
     ),
     only_in=(),
 )

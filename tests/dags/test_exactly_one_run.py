@@ -21,8 +21,6 @@ from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 class ToyOperator(ComponentOperator):
     component = "toy"
-    inputs = ("seconds",)
-    template_fields = (*ComponentOperator.template_fields, *inputs)
 
     def __init__(self, *, seconds, **kwargs):
         super().__init__(**kwargs)

@@ -63,8 +63,8 @@ def test_parameters_that_are_text_stay_what_was_written(rendered, written):
     imported = rendered("import_base_model", base_model=written, revision=written)
     assert (imported.source, imported.revision) == (written, written)
     registered = rendered("register_model", revision=written, model_name="e5")
-    assert registered.arguments()["name"] == "e5"
-    assert registered.arguments()["params"]["revision"] == written
+    assert registered.arguments()["model_name"] == "e5"
+    assert registered.arguments()["params_to_log"]["revision"] == written
 
 
 def test_no_revision_is_none_and_the_model_has_one_name_everywhere(rendered):

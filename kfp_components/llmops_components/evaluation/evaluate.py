@@ -14,18 +14,20 @@ from llmops_components.data.files import read_rows
 from llmops_components.data.formats import read_valid_rows
 from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.errors import DataError
+from llmops_components.moved import old_names
 from llmops_components.results import StepReport
 
 _KEPT = ("prompt", "reference")  # the latter where a metric needs it
 
 
+@old_names(metrics="metric_names")
 def evaluate_model(
     model: str | os.PathLike[str],
     dataset: str | os.PathLike[str],
     scores: str | os.PathLike[str],
     report: str | os.PathLike[str],
     *,
-    metrics: Sequence[str] | None = None,
+    metric_names: Sequence[str] | None = None,
     baseline_scores: str | os.PathLike[str] | None = None,
     generation_args: Mapping[str, Any] | None = None,
     batch_size: int = 16,
@@ -40,7 +42,7 @@ def evaluate_model(
         scores: Output file, one JSON line a sample: row number, prompt, reference, answer, tokens, finish reason
             and every score.
         report: Output file, an HTML page without external parts.
-        metrics: Names from ``llmops_components.evaluation.metrics.METRICS``; all of them by default. The first
+        metric_names: Names from ``llmops_components.evaluation.metrics.METRICS``; all of them by default. The first
             orders the samples in the report.
         baseline_scores: The ``scores`` of another model on the same rows. Its answers are scored again, so that
             both models are measured in the same way.
@@ -71,9 +73,9 @@ def evaluate_model(
     from llmops_components.models.loading import load_to_answer
 
     # Everything that can be wrong with the inputs is found before the long part.
-    plan = plan_metrics(metrics, embedding_model, reward_model)
+    plan = plan_metrics(metric_names, embedding_model, reward_model)
     rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))
-    plan = plan_for_columns(plan, found.fields, all_of_them=metrics is not None)
+    plan = plan_for_columns(plan, found.fields, all_of_them=metric_names is not None)
     baseline = _read_baseline(baseline_scores, rows)
 
     clock = _Clock()

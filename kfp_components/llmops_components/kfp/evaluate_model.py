@@ -51,7 +51,7 @@ def evaluate_model(
             dataset.path,
             scores.path,
             report.path,
-            metrics=metric_names,
+            metric_names=metric_names,
             baseline_scores=baseline_scores.path if baseline_scores else None,
             generation_args=whole_numbers(generation_args),
             batch_size=batch_size,

@@ -13,7 +13,7 @@ def register_model(
     model: Input[Model],
     registration: Output[Artifact],
     result: Output[Artifact],
-    name: str,
+    model_name: str,
     dataset: Input[Dataset] = None,
     report: Input[HTML] = None,
     tracking_uri: Optional[str] = None,
@@ -22,8 +22,8 @@ def register_model(
     parent: Optional[str] = None,
     alias: Optional[str] = None,
     as_of: Optional[str] = None,
-    params: Optional[dict] = None,
-    metrics: Optional[dict] = None,
+    params_to_log: Optional[dict] = None,
+    model_metrics: Optional[dict] = None,
     tags: Optional[dict] = None,
 ):
     """Log an MLflow run and make a model version of the same content once.
@@ -32,7 +32,7 @@ def register_model(
         model: Directory of the model.
         registration: Run id, version and addresses, as JSON.
         result: The same, with digests and resources of this step.
-        name: Name in the model registry.
+        model_name: Name in the model registry.
         dataset: The data that it was trained on; its digest becomes a tag.
         report: The evaluation's page, stored with the run.
         tracking_uri: Address of the MLflow server; ``MLFLOW_TRACKING_URI`` when left out. Credentials belong in the
@@ -43,8 +43,8 @@ def register_model(
         alias: Alias moved to this version, for example ``candidate`` or ``champion``, unless a version of a newer date has it;
             left out, every alias stays.
         as_of: Date or partition that the model is of, as text that sorts.
-        params: Parameters to log.
-        metrics: Metrics to log.
+        params_to_log: Parameters to log.
+        model_metrics: Metrics to log.
         tags: Tags of run and version, for example the digests of the components that made the model.
     """
     from llmops_components.kfp._run import run_step
@@ -56,15 +56,15 @@ def register_model(
     def register_and_describe() -> StepReport:
         done = register(
             model.path,
-            name=name,
+            model_name=model_name,
             tracking_uri=tracking_uri,
             experiment=experiment,
             run_name=run_name,
             parent=parent,
             alias=alias,
             as_of=as_of,
-            params=whole_numbers(params),
-            metrics=metrics,
+            params_to_log=whole_numbers(params_to_log),
+            model_metrics=model_metrics,
             tags=tags,
             datasets={"train": dataset.path} if dataset else None,
             artifacts={"evaluation.html": report.path} if report else None,

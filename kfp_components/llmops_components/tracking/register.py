@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.models.directory import check_model_directory
+from llmops_components.moved import old_names
 from llmops_components.redaction import flat, redact, redacted
 from llmops_components.results import StepReport, digest_of
 from llmops_components.tracking.alias import move_alias, note_date
@@ -42,18 +43,19 @@ _AS_OF = re.compile(r"\S[^\x00-\x1f]{0,499}")
 _PROBE_TIMEOUT_SECONDS = 3
 
 
+@old_names(name="model_name", params="params_to_log", metrics="model_metrics")
 def register_model(
     model: str | os.PathLike[str],
     *,
-    name: str,
+    model_name: str,
     tracking_uri: str | None = None,
     experiment: str = "llmops",
     run_name: str | None = None,
     parent: str | None = None,
     alias: str | None = None,
     as_of: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, float] | None = None,
+    params_to_log: Mapping[str, Any] | None = None,
+    model_metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
     datasets: Mapping[str, str | os.PathLike[str]] | None = None,
     artifacts: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -61,7 +63,7 @@ def register_model(
     """Log a run and make a model version of a Transformers checkpoint.
 
     The version carries the digest of the model as a tag. If the registry already has a version with that digest under
-    ``name``, it is used again, no run is made, and at most the alias moves; ``details["reused"]`` says so. What became of
+    ``model_name``, it is used again, no run is made, and at most the alias moves; ``details["reused"]`` says so. What became of
     the alias, and why, is in ``details["alias_note"]``. The model is never loaded. It can be loaded with ``mlflow.transformers.load_model(details["model_uri"])``.
 
     How long an unreachable server is waited for is set by MLflow's own variables
@@ -70,7 +72,7 @@ def register_model(
 
     Args:
         model: Directory with ``config.json``, ``*.safetensors`` and the tokenizer. Pickled files are not uploaded.
-        name: Name in the registry: letters, digits, ``.``, ``_`` and ``-``.
+        model_name: Name in the registry: letters, digits, ``.``, ``_`` and ``-``.
         tracking_uri: Address of MLflow; None for the variable ``MLFLOW_TRACKING_URI``.
         experiment: Experiment of the run, made when it is missing.
         run_name: Name of the run; None for the model's name.
@@ -79,8 +81,8 @@ def register_model(
         alias: Alias that is moved to the version, unless a version of a newer date has it; None leaves all as they are.
         as_of: Date or partition that the model is of, as text that sorts, for example ``2026-11-25T00:00:00Z``; a tag of the
             version. None where there is no such order: then the alias is moved in any case.
-        params: Parameters of the run; nested mappings become dotted names, values over 6000 characters are cut.
-        metrics: Metrics of the run; finite numbers.
+        params_to_log: Parameters of the run; nested mappings become dotted names, values over 6000 characters are cut.
+        model_metrics: Metrics of the run; finite numbers.
         tags: Tags of both run and version, for example the digests of the components.
         datasets: Dataset files by name; their digests become inputs of the run and tags of run and version.
         artifacts: Files or directories by the path that they get in the run, for example ``report.html``.
@@ -93,7 +95,7 @@ def register_model(
         SettingError: A setting has a wrong value, or MLflow refuses one.
         UnavailableError: MLflow could not be reached.
     """
-    _check_settings(name, alias, as_of, metrics or {}, datasets or {}, artifacts or {})
+    _check_settings(model_name, alias, as_of, model_metrics or {}, datasets or {}, artifacts or {})
     if parent is not None:
         check_parent("parent", parent)
     directory = Path(model)
@@ -105,26 +107,26 @@ def register_model(
         MODEL_DIGEST_TAG: digest,
     }
     with _connection(tracking_uri) as (client, address):
-        version = _find_version(client, name, digest)
+        version = _find_version(client, model_name, digest)
         reused = version is not None
         if version is None:
             model_uri = _log_run(
                 client,
                 directory,
                 experiment,
-                redact(run_name or name),
+                redact(run_name or model_name),
                 parent,
                 all_tags,
-                params,
-                metrics,
+                params_to_log,
+                model_metrics,
                 datasets,
                 artifacts,
             )
-            version = _make_version(name, model_uri, all_tags)
-            print(f"Registered {name} version {version.version} from run {version.run_id}.")
+            version = _make_version(model_name, model_uri, all_tags)
+            print(f"Registered {model_name} version {version.version} from run {version.run_id}.")
         else:
             print(
-                f"{name} version {version.version} already has this model ({digest}); no new version is made."
+                f"{model_name} version {version.version} already has this model ({digest}); no new version is made."
             )
         if as_of is not None:
             note_date(client, version, as_of)
@@ -134,19 +136,19 @@ def register_model(
         experiment_id = client.get_run(version.run_id).info.experiment_id if version.run_id else None
 
     details: dict[str, Any] = {
-        "name": name,
+        "name": model_name,
         "version": str(version.version),
         "alias": alias,
         "alias_moved": bool(move and move.moved),
         "alias_version": move.version if move else None,
         "alias_note": move.note if move else "No alias was asked for.",
         "as_of": as_of,
-        "model_uri": f"models:/{name}/{version.version}",
+        "model_uri": f"models:/{model_name}/{version.version}",
         "run_id": version.run_id,
         "experiment_id": experiment_id,
         "model_digest": digest,
         "reused": reused,
-        "links": _links(address, name, str(version.version), experiment_id, version.run_id),
+        "links": _links(address, model_name, str(version.version), experiment_id, version.run_id),
     }
     return StepReport(metrics={"model_bytes": size}, details=details)
 
@@ -161,7 +163,7 @@ def _check_settings(
 ) -> None:
     if not _NAME.fullmatch(name):
         raise SettingError(
-            f"name is {name!r}; a registered model's name has letters, digits, '.', '_' and '-', starts with a letter "
+            f"model_name is {name!r}; a registered model's name has letters, digits, '.', '_' and '-', starts with a letter "
             "or digit, and is at most 128 characters long."
         )
     if alias is not None and not _ALIAS.fullmatch(alias):
@@ -174,7 +176,7 @@ def _check_settings(
         )
     for key, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise SettingError(f"metrics[{key!r}] is {value!r}; a metric is a finite number.")
+            raise SettingError(f"model_metrics[{key!r}] is {value!r}; a metric is a finite number.")
     for what, paths in (("datasets", datasets), ("artifacts", artifacts)):
         for key, path in paths.items():
             if not all(_NAME.fullmatch(part) for part in key.split("/")):

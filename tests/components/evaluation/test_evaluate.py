@@ -37,7 +37,11 @@ def model(talkative_model: Path) -> Path:
 def evaluate(model: Path, tmp_path: Path):
     def run(rows: list[dict] | Path = ROWS, *, name: str = "model", **settings):
         dataset = rows if isinstance(rows, Path) else write_rows(tmp_path / "rows.jsonl", rows)
-        settings = {"metrics": METRICS, "generation_args": {"max_new_tokens": 6}, "model": model} | settings
+        settings = {
+            "metric_names": METRICS,
+            "generation_args": {"max_new_tokens": 6},
+            "model": model,
+        } | settings
         return evaluate_model(
             dataset=dataset, scores=tmp_path / f"{name}.jsonl", report=tmp_path / f"{name}.html", **settings
         )
@@ -130,12 +134,12 @@ def test_rows_need_the_columns_that_the_metrics_ask_for(evaluate, model, tmp_pat
     )
     judge = tmp_path / "judge"
     make_judge(model, judge)
-    report = evaluate(rows, metrics=["reward"], reward_model=judge)
+    report = evaluate(rows, metric_names=["reward"], reward_model=judge)
     assert report.metrics["samples"] == 3
     assert [list(row) for row in read_rows(tmp_path / "model.jsonl")] == [
         ["row", "prompt", "answer", "tokens", "finish_reason", "reward"]
     ] * 3
-    report = evaluate(rows, metrics=None, reward_model=judge, name="all")
+    report = evaluate(rows, metric_names=None, reward_model=judge, name="all")
     assert report.details["skipped_metrics"]["rougeL"] == "the rows have no reference"
     assert "reward" in report.metrics
 
@@ -189,7 +193,7 @@ def test_a_prompt_that_does_not_fit_is_named_by_its_row(evaluate):
 
 def test_an_unknown_metric_is_found_before_anything_is_read(evaluate):
     with pytest.raises(SettingError, match=r"'blue' \(did you mean 'bleu'\?\)"):
-        evaluate(Path("/no/such/dataset"), metrics=["blue"], model="/no/such/model")
+        evaluate(Path("/no/such/dataset"), metric_names=["blue"], model="/no/such/model")
 
 
 def test_an_unknown_generation_argument_is_refused(evaluate):
@@ -216,9 +220,9 @@ def test_reward_is_what_the_reward_model_gives_to_prompt_and_answer(evaluate, mo
 
     judge = tmp_path / "judge"
     network, tokenizer = make_judge(model, judge)
-    first = evaluate(metrics=["rougeL", "reward"], reward_model=judge, name="first")
+    first = evaluate(metric_names=["rougeL", "reward"], reward_model=judge, name="first")
     second = evaluate(
-        metrics=["reward"], reward_model=judge, baseline_scores=tmp_path / "first.jsonl", name="second"
+        metric_names=["reward"], reward_model=judge, baseline_scores=tmp_path / "first.jsonl", name="second"
     )
     rows = read_rows(tmp_path / "first.jsonl")
     expected = []

@@ -43,7 +43,9 @@ def test_run_lies_where_the_trainings_of_the_same_dag_run_do(server, client, che
     above = client.create_run(experiment_id, run_name="dag/run", tags={DAG_RUN_TAG: "dag/run"}).info.run_id
 
     def register(name: str, **options):
-        report = register_model(checkpoint, name=name, tracking_uri=server, experiment="nested", **options)
+        report = register_model(
+            checkpoint, model_name=name, tracking_uri=server, experiment="nested", **options
+        )
         return client.get_run(report.details["run_id"]).data.tags.get("mlflow.parentRunId")
 
     assert register("below", parent="dag/run") == above
@@ -57,7 +59,7 @@ def test_run_lies_where_the_trainings_of_the_same_dag_run_do(server, client, che
 def test_server_on_this_machine_is_asked_past_the_proxy_of_the_environment(server, checkpoint, monkeypatch):
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")  # nobody listens
     monkeypatch.setenv("no_proxy", "example.org")
-    assert register_model(checkpoint, name="past-proxies", tracking_uri=server).details["run_id"]
+    assert register_model(checkpoint, model_name="past-proxies", tracking_uri=server).details["run_id"]
     assert os.environ["no_proxy"] == "example.org"
     assert past_proxies("http://mlflow.example:5000") == {}
 
@@ -71,14 +73,14 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
 
     report = register_model(
         checkpoint,
-        name="made",
+        model_name="made",
         tracking_uri=server + "/",
         experiment="how-it-was-made",
         run_name="first",
         alias="candidate",
         as_of="2026-11-25",
-        params={"training_args": {"max_steps": 40, "optim": "x" * 7000}, "targets": ["q", "v"]},
-        metrics={"rouge_l": 0.5, "rows": 3},
+        params_to_log={"training_args": {"max_steps": 40, "optim": "x" * 7000}, "targets": ["q", "v"]},
+        model_metrics={"rouge_l": 0.5, "rows": 3},
         tags={"llmops.component.train_sft.digest": "sha256:11"},
         datasets={"train": dataset},
         artifacts={"reports/evaluation.html": page, "scores": folder},
@@ -143,7 +145,7 @@ def test_registered_model_loads_with_the_same_weights_and_without_pickled_files(
     from safetensors.torch import load_file
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    model_uri = register_model(checkpoint, name="loads", tracking_uri=server).details["model_uri"]
+    model_uri = register_model(checkpoint, model_name="loads", tracking_uri=server).details["model_uri"]
     local = Path(
         mlflow.artifacts.download_artifacts(model_uri, dst_path=str(tmp_path / "down"), tracking_uri=server)
     )
@@ -160,10 +162,10 @@ def test_same_model_again_reuses_version_and_moves_alias_another_model_gets_its_
     server, client, checkpoint
 ):
     first = register_model(
-        checkpoint, name="twice", tracking_uri=server, experiment="twice", alias="candidate"
+        checkpoint, model_name="twice", tracking_uri=server, experiment="twice", alias="candidate"
     )
     again = register_model(
-        checkpoint, name="twice", tracking_uri=server, experiment="twice", alias="champion"
+        checkpoint, model_name="twice", tracking_uri=server, experiment="twice", alias="champion"
     )
     assert again.details == {
         **first.details,
@@ -175,7 +177,7 @@ def test_same_model_again_reuses_version_and_moves_alias_another_model_gets_its_
 
     (checkpoint / "generation_config.json").write_text('{"do_sample": true}')
     other = register_model(
-        checkpoint, name="twice", tracking_uri=server, experiment="twice", alias="champion"
+        checkpoint, model_name="twice", tracking_uri=server, experiment="twice", alias="champion"
     )
     assert (other.details["version"], other.details["reused"]) == ("2", False)
     assert client.get_registered_model("twice").aliases == {"candidate": "1", "champion": "2"}
@@ -189,7 +191,7 @@ def test_sqlite_keeps_its_files_beside_the_database_and_not_in_the_working_direc
     monkeypatch.chdir(tmp_path / "step")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store/mlflow.db")
     (tmp_path / "store").mkdir()
-    report = register_model(checkpoint, name="local", alias=None)
+    report = register_model(checkpoint, model_name="local", alias=None)
     assert (report.details["version"], report.details["alias"], report.details["links"]) == ("1", None, {})
     assert list((tmp_path / "step").iterdir()) == []
     assert list((tmp_path / "store" / "mlartifacts").rglob("model.safetensors")) != []
@@ -243,7 +245,7 @@ def test_unavailable_server_is_retried_and_then_named(checkpoint, refusing, impa
     with pytest.raises(
         UnavailableError, match=f"MLflow at http://{host} did not answer after retries"
     ) as raised:
-        register_model(checkpoint, name="m", tracking_uri=f"http://{host}")
+        register_model(checkpoint, model_name="m", tracking_uri=f"http://{host}")
     assert len(seen) == 3
     assert raised.value.retryable
 
@@ -252,7 +254,9 @@ def test_closed_port_is_named_without_the_credentials_of_the_address(checkpoint,
     port = free_port()
     before = dict(os.environ)
     with pytest.raises(UnavailableError) as raised:
-        register_model(checkpoint, name="m", tracking_uri=f"http://anna:s3cret@127.0.0.1:{port}/?token=t0ken")
+        register_model(
+            checkpoint, model_name="m", tracking_uri=f"http://anna:s3cret@127.0.0.1:{port}/?token=t0ken"
+        )
     assert str(raised.value) == (
         f"MLflow at http://127.0.0.1:{port} did not answer after retries (0 s): Connection refused. Check that the "
         "server runs and that tracking_uri is its address, then run this step again."
@@ -271,7 +275,7 @@ def test_another_server_that_the_process_uses_stays_the_current_one(checkpoint, 
     mlflow.set_tracking_uri("http://127.0.0.1:2")
     try:
         with pytest.raises(UnavailableError):
-            register_model(checkpoint, name="m", tracking_uri="http://127.0.0.1:1")
+            register_model(checkpoint, model_name="m", tracking_uri="http://127.0.0.1:1")
         assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:2"
     finally:
         mlflow.set_tracking_uri(before)
@@ -280,7 +284,7 @@ def test_another_server_that_the_process_uses_stays_the_current_one(checkpoint, 
 def test_refused_credentials_are_the_callers_to_change(checkpoint, refusing, impatient):
     host, seen = refusing(401)
     with pytest.raises(SettingError, match=r"refuses access.*MLFLOW_TRACKING_USERNAME") as raised:
-        register_model(checkpoint, name="m", tracking_uri=f"http://anna:s3%40cret@{host}")
+        register_model(checkpoint, model_name="m", tracking_uri=f"http://anna:s3%40cret@{host}")
     assert seen == ["Basic YW5uYTpzM0BjcmV0"]  # anna:s3@cret
     assert "cret" not in str(raised.value)
 
@@ -288,26 +292,29 @@ def test_refused_credentials_are_the_callers_to_change(checkpoint, refusing, imp
 def test_a_server_that_is_not_mlflow_is_told(checkpoint, refusing, impatient):
     host, _ = refusing(404)
     with pytest.raises(SettingError, match="Is this the address of an MLflow server"):
-        register_model(checkpoint, name="m", tracking_uri=f"http://{host}")
+        register_model(checkpoint, model_name="m", tracking_uri=f"http://{host}")
 
 
 def test_no_address_is_an_error_instead_of_a_local_directory(checkpoint, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(SettingError, match="tracking_uri is not given and MLFLOW_TRACKING_URI is not set"):
-        register_model(checkpoint, name="m")
+        register_model(checkpoint, model_name="m")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "a/b"}, "name is 'a/b'"),
-        ({"name": "x' or '1'='1"}, "name is"),
-        ({"name": ""}, "name is ''"),
+        ({"model_name": "a/b"}, "model_name is 'a/b'"),
+        ({"model_name": "x' or '1'='1"}, "model_name is"),
+        ({"model_name": ""}, "model_name is ''"),
         ({"alias": "latest"}, "alias is 'latest'"),
         ({"alias": "V12"}, "alias is 'V12'"),
         ({"alias": "my alias"}, "alias is 'my alias'"),
-        ({"metrics": {"loss": float("nan")}}, r"metrics\['loss'\] is nan; a metric is a finite number"),
-        ({"metrics": {"loss": "low"}}, r"metrics\['loss'\] is 'low'"),
+        (
+            {"model_metrics": {"loss": float("nan")}},
+            r"model_metrics\['loss'\] is nan; a metric is a finite number",
+        ),
+        ({"model_metrics": {"loss": "low"}}, r"model_metrics\['loss'\] is 'low'"),
         ({"artifacts": {"../up": "."}}, "artifacts has the name '../up'"),
         (
             {"datasets": {"train": "/does/not/exist"}},
@@ -317,7 +324,7 @@ def test_no_address_is_an_error_instead_of_a_local_directory(checkpoint, monkeyp
 )
 def test_wrong_settings_are_refused_before_anything_is_sent(checkpoint, settings, message):
     with pytest.raises(SettingError, match=message):
-        register_model(checkpoint, **{"name": "m", "tracking_uri": "http://127.0.0.1:1", **settings})
+        register_model(checkpoint, **{"model_name": "m", "tracking_uri": "http://127.0.0.1:1", **settings})
 
 
 @pytest.mark.parametrize(
@@ -339,11 +346,11 @@ def test_wrong_settings_are_refused_before_anything_is_sent(checkpoint, settings
 def test_a_directory_that_is_no_model_is_refused(checkpoint, change, message):
     change(checkpoint)
     with pytest.raises(ModelError, match=message):
-        register_model(checkpoint, name="m", tracking_uri="http://127.0.0.1:1")
+        register_model(checkpoint, model_name="m", tracking_uri="http://127.0.0.1:1")
 
 
 def test_a_directory_without_weights_is_refused(checkpoint):
     for path in (checkpoint / "model.safetensors", checkpoint / "training_args.bin"):
         path.unlink()
     with pytest.raises(ModelError, match=r"has no \*\.safetensors weights\. Save model and tokenizer"):
-        register_model(checkpoint, name="m", tracking_uri="http://127.0.0.1:1")
+        register_model(checkpoint, model_name="m", tracking_uri="http://127.0.0.1:1")

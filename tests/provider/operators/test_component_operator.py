@@ -28,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("connections")
 
 class ToyOperator(ComponentOperator):
     component = "toy"
-    inputs = ("text", "seconds", "ending")
     compiled = None
 
     def __init__(self, *, text="hello", seconds=0.0, ending="well", **kwargs):

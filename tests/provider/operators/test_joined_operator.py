@@ -656,3 +656,14 @@ def test_addresses_from_other_tasks_make_dependencies_and_the_dag_can_be_stored(
     assert dag.get_task("joined").upstream_task_ids == {"data"}
     stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     assert DagSerialization.from_dict(stored).get_task("joined").upstream_task_ids == {"data"}
+
+
+def test_input_by_its_old_name_works_for_one_release_with_a_warning():
+    from airflow.exceptions import AirflowProviderDeprecationWarning
+
+    with pytest.warns(
+        AirflowProviderDeprecationWarning, match="input 'name' of register_model is 'model_name' now"
+    ) as warned:
+        made = step("register_model", {"model": "/m", "name": "mine"})
+    assert made == step("register_model", {"model": "/m", "model_name": "mine"})
+    assert warned[0].filename == __file__

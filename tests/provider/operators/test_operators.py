@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
+from airflow_provider_llmops.arguments import constructors_of
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
@@ -54,6 +56,51 @@ def test_every_component_operator_is_covered():
     assert {cls for cls in ours if "component" in vars(cls)} == set(OPERATORS)
 
 
+# Inputs that the worker knows: they are told by a connection or by the run of the DAG.
+FROM_THE_RUN = {RegisterModelOperator: {"tracking_uri", "run_name", "parent"}}
+TYPES = {
+    "str": "STRING",
+    "int": "NUMBER_INTEGER",
+    "float": "NUMBER_DOUBLE",
+    "bool": "BOOLEAN",
+    "list": "LIST",
+    "Sequence": "LIST",
+    "dict": "STRUCT",
+}
+
+
+def own_arguments(operator) -> dict[str, inspect.Parameter]:
+    """What the constructors of an operator take beside what all component operators do."""
+    found = [inspect.signature(each).parameters for each in constructors_of(operator, ComponentOperator)]
+    merged = {name: each for parameters in found for name, each in parameters.items()}
+    return {name: each for name, each in merged.items() if name not in ("self", "kwargs")}
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
+def test_arguments_of_operator_and_component_have_the_same_names(operator):
+    inputs = set(PipelineSpec.packaged(operator.component).inputs)
+    assert set(operator.inputs) == set(own_arguments(operator)) - set(operator.own_arguments)
+    assert set(operator.inputs) - inputs == set(), "the component lacks them"
+    assert inputs - set(operator.inputs) == FROM_THE_RUN.get(operator, set()), "the operator cannot set them"
+    assert set(operator.own_arguments) & inputs == set()
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
+def test_arguments_of_operator_and_component_have_the_same_types(operator):
+    inputs = PipelineSpec.packaged(operator.component).inputs
+    for name, argument in own_arguments(operator).items():
+        if name not in inputs:
+            continue
+        declared = inputs[name]
+        kinds = {kind.partition("[")[0] for kind in re.split(r" \| ", argument.annotation)} - {"None"}
+        expected = "STRING" if "artifactType" in declared else declared["parameterType"]
+        # A template gives text for anything; what is declared stands first.
+        assert expected in {TYPES[kind] for kind in kinds}, name
+        assert {TYPES[kind] for kind in kinds} <= {expected, "STRING"}, name
+        is_optional = "defaultValue" in declared or declared.get("isOptional", False)
+        assert is_optional == (argument.default is not inspect.Parameter.empty), name
+
+
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
 def test_operator_fits_its_component(operator):
     task = operator(task_id="task", **OPERATORS[operator])
@@ -81,6 +128,55 @@ def test_every_own_parameter_is_templated_and_documented(operator):
     documentation = "".join(cls.__doc__ for cls in classes)
     assert own <= set(operator.template_fields)
     assert [name for name in own if f":param {name}:" not in documentation] == []
+
+
+def test_operator_derives_its_inputs_its_fields_and_how_they_are_shown():
+    assert TrainGRPOOperator.inputs == (*TrainSFTOperator.inputs, "rewards", "reward_model")
+    assert TrainGRPOOperator.template_fields == (
+        *ComponentOperator.template_fields,
+        *("dataset", "base_model", "eval_dataset", "training_args", "peft_args", "model_args", "checkpoints"),
+        *(
+            "save_minutes",
+            "budget",
+            "tracking",
+            "mlflow_conn_id",
+            "processes",
+            "preset",
+            "rewards",
+            "reward_model",
+        ),
+    )
+    as_json = ("step_settings", "training_args", "peft_args", "model_args", "budget", "tracking", "rewards")
+    assert TrainGRPOOperator.template_fields_renderers == dict.fromkeys(as_json, "json")
+
+
+def test_subclass_of_a_component_operator_has_its_fields_and_arguments_of_its_own_besides():
+    class Nightly(TrainSFTOperator):
+        def __init__(self, *, night: str, **kwargs):
+            super().__init__(dataset=f"/rows/{night}", **kwargs)
+
+    task = Nightly(task_id="task", night="monday", base_model="/m")
+    assert (Nightly.inputs, Nightly.template_fields) == (
+        TrainSFTOperator.inputs,
+        TrainSFTOperator.template_fields,
+    )
+    assert task.arguments()["dataset"] == "/rows/monday"
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda cls: cls.__name__)
+def test_operator_survives_the_serialisation_of_its_dag(operator):
+    from airflow.sdk import DAG
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    with DAG("dag") as dag:
+        operator(task_id="task", **OPERATORS[operator])
+        required, *others = OPERATORS[operator] or {"seed": 1}
+        rest = {name: OPERATORS[operator][name] for name in others}
+        operator.partial(task_id="mapped", **rest).expand(**{required: ["/a", "/b"]})
+    read = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    for task in ("task", "mapped"):
+        assert tuple(read.task_dict[task].template_fields) == tuple(operator.template_fields)
+        assert read.task_dict[task].template_fields_renderers == operator.template_fields_renderers
 
 
 def test_registration_takes_the_servers_address_from_the_connection_and_its_credentials_from_the_environment():
