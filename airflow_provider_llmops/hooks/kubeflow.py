@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.pipelines.base import server_of
-from airflow_provider_llmops.backends.pipelines.local import DEFAULT_SLOTS, LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.backend import DEFAULT_SLOTS, LocalPipelineBackend
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.redaction import redact
 
@@ -87,7 +87,7 @@ class KubeflowPipelinesHook(BaseHook):
 
     def _backend_of(self, connection: Connection) -> PipelineBackend:
         if connection.host:
-            from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
+            from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
             from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 
             return KubeflowPipelineBackend(KfpSettings.of(connection))

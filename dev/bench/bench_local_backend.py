@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
-from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 REPO = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from tls_front import TlsFront
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
 from airflow_provider_llmops.backends.pipelines.kubeflow import api as kfp_api
-from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.specs.pipeline import PipelineSpec

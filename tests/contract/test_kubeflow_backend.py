@@ -22,8 +22,11 @@ from kube_pods import FakePods, pod
 from pipelines import task, two_steps
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
-from airflow_provider_llmops.backends.pipelines.kubeflow import run as kubeflow
-from airflow_provider_llmops.backends.pipelines.kubeflow.run import MAX_DESCRIPTION, KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow import backend as kubeflow
+from airflow_provider_llmops.backends.pipelines.kubeflow.backend import (
+    MAX_DESCRIPTION,
+    KubeflowPipelineBackend,
+)
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.backends.pipelines.kubeflow.versions import PipelineVersions, as_yaml
 from airflow_provider_llmops.exceptions import (

@@ -16,8 +16,8 @@ from kfp_api import FakeKfpApi
 from planes import DATA_PYTHON
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
-from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
-from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.specs.pipeline import PipelineSpec

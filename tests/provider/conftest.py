@@ -56,7 +56,7 @@ def connections(monkeypatch, root) -> None:
 @pytest.fixture
 def backend(root):
     """The local pipeline backend; what it started is stopped at the end."""
-    from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
+    from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 
     backend = LocalPipelineBackend(python=DATA_PYTHON, root=root)
     yield backend

@@ -2,7 +2,7 @@
 
 A run that is to be started is a ticket, ``<root>/queue/<number>.<run id>``, with its command and environment, and no process. A slot,
 ``<root>/slots/<number>``, is locked for as long as the process of its run works, and names that run. The Airflow provider's
-``backends/pipelines/local_queue.py`` is the other side of this: it lets runs in, and starts them in the same way.
+``backends/pipelines/local/queue.py`` is the other side of this: it lets runs in, and starts them in the same way.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ import pytest
 from planes import DATA_PYTHON, REPO
 
 from airflow_provider_llmops.backends.data_plane import DataPlane
-from airflow_provider_llmops.backends.pipelines import local
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
-from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
-from airflow_provider_llmops.backends.pipelines.local_queue import processes_of
+from airflow_provider_llmops.backends.pipelines.local import backend as local
+from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.queue import processes_of
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.states import RunState
 
@@ -91,7 +91,7 @@ def test_run_outlives_the_process_that_submitted_it(toy_spec, root, backend, tmp
     script = f"""
 import json, os, signal
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
-from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 spec = json.load(open({str(tmp_path / "spec.json")!r}))
 backend = LocalPipelineBackend(python={str(DATA_PYTHON)!r}, root={str(root)!r})

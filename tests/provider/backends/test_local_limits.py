@@ -5,7 +5,7 @@ import copy
 import pytest
 from pipelines import two_steps
 
-from airflow_provider_llmops.backends.pipelines.local_limits import kubernetes_settings, require_runnable
+from airflow_provider_llmops.backends.pipelines.local.limits import kubernetes_settings, require_runnable
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 

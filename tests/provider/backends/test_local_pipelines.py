@@ -16,7 +16,7 @@ from planes import DATA_PYTHON, REPO
 from wheels import make_wheel, repack_kfp
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
-from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec

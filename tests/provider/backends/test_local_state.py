@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from planes import DATA_PYTHON
 
 from airflow_provider_llmops.backends.pipelines.base import Run, RunRequest
-from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
-from airflow_provider_llmops.backends.pipelines.local_queue import lives, processes_of, ticket
-from airflow_provider_llmops.backends.pipelines.local_records import StateRecord
+from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.queue import lives, processes_of, ticket
+from airflow_provider_llmops.backends.pipelines.local.records import StateRecord
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.state_files import StateFileError, read_record, why_not_written, write_json
 from airflow_provider_llmops.states import RunState
@@ -270,7 +270,7 @@ def test_a_look_at_a_run_costs_it_no_start(backend):
     script = """
 import sys
 from pathlib import Path
-from airflow_provider_llmops.backends.pipelines.local_queue import is_locked
+from airflow_provider_llmops.backends.pipelines.local.queue import is_locked
 print(flush=True)
 while True:
     for path in sys.argv[1:]:

@@ -13,9 +13,9 @@ from airflow_provider_llmops.backends.pipelines.base import (
     PipelineServer,
     server_of,
 )
-from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
-from airflow_provider_llmops.backends.pipelines.local import LocalPipelineBackend
+from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 from airflow_provider_llmops.backends.serving.base import ServingBackend
 from airflow_provider_llmops.backends.serving.local import LocalServingBackend
 from airflow_provider_llmops.exceptions import ConfigurationError

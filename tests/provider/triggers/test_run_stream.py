@@ -19,7 +19,7 @@ from kfp_api import FakeKfpApi, Reset, Status, Timeout, Truncated
 from pipelines import two_steps
 
 from airflow_provider_llmops.backends.pipelines.kubeflow import api as kfp_api
-from airflow_provider_llmops.backends.pipelines.kubeflow.run import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, RunNotFoundError
 from airflow_provider_llmops.remote import settle

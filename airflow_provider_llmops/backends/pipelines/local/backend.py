@@ -27,8 +27,8 @@ from airflow_provider_llmops import uris
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.pipelines import artifacts as artifact_store
 from airflow_provider_llmops.backends.pipelines.base import Run, RunRequest
-from airflow_provider_llmops.backends.pipelines.local_limits import kubernetes_settings, require_runnable
-from airflow_provider_llmops.backends.pipelines.local_queue import (
+from airflow_provider_llmops.backends.pipelines.local.limits import kubernetes_settings, require_runnable
+from airflow_provider_llmops.backends.pipelines.local.queue import (
     ORPHAN_GRACE_SECONDS,
     RUN_DIR_VARIABLE,
     LocalQueue,
@@ -38,7 +38,7 @@ from airflow_provider_llmops.backends.pipelines.local_queue import (
     stop,
     ticket,
 )
-from airflow_provider_llmops.backends.pipelines.local_records import RequestRecord, StateRecord, StepError
+from airflow_provider_llmops.backends.pipelines.local.records import RequestRecord, StateRecord, StepError
 from airflow_provider_llmops.backends.pipelines.pages import page_address
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
