@@ -29,7 +29,8 @@ from weakref import WeakKeyDictionary
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_never
 
 from airflow_provider_llmops.backends.pipelines.kubeflow.api import tell_retry, wait_before_retry
-from airflow_provider_llmops.backends.pipelines.kubeflow.backend import EPOCH, MAX_RUNS_PER_READ
+from airflow_provider_llmops.backends.pipelines.kubeflow.reading import EPOCH
+from airflow_provider_llmops.backends.pipelines.kubeflow.runs import MAX_RUNS_PER_READ
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
 if TYPE_CHECKING:

@@ -22,11 +22,9 @@ from kube_pods import FakePods, pod
 from pipelines import task, two_steps
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
-from airflow_provider_llmops.backends.pipelines.kubeflow import backend as kubeflow
-from airflow_provider_llmops.backends.pipelines.kubeflow.backend import (
-    MAX_DESCRIPTION,
-    KubeflowPipelineBackend,
-)
+from airflow_provider_llmops.backends.pipelines.kubeflow import places, root, why_waiting
+from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
+from airflow_provider_llmops.backends.pipelines.kubeflow.runs import MAX_DESCRIPTION
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.backends.pipelines.kubeflow.versions import PipelineVersions, as_yaml
 from airflow_provider_llmops.exceptions import (
@@ -367,7 +365,9 @@ def test_experiment_whose_name_has_signs_of_its_own_in_filters_is_made_once(api,
 def test_of_two_runs_with_one_name_the_older_stays(api, backend, request_of):
     request = request_of()
     first, second = (
-        backend._api.call(backend._api.runs.run_service_create_run, backend._body(request))["run_id"]
+        backend._api.call(backend._api.runs.run_service_create_run, backend._submission.body(request))[
+            "run_id"
+        ]
         for _ in range(2)
     )
     kept = backend.find(request.display_name).run_id
@@ -427,7 +427,7 @@ def history(*states):
 )
 def test_run_that_a_person_terminated_is_cancelled(backend, state, seen, expected):
     raw = {"run_id": "r", "state": state, "state_history": history(*seen)}
-    assert backend._run(raw).state is expected
+    assert backend._reader.read(raw).state is expected
 
 
 def test_terminated_run_is_cancelled_as_the_server_shows_it(api, backend, request_of):
@@ -755,14 +755,14 @@ def test_mistake_in_an_explanation_does_not_hide_the_failure(settings, failed, m
         assert reason.startswith(
             "Step 'train' failed, and nothing says why. The pods cannot be read: KeyError:"
         )
-    monkeypatch.setattr(backend, "_root_of", lambda raw: 1 / 0)
+    monkeypatch.setattr(places, "root_of", lambda answer, settings: 1 / 0)
     error = failure_of(backend, run, logging.getLogger("test"))
     assert str(error).startswith("Step 'train' failed; its log says why\nStep 'train' of run ")
     assert "Why the run failed cannot be asked" in caplog.text
 
 
 def test_root_whose_settings_cannot_be_read_soon_stops_no_run(settings, api, request_of, monkeypatch, caplog):
-    monkeypatch.setattr(kubeflow, "ROOT_SECONDS", 0.1)
+    monkeypatch.setattr(root, "ROOT_SECONDS", 0.1)
     with FakePods() as pods:
         monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
         backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
@@ -797,8 +797,8 @@ def test_silent_cluster_leaves_the_threads_of_the_event_loop_alone(settings, mon
 
 
 def test_question_that_takes_too_long_is_given_up_on(settings, monkeypatch):
-    monkeypatch.setattr(kubeflow, "QUESTION_SECONDS", 0.1)
-    monkeypatch.setattr(kubeflow, "aconnect", lambda conn_id: asyncio.sleep(5))
+    monkeypatch.setattr(why_waiting, "QUESTION_SECONDS", 0.1)
+    monkeypatch.setattr(why_waiting, "aconnect", lambda conn_id: asyncio.sleep(5))
     backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
     (wait,) = asyncio.run(backend.awhy_waiting("r"))
     assert wait.reason.startswith("why cannot be told: No answer within")
@@ -837,7 +837,7 @@ def test_root_without_credentials_is_named_when_a_step_leaves_nothing(settings, 
     with FakePods(config_maps={"kfp-launcher": {}}) as pods:
         monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", pods.connection())
         backend = KubeflowPipelineBackend(dataclasses.replace(settings, kubernetes_conn_id="cluster"))
-        monkeypatch.setattr(backend, "_root_of", lambda raw: "gs://bucket/x")
+        monkeypatch.setattr(places, "root_of", lambda answer, settings: "gs://bucket/x")
         assert "failed, and nothing says why. " in (reason := backend.explain_failure(run).reason)
         assert (
             "The steps get no credentials for gs:// from Kubeflow Pipelines: config map kfp-launcher of"

@@ -5,14 +5,12 @@ https://www.kubeflow.org/docs/components/pipelines/reference/api/kubeflow-pipeli
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from tenacity import (
     RetryCallState,
@@ -174,6 +172,11 @@ class KfpApi:
         self.uploads = kfp_server_api.PipelineUploadServiceApi(self._client)
         self.experiments = kfp_server_api.ExperimentServiceApi(self._client)
         self.health = kfp_server_api.HealthzServiceApi(self._client)
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The namespace as an argument of what is asked for: only a multi-user server takes one."""
+        return {"namespace": self.settings.namespace} if self.settings.namespace else {}
 
     def call(
         self, method: Callable[..., Any], *args: Any, patience: float | None = None, **kwargs: Any
@@ -343,24 +346,6 @@ class KfpApi:
             )
         self._client.configuration.api_key["authorization"] = token
         self._token_read_at = changed_at
-
-
-def predicate(key: str, operation: str, **value: Any) -> dict[str, Any]:
-    """One condition of a filter.
-
-    :param key: field of the resource
-    :param operation: for example ``EQUALS``, ``IN``, ``GREATER_THAN_EQUALS``
-    :param value: one of ``string_value``, ``string_values={"values": [...]}``, ``timestamp_value``
-    """
-    return {"key": key, "operation": operation, **value}
-
-
-def joined(*predicates: dict[str, Any]) -> str:
-    """A filter that asks for all conditions, as the API takes it: URL-encoded once more than the request is.
-
-    https://github.com/kubeflow/pipelines/blob/master/backend/api/v2beta1/filter.proto
-    """
-    return quote(json.dumps({"predicates": list(predicates)}, separators=(",", ":")))
 
 
 def _proxy_for(endpoint: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -12,8 +12,10 @@ from airflow_provider_llmops.backends.in_time import in_time
 from airflow_provider_llmops.backends.last_words import read_last_words
 from airflow_provider_llmops.backends.pipelines.base import Run
 from airflow_provider_llmops.backends.pipelines.kubeflow.logs import StepOutput, read_failed_outputs
+from airflow_provider_llmops.backends.pipelines.kubeflow.places import StepPlaces
 from airflow_provider_llmops.backends.pipelines.kubeflow.pods import PodFailure, RunPods
-from airflow_provider_llmops.backends.pipelines.kubeflow.root import RootProblem
+from airflow_provider_llmops.backends.pipelines.kubeflow.root import RootProblem, root_problem
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import LLMOpsError, shortened
 from airflow_provider_llmops.states import StepState
 
@@ -45,35 +47,31 @@ class _Found:
 
 def explain_failure(
     run: Run,
+    settings: KfpSettings,
+    places: StepPlaces,
     *,
-    roots_of: Callable[[str], Sequence[str]],
-    storage_conn_id: str | None,
-    connect_pods: Callable[[], RunPods] | None,
-    root_problem: Callable[[], RootProblem | None],
-    since: datetime | None = None,
+    since: datetime | None,
 ) -> Run:
     """The run with the reason of the first step that says it will fail again, or else of the first that says anything.
 
     :param run: a run that has failed
-    :param roots_of: places where a task of the specification may have written
-    :param storage_conn_id: Airflow connection for these
-    :param connect_pods: reaches the pods; ``None`` where no Kubernetes connection is named
-    :param root_problem: why its steps may not have been able to write anything, if something speaks for that
+    :param settings: the connection's settings: how its artifact store and its pods are reached, if they are
+    :param places: where its steps may have written
     :param since: when the run ended before it was made to go on, if it was: what was written until then is of no account
     """
     notes: list[str] = []
-    outputs = _from_outputs(run, roots_of, storage_conn_id, since, notes)
+    outputs = _from_outputs(run, settings, places, since, notes)
     found = [each for each in outputs if not each.is_guess]
-    if not found and connect_pods is not None:
-        found = _from_pods(run, connect_pods, notes)
+    if not found and settings.kubernetes_conn_id:
+        found = _from_pods(run, settings, notes)
     found = found or outputs
     for note in notes:
         log.warning("%s", note)
     chosen = next((each for each in found if each.is_final), found[0] if found else None)
     if chosen is None:
-        return replace(
-            run, error=run.error or _nothing_found(run, notes, connect_pods is not None, root_problem())
-        )
+        problem = root_problem(settings, places.root)
+        has_pods = bool(settings.kubernetes_conn_id)
+        return replace(run, error=run.error or _nothing_found(run, notes, has_pods, problem))
     steps = (chosen.step, *(step for step in run.failed_steps if step != chosen.step)) if chosen.step else ()
     attempts = dict(run.attempts)
     if chosen.attempt is not None and (chosen.attempt > 1 or chosen.step in attempts):
@@ -91,8 +89,8 @@ def explain_failure(
 
 def _from_outputs(
     run: Run,
-    roots_of: Callable[[str], Sequence[str]],
-    conn_id: str | None,
+    settings: KfpSettings,
+    places: StepPlaces,
     since: datetime | None,
     notes: list[str],
 ) -> list[_Found]:
@@ -109,7 +107,11 @@ def _from_outputs(
             if state == StepState.SUCCEEDED and name.rpartition("/")[2] == task
         ]
         look = partial(
-            read_failed_outputs, roots_of(task), conn_id, since=since, others_succeeded=len(succeeded)
+            read_failed_outputs,
+            places.of(task),
+            settings.storage_conn_id,
+            since=since,
+            others_succeeded=len(succeeded),
         )
         try:
             outputs = in_time(look, STORE_SECONDS)
@@ -141,9 +143,9 @@ def _found_in(step: str, outputs: Sequence[StepOutput]) -> _Found | None:
     return guess
 
 
-def _from_pods(run: Run, connect_pods: Callable[[], RunPods], notes: list[str]) -> list[_Found]:
+def _from_pods(run: Run, settings: KfpSettings, notes: list[str]) -> list[_Found]:
     try:
-        failure: PodFailure | None = connect_pods().why_failed(run.run_id, run.failed_steps)
+        failure: PodFailure | None = RunPods.of(settings).why_failed(run.run_id, run.failed_steps)
     except Exception as error:  # whatever it is: it must not hide the failure that it would explain
         kind = "" if isinstance(error, LLMOpsError) else f"{type(error).__name__}: "
         notes.append(f"The pods cannot be read: {kind}{error}")

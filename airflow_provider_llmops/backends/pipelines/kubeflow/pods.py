@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from airflow_provider_llmops.backends.kubernetes.cluster import Cluster
+from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, connect
 from airflow_provider_llmops.backends.kubernetes.messages import message_of, reason_of
 from airflow_provider_llmops.backends.kubernetes.pods import (
     PodTrouble,
@@ -25,6 +25,7 @@ from airflow_provider_llmops.backends.kubernetes.pods import (
 )
 from airflow_provider_llmops.backends.last_words import clean, read_last_words
 from airflow_provider_llmops.backends.pipelines.base import Wait
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, LLMOpsError
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,15 @@ class RunPods:
         self._objects = CustomObjectsApi(cluster.client)
         self._seconds = seconds
         self._ends_at = time.monotonic() + seconds
+
+    @classmethod
+    def of(cls, settings: KfpSettings) -> RunPods:
+        """The pods of a connection's runs, through the Kubernetes connection that it must name.
+
+        :param settings: the connection's settings
+        :raises ConfigurationError: the Kubernetes connection cannot be used
+        """
+        return cls(connect(str(settings.kubernetes_conn_id)), settings.namespace)
 
     def why_failed(self, run_id: str, steps: Sequence[str]) -> PodFailure | None:
         """Why a run has failed, from the pod that failed last of the first failed step that has any.

@@ -13,13 +13,20 @@ Its driver looks the root's scheme up in ``providers`` of the config map ``kfp-l
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_llmops.exceptions import shown_value
+from airflow_provider_llmops.backends.in_time import in_time
+from airflow_provider_llmops.backends.pipelines.kubeflow.pods import RunPods
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
+from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, shown_value
 
+log = logging.getLogger(__name__)
+
+ROOT_SECONDS = 5.0  # before each run
 CONFIG_MAP = "kfp-launcher"
 _PROVIDERS = "providers"
 _ROOT = re.compile(r"(?P<scheme>[a-z][a-z0-9]+)://(?P<bucket>[^/?]+)(?:/(?P<prefix>[^?]*))?(?P<query>\?.+)?")
@@ -41,6 +48,42 @@ class RootProblem:
 
     message: str
     is_certain: bool
+
+
+def refuse_root(settings: KfpSettings) -> None:
+    """Refuse the connection's pipeline root if no step can write below it; warn if some may not.
+
+    :param settings: the connection's settings
+    :raises ConfigurationError: no step can
+    """
+    problem = root_problem(settings, settings.pipeline_root)
+    if problem is None:
+        return
+    if problem.is_certain:
+        raise ConfigurationError(problem.message, f"Pipeline root: {settings.pipeline_root}")
+    log.warning("%s", problem.message)
+
+
+def root_problem(settings: KfpSettings, root: str) -> RootProblem | None:
+    """Why steps may not be able to write below a root, where the account may read its settings, and they are read soon.
+
+    :param settings: the connection's settings, which may name a Kubernetes connection
+    :param root: the pipeline root of a run
+    """
+    if not settings.kubernetes_conn_id:
+        return None
+
+    def look() -> RootProblem | None:
+        pods = RunPods.of(settings)
+        return check_root(root, pods.read_config_map(CONFIG_MAP), pods.namespace)
+
+    try:
+        return in_time(look, ROOT_SECONDS)
+    except LLMOpsError as error:
+        log.info("The settings of pipeline roots cannot be read: %s", error)
+    except Exception as error:  # whatever it is: it must not stop a run, nor hide why one has failed
+        log.warning("The settings of pipeline roots cannot be read: %s: %s", type(error).__name__, error)
+    return None
 
 
 def check_root(root: str, settings: Mapping[str, str] | None, namespace: str) -> RootProblem | None:

@@ -90,6 +90,11 @@ class KfpSettings:
     patience: float = 900.0
     upload_versions: bool = True
 
+    @property
+    def short_patience(self) -> float:
+        """Seconds to go on trying for what is not worth a longer wait: a test of the connection, an explanation."""
+        return min(self.patience, self.timeout)
+
     @classmethod
     def of(cls, connection: Connection) -> KfpSettings:
         """Read a connection.

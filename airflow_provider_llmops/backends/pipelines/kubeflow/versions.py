@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_llmops.backends.pipelines.kubeflow.api import KfpApi, RefusedError, joined, predicate
+from airflow_provider_llmops.backends.pipelines.kubeflow.api import KfpApi, RefusedError
+from airflow_provider_llmops.backends.pipelines.kubeflow.filters import filter_of, predicate
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.specs.documents import read_stored
 from airflow_provider_llmops.specs.messages import meaning_of
@@ -93,9 +94,9 @@ class PipelineVersions:
 
     def _pipeline(self, name: str) -> str | None:
         namespace = self._api.settings.namespace
-        scope: dict[str, Any] = {"namespace": namespace} if namespace else {}
+        get = self._api.pipelines.pipeline_service_get_pipeline_by_name
         try:
-            answer = self._api.call(self._api.pipelines.pipeline_service_get_pipeline_by_name, name, **scope)
+            answer = self._api.call(get, name, **self._api.scope)
         except RefusedError as error:
             if error.status == 404:
                 return None
@@ -117,9 +118,8 @@ class PipelineVersions:
         return str(answer["pipeline_id"])
 
     def _create(self, name: str) -> str:
-        body = {"name": name, "display_name": name, "description": "Made by airflow-provider-llmops"}
-        if self._api.settings.namespace:
-            body["namespace"] = self._api.settings.namespace
+        made_by = "Made by airflow-provider-llmops"
+        body = {"name": name, "display_name": name, "description": made_by, **self._api.scope}
         try:
             answer = self._api.call(self._api.pipelines.pipeline_service_create_pipeline, body)
         except RefusedError:
@@ -133,7 +133,7 @@ class PipelineVersions:
         """The version of that name, or the newest."""
         query: dict[str, Any] = {"page_size": 1, "sort_by": "created_at desc"}
         if name is not None:
-            query["filter"] = joined(predicate("name", "EQUALS", string_value=name))
+            query["filter"] = filter_of(predicate("name", "EQUALS", string_value=name))
         answer = self._api.call(
             self._api.pipelines.pipeline_service_list_pipeline_versions, pipeline_id, **query
         )
