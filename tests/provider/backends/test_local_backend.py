@@ -22,8 +22,10 @@ from planes import DATA_PYTHON, REPO
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
 from airflow_provider_llmops.backends.pipelines.local import backend as local
+from airflow_provider_llmops.backends.pipelines.local import runs
 from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
-from airflow_provider_llmops.backends.pipelines.local.queue import processes_of
+from airflow_provider_llmops.backends.pipelines.local.processes import processes_of
+from airflow_provider_llmops.backends.pipelines.local.reading import is_alive
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.states import RunState
 
@@ -126,7 +128,7 @@ def test_failure_names_the_step_and_its_error(backend, toy_spec, ending, error, 
 def test_sigkill_of_the_component_process_is_a_failed_run(backend, toy_spec):
     run_id = backend.submit(request(toy_spec, seconds=60))
     working(backend, run_id)
-    component = max(processes_of(local.Path(backend._runs / run_id)), key=lambda p: len(p.parents()))
+    component = max(processes_of(Path(backend._runs / run_id)), key=lambda p: len(p.parents()))
     component.kill()
     run = finished(backend, run_id)
     assert run.state is RunState.FAILED
@@ -241,7 +243,7 @@ def test_steps_know_where_a_retry_looks_for_checkpoints(backend, toy_spec, key):
 
 
 def test_checkpoints_that_nobody_went_on_from_are_removed_after_a_while(backend, toy_spec):
-    old, young = (backend._checkpoints / name for name in ("a" * 12, "b" * 12))
+    old, young = (backend._root / "checkpoints" / name for name in ("a" * 12, "b" * 12))
     for directory in (old, young):
         (directory / "checkpoint-1").mkdir(parents=True)
     for path in (old / "checkpoint-1", old):
@@ -256,7 +258,7 @@ def aged(backend, toy_spec, name, days=40.0):
     run_id = backend.submit(request(toy_spec, name=name))
     finished(backend, run_id)
     directory = backend._runs / run_id
-    wait_until(lambda: not backend._is_alive(directory))
+    wait_until(lambda: not is_alive(directory))
     then = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     for name, key in (("request.json", "created_at"), ("state.json", "finished_at")):
         file = directory / name
@@ -273,7 +275,7 @@ def test_retention_removes_what_nobody_used_when_a_run_ends(root, toy_spec, back
     assert keeping.find_reusable("") is None
     run_id = keeping.submit(request(toy_spec, name="another", source=echo))
     finished(keeping, run_id)
-    wait_until(lambda: not keeping._is_alive(root / "runs" / run_id))
+    wait_until(lambda: not is_alive(root / "runs" / run_id))
     left = {path.name for path in (root / "runs").iterdir()}
     assert left == {used, recent, run_id}
     assert keeping.read_log(run_id, 0)[0][-1].startswith("tidied up: 2 of kind run, ")
@@ -285,7 +287,7 @@ def test_runs_tidy_up_once_an_hour(root, toy_spec, backend):
     keeping = LocalPipelineBackend(python=DATA_PYTHON, root=root, retention=30)
     run_id = keeping.submit(request(toy_spec, name="another"))
     finished(keeping, run_id)
-    wait_until(lambda: not keeping._is_alive(root / "runs" / run_id))
+    wait_until(lambda: not is_alive(root / "runs" / run_id))
     assert len(list((root / "runs").iterdir())) == 2
 
 
@@ -394,8 +396,8 @@ def test_missing_result_is_named(backend, toy_spec):
 
 
 def test_no_disk_space_is_refused_before_anything_starts(backend, toy_spec, monkeypatch, root):
-    free = local.MIN_FREE_BYTES - 1
-    monkeypatch.setattr(local.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    free = runs.MIN_FREE_BYTES - 1
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(ApiUnavailableError, match=r"^Only 511 MiB are free for runs, at least 512 MiB"):
         backend.submit(request(toy_spec))
     assert not (root / "runs").exists()

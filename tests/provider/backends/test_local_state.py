@@ -25,7 +25,8 @@ from planes import DATA_PYTHON
 
 from airflow_provider_llmops.backends.pipelines.base import Run, RunRequest
 from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
-from airflow_provider_llmops.backends.pipelines.local.queue import lives, processes_of, ticket
+from airflow_provider_llmops.backends.pipelines.local.processes import lives, processes_of
+from airflow_provider_llmops.backends.pipelines.local.queue import ticket
 from airflow_provider_llmops.backends.pipelines.local.records import StateRecord
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.state_files import StateFileError, read_record, why_not_written, write_json
@@ -270,7 +271,7 @@ def test_a_look_at_a_run_costs_it_no_start(backend):
     script = """
 import sys
 from pathlib import Path
-from airflow_provider_llmops.backends.pipelines.local.queue import is_locked
+from airflow_provider_llmops.backends.pipelines.local.processes import is_locked
 print(flush=True)
 while True:
     for path in sys.argv[1:]:
@@ -279,7 +280,7 @@ while True:
     looker = subprocess.Popen([sys.executable, "-c", script, *locks], stdout=subprocess.PIPE)
     try:
         looker.stdout.readline()
-        wait_until(lambda: backend._queue.go_on(backend._fail) or not tickets(backend))
+        wait_until(lambda: backend._queue.go_on() or not tickets(backend))
         wait_until(lambda: all(was_started(backend, run_id) for run_id in run_ids))
     finally:
         looker.kill()
@@ -290,9 +291,9 @@ def test_run_whose_lock_is_held_keeps_its_ticket_and_is_started_when_it_is_free(
     run_id = queued(backend, 1, note("x"))
     with (backend._runs / run_id / "lock").open("a") as looked_at:
         fcntl.flock(looked_at, fcntl.LOCK_SH)
-        backend._queue.go_on(backend._fail)
+        backend._queue.go_on()
         assert (tickets(backend), was_started(backend, run_id)) == ([run_id], False)
-    backend._queue.go_on(backend._fail)
+    backend._queue.go_on()
     wait_until(lambda: was_started(backend, run_id))
     assert tickets(backend) == []
 
@@ -328,8 +329,8 @@ def test_whatever_a_file_of_the_queue_is_the_others_start(what, how, backend):
         with pytest.raises(ApiUnavailableError, match=r"^The run cannot be looked at: Is a directory"):
             backend.get(good)
         (backend._root / "queue/lock").rmdir()
-    wait_until(lambda: backend._queue.go_on(backend._fail, patient=True) or was_started(backend, good))
-    wait_until(lambda: backend._queue.go_on(backend._fail, patient=True) or not tickets(backend))
+    wait_until(lambda: backend._queue.go_on(patient=True) or was_started(backend, good))
+    wait_until(lambda: backend._queue.go_on(patient=True) or not tickets(backend))
     if what == "ticket":
         assert "cannot be read: " in backend.get(bad).error
     elif not was_started(backend, bad):
@@ -347,12 +348,12 @@ def test_fork_that_the_machine_refuses_costs_nobody_a_start(number, backend, mon
     with monkeypatch.context() as refusing:
         refusing.setattr(subprocess, "Popen", refuse)
         for _ in range(2):
-            backend._queue.go_on(backend._fail)
+            backend._queue.go_on()
         assert [backend.get(run_id).state for run_id in run_ids] == [RunState.PENDING] * 3
     assert tickets(backend) == run_ids
     lines, _ = backend.read_log(run_ids[0], 0)
     assert lines == [f"waiting: its process cannot be started: [Errno {number}] {os.strerror(number)}"]
-    wait_until(lambda: backend._queue.go_on(backend._fail) or not tickets(backend))
+    wait_until(lambda: backend._queue.go_on() or not tickets(backend))
 
 
 def test_runs_wait_for_an_interpreter_that_is_being_made_anew(backend, tmp_path):
@@ -373,13 +374,13 @@ def test_what_no_process_can_be_given_fails_that_run_alone(backend):
     path = next((backend._root / "queue").glob(f"0*.{bad}"))
     write_json(path, {"command": note("x"), "environment": {"A=B": "1"}})
     assert backend.get(bad).error == "NotStarted: illegal environment variable name"
-    wait_until(lambda: backend._queue.go_on(backend._fail) or was_started(backend, good))
+    wait_until(lambda: backend._queue.go_on() or was_started(backend, good))
 
 
 def test_environment_of_a_run_that_waits_need_not_be_unicode(backend):
     value = os.fsdecode(b"caf\xe9 \xf0\x9f\x98\x80")
     run_id = queued(backend, 1, ["/bin/sh", "-c", 'printf %s "$TEXT" > text; touch started.x'], TEXT=value)
-    backend._queue.go_on(backend._fail)
+    backend._queue.go_on()
     wait_until(lambda: was_started(backend, run_id))
     assert (backend._runs / run_id / "text").read_bytes() == b"caf\xe9 \xf0\x9f\x98\x80"
 

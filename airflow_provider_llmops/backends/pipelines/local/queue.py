@@ -17,12 +17,12 @@ import stat
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
+from airflow_provider_llmops.backends.pipelines.local.ending import record_end
+from airflow_provider_llmops.backends.pipelines.local.records import StateRecord
 from airflow_provider_llmops.state_files import (
     PASSING,
     PRIVATE_UMASK,
@@ -34,9 +34,6 @@ from airflow_provider_llmops.state_files import (
     write_json,
 )
 
-RUN_DIR_VARIABLE = "LLMOPS_RUN_DIR"
-ORPHAN_GRACE_SECONDS = 5.0  # without the run's process nobody reads what a step writes, and it dies of that
-STOP_POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # a look at a run holds its lock for an instant; many of them, for a little longer
 LOG_TAIL_BYTES = 1024
 
@@ -114,10 +111,9 @@ class LocalQueue:
         # Numbers come first: neither the lock nor a ticket that is being written is before one.
         return None if own is None else sum("0" <= name < own for name in names)
 
-    def go_on(self, on_broken: Callable[[Path, str], None], *, patient: bool = False) -> None:
-        """Start those whose turn it is.
+    def go_on(self, *, patient: bool = False) -> None:
+        """Start those whose turn it is; the end of one that can never be started is recorded.
 
-        :param on_broken: is told of a run that can never be started, and why
         :param patient: whether to wait for another one who does it at this moment
         """
         if not self._directory.is_dir():
@@ -127,7 +123,7 @@ class LocalQueue:
                 if (slot := self._free_slot()) is None:
                     return
                 try:
-                    self._start(self._directory / name, slot, on_broken)
+                    self._start(self._directory / name, slot)
                 except NotNowError as error:
                     _say_once(self._run_of(name) / "log.txt", f"waiting: {error}")
                     return  # the others would fare no better
@@ -149,7 +145,7 @@ class LocalQueue:
     def _run_of(self, name: str) -> Path:
         return self._root / "runs" / name.partition(".")[2]
 
-    def _start(self, path: Path, slot: int, on_broken: Callable[[Path, str], None]) -> None:
+    def _start(self, path: Path, slot: int) -> None:
         """Start the run of a ticket, or find that it can never be started; a run whose lock is held keeps its ticket."""
         run = self._run_of(path.name)
         why = None
@@ -168,7 +164,9 @@ class LocalQueue:
                 raise NotNowError(f"its process cannot be started: {error}") from error
             why = f"its process could not be started: {error}"
         if why and run.is_dir():
-            on_broken(run, why)  # before the ticket goes, or a look between the two would find no reason
+            record_end(
+                run, StateRecord(), "NotStarted", why
+            )  # before the ticket goes, or a look between the two would find no reason
         _discard(path)
 
     def _free_slot(self) -> int | None:
@@ -284,83 +282,3 @@ def _say_once(log: Path, line: str) -> None:
                 os.write(handle, text)
         finally:
             os.close(handle)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock file; nobody can hold what is no file.
-
-    :param path: the lock file
-    """
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
-    except PermissionError:
-        return True  # another user's: it may be at work
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
-def processes_of(directory: Path) -> list[psutil.Process]:
-    """Every process that was started for a run: those that carry its directory in their environment, in whatever session, and what
-    those have started in their own.
-
-    :param directory: of the run
-    """
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
-        # Gone since it was listed, or somebody else's.
-        with suppress(psutil.Error, OSError):
-            if not is_same_directory(process.environ().get(RUN_DIR_VARIABLE), directory):
-                continue
-            found[process.pid] = process
-            for child in process.children(recursive=True):  # one may have been given another environment
-                with suppress(psutil.Error, OSError):
-                    if os.getsid(child.pid) == os.getsid(process.pid):
-                        found.setdefault(child.pid, child)
-    return [process for process in found.values() if lives(process)]
-
-
-def is_same_directory(named: str | None, directory: Path) -> bool:
-    """Whether a process means that directory, whichever links lead to it.
-
-    :param named: as the process has it
-    :param directory: the directory, which may be gone
-    """
-    if named is None or Path(named).name != directory.name:
-        return False
-    return os.path.realpath(named) == os.path.realpath(directory)
-
-
-def lives(process: psutil.Process) -> bool:
-    """Whether it still is the process that it was, and no zombie.
-
-    :param process: a process
-    """
-    with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def stop(processes: Sequence[psutil.Process], grace: float) -> None:
-    """Ask processes to end, and kill what is left; psutil looks each time whether it still is the same process.
-
-    :param processes: the processes
-    :param grace: seconds that they have to end by themselves
-    """
-    for send in (psutil.Process.terminate, psutil.Process.kill):
-        for process in processes:
-            with suppress(psutil.Error):
-                send(process)
-        deadline = time.monotonic() + grace
-        while any(map(lives, processes)):
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(STOP_POLL_SECONDS)
-        else:
-            return
