@@ -28,15 +28,13 @@ from airflow_provider_llmops.operators.pipeline_run import task_label
 from airflow_provider_llmops.remote.intent import dag_run_key
 from airflow_provider_llmops.results import MAX_XCOM_BYTES, StageResult, states_that_fit, summary_of, table_of
 from airflow_provider_llmops.settings.kubernetes import ALL_STEPS, StepSettings, settings_by_step
-from airflow_provider_llmops.specs.joining import (
-    Joined,
+from airflow_provider_llmops.specs.joining.pipeline import Joined, join, output_parameter
+from airflow_provider_llmops.specs.joining.steps import (
     JoinedStep,
     OutputOf,
     check_component,
     check_order,
     check_types,
-    join,
-    output_parameter,
 )
 from airflow_provider_llmops.specs.passing_on import checked, is_same_release
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec

@@ -20,7 +20,7 @@ from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.specs.declared import Kinds, converted
-from airflow_provider_llmops.specs.documents import check_json, parse_documents, read_stored
+from airflow_provider_llmops.specs.documents import parse_documents, read_stored
 from airflow_provider_llmops.specs.files import read_source, shown
 from airflow_provider_llmops.specs.ir import (
     add_importer,
@@ -30,6 +30,7 @@ from airflow_provider_llmops.specs.ir import (
     rename_apart,
     set_caching,
 )
+from airflow_provider_llmops.specs.json_values import check_json
 from airflow_provider_llmops.specs.placeholders import refuse_placeholders
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {

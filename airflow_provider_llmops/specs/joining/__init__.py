@@ -1,0 +1,1 @@
+"""Join compiled components into one pipeline."""
