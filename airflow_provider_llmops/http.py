@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import ipaddress
 import json
 import socket
 import ssl
@@ -15,6 +14,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shortened
+from airflow_provider_llmops.hosts import is_loopback
 from airflow_provider_llmops.uris import split_address
 
 MAX_ERROR_CHARACTERS = 300
@@ -27,18 +27,6 @@ _SCHEMES = ("http", "https")
 
 class TooSlowError(TimeoutError):
     """An answer that was not whole in the time that it had."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine itself, which no proxy is to be asked for: it would ask itself.
-
-    :param host: name or address, an IPv6 address without its brackets
-    """
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def open_within(

@@ -1,4 +1,7 @@
-"""Addresses of artifacts: what scheme they have, which path they name, whether this machine can read them."""
+"""Addresses of artifacts: what scheme they have, which path they name, whether this machine can read them.
+
+The data plane has the same rules (``llmops_components/uris.py``), and a test compares the answers.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=//)|(file):(?=/)", re.IGNORECASE)
+_THIS_MACHINE = ("", "localhost")
 _MINIO = "minio"
 _UNSEEN = re.compile(r"[\x00-\x20\x7f]")
 
@@ -126,15 +130,30 @@ def file_path(address: str, what: str) -> str:
 
     :param address: address of scheme ``file``
     :param what: what has the address, for messages
-    :raises ConfigurationError: it names another machine, or no absolute path
+    :raises ConfigurationError: it names another machine, or no path
     """
-    rest = address.partition(":")[2]
-    host, path = rest[2:].partition("/")[::2] if rest.startswith("//") else ("", rest.lstrip("/"))
-    if host not in ("", "localhost"):
+    host, path = _host_and_path(address)
+    if host.lower() not in _THIS_MACHINE:
         raise ConfigurationError(
             f"{what} names the host {host!r}; a file URL has three slashes: file:///path. It is {shown_value(address, 300)}."
         )
-    return os.fsdecode(unquote_to_bytes(f"/{path}"))
+    if not path:
+        raise ConfigurationError(
+            f"{what} names no path: it is {shown_value(address, 300)}. A file URL is written as file:///path."
+        )
+    return path
+
+
+def _host_and_path(address: str) -> tuple[str, str]:
+    rest = address.partition(":")[2]
+    if not rest.startswith("//"):
+        return "", _decoded(f"/{rest.lstrip('/')}")
+    host, slash, path = rest[2:].partition("/")
+    return host, _decoded(slash + path)
+
+
+def _decoded(path: str) -> str:
+    return os.fsdecode(unquote_to_bytes(path))
 
 
 def storage_address(address: str) -> str:

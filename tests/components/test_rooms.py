@@ -47,7 +47,7 @@ DATA_PLANE = House(
         ("data",),
         ("step",),
         ("passthrough",),
-        ("paths", "processes", "reporting", "result_schema"),
+        ("processes", "reporting", "result_schema", "uris"),
         ("results", "state_files"),
         ("errors",),
         ("redaction",),
@@ -73,7 +73,7 @@ CONTROL_PLANE = House(
         ("states", "state_files", "uris"),
         ("exceptions",),
         ("redaction",),
-        ("arguments", "json_text", "moved"),
+        ("arguments", "hosts", "json_text", "moved"),
     ),
     only_in=(),
 )

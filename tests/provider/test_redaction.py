@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import traceback
 from pathlib import Path
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-import airflow_provider_llmops
 from airflow_provider_llmops.backends.last_words import clean, read_last_words
 from airflow_provider_llmops.exceptions import MAX_CHARACTERS, ConfigurationError, shown_value
 from airflow_provider_llmops.redaction import Redactor, redact, redacted
@@ -52,32 +50,6 @@ def test_no_error_tells_a_secret(shape, before, after):
 def test_key_of_several_lines_is_hidden_and_what_follows_is_not(lines, shown):
     assert list(Redactor().lines(lines)) == shown
     assert redact("\n".join(lines)) == "\n".join(shown)
-
-
-def _definitions(path: Path) -> dict[str, str]:
-    """What a module defines, by name; docstrings are each plane's own."""
-    found = {}
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            found[ast.unparse(target)] = ast.dump(node)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found[node.name] = ast.dump(_Undocumented().visit(node))
-    return found
-
-
-class _Undocumented(ast.NodeTransformer):
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-        return node
-
-
-def test_both_planes_redact_alike():
-    own = _definitions(Path(airflow_provider_llmops.__file__).parent / "redaction.py")
-    other = _definitions(ROOT / "kfp_components/llmops_components/redaction.py")
-    assert own == {name: other.get(name) for name in own}
-    assert set(other) - set(own) == {"_PATH", "without_paths", "flat", "_flatten"}
 
 
 def test_key_in_the_output_of_a_step_is_hidden_across_lines():

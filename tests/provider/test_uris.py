@@ -54,15 +54,18 @@ def test_scheme_is_told_from_a_path(address, scheme):
         ("file:///data/a?b#c", "/data/a?b#c"),
         ("file:///data/100%25", "/data/100%"),
         ("file:///%C3%BC", "/ü"),
+        ("file://LOCALHOST/x", "/x"),
+        ("file:///", "/"),
     ],
 )
 def test_file_address_names_a_path(address, path):
     assert uris.file_path(address, "dataset") == path
 
 
-@pytest.mark.parametrize("path", ["/a b", "/a%20b", "/a#b?c", "/ü", "/plain/path.jsonl"])
-def test_path_survives_being_an_address(path):
-    assert uris.file_path(uris.file_address(path), "model") == path
+@pytest.mark.parametrize("address", ["file://", "file://localhost"])
+def test_file_address_without_a_path_is_refused(address):
+    with pytest.raises(ConfigurationError, match=rf"^model names no path: it is '{address}'"):
+        uris.file_path(address, "model")
 
 
 def test_minio_is_s3_for_storage_libraries():

@@ -27,8 +27,8 @@ from llmops_components.data.formats import (
     with_text,
 )
 from llmops_components.errors import DataError, SettingError, UnavailableError, check_known
-from llmops_components.paths import local_path
 from llmops_components.results import digest_of
+from llmops_components.uris import hub_name, local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -43,7 +43,7 @@ _ABSENT: dict[str, Any] = {
 _MEDIA = re.compile(r"\b(Image|Audio|Video|Pdf)\(")  # types of features in the library datasets
 _SHUFFLE_BUFFER_ROWS = 1000
 _HUB = re.compile(
-    r"hf://datasets/(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?(\?(?P<query>.*))?"
+    r"datasets/(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?(\?(?P<query>.*))?"
 )
 
 
@@ -118,7 +118,7 @@ def open_source(source: str | os.PathLike[str], formats: Sequence[FormatName]) -
     """
     name = os.fspath(source)
     limit = int(os.environ.get(STREAM_ENVIRONMENT, STREAM_BYTES))
-    if name.startswith("hf://"):
+    if hub_name(name) is not None:
         return _from_hub(name, formats, limit)
     path = local_path(name, "dataset", also=", or hf://datasets/org/name")
     if path.is_file() and path.stat().st_size * (_COMPRESSED if is_compressed(path) else 1) > limit:
@@ -202,7 +202,7 @@ def _uneven_columns(dataset: Dataset) -> dict[str, Any]:
 
 
 def _from_hub(uri: str, formats: Sequence[FormatName], limit: int) -> Source:
-    match = _HUB.fullmatch(uri)
+    match = _HUB.fullmatch(hub_name(uri) or "")
     if not match:
         raise SettingError(
             f"{uri!r} does not name a dataset on the hub: expected hf://datasets/org/name@revision, and "

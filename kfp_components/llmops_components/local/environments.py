@@ -33,15 +33,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from llmops_components.errors import ComponentError, InputError, UnavailableError
+from llmops_components.errors import ComponentError, InputError, SettingError, UnavailableError
 from llmops_components.json_text import parse_json
 from llmops_components.redaction import redact
 from llmops_components.state_files import write_json
+from llmops_components.uris import file_path
 
 # A step's own kfp is its harness: nothing else of the data plane imports it while a step runs.
 _HARNESS = {"kfp", "kfp-pipeline-spec", "kfp-server-api"}
@@ -403,9 +403,12 @@ def _key(installs: Sequence[Sequence[str]]) -> str:
 def _path_in(word: str) -> Path | None:
     """What an argument of ``pip install`` names on this machine: a wheel, a source tree, a file of requirements."""
     path = word.partition("=")[2] if word.startswith("-") else word
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path, whatever it looks like
-        if (at := word.find("file:")) >= 0:
-            path = unquote(urlsplit(word[at:].partition(" ;")[0]).path)
+    with contextlib.suppress(
+        SettingError, OSError, RuntimeError, ValueError
+    ):  # no path, whatever it looks like
+        if (at := word.lower().find("file:/")) >= 0:
+            address = re.split(r"[?#]| ;", word[at:])[0]  # where the path ends for pip
+            path = file_path(address, "packages_to_install")
         elif not (os.sep in path or path.startswith(".") or path.endswith((".whl", ".gz", ".zip", ".txt"))):
             return None  # the name of a package
         found = Path(re.sub(r"\[[^\]]*\]$", "", path.strip())).expanduser()  # without extras

@@ -12,12 +12,12 @@ import graphlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from llmops_components.errors import InputError
 from llmops_components.json_text import parse_json
 from llmops_components.local.conditions import is_true
 from llmops_components.local.values import constant, fill, refuse_placeholders, select, typed
+from llmops_components.uris import file_path, scheme_of
 
 Artifact = dict[str, Any]
 
@@ -205,8 +205,8 @@ class Pipeline:
         address = uri.get("constant") if "constant" in uri else given.parameters.get("uri")
         if not isinstance(address, str) or not address:
             raise InputError(f"Importer {step} has no address of an artifact.")
-        if address.startswith("file:"):
-            address = unquote(urlsplit(address).path)
+        if scheme_of(address) == "file":
+            address = file_path(address, f"The importer {step}")
         artifact = {
             "name": "artifact",
             "type": importer.get("typeSchema", {}),

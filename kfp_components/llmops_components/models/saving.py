@@ -16,6 +16,7 @@ from llmops_components.models.outputs import new_directory
 from llmops_components.models.precision import precision
 from llmops_components.models.provenance import PROVENANCE_FILE, TRAINING_LOG_FILE, library_versions
 from llmops_components.state_files import write_json
+from llmops_components.uris import hub_name
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -167,7 +168,8 @@ def _save_adapter(trained: Any, tokenizer: Any, directory: Path, run: Mapping[st
     config = trained.peft_config["default"]
     # PEFT records the path that the base was loaded from, which means nothing on another machine, and keeps the
     # modules in a set, whose order differs from process to process and with it the adapter's digest.
-    origin = str(provenance.get("source", "base_model")).removeprefix("hf://")
+    source = str(provenance.get("source", "base_model"))
+    origin = hub_name(source) or source
     config.base_model_name_or_path = origin
     trained.get_base_model().name_or_path = trained.config._name_or_path = origin  # for its model card
     # The caller may have given a regular expression.

@@ -6,7 +6,6 @@ import http.client
 import json
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from llmops_components.errors import SettingError, UnavailableError
 from llmops_components.hosts import is_loopback
 from llmops_components.json_text import parse_json
+from llmops_components.uris import host_of
 
 SMOKE_PROMPT = "What is Python?"
 SMOKE_MAX_TOKENS = 64
@@ -74,7 +74,7 @@ _local_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _No
 
 
 def _opener_for(address: str) -> urllib.request.OpenerDirector:
-    is_local = is_loopback(urllib.parse.urlsplit(address).hostname or "")
+    is_local = is_loopback(host_of(address))
     return _local_opener if is_local else _opener
 
 

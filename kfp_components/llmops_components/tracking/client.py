@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from llmops_components.errors import SettingError
 from llmops_components.hosts import is_loopback
+from llmops_components.uris import host_of, split_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,24 +49,15 @@ def past_proxies(uri: str) -> dict[str, str]:
         uri: The server's address.
     """
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    host = urlsplit(uri).hostname or ""
+    host = host_of(uri)
     return {"no_proxy": f"{given},{host}".lstrip(",")} if is_loopback(host) and given != "*" else {}
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
     """An address that may be shown, and the credentials that were in it as MLflow's variables for them."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        raise SettingError(
-            "tracking_uri is not an address, for example http://mlflow.example.org:5000."
-        ) from None
-    userinfo, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return uri.rstrip("/") if parts.netloc else uri, {}
-    user, _, password = userinfo.partition(":")
-    credentials = {"MLFLOW_TRACKING_USERNAME": unquote(user), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")), credentials
+    address, login = split_login(uri, "tracking_uri")
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    return address, dict(zip(names, login or (), strict=False))
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:

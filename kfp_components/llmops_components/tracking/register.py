@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.models.directory import check_model_directory
@@ -31,6 +30,7 @@ from llmops_components.tracking.client import (
     past_proxies,
     without_credentials,
 )
+from llmops_components.uris import is_http, without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -197,10 +197,10 @@ def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
             "Give one, for example http://mlflow.example.org:5000 or sqlite:////data/mlflow.db."
         )
     address, credentials = without_credentials(uri)
-    is_http = address.startswith(("http://", "https://"))
+    is_server = is_http(address)
     environment = {key: os.environ.get(key, value) for key, value in PATIENCE.items()}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-    if is_http:
+    if is_server:
         environment |= credentials | past_proxies(address)
     with environment_variables(environment):
         import mlflow
@@ -210,7 +210,7 @@ def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
         started = time.monotonic()
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         try:
-            mlflow.set_tracking_uri(address if is_http else uri)
+            mlflow.set_tracking_uri(address if is_server else uri)
             client = mlflow.MlflowClient()
             timeout = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_PROBE_TIMEOUT_SECONDS))
             with environment_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}):
@@ -223,10 +223,7 @@ def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
 
 
 def _translate(error: Exception, address: str, uri: str, seconds: float) -> ComponentError:
-    message = " ".join(str(error).replace(uri, address).split())
-    userinfo = urlsplit(uri).netloc.rpartition("@")[0]
-    if userinfo:
-        message = message.replace(userinfo, "***")
+    message = without_login(" ".join(str(error).replace(uri, address).split()), uri)
     if cause := re.search(r"\[Errno -?\d+\] ([\w ]+)|(timed out)", message):
         message = cause[1] or cause[2]
     status = getattr(error, "get_http_status_code", lambda: 500)()
@@ -328,7 +325,7 @@ def _links(
     address: str, name: str, version: str, experiment_id: str | None, run_id: str | None
 ) -> dict[str, str]:
     """Pages of the MLflow UI; none where MLflow is a database or a directory."""
-    if not address.startswith(("http://", "https://")):
+    if not is_http(address):
         return {}
     links = {"model_version": f"{address}/#/models/{name}/versions/{version}"}
     if run_id and experiment_id:

@@ -43,6 +43,7 @@ from llmops_components.tracking.client import (
 )
 from llmops_components.tracking.environment import environment
 from llmops_components.tracking.pictures import draw_curves
+from llmops_components.uris import is_http
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,17 +117,17 @@ def track(
         return
     with ExitStack() as stack:
         address, credentials = without_credentials(where.tracking_uri)
-        is_http = address.startswith(("http://", "https://"))
+        is_server = is_http(address)
         patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", **PATIENCE}
         stack.enter_context(
             environment_variables(
                 {name: os.environ.get(name, value) for name, value in patience.items()}
                 | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-                | (credentials | past_proxies(address) if is_http else {})
+                | (credentials | past_proxies(address) if is_server else {})
             )
         )
         marker = Path(checkpoints) / RUN_FILE if checkpoints is not None else None
-        sender = _Sender(where, address if is_http else where.tracking_uri, run, marker)
+        sender = _Sender(where, address if is_server else where.tracking_uri, run, marker)
         tracker = Tracker(run, sender)
         sender.start()
         try:
@@ -264,7 +265,7 @@ class _Sender(threading.Thread):
         if self._run_id is None or self._experiment_id is None:
             return {}
         found = {"run_id": self._run_id, "experiment_id": self._experiment_id}
-        if self._shown.startswith(("http://", "https://")):
+        if is_http(self._shown):
             found["url"] = f"{self._shown}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
         return found
 

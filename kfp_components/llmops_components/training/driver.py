@@ -29,7 +29,6 @@ from llmops_components.models.saving import save_trained
 from llmops_components.passthrough.refusals import refusals, refusing
 from llmops_components.passthrough.tables import typed
 from llmops_components.passthrough.training import TrainingOptions
-from llmops_components.paths import local_path
 from llmops_components.processes import decided_by_main, is_main_process, process_count
 from llmops_components.redaction import redacted
 from llmops_components.results import StepReport
@@ -45,6 +44,7 @@ from llmops_components.training.rows import (
     naming_refused_rows,
     row_findings,
 )
+from llmops_components.uris import local_path
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from llmops_components.redaction import flat, redact, without_paths
 from llmops_components.tracking.environment import environment
 from llmops_components.tracking.pictures import draw_curves
+from llmops_components.uris import hub_name
 
 CARD_FILE = "README.md"
 CURVES_FILE = "training_curves.png"
@@ -162,15 +163,13 @@ def write_model_card(
     source, licence, lineage = _origin(base)
     title = f"{method} of {source or 'a model of unknown origin'}"
     has_curves = draw_curves(log_history, directory / CURVES_FILE, title=component)
-    hub_dataset = str((run.get("dataset") or {}).get("source", ""))
+    hub_dataset = hub_name(str((run.get("dataset") or {}).get("source", ""))) or ""
     known = (licence or "unknown").lower()
     data = ModelCardData(
         license=known if known in _LICENCES else "other",
         license_name=None if known in _LICENCES else known,
-        base_model=source.removeprefix("hf://") if source and source.startswith("hf://") else None,
-        datasets=[hub_dataset.removeprefix("hf://datasets/")]
-        if hub_dataset.startswith("hf://datasets/")
-        else None,
+        base_model=hub_name(source) if source else None,
+        datasets=[hub_dataset.removeprefix("datasets/")] if hub_dataset.startswith("datasets/") else None,
         library_name="transformers",
         pipeline_tag="text-classification" if task == "SEQ_CLS" else "text-generation",
         tags=["trl", tag, *(["reward-model"] if task == "SEQ_CLS" else [])],

@@ -86,7 +86,16 @@ def test_package_installed_again_in_the_same_version_is_noticed(tmp_path, monkey
         environments.check_unchanged(before, "step")
 
 
-@pytest.mark.parametrize("wish", ["{}", "{}[extra]", "lib @ file://{}", "file://{}"])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "{}",
+        "{}[extra]",
+        "lib @ file://{}",
+        "file://{}",
+        "lib @ file://localhost{}#egg=lib ; python_version > '3'",
+    ],
+)
 @pytest.mark.parametrize("name", ["lib", "my lib-1.0-py3-none-any.whl"])
 def test_what_was_changed_on_this_machine_is_installed_anew(tmp_path, wish, name):
     file = path = tmp_path / name

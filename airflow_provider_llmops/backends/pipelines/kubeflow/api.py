@@ -23,7 +23,8 @@ from tenacity.stop import stop_base
 from airflow_provider_llmops.backends.pipelines.kubeflow.answers import ServerError, is_html
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
-from airflow_provider_llmops.http import header_fault, is_loopback
+from airflow_provider_llmops.hosts import is_loopback
+from airflow_provider_llmops.http import header_fault
 from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.uris import place_of, scheme_of, split_address
 

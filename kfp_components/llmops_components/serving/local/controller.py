@@ -43,7 +43,6 @@ from typing import Any
 
 from llmops_components.errors import InputError, SettingError, UnavailableError
 from llmops_components.json_text import parse_json
-from llmops_components.paths import local_path
 from llmops_components.reporting import words_of
 from llmops_components.serving.access.secret import GATEWAY_HEADER, read_secret
 from llmops_components.serving.access.settings import read_access_file
@@ -65,6 +64,7 @@ from llmops_components.state_files import (
     unreadable,
     write_json,
 )
+from llmops_components.uris import local_path
 
 HOST = "127.0.0.1"
 DRAIN_SECONDS = 60
