@@ -105,7 +105,7 @@ def test_addresses_are_taken_apart_in_one_place():
         for path in root.rglob("*.py")
         if taken_apart.search(path.read_text(encoding="utf-8"))
     }
-    assert found == {"uris.py", "local/prune.py"}
+    assert found == {"uris.py", "local/prune/references.py"}
 
 
 @pytest.mark.parametrize("scheme", ["file://", "FILE://", "file://localhost", "file:"])

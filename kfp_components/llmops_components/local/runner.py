@@ -32,8 +32,10 @@ from typing import Any
 import psutil
 
 from llmops_components.errors import InputError
-from llmops_components.local import prune, queue
+from llmops_components.local import queue
 from llmops_components.local.pipeline import Pipeline, StepFailed
+from llmops_components.local.prune import tidy_up_after
+from llmops_components.local.prune.temporary import temporary_directory
 from llmops_components.local.steps import StepRunner
 from llmops_components.redaction import hide_in, redact, redacted
 from llmops_components.state_files import PRIVATE_UMASK, read_json, unreadable, write_json
@@ -210,7 +212,7 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     directory = options.directory.resolve()
     try:
-        with prune.temporary_directory(directory):
+        with temporary_directory(directory):
             status = run(directory, options.slot)
     except Exception as error:
         hide_in(error)  # its traceback goes to the log of the run
@@ -225,7 +227,7 @@ def main(argv: list[str]) -> int:
         f"run {directory.name} ended with status {status} after {time.monotonic() - started:.1f} s",
         flush=True,
     )
-    prune.tidy_up_after(directory)
+    tidy_up_after(directory)
     return status
 
 

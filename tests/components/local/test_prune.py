@@ -17,8 +17,8 @@ from urllib.parse import quote
 import pytest
 from broken_files import BROKEN
 from llmops_components.errors import UnavailableError
-from llmops_components.local import prune
-from llmops_components.local.prune import Version, tidy_up
+from llmops_components.local.prune import prune, runs, tidy_up
+from llmops_components.local.prune.versions import Version, read_versions
 from llmops_components.models.store import MIN_BYTES, store_once
 from llmops_components.serving.local.uses import note_use
 
@@ -64,7 +64,7 @@ def kept(items):
 
 
 def run_prune(root, days=30.0, **options):
-    return kept(prune.prune(root, days=days, **options))
+    return kept(prune(root, days=days, **options))
 
 
 def test_old_runs_go_and_young_ones_stay(root):
@@ -81,9 +81,9 @@ def test_dry_run_says_the_same_and_removes_nothing(root):
         make_run(root, days=1, weights=b"b" * MIN_BYTES),
     ]
     before = sorted(root.rglob("*"))
-    dry = prune.prune(root, days=30, dry_run=True)
+    dry = prune(root, days=30, dry_run=True)
     assert [path for path in sorted(root.rglob("*")) if path != root / ".prune.lock"] == before
-    wet = prune.prune(root, days=30)
+    wet = prune(root, days=30)
     assert [(item.path, item.kept, item.bytes) for item in dry] == [
         (item.path, item.kept, item.bytes) for item in wet
     ]
@@ -140,15 +140,15 @@ def test_run_that_waits_for_its_turn_stays_and_so_does_what_it_takes(root):
 
 def test_run_that_is_let_in_while_others_are_looked_at_stays(root, monkeypatch):
     run = make_run(root)
-    last_used = prune._last_used
+    last_used = runs.last_used
 
     def let_in(*arguments):
         (root / "queue").mkdir(exist_ok=True)
         (root / "queue" / f"{1:020d}.{run.name}").write_text("{}")
         return last_used(*arguments)
 
-    monkeypatch.setattr(prune, "_last_used", let_in)
-    monkeypatch.setattr(prune._Pruning, "_references", lambda *_: {})
+    monkeypatch.setattr(runs, "last_used", let_in)
+    monkeypatch.setattr(runs, "why_runs_stay", lambda *_: {})
     assert run_prune(root) == {run: "it waits for its turn"}
     assert run.is_dir()
 
@@ -185,14 +185,14 @@ def test_run_that_somebody_begins_to_use_meanwhile_stays(root, monkeypatch):
 )
 def test_run_that_somebody_begins_to_use_while_others_are_looked_at_stays(root, monkeypatch, use):
     run = make_run(root)
-    references = prune._Pruning._references
+    references = runs.why_runs_stay
 
-    def touched_after(self, *given):
-        found = references(self, *given)
+    def touched_after(*given):
+        found = references(*given)
         use(run)
         return found
 
-    monkeypatch.setattr(prune._Pruning, "_references", touched_after)
+    monkeypatch.setattr(runs, "why_runs_stay", touched_after)
     assert run_prune(root) == {run: "somebody has begun to use it"}
     assert (run / "request.json").is_file()
 
@@ -424,7 +424,7 @@ def test_mlflow_says_which_versions_there_are(mlflow_port):
     digest = "sha256:" + "b" * 64
     tags = {"llmops.model.digest": digest, "dag": "x"}
     client.create_model_version("pruned", "s3://bucket/x", tags=tags)
-    found = [each for each in prune.read_versions(uri) if each.name == "pruned"]
+    found = [each for each in read_versions(uri) if each.name == "pruned"]
     assert found == [Version("pruned", "1", "s3://bucket/x", {digest})]
 
 
