@@ -16,10 +16,9 @@ from typing import Any
 from llmops_components.errors import InputError
 from llmops_components.json_text import parse_json
 from llmops_components.local.conditions import is_true
-from llmops_components.local.values import constant, fill, refuse_placeholders, select, typed
+from llmops_components.local.inputs import Artifact, Inputs, NotAvailable, Values, with_defaults
+from llmops_components.local.values import constant, refuse_placeholders, typed
 from llmops_components.uris import file_path, scheme_of
-
-Artifact = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,6 @@ class Step:
     retry: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Values:
-    """Parameters and artifacts by name: of the inputs of a task, or of its outputs."""
-
-    parameters: dict[str, Any] = field(default_factory=dict)
-    artifacts: dict[str, list[Artifact]] = field(default_factory=dict)
-
-
 class StepFailed(Exception):
     """A step has failed.
 
@@ -63,10 +54,6 @@ class StepFailed(Exception):
         super().__init__(f"{step}: {reason['type']}: {reason['message']}")
         self.step = step
         self.reason = dict(reason)
-
-
-class _NotAvailable(Exception):
-    """An input comes from a step that did not run."""
 
 
 class Pipeline:
@@ -90,7 +77,7 @@ class Pipeline:
         self._components = spec.get("components", {})
         self._executors = spec["deploymentSpec"].get("executors", {})
         self._root = spec["root"]
-        self._facts = facts
+        self._inputs = Inputs(self._components, facts)
         self._run_step = run_step
         self._on_state = on_state
 
@@ -116,7 +103,7 @@ class Pipeline:
     def _dag(
         self, component: Mapping[str, Any], inputs: Values, path: str, retry: Mapping[str, Any]
     ) -> Values:
-        inputs = _with_defaults(component, inputs, path)
+        inputs = with_defaults(component, inputs, path)
         tasks = component["dag"]["tasks"]
         done: dict[str, Values] = {}
         states: dict[str, str] = {}
@@ -135,13 +122,13 @@ class Pipeline:
             elif failure:
                 went_on.add(name)
             try:
-                given = self._inputs_of(task, step, inputs, done, states)
+                given = self._inputs.of(task, step, inputs, done, states)
                 condition = task.get("triggerPolicy", {}).get("condition")
                 if condition and not is_true(condition, given.parameters):
-                    raise _NotAvailable
+                    raise NotAvailable
                 done[name] = self._task(task, given, step, task.get("retryPolicy") or retry)
                 states[name] = "SUCCEEDED"
-            except _NotAvailable:
+            except NotAvailable:
                 states[name] = "SKIPPED"
                 self._on_state(step, "SKIPPED")
             except InputError as error:
@@ -186,7 +173,7 @@ class Pipeline:
         if "dag" in component:
             return self._dag(component, given, f"{step}/", retry)
         executor = self._executors[component["executorLabel"]]
-        given = _with_defaults(component, given, step)
+        given = with_defaults(component, given, step)
         if "importer" in executor:
             return self._import(executor["importer"], given, step)
         return self._run_step(
@@ -211,90 +198,10 @@ class Pipeline:
             "name": "artifact",
             "type": importer.get("typeSchema", {}),
             "uri": address,
-            "metadata": self._filled(constant(importer.get("metadata", {})), step, given),
+            "metadata": self._inputs.filled(constant(importer.get("metadata", {})), step, given),
         }
         self._on_state(step, "SUCCEEDED")
         return Values(artifacts={"artifact": [artifact]})
-
-    def _inputs_of(
-        self,
-        task: Mapping[str, Any],
-        step: str,
-        outer: Values,
-        done: Mapping[str, Values],
-        states: Mapping[str, str],
-    ) -> Values:
-        """What a task gets, from constants, from the inputs of its pipeline and from tasks before it."""
-        component = self._components[task["componentRef"]["name"]]
-        declared = component.get("inputDefinitions", {})
-        inputs = task.get("inputs", {})
-        given = Values()
-        texts: dict[str, Any] = {}
-        for name, source in inputs.get("parameters", {}).items():
-            if "runtimeValue" in source:
-                texts[name] = constant(source["runtimeValue"]["constant"])
-            elif "componentInputParameter" in source:
-                value = outer.parameters.get(source["componentInputParameter"])
-                if (selector := source.get("parameterExpressionSelector")) and value is not None:
-                    value = select(value, selector)
-                given.parameters[name] = value
-            elif "taskOutputParameter" in source:
-                origin = source["taskOutputParameter"]
-                found = done.get(origin["producerTask"], Values()).parameters
-                if origin["outputParameterKey"] in found:
-                    given.parameters[name] = found[origin["outputParameterKey"]]
-                    made_by = f"Output {origin['outputParameterKey']!r} of task {origin['producerTask']}"
-                    refuse_placeholders(given.parameters[name], made_by)
-                elif not _may_be_absent(declared.get("parameters", {}).get(name, {})):
-                    raise _missing(origin["producerTask"], origin["outputParameterKey"], states)
-            elif "taskFinalStatus" in source:
-                producer = source["taskFinalStatus"]["producerTask"]
-                given.parameters[name] = self._final_status(producer, states.get(producer, "SUCCEEDED"))
-        for name, source in inputs.get("artifacts", {}).items():
-            if "componentInputArtifact" in source:
-                key = source["componentInputArtifact"]
-                if key in outer.artifacts:
-                    given.artifacts[name] = outer.artifacts[key]
-            elif origin := source.get("taskOutputArtifact"):
-                artifacts = done.get(origin["producerTask"], Values()).artifacts
-                if origin["outputArtifactKey"] in artifacts:
-                    given.artifacts[name] = artifacts[origin["outputArtifactKey"]]
-                elif not declared.get("artifacts", {}).get(name, {}).get("isOptional"):
-                    raise _missing(origin["producerTask"], origin["outputArtifactKey"], states)
-        for name, text in texts.items():
-            given.parameters[name] = self._filled(text, step, given)
-        return given
-
-    def _filled(self, value: Any, step: str, given: Values) -> Any:
-        """The value with its placeholders replaced."""
-
-        def look(path: str, keys: list[str]) -> Any:
-            if path == "inputs.parameters" and keys:
-                return given.parameters.get(keys[0])
-            if path == "inputs.artifacts" and keys and given.artifacts.get(keys[0]):
-                artifact = given.artifacts[keys[0]][0]
-                return artifact.get("uri" if keys[1:] == ["path"] else keys[-1], artifact)
-            facts = {
-                **self._facts,
-                "pipeline_task_name": step.rpartition("/")[2],
-                "pipeline_task_uuid": f"{self._facts['pipeline_job_uuid']}/{step}",
-            }
-            if path not in facts:
-                raise InputError(f"Step {step}: the placeholder {path!r} cannot be filled in here.")
-            return facts[path]
-
-        return fill(value, look)
-
-    def _final_status(self, producer: str, state: str) -> dict[str, Any]:
-        failed = state in ("FAILED", "LEFT_OUT")
-        return {
-            "state": "FAILED"
-            if failed
-            else "COMPLETE",  # what the server says, whatever the SDK's documentation does
-            "pipelineJobResourceName": self._facts["pipeline_job_resource_name"],
-            "pipelineTaskName": producer,
-            "error": {"code": 1, "message": f"Task {producer} failed."} if failed else {},
-        }
 
 
 def _in_order(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -308,29 +215,6 @@ def _in_order(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _runs_always(task: Mapping[str, Any]) -> bool:
     """Exit handlers, and tasks that ignore a failure before them."""
     return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
-
-
-def _with_defaults(component: Mapping[str, Any], given: Values, step: str) -> Values:
-    """The inputs that a component declares, in their types, defaults for those that nobody gave."""
-    declared = component.get("inputDefinitions", {})
-    where = f"Step {step.rstrip('/')}: input" if step else "Input"
-    parameters = {}
-    for name, definition in declared.get("parameters", {}).items():
-        value = given.parameters.get(name)
-        if value is None:
-            value = constant(definition.get("defaultValue"))
-        if value is not None:
-            parameters[name] = typed(value, definition, f"{where} {name!r}")
-        elif "dag" not in component and not definition.get("isOptional"):
-            raise InputError(f"{where} {name!r} has no value.")
-    artifacts = {}
-    for name, definition in declared.get("artifacts", {}).items():
-        if name in given.artifacts:
-            some = given.artifacts[name]
-            artifacts[name] = some if definition.get("isArtifactList") else some[:1]
-        elif "dag" not in component and not definition.get("isOptional"):
-            raise InputError(f"{where} {name!r} has no artifact.")
-    return Values(parameters, artifacts)
 
 
 def _items_of(task: Mapping[str, Any], given: Values, step: str) -> list[Values] | None:
@@ -373,13 +257,3 @@ def _outputs_of(outputs: Mapping[str, Any], done: Mapping[str, Values]) -> Value
                 given.artifacts[name] = artifacts[selector["outputArtifactKey"]]
                 break
     return given
-
-
-def _may_be_absent(definition: Mapping[str, Any]) -> bool:
-    return bool(definition.get("isOptional")) or "defaultValue" in definition
-
-
-def _missing(producer: str, output: str, states: Mapping[str, str]) -> Exception:
-    if states.get(producer) == "SUCCEEDED":
-        return InputError(f"Task {producer} succeeded but left nothing at its output {output!r}.")
-    return _NotAvailable()

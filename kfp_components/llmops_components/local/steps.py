@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmops_components.errors import ComponentError
-from llmops_components.local import environments
-from llmops_components.local.pipeline import Step, StepFailed, Values
+from llmops_components.local.environments import Environments
+from llmops_components.local.inputs import Values
+from llmops_components.local.installed import check_unchanged, snapshot
+from llmops_components.local.installs import (
+    installs_of,
+    is_written_for_data_plane,
+    without_installs,
+    without_secrets,
+)
+from llmops_components.local.pipeline import Step, StepFailed
 from llmops_components.local.values import fill, typed
 from llmops_components.redaction import Redactor, redact
 from llmops_components.state_files import ERROR_SHAPE, StateFileError, full_disk, is_full, read_json
@@ -63,8 +71,8 @@ class StepRunner:
         self._artifacts = artifacts
         self._states = states
         self._during_step = during_step
-        self._environments = environments.Environments(root, self._install)
-        self._data_plane = environments.snapshot()
+        self._environments = Environments(root, self._install)
+        self._data_plane = snapshot()
 
     def run(self, step: Step) -> Values:
         """Carry out a step, again if it fails and was compiled so.
@@ -115,7 +123,7 @@ class StepRunner:
                 self._states.task(step.name, "RUNNING")
                 print(f"{step.name}: started", flush=True)
                 status, last_lines = self._execute(_command(step, executor_input), variables)
-                environments.check_unchanged(self._data_plane, step.name)
+                check_unchanged(self._data_plane, step.name)
                 if status != 0:
                     raise StepFailed(step.name, _reason(status, scratch / "error.json", last_lines))
                 outputs = _outputs(step, directory, executor_input)
@@ -130,9 +138,9 @@ class StepRunner:
     def _place(self, step: Step, layer: Path, stack: ExitStack) -> dict[str, str]:
         """Variables that make the step's environment the current one."""
         command = step.container["command"]
-        if environments.is_written_for_data_plane(command):
+        if is_written_for_data_plane(command):
             return {}
-        environment = self._environments.provide(environments.installs_of(command), step.name)
+        environment = self._environments.provide(installs_of(command), step.name)
         stack.callback(environment.close)
         return environment.layer(layer)
 
@@ -151,7 +159,7 @@ class StepRunner:
             for line in process.stdout or ():
                 output.append(line)
                 if line.strip().startswith(_PROGRESS):
-                    print(f"  {environments.without_secrets(line.strip())}", flush=True)
+                    print(f"  {without_secrets(line.strip())}", flush=True)
         return process.returncode, "".join(output)
 
 
@@ -235,7 +243,7 @@ def _executor_input(step: Step, directory: Path) -> dict[str, Any]:
 
 
 def _command(step: Step, executor_input: Mapping[str, Any]) -> list[str]:
-    command = environments.without_installs(step.container["command"])
+    command = without_installs(step.container["command"])
     text = json.dumps(executor_input)
     return [*command, *(text if argument == "{{$}}" else argument for argument in step.container["args"])]
 

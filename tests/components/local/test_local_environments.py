@@ -4,8 +4,15 @@ import sysconfig
 from urllib.parse import quote
 
 import pytest
-from llmops_components.local import environments
-from llmops_components.local.environments import DataPlaneChanged
+from llmops_components.local import environment_keys, installed
+from llmops_components.local.environment_keys import key_of
+from llmops_components.local.installed import DataPlaneChanged
+from llmops_components.local.installs import (
+    installs_of,
+    is_written_for_data_plane,
+    without_installs,
+    without_secrets,
+)
 
 COMPONENT = ["sh", "-ec", "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main --component", "def f(): ..."]
 KFP = "PIP_DISABLE_PIP_VERSION_CHECK=1 python3 -m pip install --quiet --no-warn-script-location "
@@ -36,17 +43,17 @@ HARNESS_WORDS = ["kfp==2.14.3", "--no-deps", 'typing-extensions>=3.7.4,<5; pytho
 )
 def test_installs_are_read_from_what_the_compiler_writes(script, installs):
     command = ["sh", "-c", script, *COMPONENT]
-    assert environments.installs_of(command) == installs
-    assert environments.without_installs(command) == COMPONENT
-    assert not environments.is_written_for_data_plane(command)
+    assert installs_of(command) == installs
+    assert without_installs(command) == COMPONENT
+    assert not is_written_for_data_plane(command)
 
 
 def test_component_of_this_package_installs_nothing():
     command = [*COMPONENT[:3], "from llmops_components import step"]
-    assert environments.installs_of(command) == []
-    assert environments.without_installs(command) == command
-    assert environments.is_written_for_data_plane(command)
-    assert not environments.is_written_for_data_plane(COMPONENT)
+    assert installs_of(command) == []
+    assert without_installs(command) == command
+    assert is_written_for_data_plane(command)
+    assert not is_written_for_data_plane(COMPONENT)
 
 
 @pytest.mark.parametrize(
@@ -58,32 +65,32 @@ def test_component_of_this_package_installs_nothing():
     ],
 )
 def test_secrets_of_addresses_are_not_shown(text, shown):
-    assert environments.without_secrets(text) == shown
+    assert without_secrets(text) == shown
 
 
 def test_what_was_changed_in_the_data_plane_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     for name in ("kfp-2.17.0.dist-info", "datasets-5.2.0.dist-info", "trl-1.16.0.dist-info"):
         (tmp_path / name).mkdir()
-    before = environments.snapshot()
-    environments.check_unchanged(before, "step")
+    before = installed.snapshot()
+    installed.check_unchanged(before, "step")
     (tmp_path / "kfp-2.17.0.dist-info").rename(tmp_path / "kfp-2.14.3.dist-info")
     (tmp_path / "pandas-1.0.dist-info").mkdir()
     with pytest.raises(
         DataPlaneChanged,
         match=r"changed while step inner/step ran: gone: kfp 2.17.0; new: kfp 2.14.3, pandas 1.0\. Every run starts from",
     ):
-        environments.check_unchanged(before, "inner/step")
+        installed.check_unchanged(before, "inner/step")
 
 
 def test_package_installed_again_in_the_same_version_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     package = tmp_path / "kfp-2.17.0.dist-info"
     package.mkdir()
-    before = environments.snapshot()
+    before = installed.snapshot()
     (package / "RECORD").write_text("")
     with pytest.raises(DataPlaneChanged, match=r"new: kfp 2.17.0"):
-        environments.check_unchanged(before, "step")
+        installed.check_unchanged(before, "step")
 
 
 @pytest.mark.parametrize(
@@ -106,12 +113,12 @@ def test_what_was_changed_on_this_machine_is_installed_anew(tmp_path, wish, name
     file.write_text("one")
     place = quote(str(path)) if "file:" in wish else str(path)
     installs = [["pandas", wish.format(place)]]
-    before = environments._key(installs)
+    before = key_of(installs)
     if name == "lib":
         (path / "src/build/lib.py").write_text("made by pip")
-    assert environments._key(installs) == before
+    assert key_of(installs) == before
     file.write_text("another")
-    assert environments._key(installs) != before
+    assert key_of(installs) != before
 
 
 def test_other_words_name_nothing_on_this_machine(tmp_path, monkeypatch):
@@ -126,4 +133,4 @@ def test_other_words_name_nothing_on_this_machine(tmp_path, monkeypatch):
         "a" * 5000 + "/b",
         "~nobody-here/x",
     ):
-        assert environments._path_in(word) is None
+        assert environment_keys._path_in(word) is None
