@@ -12,14 +12,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from airflow_provider_llmops.cli.environments import (
-    CPU_INDEX,
-    DATA_PLANE_CONSTRAINTS,
-    LOCKS,
-    SAMPLE_MODELS,
-    SetupError,
-    pin,
-)
+from airflow_provider_llmops.cli.machine import SetupError
+from airflow_provider_llmops.cli.pins import DATA_PLANE_CONSTRAINTS, LOCKS, SAMPLE_MODELS, pin
+from airflow_provider_llmops.cli.torch_builds import CPU_INDEX
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOL_LOCKS = REPOSITORY / "dev/locks"

@@ -20,27 +20,35 @@ sys.path.insert(0, str(REPOSITORY))
 from _locks import write_locks  # noqa: E402
 
 from airflow_provider_llmops.cli.environments import (  # noqa: E402
+    Environment,
+    check_machine,
+)
+from airflow_provider_llmops.cli.installer import (  # noqa: E402
+    Installer,
+)
+from airflow_provider_llmops.cli.machine import (  # noqa: E402
+    SetupError,
+    inspect_interpreter,
+    interrupt_on_signals,
+    locked,
+)
+from airflow_provider_llmops.cli.pins import (  # noqa: E402
     BUILD_LOCK,
     BY_HASH,
+    DATA_PLANE_CONSTRAINTS,
+    data_plane_steps,
+    digest,
+    locks,
+    pin,
+    why_unlocked,
+)
+from airflow_provider_llmops.cli.torch_builds import (  # noqa: E402
     CONTROL_PLANE_SIZE,
     CPU_INDEX,
     CPU_SIZE,
     CUDA_SIZE,
-    DATA_PLANE_CONSTRAINTS,
-    Environment,
-    Installer,
-    SetupError,
     Size,
-    check_machine,
-    data_plane_steps,
     describe,
-    digest,
-    inspect_interpreter,
-    interrupt_on_signals,
-    locked,
-    locks,
-    pin,
-    why_unlocked,
 )
 
 ENVIRONMENTS = REPOSITORY / ".venv"

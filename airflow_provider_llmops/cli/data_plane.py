@@ -14,28 +14,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 from airflow_provider_llmops.cli import CommandError
-from airflow_provider_llmops.cli.environments import (
-    CPU_INDEX,
-    CPU_SIZE,
-    CUDA_SIZE,
-    DATA_PLANE_CONSTRAINTS,
-    SAMPLE_MODELS,
-    Environment,
-    Installer,
+from airflow_provider_llmops.cli.environments import Environment, check_machine
+from airflow_provider_llmops.cli.installer import Installer
+from airflow_provider_llmops.cli.machine import (
     SetupError,
-    Size,
-    check_machine,
-    data_plane_steps,
-    describe,
-    digest,
     inspect_interpreter,
     interrupt_on_signals,
     locked,
+    without_credentials,
+)
+from airflow_provider_llmops.cli.pins import (
+    DATA_PLANE_CONSTRAINTS,
+    SAMPLE_MODELS,
+    data_plane_steps,
+    digest,
     locks,
     pin,
     why_unlocked,
-    without_credentials,
 )
+from airflow_provider_llmops.cli.torch_builds import CPU_INDEX, CPU_SIZE, CUDA_SIZE, Size, describe
 
 COMPONENTS = "llmops-components"
 # Connections of the local backends, which need the interpreter of the data plane.

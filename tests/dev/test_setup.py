@@ -22,8 +22,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from airflow_provider_llmops.cli import environments
-from airflow_provider_llmops.cli.environments import STAMP, Size
+from airflow_provider_llmops.cli import pins
+from airflow_provider_llmops.cli.environments import STAMP
+from airflow_provider_llmops.cli.torch_builds import Size
 
 DEV = Path(_setup.__file__).parent
 REAL_PLANES = dict(_setup.PLANES)
@@ -182,7 +183,7 @@ def test_freeze_writes_nothing_where_other_extras_do_not_resolve(
 
 
 LOCKED = [
-    *environments.locks(),
+    *pins.locks(),
     *sorted(REAL_PLANES["control"].locks()),
     _setup.LOCKS / "data-plane-tools.txt",
 ]
@@ -219,16 +220,16 @@ def test_locks_have_everything_that_is_pinned_but_the_other_extras(plane: str) -
 
 
 def test_each_build_of_torch_has_a_lock_for_each_platform_and_no_cuda_for_the_cpu() -> None:
-    cpu = (environments.LOCKS / "torch-cpu.txt").read_text("utf-8")
-    cuda = _locked(environments.LOCKS / "torch-cuda.txt")
-    version = environments.pin(environments.DATA_PLANE_CONSTRAINTS, "torch")
+    cpu = (pins.LOCKS / "torch-cpu.txt").read_text("utf-8")
+    cuda = _locked(pins.LOCKS / "torch-cuda.txt")
+    version = pins.pin(pins.DATA_PLANE_CONSTRAINTS, "torch")
     assert [line.strip(" \\") for line in cpu.splitlines() if line[:5] == "torch"] == [
         f"{version}+cpu ; sys_platform == 'linux'",
         f"{version} ; sys_platform == 'darwin'",
     ]
     assert cpu.partition("darwin")[0].count("--hash=") >= 6  # Python 3.11 to 3.13, on x86_64 and aarch64
     assert {"torch", "triton", "nvidia-cudnn-cu13"} <= set(cuda)
-    assert not [name for name in _locked(environments.LOCKS / "data-plane.txt") if name.startswith("nvidia")]
+    assert not [name for name in _locked(pins.LOCKS / "data-plane.txt") if name.startswith("nvidia")]
 
 
 EXTRAS_OF_DEV = {

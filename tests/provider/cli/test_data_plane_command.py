@@ -15,12 +15,13 @@ import pytest
 from planes import REPO
 
 from airflow_provider_llmops import cli
-from airflow_provider_llmops.cli import environments
-from airflow_provider_llmops.cli.environments import CPU_INDEX, STAMP, torch_build
+from airflow_provider_llmops.cli import pins
+from airflow_provider_llmops.cli.environments import STAMP
+from airflow_provider_llmops.cli.torch_builds import CPU_INDEX, torch_build
 
-LOCKS = environments.LOCKS
-BY_HASH = " ".join(environments.BY_HASH)
-TORCH = environments.pin(environments.DATA_PLANE_CONSTRAINTS, "torch")
+LOCKS = pins.LOCKS
+BY_HASH = " ".join(pins.BY_HASH)
+TORCH = pins.pin(pins.DATA_PLANE_CONSTRAINTS, "torch")
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
 # Stands in for Python, venv and pip. Of torch there are the builds that BUILDS names.
@@ -98,7 +99,7 @@ def test_what_has_no_lock_is_installed_by_version_and_it_says_so(
         monkeypatch.setenv(name, value)
     _, said, asked = create(builds=f"{VERSION}{build}")
     assert f"  data     by version, not by hash: {reason}\n" in said.out
-    constraints = f"-c {environments.DATA_PLANE_CONSTRAINTS}"
+    constraints = f"-c {pins.DATA_PLANE_CONSTRAINTS}"
     assert asked == [f"{TORCH} {constraints}", f"llmops-components==0.1.0 {constraints}"]
 
 
@@ -160,7 +161,7 @@ def test_interrupted_environment_is_finished_and_a_new_wheel_is_installed(create
         _, said, asked = create("--components", str(wheel))
         assert not said.out.startswith("Up to date")
         assert asked[-2:] == [
-            f"{wheel} -c {environments.DATA_PLANE_CONSTRAINTS}",
+            f"{wheel} -c {pins.DATA_PLANE_CONSTRAINTS}",
             f"--no-deps --force-reinstall {wheel}",
         ]
 
