@@ -7,7 +7,7 @@ from functools import cached_property
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, aconnect, connect
-from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
+from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 
 __all__ = ["KubeflowTrainerHook"]
 

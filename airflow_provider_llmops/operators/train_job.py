@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.backends.trainjobs.ending import error_of, explain, result_of
-from airflow_provider_llmops.backends.trainjobs.job import TrainJob, TrainJobs
+from airflow_provider_llmops.backends.trainjobs.job import TrainJob
 from airflow_provider_llmops.backends.trainjobs.manifest import train_job
 from airflow_provider_llmops.backends.trainjobs.request import (
     REQUEST_VARIABLE,

@@ -17,7 +17,8 @@ from airflow_provider_llmops.remote.intent import while_it_goes_on
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.backends.trainjobs.job import TrainJob, TrainJobs
+    from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
+    from airflow_provider_llmops.backends.trainjobs.job import TrainJob
     from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 
 __all__ = ["TrainJobSensor"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
+from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import RunNotFoundError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
@@ -20,13 +20,24 @@ class TrainJobEndWatch(Watch):
     :param watch: looks at it
     :param namespace: its namespace
     :param name: its name
+    :param deadline: Unix time at which its time is up in any case; never when ``None``
+    :param run_timeout: seconds that it may take from its start on; any number when ``None``
     :param stops_at_final_error: whether an error that will happen again ends the waiting
     """
 
     def __init__(
-        self, watch: TrainJobWatch, namespace: str, name: str, *, stops_at_final_error: bool = True
+        self,
+        watch: TrainJobWatch,
+        namespace: str,
+        name: str,
+        *,
+        deadline: float | None = None,
+        run_timeout: float | None = None,
+        stops_at_final_error: bool = True,
     ) -> None:
-        super().__init__(f"TrainJob {namespace}/{name}", None)
+        super().__init__(f"TrainJob {namespace}/{name}", deadline)
+        self._latest = deadline
+        self._run_timeout = run_timeout
         self._watch = watch
         self._place = {"namespace": namespace, "name": name}
         self._stops_at_final_error = stops_at_final_error
@@ -37,20 +48,20 @@ class TrainJobEndWatch(Watch):
             job = self._watch.look()
         except RunNotFoundError:
             return True
+        self.deadline = self._ends_at()
         return (job is not None and job.state.is_terminal) or self._final_error is not None
 
     @property
     def _final_error(self) -> str | None:
         return self._watch.final_error if self._stops_at_final_error else None
 
-    @property
-    def is_over_time(self) -> bool:
-        """Whether its time is up: in any case, or what it may take from its start on."""
-        return self._watch.is_over_time
-
-    def seconds_to_wait(self, interval: float) -> float:
-        """How long to wait before the next look: no longer than its time lasts."""
-        return self._watch.seconds_to_wait(interval)
+    def _ends_at(self) -> float | None:
+        """Unix time at which its time is up: in any case, or what it may take from its start on."""
+        started_at = self._watch.started_at
+        ends = [self._latest]
+        if self._run_timeout is not None and started_at is not None:
+            ends.append(started_at + self._run_timeout)
+        return min((end for end in ends if end is not None), default=None)
 
     def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
         """See :class:`TrainJobTrigger`."""
@@ -131,11 +142,13 @@ class TrainJobTrigger(WatchTrigger[TrainJobs]):
 
     def watch(self, backend: TrainJobs, logger: Any) -> TrainJobEndWatch:
         """What looks at the TrainJob."""
-        watch = TrainJobWatch(
-            backend, self.namespace, self.name, logger, deadline=self.deadline, run_timeout=self.run_timeout
-        )
         return TrainJobEndWatch(
-            watch, self.namespace, self.name, stops_at_final_error=self.stops_at_final_error
+            TrainJobWatch(backend, self.namespace, self.name, logger),
+            self.namespace,
+            self.name,
+            deadline=self.deadline,
+            run_timeout=self.run_timeout,
+            stops_at_final_error=self.stops_at_final_error,
         )
 
     def cancel(self, backend: TrainJobs) -> None:

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.messages import sentence
-from airflow_provider_llmops.backends.trainjobs.job import TrainJob, TrainJobs, why_failed
+from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
+from airflow_provider_llmops.backends.trainjobs.job import TrainJob, why_failed
 from airflow_provider_llmops.backends.trainjobs.request import OUTPUTS, REQUEST_VARIABLE
 from airflow_provider_llmops.exceptions import (
     InvalidInputError,

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
+from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
+from airflow_provider_llmops.backends.trainjobs.job import INITIALIZERS, NODE
 from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError, describe_unknown
 
-NODE = "node"
 # Kubeflow Trainer gives command, arguments and image to the job with this label, and starts as many nodes of it.
 STEP_LABEL = "trainer.kubeflow.org/trainjob-ancestor-step"
 FRAMEWORK_LABEL = "trainer.kubeflow.org/framework"
 _TRAINER = "trainer"
-_INITIALIZERS = ("dataset-initializer", "model-initializer")
 _ADVICE = "Name one that starts torchrun's nodes, as torch-distributed does, or make one after its pattern."
 
 
@@ -92,7 +91,7 @@ def _problem(runtime: Mapping[str, Any], *, is_alone: bool) -> str | None:
 
 def _initializer_problem(job: Mapping[str, Any]) -> str | None:
     step = _step(job)
-    if step not in _INITIALIZERS:
+    if step not in INITIALIZERS:
         return None
     variables = [item.get("name") for of in _pod(job).get("containers") or [] for item in of.get("env") or []]
     if "STORAGE_URI" in variables:

@@ -14,7 +14,7 @@ from planes import DATA_PYTHON
 from tls_front import TlsFront
 
 from airflow_provider_llmops.backends.kubernetes import cluster
-from airflow_provider_llmops.backends.trainjobs.job import TrainJobs
+from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook

@@ -18,8 +18,10 @@ from attempts import clear, clear_other, clear_running, retry
 from kube_trainjobs import FakeTrainJobs, status
 
 from airflow_provider_llmops.backends.kubernetes.pods import MAX_LOG_BYTES, MAX_PODS, PodTrouble, pod_troubles
-from airflow_provider_llmops.backends.trainjobs import job as trainer
+from airflow_provider_llmops.backends.trainjobs import api as trainer
+from airflow_provider_llmops.backends.trainjobs import pod_watch
 from airflow_provider_llmops.backends.trainjobs import watch as watching
+from airflow_provider_llmops.backends.trainjobs.job import TrainJob, training_jobs
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
@@ -199,7 +201,7 @@ def test_retry_after_a_worker_died_while_it_submitted_finds_the_one_job(
         if dies_before == "the answer":
             patch.setattr(trainer.TrainJobs, "create", die)
         else:
-            patch.setattr(trainer.TrainJob, "read", die)
+            patch.setattr(TrainJob, "read", die)
         with pytest.raises(Death):
             operator.execute(context)
     trigger = start(task(), retry(context))
@@ -737,7 +739,7 @@ def test_job_of_several_of_one_name_that_has_no_pod_is_told_by_its_own_events(cl
     ],
 )
 def test_jobs_that_train_are_those_that_the_command_runs_in(names, training):
-    assert trainer.training_jobs(names) == training
+    assert training_jobs(names) == training
 
 
 def test_place_that_a_pod_found_is_no_reason_any_more(cluster, watch):
@@ -800,7 +802,7 @@ def test_pods_and_events_that_may_not_be_read_are_told_once_and_do_not_end_the_w
     assert watch.look().state == "RUNNING"
 
 
-@pytest.mark.parametrize(("code", "seconds"), [(401, 0.0), (403, watching.REFUSED_SECONDS)])
+@pytest.mark.parametrize(("code", "seconds"), [(401, 0.0), (403, pod_watch.REFUSED_SECONDS)])
 def test_what_was_refused_once_is_asked_again_and_told_once(
     cluster, watch, caplog, monkeypatch, code, seconds
 ):
@@ -811,9 +813,9 @@ def test_what_was_refused_once_is_asked_again_and_told_once(
     cluster.faults = lambda method, path: refused if path.endswith("/pods") else None
     for _ in range(2):
         watch.look()
-        now[0] += watching.REFUSED_SECONDS
+        now[0] += pod_watch.REFUSED_SECONDS
     cluster.faults = lambda method, path: None
-    now[0] += seconds - watching.REFUSED_SECONDS
+    now[0] += seconds - pod_watch.REFUSED_SECONDS
     watch.look()
     assert watch.trouble.startswith("Unschedulable: 0/3 nodes")
     refusals = [line for line in warned(caplog) if "cannot be told" in line]
