@@ -17,6 +17,7 @@ from airflow_provider_llmops.backends.pipelines.base import (
     RunRequest,
     pass_log_on,
 )
+from airflow_provider_llmops.backends.pipelines.ending import failure_of
 from airflow_provider_llmops.backends.pipelines.reuse import Reuse, check_reuse, fingerprint_of
 from airflow_provider_llmops.delivery.as_of import is_backfill
 from airflow_provider_llmops.exceptions import (
@@ -29,7 +30,6 @@ from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.redaction import Redactor
 from airflow_provider_llmops.remote.ending import describe_limits
-from airflow_provider_llmops.remote.failing import failure_of
 from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.specs.pipeline import BoundPipeline

@@ -202,7 +202,7 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Check what is asked for, and give what makes the TrainJob."""
         manifest = self.manifest(context, intent.name, began=intent.began)
-        check_runtime_of(manifest, self.backend, self.log)
+        check_runtime_of(self.backend, manifest, self.log)
 
         def create() -> str:
             job = self.backend.create(manifest)

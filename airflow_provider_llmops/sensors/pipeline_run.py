@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 
 from airflow_provider_llmops.backends.pipelines.base import PipelineServer
+from airflow_provider_llmops.backends.pipelines.ending import failure_of
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
-from airflow_provider_llmops.remote.failing import failure_of
 from airflow_provider_llmops.remote.intent import while_it_goes_on
 
 if TYPE_CHECKING:

@@ -26,12 +26,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_never
-
-from airflow_provider_llmops.backends.pipelines.kubeflow.api import tell_retry, wait_before_retry
 from airflow_provider_llmops.backends.pipelines.kubeflow.reading import EPOCH
 from airflow_provider_llmops.backends.pipelines.kubeflow.runs import MAX_RUNS_PER_READ
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.backends.retrying import for_ever_while_unavailable
+from airflow_provider_llmops.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -197,13 +195,7 @@ class RunStream:
 
     async def _ask(self, request: Callable[[], T]) -> T:
         """Ask the server, for as long as it takes: deadlines are kept by those who wait."""
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type(ApiUnavailableError),
-            wait=wait_before_retry,
-            stop=stop_never,
-            before_sleep=tell_retry,
-            reraise=True,
-        )
+        attempts = for_ever_while_unavailable()
         return await attempts(asyncio.to_thread, request)
 
     def _tell(self, run: Run, asked_at: float) -> None:

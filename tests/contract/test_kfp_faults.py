@@ -20,6 +20,7 @@ from kfp_api.connection import Answer
 from pipelines import two_steps
 from tls_front import TlsFront
 
+from airflow_provider_llmops.backends import retrying
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
 from airflow_provider_llmops.backends.pipelines.kubeflow import api as kfp_api
 from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
@@ -61,9 +62,9 @@ def settings(api, tmp_path):
 @pytest.fixture
 def scaled(monkeypatch):
     """A thousandth of the delays."""
-    monkeypatch.setattr(kfp_api, "FIRST_DELAY_SECONDS", 0.0005)
-    monkeypatch.setattr(kfp_api, "MAX_DELAY_SECONDS", 0.03)
-    monkeypatch.setattr(kfp_api, "MAX_RETRY_AFTER_SECONDS", 0.12)
+    monkeypatch.setattr(retrying, "FIRST_DELAY_SECONDS", 0.0005)
+    monkeypatch.setattr(retrying, "MAX_DELAY_SECONDS", 0.03)
+    monkeypatch.setattr(retrying, "MAX_RETRY_AFTER_SECONDS", 0.12)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from kube_pods import FakePods, pod
 from pipelines import task, two_steps
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
+from airflow_provider_llmops.backends.pipelines.ending import failure_of
 from airflow_provider_llmops.backends.pipelines.kubeflow import places, root, why_waiting
 from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
 from airflow_provider_llmops.backends.pipelines.kubeflow.runs import MAX_DESCRIPTION
@@ -33,7 +34,6 @@ from airflow_provider_llmops.exceptions import (
     ResultError,
     RunNotFoundError,
 )
-from airflow_provider_llmops.remote.failing import failure_of
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.settings.steps import apply_settings
 from airflow_provider_llmops.specs.pipeline import PipelineSpec

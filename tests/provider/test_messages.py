@@ -16,12 +16,12 @@ from airflow_provider_llmops import exceptions
 from airflow_provider_llmops.backends.data_plane import DataPlane
 from airflow_provider_llmops.backends.pipelines.artifacts import read_result
 from airflow_provider_llmops.backends.pipelines.base import Run, server_of
+from airflow_provider_llmops.backends.pipelines.ending import failure_of
 from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 from airflow_provider_llmops.exceptions import SHOWN_CHARACTERS, LLMOpsError, reason_first
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.operators.evaluation import QualityGateOperator
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
-from airflow_provider_llmops.remote.failing import failure_of
 from airflow_provider_llmops.results import StageResult, summary_of, table_of
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
 from airflow_provider_llmops.specs.pipeline import PipelineSpec

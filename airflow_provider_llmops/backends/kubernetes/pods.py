@@ -1,11 +1,10 @@
-"""Why a pod does not run or has failed: its status, the events about it and about what should make it, and its log.
+"""Why a pod does not run or has failed: its status, and the events about it and about what should make it.
 
 Pods and events are read as the documents that the API server sends, so that a recording of one says what a real one would.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,8 +16,6 @@ from airflow_provider_llmops.json_text import parse_json
 MAX_PODS = 3
 # Longer than for one line of a log: what the pod security of a namespace wants takes some 500 characters.
 MAX_MESSAGE_CHARACTERS = 700
-MAX_LOG_BYTES = 256 << 10
-MAX_LOG_BYTES_READ = 8 << 20
 # That a container is being made, or waits for the one before it or for its next start, is nothing to tell.
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 # The two that a kubelet says in turn, the first with the reason.
@@ -165,86 +162,6 @@ def is_creation_failure(trouble: PodTrouble) -> bool:
 def is_about_scheduling(trouble: PodTrouble) -> bool:
     """Whether it is about a pod that finds no place: once it has one, the scheduler's event, which stays, is over."""
     return trouble.kind in _SCHEDULING
-
-
-def list_pods(api: Any, namespace: str, selector: str, **request: Any) -> list[dict[str, Any]]:
-    """The pods with certain labels, as documents; raises what the client raises.
-
-    :param api: a ``CoreV1Api``
-    :param namespace: where they are
-    :param selector: for their labels
-    :param request: further arguments of the client
-    """
-    answer = api.list_namespaced_pod(namespace, label_selector=selector, _preload_content=False, **request)
-    return _documents(answer)
-
-
-def list_warnings(api: Any, namespace: str, name: str, **request: Any) -> list[dict[str, Any]]:
-    """The warnings about all objects of one name, whatever their kind; raises what the client raises.
-
-    The API server keeps events for an hour, unless it is told otherwise.
-
-    :param api: a ``CoreV1Api``
-    :param namespace: where the objects are
-    :param name: their name
-    :param request: further arguments of the client
-    """
-    selector = f"involvedObject.name={name},type=Warning"
-    answer = api.list_namespaced_event(namespace, field_selector=selector, _preload_content=False, **request)
-    return _documents(answer)
-
-
-def document_of(answer: Any) -> dict[str, Any]:
-    """The document in an answer.
-
-    :param answer: what the client got with ``_preload_content=False``
-    :raises json.JSONDecodeError: it holds something else, a proxy's page of its own for example
-    """
-    text = answer.data.decode("utf-8", errors="replace")
-    document = parse_json(text)
-    if not isinstance(document, dict):
-        raise json.JSONDecodeError("No document of Kubernetes", text[:100], 0)
-    return document
-
-
-def log_end(
-    api: Any, namespace: str, pod: str, *, container: str, previous: bool, lines: int, **request: Any
-) -> list[str]:
-    """The last lines of the log of a container, as it wrote them; raises what the client raises.
-
-    :param api: a ``CoreV1Api``
-    :param namespace: where the pod is
-    :param pod: its name
-    :param container: the container
-    :param previous: whether to read what it wrote before it was started again
-    :param lines: number of lines
-    :param request: further arguments of the client
-    """
-    answer = api.read_namespaced_pod_log(
-        pod,
-        namespace,
-        container=container,
-        previous=previous,
-        tail_lines=lines,
-        # What the client reads by itself it turns into the text of a bytes literal.
-        _preload_content=False,
-        **request,
-    )
-    end, read_bytes = b"", 0
-    for chunk in answer.stream(MAX_LOG_BYTES):
-        end, read_bytes = (end + chunk)[-MAX_LOG_BYTES:], read_bytes + len(chunk)
-        if read_bytes >= MAX_LOG_BYTES_READ:  # lines without an end
-            answer.close()
-            break
-    answer.release_conn()
-    text = end.decode("utf-8", errors="replace")
-    return text.removesuffix("\n").split("\n") if text else []
-
-
-def _documents(answer: Any) -> list[dict[str, Any]]:
-    """What was sent: the client's own models refuse a document that lacks a field."""
-    documents: list[dict[str, Any]] = document_of(answer).get("items") or []
-    return documents
 
 
 def _failed_at(status: Mapping[str, Any]) -> float | None:

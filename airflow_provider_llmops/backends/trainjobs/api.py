@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.messages import message_of, reason_of, sentence
-from airflow_provider_llmops.backends.kubernetes.pods import PodTrouble, list_pods, list_warnings, log_end
-from airflow_provider_llmops.backends.pipelines.kubeflow.api import retrying
+from airflow_provider_llmops.backends.kubernetes.pods import PodTrouble
+from airflow_provider_llmops.backends.kubernetes.requests import list_pods, list_warnings, log_end
+from airflow_provider_llmops.backends.retrying import while_unavailable
 from airflow_provider_llmops.backends.trainjobs.job import NODE, TrainJob
 from airflow_provider_llmops.backends.trainjobs.manifest import GRACE_SECONDS, TOKEN_LABEL
 from airflow_provider_llmops.exceptions import (
@@ -231,7 +232,7 @@ class TrainJobs:
         from urllib3.exceptions import HTTPError
 
         what = f"{what} (connection {self.conn_id!r})"
-        for attempt in retrying(patience):
+        for attempt in while_unavailable(patience):
             with attempt:
                 try:
                     found = call(_request_timeout=min(ANSWER_SECONDS, patience or ANSWER_SECONDS))

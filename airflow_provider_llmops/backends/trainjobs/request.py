@@ -64,13 +64,8 @@ class TrainingRequest:
         spec = PipelineSpec.packaged(self.component)
         same_release = is_same_release(self.settings.image, spec.image)
         given = checked(self.component, self.arguments, same_release=same_release)
-        read = spec.bind(given).parameters
+        arguments = spec.check(given)
         output = self._path("output_path", self.output_path)
-        arguments = {
-            name: read.get(name, value)
-            for name, value in given.items()
-            if name in read or (value is not None and "artifactType" in spec.inputs[name])
-        }
         for name, value in arguments.items():
             is_place = name == "checkpoints" or "artifactType" in spec.inputs[name]
             if is_place and not str(value).startswith("hf://"):

@@ -19,11 +19,11 @@ _TRAINER = "trainer"
 _ADVICE = "Name one that starts torchrun's nodes, as torch-distributed does, or make one after its pattern."
 
 
-def check_runtime_of(manifest: Mapping[str, Any], backend: TrainJobs, logger: Any) -> None:
+def check_runtime_of(backend: TrainJobs, manifest: Mapping[str, Any], logger: Any) -> None:
     """Refuse a runtime that is not there, or cannot run our command; Kubeflow Trainer accepts the latter.
 
-    :param manifest: the TrainJob
     :param backend: where it would run
+    :param manifest: the TrainJob
     :param logger: of the task
     """
     spec = manifest["spec"]

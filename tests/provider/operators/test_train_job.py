@@ -17,7 +17,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, Tas
 from attempts import clear, clear_other, clear_running, retry
 from kube_trainjobs import FakeTrainJobs, status
 
-from airflow_provider_llmops.backends.kubernetes.pods import MAX_LOG_BYTES, MAX_PODS, PodTrouble, pod_troubles
+from airflow_provider_llmops.backends.kubernetes.pods import MAX_PODS, PodTrouble, pod_troubles
+from airflow_provider_llmops.backends.kubernetes.requests import MAX_LOG_BYTES
 from airflow_provider_llmops.backends.trainjobs import api as trainer
 from airflow_provider_llmops.backends.trainjobs import pod_watch
 from airflow_provider_llmops.backends.trainjobs import watch as watching
@@ -210,7 +211,7 @@ def test_retry_after_a_worker_died_while_it_submitted_finds_the_one_job(
 
 
 def test_lost_answer_to_the_creation_makes_no_second_job(cluster, context, monkeypatch):
-    monkeypatch.setattr("airflow_provider_llmops.backends.pipelines.kubeflow.api.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("airflow_provider_llmops.backends.retrying.FIRST_DELAY_SECONDS", 0.01)
     backend = KubeflowTrainerHook().backend
     operator = task()
     manifest = operator.manifest(context, "f" * 32)
@@ -1559,7 +1560,7 @@ def test_refusal_while_the_worker_waits_may_be_retried(cluster, context):
 
 
 def test_api_server_that_does_not_answer_is_asked_again(cluster, monkeypatch):
-    monkeypatch.setattr("airflow_provider_llmops.backends.pipelines.kubeflow.api.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("airflow_provider_llmops.backends.retrying.FIRST_DELAY_SECONDS", 0.01)
     backend = KubeflowTrainerHook().backend
     cluster.faults = lambda method, path: (500, "etcd")
     with pytest.raises(ApiUnavailableError, match="answered 500: etcd"):
@@ -1764,7 +1765,7 @@ ENDED = {
 
 
 def test_sensor_does_not_take_silence_for_success(cluster, context, monkeypatch):
-    monkeypatch.setattr("airflow_provider_llmops.backends.pipelines.kubeflow.api.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("airflow_provider_llmops.backends.retrying.FIRST_DELAY_SECONDS", 0.01)
     cluster.fail(cluster.add("j"))
     left = [503, 503]
     cluster.faults = lambda method, path: (left.pop(), "upstream connect error") if left else None

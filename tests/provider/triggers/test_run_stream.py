@@ -18,7 +18,7 @@ from airflow.triggers.shared_stream import SharedStreamManager
 from kfp_api import FakeKfpApi, Reset, Status, Timeout, Truncated
 from pipelines import two_steps
 
-from airflow_provider_llmops.backends.pipelines.kubeflow import api as kfp_api
+from airflow_provider_llmops.backends import retrying
 from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, RunNotFoundError
@@ -35,8 +35,8 @@ TOKEN = "not-a-real-one"  # noqa: S105
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch):
-    monkeypatch.setattr(kfp_api, "FIRST_DELAY_SECONDS", 0.002)
-    monkeypatch.setattr(kfp_api, "MAX_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(retrying, "FIRST_DELAY_SECONDS", 0.002)
+    monkeypatch.setattr(retrying, "MAX_DELAY_SECONDS", 0.02)
     monkeypatch.setattr(run_stream, "GATHER_SECONDS", 0.02)
     monkeypatch.setattr(settle, "MARGIN_SECONDS", 0.0)
 

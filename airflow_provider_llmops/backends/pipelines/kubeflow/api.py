@@ -12,16 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_before_delay,
-)
+from tenacity import RetryCallState, Retrying
 from tenacity.stop import stop_base
 
 from airflow_provider_llmops.backends.pipelines.kubeflow.answers import ServerError, is_html
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
+from airflow_provider_llmops.backends.retrying import while_unavailable
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.hosts import is_loopback
 from airflow_provider_llmops.http import header_fault
@@ -33,9 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_SECONDS = 0.5
-MAX_DELAY_SECONDS = 30.0
-MAX_RETRY_AFTER_SECONDS = 120.0
 MAX_BODY_BYTES = 16 * 1024 * 1024  # reading JSON takes the interpreter's lock, 0.1 s for this much
 MAX_SAME_ANSWERS = 4
 _OF_LOGIN_PAGES = (401, 403)
@@ -87,19 +80,6 @@ class UnansweredError(ApiUnavailableError):
         self.may_have_happened = may_have_happened
 
 
-def wait_before_retry(state: RetryCallState) -> float:
-    """Seconds to wait: twice as long each time up to a ceiling, at random, and never less than the server asked for.
-
-    "Full jitter" of https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    """
-    import random
-
-    ceiling = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(state.attempt_number - 1, 16))
-    error = state.outcome.exception() if state.outcome else None
-    asked = getattr(error, "retry_after", None) or 0.0
-    return min(asked, MAX_RETRY_AFTER_SECONDS) + random.uniform(0, ceiling)  # noqa: S311 - not a secret
-
-
 class stop_after_same_answers(stop_base):
     """Stop when the server has answered the same 500 some times: what it does then will not be another thing next time.
 
@@ -118,27 +98,13 @@ class stop_after_same_answers(stop_base):
         return self._answers[str(error)] >= MAX_SAME_ANSWERS
 
 
-def tell_retry(state: RetryCallState) -> None:
-    """Say why a request is repeated, and when. Tenacity's own line names a function that nobody knows."""
-    error = state.outcome.exception() if state.outcome else None
-    reason = str(error).partition("\n")[0]
-    log.warning("Trying again in %.1f s: %s", state.upcoming_sleep, reason)
-
-
 def retrying(patience: float, *, changes: bool = False) -> Retrying:
     """Try again while the server does not answer.
 
     :param patience: seconds within which the last error is raised
     :param changes: whether the request changes something, so that it is not sent for ever when it fails alike each time
     """
-    stop: stop_base = stop_before_delay(patience)
-    return Retrying(
-        retry=retry_if_exception_type(ApiUnavailableError),
-        wait=wait_before_retry,
-        stop=stop | stop_after_same_answers() if changes else stop,
-        before_sleep=tell_retry,
-        reraise=True,
-    )
+    return while_unavailable(patience, stop=stop_after_same_answers() if changes else None)
 
 
 class KfpApi:

@@ -15,13 +15,16 @@ from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, connect
 from airflow_provider_llmops.backends.kubernetes.messages import message_of, reason_of
 from airflow_provider_llmops.backends.kubernetes.pods import (
     PodTrouble,
-    document_of,
     event_troubles,
     is_about_scheduling,
     is_scheduled,
+    pod_troubles,
+)
+from airflow_provider_llmops.backends.kubernetes.requests import (
+    document_of,
     list_pods,
     list_warnings,
-    pod_troubles,
+    log_end,
 )
 from airflow_provider_llmops.backends.last_words import clean, read_last_words
 from airflow_provider_llmops.backends.pipelines.base import Wait
@@ -192,31 +195,22 @@ class RunPods:
     def _log(self, pod: str) -> str:
         """The end of the log of a step's container; empty if it cannot be read, which must not hide what is known."""
 
-        def read(**options: Any) -> str:
-            answer = self._core.read_namespaced_pod_log(
-                pod,
-                self.namespace,
-                container=STEP_CONTAINER,
-                tail_lines=LOG_LINES,
-                # Else the client decodes what it reads into the text of a bytes literal.
-                _preload_content=False,
-                **options,
-            )
-            end, read_bytes = b"", 0
-            for chunk in answer.stream(LOG_BYTES):
-                end, read_bytes = (end + chunk)[-LOG_BYTES:], read_bytes + len(chunk)
-                if read_bytes >= MAX_LOG_BYTES_READ:
-                    answer.close()  # what is left unread would be taken for the next answer
-                    break
-            answer.release_conn()
-            return end.decode("utf-8", errors="replace")
-
+        call = partial(
+            log_end,
+            self._core,
+            self.namespace,
+            pod,
+            container=STEP_CONTAINER,
+            lines=LOG_LINES,
+            kept_bytes=LOG_BYTES,
+            read_bytes=MAX_LOG_BYTES_READ,
+        )
         try:
-            text: str = self._ask(f"read the log of pod {pod}", read)
+            lines: list[str] = self._ask(f"read the log of pod {pod}", call)
         except LLMOpsError as error:
             log.warning("%s", error)
             return ""
-        return text
+        return "\n".join(lines)
 
     def _warning_of(self, pod: Mapping[str, Any]) -> PodTrouble | None:
         """The last warning about a pod, of a volume that cannot be mounted for example, where events may be read."""
@@ -352,11 +346,9 @@ def _out_of_memory(pod: Mapping[str, Any], container: str) -> str:
 
 def _being_made(pod: Mapping[str, Any]) -> tuple[str, str]:
     """Kind and reason of a wait that nothing complains about."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    is_on_a_node = any(item["type"] == "PodScheduled" and item["status"] == "True" for item in conditions)
-    if is_on_a_node or (pod.get("status") or {}).get("containerStatuses"):
-        said = "its image is being pulled, its volumes are being mounted, or what prepares it is at work"
-        return "ContainerCreating", f"ContainerCreating: {said}"
+    if is_scheduled(pod) or (pod.get("status") or {}).get("containerStatuses"):
+        what = "its image is being pulled, its volumes are being mounted, or what prepares it is at work"
+        return "ContainerCreating", f"ContainerCreating: {what}"
     return "Unscheduled", "no scheduler has looked at its pod yet"
 
 
