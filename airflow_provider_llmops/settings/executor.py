@@ -15,7 +15,11 @@ from airflow_provider_llmops.settings.kubernetes import SHARED_MEMORY_PATH, Step
 
 
 def write_container(container: dict[str, Any], settings: StepSettings) -> None:
-    """Write into an executor's ``PipelineContainerSpec``."""
+    """Write image, resources and environment into an executor's ``PipelineContainerSpec``.
+
+    :param container: the executor's, in place
+    :param settings: of the step
+    """
     if settings.image is not None:
         container["image"] = settings.image
     resources = container.get("resources", {})
@@ -41,8 +45,12 @@ def write_container(container: dict[str, Any], settings: StepSettings) -> None:
         )
 
 
-def check_order(resources: Mapping[str, Any]) -> None:
-    """A request that was given may be above a limit that was compiled, and the other way round."""
+def check_limits(resources: Mapping[str, Any]) -> None:
+    """Refuse a request that is above its limit: one of the two may be the caller's, and the other what was compiled.
+
+    :param resources: of an executor
+    :raises ConfigurationError: naming both
+    """
     for resource in ("Cpu", "Memory"):
         request, limit = (resources.get(f"resource{resource}{bound}") for bound in ("Request", "Limit"))
         if request and limit and "{{" not in request + limit:
@@ -73,7 +81,12 @@ def _write_accelerator(resources: dict[str, Any], settings: StepSettings) -> Non
 
 
 def write_config(config: dict[str, Any], container: dict[str, Any], settings: StepSettings) -> None:
-    """Add to a ``KubernetesExecutorConfig``; what was compiled for the same variable, path or label gives way."""
+    """Add everything else to a ``KubernetesExecutorConfig``; what was compiled for the same variable, path or label gives way.
+
+    :param config: the executor's settings on Kubernetes, in place
+    :param container: the executor's ``PipelineContainerSpec``, whose variables give way, too
+    :param settings: of the step
+    """
     _write_variables(config, container, settings)
     _write_volumes(config, settings)
     if settings.node_selector:

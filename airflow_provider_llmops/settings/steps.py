@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
-from airflow_provider_llmops.settings.executor import check_order, write_config, write_container
+from airflow_provider_llmops.settings.executor import check_limits, write_config, write_container
 from airflow_provider_llmops.settings.kubernetes import ALL_STEPS, StepSettings, settings_by_step
 from airflow_provider_llmops.specs.ir import unused_name
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
@@ -123,7 +123,7 @@ class _Writer:
                     write_container(executor["container"], self.by_step[level])
                     write_config(config, executor["container"], self.by_step[level])
                 if variant:
-                    check_order(executor["container"].get("resources", {}))
+                    check_limits(executor["container"].get("resources", {}))
             except ConfigurationError as error:
                 raise ConfigurationError(f"Settings of step {'/'.join(path)!r}: {error}") from error
             if config:
@@ -150,7 +150,16 @@ def _place(
     variant: tuple[str, ...],
     value: dict[str, Any],
 ) -> str:
-    """Put a variant of something where it is or belongs: the first one keeps the name, the others get one of their own."""
+    """Name of a variant of a component or an executor, which is put there if it is new.
+
+    The first variant keeps the name, the others get names of their own.
+
+    :param known: names of the variants that there are, by name and variant
+    :param target: where they are, by name; a new one is put there
+    :param name: the compiled one's
+    :param variant: what tells the variants apart
+    :param value: this variant
+    """
     if (name, variant) not in known:
         is_first = all(other != name for other, _ in known)
         known[name, variant] = name if is_first else unused_name(name, target)
