@@ -35,7 +35,10 @@ class RunningTask(Protocol):
 
 
 def at_the_start(name: str) -> str:
-    """A name such as ``run 4f1c`` where a sentence or a line begins."""
+    """A name such as ``run 4f1c``, with a capital, for the beginning of a sentence or a line.
+
+    :param name: the name
+    """
     return f"{name[:1].upper()}{name[1:]}"
 
 
@@ -103,7 +106,10 @@ def seconds_to_wait(interval: float, deadline: float | None) -> float:
 
 
 def describe_limits(task: RunningTask) -> str:
-    """The limits that a run has reached one of, for messages."""
+    """The limits of a task, of which its run has reached one, for messages.
+
+    :param task: the operator
+    """
     limits = {task.run_timeout_argument: task.run_timeout, "execution_timeout": task.execution_timeout}
     given = [f"its {name} of {limit}" for name, limit in limits.items() if limit is not None]
     return " or ".join(given) or "its time"  # the DAG may have changed since

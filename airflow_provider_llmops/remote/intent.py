@@ -134,12 +134,20 @@ class Intent:
 
 
 def cycle_of(context: Context) -> int:
-    """What tells clearing a task from retrying it, as a rule: see :meth:`Intent.is_of_this_cycle`."""
+    """The number that a retry of a task shares with its earlier attempts, and a clear changes as a rule.
+
+    See :meth:`Intent.is_of_this_cycle` for where it does not.
+
+    :param context: of the task
+    """
     return context["ti"].max_tries
 
 
 def clears_of(context: Context) -> int:
-    """How often tasks of the DAG run have been cleared."""
+    """How often tasks of the DAG run have been cleared.
+
+    :param context: of the task
+    """
     return getattr(context.get("dag_run"), "clear_number", None) or 0
 
 
@@ -150,7 +158,9 @@ def concluding(context: Context) -> Iterator[None]:
     The mark is made last, and alone it keeps no attempt from taking the run up: Airflow pushes the result to XCom and
     reports the success only after the task has returned. If that fails, or the worker dies, a retry follows, and has to
     get the result again. Only if a clear came after the mark, see :meth:`Intent.is_of_this_cycle`, is there nothing to
-    take up. To fail with what a retry may mend is an end of the attempt as well, so the clears until then are noted.
+    take up. An attempt that fails with what a retry may mend has ended as well, so the clears until then are noted.
+
+    :param context: of the task
     """
     try:
         yield
@@ -186,7 +196,10 @@ def while_it_goes_on(what: str) -> Iterator[None]:
 
 
 def origin_of(context: Context) -> dict[str, str]:
-    """Where a run comes from, for its labels."""
+    """Where a run comes from, for its labels.
+
+    :param context: of the task
+    """
     ti = context["ti"]
     return {
         "dag_id": ti.dag_id,
@@ -199,7 +212,10 @@ def origin_of(context: Context) -> dict[str, str]:
 
 
 def dag_run_key(context: Context) -> str:
-    """``dag_id/run_id``: what the MLflow runs of a DAG run are found by."""
+    """``dag_id/run_id``: what the MLflow runs of a DAG run are found by.
+
+    :param context: of the task
+    """
     ti = context["ti"]
     return f"{ti.dag_id}/{ti.run_id}"
 
@@ -231,7 +247,9 @@ def find_in_flight(find: Callable[[], T | None], sent_at: float) -> T | None:
 def is_given_up(context: Context) -> bool:
     """Whether Airflow has ended the task, as opposed to the machine having ended the worker.
 
-    Asked from a thread: this may be a signal handler that has interrupted a conversation with the supervisor.
+    A thread asks: this may be a signal handler that has interrupted a conversation with the supervisor.
+
+    :param context: of the task
     """
     ti: Any = context["ti"]
     states: list[str] = []

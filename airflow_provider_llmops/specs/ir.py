@@ -8,14 +8,20 @@ from typing import Any
 
 
 def dags(ir: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every component with tasks: the root and the nested pipelines, loops and conditions."""
+    """Every component with tasks: the root and the nested pipelines, loops and conditions.
+
+    :param ir: pipeline IR
+    """
     for component in (ir["root"], *ir.get("components", {}).values()):
         if "dag" in component:
             yield component
 
 
 def needs_of(task: Mapping[str, Any]) -> set[str]:
-    """Names of the tasks that a task waits for, or takes something from."""
+    """Names of the tasks that a task waits for, or takes something from.
+
+    :param task: the task
+    """
     needs = set(task.get("dependentTasks", ()))
     inputs = task.get("inputs", {})
     for source in (*inputs.get("parameters", {}).values(), *inputs.get("artifacts", {}).values()):
@@ -26,7 +32,11 @@ def needs_of(task: Mapping[str, Any]) -> set[str]:
 
 
 def unused_name(name: str, taken: Mapping[str, Any]) -> str:
-    """A name that is not taken, made as the KFP compiler makes them: ``name``, ``name-2``, ``name-3``."""
+    """A name that is not taken, made as the KFP compiler makes them: ``name``, ``name-2``, ``name-3``.
+
+    :param name: the name that it would have
+    :param taken: the names that there are
+    """
     candidate, number = name, 1
     while candidate in taken:
         number += 1
@@ -35,14 +45,19 @@ def unused_name(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def component_key(name: str) -> str:
-    """Where ``kfp`` looks for the component that a file of a pipeline of this name would hold."""
+    """Key of the component that ``kfp`` takes a file for, if the file's pipeline has its name.
+
+    :param name: of the pipeline
+    """
     return f"comp-{name.replace('.', '-')}"
 
 
 def name_apart(ir: Mapping[str, Any]) -> str:
     """The pipeline's name, made unlike those of its components.
 
-    One named like a component is read back by ``kfp`` as that component, importers left out.
+    A pipeline that is named like one of its components is read back by ``kfp`` as that component, importers left out.
+
+    :param ir: pipeline IR
     """
     name: str = ir["pipelineInfo"]["name"]
     while component_key(name) in ir["components"]:
@@ -51,12 +66,19 @@ def name_apart(ir: Mapping[str, Any]) -> str:
 
 
 def rename_apart(ir: dict[str, Any]) -> None:
-    """Give the pipeline a name unlike those of its components."""
+    """Give the pipeline a name unlike those of its components, see :func:`name_apart`.
+
+    :param ir: pipeline IR
+    """
     ir["pipelineInfo"]["name"] = name_apart(ir)
 
 
 def set_caching(ir: dict[str, Any], enabled: bool) -> None:
-    """Switch caching on or off for every task; keys of the cache stay when it is on."""
+    """Switch caching on or off for every task; keys of the cache stay when it is on.
+
+    :param ir: pipeline IR
+    :param enabled: whether steps may take results of earlier runs
+    """
     for component in dags(ir):
         for task in component["dag"]["tasks"].values():
             if not enabled:
@@ -66,7 +88,13 @@ def set_caching(ir: dict[str, Any], enabled: bool) -> None:
 
 
 def add_importer(ir: dict[str, Any], name: str, declared: Mapping[str, Any]) -> str:
-    """Feed an artifact input from an importer; returns the name of the new URI parameter."""
+    """Put an importer in front of an artifact input, and a parameter for its URI in the input's place.
+
+    :param ir: pipeline IR
+    :param name: name of the input
+    :param declared: its definition
+    :return: name of the parameter
+    """
     tasks = ir["root"]["dag"]["tasks"]
     executors = ir["deploymentSpec"]["executors"]
     declared_inputs = ir["root"]["inputDefinitions"]

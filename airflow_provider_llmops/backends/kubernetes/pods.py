@@ -155,12 +155,18 @@ def event_troubles(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list
 
 
 def is_creation_failure(trouble: PodTrouble) -> bool:
-    """Whether it is about something that a controller could not make: a pod, a Job, what a TrainJob consists of."""
+    """Whether it is about something that a controller could not make: a pod, a Job, what a TrainJob consists of.
+
+    :param trouble: what an event says
+    """
     return trouble.kind in _CREATION_EVENTS
 
 
 def is_about_scheduling(trouble: PodTrouble) -> bool:
-    """Whether it is about a pod that finds no place: once it has one, the scheduler's event, which stays, is over."""
+    """Whether it is about a pod that finds no node: once the pod has one, the scheduler's event stays, and says nothing any more.
+
+    :param trouble: what a pod's status or an event says
+    """
     return trouble.kind in _SCHEDULING
 
 

@@ -269,5 +269,8 @@ def pass_log_on(backend: PipelineBackend, run_id: str, offset: int, logger: Any,
 
 
 def parse_time(value: Any) -> datetime | None:
-    """Read an ISO 8601 time; ``None`` stays ``None``."""
+    """Read an ISO 8601 time; ``None`` stays ``None``.
+
+    :param value: the time as text
+    """
     return datetime.fromisoformat(value) if value else None

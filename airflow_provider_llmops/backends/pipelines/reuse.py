@@ -17,7 +17,11 @@ Reuse = Literal["never", "identical", "backfill"]
 
 
 def check_reuse(value: object) -> None:
-    """Refuse what is none of :data:`Reuse`."""
+    """Refuse a value that is none of :data:`Reuse`.
+
+    :param value: the operator's argument
+    :raises ConfigurationError: naming those that there are
+    """
     if value not in get_args(Reuse):
         raise ConfigurationError(
             f"reuse must be one of {', '.join(get_args(Reuse))}, got {shown_value(value)}."

@@ -292,7 +292,10 @@ def _first(steps: Sequence[str], found: Mapping[str, Any]) -> str | None:
 
 
 def step_of(pod: Mapping[str, Any]) -> str:
-    """The step that a pod belongs to; empty if nothing says so."""
+    """The step that a pod belongs to; empty if nothing says so.
+
+    :param pod: the pod as the API server has it
+    """
     annotations = pod["metadata"].get("annotations") or {}
     return step_of_node(annotations.get(NODE_ANNOTATION, ""))
 
