@@ -36,7 +36,7 @@ _NOISE_BEFORE = ("Error creating: ", "TrainJob resources reconciliation failed: 
 
 
 @dataclass(frozen=True)
-class PodTrouble:
+class PodProblem:
     """Why a pod does not run, has failed, or is not made.
 
     :param pod: name of the pod, or of what should have made it
@@ -64,7 +64,7 @@ class PodTrouble:
     at: float | None = None
 
 
-def pod_troubles(pod: Mapping[str, Any]) -> list[PodTrouble]:
+def problems_of_pod(pod: Mapping[str, Any]) -> list[PodProblem]:
     """What the status of a pod says about why it does not run, or has failed.
 
     :param pod: the pod as the API server has it
@@ -75,17 +75,17 @@ def pod_troubles(pod: Mapping[str, Any]) -> list[PodTrouble]:
         has_failed and status.get("reason")
     )
     containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    of_containers = [_container_trouble(name, container, is_told_to_end) for container in containers]
+    of_containers = [_problem_of_container(name, container, is_told_to_end) for container in containers]
     found = []
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             kind = condition.get("reason") or "Unschedulable"
-            found.append(PodTrouble(name, _said(kind, condition.get("message")), kind))
+            found.append(PodProblem(name, _said(kind, condition.get("message")), kind))
     if status.get("reason"):  # Evicted, DeadlineExceeded, NodeLost, Preempting: no container says so
-        ends = [trouble.at for trouble in of_containers if trouble and trouble.at is not None]
+        ends = [problem.at for problem in of_containers if problem and problem.at is not None]
         said = _said(status["reason"], status.get("message"))
         at = min(ends, default=_failed_at(status)) if has_failed else None
-        found.append(PodTrouble(name, said, status["reason"], has_ended=has_failed, at=at))
+        found.append(PodProblem(name, said, status["reason"], has_ended=has_failed, at=at))
     return [*found, *filter(None, of_containers)]
 
 
@@ -129,13 +129,13 @@ def is_running(pod: Mapping[str, Any]) -> bool:
     return runs or status.get("phase") == "Succeeded"
 
 
-def event_troubles(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list[PodTrouble]:
+def problems_in_events(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list[PodProblem]:
     """What events say about why a pod is not made, or cannot start; each thing that was said once, the last first.
 
     :param events: warnings about one or more objects, as the API server has them
     :param of: kind of the objects, where the events do not say it
     """
-    latest: dict[tuple[str, str, str], PodTrouble] = {}
+    latest: dict[tuple[str, str, str], PodProblem] = {}
     for event in events:
         if event.get("type") == "Normal":
             continue
@@ -147,27 +147,27 @@ def event_troubles(events: Iterable[Mapping[str, Any]], *, of: str = "") -> list
         reason = reason_of(text, limit=MAX_MESSAGE_CHARACTERS)
         what = " ".join(str(part) for part in (about.get("kind") or of, about.get("name")) if part)
         message = f"{reason} ({what}: {kind})" if what else f"{reason} ({kind})"
-        trouble = PodTrouble(str(about.get("name", "")), message, kind, at=_event_time(event))
-        key = (trouble.pod, kind, reason)
-        if key not in latest or (latest[key].at or 0.0) <= (trouble.at or 0.0):
-            latest[key] = trouble
-    return sorted(latest.values(), key=lambda trouble: -(trouble.at or 0.0))
+        problem = PodProblem(str(about.get("name", "")), message, kind, at=_event_time(event))
+        key = (problem.pod, kind, reason)
+        if key not in latest or (latest[key].at or 0.0) <= (problem.at or 0.0):
+            latest[key] = problem
+    return sorted(latest.values(), key=lambda problem: -(problem.at or 0.0))
 
 
-def is_creation_failure(trouble: PodTrouble) -> bool:
+def is_creation_failure(problem: PodProblem) -> bool:
     """Whether it is about something that a controller could not make: a pod, a Job, what a TrainJob consists of.
 
-    :param trouble: what an event says
+    :param problem: what an event says
     """
-    return trouble.kind in _CREATION_EVENTS
+    return problem.kind in _CREATION_EVENTS
 
 
-def is_about_scheduling(trouble: PodTrouble) -> bool:
+def is_about_scheduling(problem: PodProblem) -> bool:
     """Whether it is about a pod that finds no node: once the pod has one, the scheduler's event stays, and says nothing any more.
 
-    :param trouble: what a pod's status or an event says
+    :param problem: what a pod's status or an event says
     """
-    return trouble.kind in _SCHEDULING
+    return problem.kind in _SCHEDULING
 
 
 def _failed_at(status: Mapping[str, Any]) -> float | None:
@@ -176,14 +176,14 @@ def _failed_at(status: Mapping[str, Any]) -> float | None:
     return max((time for time in times if time is not None), default=None)
 
 
-def _container_trouble(pod: str, container: Mapping[str, Any], is_told_to_end: bool) -> PodTrouble | None:
+def _problem_of_container(pod: str, container: Mapping[str, Any], is_told_to_end: bool) -> PodProblem | None:
     now, before = container.get("state") or {}, container.get("lastState") or {}
     name = str(container.get("name", ""))
     ended = now.get("terminated") or before.get("terminated")
     waiting = now.get("waiting")
     if ended and ended.get("exitCode"):
         message, is_final = _last_words(ended)
-        return PodTrouble(
+        return PodProblem(
             pod,
             message,
             str(ended.get("reason") or "Error"),
@@ -202,7 +202,7 @@ def _container_trouble(pod: str, container: Mapping[str, Any], is_told_to_end: b
     if waiting and waiting.get("reason") not in _USUAL_WAITS:
         kind = str(waiting.get("reason") or "Waiting")
         message = _said(kind, waiting.get("message"))
-        return PodTrouble(pod, message, "ImagePullBackOff" if kind in _IMAGE_WAITS else kind, container=name)
+        return PodProblem(pod, message, "ImagePullBackOff" if kind in _IMAGE_WAITS else kind, container=name)
     return None
 
 

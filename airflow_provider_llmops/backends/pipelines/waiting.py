@@ -23,8 +23,8 @@ class WaitWatch:
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
         self._asked_at: float | None = None
-        self._can_be_told = True
-        self._told: set[tuple[str, str]] = set()
+        self._is_answered = True
+        self._logged: set[tuple[str, str]] = set()
         self._reasons: dict[str, Wait] = {}
 
     def see(self, run: Run) -> None:
@@ -43,7 +43,7 @@ class WaitWatch:
     @property
     def due_in(self) -> float | None:
         """Seconds after which to ask why; ``None`` while nothing waits, or nobody can tell."""
-        if not self._since or not self._can_be_told:
+        if not self._since or not self._is_answered:
             return None
         at = min(self._since.values()) + LONG_SECONDS
         if self._asked_at is not None:
@@ -61,7 +61,7 @@ class WaitWatch:
         """
         if not self._since:
             return []  # everything has begun since it was asked
-        self._can_be_told = all(wait.kind != NO_CONNECTION for wait in waits)
+        self._is_answered = all(wait.kind != NO_CONNECTION for wait in waits)
         reasons: dict[str, Wait] = {}
         lines = []
         for wait in sorted(waits, key=lambda wait: wait.since or 0.0):  # the longest first
@@ -71,8 +71,8 @@ class WaitWatch:
                 # Kept however short the wait is, since the run's time may be up before anybody is asked again.
                 reasons[name] = known if known and known.kind == wait.kind else wait
                 seconds = self._waited(name, wait)
-                if seconds >= LONG_SECONDS and (name, wait.kind) not in self._told:
-                    self._told.add((name, wait.kind))
+                if seconds >= LONG_SECONDS and (name, wait.kind) not in self._logged:
+                    self._logged.add((name, wait.kind))
                     lines.append(f"{_of(name)} has waited for {seconds:.0f} s: {wait.reason}")
         self._reasons = reasons
         return lines

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.messages import message_of, reason_of, sentence
-from airflow_provider_llmops.backends.kubernetes.pods import PodTrouble
+from airflow_provider_llmops.backends.kubernetes.pods import PodProblem
 from airflow_provider_llmops.backends.kubernetes.requests import list_pods, list_warnings, log_end
 from airflow_provider_llmops.backends.retrying import while_unavailable
 from airflow_provider_llmops.backends.trainjobs.job import NODE, TrainJob
@@ -193,29 +193,29 @@ class TrainJobs:
         method = f"{verb}_{'namespaced' if place else 'cluster'}_custom_object"
         return partial(getattr(self._objects, method), GROUP, VERSION, *place, _RUNTIMES[kind], *name)
 
-    def log_of(self, namespace: str, trouble: PodTrouble, *, lines: int) -> list[str]:
+    def log_of(self, namespace: str, failure: PodProblem, *, lines: int) -> list[str]:
         """The last lines that a container wrote before it ended.
 
         The container may have been started again since its pod was read, so that its log is the previous one by now.
 
         :param namespace: where its pod is
-        :param trouble: what it ended with
+        :param failure: what it ended with
         :param lines: number of lines
         """
         found: list[str] = []
         refusal: LLMOpsError | None = None
-        for previous in (True,) if trouble.was_restarted else (False, True):
+        for previous in (True,) if failure.was_restarted else (False, True):
             call = partial(
                 log_end,
                 self._core,
                 namespace,
-                trouble.pod,
-                container=trouble.container or NODE,
+                failure.pod,
+                container=failure.container or NODE,
                 previous=previous,
                 lines=lines,
             )
             try:
-                found = self._ask(f"read the log of pod {namespace}/{trouble.pod}", call, 0.0)
+                found = self._ask(f"read the log of pod {namespace}/{failure.pod}", call, 0.0)
             except LLMOpsError as error:
                 refusal = refusal or error
                 continue

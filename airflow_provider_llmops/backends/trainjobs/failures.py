@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from airflow_provider_llmops.backends.kubernetes.pods import MAX_MESSAGE_CHARACTERS, MAX_PODS, PodTrouble
+from airflow_provider_llmops.backends.kubernetes.pods import MAX_MESSAGE_CHARACTERS, MAX_PODS, PodProblem
 from airflow_provider_llmops.backends.last_words import LastWords, read_last_words
 from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.exceptions import LLMOpsError, shortened
@@ -29,47 +29,47 @@ class FailureLog:
         self._namespace = namespace
         self._log = logger
         # What a container's log said at its last end, by how it ended: a Job that gives up deletes the log with the pod.
-        self._reasons: dict[tuple[str, str, str], PodTrouble] = {}
+        self._reasons: dict[tuple[str, str, str], PodProblem] = {}
         self._logged: set[tuple[str, str, str]] = set()
 
     def forget(self) -> None:
         """Forget what was read: the pods are others from now on."""
         self._reasons.clear()
 
-    def explain(self, failures: Sequence[PodTrouble]) -> list[PodTrouble]:
+    def explain(self, failures: Sequence[PodProblem]) -> list[PodProblem]:
         """Log new failures, and what the first of them wrote, since nodes that fail together mostly fail alike.
 
         :param failures: the first to fail first
         :return: the same, with the reasons that their logs give
         """
-        return [self._explain(trouble, is_read=number < MAX_PODS) for number, trouble in enumerate(failures)]
+        return [self._explain(failure, is_read=number < MAX_PODS) for number, failure in enumerate(failures)]
 
-    def _explain(self, trouble: PodTrouble, *, is_read: bool) -> PodTrouble:
-        words, problem = self._read_log(trouble) if is_read else (LastWords(), "")
-        explained = self._with_reason(trouble, words.reason, is_unread=bool(problem))
-        self._log.warning("Pod %s: %s", trouble.pod, explained.message)
-        content = (trouble.container, without_numbers(explained.message), problem)
+    def _explain(self, failure: PodProblem, *, is_read: bool) -> PodProblem:
+        words, problem = self._read_log(failure) if is_read else (LastWords(), "")
+        explained = self._with_reason(failure, words.reason, is_unread=bool(problem))
+        self._log.warning("Pod %s: %s", failure.pod, explained.message)
+        content = (failure.container, without_numbers(explained.message), problem)
         if is_read and content not in self._logged and len(self._logged) < MAX_LOGS:
             self._logged.add(content)
-            self._log.warning("%s", problem or f"Last lines of pod {trouble.pod}:")
+            self._log.warning("%s", problem or f"Last lines of pod {failure.pod}:")
             for line in words.lines:
                 self._log.warning("  %s", line)
         return explained
 
-    def _with_reason(self, trouble: PodTrouble, reason: str | None, *, is_unread: bool) -> PodTrouble:
+    def _with_reason(self, failure: PodProblem, reason: str | None, *, is_unread: bool) -> PodProblem:
         """With the reason that its log gives; with the former one where it ended as before and the log cannot be read."""
-        end = (trouble.pod, trouble.container, trouble.message)
-        if is_unread and trouble.is_unexplained and end in self._reasons:
-            return replace(trouble, message=self._reasons[end].message)
-        explained = _explained(trouble, reason)
+        end = (failure.pod, failure.container, failure.message)
+        if is_unread and failure.is_unexplained and end in self._reasons:
+            return replace(failure, message=self._reasons[end].message)
+        explained = _explained(failure, reason)
         if not is_unread:
             self._reasons[end] = explained
         return explained
 
-    def _read_log(self, trouble: PodTrouble) -> tuple[LastWords, str]:
+    def _read_log(self, failure: PodProblem) -> tuple[LastWords, str]:
         """What the container that failed wrote last, or why that cannot be read: it must not hide the failure."""
         try:
-            lines = self._backend.log_of(self._namespace, trouble, lines=READ_LINES)
+            lines = self._backend.log_of(self._namespace, failure, lines=READ_LINES)
         except LLMOpsError as error:
             return LastWords(), f"(could not be read: {str(error).partition(chr(10))[0]})"
         return read_last_words("\n".join(lines)), ""
@@ -83,9 +83,9 @@ def without_numbers(text: str) -> str:
     return re.sub(r"\d+", "#", text)
 
 
-def _explained(trouble: PodTrouble, reason: str | None) -> PodTrouble:
+def _explained(failure: PodProblem, reason: str | None) -> PodProblem:
     """With the reason that its log gives, where the container left no last words of its own."""
-    if reason is None or not trouble.is_unexplained:
-        return trouble
-    how = trouble.message.removeprefix("ended with ")
-    return replace(trouble, message=f"{shortened(reason, MAX_MESSAGE_CHARACTERS)} ({how})")
+    if reason is None or not failure.is_unexplained:
+        return failure
+    how = failure.message.removeprefix("ended with ")
+    return replace(failure, message=f"{shortened(reason, MAX_MESSAGE_CHARACTERS)} ({how})")

@@ -10,15 +10,15 @@ from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.pods import (
     MAX_PODS,
-    PodTrouble,
-    event_troubles,
+    PodProblem,
     has_run,
     is_about_scheduling,
     is_creation_failure,
     is_live,
     is_running,
     is_scheduled,
-    pod_troubles,
+    problems_in_events,
+    problems_of_pod,
 )
 from airflow_provider_llmops.backends.trainjobs.api import CredentialsRefusedError, TrainJobs
 from airflow_provider_llmops.backends.trainjobs.failures import FailureLog, without_numbers
@@ -55,7 +55,7 @@ class PodWatch:
 
     def __init__(self, backend: TrainJobs, namespace: str, name: str, logger: Any) -> None:
         self.final_error: str | None = None
-        self.wait: PodTrouble | None = None
+        self.wait: PodProblem | None = None
         self.has_run = False
         self.all_run = False
         self.looked_at = float("-inf")
@@ -63,7 +63,7 @@ class PodWatch:
         self._place = (namespace, name)
         self._log = logger
         self._failure_log = FailureLog(backend, namespace, logger)
-        self._failures: list[PodTrouble] = []
+        self._failures: list[PodProblem] = []
         self._seen: set[tuple[str, str, float | None]] = set()
         self._refused: dict[str, float] = {}
         self._ran_at = float("-inf")
@@ -86,7 +86,7 @@ class PodWatch:
         """Nothing is waited for any more, and no failure counts."""
         self.wait, self._failures = None, []
 
-    def look(self, job: TrainJob, now: Moment) -> list[PodTrouble]:
+    def look(self, job: TrainJob, now: Moment) -> list[PodProblem]:
         """Take notice of what pods and events say.
 
         :param job: the TrainJob
@@ -102,10 +102,10 @@ class PodWatch:
         training_pods = [pod for pod in live if replicated_job(pod) in training]
         missing = missing_jobs(job, live)
         self.has_run |= any(map(has_run, training_pods))
-        reasons = [reason for pod in pods for reason in pod_troubles(pod)]
+        reasons = [reason for pod in pods for reason in problems_of_pod(pod)]
         # A pod that failed waits no more; one that is being deleted still says why it never ran.
         waiting = [pod for pod in pods if (pod.get("status") or {}).get("phase") != "Failed"]
-        waits = [reason for pod in waiting for reason in pod_troubles(pod) if not reason.has_ended]
+        waits = [reason for pod in waiting for reason in problems_of_pod(pod) if not reason.has_ended]
         explained = {reason.pod for reason in reasons}
         waits = waits or self._waits_in_events(job, live, missing, explained=explained, now=now)
         if waits:
@@ -122,7 +122,7 @@ class PodWatch:
             self._ran_at = now.unix
         return new
 
-    def explain(self, failures: Sequence[PodTrouble]) -> None:
+    def explain(self, failures: Sequence[PodProblem]) -> None:
         """Log what has failed, and keep the reasons that the logs of the containers give.
 
         :param failures: as :meth:`look` has returned them
@@ -146,7 +146,7 @@ class PodWatch:
         *,
         explained: set[str],
         now: Moment,
-    ) -> list[PodTrouble]:
+    ) -> list[PodProblem]:
         """Why pods are missing, or wait without saying why.
 
         :param explained: names of the pods that say why
@@ -163,16 +163,16 @@ class PodWatch:
             ]
         return waits
 
-    def _warnings(self, names: Sequence[str], now: Moment) -> list[PodTrouble]:
+    def _warnings(self, names: Sequence[str], now: Moment) -> list[PodProblem]:
         """What recent events say about the objects of these names."""
         found: list[dict[str, Any]] = []
         for name in names:
             ask = partial(self._backend.warnings, self._place[0], name)
             found += self._ask("Why pods are not made", ask, now) or []
         since = max(now.unix - EVENT_SECONDS, self._ran_at)
-        return [warning for warning in event_troubles(found) if warning.at is None or warning.at > since]
+        return [warning for warning in problems_in_events(found) if warning.at is None or warning.at > since]
 
-    def _new_failures(self, failures: Sequence[PodTrouble]) -> list[PodTrouble]:
+    def _new_failures(self, failures: Sequence[PodProblem]) -> list[PodProblem]:
         """Those that are new, the first to fail first. After all nodes ran again, what fails next has its own reason."""
         new = []
         for failure in failures:
@@ -209,7 +209,7 @@ class PodWatch:
             return None
 
 
-def describe_wait(wait: PodTrouble) -> str:
+def describe_wait(wait: PodProblem) -> str:
     """Why a pod waits, with its name if the reason does not name it.
 
     :param wait: the reason
@@ -217,12 +217,12 @@ def describe_wait(wait: PodTrouble) -> str:
     return wait.message if wait.pod in wait.message else f"{wait.message} (pod {wait.pod})"
 
 
-def _order(failure: PodTrouble) -> tuple[bool, float]:
+def _order(failure: PodProblem) -> tuple[bool, float]:
     """What the training says will happen again, then by time: a node that fails first takes the others with it."""
     return not failure.is_final, float("inf") if failure.at is None else failure.at
 
 
-def _steady(before: PodTrouble | None, now: PodTrouble) -> PodTrouble:
+def _steady(before: PodProblem | None, now: PodProblem) -> PodProblem:
     """The former reason if the new one comes to the same: a kubelet says in turn why an image fails and that it waits.
 
     A scheduler's counts of nodes, and the names of pods that are tried one after another, are no news either.

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from airflow_provider_llmops.backends.kubernetes.pods import PodTrouble
+from airflow_provider_llmops.backends.kubernetes.pods import PodProblem
 from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.backends.trainjobs.job import TrainJob
 from airflow_provider_llmops.backends.trainjobs.pod_watch import Moment, PodWatch, describe_wait
@@ -43,7 +43,7 @@ class TrainJobWatch:
         self._progress = ProgressLog(logger)
         self._before: TrainJob | None = None
         self._is_unanswered = False
-        self._logged_wait: PodTrouble | None = None
+        self._logged_wait: PodProblem | None = None
 
     @property
     def trouble(self) -> str | None:
@@ -74,7 +74,7 @@ class TrainJobWatch:
             return None
         self._is_unanswered = False
         now = Moment(steady=time.monotonic(), unix=time.time())
-        failures: list[PodTrouble] = []
+        failures: list[PodProblem] = []
         if job.state is RunState.PAUSED:
             self._pods.stopped()
         elif job.state is RunState.SUCCEEDED:

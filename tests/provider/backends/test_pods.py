@@ -6,13 +6,13 @@ import pytest
 
 from airflow_provider_llmops.backends.kubernetes.messages import reason_of, sentence
 from airflow_provider_llmops.backends.kubernetes.pods import (
-    PodTrouble,
-    event_troubles,
+    PodProblem,
     has_run,
     is_creation_failure,
     is_live,
     is_scheduled,
-    pod_troubles,
+    problems_in_events,
+    problems_of_pod,
 )
 from airflow_provider_llmops.exceptions import shortened, shown_value
 
@@ -42,53 +42,53 @@ FINAL = '{"type": "DataError", "message": "no rows", "retryable": false}'
     [
         (
             pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]),
-            PodTrouble("p", "Unschedulable: 0/1 nodes", "Unschedulable"),
+            PodProblem("p", "Unschedulable: 0/1 nodes", "Unschedulable"),
         ),
         (
             pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
-            PodTrouble("p", "Evicted: The node was low on resource: memory.", "Evicted", has_ended=True),
+            PodProblem("p", "Evicted: The node was low on resource: memory.", "Evicted", has_ended=True),
         ),
         (
             pod(containerStatuses=[container(waiting("ErrImagePull", 'failed to pull "a:1": not found'))]),
-            PodTrouble("p", 'ErrImagePull: failed to pull "a:1": not found', "ImagePullBackOff", container="node"),
+            PodProblem("p", 'ErrImagePull: failed to pull "a:1": not found', "ImagePullBackOff", container="node"),
         ),
         (
             pod(containerStatuses=[container(waiting("CreateContainerConfigError", 'secret "hub" not found'))]),
-            PodTrouble(
+            PodProblem(
                 "p", 'CreateContainerConfigError: secret "hub" not found', "CreateContainerConfigError", container="node"
             ),
         ),
         (
             pod(containerStatuses=[container(ended(137, "OOMKilled"))]),
-            PodTrouble("p", "ended with exit code 137, OOMKilled", "OOMKilled", has_ended=True, container="node", at=60.0),
+            PodProblem("p", "ended with exit code 137, OOMKilled", "OOMKilled", has_ended=True, container="node", at=60.0),
         ),
         (
             pod(containerStatuses=[container(waiting("CrashLoopBackOff"), ended(message=FINAL))]),
-            PodTrouble(
+            PodProblem(
                 "p", "DataError: no rows (exit code 1)", "Error", is_final=True, has_ended=True,
                 was_restarted=True, container="node", at=60.0,
             ),
         ),
         (
             pod(initContainerStatuses=[container(ended(2), name="download")]),
-            PodTrouble(
+            PodProblem(
                 "p", "ended with exit code 2", "Error", has_ended=True, is_unexplained=True, container="download", at=60.0
             ),
         ),
         (
             pod(deleted=True, containerStatuses=[container(ended(143))]),
-            PodTrouble(
+            PodProblem(
                 "p", "ended with exit code 143", "Error", has_ended=True, was_told_to_end=True, container="node", at=60.0
             ),
         ),
     ],
 )  # fmt: skip
 def test_status_of_a_pod_says_why_it_does_not_run(document, trouble):
-    assert pod_troubles(document) == [trouble]
+    assert problems_of_pod(document) == [trouble]
 
 
 def test_eviction_is_the_reason_and_the_exit_code_that_follows_from_it_none():
-    evicted, killed = pod_troubles(
+    evicted, killed = problems_of_pod(
         pod(phase="Failed", reason="Evicted", containerStatuses=[container(ended(137))])
     )
     assert (evicted.message, evicted.has_ended, evicted.at) == ("Evicted", True, 60.0)
@@ -114,16 +114,16 @@ def test_pod_that_failed_is_left_behind_and_one_on_a_node_is_scheduled():
     ],
 )
 def test_pod_that_starts_runs_or_has_succeeded_is_no_trouble(document):
-    assert pod_troubles(document) == []
+    assert problems_of_pod(document) == []
 
 
 @pytest.mark.parametrize(
     ("code", "reason", "is_told"), [(143, "Error", True), (137, "Error", True), (137, "OOMKilled", False), (1, "Error", False)]
 )  # fmt: skip
 def test_end_of_a_deleted_pod_is_a_consequence_but_for_what_ended_it_by_itself(code, reason, is_told):
-    (trouble,) = pod_troubles(pod(deleted=True, containerStatuses=[container(ended(code, reason))]))
+    (trouble,) = problems_of_pod(pod(deleted=True, containerStatuses=[container(ended(code, reason))]))
     assert trouble.was_told_to_end == is_told
-    (trouble,) = pod_troubles(pod(containerStatuses=[container(ended(code, reason))]))
+    (trouble,) = problems_of_pod(pod(containerStatuses=[container(ended(code, reason))]))
     assert not trouble.was_told_to_end
 
 
@@ -153,7 +153,7 @@ def test_events_say_why_no_pod_is_made_once_for_all_pods_and_the_last_first():
         "be less than or equal to memory limit of 64Mi"
     )
     job_set = 'TrainJob resources reconciliation failed: jobsets.jobset.x-k8s.io "j" is forbidden: exceeded quota: q'
-    found = event_troubles(
+    found = problems_in_events(
         [
             event(quota.format("a")),
             event(quota.format("b"), at="1970-01-01T00:00:10Z"),

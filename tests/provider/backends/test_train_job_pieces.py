@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from airflow_provider_llmops.backends.kubernetes.pods import PodTrouble
+from airflow_provider_llmops.backends.kubernetes.pods import PodProblem
 from airflow_provider_llmops.backends.trainjobs.failures import FailureLog
 from airflow_provider_llmops.backends.trainjobs.job import TrainJob
 from airflow_provider_llmops.backends.trainjobs.jobset import (
@@ -31,14 +31,14 @@ class Logs:
     def __init__(self, **lines: list[str]) -> None:
         self.lines = lines
 
-    def log_of(self, namespace: str, trouble: PodTrouble, *, lines: int) -> list[str]:
-        if trouble.pod not in self.lines:
+    def log_of(self, namespace: str, failure: PodProblem, *, lines: int) -> list[str]:
+        if failure.pod not in self.lines:
             raise ApiUnavailableError("It is gone.")
-        return self.lines[trouble.pod]
+        return self.lines[failure.pod]
 
 
-def failure(pod: str, at: float = 0.0) -> PodTrouble:
-    return PodTrouble(pod, "ended with exit code 1", "Error", has_ended=True, is_unexplained=True, at=at)
+def failure(pod: str, at: float = 0.0) -> PodProblem:
+    return PodProblem(pod, "ended with exit code 1", "Error", has_ended=True, is_unexplained=True, at=at)
 
 
 def messages(caplog) -> list[str]:

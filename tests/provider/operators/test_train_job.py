@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, Tas
 from attempts import clear, clear_other, clear_running, retry
 from kube_trainjobs import FakeTrainJobs, status
 
-from airflow_provider_llmops.backends.kubernetes.pods import MAX_PODS, PodTrouble, pod_troubles
+from airflow_provider_llmops.backends.kubernetes.pods import MAX_PODS, PodProblem, problems_of_pod
 from airflow_provider_llmops.backends.kubernetes.requests import MAX_LOG_BYTES
 from airflow_provider_llmops.backends.trainjobs import api as trainer
 from airflow_provider_llmops.backends.trainjobs import pod_watch
@@ -936,7 +936,7 @@ def test_log_of_a_container_that_was_started_again_meanwhile_is_the_previous_one
     job = cluster.add("j")
     cluster.end_pod(job, "p-0", code=1, restarted=True, log="boom")
     cluster.logs["p-0", False] = ""
-    trouble = PodTrouble("p-0", "ended with exit code 1", has_ended=True, container="node")
+    trouble = PodProblem("p-0", "ended with exit code 1", has_ended=True, container="node")
     backend = KubeflowTrainerHook().backend
     assert backend.log_of("team", trouble, lines=20) == ["boom"]
 
@@ -1070,7 +1070,7 @@ def test_crash_that_ends_otherwise_and_has_no_log_has_no_former_reason(cluster, 
 def test_long_log_is_read_from_its_end(cluster):
     cluster.end_pod(cluster.add("j"), "p-0", code=1)
     cluster.faults = lambda method, path: (200, "x" * MAX_LOG_BYTES + "\nError: disk is full\n")
-    trouble = PodTrouble("p-0", "ended with exit code 1", has_ended=True, container="node")
+    trouble = PodProblem("p-0", "ended with exit code 1", has_ended=True, container="node")
     lines = KubeflowTrainerHook().backend.log_of("team", trouble, lines=20)
     assert lines[-1] == "Error: disk is full"
     assert len("\n".join(lines)) < MAX_LOG_BYTES
@@ -1143,7 +1143,7 @@ def test_last_words_that_are_no_json_are_shown_as_they_are(cluster):
     job = cluster.add("j")
     cluster.end_pod(job, "p-0", code=1, message='{"type": "Sett')
     (pod,) = KubeflowTrainerHook().backend.pods("team", "j")
-    assert [trouble.message for trouble in pod_troubles(pod)] == ['{"type": "Sett (exit code 1)']
+    assert [trouble.message for trouble in problems_of_pod(pod)] == ['{"type": "Sett (exit code 1)']
 
 
 def test_deadline_deletes_a_waiting_job(cluster, context):

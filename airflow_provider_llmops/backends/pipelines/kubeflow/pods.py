@@ -14,11 +14,11 @@ from typing import Any
 from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, connect
 from airflow_provider_llmops.backends.kubernetes.messages import message_of, reason_of
 from airflow_provider_llmops.backends.kubernetes.pods import (
-    PodTrouble,
-    event_troubles,
+    PodProblem,
     is_about_scheduling,
     is_scheduled,
-    pod_troubles,
+    problems_in_events,
+    problems_of_pod,
 )
 from airflow_provider_llmops.backends.kubernetes.requests import (
     document_of,
@@ -108,7 +108,7 @@ class RunPods:
         """
         by_step: dict[str, list[dict[str, Any]]] = {}
         for pod in sorted(self._pods(run_id, "status.phase!=Succeeded"), key=_ended_at):
-            if pod_troubles(pod) or _phase(pod) == "Failed":
+            if problems_of_pod(pod) or _phase(pod) == "Failed":
                 by_step.setdefault(step_of(pod), []).append(pod)
         wanted = _first(steps, by_step)
         if wanted is not None:
@@ -130,11 +130,11 @@ class RunPods:
             step = step_of(pod)
             if step in waits:
                 continue
-            trouble = next(iter(pod_troubles(pod)), None)
-            if trouble is None and asked < MAX_PODS_WITH_EVENTS:
+            problem = next(iter(problems_of_pod(pod)), None)
+            if problem is None and asked < MAX_PODS_WITH_EVENTS:
                 asked += 1
-                trouble = self._warning_of(pod)
-            kind, reason = (trouble.kind, trouble.message) if trouble else _being_made(pod)
+                problem = self._warning_of(pod)
+            kind, reason = (problem.kind, problem.message) if problem else _being_made(pod)
             made_at = pod["metadata"].get("creationTimestamp")
             since = datetime.fromisoformat(made_at).timestamp() if made_at else None
             waits[step] = Wait(step, kind, reason, since)
@@ -179,16 +179,16 @@ class RunPods:
 
     def _failure_of(self, pod: Mapping[str, Any]) -> PodFailure:
         step, name = step_of(pod), pod["metadata"]["name"]
-        trouble = min(pod_troubles(pod), key=_precedence, default=None)
-        if trouble is not None and trouble.kind == "OOMKilled":
-            return PodFailure(step, name, _out_of_memory(pod, trouble.container))
-        if trouble is not None and not (trouble.has_ended and trouble.container == STEP_CONTAINER):
-            what = f"Container {trouble.container!r} " if trouble.has_ended and trouble.container else ""
-            return PodFailure(step, name, f"{what}{trouble.message}")
+        problem = min(problems_of_pod(pod), key=_precedence, default=None)
+        if problem is not None and problem.kind == "OOMKilled":
+            return PodFailure(step, name, _out_of_memory(pod, problem.container))
+        if problem is not None and not (problem.has_ended and problem.container == STEP_CONTAINER):
+            what = f"Container {problem.container!r} " if problem.has_ended and problem.container else ""
+            return PodFailure(step, name, f"{what}{problem.message}")
         words = read_last_words(self._log(name))
         reason = words.reason
         if reason is None or (_was_killed(pod) and not words.on_purpose):
-            how = f"Its container {trouble.message}" if trouble else "Its pod failed"
+            how = f"Its container {problem.message}" if problem else "Its pod failed"
             reason = "; it last said: ".join(filter(None, (how, words.reason or words.last)))
         return PodFailure(step, name, reason, words.is_final, () if words.on_purpose else words.lines)
 
@@ -212,7 +212,7 @@ class RunPods:
             return ""
         return "\n".join(lines)
 
-    def _warning_of(self, pod: Mapping[str, Any]) -> PodTrouble | None:
+    def _warning_of(self, pod: Mapping[str, Any]) -> PodProblem | None:
         """The last warning about a pod, of a volume that cannot be mounted for example, where events may be read."""
         call = partial(
             list_warnings, self._core, self.namespace, pod["metadata"]["name"], limit=MAX_PODS_READ
@@ -221,7 +221,7 @@ class RunPods:
             events = self._ask("list events", call)
         except LLMOpsError:
             return None
-        found = event_troubles(events, of="Pod")
+        found = problems_in_events(events, of="Pod")
         return next((each for each in found if not (is_scheduled(pod) and is_about_scheduling(each))), None)
 
     def _workflow_nodes(self, run_id: str) -> Iterator[tuple[str, str, str]]:
@@ -325,13 +325,13 @@ def step_of_node(path: str) -> str:
     return "/".join([*shown[:-1], shown[-1].removesuffix("-driver")])
 
 
-def _precedence(trouble: PodTrouble) -> int:
+def _precedence(problem: PodProblem) -> int:
     """What says most about why a pod failed comes first; a container that was told to end says nothing."""
-    if trouble.kind == "OOMKilled":
+    if problem.kind == "OOMKilled":
         return 0
-    if not trouble.container:
+    if not problem.container:
         return 1
-    return 2 if trouble.container == STEP_CONTAINER else 3
+    return 2 if problem.container == STEP_CONTAINER else 3
 
 
 def _out_of_memory(pod: Mapping[str, Any], container: str) -> str:
