@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 import psutil
 from bench_serving import free_port, living_revision, make_tiny, running
-from llmops_components.serving.connections import raise_file_limit
+from llmops_components.serving.http.connections import raise_file_limit
 from llmops_components.state_files import write_json
 
 HEAD = b"POST /v1/models/bench:predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"

@@ -1,6 +1,7 @@
 """The house: every room imports from rooms below it alone, and nothing private of another one's.
 
-The rooms of both packages are in one table each. A room is a folder at the top of its package, or a module there.
+The rooms of both packages are in one table each. A room is a folder at the top of its package, or a module there; a folder
+with floors of its own has a table, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class House:
     """A package, and its rooms from the top floor down. Those of one floor do not import each other.
 
     Args:
-        package: Name of the package.
+        package: Dotted name of the package.
         root: Its directory.
         floors: The rooms.
         only_in: Of a library, the only rooms that may import it.
@@ -31,7 +32,7 @@ class House:
     package: str
     root: Path
     floors: tuple[tuple[str, ...], ...]
-    only_in: tuple[tuple[str, tuple[str, ...]], ...]
+    only_in: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 DATA_PLANE = House(
@@ -55,6 +56,16 @@ DATA_PLANE = House(
     ),
     only_in=(("kfp", ("kfp", "local")),),
 )
+SERVING = House(
+    "llmops_components.serving",
+    DATA_PLANE.root / "serving",
+    (
+        ("deploy",),
+        ("local", "predictor"),
+        ("access",),
+        ("http", "detached"),
+    ),
+)
 CONTROL_PLANE = House(
     "airflow_provider_llmops",
     REPO / "airflow_provider_llmops",
@@ -75,7 +86,6 @@ CONTROL_PLANE = House(
         ("redaction",),
         ("arguments", "hosts", "json_text", "moved"),
     ),
-    only_in=(),
 )
 
 
@@ -158,7 +168,7 @@ def between_rooms(house: House) -> list[tuple[str, str, Import]]:
     return [(here, there, each) for here, there, each in found if here and here != there]
 
 
-@pytest.fixture(params=[CONTROL_PLANE, DATA_PLANE], ids=lambda house: house.package)
+@pytest.fixture(params=[CONTROL_PLANE, DATA_PLANE, SERVING], ids=lambda house: house.package)
 def house(request) -> House:
     return request.param
 

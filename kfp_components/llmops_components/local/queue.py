@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from llmops_components.redaction import redact
-from llmops_components.serving.local.processes import is_running, is_same_directory
+from llmops_components.serving.detached.processes import is_running, is_same_directory
 from llmops_components.state_files import (
     PASSING,
     PRIVATE_UMASK,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.results import StepReport
 from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE
-from llmops_components.serving.asking import SMOKE_PROMPT, ask, is_open_to_all
-from llmops_components.serving.local import processes
+from llmops_components.serving.detached import processes
+from llmops_components.serving.http.asking import SMOKE_PROMPT, ask, is_open_to_all
 from llmops_components.serving.local.controller import LocalServing
-from llmops_components.serving.manifest import check_name
+from llmops_components.serving.local.manifest import check_name
 from llmops_components.state_files import write_json
 
 DEFAULT_ROOT = "~/.llmops"

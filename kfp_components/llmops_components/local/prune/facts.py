@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.local import queue
-from llmops_components.serving.local import processes
+from llmops_components.serving.detached import processes
 from llmops_components.serving.local.uses import USED
 from llmops_components.state_files import StateFileError, read_content, read_json
 

@@ -12,7 +12,7 @@ from llmops_components.local.prune.facts import is_alive, our_runs, read_any
 from llmops_components.local.prune.inventory import Inventory, Item
 from llmops_components.local.prune.locks import held
 from llmops_components.models.store import MODELS
-from llmops_components.serving.local import processes
+from llmops_components.serving.detached import processes
 from llmops_components.serving.local.uses import USED
 from llmops_components.state_files import StateFileError, read_json
 

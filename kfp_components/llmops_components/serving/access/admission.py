@@ -17,7 +17,7 @@ from llmops_components.serving.access.audit import LONGEST_CONTENT, LONGEST_TEXT
 from llmops_components.serving.access.quotas import Exceeded, Quotas
 from llmops_components.serving.access.settings import Access, Key
 from llmops_components.serving.access.usage import Usage
-from llmops_components.serving.refusals import RequestError
+from llmops_components.serving.http.refusals import RequestError
 
 REQUEST_ID_HEADER = "x-request-id"
 REVISION_HEADER = "x-llmops-revision"

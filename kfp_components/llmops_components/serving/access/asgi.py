@@ -23,7 +23,7 @@ from llmops_components.serving.access.admission import (
 )
 from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway
 from llmops_components.serving.access.usage import StreamUsage, Usage, current, tokens_asked
-from llmops_components.serving.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.refusals import RequestError, request_error_handler
 
 USAGE_PATH = "/gateway/usage/"
 KEPT_USAGES = 4096  # of the requests that came last

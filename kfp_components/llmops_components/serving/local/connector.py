@@ -9,7 +9,7 @@ from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from llmops_components.serving.local import processes
+from llmops_components.serving.detached import processes
 
 meant: ContextVar[Path] = ContextVar("meant")
 """Directory of the process that the request at hand is for, with the lock that it holds."""

@@ -46,17 +46,17 @@ from llmops_components.json_text import parse_json
 from llmops_components.reporting import words_of
 from llmops_components.serving.access.secret import GATEWAY_HEADER, read_secret
 from llmops_components.serving.access.settings import read_access_file
-from llmops_components.serving.asking import SMOKE_MAX_TOKENS, ask, opener_to_process
-from llmops_components.serving.local import processes
-from llmops_components.serving.local.routes import RULES_SHAPE, read_routes
-from llmops_components.serving.local.uses import note_use
-from llmops_components.serving.manifest import (
+from llmops_components.serving.detached import processes
+from llmops_components.serving.http.asking import SMOKE_MAX_TOKENS, ask, opener_to_process
+from llmops_components.serving.local.manifest import (
     NAMES_READ,
     ServiceSpec,
     check_name,
     manifest_digest,
     read_manifest,
 )
+from llmops_components.serving.local.routes import RULES_SHAPE, read_routes
+from llmops_components.serving.local.uses import note_use
 from llmops_components.state_files import (
     StateFileError,
     private_directory,

@@ -37,7 +37,6 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
-from llmops_components.serving import logs
 from llmops_components.serving.access.admission import (
     REQUEST_ID_HEADER,
     Admission,
@@ -48,12 +47,13 @@ from llmops_components.serving.access.asgi import USAGE_PATH, VISIT, AccessContr
 from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway, read_secret
 from llmops_components.serving.access.settings import Access, Tls
-from llmops_components.serving.bodies import Bodies
-from llmops_components.serving.connections import LimitedProtocol, raise_file_limit
-from llmops_components.serving.door import ROUTES, Door
+from llmops_components.serving.detached import logs
+from llmops_components.serving.http.bodies import Bodies
+from llmops_components.serving.http.connections import LimitedProtocol, raise_file_limit
+from llmops_components.serving.http.door import ROUTES, Door
+from llmops_components.serving.http.refusals import RequestError, request_error_handler
 from llmops_components.serving.local.connector import ProcessConnector, ProcessGoneError, meant
 from llmops_components.serving.local.routing import Routes
-from llmops_components.serving.refusals import RequestError, request_error_handler
 
 REVISION_HEADER = "x-llmops-revision"
 STATUS_PATH = "/gateway/status"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops_components.serving.door import Policy
+from llmops_components.serving.http.door import Policy
 from llmops_components.serving.local.routes import read_routes
 from llmops_components.state_files import StateFileError
 

@@ -19,9 +19,9 @@ import torch
 from prometheus_client import Counter, Gauge, Histogram
 from tokenizers.decoders import DecodeStream
 
+from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor.engines import Batch, Engine, OneByOne
 from llmops_components.serving.predictor.sampling import Sampler, Sampling
-from llmops_components.serving.refusals import RequestError
 
 logger = logging.getLogger(__name__)
 

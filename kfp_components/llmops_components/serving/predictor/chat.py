@@ -11,8 +11,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor.requests import ChatRequest
-from llmops_components.serving.refusals import RequestError
 
 
 class ChatTemplate:

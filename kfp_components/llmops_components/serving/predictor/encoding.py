@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor.batching import Batcher
-from llmops_components.serving.refusals import RequestError
 
 # Most characters that one token stands for, where the vocabulary has none that is longer: for tokenizers with a token for
 # whatever they do not know.

@@ -24,13 +24,13 @@ from starlette.types import ASGIApp
 from llmops_components.errors import ModelError, shortened
 from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.settings import Tls
-from llmops_components.serving.connections import LimitedProtocol
+from llmops_components.serving.http.connections import LimitedProtocol
+from llmops_components.serving.http.refusals import RequestError, request_error_handler
 from llmops_components.serving.predictor.batching import Batcher, Generation
 from llmops_components.serving.predictor.encoding import PromptEncoder
 from llmops_components.serving.predictor.leaving import unless_disconnected
 from llmops_components.serving.predictor.openai import note_tokens
 from llmops_components.serving.predictor.requests import Settings, ask, parse
-from llmops_components.serving.refusals import RequestError, request_error_handler
 
 DEFAULT_MAX_TOKENS = 64  # the V1 and V2 protocols have no convention of their own
 

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from llmops_components.serving.access.usage import note_usage, usage_comment
+from llmops_components.serving.http.refusals import RequestError, openai_error
 from llmops_components.serving.predictor.batching import Batcher, Generation
 from llmops_components.serving.predictor.chat import ChatTemplate
 from llmops_components.serving.predictor.encoding import PromptEncoder
@@ -29,7 +30,6 @@ from llmops_components.serving.predictor.requests import (
     ask,
     parse,
 )
-from llmops_components.serving.refusals import RequestError, openai_error
 
 OPENAI_PREFIX = "/openai/v1"
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's

@@ -16,9 +16,9 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from llmops_components.data.content import content_problem, content_text
 from llmops_components.json_text import parse_json
+from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor.batching import Batcher, Generation
 from llmops_components.serving.predictor.sampling import Sampling
-from llmops_components.serving.refusals import RequestError
 
 _MAX_STOPS = 4
 _MAX_SHOWN = 100

@@ -21,9 +21,9 @@ from typing import Any
 from llmops_components.errors import ComponentError, ModelError, SettingError
 from llmops_components.redaction import hide_in
 from llmops_components.reporting import words_of
-from llmops_components.serving import logs
 from llmops_components.serving.access.secret import read_secret
 from llmops_components.serving.access.settings import FILE_VARIABLE, Access
+from llmops_components.serving.detached import logs
 from llmops_components.state_files import write_json
 
 GRACE_SECONDS = 30
@@ -182,9 +182,9 @@ def serve(args: argparse.Namespace) -> None:
 
     from llmops_components.serving.access.admission import Admission
     from llmops_components.serving.access.asgi import USAGE_PATH, AccessControl, AuditTrail, GatewayOnly
-    from llmops_components.serving.bodies import Bodies
-    from llmops_components.serving.connections import raise_file_limit
-    from llmops_components.serving.door import ROUTES, Door
+    from llmops_components.serving.http.bodies import Bodies
+    from llmops_components.serving.http.connections import raise_file_limit
+    from llmops_components.serving.http.door import ROUTES, Door
     from llmops_components.serving.predictor.batching import Batcher
     from llmops_components.serving.predictor.encoding import PromptEncoder
     from llmops_components.serving.predictor.engines import choose_engine
@@ -251,7 +251,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def _policy(args: argparse.Namespace, listens_on: str) -> Any:
-    from llmops_components.serving.door import policy_of
+    from llmops_components.serving.http.door import policy_of
 
     try:
         return policy_of(args.allowed_hosts, args.allowed_origins, listens_on)

@@ -12,12 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from llmops_components.serving.http.refusals import RequestError  # noqa: E402
 from llmops_components.serving.predictor import requests  # noqa: E402
 from llmops_components.serving.predictor.batching import Batcher  # noqa: E402
 from llmops_components.serving.predictor.chat import ChatTemplate  # noqa: E402
 from llmops_components.serving.predictor.requests import ChatRequest, CompletionRequest, Settings, ask, parse  # noqa: E402
 from llmops_components.serving.predictor.sampling import Sampler, Sampling  # noqa: E402
-from llmops_components.serving.refusals import RequestError  # noqa: E402
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"model": "m", "prompt": "Hi"}

@@ -20,7 +20,7 @@ import psutil
 
 from llmops_components.errors import UnavailableError
 from llmops_components.redaction import redact
-from llmops_components.serving.logs import LOGS_KEPT, earlier
+from llmops_components.serving.detached.logs import LOGS_KEPT, earlier
 from llmops_components.state_files import (
     PRIVATE_UMASK,
     StateFileError,

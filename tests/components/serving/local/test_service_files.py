@@ -15,8 +15,8 @@ import psutil
 import pytest
 from broken_files import BROKEN
 from llmops_components.errors import InputError, UnavailableError
+from llmops_components.serving.detached import processes
 from llmops_components.serving.local import controller as local
-from llmops_components.serving.local import processes
 from llmops_components.serving.local.controller import LocalServing, ServiceNotFoundError
 from llmops_components.state_files import StateFileError, write_json
 

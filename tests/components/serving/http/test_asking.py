@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import UnavailableError
-from llmops_components.serving.asking import is_open_to_all
+from llmops_components.serving.http.asking import is_open_to_all
 from llmops_components.serving.local.controller import LocalServing
 
 
@@ -50,7 +50,7 @@ def answering(*statuses: int) -> Iterator[tuple[str, list[str]]]:
 
 ASKING = """
 import sys
-from llmops_components.serving.asking import ask, is_open_to_all
+from llmops_components.serving.http.asking import ask, is_open_to_all
 
 print(ask(sys.argv[1], "m", "Hi", headers={"x-llmops-gateway": "secret"}), is_open_to_all(sys.argv[1]))
 """

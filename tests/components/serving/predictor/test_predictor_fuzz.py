@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_predictor import Predictor, serving
+from running_services import Predictor, running_predictor
 
 NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70),
@@ -97,7 +97,7 @@ PATHS = {
 
 @pytest.fixture(scope="module")
 def predictor(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
-    yield from serving(
+    yield from running_predictor(
         tiny_model, tmp_path_factory.mktemp("fuzzed"), "--model_name=tiny", "--max_model_len=64"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import http.client
 import json
 import os
@@ -24,83 +23,17 @@ import httpx
 import psutil
 import pytest
 from llmops_components.errors import InputError, ModelError, SettingError
+from llmops_components.serving.detached import processes
 from llmops_components.serving.local import controller as local
-from llmops_components.serving.local import processes
 from llmops_components.serving.local.controller import (
     LocalServing,
     PortTakenError,
     ServiceNotFoundError,
     main,
 )
-from llmops_components.serving.manifest import read_manifest
+from llmops_components.serving.local.manifest import read_manifest
 from llmops_components.state_files import write_json
-
-START_SECONDS = 90
-
-
-def manifest_for(model: Path, name: str = "helper", **change: Any) -> dict[str, Any]:
-    made = {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": {
-            "name": name,
-            "namespace": "default",
-            "annotations": {"llmops/model-digest": "sha256:00"},
-        },
-        "spec": {
-            "predictor": {
-                "minReplicas": 1,
-                "model": {
-                    "modelFormat": {"name": "huggingface"},
-                    "storageUri": f"file://{model}",
-                    "args": [f"--model_name={name}", "--dtype=float32", "--max_length=256"],
-                    "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
-                },
-            }
-        },
-    }
-    made["spec"]["predictor"]["model"] |= change
-    return made
-
-
-def another(manifest: dict[str, Any], digest: str) -> dict[str, Any]:
-    made = copy.deepcopy(manifest)
-    made["metadata"]["annotations"]["llmops/model-digest"] = digest
-    return made
-
-
-def wait(serving: LocalServing, name: str, revision: str, *states: str) -> dict[str, Any]:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        found = next(item for item in serving.status(name)["revisions"] if item["revision"] == revision)
-        if found["state"] in states:
-            return found
-        assert time.monotonic() < deadline, found
-        assert found["state"] == "STARTING", found
-        time.sleep(0.05)
-
-
-def ask(url: str, name: str = "helper", **more: Any) -> httpx.Response:
-    body = {
-        "model": name,
-        "messages": [{"role": "user", "content": "Hi"}],
-        "max_tokens": 4,
-        "temperature": 0,
-    } | more
-    return httpx.post(f"{url}/openai/v1/chat/completions", json=body, timeout=60)
-
-
-def processes_below(root: Path) -> list[str]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if (
-            str(root) in line
-            and "llmops_components.serving" in line
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-        ):
-            found.append(line)
-    return found
+from running_services import another, ask, manifest_for, processes_below, wait
 
 
 @pytest.fixture

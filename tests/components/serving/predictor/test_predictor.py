@@ -7,12 +7,9 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,50 +20,15 @@ import pytest
 from llmops_components.serving.deploy import ask
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
-
-QUESTION = [{"role": "user", "content": "What colour is the sky?"}]
-
-
-@dataclass
-class Predictor:
-    url: str
-    process: subprocess.Popen[bytes]
-    state_file: Path
-    client: httpx.Client
-
-    def chat(self, **more: object) -> httpx.Response:
-        body = {"model": "tiny", "messages": QUESTION, "max_tokens": 8, "temperature": 0} | more
-        return self.client.post("/openai/v1/chat/completions", json=body)
-
-    def metric(self, name: str) -> float:
-        lines = self.client.get("/metrics").text.splitlines()
-        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
-
-
-def serving(model: Path, directory: Path, *arguments: str) -> Iterator[Predictor]:
-    """A predictor process that is ready."""
-    state_file = directory / "state.json"
-    command = [sys.executable, "-m", "llmops_components.serving.predictor", "--dtype=float32"]
-    command += [f"--model_dir={model}", "--http_port=0", f"--state_file={state_file}", *arguments]
-    with (directory / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    deadline = time.monotonic() + 240  # two processes load at once where the machine is busy
-    while not state_file.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert state_file.exists(), (directory / "log.txt").read_text()
-    state = json.loads(state_file.read_text())
-    assert state["state"] == "READY", state
-    headers = {"Content-Type": "application/json"}
-    with httpx.Client(base_url=state["url"], timeout=60, headers=headers) as client:
-        yield Predictor(state["url"], process, state_file, client)
-    process.kill()
-    process.wait()
+from running_services import QUESTION, Predictor, running_predictor
 
 
 @pytest.fixture(scope="module")
 def predictor(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
     directory = tmp_path_factory.mktemp("predictor")
-    yield from serving(tiny_model, directory, "--model_name=tiny", "--max_num_seqs=4", "--max_queue_length=3")
+    yield from running_predictor(
+        tiny_model, directory, "--model_name=tiny", "--max_num_seqs=4", "--max_queue_length=3"
+    )
 
 
 def test_listens_on_loopback_only(predictor: Predictor) -> None:
@@ -255,7 +217,7 @@ def base_predictor(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     model = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("base") / "model"))
     (model / "chat_template.jinja").unlink()
     directory = tmp_path_factory.mktemp("base-predictor")
-    yield from serving(model, directory, "--model_name=org/base", "--max_model_len=64")
+    yield from running_predictor(model, directory, "--model_name=org/base", "--max_model_len=64")
 
 
 def test_a_name_with_a_slash_is_found_in_every_protocol(base_predictor: Predictor) -> None:

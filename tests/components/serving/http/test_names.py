@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from llmops_components.errors import SettingError
 from llmops_components.hosts import is_loopback
-from llmops_components.serving.door import policy_of
-from llmops_components.serving.manifest import read_manifest
-from llmops_components.serving.names import hosts_in, origins_in
-from test_local_serving import manifest_for
+from llmops_components.serving.http.door import policy_of
+from llmops_components.serving.http.names import hosts_in, origins_in
+from llmops_components.serving.local.manifest import read_manifest
+from running_services import manifest_for
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops_components.serving.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.refusals import RequestError, request_error_handler
 
 MAX_BODY_BYTES = 1 << 20
 MAX_HELD_BYTES = 128 << 20

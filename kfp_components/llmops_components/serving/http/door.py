@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops_components.hosts import address_of, is_loopback
-from llmops_components.serving.names import HOST, hosts_in, origins_in
-from llmops_components.serving.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.names import HOST, hosts_in, origins_in
+from llmops_components.serving.http.refusals import RequestError, request_error_handler
 
 _NAME = r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"  # of a model; it may have slashes
 # What users of KServe and of OpenAI's API ask for.
@@ -53,7 +53,7 @@ class Policy:
 
     Args:
         hosts: Names and addresses, besides those of loopback, that requests may have in their ``Host`` header, as
-            :func:`~llmops_components.serving.names.hosts_in` writes them; ``*`` is any name. None,
+            :func:`~llmops_components.serving.http.names.hosts_in` writes them; ``*`` is any name. None,
             where a server listens on more than loopback, is any name, too: a cluster's router chooses it.
         origins: Origins of web pages that may ask, such as ``https://chat.example.org``; ``*`` is any.
         listens_beyond_loopback: Whether an address as ``Host`` is a name of the server. (Only a name can be made to resolve to

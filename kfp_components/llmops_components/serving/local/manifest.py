@@ -21,8 +21,8 @@ from typing import Any
 from llmops_components.errors import SettingError, check_known
 from llmops_components.models.directory import check_model_directory
 from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE, read_access_file
-from llmops_components.serving.loader_variables import why_refused
-from llmops_components.serving.names import hosts_in, origins_in
+from llmops_components.serving.http.names import hosts_in, origins_in
+from llmops_components.serving.local.loader_variables import why_refused
 from llmops_components.uris import local_path
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor import encoding
 from llmops_components.serving.predictor.batching import Batcher
 from llmops_components.serving.predictor.encoding import PromptEncoder
-from llmops_components.serving.refusals import RequestError
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
-from llmops_components.serving.bodies import Bodies
-from llmops_components.serving.connections import LimitedProtocol
-from llmops_components.serving.door import Door, Policy, policy_of
+from llmops_components.serving.http.bodies import Bodies
+from llmops_components.serving.http.connections import LimitedProtocol
+from llmops_components.serving.http.door import Door, Policy, policy_of
 from llmops_components.serving.local import gateway as gateways
 from llmops_components.serving.local.gateway import Gateway, guarded
 from llmops_components.serving.local.routing import Routes

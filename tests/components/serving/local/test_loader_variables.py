@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import SettingError
-from llmops_components.serving.loader_variables import why_refused
-from llmops_components.serving.manifest import read_manifest
+from llmops_components.serving.local.loader_variables import why_refused
+from llmops_components.serving.local.manifest import read_manifest
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ from llmops_components.serving.access.usage import (
     tokens_asked,
     usage_comment,
 )
-from llmops_components.serving.bodies import Bodies
-from llmops_components.serving.connections import LimitedProtocol
-from llmops_components.serving.door import ROUTES, Door, Policy
+from llmops_components.serving.http.bodies import Bodies
+from llmops_components.serving.http.connections import LimitedProtocol
+from llmops_components.serving.http.door import ROUTES, Door, Policy
 from llmops_components.serving.predictor.openai import Shape
 from starlette.applications import Starlette
 from starlette.requests import Request

@@ -9,13 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmops_components.serving import logs
-from llmops_components.serving.local import processes
+from llmops_components.serving.detached import logs, processes
 
 WRITER = """
 import os, sys
 from pathlib import Path
-from llmops_components.serving.logs import rotate
+from llmops_components.serving.detached.logs import rotate
 
 log = Path("log.txt")
 for number in range(12):
@@ -38,7 +37,7 @@ def test_a_large_log_is_begun_anew_and_the_last_lines_are_found_across_both(tmp_
 FAILS_ONCE = """
 import os, resource
 from pathlib import Path
-from llmops_components.serving.logs import rotate
+from llmops_components.serving.detached.logs import rotate
 
 log, (soft, hard) = Path("log.txt"), resource.getrlimit(resource.RLIMIT_NOFILE)
 os.write(1, b"first\\n")

@@ -18,10 +18,8 @@ import pytest
 from llmops_components.errors import SettingError
 from llmops_components.serving.access.__main__ import add_key, remove_key
 from llmops_components.serving.local.controller import LocalServing
-from llmops_components.serving.manifest import read_manifest
-from test_local_serving import manifest_for, processes_below, wait
-from test_predictor import Predictor
-from test_predictor import serving as predictor_process
+from llmops_components.serving.local.manifest import read_manifest
+from running_services import Predictor, manifest_for, processes_below, running_predictor, wait
 from tls_front import sign
 
 QUESTION: list[Any] = [{"role": "user", "content": "What colour is the sky?"}]
@@ -65,7 +63,7 @@ def guarded(
     directory = tmp_path_factory.mktemp("guarded")
     file, certificate, key = access_with_tls(directory, tokens_per_minute=1000)
     arguments = ("--model_name=tiny", f"--access_file={file}", f"--audit_directory={directory / 'audit'}")
-    made: Iterator[Predictor] = predictor_process(talkative_model, directory, *arguments)
+    made: Iterator[Predictor] = running_predictor(talkative_model, directory, *arguments)
     predictor = next(made)
     try:
         yield predictor.url, directory, certificate, key
