@@ -2,6 +2,6 @@
 
 import sys
 
-from llmops_components.serving.local.controller import main
+from llmops_components.serving.local.command import main
 
 sys.exit(main())

@@ -24,14 +24,15 @@ import psutil
 import pytest
 from llmops_components.errors import InputError, ModelError, SettingError
 from llmops_components.serving.detached import processes
-from llmops_components.serving.local import controller as local
+from llmops_components.serving.local.command import main
 from llmops_components.serving.local.controller import (
     LocalServing,
-    PortTakenError,
-    ServiceNotFoundError,
-    main,
 )
+from llmops_components.serving.local.gateway_process import PortTakenError
+from llmops_components.serving.local.home import ServiceHome, ServiceNotFoundError
 from llmops_components.serving.local.manifest import read_manifest
+from llmops_components.serving.local.revisions import Revision, rules_of
+from llmops_components.serving.local.traffic import serves_newer
 from llmops_components.state_files import write_json
 from running_services import another, ask, manifest_for, processes_below, wait
 
@@ -91,7 +92,7 @@ def test_revision_with_traffic_stays_when_it_is_down(tmp_path: Path) -> None:
     (tmp_path / "routes.json").write_text(
         json.dumps({"routes": [{"revision": "00001", "url": "http://x", "weight": 100}]})
     )
-    local._prune(tmp_path)
+    ServiceHome(tmp_path).remove_old_revisions()
     left = sorted(path.name for path in (tmp_path / "revisions").iterdir())
     assert left == ["00001", *(f"{number:05d}" for number in range(4, 14))]
 
@@ -108,30 +109,30 @@ def test_status_tells_of_a_gateway_and_a_predictor_that_were_killed(tmp_path: Pa
     write_json(home / "service.json", {"url": "http://127.0.0.1:9", "port": 9, "as_of": "2030-01-01"})
     write_json(home / "routes.json", {"routes": [{"revision": "00001", "url": facts["url"], "weight": 100}]})
 
-    def told() -> tuple[str, str, bool]:
+    def seen() -> tuple[str, str, bool]:
         found = serving.status("helper")
-        serves_newer = local._serves_newer(home, {"00001": 100}, "2020-01-01")
-        return found["gateway"], found["revisions"][0]["state"], serves_newer
+        is_newer = serves_newer(ServiceHome(home), {"00001": 100}, "2020-01-01")
+        return found["gateway"], found["revisions"][0]["state"], is_newer
 
-    assert told() == ("RUNNING", "READY", True)
+    assert seen() == ("RUNNING", "READY", True)
     processes.stop(home / "gateway", grace_seconds=0)
-    assert told() == ("STOPPED", "READY", False)
+    assert seen() == ("STOPPED", "READY", False)
     processes.stop(revision, grace_seconds=0)
-    assert told() == ("STOPPED", "FAILED", False)
+    assert seen() == ("STOPPED", "FAILED", False)
 
 
 def test_the_gateway_is_told_what_a_revision_allows(tiny_model: Path, tmp_path: Path) -> None:
     args = ["--request_timeout_seconds=7", '--allowed_origins=["https://a.example"]', "--allowed_hosts=a, b"]
     spec = read_manifest(manifest_for(tiny_model, args=args))
-    rules = local._rules(spec)
+    rules = rules_of(spec)
     assert rules == {
         "timeout_seconds": 7.0,
         "allowed_origins": ["https://a.example"],
         "allowed_hosts": ["a", "b"],
     }
     write_json(tmp_path / "facts.json", {"digest": "d", "url": "u"} | rules)
-    write_json(tmp_path / "routes.json", {"routes": [local._entry(tmp_path, 100)]})
-    (route,) = local._routes(tmp_path)
+    write_json(tmp_path / "routes.json", {"routes": [Revision(tmp_path).route(100)]})
+    (route,) = ServiceHome(tmp_path).routes()
     assert {key: route[key] for key in rules} == rules
 
 
@@ -380,7 +381,7 @@ def test_concurrent_applies_of_one_manifest_make_one_revision(
 
 def test_controller_imports_the_standard_library_and_psutil_alone() -> None:
     code = (
-        "import sys, time; before = set(sys.modules); import llmops_components.serving.local.controller as l;"
+        "import sys, time; before = set(sys.modules); import llmops_components.serving.local.command as l;"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
         "print(sorted(new - set(sys.stdlib_module_names) - {'llmops_components', 'psutil'}))"
     )

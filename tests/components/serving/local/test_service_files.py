@@ -16,8 +16,9 @@ import pytest
 from broken_files import BROKEN
 from llmops_components.errors import InputError, UnavailableError
 from llmops_components.serving.detached import processes
-from llmops_components.serving.local import controller as local
-from llmops_components.serving.local.controller import LocalServing, ServiceNotFoundError
+from llmops_components.serving.local import controller
+from llmops_components.serving.local.controller import LocalServing
+from llmops_components.serving.local.home import ServiceHome, ServiceNotFoundError
 from llmops_components.state_files import StateFileError, write_json
 
 
@@ -86,14 +87,14 @@ def test_resume_tells_of_the_broken_and_goes_on_with_the_others(
     serving: LocalServing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     BROKEN["cut off"](serving.root / "services/default/broken/routes.json")
-    monkeypatch.setattr(LocalServing, "_resume", _resumed_without_processes)
+    monkeypatch.setattr(controller, "resume_service", _resumed_without_processes)
     first, second = serving.resume()
     assert (first["name"], second) == ("broken", {"name": "whole", "namespace": "default"})
     assert first["error"].startswith("routes.json cannot be read: ")
 
 
-def _resumed_without_processes(self: LocalServing, home: Path, service: dict) -> bool:
-    return bool(local._routes(home))
+def _resumed_without_processes(home: ServiceHome, service: dict) -> bool:
+    return bool(home.routes())
 
 
 def with_keys(serving: LocalServing) -> tuple[Path, Path]:

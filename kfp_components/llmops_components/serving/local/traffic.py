@@ -1,0 +1,82 @@
+"""Which revisions of a service get its requests, and which of the others have to go then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmops_components.errors import InputError, SettingError
+from llmops_components.serving.local.gateway_process import GatewayProcess
+from llmops_components.serving.local.home import ServiceHome
+from llmops_components.serving.local.revisions import Revision
+
+
+def routes_for(home: ServiceHome, shares: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The routes that share a service's requests out.
+
+    Args:
+        home: The service.
+        shares: Percent of the requests by revision; the sum is 100.
+    """
+    routes = [_checked_route(home, revision, share) for revision, share in shares.items()]
+    if sum(route["weight"] for route in routes) != 100 or min(shares.values()) < 0:
+        raise SettingError(
+            f"Traffic of {home.name} must be percentages that add up to 100, not {dict(shares)}."
+        )
+    return [route for route in routes if route["weight"]]
+
+
+def _checked_route(home: ServiceHome, name: str, share: int) -> dict[str, Any]:
+    revision = home.revision(name)
+    state = revision.state()
+    if share and state["state"] != "READY":
+        raise InputError(
+            f"Cannot send traffic to revision {name} of {home.name}: it is {state['state']}, not READY. "
+            f"{state.get('error', '')}".strip()
+        )
+    return revision.route(share)
+
+
+def main_revision(home: ServiceHome, routes: list[dict[str, Any]]) -> Revision:
+    """The revision that gets most of the requests.
+
+    Args:
+        home: The service.
+        routes: Its routes, one at least.
+    """
+    return home.routed(max(routes, key=lambda route: route["weight"]))
+
+
+def serves_newer(home: ServiceHome, former: Mapping[str, int], as_of: str) -> bool:
+    """Whether requests are answered by a model of a newer date.
+
+    Args:
+        home: The service.
+        former: Percent of the requests by revision, as it is.
+        as_of: Date of another model.
+    """
+    if not GatewayProcess(home).is_running:
+        return False  # nobody is answered, whatever runs behind it
+    serving = [each for each in home.revisions() if each.name in former]
+    newest = home.readable_service().get("as_of") or ""
+    return newest > as_of and any(each.state()["state"] == "READY" for each in serving)
+
+
+def without_requests(
+    home: ServiceHome, former: Mapping[str, int], routed: set[str], *, keep_previous: bool
+) -> list[Revision]:
+    """Running revisions that get no requests any more; those newer than all that get some are on their way in.
+
+    Args:
+        home: The service.
+        former: Percent of the requests by revision, as it was.
+        routed: Names of the revisions that get requests now.
+        keep_previous: Whether the one that had most of them is left out.
+    """
+    kept = {max(former, key=lambda revision: former[revision])} if keep_previous and former else set()
+    newest = max(routed)
+    return [
+        each
+        for each in home.revisions()
+        if each.name not in routed | kept and (each.name in former or each.name < newest) and each.is_running
+    ]
