@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +22,7 @@ from llmops_components.serving.access.admission import (
 )
 from llmops_components.serving.access.secret import GATEWAY_HEADER, is_gateway
 from llmops_components.serving.access.usage import StreamUsage, Usage, current, tokens_asked
-from llmops_components.serving.http.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.refusals import refuse
 
 USAGE_PATH = "/gateway/usage/"
 KEPT_USAGES = 4096  # of the requests that came last
@@ -109,7 +108,7 @@ class AccessControl:
             return
         self.admission.admit(visit, body_length(Headers(scope=scope).get("content-length")))
         if visit.refusal is not None:
-            await _refuse(visit.refusal, scope, receive, send)
+            await refuse(visit.refusal, scope, receive, send)
             return
         await self._let_in(visit, scope, receive, send)
 
@@ -166,7 +165,7 @@ class GatewayOnly:
         headers = Headers(scope=scope)
         comes_from_gateway = is_gateway(headers.get(GATEWAY_HEADER), self.secret)
         if not comes_from_gateway and not is_open(scope["method"], scope["path"]):
-            await _refuse(not_the_gateway(), scope, receive, send)
+            await refuse(not_the_gateway(), scope, receive, send)
             return
         if scope["path"].startswith(USAGE_PATH):
             await (await self._tell(scope["path"].removeprefix(USAGE_PATH)))(scope, receive, send)
@@ -204,10 +203,6 @@ async def _only_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Sen
         await app(scope, receive, send)
     else:
         await send({"type": "websocket.close", "code": 1008})
-
-
-async def _refuse(refusal: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    await (await request_error_handler(Request(scope), refusal))(scope, receive, send)
 
 
 @contextlib.contextmanager

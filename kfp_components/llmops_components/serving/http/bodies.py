@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops_components.serving.http.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.refusals import RequestError, refuse
 
 MAX_BODY_BYTES = 1 << 20
 MAX_HELD_BYTES = 128 << 20
@@ -66,7 +66,7 @@ class Bodies:
             body = await self._read(scope, receive, took)
         except RequestError as error:
             self.held -= sum(took)
-            await (await request_error_handler(Request(scope), error))(scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         except ClientDisconnect:
             self.held -= sum(took)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops_components.hosts import address_of, is_loopback
 from llmops_components.serving.http.names import HOST, hosts_in, origins_in
-from llmops_components.serving.http.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.refusals import RequestError, refuse
 
 _NAME = r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"  # of a model; it may have slashes
 # What users of KServe and of OpenAI's API ask for.
@@ -141,13 +140,13 @@ class Door:
                     code="origin_not_allowed",
                 )
         except RequestError as error:
-            await (await request_error_handler(Request(scope), error))(scope, receive, told.send)
+            await refuse(error, scope, receive, told.send)
 
     async def _behind_cors(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check_route(scope)
         except RequestError as error:
-            await (await request_error_handler(Request(scope), error))(scope, receive, send)
+            await refuse(error, scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from llmops_components.errors import shortened
 
@@ -44,6 +45,17 @@ class RequestError(Exception):
         self.headers = headers or {}
 
 
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> RequestError:
+    """What is said of a request that cannot be carried out, whoever sends it and whenever.
+
+    Args:
+        message: What is wrong with it.
+        param: The field that is to blame.
+        code: Short machine-readable reason.
+    """
+    return RequestError(400, message, param=param, code=code)
+
+
 def openai_error(error: RequestError) -> dict[str, Any]:
     """An error in the form that OpenAI's clients read.
 
@@ -70,3 +82,15 @@ async def request_error_handler(request: Request, error: Exception) -> JSONRespo
         headers["Retry-After"] = str(error.retry_after_seconds)
     body = openai_error(error) if openai else {"error": error.message}
     return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error, from within an ASGI application.
+
+    Args:
+        error: The error.
+        scope: The request's.
+        receive: The request's.
+        send: The request's.
+    """
+    await (await request_error_handler(Request(scope), error))(scope, receive, send)

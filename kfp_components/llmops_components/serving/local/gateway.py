@@ -51,7 +51,7 @@ from llmops_components.serving.detached import logs
 from llmops_components.serving.http.bodies import Bodies
 from llmops_components.serving.http.connections import LimitedProtocol, raise_file_limit
 from llmops_components.serving.http.door import ROUTES, Door
-from llmops_components.serving.http.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.refusals import RequestError, refuse
 from llmops_components.serving.local.connector import ProcessConnector, ProcessGoneError, meant
 from llmops_components.serving.local.routing import Routes
 
@@ -121,9 +121,7 @@ class Gateway:
         if scope["path"] == STATUS_PATH:
             given = Headers(scope=scope).get(GATEWAY_HEADER)
             if self.secret is not None and not is_gateway(given, self.secret):
-                await (await request_error_handler(Request(scope), only_the_controller()))(
-                    scope, receive, send
-                )
+                await refuse(only_the_controller(), scope, receive, send)
             else:
                 await self._status()(scope, receive, send)
             return
@@ -165,14 +163,14 @@ class Gateway:
             ) as error:  # nothing was sent: another may answer
                 why = f"revision {revision} cannot be reached ({getattr(error, 'strerror', None) or error})"
             except RequestError as error:
-                await (await request_error_handler(Request(scope), error))(scope, receive, send)
+                await refuse(error, scope, receive, send)
                 return
             finally:
                 self.in_flight[revision] -= 1
         refusal = RequestError(
             503, f"Service unavailable: {why}.", code="service_unavailable", retry_after_seconds=1
         )
-        await (await request_error_handler(Request(scope), refusal))(scope, receive, send)
+        await refuse(refusal, scope, receive, send)
 
     async def _ask(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> None:
         """Answer with what one revision answers; where that breaks off, so does the answer."""

@@ -25,7 +25,7 @@ from llmops_components.errors import ModelError, shortened
 from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.settings import Tls
 from llmops_components.serving.http.connections import LimitedProtocol
-from llmops_components.serving.http.refusals import RequestError, request_error_handler
+from llmops_components.serving.http.refusals import RequestError, bad_request, request_error_handler
 from llmops_components.serving.predictor.batching import Batcher, Generation
 from llmops_components.serving.predictor.encoding import PromptEncoder
 from llmops_components.serving.predictor.leaving import unless_disconnected
@@ -187,20 +187,22 @@ class LanguageModel(Model):
             return await self._predict_v2(payload)
         instances = payload.get("instances") if isinstance(payload, dict) else None
         if not isinstance(instances, list) or not instances:
-            raise _refusal('Expected {"instances": [prompt, ...]} with at least one prompt.')
+            raise bad_request('Expected {"instances": [prompt, ...]} with at least one prompt.')
         self._batcher.check_count(len(instances), 1, "instances")
         if unknown := sorted(set(payload) - {"instances", "parameters"}):
-            raise _refusal(f"Unknown field {unknown[0]!r} beside instances. Settings go into 'parameters'.")
+            raise bad_request(
+                f"Unknown field {unknown[0]!r} beside instances. Settings go into 'parameters'."
+            )
         shared = payload.get("parameters") or {}
         if not isinstance(shared, dict):
-            raise _refusal("parameters is not an object.")
+            raise bad_request("parameters is not an object.")
         settings_of_all = _settings(shared, "parameters")
         prompts, settings, fields = [], [], []
         for index, instance in enumerate(instances):
             where = f"instances[{index}]"
             given = {"prompt": instance} if isinstance(instance, str) else instance
             if not isinstance(given, dict) or not isinstance(given.get("prompt"), str):
-                raise _refusal(f'{where} is neither a string nor {{"prompt": string, ...}}.')
+                raise bad_request(f'{where} is neither a string nor {{"prompt": string, ...}}.')
             own = {key: value for key, value in given.items() if key != "prompt"}
             prompts.append(given["prompt"])
             settings.append(_settings({**shared, **own}, where) if own else settings_of_all)
@@ -210,18 +212,18 @@ class LanguageModel(Model):
     async def _predict_v2(self, request: InferRequest) -> InferResponse:
         tensors: list[InferInput] = request.inputs
         if len(tensors) != 1 or tensors[0].datatype != "BYTES":
-            raise _refusal("Expected one input tensor of datatype BYTES that holds prompts.")
+            raise bad_request("Expected one input tensor of datatype BYTES that holds prompts.")
         field = f"inputs[0] ({tensors[0].name})"
         prompts = _prompts_in(tensors[0])
         self._batcher.check_count(len(prompts), 1, field)
         if others := [output.name for output in request.request_outputs or [] if output.name != _OUTPUT]:
-            raise _refusal(f"outputs has {others[0]!r}; this model's only output is {_OUTPUT!r}.")
+            raise bad_request(f"outputs has {others[0]!r}; this model's only output is {_OUTPUT!r}.")
         given = {
             key: value for key, value in (request.parameters or {}).items() if key != "binary_data_output"
         }
         own = {key: value for key, value in (tensors[0].parameters or {}).items() if key not in _OF_TENSORS}
         if own:
-            raise _refusal(
+            raise bad_request(
                 f"inputs[0].parameters has {sorted(own)[0]!r}. Settings go into the request's parameters."
             )
         settings = [_settings(given, "parameters")] * len(prompts)
@@ -271,20 +273,16 @@ def _prompts_in(tensor: InferInput) -> list[str]:
     wrong = [item for item in rows if not isinstance(item, str)]
     if wrong or not rows:
         shown = shortened(json.dumps(wrong[0]), 80) if wrong else "nothing"
-        raise _refusal(f"inputs[0].data must hold one text for each prompt, not {shown}.")
+        raise bad_request(f"inputs[0].data must hold one text for each prompt, not {shown}.")
     if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) != len(rows):
-        raise _refusal(f"inputs[0].shape {tensor.shape} does not fit its {len(rows)} prompts.")
+        raise bad_request(f"inputs[0].shape {tensor.shape} does not fit its {len(rows)} prompts.")
     return rows
-
-
-def _refusal(message: str) -> RequestError:
-    return RequestError(400, message)
 
 
 def _settings(given: dict[str, Any], where: str) -> Settings:
     settings = parse(Settings, given, where)
     if (settings.n or 1) != 1:
-        raise _refusal(f"{where}.n={settings.n}: this protocol has one answer for a prompt.")
+        raise bad_request(f"{where}.n={settings.n}: this protocol has one answer for a prompt.")
     return settings
 
 

@@ -7,8 +7,6 @@ option that changes nothing looks like one that does not work.
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,93 +14,18 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from llmops_components.data.content import content_problem, content_text
 from llmops_components.json_text import parse_json
-from llmops_components.serving.http.refusals import RequestError
+from llmops_components.serving.http.refusals import RequestError, bad_request
 from llmops_components.serving.predictor.batching import Batcher, Generation
+from llmops_components.serving.predictor.fields import (
+    OF_MESSAGES,
+    OF_REQUESTS,
+    OF_STREAM_OPTIONS,
+    refuse_unknown,
+)
 from llmops_components.serving.predictor.sampling import Sampling
 
 _MAX_STOPS = 4
-_MAX_SHOWN = 100
 
-# They say who asks, or how a hosted service keeps books and caches; no answer depends on them.
-_WITHOUT_EFFECT = frozenset(
-    {
-        "cache_salt",
-        "metadata",
-        "parallel_tool_calls",  # there are no tools
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "request_id",
-        "safety_identifier",
-        "session_id",
-        "user",
-    }
-)
-
-# Fields that this server knows and does not carry out, with the values that ask for nothing; null always does.
-_NOT_CARRIED_OUT: dict[str, tuple[Any, ...]] = {
-    # OpenAI's
-    "audio": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "moderation": (),
-    "prediction": (),
-    "prompt_cache_options": (),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    # vLLM's
-    "allowed_token_ids": (),
-    "bad_words": ([],),
-    "chat_template": (),
-    "documents": ([],),
-    "ec_transfer_params": (),
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_whitespace_pattern": (),
-    "include_reasoning": (True,),
-    "kv_transfer_params": (),
-    "length_penalty": (1,),
-    "logits_processors": ([],),
-    "logprob_token_ids": (),
-    "media_io_kwargs": ({},),
-    "mm_processor_kwargs": ({},),
-    "priority": (0,),
-    "prompt_embeds": (),
-    "prompt_logprobs": (),
-    "repetition_detection": (),
-    "return_prompt_text": (False,),
-    "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
-    "spaces_between_special_tokens": (True,),
-    "stream_interval": (1,),
-    "structural_tag": (),
-    "structured_outputs": (),
-    "thinking_token_budget": (),
-    "truncate_prompt_tokens": (),
-    "truncation_side": (),
-    "use_beam_search": (False,),
-    "vllm_xargs": ({},),
-}
-_HINTS = {
-    "reasoning_effort": " A template that knows it takes it in chat_template_kwargs.",
-    "enable_thinking": " A template that knows it takes it in chat_template_kwargs.",
-    "max_completion_tokens": " Here it is called max_tokens.",
-    "max_new_tokens": " It is called max_tokens.",
-}
 _TEMPLATE_ARGUMENTS = frozenset(
     {
         "add_generation_prompt",
@@ -287,32 +210,32 @@ class ChatRequest(CompletionSettings):
         """What only several fields together show."""
         for index, message in enumerate(self.messages):
             where = f"messages[{index}]"
-            unknown_fields(message, _MESSAGE_NOTHING, where)
+            refuse_unknown(message, OF_MESSAGES, where)
             if message.content is None and not message.tool_calls and message.role != "assistant":
-                raise _refusal(
+                raise bad_request(
                     f"{where}.content is missing: a {message.role} message needs text.", f"{where}.content"
                 )
             problem = None if message.content is None else content_problem(message.content)
             if problem:
-                raise _refusal(f"{where} {problem}.", f"{where}.content")
+                raise bad_request(f"{where} {problem}.", f"{where}.content")
             if message.tool_calls and message.role != "assistant":
-                raise _refusal(
+                raise bad_request(
                     f"{where}.tool_calls: only an assistant message has tool calls.", f"{where}.tool_calls"
                 )
         if self.add_generation_prompt and self.continue_final_message:
-            raise _refusal(
+            raise bad_request(
                 "continue_final_message and add_generation_prompt exclude each other: the answer goes on with the last "
                 "message, or begins a new one.",
                 "continue_final_message",
             )
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
-            raise _refusal(
+            raise bad_request(
                 f"max_tokens={self.max_tokens} and max_completion_tokens={self.max_completion_tokens} contradict each "
                 "other; max_tokens is the old name of the same.",
                 "max_tokens",
             )
         if reserved := sorted(set(self.chat_template_kwargs or {}) & _TEMPLATE_ARGUMENTS):
-            raise _refusal(
+            raise bad_request(
                 f"chat_template_kwargs has {reserved[0]!r}, which is no variable of the template's own.",
                 f"chat_template_kwargs.{reserved[0]}",
             )
@@ -325,18 +248,6 @@ class CompletionRequest(CompletionSettings):
         """Nothing more."""
 
 
-_MESSAGE_NOTHING: dict[str, tuple[Any, ...]] = {
-    "annotations": ([],),
-    "audio": (),
-    "function_call": (),
-    "reasoning": ("",),
-    "reasoning_content": ("",),
-    "refusal": ("",),
-}
-_STREAM_NOTHING: dict[str, tuple[Any, ...]] = {
-    "continuous_usage_stats": (False,),
-    "include_obfuscation": (False, True),  # OpenAI's padding against listeners; there is nobody between
-}
 _Asked = TypeVar("_Asked", bound=BaseModel)
 
 
@@ -352,12 +263,12 @@ def parse(kind: type[_Asked], given: bytes | Mapping[str, Any], where: str = "")
         asked = kind.model_validate_json(given) if isinstance(given, bytes) else kind.model_validate(given)
     except ValidationError as error:
         raise _in_own_terms(error, where) from None
-    unknown_fields(asked, _NOT_CARRIED_OUT, where)
+    refuse_unknown(asked, OF_REQUESTS, where)
     if isinstance(asked, CompletionSettings):
         if asked.stream_options is not None:
             if not asked.stream:
-                raise _refusal("stream_options is for streams: set stream to true.", "stream_options")
-            unknown_fields(asked.stream_options, _STREAM_NOTHING, "stream_options")
+                raise bad_request("stream_options is for streams: set stream to true.", "stream_options")
+            refuse_unknown(asked.stream_options, OF_STREAM_OPTIONS, "stream_options")
         asked.check()
     return asked
 
@@ -408,40 +319,7 @@ def _in_own_terms(error: ValidationError, where: str) -> RequestError:
             param += f".{part}" if param else part
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
-        return _refusal(f"The body is not JSON: {message.removeprefix('Invalid JSON: ')}", None)
+        return bad_request(f"The body is not JSON: {message.removeprefix('Invalid JSON: ')}", None)
     if first["type"] == "missing":
-        return _refusal(f"{param} is missing.", param)
-    return _refusal(f"{param}: {message}" if param else message, param or None)
-
-
-def unknown_fields(asked: BaseModel, nothing: Mapping[str, tuple[Any, ...]], where: str) -> None:
-    """Refuse the first field that is not honoured and asks for something.
-
-    Args:
-        asked: A model that keeps its extra fields.
-        nothing: Known fields, with the values that ask for nothing.
-        where: Where in the request the fields are.
-    """
-    for name, value in (asked.model_extra or {}).items():
-        path = f"{where}.{name}" if where else name
-        if name in nothing:
-            # 1 == True in Python, and not in JSON.
-            if value is None or any(value == free and type(value) in _kinds(free) for free in nothing[name]):
-                continue
-            shown = json.dumps(value, ensure_ascii=False)
-            shown = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
-            message = f"{path}={shown} is not supported by this server.{_HINTS.get(name, '')}"
-            raise _refusal(message, path, "unsupported_value")
-        if name in _WITHOUT_EFFECT:
-            continue
-        near = difflib.get_close_matches(name, type(asked).model_fields, n=1, cutoff=0.75)
-        hint = _HINTS.get(name) or (f" Did you mean {near[0]!r}?" if near else "")
-        raise _refusal(f"Unknown parameter: {path!r}.{hint}", path, "unknown_parameter")
-
-
-def _kinds(value: Any) -> tuple[type, ...]:
-    return (int, float) if type(value) in (int, float) else (type(value),)
-
-
-def _refusal(message: str, param: str | None, code: str | None = None) -> RequestError:
-    return RequestError(400, message, param=param, code=code)
+        return bad_request(f"{param} is missing.", param)
+    return bad_request(f"{param}: {message}" if param else message, param or None)

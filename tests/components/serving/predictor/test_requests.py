@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from llmops_components.serving.http.refusals import RequestError  # noqa: E402
-from llmops_components.serving.predictor import requests  # noqa: E402
+from llmops_components.serving.predictor import fields  # noqa: E402
 from llmops_components.serving.predictor.batching import Batcher  # noqa: E402
 from llmops_components.serving.predictor.chat import ChatTemplate  # noqa: E402
 from llmops_components.serving.predictor.requests import ChatRequest, CompletionRequest, Settings, ask, parse  # noqa: E402
@@ -515,5 +515,5 @@ def test_what_the_template_would_leave_out_is_refused(template: Any) -> None:
 
 def test_no_field_is_in_two_lists() -> None:
     honoured = set(ChatRequest.model_fields) | set(CompletionRequest.model_fields)
-    lists = [honoured, set(requests._NOT_CARRIED_OUT), requests._WITHOUT_EFFECT]
+    lists = [honoured, set(fields.OF_REQUESTS), fields.WITHOUT_EFFECT]
     assert sum(map(len, lists)) == len(set().union(*lists))
