@@ -49,18 +49,22 @@ class Rollout:
         self._only_if_newer = only_if_newer
         self._is_ours = is_ours
 
-    def reason_to_leave(self, as_of: str | None, *, is_backfill: bool) -> str | None:
+    def find_service(self) -> Service | None:
+        """The service as it is, if there is one."""
+        try:
+            return self.backend.get(self.namespace, self.name)
+        except RunNotFoundError:
+            return None
+
+    def reason_to_leave(self, service: Service | None, as_of: str | None, *, is_backfill: bool) -> str | None:
         """Why the service is left as it is, before anything is started; ``None`` if it is not.
 
+        :param service: the service as it is
         :param as_of: date or partition of the new model
         :param is_backfill: whether a backfill brings it
         """
-        if not self._only_if_newer:
+        if not self._only_if_newer or service is None:
             return None
-        try:
-            service = self.backend.get(self.namespace, self.name)
-        except RunNotFoundError:
-            return None  # there is none yet
         if service.is_newer_than(as_of):
             return self._newer_serves(service, as_of)
         if is_backfill and service.is_serving:

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
 from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend
-from airflow_provider_llmops.backends.serving.manifest import inference_service
+from airflow_provider_llmops.backends.serving.manifest import inference_service, manifest_digest
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
 from airflow_provider_llmops.delivery.rollout import SMOKE_PROMPT, Rollout
 from airflow_provider_llmops.exceptions import (
@@ -114,6 +114,8 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         self.only_if_newer = only_if_newer
         self.kserve_conn_id = kserve_conn_id
         self._is_new = False
+        self._digest: str | None = None
+        self._former_revisions: frozenset[str] = frozenset()
 
     @cached_property
     def hook(self) -> KServeHook:
@@ -178,7 +180,10 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Look whether the service may be changed, and give what starts the revision."""
         manifest = self.manifest()
-        self._skip_if_newer_serves(context)
+        service = self._rollout.find_service()
+        self._skip_if_newer_serves(context, service)
+        self._digest = manifest_digest(manifest)
+        self._former_revisions = frozenset(service.revisions if service else ())
 
         def apply() -> str:
             revision, is_new = self.backend.apply(manifest)
@@ -199,15 +204,23 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         return replace(intent, reused=True)
 
     def find(self, intent: Intent) -> Revision | None:
-        """The revision that an earlier attempt has started, if it still is that: a service that was made anew counts anew."""
-        if intent.run_id is None or intent.reused or intent.finished:
+        """The revision that an attempt has started, if it still is that: a service that was made anew counts anew."""
+        is_being_made = intent is self._making
+        if intent.reused or intent.finished or (intent.run_id is None and not is_being_made):
             return None
         try:
             service = self.backend.get(*_service(intent))
         except RunNotFoundError:
             return None
+        if intent.run_id is None:
+            return self._started_meanwhile(service)
         found = service.revisions.get(_name(intent.run_id))
         return found if found is not None and self.key_of(found) == intent.run_id else None
+
+    def _started_meanwhile(self, service: Service) -> Revision | None:
+        """The revision that this attempt has started, whose answer has not come: it was not there before."""
+        started = (each for name, each in service.revisions.items() if name not in self._former_revisions)
+        return next((each for each in started if each.digest == self._digest), None)
 
     def may_be_on_its_way(self, *, is_retry: bool) -> bool:
         """No: what an earlier attempt has applied is answered when it is applied again."""
@@ -296,8 +309,9 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         self.log.info("Service %s answers at %s", service.name, facts["openai_url"])
         return facts
 
-    def _skip_if_newer_serves(self, context: Context) -> None:
-        if reason := self._rollout.reason_to_leave(as_of(context), is_backfill=is_backfill(context)):
+    def _skip_if_newer_serves(self, context: Context, service: Service | None) -> None:
+        reason = self._rollout.reason_to_leave(service, as_of(context), is_backfill=is_backfill(context))
+        if reason:
             raise AirflowSkipException(reason)
 
 

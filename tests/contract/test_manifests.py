@@ -8,10 +8,8 @@ import subprocess
 import pytest
 from planes import DATA_PYTHON
 
-from airflow_provider_llmops.backends.serving.manifest import inference_service
-from airflow_provider_llmops.delivery.rollout import SMOKE_PROMPT
+from airflow_provider_llmops.backends.serving.manifest import inference_service, manifest_digest
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 # The SDK reads a manifest into its typed models and writes it out again; what it does not know is lost on the way.
 THROUGH_THE_SDK = """
@@ -193,13 +191,13 @@ def test_an_api_key_as_an_argument_is_refused_and_not_told(argument):
     assert "top-secret" not in str(caught.value)
 
 
-def test_operator_component_and_library_ask_the_same_question_of_a_new_revision():
+def test_digest_of_a_manifest_is_the_one_that_its_revision_has():
+    manifest = inference_service("helper", "/m", args={"dtype": "bfloat16"}, labels={"team": "größe"})
     code = (
-        "import inspect; from llmops_components.serving.deploy import deploy_model; "
-        "print(inspect.signature(deploy_model).parameters['smoke_prompt'].default)"
+        "import json, sys; from llmops_components.serving.local.manifest import manifest_digest; "
+        "print(manifest_digest(json.load(sys.stdin)))"
     )
-    library = subprocess.run(
-        [DATA_PYTHON, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    component = PipelineSpec.packaged("deploy_model").inputs["smoke_prompt"]["defaultValue"]
-    assert {library, component} == {SMOKE_PROMPT}
+    answer = subprocess.run(
+        [DATA_PYTHON, "-c", code], input=json.dumps(manifest), capture_output=True, text=True, check=True
+    )
+    assert manifest_digest(manifest) == answer.stdout.strip()

@@ -6,6 +6,8 @@ carries it out.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,3 +126,12 @@ def inference_service(
         "metadata": metadata,
         "spec": {"predictor": {"minReplicas": 1, "model": model}},
     }
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of what a manifest says, independent of the order of its keys; a revision has the one that it was started from.
+
+    :param manifest: the manifest
+    """
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

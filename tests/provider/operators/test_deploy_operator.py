@@ -161,7 +161,7 @@ def test_newest_date_serves_whichever_run_finishes_last(tiny_model, context, ser
         predictor_args={"max_model_len": 250},
         deferrable=False,
     )
-    late._skip_if_newer_serves = lambda _: None
+    late._skip_if_newer_serves = lambda *_: None
     with pytest.raises(AirflowSkipException):
         late.execute(clear(context))
     assert {name: each.traffic for name, each in service().revisions.items() if each.state.is_ready} == {

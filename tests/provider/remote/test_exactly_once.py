@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from attempts import clear, retry
 from kube_trainjobs import FakeTrainJobs
 from planes import DATA_PYTHON, REPO
@@ -215,6 +215,32 @@ def test_task_that_is_marked_while_it_asks_leaves_nothing_at_work(kind, context,
     assert kind.at_work() == []
 
 
+def time_out_behind_the_request(
+    operator: RemoteRunOperator[Any], method: str, context: dict[str, Any]
+) -> None:
+    """Airflow interrupts the request when what it asks for has been made, and tells the operator, as its task runner does."""
+    ask = getattr(operator.backend, method)
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        ask(*args, **kwargs)
+        raise AirflowTaskTimeout
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(operator.backend), method, lambda _, *args, **kwargs: late(*args, **kwargs))
+        try:
+            operator.execute(context)
+        except AirflowTaskTimeout:
+            operator.on_kill()
+        else:
+            raise AssertionError("nothing was asked for")
+
+
+def test_execution_timeout_while_it_asks_leaves_nothing_at_work(kind, context):
+    time_out_behind_the_request(kind.task(execution_timeout=timedelta(minutes=5)), kind.dies_in, context)
+    assert len(kind.made()) == 1
+    assert kind.at_work() == []
+
+
 @pytest.fixture
 def deploy(connections, tiny_model, context) -> Iterator[Callable[..., Any]]:
     """Starts deployments of the tiny model on the local backend; what they leave is removed."""
@@ -240,6 +266,22 @@ def test_retry_never_takes_the_revision_of_another_manifest_for_its_own(deploy, 
     states = {name: str(each.state) for name, each in KServeHook().get_service("tiny").revisions.items()}
     assert states["00001"] == "STOPPED"
     assert states["00002"] != "STOPPED"
+
+
+def test_execution_timeout_while_it_asks_leaves_the_revision_that_another_task_has_started(
+    deploy, context, tiny_model
+):
+    assert deploy(context).revision == "00001"
+    other = {**context, "task_state_store": type(context["task_state_store"])()}
+    late = DeployModelOperator(
+        task_id="task",
+        service_name="tiny",
+        model=str(tiny_model),
+        execution_timeout=timedelta(minutes=5),
+    )
+    time_out_behind_the_request(late, "apply", other)
+    (revision,) = KServeHook().get_service("tiny").revisions.values()
+    assert not revision.state.is_lost
 
 
 def test_revision_that_another_task_has_started_is_waited_for_and_never_stopped(deploy, context):
