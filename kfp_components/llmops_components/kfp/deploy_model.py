@@ -14,10 +14,9 @@ def deploy_model(
     result: Output[Artifact],
     manifest: dict,
     root: Optional[str] = None,
-    smoke_prompt: str = "What is Python?",
     timeout_seconds: int = 600,
 ):
-    """Start a new revision, wait until it is ready, ask it a question, then give it the traffic.
+    """Start a new revision and wait until it is ready; then it gets the traffic.
 
     The revision that served before goes on serving when the new one fails.
 
@@ -26,7 +25,6 @@ def deploy_model(
         result: The same, with resources of this step.
         manifest: An ``InferenceService`` as a plain object.
         root: Directory of local services; only used when not running in a cluster.
-        smoke_prompt: Question that the new revision has to answer.
         timeout_seconds: How long the revision may take to become ready.
     """
     from llmops_components.kfp._run import run_step
@@ -39,7 +37,6 @@ def deploy_model(
             service.path,
             manifest=whole_numbers(manifest),
             root=root,
-            smoke_prompt=smoke_prompt,
             timeout_seconds=timeout_seconds,
         ),
         outputs={"service": service},

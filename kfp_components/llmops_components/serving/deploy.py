@@ -1,4 +1,9 @@
-"""Carry out the manifest of a service: start a revision, wait for it, ask it a question, give it the traffic."""
+"""Carry out the manifest of a service, for pipelines without Airflow: apply it, and wait until what it describes serves.
+
+A revision that is ready gets the requests, as KServe does it on a cluster; on this machine that is said to the controller.
+Whoever wants more than that (a question first, no older model in place of a newer one) deploys with the provider's operator,
+whose ``delivery`` decides it.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,12 @@ from llmops_components.errors import ComponentError, SettingError, UnavailableEr
 from llmops_components.results import StepReport
 from llmops_components.serving.access.settings import VLLM_KEY_VARIABLE
 from llmops_components.serving.detached import processes
-from llmops_components.serving.http.asking import SMOKE_PROMPT, ask, is_open_to_all
+from llmops_components.serving.http.asking import is_open_to_all
 from llmops_components.serving.local.controller import LocalServing
 from llmops_components.serving.local.manifest import check_name
 from llmops_components.state_files import write_json
 
 DEFAULT_ROOT = "~/.llmops"
-# Environment variable with the key that a service on a cluster is asked with, from a Kubernetes secret.
-API_KEY_VARIABLE = "LLMOPS_API_KEY"
 _LOCAL_POLL_SECONDS = 0.2
 _CLUSTER_POLL_SECONDS = 2
 _PROGRESS_SECONDS = 5
@@ -29,7 +32,6 @@ def deploy_model(
     *,
     manifest: dict[str, Any],
     root: str | os.PathLike[str] | None = None,
-    smoke_prompt: str = SMOKE_PROMPT,
     timeout_seconds: float = 300,
     target: Literal["auto", "local", "kserve"] = "auto",
 ) -> StepReport:
@@ -39,7 +41,6 @@ def deploy_model(
         service: Output file, JSON: name, revision and addresses.
         manifest: An ``InferenceService`` as a plain dict.
         root: Directory of local services; default ``$LLMOPS_ROOT``, else ``~/.llmops``.
-        smoke_prompt: Question that must be answered before the new revision gets traffic.
         timeout_seconds: How long the revision may take to become ready.
         target: ``kserve`` applies the manifest to a cluster, ``local`` runs it on this machine, ``auto`` is ``kserve``
             inside Kubernetes and ``local`` elsewhere.
@@ -50,19 +51,17 @@ def deploy_model(
         target = "kserve" if "KUBERNETES_SERVICE_HOST" in os.environ else "local"
     started = time.monotonic()
     if target == "kserve":
-        facts = _deploy_to_cluster(manifest, smoke_prompt, timeout_seconds)
+        facts = _deploy_to_cluster(manifest, timeout_seconds)
     else:
         where = root or os.environ.get("LLMOPS_ROOT") or DEFAULT_ROOT
-        facts = _deploy_here(LocalServing(where), manifest, smoke_prompt, timeout_seconds)
-    facts |= {"target": target, "smoke_prompt": smoke_prompt}
+        facts = _deploy_here(LocalServing(where), manifest, timeout_seconds)
+    facts |= {"target": target}
     print(f"Service {facts['name']} revision {facts['revision']} serves at {facts['openai_url']}", flush=True)
     write_json(service, facts)
     return StepReport(metrics={"deploy_seconds": round(time.monotonic() - started, 3)}, details=facts)
 
 
-def _deploy_here(
-    serving: LocalServing, manifest: dict[str, Any], smoke_prompt: str, timeout_seconds: float
-) -> dict[str, Any]:
+def _deploy_here(serving: LocalServing, manifest: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
     revision = serving.apply(manifest)
     name, namespace, number = revision["name"], revision["namespace"], revision["revision"]
     print(
@@ -73,12 +72,6 @@ def _deploy_here(
         print(f"Without meaning on one machine, ignored: {', '.join(revision['ignored'])}", flush=True)
     try:
         _wait_ready(serving, revision, timeout_seconds)
-        answer = serving.ask(name, number, smoke_prompt, namespace=namespace)
-        if not answer.strip():
-            raise UnavailableError(
-                f"Revision {number} answered the smoke question {smoke_prompt!r} with nothing."
-            )
-        print(f"Smoke question: {smoke_prompt}\nAnswer: {answer}", flush=True)
         now = serving.traffic(name, {number: 100}, namespace=namespace)
     except ComponentError as error:
         raise _given_up(serving, revision, error) from error
@@ -90,7 +83,6 @@ def _deploy_here(
         "openai_url": now["openai_url"],
         "model_name": revision["model_name"],
         "digest": revision["digest"],
-        "smoke_answer": answer,
     }
 
 
@@ -119,17 +111,21 @@ def _wait_ready(serving: LocalServing, revision: dict[str, Any], timeout_seconds
 
 
 def _given_up(serving: LocalServing, revision: dict[str, Any], error: ComponentError) -> ComponentError:
-    """Stop the revision, and say what serves now."""
-    name, namespace = revision["name"], revision["namespace"]
-    status = serving.status(name, namespace)
-    others = [f"{item['revision']} ({item['traffic']}%)" for item in status["revisions"] if item["traffic"]]
-    if revision["traffic"] == 0:
-        serving.stop_revision(name, revision["revision"], namespace=namespace)
-    kept = f"still serving: {', '.join(others)}" if others else "nothing else was serving"
+    """Stop the revision if it was started here and no requests go to it, and say what serves now."""
+    name, namespace, number = revision["name"], revision["namespace"], revision["revision"]
+    shares = {
+        item["revision"]: item["traffic"]
+        for item in serving.status(name, namespace)["revisions"]
+        if item["traffic"]
+    }
+    if revision["created"] and number not in shares:
+        serving.stop_revision(name, number, namespace=namespace)
+    others = ", ".join(f"{each} ({share}%)" for each, share in shares.items())
+    kept = f"still serving: {others}" if others else "nothing else was serving"
     return type(error)(f"Deploying {name} failed; {kept}. {error}")
 
 
-def _deploy_to_cluster(manifest: dict[str, Any], smoke_prompt: str, timeout_seconds: float) -> dict[str, Any]:
+def _deploy_to_cluster(manifest: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
     """Create or patch the object and wait; KServe itself keeps the old revision until the new one is ready."""
     from kserve import KServeClient, V1beta1InferenceService
     from kubernetes.client.rest import ApiException
@@ -180,10 +176,6 @@ def _deploy_to_cluster(manifest: dict[str, Any], smoke_prompt: str, timeout_seco
             "runtime does not look at it, as KServe's huggingfaceserver does not. Use a runtime that does (vLLM's own server, "
             "this project's predictor), or let the cluster's gateway check keys. The service is up: delete it if it must not be."
         )
-    key = os.environ.get(API_KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    answer = ask(f"{url}/openai/v1", model_name, smoke_prompt, headers=headers)
-    print(f"Smoke question: {smoke_prompt}\nAnswer: {answer}", flush=True)
     predictor = status.get("components", {}).get("predictor", {})
     return {
         "name": name,
@@ -192,7 +184,6 @@ def _deploy_to_cluster(manifest: dict[str, Any], smoke_prompt: str, timeout_seco
         "url": url,
         "openai_url": f"{url}/openai/v1",
         "model_name": model_name,
-        "smoke_answer": answer,
     }
 
 

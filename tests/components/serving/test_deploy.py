@@ -16,8 +16,6 @@ from llmops_components.errors import SettingError, UnavailableError
 from llmops_components.serving.deploy import deploy_model
 from llmops_components.serving.local.controller import LocalServing
 
-QUESTION = "What colour is the sky?"
-
 
 def manifest_for(model: str | Path) -> dict[str, Any]:
     return {
@@ -38,34 +36,22 @@ def manifest_for(model: str | Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def speaking_model(tiny_model: Path, tmp_path: Path) -> Path:
-    """The untrained model repeats the last character of its prompt: let that be something to see."""
-    model = tmp_path / "speaking"
-    shutil.copytree(tiny_model, model)
-    template = model / "chat_template.jinja"
-    template.write_text(template.read_text().replace("assistant\\n'", "assistant:'"))
-    return model
-
-
-@pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "root"
     if (tmp_path / "root/services/team/helper").exists():
         LocalServing(tmp_path / "root").delete("helper", namespace="team")
 
 
-def test_deploys_asks_and_switches_and_a_failed_successor_changes_nothing(
+def test_deploys_and_switches_and_a_failed_successor_changes_nothing(
     root: Path,
-    speaking_model: Path,
+    tiny_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("LLMOPS_ROOT", str(root))
-    report = deploy_model(
-        tmp_path / "service", manifest=manifest_for(speaking_model), smoke_prompt=QUESTION, timeout_seconds=90
-    )
+    report = deploy_model(tmp_path / "service", manifest=manifest_for(tiny_model), timeout_seconds=90)
 
     facts = json.loads((tmp_path / "service").read_text())
     assert report.details == facts
@@ -76,14 +62,11 @@ def test_deploys_asks_and_switches_and_a_failed_successor_changes_nothing(
         "local",
     )
     assert facts["openai_url"] == f"{facts['url']}/openai/v1"
-    assert facts["smoke_answer"].strip()
     assert httpx.get(f"{facts['openai_url']}/models").json()["data"][0]["id"] == "helper"
-    printed = capsys.readouterr().out
-    assert f"Smoke question: {QUESTION}" in printed
-    assert "Ready after" in printed
+    assert "Ready after" in capsys.readouterr().out
 
     broken = tmp_path / "broken"
-    shutil.copytree(speaking_model, broken)
+    shutil.copytree(tiny_model, broken)
     (broken / "tokenizer.json").write_text("{}")
     with pytest.raises(UnavailableError) as failed:
         deploy_model(tmp_path / "second", manifest=manifest_for(broken), root=root, timeout_seconds=90)
@@ -95,11 +78,27 @@ def test_deploys_asks_and_switches_and_a_failed_successor_changes_nothing(
     assert httpx.get(f"{facts['openai_url']}/models").headers["x-llmops-revision"] == "00001"
 
     with pytest.raises(UnavailableError, match="Revision 00003 was not ready after 0 s"):
-        changed = manifest_for(speaking_model)
+        changed = manifest_for(tiny_model)
         changed["metadata"]["annotations"] = {"a": "b"}
         deploy_model(tmp_path / "third", manifest=changed, root=root, timeout_seconds=0)
     states = [item["state"] for item in LocalServing(root).status("helper", "team")["revisions"]]
     assert states == ["READY", "FAILED", "STOPPED"]
+
+
+def test_revision_that_somebody_else_has_started_is_waited_for_and_never_stopped(
+    root: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_ROOT", str(root))
+    serving = LocalServing(root)
+    serving.apply(manifest_for(tiny_model))
+    with pytest.raises(
+        UnavailableError, match=r"^Deploying helper failed; nothing else was serving\. Revision 00001"
+    ):
+        deploy_model(
+            tmp_path / "service", manifest=manifest_for(tiny_model), target="local", timeout_seconds=0
+        )
+    (revision,) = serving.status("helper", "team")["revisions"]
+    assert revision["state"] in ("STARTING", "READY")
 
 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
@@ -108,14 +107,12 @@ def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
 
 
 class FakeCluster(BaseHTTPRequestHandler):
-    """Kubernetes' API as far as one InferenceService needs it, and the service's OpenAI route."""
+    """Kubernetes' API as far as one InferenceService needs it, and the service's list of models."""
 
     stored: dict[str, Any] | None = None
     calls: list[tuple[str, str]] = []
     ready = True
-    answer = "None."
     key: str | None = None
-    keys: list[str | None] = []
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -151,10 +148,7 @@ class FakeCluster(BaseHTTPRequestHandler):
         cls = type(self)
         cls.calls.append(("POST", self.path))
         body = self._body()
-        if self.path == "/openai/v1/chat/completions":
-            cls.keys.append(self.headers.get("Authorization"))
-            self._send(200, {"choices": [{"message": {"content": cls.answer}}]})
-        elif cls.stored is not None:
+        if cls.stored is not None:
             self._send(409, {"message": "exists"})
         else:
             cls.stored = body
@@ -176,7 +170,7 @@ class FakeCluster(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeCluster]]:
-    handler = type("Handler", (FakeCluster,), {"calls": [], "keys": []})
+    handler = type("Handler", (FakeCluster,), {"calls": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     config = {
@@ -197,32 +191,27 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fa
     server.shutdown()
 
 
-def test_on_a_cluster_creates_then_patches_and_asks(cluster: type[FakeCluster], tmp_path: Path) -> None:
+def test_on_a_cluster_creates_then_patches(cluster: type[FakeCluster], tmp_path: Path) -> None:
     manifest = manifest_for("s3://models/helper")
     path = "/apis/serving.kserve.io/v1beta1/namespaces/team/inferenceservices"
 
     report = deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
     assert report.details["revision"] == "helper-predictor-00001"
-    assert report.details["smoke_answer"] == "None."
     assert cluster.stored is not None
     assert cluster.stored["spec"] == manifest["spec"]
     deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
 
-    question = ("POST", "/openai/v1/chat/completions")
-    assert cluster.calls == [("POST", path), question, ("POST", path), ("PATCH", f"{path}/helper"), question]
+    assert cluster.calls == [("POST", path), ("POST", path), ("PATCH", f"{path}/helper")]
 
 
-def test_on_a_cluster_the_question_has_the_key_of_the_steps_environment(
-    cluster: type[FakeCluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_on_a_cluster_a_service_that_is_to_have_a_key_must_ask_for_it(
+    cluster: type[FakeCluster], tmp_path: Path
 ) -> None:
     manifest = manifest_for("s3://models/helper")
     reference = {"secretKeyRef": {"name": "team-keys", "key": "api-key"}}
     manifest["spec"]["predictor"]["model"]["env"] = [{"name": "VLLM_API_KEY", "valueFrom": reference}]
-    monkeypatch.setenv("LLMOPS_API_KEY", "the-key-0123456789")
     cluster.key = "the-key-0123456789"
     deploy_model(tmp_path / "service", manifest=manifest, target="kserve", timeout_seconds=5)
-    assert cluster.keys == ["Bearer the-key-0123456789"]
-    assert "the-key" not in (tmp_path / "service").read_text()
 
     cluster.key = None
     with pytest.raises(

@@ -15,7 +15,6 @@ from llmops_components.hosts import is_loopback
 from llmops_components.json_text import parse_json
 from llmops_components.uris import host_of
 
-SMOKE_PROMPT = "What is Python?"
 SMOKE_MAX_TOKENS = 64
 _MAX_ANSWER_BYTES = 4 << 20
 _PAUSE_SECONDS = 0.5
