@@ -33,7 +33,7 @@ Together = Literal["padded", "of one length", "alone"]
 
 
 @dataclass(frozen=True)
-class Told:
+class AloneAnswer:
     """What a model said after a prompt that nothing stood beside.
 
     Args:
@@ -56,7 +56,7 @@ def name_of(model: Any) -> str:
     return f"{type(model).__name__} (model type {model.config.model_type})"
 
 
-def answers_alone(model: Any, spans: Sequence[tuple[int, int]] = _MIXED) -> list[Told]:
+def answers_alone(model: Any, spans: Sequence[tuple[int, int]] = _MIXED) -> list[AloneAnswer]:
     """Ask a model for a few tokens after random prompts, one at a time and by its own ``generate``.
 
     Args:
@@ -71,34 +71,34 @@ def answers_alone(model: Any, spans: Sequence[tuple[int, int]] = _MIXED) -> list
     text = torch.randint(vocabulary, (max(end for _, end in spans),), generator=source).tolist()
     prompts = [text[begin:end] for begin, end in spans]
     try:
-        return [Told(prompt, *_generate(model, [prompt], _NEW_TOKENS)[0]) for prompt in prompts]
+        return [AloneAnswer(prompt, *_generate(model, [prompt], _NEW_TOKENS)[0]) for prompt in prompts]
     except Exception as error:  # whatever a model's own code raises
         raise ModelError(
             f"{name_of(model)} loads but cannot generate: {type(error).__name__}: {error}"
         ) from error
 
 
-def check_causal(model: Any, told: Sequence[Told]) -> None:
+def check_causal(model: Any, alone: Sequence[AloneAnswer]) -> None:
     """Raise :class:`ModelError` where tokens that are yet to come change what a model says, as in an encoder.
 
     So does a model that says nothing, since its logits are no numbers.
 
     Args:
         model: A language model of transformers.
-        told: What it said to prompts alone, which are beginnings of the longest of them.
+        alone: What it said to prompts alone, which are beginnings of the longest of them.
     """
-    if any(each.logits.isnan().any() for each in told):
+    if any(each.logits.isnan().any() for each in alone):
         raise ModelError(
             f"{name_of(model)} loads, but its logits are no numbers (NaN), as those of a model whose training diverged. Use "
             "an earlier checkpoint of it, or train again with a lower learning_rate."
         )
-    whole = max((each.prompt for each in told), key=len)
+    whole = max((each.prompt for each in alone), key=len)
     ids = torch.tensor([whole], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
     apart = [
         distance(logits[len(each.prompt) - 1 :][:1], each.logits[:1])
-        for each in told
+        for each in alone
         if len(each.prompt) < len(whole)
     ]
     exact = _rounding_of(model) == _ROUNDING
@@ -118,9 +118,9 @@ def together(model: Any) -> Together:
     Raises:
         ModelError: The model cannot generate at all, or is no causal one.
     """
-    told = answers_alone(model)
-    check_causal(model, told)
-    if _agrees_in_batch(model, told):
+    alone = answers_alone(model)
+    check_causal(model, alone)
+    if _agrees_in_batch(model, alone):
         return "padded"
     return "of one length" if _agrees_in_batch(model, answers_alone(model, _OF_ONE_LENGTH)) else "alone"
 
@@ -225,14 +225,14 @@ def _evaluating(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _agrees_in_batch(model: Any, told: Sequence[Told]) -> bool:
+def _agrees_in_batch(model: Any, alone: Sequence[AloneAnswer]) -> bool:
     """Whether ``generate`` over all prompts at once, padded on the left, gives what it gave each alone."""
-    tokens = [each.tokens for each in told]
+    tokens = [each.tokens for each in alone]
     try:
-        rows = _generate(model, [each.prompt for each in told], len(tokens[0]), tokens)
+        rows = _generate(model, [each.prompt for each in alone], len(tokens[0]), tokens)
     except Exception:  # whatever a model's own code raises
         return False
-    return all(is_same(model, logits, each.logits) for (_, logits), each in zip(rows, told, strict=True))
+    return all(is_same(model, logits, each.logits) for (_, logits), each in zip(rows, alone, strict=True))
 
 
 def is_same(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> bool:

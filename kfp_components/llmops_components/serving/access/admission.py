@@ -46,13 +46,13 @@ class Visit:
         method: HTTP method; None where no request could be read.
         path: Path, without the query; likewise.
         key: Whose key it came with.
-        guess: Tokens that it is counted for meanwhile.
+        guess: Tokens that count for it until it is answered.
         is_open: Whether it is one that needs no key and is not noted.
-        is_let_in: Whether it came through the door and may ask.
-        asked: Tokens that its answers may have, as far as it says so.
-        route: Whom the gateway asked.
+        is_let_in: Whether it came through the door, and whoever sent it may ask.
+        asked: Most tokens that its answers may have, where the request says so.
+        route: Where the gateway sent it.
         usage: Tokens that it took.
-        refusal: Why it is not let in, should it come through the door.
+        refusal: Why it is refused once it is through the door; the door may refuse it for another reason before.
         content: Body and answer, where they are noted.
     """
 
@@ -206,7 +206,7 @@ def body_length(header: str | None) -> int:
 
 
 def not_the_gateway() -> RequestError:
-    """What others than the gateway are told."""
+    """The refusal of whoever asks a predictor past its gateway."""
     return RequestError(
         401,
         "This address answers its service's gateway only: ask the service's own address.",
@@ -215,7 +215,7 @@ def not_the_gateway() -> RequestError:
 
 
 def only_the_controller() -> RequestError:
-    """What others than the controller are told at a path of its own."""
+    """The refusal of whoever asks at a path that is the controller's."""
     return RequestError(401, "This path is for the service's controller only.", code="not_the_controller")
 
 

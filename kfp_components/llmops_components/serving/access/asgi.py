@@ -31,7 +31,9 @@ VISIT = "llmops.visit"  # in an ASGI scope
 
 
 class AuditTrail:
-    """Gives each request an id, which its answer has, too, and ends its visit; what the door refuses is noted, therefore.
+    """Gives each request an id, sends it back with the answer, and has the request noted when it is over.
+
+    It stands before the door, so that requests that the door refuses are noted as well.
 
     Args:
         app: The application behind: a door, and behind that :class:`AccessControl`.
@@ -81,13 +83,13 @@ class AuditTrail:
 
 
 class AccessControl:
-    """Lets those in who may ask, and finds out what that takes.
+    """Refuses the requests of those who may not ask, and finds out how many tokens the others take.
 
     Args:
         app: The application behind.
         admission: Who may ask.
-        usage_of: Of a gateway, behind which a predictor computes the answers and tells what they took: asks for what a request
-            took whose answer was left before its end.
+        usage_of: Asks the predictor how many tokens a request took whose client left before the end of its answer. A
+            gateway has it; a predictor that stands alone counts them itself.
     """
 
     def __init__(
@@ -146,7 +148,7 @@ class AccessControl:
 class GatewayOnly:
     """Lets a service's gateway and controller in, and nobody else; what they ask is counted and noted there.
 
-    The gateway may ask at :data:`USAGE_PATH` what a request took whose answer it left.
+    At :data:`USAGE_PATH` the gateway asks how many tokens a request took whose client left before the end of its answer.
 
     Args:
         app: The application behind.
@@ -168,27 +170,27 @@ class GatewayOnly:
             await refuse(not_the_gateway(), scope, receive, send)
             return
         if scope["path"].startswith(USAGE_PATH):
-            await (await self._tell(scope["path"].removeprefix(USAGE_PATH)))(scope, receive, send)
+            await (await self._usage_of(scope["path"].removeprefix(USAGE_PATH)))(scope, receive, send)
             return
-        usage, ended = Usage(tell=True), asyncio.Event()
+        usage, ended = Usage(is_for_gateway=True), asyncio.Event()
         if comes_from_gateway and (id := headers.get(REQUEST_ID_HEADER)):
             self._usages[id] = usage, ended
             if len(self._usages) > KEPT_USAGES:
                 del self._usages[next(iter(self._usages))]
 
-        async def telling(message: Message) -> None:
+        async def with_usage(message: Message) -> None:
             if message["type"] == "http.response.start" and (usage.prompt_tokens or usage.completion_tokens):
                 MutableHeaders(raw=message["headers"]).update(usage.headers())
             await send(message)
 
         try:
             with _noting(usage):
-                await self.app(scope, receive, telling)
+                await self.app(scope, receive, with_usage)
         finally:
             ended.set()
 
-    async def _tell(self, id: str) -> Response:
-        """What a request took, as soon as nothing works for it any more."""
+    async def _usage_of(self, id: str) -> Response:
+        """How many tokens a request took, as soon as the predictor has stopped working for it."""
         if id not in self._usages:
             return Response(status_code=404)
         usage, ended = self._usages[id]

@@ -32,12 +32,12 @@ class Usage:
     Args:
         prompt_tokens: Tokens read.
         completion_tokens: Tokens written.
-        tell: Whether a stream ends with a comment that says so, for the gateway.
+        is_for_gateway: Whether the gateway counts them: a stream ends with a comment that has them, then.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    tell: bool = False
+    is_for_gateway: bool = False
 
     def headers(self) -> dict[str, str]:
         """The same as headers of a whole answer."""
@@ -58,17 +58,17 @@ class Usage:
 
 
 class StreamUsage:
-    """Reads what the comment of a stream says, or counts the events with text where the stream ends before it.
+    """Reads the tokens of a stream from the comment at its end; counts the events with text where it breaks off before.
 
     Args:
-        usage: What is told.
+        usage: Gets the numbers.
     """
 
     def __init__(self, usage: Usage) -> None:
         self._usage = usage
         self._line = b""
         self._texts = 0
-        self._is_told = False
+        self._has_comment = False
 
     def see(self, piece: bytes) -> None:
         """Look at a piece of the stream.
@@ -80,8 +80,8 @@ class StreamUsage:
         for line in lines:
             if found := _COMMENT.fullmatch(line):
                 self._usage.prompt_tokens, self._usage.completion_tokens = int(found[1]), int(found[2])
-                self._is_told = True
-            elif not self._is_told:
+                self._has_comment = True
+            elif not self._has_comment:
                 self._texts += len(_TEXT.findall(line))  # one of them has a token or more
                 self._usage.completion_tokens = max(self._usage.completion_tokens, self._texts)
 
@@ -103,7 +103,7 @@ def note_usage(prompt_tokens: int, completion_tokens: int) -> None:
 def usage_comment() -> str | None:
     """What a stream says to the gateway before its last event, if one asks."""
     usage = current.get()
-    if usage is None or not usage.tell:
+    if usage is None or not usage.is_for_gateway:
         return None
     said = json.dumps({"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens})
     return f": usage {said}\n\n"

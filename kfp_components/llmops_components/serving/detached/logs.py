@@ -1,4 +1,4 @@
-"""The log of a service's process: it stays small for as long as the service lives, and an error is told once."""
+"""The log of a service's process, which stays small for as long as the service lives."""
 
 from __future__ import annotations
 
@@ -78,14 +78,3 @@ def _is(log: Path, written: os.stat_result) -> bool:
         return os.path.samestat(log.stat(), written)
     except FileNotFoundError:
         return False
-
-
-def tell_once(record: logging.LogRecord) -> bool:
-    """Filter of KServe's logger: its handlers write the whole stack for each request that is refused.
-
-    What is refused is told in one line, and what fails by Uvicorn, with its stack.
-
-    Args:
-        record: What KServe would write.
-    """
-    return not (record.exc_info and record.funcName.endswith("_handler"))

@@ -31,7 +31,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _ToProcess(urllib.request.HTTPHandler):
-    """Sends nothing where the process that is meant no longer lives once there is a connection."""
+    """Connects, and sends nothing if the process that the request is for is gone by then."""
 
     def __init__(self, lives: Callable[[], bool]) -> None:
         super().__init__()

@@ -32,8 +32,8 @@ class _Unfinished:
 class Bodies:
     """Reads a request's body as a whole before the application sees the request.
 
-    Where the bodies of all requests together are too large, the largest of those that are not complete gives way: it is the
-    one who sends much and slowly that pays, not the one who asks.
+    Where the bodies of all requests together are too large, the largest that is not complete is refused: whoever sends much
+    and slowly pays for it, not whoever comes last.
 
     Args:
         app: The application behind.

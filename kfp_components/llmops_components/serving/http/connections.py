@@ -39,7 +39,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's protocol with limits; what they are is the class's, so that a subclass may have others.
 
     Args:
-        refused: Told of the id and status of each request that no application sees.
+        refused: Called with the id and status of each request that is refused before the application sees it.
     """
 
     max_head_bytes = MAX_HEAD_BYTES

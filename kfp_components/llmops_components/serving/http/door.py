@@ -123,16 +123,16 @@ class Door:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        told = _Told(scope, send)
+        answer = _LoggedAnswer(scope, send)
         policy = self._policy()
         try:
             self._check_host(scope, policy)
             origin = _only(scope, b"origin")
             if origin is None:
                 self._check_route(scope)
-                await self.app(scope, receive, told.send)
+                await self.app(scope, receive, answer.send)
             elif origin in policy.origins or "*" in policy.origins:
-                await _cors(self._behind_cors, policy.origins)(scope, receive, told.send)
+                await _cors(self._behind_cors, policy.origins)(scope, receive, answer.send)
             else:
                 raise RequestError(
                     403,
@@ -140,7 +140,7 @@ class Door:
                     code="origin_not_allowed",
                 )
         except RequestError as error:
-            await refuse(error, scope, receive, told.send)
+            await refuse(error, scope, receive, answer.send)
 
     async def _behind_cors(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -222,8 +222,8 @@ def _cors(app: ASGIApp, origins: tuple[str, ...]) -> CORSMiddleware:
     )
 
 
-class _Told:
-    """Passes an answer on, and writes the one line of it that is an error."""
+class _LoggedAnswer:
+    """Passes an answer on, and writes one line to the log if it is an error."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope

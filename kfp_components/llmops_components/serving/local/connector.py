@@ -11,12 +11,12 @@ from aiohttp.tracing import Trace
 
 from llmops_components.serving.detached import processes
 
-meant: ContextVar[Path] = ContextVar("meant")
+destination: ContextVar[Path] = ContextVar("destination")
 """Directory of the process that the request at hand is for, with the lock that it holds."""
 
 
 class ProcessGoneError(Exception):
-    """The process that is meant is gone, whoever may listen at its port now."""
+    """The process that a request is for is gone, whoever may listen at its port now."""
 
 
 class ProcessConnector(TCPConnector):
@@ -29,7 +29,7 @@ class ProcessConnector(TCPConnector):
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
         """Take a connection, or make one."""
         connection = await super().connect(req, traces, timeout)
-        if not processes.is_running(meant.get()):
+        if not processes.is_running(destination.get()):
             connection.close()
             raise ProcessGoneError("its process is gone")
         return connection

@@ -52,7 +52,7 @@ from llmops_components.serving.http.bodies import Bodies
 from llmops_components.serving.http.connections import LimitedProtocol, raise_file_limit
 from llmops_components.serving.http.door import ROUTES, Door
 from llmops_components.serving.http.refusals import RequestError, refuse
-from llmops_components.serving.local.connector import ProcessConnector, ProcessGoneError, meant
+from llmops_components.serving.local.connector import ProcessConnector, ProcessGoneError, destination
 from llmops_components.serving.local.routing import Routes
 
 REVISION_HEADER = "x-llmops-revision"
@@ -185,7 +185,7 @@ class Gateway:
         if (visit := scope.get(VISIT)) is not None:
             visit.route = route
             headers.append((REQUEST_ID_HEADER, visit.id))
-        meant.set(self.routes.directory(route))
+        destination.set(self.routes.directory(route))
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -239,7 +239,7 @@ class Gateway:
         if self._session is None or self.secret is None or visit.route is None:
             return
         address, headers = f"{visit.route['url']}{USAGE_PATH}{visit.id}", {GATEWAY_HEADER: self.secret}
-        meant.set(self.routes.directory(visit.route))
+        destination.set(self.routes.directory(visit.route))
         with contextlib.suppress(ClientError, TimeoutError, ProcessGoneError):
             async with asyncio.timeout(READ_SECONDS), self._session.get(address, headers=headers) as got:
                 visit.usage.read_headers(got.headers)

@@ -59,9 +59,9 @@ class PromptEncoder:
                 for prompt in prompts
             ]
 
-        return await self.beside(read, [prompt for prompt in prompts if isinstance(prompt, str)], field)
+        return await self.in_thread(read, [prompt for prompt in prompts if isinstance(prompt, str)], field)
 
-    async def beside(self, read: Callable[[], _Answer], texts: Sequence[str], field: str) -> _Answer:
+    async def in_thread(self, read: Callable[[], _Answer], texts: Sequence[str], field: str) -> _Answer:
         """What a function makes of texts, while the server goes on answering others.
 
         Args:

@@ -14,7 +14,7 @@ from prometheus_client import Counter, Histogram
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from llmops_components.models.probing import (
-    Told,
+    AloneAnswer,
     answers_alone,
     check_causal,
     is_same,
@@ -228,10 +228,10 @@ def choose_engine(model: Any) -> Callable[[Any], Engine]:
     Raises:
         ModelError: The model cannot generate at all, or does not continue its prompt.
     """
-    told = answers_alone(model)
-    check_causal(model, told)
+    alone = answers_alone(model)
+    check_causal(model, alone)
     try:
-        same = answers_in_batch(model, told)
+        same = answers_in_batch(model, alone)
         why = "does not answer in a batch as it does alone"
     except Exception as error:  # whatever a model's own code raises over a cache that is not its own
         same, why = False, f"fails in a batch ({type(error).__name__}: {error})"
@@ -241,14 +241,14 @@ def choose_engine(model: Any) -> Callable[[Any], Engine]:
     return OneByOne
 
 
-def answers_in_batch(model: Any, told: Sequence[Told]) -> bool:
+def answers_in_batch(model: Any, alone: Sequence[AloneAnswer]) -> bool:
     """Whether a batch that prompts join and leave gives the logits that each prompt got alone.
 
     Args:
         model: A causal language model of transformers.
-        told: What it said to each prompt alone, three at least.
+        alone: What it said to each prompt alone, three at least.
     """
-    rows = [_Retold(each) for each in told]
+    rows = [_Replay(each) for each in alone]
     rows[1].max_tokens -= 2  # leaves before the others
     batch = Batch(model)
     batch.step(rows[:2])
@@ -256,25 +256,25 @@ def answers_in_batch(model: Any, told: Sequence[Told]) -> bool:
     batch.step(rows[2:])
     while batch.rows:
         batch.step([])
-    return all(is_same(model, torch.stack(row.logits), row.told.logits[: row.max_tokens]) for row in rows)
+    return all(is_same(model, torch.stack(row.logits), row.alone.logits[: row.max_tokens]) for row in rows)
 
 
-class _Retold:
-    """A row that says again what was said, and keeps the logits that it is given."""
+class _Replay:
+    """A row that chooses the tokens that the model chose alone, and keeps the logits that it is given."""
 
     takes_most_likely = False
     cancelled = False
 
-    def __init__(self, told: Told) -> None:
-        self.told = told
-        self.prompt_ids = told.prompt
-        self.max_tokens = len(told.tokens)
+    def __init__(self, alone: AloneAnswer) -> None:
+        self.alone = alone
+        self.prompt_ids = alone.prompt
+        self.max_tokens = len(alone.tokens)
         self.finish_reason: str | None = None
         self.logits: list[torch.Tensor] = []
 
     def choose(self, logits: torch.Tensor) -> int:
         self.logits.append(logits.float().cpu())
-        return self.told.tokens[len(self.logits) - 1]
+        return self.alone.tokens[len(self.logits) - 1]
 
     def feed(self, token: int) -> None:
         if len(self.logits) == self.max_tokens:

@@ -45,7 +45,7 @@ class Server(ModelServer):
         on_ready: Called when requests are accepted.
         grace_period: Seconds that running requests get after SIGTERM.
         tls: Certificate to offer.
-        refused: Told of the id and status of each request that no application sees.
+        refused: Called with the id and status of each request that is refused before the application sees it.
     """
 
     def __init__(

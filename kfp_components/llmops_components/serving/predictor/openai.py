@@ -114,7 +114,7 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
         asked = parse(ChatRequest, await request.body())
         check_model(asked.model)
         batcher.check_count(1, asked.n or 1, "messages")
-        prompt = await encoder.beside(lambda: template.render(asked), asked.texts(), "messages")
+        prompt = await encoder.in_thread(lambda: template.render(asked), asked.texts(), "messages")
         limit_field = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
         generations = ask(
             batcher,

@@ -203,7 +203,7 @@ def serve(args: argparse.Namespace) -> None:
         "kserve.trace",
     ):  # a log must not grow with every request of a long-lived service
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("kserve").addFilter(logs.tell_once)
+    logging.getLogger("kserve").addFilter(is_no_refusal)
     raise_file_limit()
     batcher = Batcher(
         model,
@@ -248,6 +248,17 @@ def serve(args: argparse.Namespace) -> None:
     if "/" in args.model_name:
         app.include_router(routes_of_names_with_slashes(server))
     server.start([served])
+
+
+def is_no_refusal(record: logging.LogRecord) -> bool:
+    """Filter of KServe's logger, whose handlers write the whole stack for each request that is refused.
+
+    The door writes one line for it, and Uvicorn writes the stack of what fails.
+
+    Args:
+        record: What KServe would write.
+    """
+    return not (record.exc_info and record.funcName.endswith("_handler"))
 
 
 def _policy(args: argparse.Namespace, listens_on: str) -> Any:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -65,22 +62,3 @@ def test_a_file_that_output_does_not_go_to_is_left_alone(tmp_path: Path) -> None
     assert not logs.rotate(other, max_bytes=0)
     assert not logs.rotate(tmp_path / "none.txt", max_bytes=0)
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
-
-
-def test_what_kserve_says_of_a_refused_request_is_not_said_twice() -> None:
-    from kserve import errors
-
-    told: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = told.append  # type: ignore[method-assign]
-    logger = logging.getLogger("kserve")
-    logger.addHandler(handler)
-    logger.addFilter(logs.tell_once)
-    try:
-        answer = asyncio.run(errors.invalid_input_handler(None, errors.InvalidInput("no")))
-        logger.error("said")
-    finally:
-        logger.removeHandler(handler)
-        logger.removeFilter(logs.tell_once)
-    assert json.loads(answer.body) == {"error": "no"}
-    assert [record.getMessage() for record in told] == ["said"]

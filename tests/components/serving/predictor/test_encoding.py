@@ -74,13 +74,13 @@ def test_the_loop_goes_on_while_a_prompt_is_read_and_too_much_waiting_text_is_re
     read = threading.Event()
 
     async def ask() -> RequestError:
-        waiting = asyncio.create_task(encoder.beside(lambda: read.wait(60), ["a" * 9], "prompt"))
+        waiting = asyncio.create_task(encoder.in_thread(lambda: read.wait(60), ["a" * 9], "prompt"))
         await asyncio.sleep(0)
         with pytest.raises(RequestError) as error:
-            await encoder.beside(lambda: True, ["b" * 2], "prompt")
+            await encoder.in_thread(lambda: True, ["b" * 2], "prompt")
         read.set()  # by the loop, which is free
         assert await waiting
-        assert await encoder.beside(lambda: True, ["b" * 11], "prompt")  # nothing else waits
+        assert await encoder.in_thread(lambda: True, ["b" * 11], "prompt")  # nothing else waits
         return error.value
 
     error = asyncio.run(ask())
