@@ -18,7 +18,7 @@ import psutil
 if TYPE_CHECKING:
     from llmops_components.serving.local.controller import LocalServing
 
-START_SECONDS = 90
+START_SECONDS = 240  # processes load at once where the machine is busy
 
 
 def manifest_for(model: Path, name: str = "helper", **change: Any) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def running_predictor(model: Path, directory: Path, *arguments: str) -> Iterator
     command += [f"--model_dir={model}", "--http_port=0", f"--state_file={state_file}", *arguments]
     with (directory / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    deadline = time.monotonic() + 240  # two processes load at once where the machine is busy
+    deadline = time.monotonic() + START_SECONDS
     while not state_file.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert state_file.exists(), (directory / "log.txt").read_text()
