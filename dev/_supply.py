@@ -28,19 +28,19 @@ def main() -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
         bills = dict(zip(PLANES, pool.map(_make_bill, PLANES), strict=True))
-    troubles = []
+    problems = []
     for plane, bill in bills.items():
-        troubles += licence_troubles(bill["components"], rules["licences"])
+        problems += licence_problems(bill["components"], rules["licences"])
         _write_licences(OUTPUT / f"{plane}-licences.tsv", bill["components"], rules["licences"])
         bill["vulnerabilities"] = answers(bill["components"], rules["vulnerabilities"])
         (OUTPUT / f"{plane}.cdx.json").write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     installed = [component for bill in bills.values() for component in bill["components"]]
-    troubles += stale_answers(installed, rules["vulnerabilities"])
-    for trouble in sorted(set(troubles)):
-        print(trouble)
+    problems += stale_answers(installed, rules["vulnerabilities"])
+    for problem in sorted(set(problems)):
+        print(problem)
     places = ", ".join(f"{plane}.cdx.json" for plane in bills)
     print(f"{len(installed)} packages in {OUTPUT.relative_to(REPOSITORY)}: {places}, and their licences")
-    return 1 if troubles else 0
+    return 1 if problems else 0
 
 
 def _make_bill(plane: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def licences_of(component: Component) -> list[str]:
     ]
 
 
-def licence_troubles(components: Iterable[Component], rules: Mapping[str, Any]) -> list[str]:
+def licence_problems(components: Iterable[Component], rules: Mapping[str, Any]) -> list[str]:
     """What is under a licence that nobody has allowed, or says nothing of it."""
     allowed = frozenset(rules["allowed"])
     return [

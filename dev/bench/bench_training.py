@@ -21,6 +21,7 @@ import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -90,43 +91,60 @@ def stop_at(step: int) -> Any:
     return Stop()
 
 
-def train_ours(
-    method: str, model: Path, rows: Path, out: Path, checkpoints: Path | None, args: dict, callbacks: list
-) -> None:
+@dataclass(frozen=True)
+class Training:
+    """What both sides train alike.
+
+    :param method: ``sft`` or ``dpo``
+    :param model: directory of the base model
+    :param rows: file of the dataset
+    :param out: where its outputs go
+    :param checkpoints: where its checkpoints are, if it writes some
+    :param args: settings of the trainer, beside those that are the same for all
+    :param callbacks: what watches it
+    """
+
+    method: str
+    model: Path
+    rows: Path
+    out: Path
+    checkpoints: Path | None
+    args: dict[str, Any]
+    callbacks: list[Any]
+
+
+def train_ours(job: Training) -> None:
     import importlib
 
-    train = getattr(
-        importlib.import_module(f"llmops_components.training.methods.{method}"), f"train_{method}"
-    )
-    train(
-        rows,
-        model,
-        out / "model",
-        out / "adapter",
-        training_args=SAME | args,
-        checkpoints=checkpoints,
-        callbacks=callbacks,
+    module = importlib.import_module(f"llmops_components.training.methods.{job.method}")
+    getattr(module, f"train_{job.method}")(
+        job.rows,
+        job.model,
+        job.out / "model",
+        job.out / "adapter",
+        training_args=SAME | job.args,
+        checkpoints=job.checkpoints,
+        callbacks=job.callbacks,
     )
 
 
-def train_plain(
-    method: str, model: Path, rows: Path, out: Path, checkpoints: Path | None, args: dict, callbacks: list
-) -> None:
+def train_plain(job: Training) -> None:
     import trl
     from datasets import load_dataset
     from peft import LoraConfig
 
-    trainer_class, config_class = (getattr(trl, name) for name in CLASSES[method])
+    trainer_class, config_class = (getattr(trl, name) for name in CLASSES[job.method])
+    checkpoints = job.checkpoints
     trainer_class(
-        model=str(model),
+        model=str(job.model),
         args=config_class(
-            output_dir=str(checkpoints or out),
+            output_dir=str(checkpoints or job.out),
             use_cpu=True,
-            **{**SAME, **({} if checkpoints else {"save_strategy": "no"}), **args},
+            **{**SAME, **({} if checkpoints else {"save_strategy": "no"}), **job.args},
         ),
-        train_dataset=load_dataset("json", data_files=str(rows), split="train", cache_dir=str(out)),
+        train_dataset=load_dataset("json", data_files=str(job.rows), split="train", cache_dir=str(job.out)),
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
-        callbacks=callbacks,
+        callbacks=job.callbacks,
     ).train(resume_from_checkpoint=bool(checkpoints and any(checkpoints.glob("checkpoint-*"))))
 
 
@@ -144,7 +162,7 @@ def work(who: str, method: str, model: Path, rows: Path, steps: int, checkpoints
         callbacks.append(stop_at(SAVE_AT + 1 if resumes else SAVE_AT))
     with tempfile.TemporaryDirectory() as out:
         train = train_ours if who == "ours" else train_plain
-        train(method, model, rows, Path(out), checkpoints, args, callbacks)
+        train(Training(method, model, rows, Path(out), checkpoints, args, callbacks))
     if checkpoints:
         if resumes and callback.first_step != SAVE_AT + 1:
             raise SystemExit(f"did not go on from the checkpoint, but began with step {callback.first_step}")

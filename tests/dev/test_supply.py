@@ -34,7 +34,7 @@ def component(name: str, *licences: str, version: str = "1.0") -> dict[str, obje
     ],
 )
 def test_allowed_licences_are_no_trouble(licences: tuple[str, ...]) -> None:
-    assert _supply.licence_troubles([component("new", *licences)], RULES) == []
+    assert _supply.licence_problems([component("new", *licences)], RULES) == []
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_allowed_licences_are_no_trouble(licences: tuple[str, ...]) -> None:
     ],
 )
 def test_package_under_another_licence_is_named(licences: tuple[str, ...], shown: str) -> None:
-    assert _supply.licence_troubles([component("new", *licences)], RULES) == [
+    assert _supply.licence_problems([component("new", *licences)], RULES) == [
         f"new 1.0 is under {shown}, which dev/supply-chain.toml does not allow: leave the package out, or add it there with "
         "the reason."
     ]
 
 
 def test_exception_lets_a_package_pass() -> None:
-    assert _supply.licence_troubles([component("nvidia_cublas", "secret")], RULES) == []
+    assert _supply.licence_problems([component("nvidia_cublas", "secret")], RULES) == []
 
 
 def test_known_vulnerability_is_answered_for_one_version() -> None:

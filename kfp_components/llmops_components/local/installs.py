@@ -1,4 +1,4 @@
-"""What a step's command installs before its component: read, told from what the data plane has, and named for people."""
+"""What a step's command installs before its component: how it is read from the command, whether the data plane has it, what it is called."""
 
 from __future__ import annotations
 
