@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from _airflow_api import AirflowApi, StackError
 from _conf import problems_of
-from _stack import REPOSITORY, STACKS, AirflowApi, Stack, StackError, interruptible
+from _places import REPOSITORY, STACKS
+from _signals import interruptible
+from _stack import Stack
 from _updown import PREFERRED_PORTS, addresses, curl_command, stop_command
 from rich.console import Console
 from rich.live import Live

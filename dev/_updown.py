@@ -11,17 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from _stack import (
-    CONTROL_PYTHON,
-    MARK,
-    STACKS,
-    USERNAME,
-    Stack,
-    StackError,
-    interruptible,
-    marked_processes,
-    stop_processes,
-)
+from _airflow_api import StackError
+from _places import CONTROL_PYTHON, STACKS
+from _processes import MARK, marked_processes, stop_processes
+from _signals import interruptible
+from _stack import Stack
+from _stack_home import USERNAME
 
 DEFAULT = "default"
 # What the newcomer types; another port is taken if one of them is not free.

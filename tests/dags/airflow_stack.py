@@ -18,7 +18,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "dev"))
 
-from _stack import AirflowApi, Stack, StackError, marked_processes
+from _airflow_api import AirflowApi, StackError
+from _processes import marked_processes
+from _stack import Stack
 
 __all__ = ["RealAirflow", "Stack", "StackError"]
 

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import closing
 
-from _stack import marked_processes
+from _processes import marked_processes
 from airflow_stack import RealAirflow
 
 WAIT_DAG = """

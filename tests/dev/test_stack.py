@@ -18,7 +18,12 @@ import _updown
 import httpx
 import psutil
 import pytest
-from _stack import AirflowApi, Stack, StackError, free_ports, marked_processes, stop_processes
+from _airflow_api import AirflowApi, StackError
+from _places import DATA_PYTHON, REPOSITORY
+from _processes import MARK, free_ports, marked_processes, stop_processes
+from _stack import Stack
+from _stack_connections import make_access_file
+from _stack_home import airflow_settings
 from broken_files import BROKEN
 
 DETACHED_CHILD = """
@@ -35,7 +40,7 @@ def start_marked(directory: Path, manner: str = "") -> subprocess.Popen[str]:
     """A process of a stack with a child in a session of its own, as a pipeline run is."""
     process = subprocess.Popen(
         [sys.executable, "-c", DETACHED_CHILD, manner],
-        env={**os.environ, _stack.MARK: str(directory)},
+        env={**os.environ, MARK: str(directory)},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -93,7 +98,7 @@ def test_a_stack_knows_its_own_listeners_from_those_of_others(tmp_path: Path) ->
     with socket.create_server(("127.0.0.1", 0)):
         own = subprocess.Popen(
             [sys.executable, "-c", code],
-            env={**os.environ, _stack.MARK: str(tmp_path)},
+            env={**os.environ, MARK: str(tmp_path)},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -121,10 +126,10 @@ def test_stop_reaches_detached_and_stubborn_processes_and_spares_other_stacks(tm
 
 
 def test_stop_never_ends_the_process_that_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(_stack.__file__).parent)!r}); import _stack; print(_stack.stop_processes({str(tmp_path)!r}))"
+    code = f"import sys; sys.path.insert(0, {str(Path(_stack.__file__).parent)!r}); import _processes; print(_processes.stop_processes({str(tmp_path)!r}))"
     answer = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, _stack.MARK: str(tmp_path)},
+        env={**os.environ, MARK: str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
@@ -143,13 +148,13 @@ def test_settings_of_another_airflow_do_not_reach_the_stack(
     assert "AIRFLOW__CORE__EXECUTOR" not in environment
     assert "MLFLOW_TRACKING_URI" not in environment
     assert environment["NO_PROXY"] == "intranet,127.0.0.1,localhost"
-    assert environment[_stack.MARK] == str(tmp_path)
+    assert environment[MARK] == str(tmp_path)
     assert not any(name.startswith("AIRFLOW_CONN_") for name in environment)
 
 
 def test_secrets_are_for_the_owner_only_and_kept_for_the_next_start(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
-    stack._configure(fresh_ports=False)
+    stack.configure(fresh_ports=False)
     modes = {
         path.name: path.stat().st_mode & 0o777
         for path in tmp_path.rglob("*")
@@ -161,7 +166,7 @@ def test_secrets_are_for_the_owner_only_and_kept_for_the_next_start(tmp_path: Pa
         "simple_auth_manager_passwords.json.generated": 0o600,
     }
     again = Stack(tmp_path)
-    again._configure(fresh_ports=False)
+    again.configure(fresh_ports=False)
     assert again.state == stack.state
 
 
@@ -169,7 +174,7 @@ def test_mlflow_takes_a_password_of_its_own_that_no_command_line_and_no_other_pr
     tmp_path: Path,
 ) -> None:
     stack = Stack(tmp_path)
-    stack._configure(fresh_ports=False)
+    stack.configure(fresh_ports=False)
     user, password = stack.mlflow_login
     assert user == "admin"
     assert len(password) >= 12 and password != stack.password
@@ -188,13 +193,13 @@ def test_mlflow_takes_a_password_of_its_own_that_no_command_line_and_no_other_pr
 
 def test_users_of_mlflow_are_made_anew_where_nobody_knows_the_password(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
-    stack._configure(fresh_ports=False)
+    stack.configure(fresh_ports=False)
     stack._mlflow_command()
     (tmp_path / "mlflow/users.db").write_bytes(b"users")
-    Stack(tmp_path)._configure(fresh_ports=False)
+    Stack(tmp_path).configure(fresh_ports=False)
     assert (tmp_path / "mlflow/users.db").exists()
     (tmp_path / "stack.json").unlink()
-    Stack(tmp_path)._configure(fresh_ports=False)
+    Stack(tmp_path).configure(fresh_ports=False)
     assert not (tmp_path / "mlflow/users.db").exists()
 
 
@@ -215,10 +220,10 @@ def test_state_that_cannot_be_read_is_put_aside_and_connections_stay_readable(
     tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Stack(tmp_path)
-    before._configure(fresh_ports=False)
+    before.configure(fresh_ports=False)
     BROKEN[how](tmp_path / "stack.json")
     after = Stack(tmp_path)
-    after._configure(fresh_ports=False)
+    after.configure(fresh_ports=False)
     assert after.state["fernet_key"] == before.state["fernet_key"]
     assert after.password != before.password
     assert os.path.lexists(tmp_path / "stack.json.unreadable")
@@ -302,8 +307,8 @@ def test_request_that_the_database_took_back_is_sent_again(
         return httpx.Response(200, json={"state": "success"})
 
     client = partial(httpx.Client, transport=httpx.MockTransport(answer))
-    monkeypatch.setattr(_stack.httpx, "Client", client)
-    monkeypatch.setattr(_stack.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(httpx, "Client", client)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     api = AirflowApi("http://127.0.0.1:1", "admin", "password")
     if is_answered:
         assert api.dag_run("dag", "run") == {"state": "success"}
@@ -363,7 +368,6 @@ from pathlib import Path
 import _stack, _demo, time
 _stack.CONTROL_PYTHON = _stack.DATA_PYTHON = Path({str(stand_in)!r})
 _demo.STACKS = Path({str(tmp_path / "stacks")!r})
-_stack.STOP_GRACE_SECONDS = 0.5
 _stack.stop_processes.__defaults__ = (0.5,)
 _stack.Stack.is_running = lambda self: {healthy}
 _stack.Stack._mlflow_answers = lambda self: True
@@ -412,7 +416,7 @@ def test_connections_are_in_the_database_and_only_that_of_mlflow_is_made_anew(
         sent.append((request.method, request.url.path, json.loads(request.content)["actions"]))
         return httpx.Response(200, json={"create": {"success": [], "errors": []}})
 
-    monkeypatch.setattr(_stack.httpx, "Client", partial(httpx.Client, transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr(httpx, "Client", partial(httpx.Client, transport=httpx.MockTransport(answer)))
     stack = Stack(tmp_path)
     stack.state = {"airflow_port": 1, "mlflow_port": 5001, "password": "p", "mlflow_password": "m"}
     stack._connect()
@@ -423,11 +427,11 @@ def test_connections_are_in_the_database_and_only_that_of_mlflow_is_made_anew(
         "kserve_default",
     ]
     assert json.loads(action["entities"][0]["extra"]) == {
-        "python": str(_stack.DATA_PYTHON),
+        "python": str(DATA_PYTHON),
         "root": str(tmp_path / "llmops"),
     }
     assert json.loads(action["entities"][1]["extra"]) == {
-        "python": str(_stack.DATA_PYTHON),
+        "python": str(DATA_PYTHON),
         "root": str(tmp_path / "llmops"),
         "access_file": str(tmp_path / "access.json"),
         "api_key_file": str(tmp_path / "api-key"),
@@ -442,14 +446,14 @@ def test_folders_of_dags_are_bundles_beside_ours(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     stack = Stack(tmp_path / "stack", more_dags=[mine], with_mlflow=False)
-    stack._configure(fresh_ports=False)
-    settings = stack._settings()
+    stack.configure(fresh_ports=False)
+    settings = airflow_settings(stack)
     bundles = json.loads(settings["dag_processor"]["dag_bundle_config_list"])
     assert [(bundle["name"], bundle["kwargs"]) for bundle in bundles] == [
         ("dags-folder", {}),
         ("dags-1-mine", {"path": str(mine)}),
     ]
-    assert settings["core"]["dags_folder"] == str(_stack.REPOSITORY / "dags")
+    assert settings["core"]["dags_folder"] == str(REPOSITORY / "dags")
 
 
 def test_airflow_runs_in_the_environment_of_the_stack_that_is_named(
@@ -462,7 +466,7 @@ def test_airflow_runs_in_the_environment_of_the_stack_that_is_named(
     monkeypatch.setattr(_updown, "STACKS", tmp_path)
     for name in ("default", "other"):
         stack = Stack(tmp_path / name)
-        stack._configure(fresh_ports=False)
+        stack.configure(fresh_ports=False)
     assert _updown.airflow(["dags", "list", "--stack", "x"]) == 3
     assert _updown.airflow(["--stack", "other", "version"]) == 3
     assert _updown.airflow(["--stack=other"]) == 3
@@ -484,7 +488,7 @@ def test_down_says_what_else_runs_and_what_comes_back(
     (home / "routes.json").write_text('{"routes": [{"revision": "00001", "weight": 100}]}', encoding="utf-8")
     (tmp_path / "other").mkdir()
     other = start_marked(tmp_path / "other")
-    environment = {name: value for name, value in os.environ.items() if name != _stack.MARK}
+    environment = {name: value for name, value in os.environ.items() if name != MARK}
     loose = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)", "llmops_components.serving.predictor"],
         env=environment,
@@ -506,10 +510,10 @@ def test_down_says_what_else_runs_and_what_comes_back(
 def test_services_of_a_stack_have_one_key_that_only_its_owner_can_read(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
     assert stack.api_key is None
-    file, key = stack._access_file(), stack.api_key
+    file, key = make_access_file(stack), stack.api_key
     assert key is not None
     assert key.startswith("sk-llmops-")
-    assert stack._access_file() == file
+    assert make_access_file(stack) == file
     assert stack.api_key == key
     assert [each["name"] for each in json.loads(file.read_text())["keys"]] == ["stack"]
     assert key not in file.read_text()
