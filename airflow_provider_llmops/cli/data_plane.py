@@ -110,7 +110,7 @@ class InstalledDataPlane(Environment):
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> InstalledDataPlane:
-        """The one that was asked for at the terminal."""
+        """The data plane that the options of the command ask for."""
         components = options.components or _own_components()
         if Path(components).exists():
             components = str(Path(components).resolve())
@@ -182,7 +182,7 @@ def _make(plane: InstalledDataPlane, interpreter: Path) -> None:
 
 
 def _refuse_foreign(directory: Path) -> None:
-    """Leave alone what this command has not made: it empties what it makes anew."""
+    """Refuse a directory that this command has not made, since it empties what it makes anew."""
     if not directory.exists() or not any(directory.iterdir()):
         return
     if not InstalledDataPlane("data", "", directory, "", (), False).read_stamp():

@@ -128,7 +128,7 @@ class Installer:
         return answer.returncode == 0 and answer.stdout.strip() == str(self.interpreter)
 
     def _check_build(self, environment: Environment) -> str:
-        """The build of torch that it will be; says so, and stops where that does not fit on the disk."""
+        """Which build of torch is going to be installed. A large one is named, and refused where the disk has no room for it."""
         torch = environment.torch()
         if torch is None:
             return "cpu"

@@ -1,4 +1,4 @@
-"""Report why a step or a training has failed to who reads it there: in the file that was asked for, or in its output."""
+"""Report why a step or a training has failed: in the file that its caller has named, or at the end of its output."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _write(target: str, described: dict[str, object]) -> None:
 
 
 def _in_short(described: dict[str, object]) -> str:
-    """The error as JSON in no more than is read of a termination log, whose beginning is left out where it is longer."""
+    """The error as JSON, no longer than a termination log may be: Kubernetes leaves out the beginning of a longer one."""
     room = MAX_MESSAGE_CHARACTERS
     while len(text := json.dumps(described)) > TERMINATION_LOG_BYTES and room:
         room //= 2

@@ -34,7 +34,7 @@ ERROR_SHAPE = {"type": str, "message": str, "retryable": bool, "traceback": str,
 
 
 class StateFileError(ComponentError):
-    """A state file holds something else than what is written there."""
+    """A state file does not hold what its writers write."""
 
 
 class DiskFullError(UnavailableError, OSError):
@@ -80,7 +80,7 @@ def _write_aside(aside: Path, content: bytes, mode: int) -> None:
 
 
 def _keep_names(directory: Path) -> None:
-    """Have the disk keep a rename; without it, what comes back after a power cut may be the file before."""
+    """Write a rename to the disk; without this the former file may be back after a power cut."""
     with suppress(OSError):  # some network file systems know no such thing
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -257,7 +257,7 @@ def raise_if_full(error: OSError, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def naming_full_disk(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Call a full disk a full disk, whoever says it in whatever words.
+    """Raise :class:`DiskFullError` in place of whatever a library raises because the disk is full.
 
     Args:
         place: What is written meanwhile, for errors that name no file.
@@ -276,7 +276,7 @@ def naming_full_disk(place: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _is_of_writer(error: BaseException) -> bool:
-    """What torch says when its archive cannot be written on."""
+    """Whether an error is torch's own for an archive that it could not write."""
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in ("unexpected pos", "PytorchStreamWriter failed", "inline_container")
     )
@@ -290,7 +290,7 @@ def _free_bytes(path: str | os.PathLike[str]) -> int:
 
 
 def full_disk(error: BaseException, path: str | os.PathLike[str]) -> str:
-    """What a full disk is called: why, what, and how much is free.
+    """The message about a full disk: why, which file, and how much is free.
 
     Args:
         error: Of writing something; its number says which limit was met.

@@ -96,7 +96,7 @@ def carry_out(
 
 
 def _shortened(findings: list[str]) -> list[str]:
-    """As many as a result may have: more of them must not make a failure of a step that has done its work."""
+    """The first findings, as many as a result may have: a step that has done its work does not fail for having more."""
     if len(findings) <= MAX_FINDINGS:
         return findings
     return [*findings[: MAX_FINDINGS - 1], f"and {len(findings) - MAX_FINDINGS + 1} more"]

@@ -1,4 +1,4 @@
-"""Whose turn it is on this machine: what the process of a run does for those that wait, when it begins and when it has ended.
+"""The queue of runs on this machine: the process of a run starts the next ones, when it begins and when it has ended.
 
 A run that is to be started is a ticket, ``<root>/queue/<number>.<run id>``, with its command and environment, and no process. A slot,
 ``<root>/slots/<number>``, is locked for as long as the process of its run works, and names that run. The Airflow provider's
@@ -92,7 +92,9 @@ def start_next(root: Path, slots: int) -> None:
 
 
 def is_waiting(run: Path) -> bool:
-    """Whether a run has a ticket. One that has none, and whose lock is free after that was seen, is not to be started.
+    """Whether a run has a ticket, and so waits to be started.
+
+    Ask this first and look at the run's lock second: a run is locked before its ticket goes.
 
     Args:
         run: Its directory.
@@ -114,7 +116,7 @@ def _run_id(ticket: Path) -> str:
 
 
 def _free_slot(directory: Path, slots: int) -> int | None:
-    """A slot that nobody works in, locked; only who holds the queue's lock takes one."""
+    """A free slot, now locked; None where all are taken. The caller holds the queue's lock."""
     private_directory(directory)
     for number in range(max(slots, 1)):
         slot = _open_slot(directory / str(number))
@@ -128,7 +130,7 @@ def _free_slot(directory: Path, slots: int) -> int | None:
 
 
 def _open_slot(path: Path) -> int:
-    """A slot's file; nobody can work in what is none, so that is put aside."""
+    """Open a slot's file. What is no regular file is put aside: no run can have locked it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex}"))
@@ -136,7 +138,7 @@ def _open_slot(path: Path) -> int:
 
 
 def _start(ticket: Path, run: Path, slot: int) -> None:
-    """Start the run of a ticket, or find that it can never be started; a run whose lock is held keeps its ticket."""
+    """Start the run of a ticket, or record why it can never be started. A run that another process has locked keeps its ticket."""
     why = None
     try:
         known = read_json(ticket, TICKET_SHAPE)
@@ -163,7 +165,7 @@ def _start(ticket: Path, run: Path, slot: int) -> None:
 
 @contextlib.contextmanager
 def _held(run: Path) -> Iterator[int | None]:
-    """A run's lock, held; None where another one holds it for longer than a look takes."""
+    """Take a run's lock; None where another process keeps it."""
     lock = os.open(run / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         yield lock if _taken(lock) else None
@@ -213,7 +215,7 @@ def _launch(run: Path, known: dict[str, Any], lock: int, slot: int) -> None:
 
 
 def _discard(ticket: Path) -> None:
-    """Remove a ticket, whatever it is."""
+    """Remove a ticket, be it a file or a directory."""
     try:
         ticket.unlink(missing_ok=True)
     except OSError:

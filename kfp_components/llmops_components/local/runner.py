@@ -184,7 +184,7 @@ def _execute(
 
 
 def _start_next(root: Path) -> None:
-    """Let those that wait go on; what keeps them is no failure of this run, and a look at one of them tells of it."""
+    """Start the runs that wait. If they cannot be started, this run has not failed: their own state says why."""
     try:
         queue.start_next(root, int(os.environ.get("LLMOPS_SLOTS", "1")))
     except OSError as error:

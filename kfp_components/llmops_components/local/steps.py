@@ -174,7 +174,7 @@ def _reason_of(error: ComponentError) -> dict[str, Any]:
 
 
 def _reason_of_system(error: OSError) -> dict[str, Any]:
-    """What the operating system refuses to a step."""
+    """Why the operating system did not start a step."""
     if error.errno == errno.E2BIG:
         message = (
             "its inputs are too large for a command line, of which Linux takes 128 KiB at most. Hand large values on as "

@@ -63,7 +63,7 @@ def is_allowed(name: str, variable: str) -> bool:
 
 
 def _chosen(value: Any) -> Iterator[tuple[str, str, str]]:
-    """Of each field that chooses code: the field, the name to allow, and what it does."""
+    """Each field that chooses code, with the name to allow and what it does."""
     if isinstance(value, list | tuple):
         for item in value:
             yield from _chosen(item)

@@ -89,7 +89,7 @@ def _hints(declared: Any) -> dict[str, Any]:
 
 
 def _kinds_in_words(words: str) -> Kinds:
-    """Of "`Union[int, list[int]]`" or "`bool` or `str`"."""
+    """The types that a docstring names, as in "`Union[int, list[int]]`" or "`bool` or `str`"."""
     inner = re.findall(r"list\[(?!list)(\w+)\]", words, re.IGNORECASE)
     outer = re.findall(
         r"\b(?:int|float|bool|str|dict|tuple|list)\b",
@@ -172,7 +172,7 @@ def _number(value: Any, names: set[str]) -> Any:
 
 
 def _read(text: str, names: set[str], nested: Mapping[str, Any]) -> Any:
-    """What text stands for, where it is not text that is wanted."""
+    """The value that a text stands for, where another type than text is declared."""
     stripped = text.strip()
     if nested and stripped[:1] in ("[", "{"):
         return _literal(stripped, text)

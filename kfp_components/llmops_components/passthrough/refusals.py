@@ -1,4 +1,4 @@
-"""The boundary between what a library refuses and what breaks: the first is the caller's to change, the second not."""
+"""Which errors of a library are about what the caller gave, and so final, and which are failures of the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEVICE = re.compile(r"CUDA error|CUDA driver|cuDNN|cuBLAS|NCCL|HIP error|NVML|E
 
 @contextmanager
 def refusals(where: str, *, kind: type[InputError] = SettingError) -> Iterator[None]:
-    """Make what a library raises while something is built of the caller's input a final error.
+    """For the length of a block, make a library's errors about the caller's input final ones.
 
     What is built from the same input raises the same again, whatever the type of the exception; libraries are not
     careful about it. Two kinds of exceptions stay what they are, since running again may help, or the fault is ours:
