@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from airflow_provider_llmops.comparison import Comparison, Name, first_of
 from airflow_provider_llmops.exceptions import ResultError, ResultTooLargeError, shortened, shown_value
 from airflow_provider_llmops.redaction import redacted
 from airflow_provider_llmops.state_files import read_text
@@ -20,7 +21,6 @@ MAX_FINDINGS_IN_XCOM = 20
 MAX_FINDINGS_IN_SUMMARY = 5
 _BYTES_FOR_KEYS = 200  # of "steps" and "steps_left_out"
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 # Of 64 bits, as everything that stores them has.
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, lt=2**63)]
@@ -49,6 +49,7 @@ class ResultRecord(BaseModel):
     metrics: Annotated[dict[Name, Number], Field(max_length=10_000)]
     details: dict[str, Any]
     resources: dict[Name, Number]
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class StageResult:
     :param metrics: numbers by name
     :param details: short facts that are not metrics
     :param resources: seconds, CPU seconds and peak memory of the step
+    :param comparison: of an evaluation: both models, metric by metric
     """
 
     component: str
@@ -89,6 +91,7 @@ class StageResult:
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     resources: dict[str, float] = field(default_factory=dict)
+    comparison: Comparison | None = None
 
     @classmethod
     def parse(cls, text: str, *, run_id: str, component_digest: str, where: str) -> StageResult:
@@ -122,7 +125,7 @@ class StageResult:
             known = ResultRecord.model_validate(value)
         except ValidationError as error:
             raise ResultError(
-                f"The result lacks or garbles a field ({_first_of(error)}). Clear the task to run the component again.",
+                f"The result lacks or garbles a field ({first_of(error)}). Clear the task to run the component again.",
                 *places,
             ) from None  # pydantic's own words repeat what it was given
         return cls(
@@ -135,6 +138,7 @@ class StageResult:
             metrics=dict(known.metrics),
             details=redacted(known.details),
             resources=dict(known.resources),
+            comparison=known.comparison,
         )
 
     def to_xcom(self) -> dict[str, Any]:
@@ -150,6 +154,10 @@ class StageResult:
         shorter = replace(short, findings=[f"{len(self.findings)} findings, left out"])
         for candidate in (short, shorter, replace(shorter, details={})):
             value = asdict(candidate)
+            if self.comparison is None:
+                del value["comparison"]
+            else:
+                value["comparison"] = self.comparison.model_dump()
             if len(json.dumps(value)) <= MAX_XCOM_BYTES:
                 return value
         raise ResultTooLargeError(
@@ -170,11 +178,6 @@ def artifacts_in(text: str) -> dict[str, ArtifactRecord]:
     :raises ValueError: it is no result
     """
     return ResultRecord.model_validate(read_text(text.encode("utf-8", errors="surrogatepass"))).artifacts
-
-
-def _first_of(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return shortened(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", 200)
 
 
 def cut_to_fit(value: Any, limit: int = MAX_XCOM_BYTES) -> Any:

@@ -447,7 +447,7 @@ with DAG(
         )
         quality_gate = QualityGateOperator(
             task_id="quality_gate",
-            metrics=evaluate_tuned.output["metrics"],
+            comparison=evaluate_tuned.output["comparison"],
             metric="{{ params.metric }}",
             min_improvement="{{ params.min_improvement }}",
             report=evaluate_tuned.output["report"],

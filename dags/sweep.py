@@ -9,6 +9,7 @@ Where it runs is decided by the connections `kubeflow_default` and `mlflow_defau
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -159,20 +160,23 @@ with DAG(
     def best(trained: Any, evaluated: Any, settings: Any, params: dict[str, Any]) -> dict[str, Any]:
         """The model with the highest score, and everything that is said of it."""
         candidates = list(zip(trained, evaluated, settings, strict=True))
-        for _, evaluation, setting in candidates:
-            print(f"learning rate {setting['learning_rate']}: {evaluation['metrics'][params['metric']]:.4g}")
-        model, evaluation, setting = max(candidates, key=lambda each: each[1]["metrics"][params["metric"]])
+        # A model that no row of the evaluation has a score for is the worst.
+        scores = [evaluation["metrics"].get(params["metric"], -math.inf) for evaluation in evaluated]
+        for score, setting in zip(scores, settings, strict=True):
+            print(f"learning rate {setting['learning_rate']}: {score:.4g}")
+        model, evaluation, setting = candidates[scores.index(max(scores))]
         return {
             "model": artifact("model")(model),
             "report": artifact("report")(evaluation),
             "metrics": evaluation["metrics"],
+            "comparison": evaluation["comparison"],
             "settings": setting,
         }
 
     chosen = best(train.output, evaluate.output, tried)
     quality_gate = QualityGateOperator(
         task_id="quality_gate",
-        metrics=chosen["metrics"],
+        comparison=chosen["comparison"],
         metric="{{ params.metric }}",
         min_improvement="{{ params.min_improvement }}",
         report=chosen["report"],

@@ -287,11 +287,10 @@ def _run(stack: Stack, conf: dict[str, Any], outcome: Outcome) -> None:
 def _collect(api: AirflowApi, run_id: str, outcome: Outcome, api_key: str | None = None) -> None:
     results = {task_id: api.xcom(DAG_ID, run_id, task_id) or {} for task_id in outcome.tasks}
     tuned, base = results.get("evaluate_tuned", {}), results.get("evaluate_base", {})
-    metrics = tuned.get("metrics", {})
     outcome.metrics = {
-        name: {"base": metrics[f"{name}_baseline"], "tuned": metrics[name]}
-        for name in metrics
-        if f"{name}_baseline" in metrics
+        name: {"base": each["baseline"], "tuned": each["candidate"], "change": each["difference"]["value"]}
+        for name, each in tuned.get("comparison", {}).get("metrics", {}).items()
+        if each["difference"] is not None
     }
     outcome.training = {
         task_id: curves
@@ -369,8 +368,8 @@ def _report(stack: Stack, outcome: Outcome, keep: bool) -> None:
             "metric", "base", "tuned", "change", title="Base model against tuned model", title_justify="left"
         )
         for name, value in outcome.metrics.items():
-            change = value["tuned"] - value["base"]
-            table.add_row(name, f"{value['base']:.3f}", f"{value['tuned']:.3f}", f"{change:+.3f}")
+            base, tuned, change = (value[key] for key in ("base", "tuned", "change"))
+            table.add_row(name, f"{base:.3f}", f"{tuned:.3f}", f"{change:+.3f}")
         console.print(table)
     for task_id, curves in outcome.training.items():
         shown = ", ".join(f"{name} {first:.3f} to {final:.3f}" for name, (first, final) in curves.items())

@@ -31,8 +31,8 @@ class ComponentOperator(PipelineRunOperator):
     fields are shown. Values are checked against the component's declared types in ``execute``. Artifact inputs take URIs.
 
     XCom gets the :class:`~airflow_provider_llmops.results.StageResult` as ``return_value``, the URI of each artifact
-    under the artifact's name, so that ``train.output["model"]`` is the next task's input, and the metrics as
-    ``metrics``.
+    under the artifact's name, so that ``train.output["model"]`` is the next task's input, the metrics as ``metrics``, and the
+    comparison of an evaluation as ``comparison``.
 
     Further arguments are those of :class:`~airflow_provider_llmops.operators.pipeline_run.PipelineRunOperator`.
     """
@@ -111,6 +111,8 @@ class ComponentOperator(PipelineRunOperator):
             if isinstance(link, PageLink) and (uri := result.outputs().get(link.artifact, "")):
                 link.push(ti, self.hook.page_url(f"{uri}{link.file}"))
         ti.xcom_push(key="metrics", value=value["metrics"])
+        if "comparison" in value:
+            ti.xcom_push(key="comparison", value=value["comparison"])
         if result.metrics:
             self.log.info("Metrics\n%s", table_of(result.metrics))
         for finding in value["findings"]:

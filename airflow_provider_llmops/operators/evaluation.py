@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, describe_unknown
+from airflow_provider_llmops.comparison import MetricComparison, read_comparison
+from airflow_provider_llmops.exceptions import (
+    ConfigurationError,
+    QualityGateFailed,
+    describe_unknown,
+    shown_value,
+)
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
@@ -23,8 +30,8 @@ __all__ = ["EvaluateModelOperator", "QualityGateOperator"]
 class EvaluateModelOperator(ComponentOperator):
     """Answer every evaluation prompt and score the answers.
 
-    Artifacts: ``scores`` (one JSON line a sample), ``report`` (page). With ``baseline_scores`` the metrics hold
-    ``<metric>_baseline`` and ``<metric>_improvement`` beside ``<metric>``.
+    Artifacts: ``scores`` (one JSON line a sample), ``report`` (page). The output ``comparison`` holds for each metric what model
+    and baseline reach, how they differ, within which interval, and on how many rows; without ``baseline_scores`` it is empty.
 
     :param model: URI of the model
     :param dataset: URI of rows with a ``prompt``, and a ``reference`` for all metrics but ``reward``
@@ -74,25 +81,26 @@ class EvaluateModelOperator(ComponentOperator):
 
 
 class QualityGateOperator(BaseOperator):
-    """Fail unless a model beats its baseline by a margin on one metric.
+    """Fail unless a model beats its baseline by a margin on one metric, judged on every row.
 
-    Runs in the worker: it compares two numbers that an evaluation has already brought home.
+    Runs in the worker: it decides by numbers that an evaluation has already brought home. ``return_value`` has them, beside
+    ``metric``, ``min_improvement`` and ``passed``.
 
-    :param metrics: metrics of an evaluation that was given ``baseline_scores``
+    :param comparison: output ``comparison`` of an evaluation that was given ``baseline_scores``
     :param metric: metric to decide by; higher is better
     :param min_improvement: smallest difference to the baseline that passes, in the metric's own unit
     :param report: URI of the evaluation's page, to name and link
     :param kubeflow_conn_id: connection that the evaluation ran with, by which the page is reached
     """
 
-    template_fields: Sequence[str] = ("metrics", "metric", "min_improvement", "report", "kubeflow_conn_id")
+    template_fields: Sequence[str] = ("comparison", "metric", "min_improvement", "report", "kubeflow_conn_id")
     operator_extra_links = (ReportLink(),)
     ui_color = "#fef3e0"
 
     def __init__(
         self,
         *,
-        metrics: Mapping[str, float],
+        comparison: Mapping[str, Any],
         metric: str,
         min_improvement: float | str = 0.0,
         report: str | None = None,
@@ -100,7 +108,7 @@ class QualityGateOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.metrics = metrics
+        self.comparison = comparison
         self.metric = metric
         self.min_improvement = min_improvement
         self.report = report
@@ -108,40 +116,45 @@ class QualityGateOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare; the numbers are pushed whether or not the gate is passed."""
-        comparable = [
-            name.removesuffix("_improvement") for name in self.metrics if name.endswith("_improvement")
-        ]
-        if unknown := describe_unknown([self.metric], comparable):
+        compared = self._compared()
+        asked = self._margin()
+        fault = _shortfall(self.metric, compared, asked)
+        verdict = {
+            "metric": self.metric,
+            **compared.model_dump(),
+            "min_improvement": asked,
+            "passed": fault is None,
+        }
+        report = self._link_report(context)
+        if fault is not None:
+            context["ti"].xcom_push(key="return_value", value=verdict)
+            self.log.error("%s", fault)
+            raise QualityGateFailed(fault, report)
+        self.log.info(
+            "Gate passed: %s", "\n".join(filter(None, (_summary(self.metric, compared, asked), report)))
+        )
+        return verdict
+
+    def _compared(self) -> MetricComparison:
+        metrics = read_comparison(self.comparison).metrics
+        if unknown := describe_unknown([self.metric], metrics):
             raise ConfigurationError(
-                f"The evaluation compared no metric {unknown}. It compared: {', '.join(comparable) or 'nothing'}; give "
+                f"The evaluation compared no metric {unknown}. It compared: {', '.join(metrics) or 'nothing'}; give "
                 "the evaluation baseline_scores, or choose one of these."
             )
-        improvement, asked = self.metrics[f"{self.metric}_improvement"], float(self.min_improvement)
-        verdict: dict[str, Any] = {
-            "metric": self.metric,
-            "baseline": self.metrics[f"{self.metric}_baseline"],
-            "candidate": self.metrics[self.metric],
-            "improvement": improvement,
-            "min_improvement": asked,
-            "passed": improvement >= asked,
-        }
-        # As many digits as tell the two apart, should it have been close.
-        digits = next((n for n in range(4, 17) if f"{improvement:.{n}g}" != f"{asked:.{n}g}"), 4)
-        summary = (
-            f"{self.metric} {verdict['candidate']:.4g} against {verdict['baseline']:.4g}, at least {asked:+.{digits}g} asked for "
-            f"and {improvement:+.{digits}g} reached"
-        )
-        report = self._link_report(context)
-        if not verdict["passed"]:
-            context["ti"].xcom_push(key="return_value", value=verdict)
-            self.log.error("%s", summary)
-            raise QualityGateFailed(
-                f"{summary}: the model is not good enough. Train longer, look at the evaluation's report, or lower "
-                "min_improvement.",
-                report,
+        return metrics[self.metric]
+
+    def _margin(self) -> float:
+        try:
+            margin = float(self.min_improvement)
+        except (TypeError, ValueError):
+            margin = math.nan
+        if not math.isfinite(margin):
+            raise ConfigurationError(
+                f"min_improvement is {shown_value(self.min_improvement)}, and no finite number. Give the smallest difference to the "
+                "baseline that passes."
             )
-        self.log.info("Gate passed: %s", "\n".join(filter(None, (summary, report))))
-        return verdict
+        return margin
 
     def _link_report(self, context: Context) -> str | None:
         if not self.report:
@@ -153,3 +166,31 @@ class QualityGateOperator(BaseOperator):
             self.log.warning("The report is not linked: %s", error)
         ReportLink().push(context["ti"], url)
         return f"Report: {url or self.report}"
+
+
+def _shortfall(metric: str, compared: MetricComparison, asked: float) -> str | None:
+    """Why the gate is not passed. A row without a score may be the one that the model answers worst."""
+    if compared.rows_unscored or compared.difference is None:
+        rows = compared.rows_scored + compared.rows_unscored
+        return (
+            f"{metric} has no score for {compared.rows_unscored} of {rows} rows, so that the model cannot be judged by it. Look for "
+            f"the rows whose {metric} is null in the evaluation's scores; correct them or what scores them, or choose another "
+            "metric."
+        )
+    if compared.difference.value >= asked:
+        return None
+    return (
+        f"{_summary(metric, compared, asked)}: the model is not good enough. Train longer, look at the evaluation's report, or "
+        "lower min_improvement."
+    )
+
+
+def _summary(metric: str, compared: MetricComparison, asked: float) -> str:
+    assert compared.difference is not None
+    reached = compared.difference.value
+    # As many digits as tell the two apart, should it have been close.
+    digits = next((n for n in range(4, 17) if f"{reached:.{n}g}" != f"{asked:.{n}g}"), 4)
+    return (
+        f"{metric} {compared.candidate:.4g} against {compared.baseline:.4g}, at least {asked:+.{digits}g} asked for and "
+        f"{reached:+.{digits}g} reached"
+    )

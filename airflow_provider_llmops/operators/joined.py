@@ -86,7 +86,7 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
     when one was not, the task fails as the gate's own task would. No step takes anything from the backend's cache.
 
     XCom gets of each step what the step's own task would get: its result under the step's name, the URI of each artifact
-    under ``<step>.<artifact>``, its metrics under ``<step>.metrics``; also of the steps that succeeded before another one
+    under ``<step>.<artifact>``, its metrics under ``<step>.metrics``, an evaluation's comparison under ``<step>.comparison``; also of the steps that succeeded before another one
     failed. On the local backend it gets output parameters of your own components, too, under ``<step>.<parameter>``, once the
     run has succeeded. ``return_value`` is ``{"run_id", "display_name", "state", "url", "steps"}``.
 
@@ -306,6 +306,8 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
             artifacts = dict(result.outputs())
             value = result.to_xcom()
             ti.xcom_push(key=f"{name}.metrics", value=value["metrics"])
+            if "comparison" in value:
+                ti.xcom_push(key=f"{name}.comparison", value=value["comparison"])
             if result.metrics:
                 self.log.info("Metrics of step %s\n%s", name, table_of(result.metrics))
             MlflowRunLink().push(ti, value["details"].get("tracking", {}).get("url", ""))

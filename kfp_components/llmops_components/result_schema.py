@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from llmops_components.comparison import Comparison, Name, first_of
 from llmops_components.state_files import StateFileError, read_json, unreadable, why_unusable
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 # Of 64 bits, as everything that stores them has.
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, lt=2**63)]
@@ -46,6 +46,7 @@ class ResultRecord(BaseModel):
     metrics: Annotated[dict[Name, Number], Field(max_length=10_000)]
     details: dict[str, Any]
     resources: dict[Name, Number]
+    comparison: Comparison | None = None
 
 
 def read_result(path: Path) -> ResultRecord:
@@ -85,13 +86,3 @@ def check_result(value: dict[str, Any]) -> None:
         why = f"details: {error}"
     if why:
         raise StateFileError(f"The result of {value.get('component')} cannot be written: {why}")
-
-
-def first_of(error: ValidationError) -> str:
-    """The first of the faults that were found, with the field that has it.
-
-    Args:
-        error: What pydantic has found.
-    """
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300]

@@ -10,7 +10,10 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmops_components.comparison import Comparison
 
 RESULT_SCHEMA_VERSION = 1
 _CHUNK_BYTES = 1 << 20
@@ -26,12 +29,14 @@ class StepReport:
         passed: False when a quality gate inside the step was not met. The step itself still succeeded and its
             artifacts are complete; the caller decides what follows.
         findings: Sentences that explain a gate's decision, most important first.
+        comparison: Of an evaluation: the model and its baseline, metric by metric.
     """
 
     metrics: dict[str, float | int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     passed: bool = True
     findings: list[str] = field(default_factory=list)
+    comparison: Comparison | None = None
 
 
 def digest_of(path: str | os.PathLike[str]) -> tuple[str, int]:

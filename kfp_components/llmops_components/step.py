@@ -83,6 +83,8 @@ def carry_out(
             "details": redacted(report.details),
             "resources": _resources(time.monotonic() - started),
         }
+        if report.comparison is not None:
+            written["comparison"] = report.comparison.model_dump()
         check_result(written)
         write_json(result, written)
     except Exception as error:

@@ -127,11 +127,23 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return {"scores": {"uri": str(path)}, "report": {"uri": str(page)}}
 
-    metrics = {"rougeL": 0.4, "rougeL_baseline": 0.1, "rougeL_improvement": 0.3, "tokens_per_second": 100}
+    rouge = {
+        "candidate": 0.4,
+        "baseline": 0.1,
+        "difference": {"value": 0.3, "low": 0.2, "high": 0.4},
+        "rows_scored": 2,
+        "rows_unscored": 0,
+    }
+    nothing = {"candidate": None, "baseline": None, "difference": None, "rows_scored": 0, "rows_unscored": 2}
+    comparison = {
+        "schema_version": 1,
+        "confidence": 0.95,
+        "metrics": {"rougeL": rouge, "reward": nothing},
+    }
     model = {"name": "helper", "version": "2", "alias": "candidate"}
     xcoms = {
         "evaluate_base": {"artifacts": scores("base", ["same", "before"])},
-        "evaluate_tuned": {"artifacts": scores("tuned", ["same ", "after"]), "metrics": metrics},
+        "evaluate_tuned": {"artifacts": scores("tuned", ["same ", "after"]), "comparison": comparison},
         "register_model": {"details": model},
         "deploy_model": {"url": endpoint},
         "smoke_test": [{"prompt": "a list", "answer": "as AskModelOperator pushes"}],
@@ -140,7 +152,7 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
         succeeded=True, stack=str(tmp_path), tasks={task_id: {} for task_id in [*xcoms, "validate_train"]}
     )
     _demo._collect(FakeApi([], xcoms), "run", outcome, "the-key")  # type: ignore[arg-type]
-    assert outcome.metrics == {"rougeL": {"base": 0.1, "tuned": 0.4}}
+    assert outcome.metrics == {"rougeL": {"base": 0.1, "tuned": 0.4, "change": 0.3}}
     assert outcome.model == model
     assert outcome.endpoint == endpoint
     assert outcome.files == {"Report": str(tmp_path / "report.html")}

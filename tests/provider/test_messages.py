@@ -100,8 +100,15 @@ def of_run(run: Run):
 
 
 def of_gate(**change):
-    metrics = {"rougeL": 0.41, "rougeL_baseline": 0.52, "rougeL_improvement": -0.11}
-    arguments = {"metrics": metrics, "metric": "rougeL", "min_improvement": 0.05, **change}
+    rouge = {
+        "candidate": 0.41,
+        "baseline": 0.52,
+        "difference": {"value": -0.11, "low": -0.2, "high": -0.02},
+        "rows_scored": 48,
+        "rows_unscored": 0,
+    }
+    comparison = {"schema_version": 1, "confidence": 0.95, "metrics": {"rougeL": rouge}}
+    arguments = {"comparison": comparison, "metric": "rougeL", "min_improvement": 0.05, **change}
 
     class Ti:
         def xcom_push(self, **_):

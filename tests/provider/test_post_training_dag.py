@@ -43,7 +43,8 @@ def rendered(dag, monkeypatch):
                 "component_digest": f"sha256:{task_ids}",
                 "artifacts": {"model": {"uri": f"/{task_ids}", "digest": "sha256:0"}},
             },
-            "metrics": {"rougeL": 0.5, "rougeL_improvement": 0.1},
+            "metrics": {"rougeL": 0.5},
+            "comparison": {"metrics": {"rougeL": {"candidate": 0.5}}},
             "tags": {"component.train_sft": "sha256:1"},
         }
         return values.get(key, f"/{task_ids}/{key}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmops_components.comparison import SCHEMA_VERSION, Comparison
 from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
 from llmops_components.data.formats import read_valid_rows
@@ -17,6 +19,11 @@ from llmops_components.errors import DataError
 from llmops_components.moved import old_names
 from llmops_components.results import StepReport
 
+if TYPE_CHECKING:
+    from llmops_components.evaluation.statistics import Estimate, Scores
+    from llmops_components.models.generation import Answer
+
+_ROWS_NAMED = 5
 _KEPT = ("prompt", "reference")  # the latter where a metric needs it
 
 
@@ -52,9 +59,9 @@ def evaluate_model(
         reward_model: Directory of the model behind ``reward``.
 
     Returns:
-        Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``; with a baseline also
-        ``<metric>_baseline``, ``<metric>_improvement`` and the ends of its 95% interval,
-        ``<metric>_improvement_low`` and ``<metric>_improvement_high``.
+        Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``. The comparison has for each metric
+        what model and baseline reach and how they differ; without a baseline it has no metrics. A sample whose score is no
+        finite number is ``null`` in ``scores``, left out of the aggregate, counted, and told in a finding.
 
     Raises:
         DataError: The dataset or the baseline cannot be used, or they hold different rows.
@@ -102,23 +109,12 @@ def evaluate_model(
     scored = score_answers(plan, texts, references, prompts)
     tokenizers = tokenizers_of(plan, texts, references)
     ours = {name: each[: len(rows)] for name, each in scored.items()}
+    theirs = {name: each[len(rows) :] for name, each in scored.items() if baseline}
     estimates = {name: statistics.estimate(each) for name, each in ours.items()}
-    comparisons = {
-        name: statistics.compare(ours[name], scored[name][len(rows) :]) for name in ours if baseline
-    }
+    comparisons = {name: statistics.compare(ours[name], each) for name, each in theirs.items()}
     clock.lap("score")
 
-    samples = [
-        {
-            "row": number,
-            **{key: row[key] for key in _KEPT if key in row},
-            "answer": answer.text,
-            "tokens": answer.tokens,
-            "finish_reason": answer.finish_reason,
-            **{name: round(float(each.values[number - 1]), 6) for name, each in ours.items()},
-        }
-        for number, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1)
-    ]
+    samples = _samples(rows, answers, ours)
     tokens = sum(answer.tokens for answer in answers)
     facts = Facts(
         architecture=type(network).__name__,
@@ -132,26 +128,60 @@ def evaluate_model(
     _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
     _write(report, render_report(samples, estimates, facts, comparisons, [row["answer"] for row in baseline]))
 
-    values: dict[str, float | int] = {name: each.value for name, each in estimates.items()}
-    for name, each in comparisons.items():
-        values[f"{name}_baseline"] = each.baseline.value
-        values[f"{name}_improvement"] = each.improvement.value
-        values[f"{name}_improvement_low"] = each.improvement.low
-        values[f"{name}_improvement_high"] = each.improvement.high
-    values |= {"samples": len(rows), "tokens_per_second": facts.tokens_per_second}
-    for line in _summary(values, list(estimates), bool(baseline)):
+    comparison = Comparison(
+        schema_version=SCHEMA_VERSION,
+        confidence=statistics.CONFIDENCE,
+        metrics={name: each.record() for name, each in comparisons.items()},
+    )
+    reached = {name: each for name, each in estimates.items() if each is not None}
+    for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
         print(line, flush=True)
+    values: dict[str, float | int] = {name: each.value for name, each in reached.items()}
+    values |= {"samples": len(rows), "tokens_per_second": facts.tokens_per_second}
     return StepReport(
         metrics={name: round(value, 6) for name, value in values.items()},
         details={
-            "intervals": {name: [round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},
+            "intervals": {name: [round(e.low, 6), round(e.high, 6)] for name, e in reached.items()},
             "skipped_metrics": plan.skipped,
             "tokenizers": tokenizers,
             "answers_cut_off": facts.cut_off,
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
-        findings=[finding for finding in findings if finding],
+        findings=[*filter(None, findings), *_unscored(ours, "model"), *_unscored(theirs, "baseline")],
+        comparison=comparison,
     )
+
+
+def _samples(
+    rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer], scores: Mapping[str, Scores]
+) -> list[dict[str, Any]]:
+    """The lines of the scores file."""
+    return [
+        {
+            "row": number,
+            **{key: row[key] for key in _KEPT if key in row},
+            "answer": answer.text,
+            "tokens": answer.tokens,
+            "finish_reason": answer.finish_reason,
+            **{name: _score(each.values[number - 1]) for name, each in scores.items()},
+        }
+        for number, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1)
+    ]
+
+
+def _score(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def _unscored(scores: Mapping[str, Scores], whose: str) -> list[str]:
+    """A sentence for each metric that has no score for some rows."""
+    return [
+        f"{name} has no score for {len(missing)} of {len(each.values)} answers of the {whose}: row "
+        f"{', '.join(map(str, missing[:_ROWS_NAMED]))}{' and others' if len(missing) > _ROWS_NAMED else ''}. What scores them "
+        "gave no finite number; they are left out of the aggregate."
+        for name, each in scores.items()
+        if (missing := [number for number, scored in enumerate(each.are_there, start=1) if not scored])
+    ]
 
 
 class _Clock:
@@ -190,15 +220,20 @@ def _read_baseline(
     return baseline
 
 
-def _summary(values: Mapping[str, float], names: Sequence[str], has_baseline: bool) -> list[str]:
-    if not has_baseline:
-        return [f"{name:<20}{values[name]:>9.3f}" for name in names]
+def _scored_lines(reached: Mapping[str, Estimate]) -> list[str]:
+    return [f"{name:<20}{each.value:>9.3f}" for name, each in reached.items()]
+
+
+def _compared_lines(comparison: Comparison) -> list[str]:
     lines = [f"{'':<20}{'baseline':>9}{'model':>9}{'change':>9}  95% interval"]
-    for name in names:
-        base, change, low, high = (
-            values[f"{name}_{k}"] for k in ("baseline", "improvement", "improvement_low", "improvement_high")
+    for name, each in comparison.metrics.items():
+        if each.difference is None:
+            lines.append(f"{name:<20} no row has a score")
+            continue
+        value, low, high = each.difference.value, each.difference.low, each.difference.high
+        lines.append(
+            f"{name:<20}{each.baseline:>9.3f}{each.candidate:>9.3f}{value:>+9.3f}  {low:+.3f} to {high:+.3f}"
         )
-        lines.append(f"{name:<20}{base:>9.3f}{values[name]:>9.3f}{change:>+9.3f}  {low:+.3f} to {high:+.3f}")
     return lines
 
 

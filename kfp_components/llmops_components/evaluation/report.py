@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmops_components.evaluation.metrics import METRICS
-from llmops_components.evaluation.statistics import Comparison, Estimate
+from llmops_components.evaluation.statistics import Estimate, PairedComparison
 
 SHOWN_AT_ENDS = 5
 MAX_SAMPLES = 200
@@ -40,16 +40,16 @@ class Facts:
 
 def render_report(
     samples: Sequence[Mapping[str, Any]],
-    estimates: Mapping[str, Estimate],
+    estimates: Mapping[str, Estimate | None],
     facts: Facts,
-    comparisons: Mapping[str, Comparison] | None = None,
+    comparisons: Mapping[str, PairedComparison] | None = None,
     baseline_answers: Sequence[str] = (),
 ) -> str:
     """The page. Without comparisons it shows one model, with them that model beside its baseline.
 
     Args:
         samples: The rows of the scores file, in order.
-        estimates: Aggregates by metric.
+        estimates: Aggregates by metric; None where no sample has a score.
         facts: The rest.
         comparisons: Comparison with the baseline, by metric.
         baseline_answers: The baseline's answer to each sample.
@@ -68,13 +68,15 @@ def render_report(
         }
         for i, sample in enumerate(samples)
     ]
-    order = sorted(range(len(samples)), key=lambda i: sort_keys[i], reverse=True)
+    scored = [i for i, key in enumerate(sort_keys) if key is not None and math.isfinite(key)]
+    order = sorted(scored, key=lambda i: sort_keys[i], reverse=True)
     # A change of nothing is neither among the best nor among the worst.
     best = [i for i in order if not comparisons or sort_keys[i] > 0][:SHOWN_AT_ENDS]
     worst = [i for i in reversed(order) if i not in best and (not comparisons or sort_keys[i] < 0)][
         :SHOWN_AT_ENDS
     ]
-    others = [i for i in order if i not in best and i not in worst]
+    unscored = [i for i in range(len(samples)) if i not in set(scored)]
+    others = [i for i in order + unscored if i not in best and i not in worst]
     hidden = max(0, len(samples) - MAX_SAMPLES)
     if hidden:
         keep = len(others) - hidden
@@ -89,7 +91,8 @@ def render_report(
         estimates=estimates,
         comparisons=comparisons,
         first=first,
-        bars={name: _bar(name, each) for name, each in estimates.items()},
+        bars={name: _bar(name, each) for name, each in estimates.items() if each},
+        unscored=_unscored(samples, estimates, comparisons),
         axes=_axes(comparisons),
         axis_width=_AXIS_WIDTH,
         verdict=_verdict(comparisons),
@@ -106,17 +109,39 @@ def render_report(
     )
 
 
-def _verdict(comparisons: Mapping[str, Comparison]) -> str:
-    better = [name for name, each in comparisons.items() if each.improvement.low > 0]
-    worse = [name for name, each in comparisons.items() if each.improvement.high < 0]
-    unclear = [name for name in comparisons if name not in better and name not in worse]
+def _verdict(comparisons: Mapping[str, PairedComparison]) -> str:
+    differences = {name: each.difference for name, each in comparisons.items()}
+    better = [name for name, each in differences.items() if each and each.low > 0]
+    worse = [name for name, each in differences.items() if each and each.high < 0]
+    unknown = [name for name, each in differences.items() if each is None]
+    unclear = [name for name in comparisons if name not in (*better, *worse, *unknown)]
     parts = [
         f"{words} {', '.join(names)}"
-        for words, names in (("better in", better), ("worse in", worse), ("no clear difference in", unclear))
+        for words, names in (
+            ("better in", better),
+            ("worse in", worse),
+            ("no clear difference in", unclear),
+            ("no score for", unknown),
+        )
         if names
     ]
     text = "; ".join(parts)
     return text[:1].upper() + text[1:]
+
+
+def _unscored(
+    samples: Sequence[Mapping[str, Any]],
+    estimates: Mapping[str, Estimate | None],
+    comparisons: Mapping[str, PairedComparison],
+) -> dict[str, int]:
+    """How many samples the model, or its baseline, has no score for, by metric."""
+    counts = {
+        name: comparisons[name].unscored
+        if name in comparisons
+        else sum(sample[name] is None for sample in samples)
+        for name in estimates
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _prompt_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
@@ -138,14 +163,15 @@ def _bar(name: str, each: Estimate) -> dict[str, float]:
     return {k: round(v, 2) for k, v in percent.items()}
 
 
-def _axes(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
+def _axes(comparisons: Mapping[str, PairedComparison]) -> dict[str, dict[str, Any]]:
     """Where the points and ends of the differences' intervals lie on one axis that is shared by all metrics."""
     relative = {
         name: {
-            end: getattr(each.improvement, end) / (METRICS[name].best or _LOGITS_PER_PROBABILITY)
+            end: getattr(each.difference, end) / (METRICS[name].best or _LOGITS_PER_PROBABILITY)
             for end in ("value", "low", "high")
         }
         for name, each in comparisons.items()
+        if each.difference
     }
     reach = max((abs(v) for ends in relative.values() for v in ends.values()), default=0) or 1
     half = _AXIS_WIDTH / 2
@@ -223,6 +249,9 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <body>
 {% macro signed(value, best) %}{{ (("%+.1f" if best > 1 else "%+.3f") % value).replace("-", "\u2212") }}{% endmacro %}
 {% macro plain(value, best) %}{{ (("%.1f" if best > 1 else "%.3f") % value).replace("-", "\u2212") }}{% endmacro %}
+{% macro nothing(name, columns) %}
+<tr><td>{{ name }}<small>{{ metrics[name].about }}</small><td colspan="{{ columns }}">no sample has a score
+{% endmacro %}
 <h1>{{ title }}</h1>
 <p class="soft">{{ facts.architecture }}, {{ "{:,.0f}".format(facts.parameters / 1e6) if facts.parameters >= 1e7
   else "%.1f" % (facts.parameters / 1e6) }} M parameters ·
@@ -236,24 +265,27 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <thead><tr><th>Metric<th class="n">Baseline<th class="n">Model<th class="n">Change<th>95% interval of the change
   <th>Samples better / same / worse</thead>
 <tbody>
-{% for name, each in estimates.items() %}
+{% for name in estimates if not axes[name] %}{{ nothing(name, 5) }}{% endfor %}
+{% for name in estimates if axes[name] %}
 {% set best = metrics[name].best or 1 %}{% set c = comparisons[name] %}{% set x = axes[name] %}
+{% set each = c.candidate %}
 <tr><td>{{ name }}<small>{{ metrics[name].about }}</small>
 <td class="n">{{ plain(c.baseline.value, best) }}
 <td class="n" title="95% interval {{ plain(each.low, best) }} to {{ plain(each.high, best) }}">
   {{- plain(each.value, best) }}
-<td class="n {{ x.kind }}">{{ signed(c.improvement.value, best) }}
+<td class="n {{ x.kind }}">{{ signed(c.difference.value, best) }}
 <td class="{{ x.kind }}"><svg width="{{ axis_width }}" height="16" aria-hidden="true">
   <line class="zero" x1="{{ axis_width / 2 }}" x2="{{ axis_width / 2 }}" y1="0" y2="16"/>
   <line x1="{{ x.low }}" x2="{{ x.high }}" y1="8" y2="8"/><circle cx="{{ x.value }}" cy="8" r="4.5"/></svg>
-  <small>{{ signed(c.improvement.low, best) }} to {{ signed(c.improvement.high, best) }}</small>
+  <small>{{ signed(c.difference.low, best) }} to {{ signed(c.difference.high, best) }}</small>
 <td><div class="wtl"><i class="up" style="flex:{{ c.wins }}"></i><i style="flex:{{ c.ties }}"></i>
   <i class="down" style="flex:{{ c.losses }}"></i></div><small>{{ c.wins }} / {{ c.ties }} / {{ c.losses }}</small>
 {% endfor %}
 {% else %}
 <thead><tr><th>Metric<th class="n">Score<th class="n">95% interval<th>Of the best possible</thead>
 <tbody>
-{% for name, each in estimates.items() %}
+{% for name in estimates if not bars[name] %}{{ nothing(name, 3) }}{% endfor %}
+{% for name, each in estimates.items() if each %}
 {% set best = metrics[name].best or 1 %}{% set b = bars[name] %}
 <tr><td>{{ name }}<small>{{ metrics[name].about }}</small>
 <td class="n">{{ plain(each.value, best) }}
@@ -267,10 +299,11 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <p><small>BLEU and chrF go to 100, the others to 1
 {%- if "reward" in estimates %}; a reward has no ends, its bar is the logistic function of it{% endif %}. Intervals are percentile bootstraps over the samples
 {%- if comparisons %}; both models are resampled together, so the interval is that of the paired change{% endif %}.
+{% for name, count in unscored.items() %}{{ count }} of {{ samples | length }} samples have no score by {{ name }} and are left out of it. {% endfor %}
 {% for name, words in facts.tokenizers.items() %}Words of {{ name }}: {{ words }}. {% endfor %}
 {% for name, reason in facts.skipped.items() %}{{ name }} was left out: {{ reason }}. {% endfor %}</small></p>
 {% macro score(c, name) %}{% set best = metrics[name].best or 1 %}
-<span><span class="soft">{{ name }}</span> {{ plain(c.sample[name], best) }}
+<span><span class="soft">{{ name }}</span> {{ "not scored" if c.sample[name] is none else plain(c.sample[name], best) }}
 {%- if comparisons and c.changes[name] | abs > 5e-4 * best %} <span class="{{ "up" if c.changes[name] > 0 else "down" }}">
   {{- signed(c.changes[name], best) }}</span>{% endif %}</span>
 {% endmacro %}

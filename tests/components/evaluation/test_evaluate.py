@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from chat_templates import chat_template
+from llmops_components.comparison import Comparison, Difference, MetricComparison
 from llmops_components.errors import DataError, ModelError, SettingError
 from llmops_components.evaluation.evaluate import evaluate_model
 from tiny_model import write_rows
@@ -75,11 +76,20 @@ def test_the_same_evaluation_writes_the_same_scores(evaluate, tmp_path):
 
 
 def test_a_model_against_itself_is_no_improvement(evaluate, tmp_path):
-    evaluate(name="base")
-    metrics = evaluate(baseline_scores=tmp_path / "base.jsonl").metrics
-    for name in METRICS:
-        assert metrics[f"{name}_baseline"] == metrics[name]
-        assert [metrics[f"{name}_improvement{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    alone = evaluate(name="base")
+    assert alone.comparison == Comparison(schema_version=1, confidence=0.95, metrics={})
+    report = evaluate(baseline_scores=tmp_path / "base.jsonl")
+    assert report.metrics.keys() == alone.metrics.keys()
+    assert report.comparison.metrics == {
+        name: MetricComparison(
+            candidate=alone.metrics[name],
+            baseline=alone.metrics[name],
+            difference=Difference(value=0, low=0, high=0),
+            rows_scored=3,
+            rows_unscored=0,
+        )
+        for name in METRICS
+    }
     assert "No clear difference in rougeL" in (tmp_path / "model.html").read_text()
 
 
@@ -87,14 +97,16 @@ def test_a_better_baseline_is_a_loss_on_every_metric(evaluate, tmp_path, capsys)
     evaluate(name="base")
     perfect = [row | {"answer": row["reference"]} for row in read_rows(tmp_path / "base.jsonl")]
     write_rows(tmp_path / "base.jsonl", perfect)
-    metrics = evaluate(baseline_scores=tmp_path / "base.jsonl").metrics
+    report = evaluate(baseline_scores=tmp_path / "base.jsonl")
+    compared = report.comparison.metrics
     # Scored again from the answers, whatever the file says of their scores.
-    assert [metrics[f"{name}_baseline"] for name in METRICS] == pytest.approx([1, 100, 1])
+    assert [compared[name].baseline for name in METRICS] == pytest.approx([1, 100, 1])
     for name in METRICS:
-        assert metrics[f"{name}_improvement"] == pytest.approx(
-            metrics[name] - metrics[f"{name}_baseline"], abs=2e-6
+        assert compared[name].candidate == report.metrics[name]
+        assert compared[name].difference.value == pytest.approx(
+            compared[name].candidate - compared[name].baseline, abs=2e-6
         )
-        assert metrics[f"{name}_improvement_high"] < 0
+        assert compared[name].difference.high < 0
     assert "Worse in rougeL, bleu, exact_match." in (tmp_path / "model.html").read_text()
     assert "rougeL                  1.000" in capsys.readouterr().out
 
@@ -234,5 +246,53 @@ def test_reward_is_what_the_reward_model_gives_to_prompt_and_answer(evaluate, mo
     assert [row["reward"] for row in rows] == pytest.approx(expected, abs=5e-2)
     assert len(set(expected)) == 3
     assert first.metrics["reward"] == pytest.approx(sum(expected) / 3, abs=5e-2)
-    assert second.metrics["reward_improvement"] == pytest.approx(0.0, abs=5e-2)
+    assert second.comparison.metrics["reward"].difference.value == pytest.approx(0.0, abs=5e-2)
     assert "what the reward model gives" in (tmp_path / "first.html").read_text()
+
+
+def test_a_row_without_a_score_is_null_counted_and_told_and_the_others_are_compared(
+    evaluate, model, tmp_path, monkeypatch
+):
+    import torch
+
+    judge = tmp_path / "judge"
+    network, _ = make_judge(model, judge)
+    forward = type(network).forward
+    evaluate(metric_names=["rougeL", "reward"], reward_model=judge, name="base")
+    seen = []
+
+    def without_the_second(self, input_ids, **kwargs):
+        """A reward model that overflows for one prompt."""
+        answer = forward(self, input_ids, **kwargs)
+        for number, tokens in enumerate(input_ids):
+            seen.append(tokens)
+            if (tokens == marked).any():
+                answer.logits[number] = torch.nan
+        return answer
+
+    vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    marked = next(number for word, number in vocabulary.items() if "sky" in word)
+    monkeypatch.setattr(type(network), "forward", without_the_second)
+    report = evaluate(
+        metric_names=["rougeL", "reward"], reward_model=judge, baseline_scores=tmp_path / "base.jsonl"
+    )
+    assert seen
+    rows = read_rows(tmp_path / "model.jsonl")
+    assert [row["reward"] is None for row in rows] == [False, True, False]
+    reward = (rows[0]["reward"] + rows[2]["reward"]) / 2
+    assert report.metrics["reward"] == pytest.approx(reward, abs=1e-6)
+    assert report.comparison.metrics["reward"] == MetricComparison(
+        candidate=report.metrics["reward"],
+        baseline=report.metrics["reward"],
+        difference=Difference(value=0, low=0, high=0),
+        rows_scored=2,
+        rows_unscored=1,
+    )
+    assert report.comparison.metrics["rougeL"].rows_unscored == 0
+    assert [finding.partition(":")[0] for finding in report.findings] == [
+        "reward has no score for 1 of 3 answers of the model",
+        "reward has no score for 1 of 3 answers of the baseline",
+    ]
+    page = (tmp_path / "model.html").read_text()
+    assert "1 of 3 samples have no score by reward and are left out of it." in page
+    assert "not scored" in page

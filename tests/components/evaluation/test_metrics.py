@@ -247,10 +247,57 @@ def test_models_are_compared_sample_by_sample():
     baseline = Scores.mean_of([0.1, 0.9, 0.5, 0.3, 0.7])
     same_gain = compare(Scores.mean_of([0.2, 1.0, 0.6, 0.4, 0.8]), baseline)
     # Paired: every sample gains the same, so there is no doubt, however much the samples differ.
-    assert (same_gain.improvement.low, same_gain.improvement.high) == pytest.approx((0.1, 0.1))
+    assert (same_gain.difference.low, same_gain.difference.high) == pytest.approx((0.1, 0.1))
     assert same_gain.baseline.high - same_gain.baseline.low > 0.3
 
     mixed = compare(Scores.mean_of([0.2, 0.8, 0.5, 0.3, 0.9]), baseline)
     assert (mixed.wins, mixed.ties, mixed.losses) == (2, 2, 1)
-    assert mixed.improvement.value == pytest.approx(0.04)
-    assert mixed.improvement.low < 0 < mixed.improvement.high
+    assert mixed.difference.value == pytest.approx(0.04)
+    assert mixed.difference.low < 0 < mixed.difference.high
+
+
+def test_the_interval_of_a_difference_is_that_of_scipys_paired_bootstrap():
+    from scipy.stats import bootstrap
+
+    generator = np.random.default_rng(7)
+    baseline = generator.normal(size=200)
+    model = baseline + generator.normal(0.2, 0.5, size=200)
+    ours = compare(Scores.mean_of(model), Scores.mean_of(baseline)).difference
+    theirs = bootstrap(
+        (model, baseline),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        paired=True,
+        method="percentile",
+        rng=generator,
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.value == pytest.approx(model.mean() - baseline.mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.1 * width)
+
+
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
+def test_samples_without_a_score_of_both_models_are_left_out_and_counted(nothing):
+    model = Scores.mean_of([0.2, nothing, 0.6, 0.4, 0.8])
+    baseline = Scores.mean_of([0.1, 0.9, 0.5, nothing, 0.9])
+    assert estimate(model) == estimate(Scores.mean_of([0.2, 0.6, 0.4, 0.8]))
+    found = compare(model, baseline)
+    whole = compare(Scores.mean_of([0.2, 0.6, 0.8]), Scores.mean_of([0.1, 0.5, 0.9]))
+    assert (found.candidate, found.baseline, found.difference) == (
+        whole.candidate,
+        whole.baseline,
+        whole.difference,
+    )
+    assert (found.scored, found.unscored) == (3, 2)
+    assert (found.wins, found.ties, found.losses) == (2, 0, 1)
+
+
+def test_without_any_score_there_is_nothing_but_the_count():
+    assert estimate(Scores.mean_of([np.nan, np.inf])) is None
+    found = compare(Scores.mean_of([np.nan, 1.0]), Scores.mean_of([0.5, np.nan]))
+    assert found.record().model_dump() == {
+        "candidate": None,
+        "baseline": None,
+        "difference": None,
+        "rows_scored": 0,
+        "rows_unscored": 2,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from html.parser import HTMLParser
 
@@ -25,7 +26,7 @@ def page(values: list[float], baseline: list[float] | None = None, **texts: str)
             "answer": texts.get("answer", f"answer {i}"),
             "tokens": 3,
             "finish_reason": "stop",
-            "rougeL": value,
+            "rougeL": value if math.isfinite(value) else None,
         }
         for i, value in enumerate(values, start=1)
     ]
@@ -128,3 +129,24 @@ def test_facts_and_skipped_metrics_are_told():
     assert "LlamaForCausalLM, 135 M parameters" in text
     assert "1,514 tokens generated, 123 a second · 1 answer cut off at the token limit" in text
     assert "semantic_similarity was left out: no model." in text
+
+
+def test_samples_without_a_score_come_last_and_are_counted(monkeypatch):
+    monkeypatch.setattr(report, "SHOWN_AT_ENDS", 1)
+    html = page([0.9, math.nan, 0.2, 0.5], [0.1, 0.3, 0.4, math.nan])
+    assert sections(html) == {
+        "Largest gains in rougeL": [1],
+        "Largest losses in rougeL": [3],
+        "The other 2 samples, by change of rougeL": [2, 4],
+    }
+    assert "2 of 4 samples have no score by rougeL" in html
+    assert sections(page([math.nan, 0.9, 0.1])) == {
+        "Highest rougeL": [2],
+        "Lowest rougeL": [3],
+        "The other 1 samples, by score of rougeL": [1],
+    }
+
+
+def test_a_metric_without_any_score_says_so():
+    assert '<p class="verdict">No score for rougeL.</p>' in page([math.nan], [0.5])
+    assert "no sample has a score" in page([math.nan])

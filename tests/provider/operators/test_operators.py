@@ -230,21 +230,30 @@ def test_where_a_training_is_tracked_does_not_keep_its_result_from_being_reused(
     assert fingerprint("one", dataset="/e") != fingerprint("one")
 
 
-METRICS = {"rougeL": 0.50, "rougeL_baseline": 0.40, "rougeL_improvement": 0.1, "bleu": 3.0}
+ROUGE = {
+    "candidate": 0.50,
+    "baseline": 0.40,
+    "difference": {"value": 0.1, "low": 0.02, "high": 0.18},
+    "rows_scored": 48,
+    "rows_unscored": 0,
+}
+NOTHING = {"candidate": None, "baseline": None, "difference": None, "rows_scored": 0, "rows_unscored": 48}
+
+
+def comparison(**metrics):
+    return {"schema_version": 1, "confidence": 0.95, "metrics": metrics}
 
 
 def gate(context, **arguments):
     return QualityGateOperator(
-        task_id="gate", **{"metrics": METRICS, "metric": "rougeL", **arguments}
+        task_id="gate", **{"comparison": comparison(rougeL=ROUGE), "metric": "rougeL", **arguments}
     ).execute(context)
 
 
 def test_gate_passes_at_the_margin(context):
     assert gate(context, min_improvement=0.1) == {
         "metric": "rougeL",
-        "baseline": 0.40,
-        "candidate": 0.50,
-        "improvement": 0.1,
+        **ROUGE,
         "min_improvement": 0.1,
         "passed": True,
     }
@@ -267,4 +276,33 @@ def test_gate_on_a_metric_without_baseline_is_refused(context):
     with pytest.raises(ConfigurationError, match=r"compared no metric 'rougel' \(did you mean 'rougeL'\?\)"):
         gate(context, metric="rougel")
     with pytest.raises(ConfigurationError, match="It compared: nothing"):
-        gate(context, metrics={"rougeL": 0.5})
+        gate(context, comparison=comparison())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "count"),
+    [({**ROUGE, "rows_scored": 47, "rows_unscored": 1}, 1), (NOTHING, 48)],
+)
+def test_gate_is_not_passed_while_a_row_has_no_score(context, numbers, count):
+    with pytest.raises(QualityGateFailed, match=rf"^rougeL has no score for {count} of 48 rows"):
+        gate(context, comparison=comparison(rougeL=numbers), min_improvement=-1)
+    assert context["ti"].xcom["return_value"] == {
+        "metric": "rougeL",
+        **numbers,
+        "min_improvement": -1.0,
+        "passed": False,
+    }
+
+
+@pytest.mark.parametrize("margin", [float("nan"), "inf", "much", None])
+def test_gate_with_a_margin_that_is_no_number_is_refused(context, margin):
+    with pytest.raises(ConfigurationError, match=r"^min_improvement is .*, and no finite number"):
+        gate(context, min_improvement=margin)
+
+
+@pytest.mark.parametrize(
+    "value", [None, {"rougeL": 0.5}, str(comparison(rougeL=ROUGE)), {**comparison(), "schema_version": 2}]
+)
+def test_gate_decides_by_nothing_but_a_comparison(context, value):
+    with pytest.raises(ConfigurationError, match=r"^The comparison is not one of an evaluation \("):
+        gate(context, comparison=value)

@@ -205,9 +205,16 @@ def test_nothing_is_linked_that_is_not_there(context, artifacts, root):
 
 def test_gate_names_and_links_the_report(context, artifacts, root):
     (artifacts / "report.html").write_text("fine")
-    metrics = {"rougeL": 0.41, "rougeL_baseline": 0.52, "rougeL_improvement": -0.11}
+    rouge = {
+        "candidate": 0.41,
+        "baseline": 0.52,
+        "difference": {"value": -0.11, "low": -0.2, "high": -0.02},
+        "rows_scored": 48,
+        "rows_unscored": 0,
+    }
+    comparison = {"schema_version": 1, "confidence": 0.95, "metrics": {"rougeL": rouge}}
     gate = QualityGateOperator(
-        task_id="gate", metrics=metrics, metric="rougeL", report=str(artifacts / "report.html")
+        task_id="gate", comparison=comparison, metric="rougeL", report=str(artifacts / "report.html")
     )
     with pytest.raises(QualityGateFailed) as caught:
         gate.execute(context)
