@@ -464,6 +464,7 @@ with DAG(
             report=evaluate_tuned.output["report"],
             params_to_log="{{ params }}",
             model_metrics=evaluate_tuned.output["metrics"],
+            comparison=evaluate_tuned.output["comparison"],
             tags="{{ dict(ti.xcom_pull('tuned_model', key='tags'), "
             "**{'component.evaluate_model': ti.xcom_pull('evaluate_tuned')['component_digest']}) }}",
         )

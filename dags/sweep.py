@@ -190,5 +190,6 @@ with DAG(
         alias="candidate",
         params_to_log=chosen["settings"],
         model_metrics=chosen["metrics"],
+        comparison=chosen["comparison"],
     )
     quality_gate >> register_model

@@ -41,6 +41,7 @@ class RegisterModelOperator(ComponentOperator):
     :param as_of: date or partition that the model is of, as text that sorts; that of the DAG's run when left out
     :param params_to_log: parameters to log
     :param model_metrics: metrics to log
+    :param comparison: output ``comparison`` of an evaluation, kept with the run as ``comparison.json``
     :param tags: tags of run and version
     """
 
@@ -73,6 +74,7 @@ class RegisterModelOperator(ComponentOperator):
         as_of: str | None = None,
         params_to_log: dict[str, Any] | None = None,
         model_metrics: dict[str, Any] | None = None,
+        comparison: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -88,6 +90,7 @@ class RegisterModelOperator(ComponentOperator):
         self.as_of = as_of
         self.params_to_log = params_to_log
         self.model_metrics = model_metrics
+        self.comparison = comparison
         self.tags = tags
 
     def arguments(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def register_model(
     as_of: Optional[str] = None,
     params_to_log: Optional[dict] = None,
     model_metrics: Optional[dict] = None,
+    comparison: Optional[dict] = None,
     tags: Optional[dict] = None,
 ):
     """Log an MLflow run and make a model version of the same content once.
@@ -45,6 +46,7 @@ def register_model(
         as_of: Date or partition that the model is of, as text that sorts.
         params_to_log: Parameters to log.
         model_metrics: Metrics to log.
+        comparison: The comparison of an evaluation, kept with the run as ``comparison.json``.
         tags: Tags of run and version, for example the digests of the components that made the model.
     """
     from llmops_components.kfp._run import run_step
@@ -65,6 +67,7 @@ def register_model(
             as_of=as_of,
             params_to_log=whole_numbers(params_to_log),
             model_metrics=model_metrics,
+            comparison=whole_numbers(comparison),
             tags=tags,
             datasets={"train": dataset.path} if dataset else None,
             artifacts={"evaluation.html": report.path} if report else None,

@@ -9,9 +9,11 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmops_components.comparison import Comparison, read_comparison
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.models.directory import check_model_directory
 from llmops_components.moved import old_names
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+COMPARISON_FILE = "comparison.json"
 MODEL_DIGEST_TAG = "llmops.model.digest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,255}")  # MLflow keeps `latest` and `v1` for itself
@@ -56,6 +59,7 @@ def register_model(
     as_of: str | None = None,
     params_to_log: Mapping[str, Any] | None = None,
     model_metrics: Mapping[str, float] | None = None,
+    comparison: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     datasets: Mapping[str, str | os.PathLike[str]] | None = None,
     artifacts: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -83,6 +87,8 @@ def register_model(
             version. None where there is no such order: then the alias is moved in any case.
         params_to_log: Parameters of the run; nested mappings become dotted names, values over 6000 characters are cut.
         model_metrics: Metrics of the run; finite numbers.
+        comparison: Of ``evaluate_model``. Metrics in MLflow are numbers of one model each, by which runs are sorted and charted;
+            how two models differ, within which interval and on how many rows is a record, kept whole in ``comparison.json``.
         tags: Tags of both run and version, for example the digests of the components.
         datasets: Dataset files by name; their digests become inputs of the run and tags of run and version.
         artifacts: Files or directories by the path that they get in the run, for example ``report.html``.
@@ -96,6 +102,7 @@ def register_model(
         UnavailableError: MLflow could not be reached.
     """
     _check_settings(model_name, alias, as_of, model_metrics or {}, datasets or {}, artifacts or {})
+    compared = read_comparison(comparison) if comparison is not None else None
     if parent is not None:
         check_parent("parent", parent)
     directory = Path(model)
@@ -106,22 +113,22 @@ def register_model(
         **{f"llmops.dataset.{key}.digest": digest_of(path)[0] for key, path in (datasets or {}).items()},
         MODEL_DIGEST_TAG: digest,
     }
+    run = _Run(
+        experiment=experiment,
+        name=redact(run_name or model_name),
+        parent=parent,
+        tags=all_tags,
+        params=params_to_log or {},
+        metrics=model_metrics or {},
+        datasets=datasets or {},
+        artifacts=artifacts or {},
+        comparison=compared,
+    )
     with _connection(tracking_uri) as (client, address):
         version = _find_version(client, model_name, digest)
         reused = version is not None
         if version is None:
-            model_uri = _log_run(
-                client,
-                directory,
-                experiment,
-                redact(run_name or model_name),
-                parent,
-                all_tags,
-                params_to_log,
-                model_metrics,
-                datasets,
-                artifacts,
-            )
+            model_uri = _log_run(client, directory, run)
             version = _make_version(model_name, model_uri, all_tags)
             print(f"Registered {model_name} version {version.version} from run {version.run_id}.")
         else:
@@ -248,35 +255,39 @@ def _find_version(client: MlflowClient, name: str, digest: str) -> ModelVersion 
     return max(ready, key=lambda version: int(version.version), default=None)
 
 
-def _log_run(
-    client: MlflowClient,
-    directory: Path,
-    experiment: str,
-    run_name: str,
-    parent: str | None,
-    tags: Mapping[str, str],
-    params: Mapping[str, Any] | None,
-    metrics: Mapping[str, float] | None,
-    datasets: Mapping[str, str | os.PathLike[str]] | None,
-    artifacts: Mapping[str, str | os.PathLike[str]] | None,
-) -> str:
+@dataclass(frozen=True)
+class _Run:
+    """What an MLflow run is made with, besides the model."""
+
+    experiment: str
+    name: str
+    parent: str | None
+    tags: Mapping[str, str]
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    datasets: Mapping[str, str | os.PathLike[str]]
+    artifacts: Mapping[str, str | os.PathLike[str]]
+    comparison: Comparison | None
+
+
+def _log_run(client: MlflowClient, directory: Path, made: _Run) -> str:
     """Make the run; a run that fails on the way is marked so. Returns the address of the model logged with it."""
     import mlflow
     from mlflow.entities import Dataset, DatasetInput, Metric, Param
     from mlflow.models import Model
 
-    experiment_id = find_experiment(client, experiment)
-    above = find_dag_run(client, experiment_id, parent) if parent else None
-    nested = {"mlflow.parentRunId": above} if above else {}
-    with mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags={**tags, **nested}) as run:
+    experiment_id = find_experiment(client, made.experiment)
+    above = find_dag_run(client, experiment_id, made.parent) if made.parent else None
+    tags = {**made.tags, **({"mlflow.parentRunId": above} if above else {})}
+    with mlflow.start_run(experiment_id=experiment_id, run_name=made.name, tags=tags) as run:
         run_id = run.info.run_id
         now = int(time.time() * 1000)
-        shown = [Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in flat(params or {}).items()]
+        shown = [Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in flat(made.params).items()]
         for start in range(0, len(shown), PARAMS_PER_REQUEST):
             client.log_batch(run_id, params=shown[start : start + PARAMS_PER_REQUEST])
-        client.log_batch(
-            run_id, metrics=[Metric(key, value, now, 0) for key, value in (metrics or {}).items()]
-        )
+        client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in made.metrics.items()])
+        if made.comparison is not None:
+            client.log_dict(run_id, made.comparison.model_dump(), COMPARISON_FILE)
         inputs = [
             # MLflow shortens digests to 36 characters; the whole one is in the tags.
             DatasetInput(
@@ -287,11 +298,11 @@ def _log_run(
                     os.fspath(path),
                 )
             )
-            for key, path in (datasets or {}).items()
+            for key, path in made.datasets.items()
         ]
         if inputs:
             client.log_inputs(run_id, inputs)
-        for key, path in (artifacts or {}).items():
+        for key, path in made.artifacts.items():
             _log_artifact(client, run_id, key, Path(path))
         info = Model.log(
             artifact_path=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import shutil
 import threading
@@ -64,6 +65,21 @@ def test_server_on_this_machine_is_asked_past_the_proxy_of_the_environment(serve
     assert past_proxies("http://mlflow.example:5000") == {}
 
 
+COMPARISON = {
+    "schema_version": 1,
+    "confidence": 0.95,
+    "metrics": {
+        "rouge_l": {
+            "candidate": 0.5,
+            "baseline": 0.4,
+            "difference": {"value": 0.1, "low": 0.05, "high": 0.2},
+            "rows_scored": 3,
+            "rows_unscored": 0,
+        }
+    },
+}
+
+
 def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, tmp_path):
     dataset, page, folder = tmp_path / "dataset", tmp_path / "page", tmp_path / "scores"
     dataset.write_text('{"text": "a"}\n')
@@ -81,6 +97,7 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
         as_of="2026-11-25",
         params_to_log={"training_args": {"max_steps": 40, "optim": "x" * 7000}, "targets": ["q", "v"]},
         model_metrics={"rouge_l": 0.5, "rows": 3},
+        comparison=COMPARISON,
         tags={"llmops.component.train_sft.digest": "sha256:11"},
         datasets={"train": dataset},
         artifacts={"reports/evaluation.html": page, "scores": folder},
@@ -116,6 +133,8 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
         "targets": "['q', 'v']",
     }
     assert run.data.metrics == {"rouge_l": 0.5, "rows": 3.0}
+    kept = client.download_artifacts(run.info.run_id, "comparison.json", str(tmp_path))
+    assert json.loads(Path(kept).read_text()) == COMPARISON
     tags = {
         "llmops.component.train_sft.digest": "sha256:11",
         "llmops.dataset.train.digest": data_digest,
@@ -315,6 +334,11 @@ def test_no_address_is_an_error_instead_of_a_local_directory(checkpoint, monkeyp
             r"model_metrics\['loss'\] is nan; a metric is a finite number",
         ),
         ({"model_metrics": {"loss": "low"}}, r"model_metrics\['loss'\] is 'low'"),
+        ({"comparison": {"rouge_l": 0.5}}, "comparison is not one of evaluate_model"),
+        (
+            {"comparison": {**COMPARISON, "schema_version": 2}},
+            r"it has schema version 2; version 1 is read here",
+        ),
         ({"artifacts": {"../up": "."}}, "artifacts has the name '../up'"),
         (
             {"datasets": {"train": "/does/not/exist"}},
