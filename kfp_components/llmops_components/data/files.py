@@ -8,27 +8,22 @@ refused by its name.
 from __future__ import annotations
 
 import codecs
-import csv
-import datetime
-import decimal
 import io
 import json
-import math
 import os
 import re
-import sys
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice, product
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llmops_components.data.csv_lines import csv_dialect, read_csv
+from llmops_components.data.lines import HALF_PAIR, Line, kind_of, parse_line
+from llmops_components.data.parquet_lines import read_parquet
 from llmops_components.errors import DataError
 
 _MAX_PROBLEMS_SHOWN = 5
 _PARQUET = b"PAR1"
-_PARQUET_BATCH_ROWS = 1024
 _HEAD_BYTES = 512
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 _ENCODINGS = {  # UTF-32's little-endian mark starts with UTF-16's
@@ -70,35 +65,6 @@ _SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
 _MARKUP = re.compile(rb"<(!doctype|html|\?xml|head|body)", re.IGNORECASE)
 _MAX_ARRAY_BYTES = 1 << 30  # about where rows held as Python objects take ten times as much
 _MAX_DOCUMENT_LINES = 100_000
-_DELIMITERS = (",", "\t", ";", "|")
-_HEADER_CELL = re.compile(r"[A-Za-z_][\w .-]{0,63}")
-_LONE_COLUMNS = ("text", "prompt")  # a header of one column is told from a line of text by its name
-_TRUTH = {"true": True, "false": False, "1": True, "0": False}
-# Columns of a CSV file that hold something else than text, written as JSON ...
-_JSON_COLUMNS = ("messages", "tools", "chat_template_kwargs")
-# ... and those that may hold messages, while other JSON there is text: what was asked, or the answer itself.
-_TEXT_OR_MESSAGES = ("prompt", "completion", "chosen", "rejected")
-# Columns that are no text beside another one; without it they are somebody's own.
-_TYPED_BESIDE = {"label": "completion", "margin": "chosen"}
-_KNOWN_COLUMNS = {*_JSON_COLUMNS, *_TEXT_OR_MESSAGES, *_LONE_COLUMNS, "reference", "user_input"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a dataset file: either ``row`` or ``problem`` is set.
-
-    Args:
-        number: Line number, from 1; of a file without lines, the number of the row.
-        raw: The row as JSON, without line end. Of JSON Lines it is the line as it was; bytes that are not UTF-8 are
-            shown as ``\\xNN``.
-        row: The object on the line, or None when the line cannot be used.
-        problem: Why the line cannot be used.
-    """
-
-    number: int
-    raw: str
-    row: dict[str, Any] | None = None
-    problem: str | None = None
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
@@ -124,7 +90,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
         with file.open("rb") as handle:
             compression = compression_of(handle.peek(_HEAD_BYTES))
             if handle.peek(_HEAD_BYTES).startswith(_PARQUET):
-                yield from _read_parquet(file)
+                yield from read_parquet(file)
             elif compression:
                 yield from _read_compressed(file, handle, compression)
             else:
@@ -182,12 +148,12 @@ def _read_text(file: Path, handle: io.BufferedReader) -> Iterator[Line]:
             return
     elif start.startswith(b"{"):
         lines = _refuse_document(file, first[1], lines)
-    elif dialect := _dialect(first[1]):
-        yield from _read_csv(file, lines, *dialect)
+    elif dialect := csv_dialect(first[1]):
+        yield from read_csv(file, lines, *dialect)
         return
     for number, raw in lines:
         if raw := raw.rstrip(b"\r\n"):
-            line = _parse(number, raw)
+            line = parse_line(number, raw)
             if line.raw.strip():
                 yield line
 
@@ -270,7 +236,7 @@ def _element(number: int, item: Any) -> Line:
     try:
         json.dumps(item, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
-        return Line(number, json.dumps(item), problem=_HALF_PAIR)
+        return Line(number, json.dumps(item), problem=HALF_PAIR)
     except ValueError:
         return Line(number, json.dumps(item), problem="has a number that is infinite or no number (NaN)")
     return Line(number, json.dumps(item, ensure_ascii=False), row=item)
@@ -294,221 +260,6 @@ def _refuse_document(
         f"The dataset is {whole} written over several lines (fields {fields}), not JSON Lines. Write each row on one "
         f"line, for example with `jq -c .`, or with `jq -c '.FIELD[]'` where FIELD holds the rows. Dataset: {file}."
     )
-
-
-def _dialect(first: bytes) -> tuple[str, bool] | None:
-    """What separates the names in the header of a CSV file, and whether spaces follow it; None for any other line."""
-    try:
-        text = first.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return None
-    for spaced, delimiter in product((False, True), _DELIMITERS):
-        cells = next(csv.reader([text], delimiter=delimiter, skipinitialspace=spaced), [])
-        names = cells[1:] if cells[:1] == [""] else cells  # Pandas gives its index no name
-        if (
-            len(cells) > 1
-            and len(set(names)) == len(names)
-            and all(map(_HEADER_CELL.fullmatch, names))
-            and (not spaced or _KNOWN_COLUMNS & {name.strip() for name in names})  # or it is prose
-        ):
-            return delimiter, spaced
-    return (",", False) if text.strip('"') in _LONE_COLUMNS else None
-
-
-def _read_csv(file: Path, lines: Iterator[tuple[int, bytes]], delimiter: str, spaced: bool) -> Iterator[Line]:
-    """Rows of a CSV file. All cells are text, as they are written, but for labels, margins and JSON."""
-    csv.field_size_limit(sys.maxsize)
-    text = (raw.decode("utf-8", errors="surrogateescape") for _, raw in lines)
-    reader = csv.reader(text, delimiter=delimiter, skipinitialspace=spaced, strict=True)
-    try:
-        header = [name.strip() for name in next(reader)]
-        for cells in reader:
-            if cells:
-                yield _csv_line(reader.line_num, header, cells)
-    except csv.Error as error:
-        raise DataError(
-            f"The dataset is CSV that cannot be read: line {reader.line_num}: {error}. Write it again, for example with a "
-            f"library, or write JSON Lines. Dataset: {file}."
-        ) from error
-
-
-def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
-    if len(cells) != len(header):
-        raw = json.dumps(cells).encode("utf-8", errors="backslashreplace").decode("utf-8")
-        return Line(number, raw, problem=f"has {len(cells)} cells, and the header has {len(header)}")
-    try:
-        row = {name: _cell(name, cell, header) for name, cell in zip(header, cells, strict=True)}
-        row = {name: value for name, value in row.items() if name and value is not None}
-        raw = json.dumps(row, ensure_ascii=False, allow_nan=False)
-        raw.encode("utf-8")
-    except UnicodeEncodeError:
-        return Line(number, json.dumps(cells), problem="is not UTF-8")
-    except ValueError as error:
-        return Line(number, json.dumps(cells), problem=str(error))
-    return Line(number, raw, row=row)
-
-
-def _cell(name: str, cell: str, header: Sequence[str]) -> Any:
-    if name in _TYPED_BESIDE:
-        return _typed_cell(name, cell) if _TYPED_BESIDE[name] in header else cell
-    if name in (*_JSON_COLUMNS, *_TEXT_OR_MESSAGES) and cell.lstrip().startswith(("[", "{")):
-        try:
-            value = json.loads(cell)
-        except (ValueError, RecursionError):
-            return cell
-        return value if name in _JSON_COLUMNS or _are_messages(value) else cell
-    return cell
-
-
-def _typed_cell(name: str, cell: str) -> Any:
-    if not cell.strip():
-        return None
-    if name == "label":
-        return _TRUTH.get(cell.strip().lower(), cell)
-    try:
-        return finite(cell)
-    except ValueError:
-        raise ValueError(f"has {cell[:40]!r} as {name}, not a number") from None
-
-
-def _are_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and all(isinstance(each, dict) for each in value)
-        and any("role" in each and each.keys() & {"content", "tool_calls"} for each in value)
-    )
-
-
-def _read_parquet(file: Path) -> Iterator[Line]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as parquet:
-            batches = (
-                batch.to_pylist(maps_as_pydicts="strict")
-                for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS)
-            )
-            for number, row in enumerate(chain.from_iterable(batches), start=1):
-                yield _parquet_line(number, row)
-    except (pyarrow.ArrowException, ValueError, KeyError, OverflowError) as error:
-        raise DataError(
-            f"The dataset is not a readable Parquet file: {error}. Write it again. Dataset: {file}."
-        ) from error
-
-
-def _parquet_line(number: int, row: dict[str, Any]) -> Line:
-    try:
-        row = plain_row(row)
-    except ValueError as error:
-        return Line(number, json.dumps(row, default=_shown), problem=str(error))
-    return Line(number, json.dumps(row, ensure_ascii=False), row=row)
-
-
-def _shown(value: Any) -> str:
-    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
-
-
-def plain_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as JSON could hold it, from types that Parquet and Arrow have besides.
-
-    What is null is left out: a column has a value in every row, so a field that a row lacks is stored as null. So is
-    NaN, by which Pandas writes it. Dates and times become text as ISO 8601 has it, decimal numbers become numbers.
-
-    Args:
-        row: The row.
-
-    Raises:
-        ValueError: A value has no such form, for example an infinity or bytes; names its column.
-    """
-    return {str(name): _plain(value, str(name)) for name, value in row.items() if not _is_absent(value)}
-
-
-def _is_absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _plain(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        if math.isinf(value):
-            raise ValueError(f"has an infinite number in {where}")
-        return None if math.isnan(value) else float(value)
-    if isinstance(value, dict):
-        return {
-            str(name): _plain(each, f"{where}.{name}") for name, each in value.items() if not _is_absent(each)
-        }
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return [_plain(each, where) for each in value]
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return _plain(float(value), where) if decimal.Decimal(repr(float(value))) == value else str(value)
-    if isinstance(value, datetime.timedelta | uuid.UUID):
-        return str(value)
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(f"has bytes in {where} that are not text; only text is read") from None
-    if hasattr(value, "tolist"):  # an array or a number of NumPy's
-        return _plain(value.tolist(), where)
-    raise ValueError(
-        f"has a value of the type {type(value).__name__} in {where}, which is not text or a number"
-    )
-
-
-_HALF_PAIR = "has half of a Unicode surrogate pair (\\udXXX), which is not text"
-
-
-def _parse(number: int, raw: bytes) -> Line:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        shown = raw.decode("utf-8", errors="backslashreplace")
-        return Line(number, shown, problem=f"is not UTF-8 at byte {error.start + 1} of the line")
-    try:
-        row = json.loads(text, parse_constant=_refuse_constant, parse_float=finite)
-        if "\\ud" in text.lower():
-            json.dumps(row, ensure_ascii=False).encode(
-                "utf-8"
-            )  # half of a surrogate pair cannot be written again
-    except json.JSONDecodeError as error:
-        return Line(number, text, problem=f"is not valid JSON: {error.msg} (column {error.colno})")
-    except UnicodeEncodeError:
-        return Line(number, text, problem=_HALF_PAIR)
-    except (ValueError, RecursionError) as error:
-        return Line(number, text, problem=f"is not usable JSON: {error}")
-    if not isinstance(row, dict):
-        return Line(number, text, problem=f"is not a JSON object but {kind_of(row)}")
-    return Line(number, text, row=row)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def finite(text: str) -> float:
-    """The number that a text writes.
-
-    Raises:
-        ValueError: It writes none, or one that is too large, as ``1e999``, which would become an infinity.
-    """
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is too large a number")
-    return number
-
-
-def kind_of(value: Any) -> str:
-    """A JSON value's kind, in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

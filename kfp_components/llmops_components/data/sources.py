@@ -15,17 +15,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from llmops_components.data.files import is_compressed, plain_row, read_lines
+from llmops_components.data.files import is_compressed, read_lines
 from llmops_components.data.formats import (
     MEDIA_COLUMNS,
     DatasetFormat,
     FormatName,
     accepted_format,
-    read_valid_rows,
-    row_problems,
     with_our_names,
     with_text,
 )
+from llmops_components.data.parquet_lines import plain_row
+from llmops_components.data.valid_rows import read_valid_rows, row_problems
 from llmops_components.errors import DataError, SettingError, UnavailableError, check_known
 from llmops_components.results import digest_of
 from llmops_components.uris import hub_name, local_path

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.content import content_text
-from llmops_components.data.files import Line, read_lines, write_rows
+from llmops_components.data.files import read_lines, write_rows
 from llmops_components.data.formats import (
     FORMAT_NAMES,
     DatasetFormat,
     accepted_format,
     detect_format,
     partly_filled,
-    row_problems,
     with_our_names,
     with_text,
 )
+from llmops_components.data.lines import Line
 from llmops_components.data.rendering import loss_finding, lost_texts, refusal
+from llmops_components.data.valid_rows import row_problems
 from llmops_components.errors import DataError, SettingError, check_known
 from llmops_components.results import StepReport
 from llmops_components.state_files import write_json

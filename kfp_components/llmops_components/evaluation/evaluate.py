@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llmops_components.comparison import SCHEMA_VERSION, Comparison
 from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
-from llmops_components.data.formats import read_valid_rows
 from llmops_components.data.rendering import loss_finding, losses
+from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import DataError
 from llmops_components.moved import old_names
 from llmops_components.results import StepReport

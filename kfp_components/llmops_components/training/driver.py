@@ -312,7 +312,7 @@ class _Job:
         adapter: str | os.PathLike[str],
     ) -> StepReport:
         """Load, build, run, save."""
-        from llmops_components.tracking.run import STOPPED_TAG
+        from llmops_components.tracking.sender import STOPPED_TAG
         from llmops_components.training import survival
         from llmops_components.training.callbacks.progress import ProgressCallback
         from llmops_components.training.change import Before, check_steps

@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from llmops_components.data.files import Line, read_lines, read_rows, write_rows
+from llmops_components.data.files import read_lines, read_rows, write_rows
+from llmops_components.data.lines import Line
 from llmops_components.errors import DataError
 
 ROWS = [{"text": "a"}, {"text": "b \u00e4"}]

@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 from llmops_components.data.files import write_rows
-from llmops_components.data.formats import (
-    DatasetFormat,
-    detect_format,
-    partly_filled,
-    read_valid_rows,
-    row_problems,
-)
+from llmops_components.data.formats import DatasetFormat, detect_format, partly_filled
+from llmops_components.data.valid_rows import read_valid_rows, row_problems
 from llmops_components.errors import DataError, SettingError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from llmops_components.data import sample
-from llmops_components.data.formats import read_valid_rows
 from llmops_components.data.sample import MAX_DOCUMENTATION_CHARACTERS, VARIANTS, prepare_sample_data
+from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import SettingError
 
 

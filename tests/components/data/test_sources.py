@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from llmops_components.data.formats import read_valid_rows
 from llmops_components.data.sources import open_source
+from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import DataError, SettingError, UnavailableError
 from llmops_components.training.methods.dpo import train_dpo
 from llmops_components.training.methods.kto import train_kto, unpair

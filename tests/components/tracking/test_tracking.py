@@ -12,9 +12,10 @@ import pytest
 from llmops_components.errors import SettingError, TrainingInterrupted
 from llmops_components.redaction import flat, is_secret_name, redact, redacted, without_paths
 from llmops_components.results import digest_of
-from llmops_components.tracking import run as tracking
+from llmops_components.tracking import sender as sending
 from llmops_components.tracking.pictures import draw_curves
-from llmops_components.tracking.run import Tracking, track
+from llmops_components.tracking.run import track
+from llmops_components.tracking.settings import Tracking
 from llmops_components.training.methods.sft import train_sft
 from llmops_components.training.survival import run_training
 from mlflow_server import Door, free_port
@@ -38,7 +39,7 @@ def no_settings_of_the_machine(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
-    monkeypatch.setattr(tracking, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(sending, "SEND_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -277,7 +278,7 @@ def test_server_that_is_down_for_a_while_gets_everything_later(
     tiny_model, tmp_path, client, server, settings, monkeypatch
 ):
     door, refused = Door(server), threading.Event()
-    begin = tracking._Sender._begin
+    begin = sending.Sender._begin
 
     def watched(self):
         try:
@@ -292,7 +293,7 @@ def test_server_that_is_down_for_a_while_gets_everything_later(
                 assert refused.wait(60)
                 door.open()
 
-    monkeypatch.setattr(tracking._Sender, "_begin", watched)
+    monkeypatch.setattr(sending.Sender, "_begin", watched)
 
     down = settings | {"tracking_uri": f"http://127.0.0.1:{door.port}"}
     try:
@@ -335,7 +336,7 @@ def test_server_that_goes_down_does_not_stop_the_training(tiny_model, tmp_path, 
 
 def test_trainings_that_begin_together_end_under_one_run_of_the_dag(client, settings):
     experiment = client.create_experiment(settings["experiment"])
-    senders = [tracking._Sender(Tracking(**settings), settings["tracking_uri"], RUN, None) for _ in range(4)]
+    senders = [sending.Sender(Tracking(**settings), settings["tracking_uri"], RUN, None) for _ in range(4)]
     together = threading.Barrier(len(senders))
 
     def begin(sender):

@@ -1,0 +1,43 @@
+"""Where a training is tracked: what the caller says, else MLflow's own variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmops_components.errors import SettingError, check_known
+from llmops_components.passthrough.training import TrackingSettings
+from llmops_components.tracking.client import check_parent
+
+_KEYS = tuple(TrackingSettings.__annotations__)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where a training is tracked: :class:`~llmops_components.passthrough.training.TrackingSettings`, all of them."""
+
+    tracking_uri: str
+    experiment: str = "llmops"
+    parent: str | None = None
+    run_name: str | None = None
+
+    @classmethod
+    def find(cls, given: Mapping[str, str] | None = None) -> Tracking | None:
+        """What the caller gives, else MLflow's own variables.
+
+        Returns:
+            None when nothing says where to track.
+        """
+        given = {key: value for key, value in (given or {}).items() if value is not None}
+        check_known(given, _KEYS, "tracking")
+        if wrong := [key for key, value in given.items() if not isinstance(value, str) or not value]:
+            raise SettingError(f"tracking: {', '.join(wrong)} is not a text.")
+        if "parent" in given:
+            check_parent("tracking: parent", given["parent"])
+        uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            return None
+        if "experiment" not in given and (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
+            given["experiment"] = name
+        return cls(uri, **given)
