@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import _demo
+import _progress
 import pytest
-from _demo import Outcome, Progress
+from _demo import Outcome
+from _progress import Progress
 
 
 class FakeApi:
@@ -70,7 +72,7 @@ def test_table_lists_tasks_in_the_order_they_run_with_the_latest_step(
     states: dict[str, str | None] = {"prepare": "success", "train": "deferred", "report": "skipped"}
     progress = Progress(FakeApi([states]), "dag", "run")  # type: ignore[arg-type]
     progress.update()
-    console = _demo.Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = _progress.Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     console.print(progress.table())
     assert [line.rstrip() for line in console.export_text().splitlines()[:3]] == [
         "✓  prepare     2.5 s",
