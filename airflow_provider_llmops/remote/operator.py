@@ -32,6 +32,7 @@ __all__ = ["RemoteRunOperator"]
 
 KILL_PATIENCE_SECONDS = 3.0  # Airflow kills a process soon after it has told it to end
 FIND_SECONDS = 2.0
+FIND_SECONDS_WHEN_TIMED_OUT = 20.0  # Airflow kills nothing then, and waits for ``on_kill`` to return
 
 
 class State(Protocol):
@@ -329,7 +330,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         found: list[Seen | None] = []
         thread = threading.Thread(target=lambda: found.append(self.find(intent)), daemon=True)
         thread.start()
-        thread.join(timeout=FIND_SECONDS)
+        thread.join(timeout=FIND_SECONDS_WHEN_TIMED_OUT if is_timed_out() else FIND_SECONDS)
         return next((self.key_of(seen) for seen in found if seen), None)
 
     def _at_the_start(self, key: str) -> str:
