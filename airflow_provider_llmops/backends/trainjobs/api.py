@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from airflow_provider_llmops.backends.kubernetes.messages import message_of, reason_of, sentence
+from airflow_provider_llmops.backends.kubernetes.asking import (
+    PATIENCE_SECONDS,
+    Advice,
+    AlreadyThereError,
+    CredentialsRefusedError,
+    ask,
+)
 from airflow_provider_llmops.backends.kubernetes.pods import PodProblem
 from airflow_provider_llmops.backends.kubernetes.requests import list_pods, list_warnings, log_end
-from airflow_provider_llmops.backends.retrying import while_unavailable
 from airflow_provider_llmops.backends.trainjobs.job import NODE, TrainJob
 from airflow_provider_llmops.backends.trainjobs.manifest import GRACE_SECONDS, TOKEN_LABEL
 from airflow_provider_llmops.exceptions import (
-    ApiUnavailableError,
     ConfigurationError,
     LLMOpsError,
-    RunFailedError,
     RunNotFoundError,
-    shortened,
 )
 
 log = logging.getLogger(__name__)
@@ -30,13 +31,16 @@ log = logging.getLogger(__name__)
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 # JobSet, which carries a TrainJob out, puts it on every pod.
 JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"
-PATIENCE_SECONDS = 300.0
-ANSWER_SECONDS = 30.0
 _ENDED_PHASES = ("Succeeded", "Failed")
 _RUNTIMES = {"ClusterTrainingRuntime": "clustertrainingruntimes", "TrainingRuntime": "trainingruntimes"}
-_RIGHTS = (
-    f"Let the connection's user create, get and delete {PLURAL}.{GROUP}, list pods and events and get pods/log in that "
-    f"namespace, and get {' and '.join(_RUNTIMES.values())}."
+_ADVICE = Advice(
+    kind=f"{PLURAL}.{GROUP}",
+    install="Install Kubeflow Trainer 2.2 or later.",
+    rights=(
+        f"Let the connection's user create, get and delete {PLURAL}.{GROUP}, list pods and events and get pods/log in that "
+        f"namespace, and get {' and '.join(_RUNTIMES.values())}."
+    ),
+    correct="Kubeflow Trainer refuses it: correct the task's settings or the runtime.",
 )
 
 
@@ -73,7 +77,7 @@ class TrainJobs:
                     partial(self._objects.create_namespaced_custom_object, *_kind(namespace), manifest),
                 )
             )
-        except _AlreadyThereError:
+        except AlreadyThereError:
             job = self.get(namespace, name)
         if job.token != token:
             raise ConfigurationError(
@@ -228,63 +232,8 @@ class TrainJobs:
 
     def _ask(self, what: str, call: Callable[..., Any], patience: float = PATIENCE_SECONDS) -> Any:
         """Ask the API server, again while it does not answer. A repeated request is harmless: names are unique."""
-        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
-        from urllib3.exceptions import HTTPError
-
-        what = f"{what} (connection {self.conn_id!r})"
-        for attempt in while_unavailable(patience):
-            with attempt:
-                try:
-                    found = call(_request_timeout=min(ANSWER_SECONDS, patience or ANSWER_SECONDS))
-                    if isinstance(found, str):  # the client hands on what is no JSON
-                        raise json.JSONDecodeError("No document of Kubernetes", shortened(found, 100), 0)
-                    return found
-                except ApiException as error:
-                    raise _sorted_error(error, what) from error
-                # The last where a proxy answers with a page of its own.
-                except (HTTPError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-                    raise ApiUnavailableError(
-                        f"The API server did not answer: {error}", f"Wanted: {what}"
-                    ) from error
-        raise AssertionError("the last attempt returns or raises")
+        return ask(what, call, _ADVICE, conn_id=self.conn_id, patience=patience)
 
 
 def _kind(namespace: str) -> tuple[str, str, str, str]:
     return GROUP, VERSION, namespace, PLURAL
-
-
-class CredentialsRefusedError(ConfigurationError):
-    """401: the API server does not know who asks. That passes when a token is renewed, and says nothing of rights."""
-
-
-class _AlreadyThereError(LLMOpsError):
-    """409: there is one of that name."""
-
-
-def _sorted_error(error: Any, what: str) -> LLMOpsError:
-    """The error that says who must act, with the reason first."""
-    message, reason, details = message_of(error)
-    said, code = reason_of(message), error.status
-    wanted = f"Wanted: {what}; the API server answered {code}"
-    if not code or code >= 500 or code in (408, 429):
-        return ApiUnavailableError(f"The API server answered {code}: {said}", f"Wanted: {what}")
-    if code == 409 and reason == "AlreadyExists":
-        return _AlreadyThereError(said, wanted)
-    if code == 403 and "exceeded quota" in message:
-        return RunFailedError(
-            f"{sentence(said)} Retry when what uses it up has ended, or let the namespace have more.", wanted
-        )
-    is_namespace = details.get("kind") == "namespaces" or message.startswith('namespaces "')
-    if code == 404 and reason == "NotFound" and not is_namespace:
-        return RunNotFoundError(f"{sentence(said)} It was deleted, or is in another namespace.", wanted)
-    if code == 404 and reason is None:
-        said, advice = f"The cluster does not know {PLURAL}.{GROUP}", "Install Kubeflow Trainer 2.2 or later."
-    elif "admission webhook" in message:
-        advice = "Kubeflow Trainer refuses it: correct the task's settings or the runtime."
-    elif code == 403:
-        advice = _RIGHTS
-    elif code == 401:
-        return CredentialsRefusedError(f"{sentence(said)} Renew the connection's credentials.", wanted)
-    else:
-        advice = "Correct the task's settings."
-    return ConfigurationError(f"{sentence(said)} {advice}", wanted)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from airflow_provider_llmops.backends.kubernetes.asking import CredentialsRefusedError
 from airflow_provider_llmops.backends.kubernetes.pods import (
     MAX_PODS,
     PodProblem,
@@ -20,7 +21,7 @@ from airflow_provider_llmops.backends.kubernetes.pods import (
     problems_in_events,
     problems_of_pod,
 )
-from airflow_provider_llmops.backends.trainjobs.api import CredentialsRefusedError, TrainJobs
+from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.backends.trainjobs.failures import FailureLog, without_numbers
 from airflow_provider_llmops.backends.trainjobs.job import NODE, TrainJob, training_jobs
 from airflow_provider_llmops.backends.trainjobs.jobset import missing_jobs, replicated_job
