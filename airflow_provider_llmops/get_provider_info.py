@@ -113,6 +113,11 @@ _RUNS_FIELDS = {
 
 
 _SERVICES_FIELDS = {
+    "kubernetes_conn_id": {
+        "label": "Kubernetes connection",
+        "description": "Cluster: Airflow connection of type kubernetes to a cluster with KServe; services run there.",
+        "schema": _TEXT,
+    },
     "access_file": {
         "label": "Access file",
         "description": "Local only: absolute path of the file that says who may ask the services that are deployed here: API keys, "

@@ -108,17 +108,14 @@ class Rollout:
         return service, None
 
     def discard(self, revision: str) -> Service:
-        """Stop a revision unless requests go to it, or another task has started it; the service then.
+        """Give up a revision that was not given the traffic, unless another task has started it; the service then.
 
         The revision that a deployment gives up may be the one that serves: applying the same manifest again returns it.
 
         :param revision: the revision
         """
-        service = self.backend.get(self.namespace, self.name)
-        found = service.revisions.get(revision)
-        if not self._is_ours or found is None or found.traffic:
-            return service
-        self.backend.delete(self.namespace, self.name, revision)
+        if self._is_ours:
+            self.backend.withdraw(self.namespace, self.name, revision)
         return self.backend.get(self.namespace, self.name)
 
     def give_up(self, revision: str, why: str) -> RunFailedError:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airflow_provider_llmops.backends.serving.access import FIELDS, ServiceAccess, path_of_access_file
+from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, aconnect, connect
+from airflow_provider_llmops.backends.serving.access import (
+    ACCESS_FILE,
+    FIELDS,
+    ServiceAccess,
+    path_of_access_file,
+)
+from airflow_provider_llmops.backends.serving.base import NO_CHAT_TEMPLATE
 from airflow_provider_llmops.backends.serving.local import LocalServingBackend
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
@@ -25,15 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["KServeHook"]
 
 ANSWER_TIMEOUT_SECONDS = 120.0
-# How our predictor and vLLM say it.
-_NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
 
 
 class KServeHook(BaseHook):
     """Deploy services and ask them.
 
-    A connection without a host runs services on this machine, as detached predictors. Its password is the API key that
-    services are asked with.
+    A connection that names a ``kubernetes_conn_id`` in extra runs services on that cluster, as KServe's ``InferenceService`` in standard
+    mode. One that does not runs them on this machine, as detached predictors. Its password is the API key that services are asked with.
 
     :param kserve_conn_id: connection of type ``kserve``
     """
@@ -50,20 +55,59 @@ class KServeHook(BaseHook):
     @cached_property
     def backend(self) -> ServingBackend:
         """The backend that the connection chooses."""
-        return self._backend_of(self.get_connection(self.kserve_conn_id))
+        connection = self.get_connection(self.kserve_conn_id)
+        kubernetes_conn_id = self._cluster_of(connection)
+        if kubernetes_conn_id is None:
+            return self._local(connection)
+        return self._on(connect(kubernetes_conn_id), connection)
 
     async def aget_backend(self) -> ServingBackend:
         """The same from the triggerer, where connections are read asynchronously."""
-        return self._backend_of(await self.aget_connection(self.kserve_conn_id))
+        connection = await self.aget_connection(self.kserve_conn_id)
+        kubernetes_conn_id = self._cluster_of(connection)
+        if kubernetes_conn_id is None:
+            return self._local(connection)
+        return self._on(await aconnect(kubernetes_conn_id), connection)
 
-    def _backend_of(self, connection: Connection) -> ServingBackend:
+    def _cluster_of(self, connection: Connection) -> str | None:
+        """The Kubernetes connection of the cluster; ``None`` for this machine."""
         if connection.host:
             raise ConfigurationError(
-                f"Connection {self.kserve_conn_id!r} names the host {connection.host!r}. This version runs services on the "
-                "local backend only: leave the host empty and set 'python' in extra."
+                f"Connection {self.kserve_conn_id!r} names the host {connection.host!r}, which services are not reached by. Leave it empty, "
+                "and set 'kubernetes_conn_id' in extra for a cluster, or 'python' for this machine."
             )
+        extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
+        found = extra.get("kubernetes_conn_id")
+        if found is None:
+            return None
+        if not isinstance(found, str):
+            raise ConfigurationError(
+                f"Connection {self.kserve_conn_id!r}: 'kubernetes_conn_id' in extra must be the id of a connection, got "
+                f"{shown_value(found, 60)}."
+            )
+        if local := sorted({"python", "root", ACCESS_FILE} & set(extra)):
+            raise ConfigurationError(
+                f"Connection {self.kserve_conn_id!r} has a cluster, and {', '.join(local)} of services on this machine. Leave one out: a "
+                "cluster's services take their API key from a secret."
+            )
+        return found
+
+    def _local(self, connection: Connection) -> ServingBackend:
         settings = local_settings(connection, *FIELDS)
         return LocalServingBackend(python=settings["python"], root=settings["root"])
+
+    def _on(self, cluster: Cluster, connection: Connection) -> ServingBackend:
+        from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
+        from airflow_provider_llmops.backends.serving.kserve.standard import StandardServingBackend
+
+        has_key = ServiceAccess.of(connection).api_key is not None
+        services = KServeCluster(
+            cluster.client, conn_id=cluster.conn_id, namespace=cluster.namespace or "default"
+        )
+        return StandardServingBackend(services, ask_service=self._ask_with_key if has_key else None)
+
+    def _ask_with_key(self, url: str, model: str, prompt: str, max_tokens: int) -> str:
+        return self.ask(url, model, prompt, max_tokens=max_tokens)
 
     @cached_property
     def access(self) -> ServiceAccess:
@@ -117,7 +161,7 @@ class KServeHook(BaseHook):
             body = {"model": model, "messages": messages, **settings}
             return self._choice(f"{base}/chat/completions", body, "message", "content")
         except ConfigurationError as refused:
-            if not any(phrase in str(refused) for phrase in _NO_CHAT_TEMPLATE):
+            if not any(phrase in str(refused) for phrase in NO_CHAT_TEMPLATE):
                 raise
         if "max_completion_tokens" in settings:
             settings["max_tokens"] = settings.pop("max_completion_tokens")

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from airflow_provider_llmops.states import ServiceState
 
+# How our predictor and vLLM say it.
+NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
+
 
 @dataclass(frozen=True)
 class Revision:
@@ -93,8 +96,11 @@ class ServingBackend(Protocol):
     def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
         """Ask one revision a question, whoever else may ask it; with fewer tokens where its context has no room for so many."""
 
-    def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
-        """Stop one revision, or all of the service."""
+    def withdraw(self, namespace: str, name: str, revision: str) -> None:
+        """Stop a revision that :meth:`set_traffic` has not given the traffic; what served before it serves on, or again."""
+
+    def delete(self, namespace: str, name: str) -> None:
+        """Remove the service with all its revisions."""
 
     def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
         """The last lines that a revision wrote."""

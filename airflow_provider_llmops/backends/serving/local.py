@@ -72,12 +72,15 @@ class LocalServingBackend:
         )["answer"]
         return answer
 
-    def delete(self, namespace: str, name: str, revision: str | None = None) -> None:
-        """Stop one revision, keeping its log, or remove the whole service."""
-        if revision is not None:
+    def withdraw(self, namespace: str, name: str, revision: str) -> None:
+        """Stop a revision without traffic, keeping its log."""
+        found = self.get(namespace, name).revisions.get(revision)
+        if found is not None and not found.traffic:
             self._call("stop", "--namespace", namespace, name, "--revision", revision)
-        else:
-            self._call("delete", "--namespace", namespace, name)
+
+    def delete(self, namespace: str, name: str) -> None:
+        """Remove the whole service."""
+        self._call("delete", "--namespace", namespace, name)
 
     def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
         """The last lines that a revision wrote."""

@@ -17,6 +17,7 @@ from airflow_provider_llmops.backends.pipelines.kubeflow.backend import Kubeflow
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
 from airflow_provider_llmops.backends.serving.base import ServingBackend
+from airflow_provider_llmops.backends.serving.kserve.standard import StandardServingBackend
 from airflow_provider_llmops.backends.serving.local import LocalServingBackend
 from airflow_provider_llmops.exceptions import ConfigurationError
 
@@ -24,6 +25,7 @@ BACKENDS = [
     (LocalPipelineBackend, PipelineMachine),
     (KubeflowPipelineBackend, PipelineServer),
     (LocalServingBackend, ServingBackend),
+    (StandardServingBackend, ServingBackend),
 ]
 
 

@@ -1,0 +1,332 @@
+"""Services in KServe's standard mode, through the official client and against what real controllers and a real API server answered."""
+
+from __future__ import annotations
+
+import pytest
+from kube_services import FakeKServe
+
+from airflow_provider_llmops.backends.kubernetes.asking import FieldConflictError, ForbiddenError
+from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
+from airflow_provider_llmops.backends.serving.kserve.rules import on_cluster, revision_of
+from airflow_provider_llmops.backends.serving.kserve.standard import StandardServingBackend
+from airflow_provider_llmops.backends.serving.manifest import inference_service
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    LLMOpsError,
+    RunNotFoundError,
+)
+
+LIMITS = {"limits": {"cpu": "2", "memory": "8Gi"}}
+
+
+def manifest(version: str = "1", name: str = "chat", **settings) -> dict:
+    settings = {"resources": LIMITS, "namespace": "team", **settings}
+    return inference_service(name, settings.pop("uri", f"hf://org/model-{version}"), **settings)
+
+
+@pytest.fixture
+def cluster():
+    with FakeKServe() as fake:
+        yield fake
+
+
+@pytest.fixture
+def backend(cluster) -> StandardServingBackend:
+    from kubernetes.client import ApiClient, Configuration
+
+    configuration = Configuration(host=cluster.url)
+    configuration.retries = False
+    return StandardServingBackend(KServeCluster(ApiClient(configuration), conn_id="k8s", namespace="team"))
+
+
+def deployed(backend, cluster, version: str, as_of: str | None = None) -> str:
+    """A revision that has the traffic."""
+    revision = backend.apply(manifest(version))[0].revision
+    cluster.becomes("chat", "ready_gateway")
+    backend.set_traffic("team", "chat", {revision: 100}, as_of=as_of)
+    return revision
+
+
+def test_service_is_applied_in_standard_mode_with_its_revision_on_the_pods(backend, cluster):
+    revision, is_new = backend.apply(manifest(model_digest="sha256:1"))
+    (sent,) = cluster.applied
+    assert sent["metadata"]["annotations"] == {"serving.kserve.io/deploymentMode": "Standard"}
+    assert sent["spec"]["predictor"]["labels"] == {"llmops/revision": revision.revision}
+    assert sent["spec"]["predictor"]["model"]["resources"] == {**LIMITS, "requests": LIMITS["limits"]}
+    assert (str(revision.state), is_new) == ("STARTING", True)
+
+
+def test_same_manifest_is_applied_once_whatever_its_models_digest_is(backend, cluster):
+    first, _ = backend.apply(manifest(model_digest="sha256:1"))
+    second, is_new = backend.apply(manifest(model_digest="sha256:2"))
+    assert (second.revision, is_new, len(cluster.applied)) == (first.revision, False, 1)
+    assert backend.get("team", "chat").revisions[first.revision].digest == second.digest
+
+
+def test_revision_that_is_ready_is_asked_through_its_own_pod(backend, cluster):
+    revision = backend.apply(manifest())[0].revision
+    cluster.becomes("chat", "ready_gateway")
+    assert str(backend.get("team", "chat").revisions[revision].state) == "READY"
+    assert backend.ask("team", "chat", revision, "Who are you?", 8) == "An answer."
+    ((pod, body),) = cluster.proxied
+    assert pod.endswith(":8080/openai/v1/chat/completions")
+    assert body == {
+        "model": "chat",
+        "max_tokens": 8,
+        "messages": [{"role": "user", "content": "Who are you?"}],
+    }
+
+
+def test_pod_that_does_not_answer_as_a_language_model_does(backend, cluster):
+    revision = backend.apply(manifest())[0].revision
+    cluster.becomes("chat", "ready_gateway")
+    cluster.answers = {"predictions": []}
+    with pytest.raises(ApiUnavailableError, match="did not answer as a language model does"):
+        backend.ask("team", "chat", revision, "Who are you?", 8)
+
+
+def test_revision_without_a_ready_pod_is_not_asked(backend, cluster):
+    deployed(backend, cluster, "1")
+    second = backend.apply(manifest("2"))[0].revision
+    cluster.becomes("chat", "update_crash_t45")
+    with pytest.raises(RunNotFoundError, match="No pod of the revision is ready"):
+        backend.ask("team", "chat", second, "Who are you?", 8)
+    assert cluster.proxied == []
+
+
+def test_revision_that_crashes_is_given_up_for_the_one_that_served(backend, cluster):
+    first = deployed(backend, cluster, "1", as_of="2026-01")
+    second, is_new = backend.apply(manifest("2"))
+    cluster.becomes("chat", "update_crash_t45")
+    service = backend.get("team", "chat")
+    assert is_new
+    assert service.as_of == "2026-01"
+    seen = {name: (str(each.state), each.traffic, each.error) for name, each in service.revisions.items()}
+    assert seen == {first: ("READY", 100, None), second.revision: ("FAILED", 0, "ended with exit code 1.")}
+    backend.withdraw("team", "chat", second.revision)
+    assert cluster.applied[-1] == cluster.applied[0]
+    cluster.becomes("chat", "rollback_image")
+    assert backend.get("team", "chat").revisions[first].traffic == 100
+    assert str(backend.get("team", "chat").revisions[second.revision].state) == "STOPPED"
+
+
+def test_first_revision_that_fails_is_stopped_and_may_be_deployed_again(backend, cluster):
+    revision = backend.apply(manifest())[0].revision
+    cluster.becomes("chat", "first_crash_fast")
+    backend.withdraw("team", "chat", revision)
+    assert cluster.applied[-1]["metadata"]["annotations"]["serving.kserve.io/stop"] == "true"
+    cluster.becomes("chat", "stopped")
+    assert str(backend.get("team", "chat").revisions[revision].state) == "STOPPED"
+    again, is_new = backend.apply(manifest())
+    assert (again.revision, is_new) == (revision, True)
+    assert "serving.kserve.io/stop" not in cluster.services["chat"]["metadata"]["annotations"]
+
+
+def test_revision_that_was_given_the_traffic_is_not_withdrawn(backend, cluster):
+    deployed(backend, cluster, "1")
+    second = deployed(backend, cluster, "2")
+    backend.withdraw("team", "chat", second)
+    assert len(cluster.applied) == 2
+
+
+def test_revision_that_somebody_has_replaced_is_not_withdrawn(backend, cluster):
+    first = backend.apply(manifest("1"))[0].revision
+    backend.apply(manifest("2"))
+    backend.withdraw("team", "chat", first)
+    assert len(cluster.applied) == 2
+
+
+def test_former_revision_that_fails_at_its_second_deployment_is_withdrawn(backend, cluster):
+    first, second = deployed(backend, cluster, "1"), deployed(backend, cluster, "2")
+    assert backend.apply(manifest("1"))[0].revision == first
+    backend.withdraw("team", "chat", first)
+    assert revision_of(cluster.applied[-1]) == second
+
+
+def test_traffic_goes_back_to_a_revision_that_has_served(backend, cluster):
+    first = deployed(backend, cluster, "1", as_of="2026-01")
+    deployed(backend, cluster, "2", as_of="2026-02")
+    service = backend.set_traffic("team", "chat", {first: 100}, as_of="2026-01", only_if_newer=False)
+    assert revision_of(cluster.applied[-1]) == first
+    cluster.becomes("chat", "rollback_image")
+    service = backend.get("team", "chat")
+    assert (service.as_of, service.revisions[first].traffic) == ("2026-01", 100)
+
+
+def test_newer_model_keeps_the_traffic(backend, cluster):
+    first = deployed(backend, cluster, "1", as_of="2026-01")
+    deployed(backend, cluster, "2", as_of="2026-02")
+    service = backend.set_traffic("team", "chat", {first: 100}, as_of="2026-01")
+    assert service.is_newer_than("2026-01")
+    assert len(cluster.applied) == 2
+
+
+def test_traffic_that_would_be_split_is_refused_by_name(backend, cluster):
+    first, second = deployed(backend, cluster, "1"), deployed(backend, cluster, "2")
+    with pytest.raises(ConfigurationError, match="cannot be shared out"):
+        backend.set_traffic("team", "chat", {first: 80, second: 20})
+
+
+def test_revision_that_is_unknown_is_nothing_to_go_back_to(backend, cluster):
+    first = deployed(backend, cluster, "1")
+    with pytest.raises(ConfigurationError, match=f"no revision 'nope' to go back to. It has: {first}"):
+        backend.set_traffic("team", "chat", {"nope": 100})
+
+
+def test_service_that_was_deleted_is_made_anew_with_no_history(backend, cluster):
+    first, _ = backend.apply(manifest())
+    backend.delete("team", "chat")
+    backend.delete("team", "chat")
+    with pytest.raises(RunNotFoundError):
+        backend.get("team", "chat")
+    again, is_new = backend.apply(manifest())
+    assert is_new
+    assert again.revision == first.revision
+    assert [record["revision"] for record in cluster.revisions.values()] == [1]
+
+
+def test_last_lines_are_of_the_container_that_failed(backend, cluster):
+    revision = backend.apply(manifest())[0].revision
+    cluster.becomes("chat", "s3_without_credentials")
+    (pod, *_) = [
+        pod
+        for pod in cluster.world["chat"]["pods"]
+        if pod["metadata"]["labels"]["llmops/revision"] == revision
+    ]
+    cluster.logs[f"{pod['metadata']['name']}/storage-initializer/True"] = "one\ntwo\n"
+    assert backend.logs("team", "chat", revision, 5) == ["one", "two"]
+
+
+def test_field_that_somebody_else_sets_is_named_with_its_owner(backend, cluster):
+    cluster.refusals["PATCH"] = "api: apply by another manager without force"
+    with pytest.raises(
+        FieldConflictError, match=r'^Somebody else sets these fields: conflict with "llmops-airflow" \.spec'
+    ):
+        backend.apply(manifest())
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "text"),
+    [
+        ("admission: no impl", ConfigurationError, "panic"),
+        ("admission: min>max", ConfigurationError, "'MinReplicas' cannot be greater than MaxReplicas"),
+        ("admission: label 64", ConfigurationError, "must be no more than 63 bytes"),
+        ("admission: no namespace", ConfigurationError, 'namespaces "nope" not found'),
+        ("api: SSA an unknown field, Strict", ConfigurationError, "field not declared in schema"),
+        ("api: limited: delete", ForbiddenError, "cannot delete resource"),
+        ("api: bad token", ConfigurationError, "Unauthorized. Renew the connection's credentials"),
+    ],
+)
+def test_refusals_of_a_real_server_are_final(backend, cluster, case, kind, text):
+    cluster.refusals["PATCH"] = case
+    with pytest.raises(kind, match=text):
+        backend.apply(manifest())
+    assert sum(method == "PATCH" for method, _ in cluster.requests) == 1
+
+
+def test_webhook_that_is_down_is_an_outage(backend, cluster):
+    cluster.refusals["inferenceservices"] = "api: webhook of KServe is down"
+    with pytest.raises(ApiUnavailableError, match="failed calling webhook"):
+        backend.check()
+
+
+def test_what_may_not_be_read_is_said_where_it_is_waited_for(backend, cluster):
+    revision = backend.apply(manifest())[0].revision
+    cluster.becomes("chat", "update_crash_t45")
+    for part in ("/deployments/", "/replicasets", "/pods", "/events"):
+        cluster.refusals[part] = "api: limited: pods"
+    seen = backend.get("team", "chat").revisions[revision]
+    assert str(seen.state) == "STARTING"
+    assert seen.error.startswith("More cannot be seen: the connection's user may not read deployments;")
+
+
+def test_rights_that_are_missing_are_named(backend, cluster):
+    assert backend.check() == "KServe answers through connection 'k8s', with every right in namespace 'team'"
+    cluster.missing_rights = {("create", "pods/proxy"), ("delete", "inferenceservices")}
+    with pytest.raises(
+        ConfigurationError,
+        match=r"may not delete inferenceservices.serving.kserve.io, create pods/proxy in namespace 'team'",
+    ):
+        backend.check()
+
+
+def test_cluster_without_kserve_is_said(backend):
+    class Nothing(FakeKServe):
+        def _answer(self, *request):
+            return 404, "404 page not found\n"
+
+    from kubernetes.client import ApiClient, Configuration
+
+    with Nothing() as fake:
+        empty = StandardServingBackend(KServeCluster(ApiClient(Configuration(host=fake.url)), conn_id="k8s"))
+        with pytest.raises(ConfigurationError, match=r"does not know .* Install KServe"):
+            empty.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace"),
+    [("7b", "team"), ("a" * 49, "team"), ("a" * 40, "n" * 13), ("a.b", "team"), ("a-", "team")],
+)
+def test_name_that_kserve_would_never_deploy_is_refused(name, namespace):
+    written = manifest()
+    written["metadata"] |= {"name": name, "namespace": namespace}
+    with pytest.raises(ConfigurationError, match="KServe cannot deploy a service called"):
+        on_cluster(written)
+
+
+def test_longest_name_is_taken():
+    written = manifest()
+    written["metadata"] |= {"name": "a" * 48, "namespace": "team"}
+    assert on_cluster(written)["metadata"]["name"] == "a" * 48
+
+
+@pytest.mark.parametrize(
+    "uri", ["minio://bucket/x", "models:/name/1", "relative/path", "file:///models/x", "ftp://x/y"]
+)
+def test_address_that_kserve_cannot_fetch_from_is_refused(uri):
+    written = manifest()
+    written["spec"]["predictor"]["model"]["storageUri"] = uri
+    with pytest.raises(ConfigurationError, match="KServe cannot fetch a model from"):
+        on_cluster(written)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("canaryTrafficPercent", 20, "it is ignored"),
+        ("canary", [{"trafficPercent": 5}], "not built"),
+        ("minReplicas", 0, "takes for 1"),
+        ("scaleMetric", "concurrency", "is ignored"),
+    ],
+)
+def test_what_standard_mode_ignores_is_refused(field, value, text):
+    written = manifest()
+    written["spec"]["predictor"][field] = value
+    with pytest.raises(ConfigurationError, match=text):
+        on_cluster(written)
+
+
+@pytest.mark.parametrize(
+    "resources", [None, {"limits": {"cpu": "2"}}, {"requests": {"cpu": "2", "memory": "8Gi"}}]
+)
+def test_limits_that_kserve_would_set_by_itself_have_to_be_given(resources):
+    with pytest.raises(ConfigurationError, match="KServe would allow its container 1 CPU and 2 GiB"):
+        on_cluster(manifest(resources=resources))
+
+
+def test_other_mode_is_refused_as_not_built():
+    with pytest.raises(ConfigurationError, match="Deployment mode 'Knative' is not built"):
+        on_cluster(manifest(annotations={"serving.kserve.io/deploymentMode": "Knative"}))
+
+
+def test_every_failure_is_one_of_ours(backend, cluster):
+    cluster.refusals["GET"] = "api: bad token"
+    for call in (
+        lambda: backend.get("team", "chat"),
+        lambda: backend.apply(manifest()),
+        lambda: backend.withdraw("team", "chat", "x"),
+        lambda: backend.logs("team", "chat", "x", 3),
+    ):
+        with pytest.raises(LLMOpsError):
+            call()

@@ -1,0 +1,172 @@
+"""Deploying on KServe: what serves is the new revision, or the one before it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from attempts import retry
+from kube_services import FakeKServe
+from test_component_operator import events_of
+
+from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.operators.serving import DeployModelOperator
+from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
+
+LIMITS = {"limits": {"cpu": "2", "memory": "8Gi"}}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    connect(monkeypatch, {"kubernetes_conn_id": "cluster"})
+    with FakeKServe() as fake:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", fake.connection(namespace="team"))
+        yield fake
+
+
+def connect(monkeypatch, extra, **fields):
+    connection = {"conn_type": "kserve", "extra": extra, **fields}
+    monkeypatch.setenv("AIRFLOW_CONN_KSERVE_DEFAULT", json.dumps(connection))
+
+
+def operator(version: str, **arguments) -> DeployModelOperator:
+    arguments = {"deferrable": False, "predictor_resources": LIMITS, **arguments}
+    return DeployModelOperator(
+        task_id="deploy",
+        service_name="chat",
+        namespace="team",
+        model=f"hf://org/model-{version}",
+        poll_interval=0.05,
+        **arguments,
+    )
+
+
+def deploy(version, context, **arguments):
+    task = operator(version, **arguments)
+    try:
+        return task.execute(context)
+    except TaskDeferred as deferred:
+        _, trigger = deferred.trigger.serialize()
+        (event,) = asyncio.run(events_of(RevisionReadyTrigger(**trigger)))
+        return getattr(task, deferred.method_name)(context, event=event.payload)
+
+
+def serving() -> dict[str, int]:
+    revisions = KServeHook().get_service("chat", "team").revisions
+    return {name: each.traffic for name, each in revisions.items() if each.traffic}
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_revision_that_serves_is_told_with_its_answer(cluster, context, deferrable):
+    cluster.plan = ["ready_gateway"]
+    facts = deploy("1", context, deferrable=deferrable)
+    assert serving() == {facts["revision"]: 100}
+    assert (facts["namespace"], facts["smoke_answer"]) == ("team", "An answer.")
+    assert facts["url"] == cluster.services["chat"]["status"]["url"]
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_new_version_that_crashes_while_the_old_one_serves_is_a_failure(cluster, context, deferrable):
+    cluster.plan = ["ready_gateway", "update_crash_t45", "rollback_image"]
+    first = deploy("1", context)["revision"]
+    with pytest.raises(
+        RunFailedError,
+        match=rf"^The new revision failed: ended with exit code 1\.+ Serving as before: {first} \(100%\)\.",
+    ):
+        deploy("2", retry(context), deferrable=deferrable)
+    assert cluster.applied[-1] == cluster.applied[0]
+
+
+def test_new_version_without_an_answer_gives_the_requests_back(cluster, context):
+    cluster.plan = ["ready_gateway", "update_good_t12", "rollback_image"]
+    first = deploy("1", context)["revision"]
+    cluster.answers = {"choices": [{"message": {"content": " "}}]}
+    with pytest.raises(RunFailedError, match="answered the smoke question with nothing"):
+        deploy("2", retry(context))
+    assert cluster.applied[-1] == cluster.applied[0]
+    cluster.becomes("chat", "rollback_image")
+    assert serving() == {first: 100}
+
+
+def test_first_version_that_fails_is_stopped(cluster, context):
+    cluster.plan = ["first_gpu", "stopped"]
+    with pytest.raises(
+        RunFailedError,
+        match=r"^The new revision failed: Unschedulable: .*nvidia.com/gpu\.+ Nothing is serving",
+    ):
+        deploy("1", context)
+    assert cluster.services["chat"]["metadata"]["annotations"]["serving.kserve.io/stop"] == "true"
+
+
+def test_retry_goes_on_with_the_revision_of_the_attempt_before(cluster, context):
+    task = operator("1", deferrable=True)
+    with pytest.raises(TaskDeferred):
+        task.execute(context)
+    cluster.plan = ["ready_gateway"]
+    cluster.becomes("chat", "ready_gateway")
+    facts = deploy("1", retry(context))
+    assert (len(cluster.applied), serving()) == (1, {facts["revision"]: 100})
+
+
+def test_task_that_is_marked_while_it_waits_leaves_what_served(cluster, context):
+    cluster.plan = ["ready_gateway", "update_never_ready_t45", "rollback_image"]
+    deploy("1", context)
+    task = operator("2", deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(retry(context))
+    _, arguments = deferred.value.trigger.serialize()
+    RevisionReadyTrigger(**arguments).cancel(KServeHook().backend)  # what a person's mark comes to
+    assert cluster.applied[-1] == cluster.applied[0]
+
+
+def test_same_model_again_changes_nothing(cluster, context):
+    cluster.plan = ["ready_gateway"]
+    first = deploy("1", context)
+    assert deploy("1", retry(context))["revision"] == first["revision"]
+    assert len(cluster.applied) == 1
+
+
+def test_resources_are_wanted_on_a_cluster(cluster, context):
+    with pytest.raises(ConfigurationError, match="KServe would allow its container 1 CPU and 2 GiB"):
+        deploy("1", context, predictor_resources=None)
+    assert cluster.applied == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "fields", "text"),
+    [
+        (
+            {"kubernetes_conn_id": "cluster", "python": "/x"},
+            {},
+            "has a cluster, and python of services on this machine",
+        ),
+        ({"kubernetes_conn_id": "cluster", "access_file": "/x"}, {}, "has a cluster, and access_file"),
+        ({"kubernetes_conn_id": 3}, {}, "must be the id of a connection"),
+        ({}, {"host": "kserve.example.com"}, "names the host 'kserve.example.com'"),
+    ],
+)
+def test_connection_that_means_two_things_is_refused(cluster, monkeypatch, extra, fields, text):
+    connect(monkeypatch, extra, **fields)
+    with pytest.raises(ConfigurationError, match=text):
+        KServeHook().backend  # noqa: B018
+    assert KServeHook().test_connection()[0] is False
+
+
+def test_connection_is_tested_with_its_rights(cluster):
+    assert KServeHook().test_connection() == (
+        True,
+        "KServe answers through connection 'cluster', with every right in namespace 'team'",
+    )
+
+
+def test_newer_model_is_left_alone(cluster, context, monkeypatch):
+    cluster.plan = ["ready_gateway"]
+    first = deploy("1", context)["revision"]
+    record = cluster.revisions[f"chat-{first}"]["metadata"]["annotations"]
+    record["llmops/as-of"] = "9999-01-01T00:00:00+00:00"
+    with pytest.raises(AirflowSkipException, match="has a newer model"):
+        deploy("2", retry(context))
+    assert len(cluster.applied) == 1
