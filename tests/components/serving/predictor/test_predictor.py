@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
-from llmops_components.serving.deploy import ask
+from llmops_components.serving.http.asking import ask
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from running_services import QUESTION, Predictor, running_predictor
