@@ -229,12 +229,8 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome, api_key: str | None
 
 def _curves(metrics: dict[str, float]) -> dict[str, list[float]]:
     """First and last value of what a trainer reported along the way."""
-    names = [name.removeprefix("first_") for name in metrics if name.startswith("first_")]
-    return {
-        name: [metrics[f"first_{name}"], metrics[f"final_{name}"]]
-        for name in names
-        if name in SHOWN_CURVES and f"final_{name}" in metrics
-    }
+    ends = {name: (f"first_{name}", f"final_{name}") for name in SHOWN_CURVES}
+    return {name: [metrics[end] for end in pair] for name, pair in ends.items() if metrics.keys() >= {*pair}}
 
 
 def _changed_answer(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any] | None:
