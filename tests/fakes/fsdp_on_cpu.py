@@ -11,10 +11,10 @@ from typing import Any
 
 import accelerate.state
 from accelerate.utils import DistributedType
-from llmops_components.training import driver, launch
+from llmops_components.training import building, launch
 
 _init = accelerate.state.PartialState.__init__
-_is_sharded = driver._is_sharded
+_is_sharded = building.is_sharded
 
 
 def call_cpus_an_accelerator(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -30,5 +30,5 @@ def is_sharded(trainer: Any) -> bool:
 
 if __name__ == "__main__":
     accelerate.state.PartialState.__init__ = call_cpus_an_accelerator
-    driver._is_sharded = is_sharded
+    building.is_sharded = is_sharded
     launch.main()

@@ -9,7 +9,7 @@ import pytest
 from llmops_components.errors import ModelError
 from llmops_components.models import loading as common
 from llmops_components.results import digest_of
-from llmops_components.training import driver
+from llmops_components.training import building
 from llmops_components.training.methods.reward import train_reward
 from llmops_components.training.methods.sft import train_sft
 from safetensors.torch import load_file, save_file
@@ -90,7 +90,7 @@ def test_model_that_was_spread_over_processes_is_put_together_again(
     train, rows = (train_sft, sft_rows) if kind == "sft" else (train_reward, pairs)
     settings = {"training_args": SETTINGS, "model_args": FLOAT32, "peft_args": peft_args}
     train(rows, tiny_model, tmp_path / "whole", tmp_path / "whole-adapter", **settings)
-    monkeypatch.setattr(driver, "_is_sharded", lambda trainer: True)
+    monkeypatch.setattr(building, "is_sharded", lambda trainer: True)
     train(rows, tiny_model, tmp_path / "spread", tmp_path / "spread-adapter", **settings)
     assert digest_of(tmp_path / "spread") == digest_of(tmp_path / "whole")
     assert (tmp_path / "spread-adapter").exists() == (peft_args is None)
@@ -123,7 +123,7 @@ def test_model_that_zero3_had_spread_is_put_together_in_one_process(
         trainer.save_model = save_model
         return True
 
-    monkeypatch.setattr(driver, "_is_sharded", spread)
+    monkeypatch.setattr(building, "is_sharded", spread)
     train_sft(
         sft_rows,
         tiny_model,

@@ -318,7 +318,7 @@ def test_what_the_trainer_refuses_is_an_error_of_settings(tiny_model, sft_rows, 
 
 def test_another_number_of_processes_is_another_run(tiny_model, sft_rows, tmp_path, monkeypatch):
     train(tiny_model, sft_rows, tmp_path, training_args={"max_steps": 1}, checkpoints=tmp_path / "c")
-    monkeypatch.setattr("llmops_components.training.driver.process_count", lambda: 2)
+    monkeypatch.setattr("llmops_components.training.plan.process_count", lambda: 2)
     with pytest.raises(SettingError, match=r"another run \(different: processes\)"):
         train(
             tiny_model,

@@ -13,7 +13,8 @@ from llmops_components.models.precision import precision
 from llmops_components.models.provenance import describe_base
 from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StepReport
-from llmops_components.training.driver import Method, run_training
+from llmops_components.training.driver import run_training
+from llmops_components.training.method import Method
 
 DISTILL = Method(
     component="distill",

@@ -7,7 +7,8 @@ from typing import Any, Unpack
 
 from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StepReport
-from llmops_components.training.driver import Method, run_training
+from llmops_components.training.driver import run_training
+from llmops_components.training.method import Method
 
 
 def unpair(row: dict[str, Any]) -> list[dict[str, Any]]:

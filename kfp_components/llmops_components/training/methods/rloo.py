@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.results import StepReport
-from llmops_components.training.driver import Method
+from llmops_components.training.method import Method
 from llmops_components.training.methods.rl import CURVES, run_rl
 
 RLOO = Method(
