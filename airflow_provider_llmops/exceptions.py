@@ -134,6 +134,20 @@ def shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+def check_is_flag(name: str, value: object) -> None:
+    """Refuse what is neither true nor false, such as the text that a template has made of it.
+
+    :param name: what the value is called
+    :param value: what somebody gave
+    :raises ConfigurationError: it is something else
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(
+            f"{name} must be true or false, got the text {shown_value(value)}. A template stays a truth value only in a DAG with "
+            "render_template_as_native_obj=True."
+        )
+
+
 def shown_value(value: object, limit: int = 80) -> str:
     """A value as a message shows it, with a mark where it is cut.
 

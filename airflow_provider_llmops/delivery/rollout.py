@@ -12,6 +12,7 @@ from airflow_provider_llmops.exceptions import (
     RunNotFoundError,
 )
 from airflow_provider_llmops.redaction import redact
+from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
 
 SMOKE_PROMPT = "What is Python?"
 SMOKE_MAX_TOKENS = 64
@@ -145,3 +146,30 @@ class Rollout:
             f"Service {self.name!r} has a newer model, of {service.as_of}; this one is of {as_of}. only_if_newer=False takes the "
             "traffic in any case."
         )
+
+
+def facts_of(service: Service, revision: str, question: str, answer: str) -> dict[str, Any]:
+    """What a task tells of a service that has a new revision.
+
+    :param service: the service
+    :param revision: the revision that has the traffic
+    :param question: what it was asked before
+    :param answer: what it said
+    """
+    return {
+        "name": service.name,
+        "namespace": service.namespace,
+        "revision": revision,
+        "url": service.url,
+        "openai_url": f"{service.url}/openai/v1",
+        **cut_to_fit({"smoke_prompt": question, "smoke_answer": answer}, MAX_XCOM_BYTES // 2),
+    }
+
+
+def page_of(url: str, *, asks_for_keys: bool) -> str:
+    """The page of a service that a person may open.
+
+    :param url: the service's address
+    :param asks_for_keys: whether the service asks for keys, which a browser does not send
+    """
+    return f"{url}/v2/health/ready" if asks_for_keys else f"{url}/openai/v1/models"

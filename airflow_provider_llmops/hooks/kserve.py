@@ -124,6 +124,16 @@ class KServeHook(BaseHook):
         """Who may ask the services that are deployed through this connection; everybody on this machine when ``None``."""
         return path_of_access_file(self.get_connection(self.kserve_conn_id))
 
+    def with_access_file(self, args: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Arguments of a model's server, with the connection's access file unless they name one.
+
+        :param args: the arguments; none when ``None``
+        """
+        found = dict(args or {})
+        given = found.get(ACCESS_FILE)
+        access_file = self.access_file if given is None else str(given)
+        return found if access_file is None else {**found, ACCESS_FILE: access_file}
+
     def get_conn(self) -> ServingBackend:
         """The backend."""
         return self.backend

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_llmops.arguments import constructors_of, names_of, names_of_objects
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.links import PageLink
-from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
+from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator, with_settings
 from airflow_provider_llmops.results import StageResult, summary_of, table_of
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.passing_on import checked, is_same_release
@@ -80,11 +80,7 @@ class ComponentOperator(PipelineRunOperator):
         same_release = is_same_release(self._own_image() or image, spec.image)
         arguments = checked(self.component, self.arguments(), same_release=same_release)
         pipeline = spec.bind(arguments)
-        if image:
-            from airflow_provider_llmops.settings.steps import apply_settings
-
-            pipeline = apply_settings(pipeline, StepSettings(image=image))
-        return pipeline
+        return with_settings(pipeline, StepSettings(image=image) if image else None)
 
     def _own_image(self) -> str | None:
         """The image that the operator's own settings name."""

@@ -12,8 +12,8 @@ from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     ResultError,
     ResultTooLargeError,
-    RunNotFoundError,
 )
+from airflow_provider_llmops.kinds.pipeline_run import PipelineRuns, ResumableRuns
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
-    from airflow_provider_llmops.remote.intent import Intent
 
 __all__ = ["KubeflowComponentOperator", "KubeflowPipelineOperator", "ResumablePipelineRun"]
 
@@ -42,21 +41,11 @@ class ResumablePipelineRun(PipelineRunOperator):
         super().__init__(**kwargs)
         self.resume_failed = resume_failed
 
-    def go_on(self, intent: Intent, seen: Run | None) -> str | None:
-        """Make the failed run go on, where that is asked for and can be done."""
-        if seen is None or not self.resume_failed or seen.state.is_canceled:
-            return super().go_on(intent, seen)
-        from airflow_provider_llmops.backends.pipelines.kubeflow.api import RefusedError
-
-        self.log.info("Going on with failed run %s", seen.run_id)
-        try:
-            self.hook.retry(seen.run_id)
-        except (RefusedError, RunNotFoundError) as error:
-            if getattr(error, "status", None) in (401, 403):
-                raise
-            self.log.warning("Run %s cannot go on: %s", seen.run_id, error)
-            return super().go_on(intent, seen)
-        return seen.run_id
+    @cached_property
+    def kind(self) -> PipelineRuns:
+        """Pipeline runs of the connection."""
+        runs = ResumableRuns if self.resume_failed else PipelineRuns
+        return runs(self.hook, self.log, stream_logs=self.stream_logs, cancel_on_kill=self.cancel_on_kill)
 
 
 class KubeflowPipelineOperator(ResumablePipelineRun):

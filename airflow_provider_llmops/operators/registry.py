@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
-from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+from airflow_provider_llmops.exceptions import check_is_flag
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
@@ -95,11 +95,7 @@ class RegisterModelOperator(ComponentOperator):
 
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; where the model comes from is added to its tags."""
-        if not isinstance(self.alias_in_backfill, bool):
-            raise ConfigurationError(
-                f"alias_in_backfill must be true or false, got the text {shown_value(self.alias_in_backfill)}. A template stays a "
-                "truth value only in a DAG with render_template_as_native_obj=True."
-            )
+        check_is_flag("alias_in_backfill", self.alias_in_backfill)
         origin = {}
         if self._context:
             ti = self._context["ti"]

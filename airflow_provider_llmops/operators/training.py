@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.operators.pipeline_run import task_label
-from airflow_provider_llmops.remote.intent import dag_run_key
+from airflow_provider_llmops.operators.pipeline_run import tracking_of
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
@@ -133,10 +132,7 @@ class TrainingOperator(ComponentOperator):
         """The component's arguments; the connection and the DAG's run say where it is tracked."""
         arguments = super().arguments()
         if self.mlflow_conn_id:
-            found = {"tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri()}
-            if self._context:
-                found |= {"parent": dag_run_key(self._context), "run_name": task_label(self, self._context)}
-            arguments["tracking"] = {**found, **(self.tracking or {})}
+            arguments["tracking"] = tracking_of(self, self.mlflow_conn_id, self.tracking)
         return arguments
 
     def environment(self) -> dict[str, str]:

@@ -18,8 +18,9 @@ from tiny_model import colour_rows, write_rows
 
 from airflow_provider_llmops.backends.trainjobs import request
 from airflow_provider_llmops.backends.trainjobs.manifest import MAX_TRAIN_JOB_NAME, train_job
+from airflow_provider_llmops.backends.trainjobs.training import LAUNCH_MODULE
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.operators.train_job import LAUNCH_MODULE, TrainJobOperator
+from airflow_provider_llmops.operators.train_job import TrainJobOperator
 from airflow_provider_llmops.settings.kubernetes import SHARED_MEMORY_PATH, StepSettings
 
 QUANTITY = {"type": "string", "pattern": r"^(\+|-)?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE])?$"}
@@ -346,10 +347,10 @@ def test_ids_of_any_kind_give_a_manifest_that_fits(context, dag_id):
 
 
 @pytest.mark.parametrize("component", request.COMPONENTS)
-def test_every_trainer_has_a_packaged_component_and_models_to_show(context, component):
+def test_every_trainer_has_a_packaged_component_and_models_to_show(component):
     models = {"train_grpo": ["reward_model"], "train_rloo": ["reward_model"], "distill": ["teacher"]}
     arguments = dict.fromkeys(["dataset", "base_model", *models.get(component, [])], "/mnt/shared/x")
-    asked = operator(component=component, arguments=arguments).request(context, "j")
+    asked = operator(component=component, arguments=arguments).training.request.document("j", "k")
     assert asked["arguments"]["model"] == "/mnt/shared/out/j/model"
 
 

@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 Reuse = Literal["never", "identical", "backfill"]
 
 
-def check_reuse(value: object) -> None:
-    """Refuse a value that is none of :data:`Reuse`.
-
-    :param value: the operator's argument
-    :raises ConfigurationError: naming those that there are
-    """
-    if value not in get_args(Reuse):
-        raise ConfigurationError(
-            f"reuse must be one of {', '.join(get_args(Reuse))}, got {shown_value(value)}."
-        )
-
-
 def fingerprint_of(
-    backend: PipelineBackend, pipeline: BoundPipeline, version: Mapping[str, str] | None, logger: Any
+    reuse: Reuse,
+    backend: PipelineBackend,
+    pipeline: BoundPipeline,
+    version: Mapping[str, str] | None,
+    logger: Any,
 ) -> str:
-    """Short digest of everything that decides a run's result; empty if it cannot be told.
+    """Short digest of everything that decides a run's result; empty if it cannot be told, or nobody asks.
 
+    :param reuse: when the result of an earlier run is taken
     :param backend: where it would run
     :param pipeline: what would run
     :param version: ids of a version on the server that is run instead of the specification
     :param logger: of the task
+    :raises ConfigurationError: ``reuse`` is none of :data:`Reuse`
     """
+    if reuse not in get_args(Reuse):
+        raise ConfigurationError(
+            f"reuse must be one of {', '.join(get_args(Reuse))}, got {shown_value(reuse)}."
+        )
+    if reuse == "never":
+        return ""
     parameters = dict(pipeline.parameters)
     for name in pipeline.artifact_parameters:
         digest = backend.input_digest(parameters[name])

@@ -337,7 +337,7 @@ def test_on_kill_cancels_the_run_when_nobody_wants_it_any_more(
     with pytest.raises(TaskDeferred):
         operator.execute(context)
     operator.on_kill()
-    assert backend.get(operator._key).state.is_canceled is canceled
+    assert backend.get(operator._attempt.key).state.is_canceled is canceled
 
 
 def test_on_kill_while_the_run_is_being_submitted_cancels_what_came_of_it(toy, context, backend, monkeypatch):
@@ -422,7 +422,7 @@ def test_on_kill_cancels_the_run_when_airflow_timed_the_task_out(toy, context, b
         raise AirflowTaskTimeout
     except AirflowTaskTimeout:
         operator.on_kill()
-    assert backend.get(operator._key).state.is_canceled
+    assert backend.get(operator._attempt.key).state.is_canceled
 
 
 def test_on_kill_of_the_trigger_cancels_the_run_unless_told_otherwise(toy, context, backend):

@@ -17,6 +17,7 @@ from pipelines import two_steps
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, RunFailedError
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.joined import KubeflowJoinedOperator, output_of, step
+from airflow_provider_llmops.operators.pipeline_run import with_settings
 from airflow_provider_llmops.operators.training import TrainSFTOperator
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.pipeline import PipelineSpec
@@ -485,7 +486,7 @@ def test_steps_have_settings_of_their_own_and_keep_those_they_were_compiled_with
         {"one": step(toy, {"text": "a"}), "two": step(toy, after=["one"])},
         step_settings={"two": StepSettings(memory_limit="2Gi", node_selector={"a": "b"})},
     )
-    bound = operator._with_settings(operator.bind())
+    bound = with_settings(operator.bind(), operator.step_settings)
     executors = bound.spec["deploymentSpec"]["executors"]
     limits = {name: executor["container"].get("resources") for name, executor in executors.items()}
     assert limits["exec-one"] is None

@@ -53,7 +53,7 @@ def test_every_component_operator_is_covered():
         return {cls, *(deeper for sub in cls.__subclasses__() for deeper in below(sub))}
 
     ours = {cls for cls in below(ComponentOperator) if cls.__module__.startswith("airflow_provider_llmops")}
-    assert {cls for cls in ours if "component" in vars(cls)} == set(OPERATORS)
+    assert {cls for cls in ours if vars(cls).get("component")} == set(OPERATORS)
 
 
 # Inputs that the worker knows: they are told by a connection or by the run of the DAG.

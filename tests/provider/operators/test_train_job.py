@@ -34,7 +34,7 @@ from airflow_provider_llmops.exceptions import (
     RunNotFoundError,
 )
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
-from airflow_provider_llmops.operators import train_job
+from airflow_provider_llmops.kinds import train_job
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
 from airflow_provider_llmops.remote import intent as once
 from airflow_provider_llmops.remote import settle
@@ -1618,10 +1618,14 @@ def test_bad_setting_is_refused_before_anything_is_made(cluster, context, change
     assert context["task_state_store"].values == {}
 
 
+def requested(operator, context):
+    return operator.training.request.document("j", attempts_key(context))
+
+
 @pytest.mark.parametrize("name", ["dag_id", "run_id", "task_id"])
 def test_checkpoints_of_another_run_are_not_gone_on_from(cluster, context, name):
     def directory():
-        return task().request(context, "j")["arguments"]["checkpoints"]
+        return requested(task(), context)["arguments"]["checkpoints"]
 
     mine = directory()
     assert directory() == mine
@@ -1633,7 +1637,7 @@ def test_checkpoints_of_another_run_are_not_gone_on_from(cluster, context, name)
 
 def test_hub_addresses_are_left_to_the_component(cluster, context):
     hub = "hf://datasets/org/rows@main"
-    request = task(arguments={**ARGUMENTS, "dataset": hub, "eval_dataset": None}).request(context, "j")
+    request = requested(task(arguments={**ARGUMENTS, "dataset": hub, "eval_dataset": None}), context)
     assert request["arguments"]["dataset"] == hub
     assert "eval_dataset" not in request["arguments"]
 
@@ -1641,7 +1645,7 @@ def test_hub_addresses_are_left_to_the_component(cluster, context):
 def test_numbers_of_templates_are_numbers_in_the_request_and_wrong_fields_are_named(cluster, context):
     given = {"training_args": {"max_steps": "20", "learning_rate": "2e-4"}, "save_minutes": "5"}
     sent = task(arguments={**ARGUMENTS, **given}, num_nodes="2", processes_per_node="3")
-    arguments = sent.request(context, "j")["arguments"]
+    arguments = requested(sent, context)["arguments"]
     assert (arguments["training_args"], arguments["save_minutes"]) == (
         {"max_steps": 20, "learning_rate": 2e-4},
         5.0,
@@ -1653,10 +1657,10 @@ def test_numbers_of_templates_are_numbers_in_the_request_and_wrong_fields_are_na
         ({"lora_r": 8}, r"^training_args: 'lora_r' .* Put it into peft_args as `r`"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            task(arguments={**ARGUMENTS, "training_args": wrong}).request(context, "j")
+            requested(task(arguments={**ARGUMENTS, "training_args": wrong}), context)
     newer = {**SETTINGS, "image": "registry/components:9.0"}
     own = task(arguments={**ARGUMENTS, "training_args": {"a_new_one": 1}}, step_settings=newer)
-    assert own.request(context, "j")["arguments"]["training_args"] == {"a_new_one": 1}
+    assert requested(own, context)["arguments"]["training_args"] == {"a_new_one": 1}
 
 
 def test_xcom_keeps_below_its_limit(cluster, context):
