@@ -6,15 +6,13 @@ another release a library may declare something else, so that there values are o
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
 from airflow_provider_llmops.specs.allowed_code import refuse_code
 from airflow_provider_llmops.specs.declared import Kinds, converted
+from airflow_provider_llmops.specs.index import read_index
 
 
 def checked(component: str, arguments: Mapping[str, Any], *, same_release: bool = True) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def checked(component: str, arguments: Mapping[str, Any], *, same_release: bool 
     :raises ConfigurationError: a field is unknown, or a value is not of its type, but for another release; or a field chooses
         code that is not allowed
     """
-    index = _index()
+    index = read_index()
     declared: Mapping[str, Kinds] = index["arguments"].get(component, {})
     classes = {name: of["fields"] for name, of in index["classes"].items()}
     result = dict(arguments)
@@ -65,7 +63,7 @@ def _check_names(component: str, argument: str, given: Mapping[str, Any], kinds:
         if field in fields and isinstance(value, Mapping):
             _check_names(component, f"{argument}: {field}", value, fields[field])
     unknown = [field for field in given if field not in fields]
-    is_open = any(_index()["classes"][of]["open"] for of in names)
+    is_open = any(read_index()["classes"][of]["open"] for of in names)
     answers = {field: _answer(component, argument, field, names, is_open=is_open) for field in unknown}
     if said := [f"{field!r} {answer}" for field, answer in answers.items() if answer]:
         raise ConfigurationError(f"{argument}: {' '.join(said)}")
@@ -77,7 +75,7 @@ def _check_names(component: str, argument: str, given: Mapping[str, Any], kinds:
 
 def _answer(component: str, argument: str, field: str, names: list[str], *, is_open: bool) -> str | None:
     """What to do with a name that a class does not have; None if nobody knows."""
-    index = _index()
+    index = read_index()
     for of in names:
         if answer := index["classes"][of]["answers"].get(field):
             return f"is no longer an argument. {answer}"
@@ -96,12 +94,5 @@ def _classes_of(kinds: Kinds) -> list[str]:
 
 
 def _fields(names: list[str]) -> dict[str, Kinds]:
-    classes = _index()["classes"]
+    classes = read_index()["classes"]
     return {field: kinds for of in names for field, kinds in classes[of]["fields"].items()}
-
-
-@functools.cache
-def _index() -> dict[str, Any]:
-    file = resources.files("airflow_provider_llmops") / "components" / "index.json"
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found

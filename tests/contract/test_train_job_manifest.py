@@ -22,6 +22,7 @@ from airflow_provider_llmops.backends.trainjobs.training import LAUNCH_MODULE
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
 from airflow_provider_llmops.settings.kubernetes import SHARED_MEMORY_PATH, StepSettings
+from airflow_provider_llmops.specs.index import read_index
 
 QUANTITY = {"type": "string", "pattern": r"^(\+|-)?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE])?$"}
 TEXT = {"type": "string"}
@@ -346,7 +347,7 @@ def test_ids_of_any_kind_give_a_manifest_that_fits(context, dag_id):
     assert manifest["metadata"]["annotations"]["llmops/dag-id"] == dag_id
 
 
-@pytest.mark.parametrize("component", request.COMPONENTS)
+@pytest.mark.parametrize("component", read_index()["trainings"])
 def test_every_trainer_has_a_packaged_component_and_models_to_show(component):
     models = {"train_grpo": ["reward_model"], "train_rloo": ["reward_model"], "distill": ["teacher"]}
     arguments = dict.fromkeys(["dataset", "base_model", *models.get(component, [])], "/mnt/shared/x")
@@ -368,14 +369,11 @@ def in_data_plane(code: str, **environment: str) -> str:
 def test_components_presets_and_outputs_are_those_of_the_entry_point():
     names = in_data_plane(
         "import json; from llmops_components.training import launch; "
-        "print(json.dumps([launch.MODULE, sorted(launch.COMPONENTS), sorted(launch.PRESETS), launch.OUTPUTS]))"
+        "print(json.dumps([launch.MODULE, sorted(launch.COMPONENTS), [*launch.PRESETS], launch.OUTPUTS]))"
     )
-    assert json.loads(names) == [
-        LAUNCH_MODULE,
-        sorted(request.COMPONENTS),
-        sorted(request.PRESETS),
-        list(request.OUTPUTS),
-    ]
+    trainings = read_index()["trainings"]
+    (outputs,) = {tuple(request.models_of(name)) for name in trainings}
+    assert json.loads(names) == [LAUNCH_MODULE, trainings, read_index()["presets"], list(outputs)]
 
 
 def free_port() -> int:

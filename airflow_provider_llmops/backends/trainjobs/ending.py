@@ -9,7 +9,7 @@ from typing import Any
 from airflow_provider_llmops.backends.kubernetes.messages import sentence
 from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.backends.trainjobs.job import TrainJob, why_failed
-from airflow_provider_llmops.backends.trainjobs.request import OUTPUTS, REQUEST_VARIABLE
+from airflow_provider_llmops.backends.trainjobs.request import REQUEST_VARIABLE, models_of
 from airflow_provider_llmops.exceptions import (
     InvalidInputError,
     LLMOpsError,
@@ -94,7 +94,7 @@ def result_of(job: TrainJob, output_path: str) -> dict[str, Any]:
         "namespace": job.namespace,
         "name": job.name,
         "state": str(job.state),
-        "artifacts": {name: arguments[name] for name in OUTPUTS if name in arguments},
+        "artifacts": {name: arguments[name] for name in models_of(request["component"]) if name in arguments},
         "result": request["result"],
         "checkpoints": arguments["checkpoints"],
         "metrics": metrics,

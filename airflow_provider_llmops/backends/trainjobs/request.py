@@ -12,13 +12,11 @@ from typing import Any
 from airflow_provider_llmops.backends.trainjobs.manifest import MAX_TRAIN_JOB_NAME
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.settings.kubernetes import StepSettings
+from airflow_provider_llmops.specs.index import read_index
 from airflow_provider_llmops.specs.passing_on import checked, is_same_release
 from airflow_provider_llmops.specs.pipeline import PipelineSpec
 from airflow_provider_llmops.uris import file_path, scheme_of
 
-COMPONENTS = ("distill", "train_dpo", "train_grpo", "train_kto", "train_reward", "train_rloo", "train_sft")
-PRESETS = ("ddp", "fsdp2", "zero1", "zero2", "zero3", "cpu")
-OUTPUTS = ("model", "adapter")
 REQUEST_VARIABLE = "LLMOPS_REQUEST"
 MAX_REQUEST_BYTES = 96 * 1024  # Linux allows a variable 128 KiB
 _TOKEN_CHARACTERS = 12
@@ -49,8 +47,8 @@ class TrainingRequest:
         :raises ConfigurationError: an argument is unknown, missing or of the wrong type, or a path is not on a volume
         """
         for what, value, known in (
-            ("component", self.component, COMPONENTS),
-            ("preset", self.preset, PRESETS),
+            ("component", self.component, read_index()["trainings"]),
+            ("preset", self.preset, read_index()["presets"]),
         ):
             if unknown := describe_unknown([value], known):
                 raise ConfigurationError(f"There is no {what} {unknown}. There are: {', '.join(known)}.")
@@ -71,7 +69,7 @@ class TrainingRequest:
             if is_place and not str(value).startswith("hf://"):
                 arguments[name] = self._path(name, value)
         arguments.setdefault("checkpoints", f"{output}/checkpoints/{checkpoints}")
-        outputs = {name: f"{output}/{job_name}/{name}" for name in _outputs(spec)}
+        outputs = {name: f"{output}/{job_name}/{name}" for name in models_of(self.component)}
         return {
             "component": self.component,
             "arguments": {**arguments, **outputs},
@@ -141,7 +139,12 @@ def labels_of(origin: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _outputs(spec: PipelineSpec) -> list[str]:
-    """The component's outputs that are models."""
-    (component,) = spec.ir["components"].values()
-    return [name for name in OUTPUTS if name in component["outputDefinitions"]["artifacts"]]
+def models_of(component: str) -> list[str]:
+    """The outputs of a training component that are models, in their order.
+
+    :param component: name of the component
+    """
+    known = read_index()["components"].get(
+        component, {"outputs": {}}
+    )  # one that runs may be another release's
+    return [name for name, kind in known["outputs"].items() if kind == "system.Model"]

@@ -7,6 +7,7 @@ An artifact that may be left out is annotated ``name: Input[Dataset] = None``: K
 ``Optional[Input[Dataset]]`` where the driver gives the artifact no type of its own, as on a cluster it does not.
 """
 
+# ruff: noqa: F401  (COMPONENTS finds what is imported here)
 from __future__ import annotations
 
 import os
@@ -31,20 +32,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.validate_dataset import validate_dataset
 
     COMPONENTS: dict[str, BaseComponent] = {
-        "prepare_sample_data": prepare_sample_data,
-        "import_base_model": import_base_model,
-        "validate_dataset": validate_dataset,
-        "train_sft": train_sft,
-        "train_reward": train_reward,
-        "train_dpo": train_dpo,
-        "train_kto": train_kto,
-        "train_grpo": train_grpo,
-        "train_rloo": train_rloo,
-        "distill": distill,
-        "merge_adapter": merge_adapter,
-        "evaluate_model": evaluate_model,
-        "register_model": register_model,
-        "deploy_model": deploy_model,
+        name: each for name, each in sorted(globals().items()) if isinstance(each, BaseComponent)
     }
 
     __all__ = ["COMPONENTS", *COMPONENTS]

@@ -17,17 +17,10 @@ from llmops_components.passthrough.code import KERNELS, MODULES, SWITCHES, refus
 from llmops_components.passthrough.declared import Fields, Kinds, converted, fields_of
 from llmops_components.passthrough.renamed import ELSEWHERE, REPLACED
 from llmops_components.passthrough.training import Budget, TrackingSettings, TrainingOptions
+from llmops_components.passthrough.trainings import TRAININGS
 
 # Each training component's class of arguments in TRL.
-CONFIGS = {
-    "distill": "trl.DistillationConfig",
-    "train_dpo": "trl.DPOConfig",
-    "train_grpo": "trl.GRPOConfig",
-    "train_kto": "trl.KTOConfig",
-    "train_reward": "trl.RewardConfig",
-    "train_rloo": "trl.RLOOConfig",
-    "train_sft": "trl.SFTConfig",
-}
+CONFIGS = {component: f"trl.{method.config}" for component, method in sorted(TRAININGS.items())}
 BASE = "transformers.TrainingArguments"
 LORA, PROMPT_TUNING = "peft.LoraConfig", "peft.PromptTuningConfig"
 QUANTIZATION, GENERATION = "transformers.BitsAndBytesConfig", "transformers.GenerationConfig"
@@ -58,7 +51,7 @@ REWARDS: Kinds = [{"dict": ["float", {"dict": ["any"]}]}]
 ARGUMENTS: dict[str, dict[str, Kinds]] = {
     **{
         component: {"training_args": [{"fields": [config]}], **_TRAINING}
-        | ({"rewards": REWARDS} if component in ("train_grpo", "train_rloo") else {})
+        | ({"rewards": REWARDS} if TRAININGS[component].takes_rewards else {})
         for component, config in CONFIGS.items()
     },
     "evaluate_model": {"generation_args": [{"fields": [GENERATION]}]},

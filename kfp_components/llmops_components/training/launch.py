@@ -45,6 +45,7 @@ from llmops_components.errors import (
     check_known,
 )
 from llmops_components.json_text import parse_json
+from llmops_components.passthrough.trainings import TRAININGS
 from llmops_components.processes import is_main_process
 from llmops_components.reporting import ERROR_FILE_VARIABLE, message_of, report_error
 from llmops_components.result_schema import read_result
@@ -54,13 +55,8 @@ from llmops_components.step import Output, carry_out
 
 MODULE = "llmops_components.training.launch"
 COMPONENTS = {
-    "distill": "llmops_components.training.methods.distill",
-    "train_dpo": "llmops_components.training.methods.dpo",
-    "train_grpo": "llmops_components.training.methods.grpo",
-    "train_kto": "llmops_components.training.methods.kto",
-    "train_reward": "llmops_components.training.methods.reward",
-    "train_rloo": "llmops_components.training.methods.rloo",
-    "train_sft": "llmops_components.training.methods.sft",
+    component: f"llmops_components.training.methods.{method.module}"
+    for component, method in sorted(TRAININGS.items())
 }
 OUTPUTS = ("model", "adapter")
 # TRL ships a configuration of Accelerate for each of them.

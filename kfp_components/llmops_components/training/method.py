@@ -11,6 +11,7 @@ from llmops_components.data.formats import FormatName
 from llmops_components.data.sources import Source
 from llmops_components.models import loading
 from llmops_components.passthrough.training import TrainingOptions
+from llmops_components.passthrough.trainings import TRAININGS
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,6 @@ class Method:
 
     Args:
         component: Name of the component.
-        trainer: Class in ``trl``.
-        config: Class of its arguments in ``trl``.
         formats: Formats of the rows that it takes.
         columns: Columns that it reads; None for all.
         learning_rate: Default for an adapter.
@@ -38,8 +37,6 @@ class Method:
     """
 
     component: str
-    trainer: str
-    config: str
     formats: tuple[FormatName, ...]
     learning_rate: float
     columns: tuple[str, ...] | None = None
@@ -54,6 +51,16 @@ class Method:
     smallest_batch: int = 1
     answers: bool = False
     expand: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None
+
+    @property
+    def trainer(self) -> str:
+        """Class in ``trl``."""
+        return TRAININGS[self.component].trainer
+
+    @property
+    def config(self) -> str:
+        """Class of its arguments in ``trl``."""
+        return TRAININGS[self.component].config
 
     @property
     def learns_text(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from llmops_components.passthrough.trainings import TRAININGS
 from llmops_components.redaction import flat, redact, without_paths
 from llmops_components.tracking.environment import environment
 from llmops_components.tracking.pictures import draw_curves
@@ -14,20 +15,6 @@ from llmops_components.uris import hub_name
 CARD_FILE = "README.md"
 CURVES_FILE = "training_curves.png"
 
-_METHODS = {
-    "train_sft": ("Supervised fine-tuning", "sft"),
-    "train_reward": ("Reward modelling", "reward-trainer"),
-    "train_dpo": ("Direct Preference Optimization (DPO)", "dpo"),
-    "train_kto": ("Kahneman-Tversky Optimization (KTO)", "kto"),
-    "train_grpo": ("Group Relative Policy Optimization (GRPO)", "grpo"),
-    "train_rloo": ("REINFORCE Leave-One-Out (RLOO)", "rloo"),
-    "distill": ("On-policy distillation", "distillation"),
-}
-# TRL's trainers name their own paper; these two have none of their own.
-_INSTRUCT_GPT = {
-    "title": "Training language models to follow instructions with human feedback",
-    "id": "2203.02155",
-}
 _LORA = {"title": "LoRA: Low-Rank Adaptation of Large Language Models", "id": "2106.09685"}
 _DORA = {"title": "DoRA: Weight-Decomposed Low-Rank Adaptation", "id": "2402.09353"}
 _QLORA = {"title": "QLoRA: Efficient Finetuning of Quantized LLMs", "id": "2305.14314"}
@@ -158,7 +145,8 @@ def write_model_card(
 
     directory = Path(directory)
     component = str(run.get("component", "training"))
-    method, tag = _METHODS.get(component, (component, component))
+    known = TRAININGS.get(component)
+    method, tag = (known.title, known.tag) if known else (component, component)
     base = run.get("base_model") or {}
     source, licence, lineage = _origin(base)
     title = f"{method} of {source or 'a model of unknown origin'}"
@@ -250,8 +238,9 @@ def _adapter(run: Mapping[str, Any]) -> str:
 
 def _papers(component: str, run: Mapping[str, Any], paper: Mapping[str, str] | None) -> str:
     papers: list[Mapping[str, str]] = [paper] if paper else []
-    if not papers and component in ("train_sft", "train_reward"):
-        papers = [_INSTRUCT_GPT]
+    known = TRAININGS.get(component)
+    if not papers and known and known.paper:
+        papers = [known.paper]
     given = run.get("peft_args") or {}
     kind = given.get("peft_type", "LORA")
     if kind == "LORA":
@@ -281,7 +270,8 @@ def _intended(task: str) -> str:
 
 def _limits(component: str, task: str) -> list[str]:
     kinds = ["reward"] if task == "SEQ_CLS" else ["all"]
-    if component in ("train_grpo", "train_rloo"):
+    known = TRAININGS.get(component)
+    if known and known.takes_rewards:
         kinds.append("rl")
     return [sentence for kind in kinds for sentence in _LIMITS[kind]]
 

@@ -18,8 +18,6 @@ from llmops_components.training.method import Method
 
 DISTILL = Method(
     component="distill",
-    trainer="DistillationTrainer",
-    config="DistillationConfig",
     formats=("prompt_only",),
     columns=("prompt",),
     learning_rate=1e-5,

@@ -12,8 +12,6 @@ from llmops_components.training.method import Method
 
 DPO = Method(
     component="train_dpo",
-    trainer="DPOTrainer",
-    config="DPOConfig",
     formats=("preference",),
     columns=("prompt", "chosen", "rejected", "tools", "chat_template_kwargs"),
     learning_rate=1e-5,

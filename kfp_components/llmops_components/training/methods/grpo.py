@@ -13,8 +13,6 @@ from llmops_components.training.methods.rl import CURVES, run_rl
 
 GRPO = Method(
     component="train_grpo",
-    trainer="GRPOTrainer",
-    config="GRPOConfig",
     formats=("prompt_only",),
     learning_rate=1e-5,
     curves=CURVES,

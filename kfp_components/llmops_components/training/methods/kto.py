@@ -27,8 +27,6 @@ def unpair(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 KTO = Method(
     component="train_kto",
-    trainer="KTOTrainer",
-    config="KTOConfig",
     formats=("unpaired_preference", "preference"),
     columns=("prompt", "completion", "label", "tools", "chat_template_kwargs"),
     learning_rate=1e-5,

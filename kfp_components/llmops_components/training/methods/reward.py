@@ -12,8 +12,6 @@ from llmops_components.training.method import Method
 
 REWARD = Method(
     component="train_reward",
-    trainer="RewardTrainer",
-    config="RewardConfig",
     formats=("preference",),
     columns=("prompt", "chosen", "rejected", "margin", "tools", "chat_template_kwargs"),
     learning_rate=1e-4,

@@ -13,8 +13,6 @@ from llmops_components.training.methods.rl import CURVES, run_rl
 
 RLOO = Method(
     component="train_rloo",
-    trainer="RLOOTrainer",
-    config="RLOOConfig",
     formats=("prompt_only",),
     learning_rate=1e-5,
     curves=CURVES,

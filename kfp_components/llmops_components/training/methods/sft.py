@@ -12,8 +12,6 @@ from llmops_components.training.method import Method
 
 SFT = Method(
     component="train_sft",
-    trainer="SFTTrainer",
-    config="SFTConfig",
     formats=("prompt_completion", "language_modeling"),
     columns=("prompt", "completion", "messages", "text", "tools", "chat_template_kwargs"),
     learning_rate=2e-4,
