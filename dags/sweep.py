@@ -160,8 +160,9 @@ with DAG(
     def best(trained: Any, evaluated: Any, settings: Any, params: dict[str, Any]) -> dict[str, Any]:
         """The model with the highest score, and everything that is said of it."""
         candidates = list(zip(trained, evaluated, settings, strict=True))
-        # A model that no row of the evaluation has a score for is the worst.
-        scores = [evaluation["metrics"].get(params["metric"], -math.inf) for evaluation in evaluated]
+        compared = [evaluation["comparison"]["metrics"][params["metric"]] for evaluation in evaluated]
+        # The gate takes none of which a row has no score, and the mean of the others would be of other rows than its rivals'.
+        scores = [-math.inf if each["rows_unscored"] else each["candidate"] for each in compared]
         for score, setting in zip(scores, settings, strict=True):
             print(f"learning rate {setting['learning_rate']}: {score:.4g}")
         model, evaluation, setting = candidates[scores.index(max(scores))]

@@ -150,5 +150,8 @@ def without_login(text: str, address: str) -> str:
         text: What a library said of the address.
         address: A server's address.
     """
-    login = urlsplit(address).netloc.rpartition("@")[0]
+    try:
+        login = urlsplit(address).netloc.rpartition("@")[0]
+    except ValueError:  # no address: there is nothing of it to hide
+        return text
     return text.replace(login, "***") if login else text

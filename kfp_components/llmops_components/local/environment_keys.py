@@ -48,9 +48,10 @@ def _path_in(word: str) -> Path | None:
     with contextlib.suppress(
         SettingError, OSError, RuntimeError, ValueError
     ):  # no path, whatever it looks like
-        if (at := word.lower().find("file:/")) >= 0:
+        if (at := word.lower().find("file:")) >= 0:
             address = re.split(r"[?#]| ;", word[at:])[0]  # where the path ends for pip
-            path = file_path(address, "packages_to_install")
+            relative = address[len("file:") :]
+            path = file_path(address, "packages_to_install") if relative.startswith("/") else relative
         elif not (os.sep in path or path.startswith(".") or path.endswith((".whl", ".gz", ".zip", ".txt"))):
             return None  # the name of a package
         found = Path(re.sub(r"\[[^\]]*\]$", "", path.strip())).expanduser()  # without extras

@@ -122,6 +122,8 @@ def _given_up(serving: LocalServing, revision: dict[str, Any], error: ComponentE
         serving.stop_revision(name, number, namespace=namespace)
     others = ", ".join(f"{each} ({share}%)" for each, share in shares.items())
     kept = f"still serving: {others}" if others else "nothing else was serving"
+    if not revision["created"]:
+        kept += f"; revision {number} was started before, and is left as it is"
     return type(error)(f"Deploying {name} failed; {kept}. {error}")
 
 

@@ -121,6 +121,15 @@ def test_what_was_changed_on_this_machine_is_installed_anew(tmp_path, wish, name
     assert key_of(installs) != before
 
 
+@pytest.mark.parametrize("wish", ["lib @ file:./lib.whl", "file:lib.whl", "--find-links=file:./lib.whl"])
+def test_address_of_a_place_below_the_working_directory_counts(tmp_path, monkeypatch, wish):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib.whl").write_text("one")
+    before = key_of([[wish]])
+    (tmp_path / "lib.whl").write_text("another")
+    assert key_of([[wish]]) != before
+
+
 def test_other_words_name_nothing_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pandas").mkdir()
