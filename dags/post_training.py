@@ -45,7 +45,7 @@ from airflow_provider_llmops.operators.training import (
 
 log = logging.getLogger(__name__)
 
-SERVICE_NAME = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"  # KServe wants a letter first
+SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
 COMPARABLE_METRICS = ["rougeL", "rouge1", "rouge2", "bleu", "chrf", "semantic_similarity"]
 ADDRESS = {"type": ["null", "string"], "pattern": "^(/|[a-z][a-z0-9]*://)."}
 # Data sets by the start of their parameters' names, with the artifact that holds the sample.
