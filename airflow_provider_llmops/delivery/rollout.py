@@ -49,6 +49,7 @@ class Rollout:
         self._log = logger
         self._only_if_newer = only_if_newer
         self._is_ours = is_ours
+        self.is_given_up = False
 
     def find_service(self) -> Service | None:
         """The service as it is, if there is one."""
@@ -108,16 +109,15 @@ class Rollout:
             return service, self._newer_serves(service, as_of)
         return service, None
 
-    def discard(self, revision: str) -> Service:
-        """Give up a revision that was not given the traffic, unless another task has started it; the service then.
+    def discard(self, revision: str) -> str | None:
+        """Give up a revision that was not given the traffic, unless another task has started it.
 
         The revision that a deployment gives up may be the one that serves: applying the same manifest again returns it.
 
         :param revision: the revision
+        :return: name of the revision that was started again for it
         """
-        if self._is_ours:
-            self.backend.withdraw(self.namespace, self.name, revision)
-        return self.backend.get(self.namespace, self.name)
+        return self.backend.withdraw(self.namespace, self.name, revision) if self._is_ours else None
 
     def give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop a revision that this task has started, and say what serves now.
@@ -126,20 +126,31 @@ class Rollout:
         :param why: what it did, behind "the new revision"
         """
         where = f"Revision: {revision} of service {self.name}"
-        try:
+        try:  # which is often not there to be read, and keeps nobody from giving the revision up
             last_lines = self.backend.logs(self.namespace, self.name, revision, LAST_LINES)
             self._log.error("Last lines of revision %s:\n%s", revision, redact("\n".join(last_lines)))
-            service = self.discard(revision)
+        except LLMOpsError as error:
+            self._log.warning("The log of revision %s cannot be read: %s", revision, error)
+        try:
+            again = self.discard(revision)
+            self.is_given_up = True
+            service = self.backend.get(self.namespace, self.name)
         except LLMOpsError as error:  # it must not hide the failure
-            return RunFailedError(f"The new revision {why}. What serves cannot be asked.", where, str(error))
+            return RunFailedError(
+                f"The new revision {why}. Whether it was given up, and what serves, is not known.",
+                where,
+                str(error),
+            )
         serving = ", ".join(
-            f"{each.revision} ({each.traffic}%)" for each in service.revisions.values() if each.traffic
+            f"{each.revision} ({each.traffic}%)"
+            for each in service.revisions.values()
+            if each.traffic and (each.revision != revision or not self._is_ours)
         )
-        return RunFailedError(
-            f"The new revision {why}. "
-            + (f"Serving as before: {serving}." if serving else "Nothing is serving."),
-            where,
-        )
+        if serving:
+            now = f"Serving as before: {serving}."
+        else:
+            now = f"Started again: {again}, which served before." if again else "Nothing is serving."
+        return RunFailedError(f"The new revision {why}. {now}", where)
 
     def _newer_serves(self, service: Service, as_of: str | None) -> str:
         return (

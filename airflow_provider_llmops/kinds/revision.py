@@ -59,6 +59,7 @@ class Revisions(RemoteKind[Revision]):
         self.only_if_newer = only_if_newer
         self.cancel_on_kill = cancel_on_kill
         self._stored_intent = stored_intent
+        self.is_given_up = False
         self._is_new = False
         self._asked_for: str | None = None
         self._digest: str | None = None
@@ -106,21 +107,22 @@ class Revisions(RemoteKind[Revision]):
         return f"revision {_name_in(key)} of service {self.service_name}"
 
     def start_of(
-        self, intent: Intent, manifest: Mapping[str, Any], service: Service | None
+        self, intent: Intent, manifest: Mapping[str, Any], service: Service | None, as_of: str | None
     ) -> Callable[[], str]:
         """What starts a revision, or finds the one that runs the manifest already, and returns its key.
 
         :param intent: this attempt's
         :param manifest: of the service
         :param service: the service as it was before
+        :param as_of: date or partition of its model
         """
         self._asked_for = intent.name
         self._digest = manifest_digest(manifest)
         self._former_revisions = frozenset(service.revisions if service else ())
-        return lambda: self._apply(manifest)
+        return lambda: self._apply(manifest, as_of)
 
-    def _apply(self, manifest: Mapping[str, Any]) -> str:
-        revision, is_new = self.backend.apply(manifest)
+    def _apply(self, manifest: Mapping[str, Any], as_of: str | None) -> str:
+        revision, is_new = self.backend.apply(manifest, as_of=as_of)
         self._is_new = is_new
         how = "is starting" if is_new else f"runs this manifest already, and is {revision.state}"
         self.log.info("Revision %s of service %s %s", revision.revision, self.service_name, how)
@@ -181,7 +183,10 @@ class Revisions(RemoteKind[Revision]):
         """
         is_late = event["timed_out"]
         why = f"was not ready within {limits}" if is_late else f"failed: {event['error']}"
-        return self.rollout.give_up(_name_in(key), why)
+        rollout = self.rollout
+        error = rollout.give_up(_name_in(key), why)
+        self.is_given_up = rollout.is_given_up
+        return error
 
     def trigger(self, key: str, *, poll_interval: float, deadline: float | None) -> RevisionReadyTrigger:
         """What waits for the revision."""
@@ -195,6 +200,7 @@ class Revisions(RemoteKind[Revision]):
             poll_interval=poll_interval,
             deadline=deadline,
             cancel_on_kill=self.cancel_on_kill and self._is_ours,
+            is_ours=self._is_ours,
         )
 
 

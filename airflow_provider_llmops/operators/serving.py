@@ -47,7 +47,8 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     as ``return_value``.
 
     Further arguments are those of :class:`~airflow_provider_llmops.remote.operator.RemoteRunOperator`, but for ``run_timeout``,
-    whose place ``ready_timeout`` takes. ``poll_interval`` is 0.5 unless given. To cancel is to stop the new revision.
+    whose place ``ready_timeout`` takes. ``poll_interval`` is 0.5 on this machine and 5 on a cluster, unless given. To cancel is to stop the
+    new revision.
 
     :param service_name: name of the service and of the model that clients ask for
     :param model: URI of the model
@@ -132,12 +133,12 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         service = rollout.find_service()
         if reason := rollout.reason_to_leave(service, as_of(context), is_backfill=is_backfill(context)):
             raise AirflowSkipException(reason)
-        return self.kind.start_of(intent, manifest, service)
+        return self.kind.start_of(intent, manifest, service, as_of(context))
 
     def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
-        """Why the revision is not ready; it is stopped, and the next attempt has time of its own."""
+        """Why the revision is not ready; it is stopped, and then the next attempt has time of its own."""
         error = self.kind.failure(key, event, limits=describe_limits(self))
-        if self._context is not None:
+        if self._context is not None and self.kind.is_given_up:
             Intent.drop(self._context)
         return error
 

@@ -46,7 +46,7 @@ class RevisionWatch(Watch):
     def look(self) -> bool:
         """Look once; whether it is settled. What does not answer is asked again."""
         try:
-            service = self._backend.get(*self._place)
+            service = self._backend.get(*self._place, patience=0.0)
         except ApiUnavailableError as error:
             if not self._unanswered:
                 self._log.warning("%s Waiting on.", error)
@@ -81,6 +81,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
     :param poll_interval: seconds between two looks
     :param deadline: Unix time after which it has taken too long
     :param cancel_on_kill: whether it is stopped when a person marks or clears the waiting task
+    :param is_ours: whether the task has started it; one of another task is never stopped
     """
 
     arguments = (
@@ -91,6 +92,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
         "poll_interval",
         "deadline",
         "cancel_on_kill",
+        "is_ours",
     )
 
     def __init__(
@@ -103,6 +105,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
         poll_interval: float,
         deadline: float | None,
         cancel_on_kill: bool = True,
+        is_ours: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kserve_conn_id = kserve_conn_id
@@ -112,6 +115,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
         self.poll_interval = poll_interval
         self.deadline = deadline
         self.cancel_on_kill = cancel_on_kill
+        self.is_ours = is_ours
 
     @property
     def named(self) -> str:
@@ -135,4 +139,4 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
 
     def cancel(self, backend: ServingBackend) -> None:
         """Stop the revision, unless requests go to it."""
-        Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
+        Rollout(backend, self.namespace, self.name, self.log, is_ours=self.is_ours).discard(self.revision)

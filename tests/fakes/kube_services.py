@@ -100,7 +100,8 @@ class FakeKServe:
     """A cluster with KServe.
 
     ``requests`` has method and path of every request; ``refusals`` answers instead, by the part of a path: the name of a recorded case.
-    ``proxied`` has what was sent to pods, ``answers`` what they answer. ``plan`` has the cases that come of the next specifications, each
+    ``applied`` has the specifications that changed something, ``proxied`` what was sent to pods, ``answers`` what they answer (with
+    ``answer_codes`` before 200), ``events`` further ones by what they are about. ``plan`` has the cases that come of the next specifications, each
     as soon as the service has been read twice.
     """
 
@@ -116,7 +117,11 @@ class FakeKServe:
         self.proxied: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Any] = {"choices": [{"message": {"content": "An answer."}}]}
         self.plan: list[str] = []
+        self.collects_garbage = True
         self._coming: dict[str, tuple[str, int]] = {}
+        self.answer_codes: list[int] = []
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.annotations_of_others: dict[str, dict[str, str]] = {}
         self.missing_rights: set[tuple[str, str]] = set()
         fake = self
 
@@ -186,12 +191,13 @@ class FakeKServe:
             self.services.pop(name, None)
             self.world.pop(name, None)
             self.history.pop(name, None)
-            for key in [
-                key
+            if not self.collects_garbage:
+                return
+            self.revisions = {
+                key: item
                 for key, item in self.revisions.items()
-                if item["metadata"]["ownerReferences"][0]["name"] == name
-            ]:
-                del self.revisions[key]
+                if item["metadata"]["ownerReferences"][0]["name"] != name
+            }
 
     def _serve(self, handler: BaseHTTPRequestHandler, method: str) -> None:
         url = urlsplit(handler.path)
@@ -233,13 +239,20 @@ class FakeKServe:
                 return 200, {"items": self._world(_name_in(query))["pods"]}
             case ["api", "v1", "namespaces", _, "events"]:
                 fields = dict(part.split("=") for part in query["fieldSelector"].split(","))
-                events = self._world(fields["involvedObject.name"])["events"]
-                return 200, {"items": [event for event in events if event["type"] == fields["type"]]}
+                about = fields["involvedObject.name"]
+                events = self._world(about)["events"] + self.events.get(about, [])
+                kinds = (fields["type"],) if "type" in fields else ("Normal", "Warning")
+                return 200, {"items": [event for event in events if event["type"] in kinds]}
             case ["api", "v1", "namespaces", _, "pods", name, "log"]:
-                return 200, self.logs.get(f"{name}/{query['container']}/{query.get('previous', 'False')}", "")
+                key = f"{name}/{query['container']}/{query.get('previous', 'False')}"
+                if key in self.logs:
+                    return 200, self.logs[key]
+                # A kubelet has nothing to read where a container has never run.
+                text = f'container "{query["container"]}" in pod "{name}" is waiting to start: trying and failing to pull image'
+                return 400, _status(400, "BadRequest", text)
             case ["api", "v1", "namespaces", _, "pods", name, "proxy", *rest]:
                 self.proxied.append((f"{name}/{'/'.join(rest)}", json.loads(body)))
-                return 200, self.answers
+                return self.answer_codes.pop(0) if self.answer_codes else 200, self.answers
             case ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]:
                 wanted = json.loads(body)["spec"]["resourceAttributes"]
                 resource = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
@@ -251,7 +264,6 @@ class FakeKServe:
         found = self.services.get(name)
         if method == "PATCH":
             sent = json.loads(body)
-            self.applied.append(sent)
             if found is None:
                 found = {
                     "apiVersion": sent["apiVersion"],
@@ -261,7 +273,16 @@ class FakeKServe:
             metadata = {**found["metadata"], **sent["metadata"]}
             metadata["generation"] += sent["spec"] != found.get("spec")
             metadata["managedFields"] = [{"manager": "llmops-airflow", "operation": "Apply", "time": _THEN}]
-            metadata["annotations"] = sent["metadata"].get("annotations", {})
+            metadata["annotations"] = {
+                **sent["metadata"].get("annotations", {}),
+                **self.annotations_of_others.get(name, {}),
+            }
+            if (metadata["annotations"], sent["spec"]) == (
+                found["metadata"].get("annotations"),
+                found.get("spec"),
+            ):
+                return 200, found
+            self.applied.append(sent)
             # What is answered has the status of before.
             self.services[name] = found = {**found, "metadata": metadata, "spec": sent["spec"]}
             past = self.history.setdefault(name, [])
@@ -289,6 +310,8 @@ class FakeKServe:
                 return 409, _status(409, "AlreadyExists", f'controllerrevisions.apps "{name}" already exists')
             self.revisions[name] = sent
             return 201, sent
+        if method == "DELETE":
+            return 200, self.revisions.pop(rest[0])
         if method == "GET":
             label, _, value = query["labelSelector"].partition("=")
             items = [

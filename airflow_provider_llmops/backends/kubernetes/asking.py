@@ -57,7 +57,13 @@ class FieldConflictError(ConfigurationError):
 
 
 def ask(
-    what: str, call: Callable[..., Any], advice: Advice, *, conn_id: str, patience: float = PATIENCE_SECONDS
+    what: str,
+    call: Callable[..., Any],
+    advice: Advice,
+    *,
+    conn_id: str,
+    patience: float = PATIENCE_SECONDS,
+    answer_within: float = ANSWER_SECONDS,
 ) -> Any:
     """The answer to a request that may be repeated.
 
@@ -66,6 +72,7 @@ def ask(
     :param advice: what to do where it is refused
     :param conn_id: Airflow connection, for messages
     :param patience: seconds to go on trying while there is no answer
+    :param answer_within: seconds that one answer may take
     :raises ApiUnavailableError: there is none
     :raises RunNotFoundError: what it is about is not there
     :raises ConfigurationError: it is refused
@@ -77,7 +84,7 @@ def ask(
     for attempt in while_unavailable(patience):
         with attempt:
             try:
-                found = call(_request_timeout=min(ANSWER_SECONDS, patience or ANSWER_SECONDS))
+                found = call(_request_timeout=min(answer_within, patience or answer_within))
                 if isinstance(found, str):  # the client hands on what is no JSON
                     raise json.JSONDecodeError("No document of Kubernetes", shortened(found, 100), 0)
                 return found

@@ -72,11 +72,15 @@ class ServingBackend(Protocol):
     poll_interval: float
     """Seconds between two looks, unless somebody says otherwise."""
 
-    def apply(self, manifest: Mapping[str, Any]) -> tuple[Revision, bool]:
-        """The revision that runs a manifest, and whether it was started now; returns at once, and traffic stays where it is."""
+    def apply(self, manifest: Mapping[str, Any], *, as_of: str | None = None) -> tuple[Revision, bool]:
+        """The revision that runs a manifest, and whether it was started now; returns at once.
 
-    def get(self, namespace: str, name: str) -> Service:
-        """Read a service."""
+        Traffic stays where it is, unless the backend rolls new revisions out by itself. For one that does the date of the model is said
+        now, since it counts from now on.
+        """
+
+    def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
+        """Read a service; who looks again anyway has no ``patience`` with a server that does not answer."""
 
     def set_traffic(
         self,
@@ -96,8 +100,11 @@ class ServingBackend(Protocol):
     def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
         """Ask one revision a question, whoever else may ask it; with fewer tokens where its context has no room for so many."""
 
-    def withdraw(self, namespace: str, name: str, revision: str) -> None:
-        """Stop a revision that :meth:`set_traffic` has not given the traffic; what served before it serves on, or again."""
+    def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
+        """Stop a revision that :meth:`set_traffic` has not given the traffic; what served before it serves on, or again.
+
+        The answer names the revision that had to be started again.
+        """
 
     def delete(self, namespace: str, name: str) -> None:
         """Remove the service with all its revisions."""

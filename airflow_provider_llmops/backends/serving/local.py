@@ -37,13 +37,13 @@ class LocalServingBackend:
         self._data_plane = DataPlane(python)
         self._root = Path(root)
 
-    def apply(self, manifest: Mapping[str, Any]) -> tuple[Revision, bool]:
-        """Start a revision; the same manifest again returns the revision that already runs it."""
+    def apply(self, manifest: Mapping[str, Any], *, as_of: str | None = None) -> tuple[Revision, bool]:
+        """Start a revision; the same manifest again returns the revision that already runs it. Its date counts with the traffic."""
         answer = self._call("apply", "-", stdin=json.dumps(manifest))
         return _revision(answer), bool(answer["created"])
 
-    def get(self, namespace: str, name: str) -> Service:
-        """Read a service."""
+    def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
+        """Read a service: files of this machine, which are read once."""
         return _service(self._call("status", "--namespace", namespace, name))
 
     def set_traffic(
@@ -72,11 +72,12 @@ class LocalServingBackend:
         )["answer"]
         return answer
 
-    def withdraw(self, namespace: str, name: str, revision: str) -> None:
-        """Stop a revision without traffic, keeping its log."""
+    def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
+        """Stop a revision without traffic, keeping its log; what served has gone on."""
         found = self.get(namespace, name).revisions.get(revision)
         if found is not None and not found.traffic:
             self._call("stop", "--namespace", namespace, name, "--revision", revision)
+        return None
 
     def delete(self, namespace: str, name: str) -> None:
         """Remove the whole service."""

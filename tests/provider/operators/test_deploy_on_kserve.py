@@ -74,7 +74,7 @@ def test_new_version_that_crashes_while_the_old_one_serves_is_a_failure(cluster,
     first = deploy("1", context)["revision"]
     with pytest.raises(
         RunFailedError,
-        match=rf"^The new revision failed: ended with exit code 1\.+ Serving as before: {first} \(100%\)\.",
+        match=rf"^The new revision failed: ended with exit code 1\.+ (Started again: {first}, which|Serving as before: {first} )",
     ):
         deploy("2", retry(context), deferrable=deferrable)
     assert cluster.applied[-1] == cluster.applied[0]
@@ -84,8 +84,9 @@ def test_new_version_without_an_answer_gives_the_requests_back(cluster, context)
     cluster.plan = ["ready_gateway", "update_good_t12", "rollback_image"]
     first = deploy("1", context)["revision"]
     cluster.answers = {"choices": [{"message": {"content": " "}}]}
-    with pytest.raises(RunFailedError, match="answered the smoke question with nothing"):
+    with pytest.raises(RunFailedError, match="answered the smoke question with nothing") as failed:
         deploy("2", retry(context))
+    assert f"Started again: {first}, which served before." in str(failed.value)
     assert cluster.applied[-1] == cluster.applied[0]
     cluster.becomes("chat", "rollback_image")
     assert serving() == {first: 100}
@@ -170,3 +171,46 @@ def test_newer_model_is_left_alone(cluster, context, monkeypatch):
     with pytest.raises(AirflowSkipException, match="has a newer model"):
         deploy("2", retry(context))
     assert len(cluster.applied) == 1
+
+
+def test_revision_is_given_up_though_its_log_cannot_be_read(cluster, context):
+    cluster.plan = ["ready_gateway", "update_bad_image_t45", "rollback_image"]
+    deploy("1", context)
+    with pytest.raises(RunFailedError, match=r"^The new revision failed: ErrImagePull"):
+        deploy("2", retry(context))
+    assert any(path.endswith("/log") for _, path in cluster.requests)
+    assert cluster.applied[-1] == cluster.applied[0]
+
+
+def test_trigger_of_a_task_that_only_found_the_revision_gives_nothing_up(cluster, context):
+    cluster.plan = ["ready_gateway", "update_never_ready_t45"]
+    deploy("1", context)
+    task = operator("2", deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(retry(context))
+    _, arguments = deferred.value.trigger.serialize()
+    RevisionReadyTrigger(**{**arguments, "is_ours": False}).cancel(KServeHook().backend)
+    assert len(cluster.applied) == 2
+
+
+def test_attempt_that_could_not_give_its_revision_up_leaves_it_to_the_next(cluster, context):
+    cluster.plan = ["ready_gateway", "update_crash_t45"]
+    first = deploy("1", context)["revision"]
+    task, attempt = operator("2", deferrable=True), retry(context)
+    with pytest.raises(TaskDeferred):
+        task.execute(attempt)
+    event = {
+        "revision": task.kind.rollout.find_service(),
+        "state": "FAILED",
+        "error": "x",
+        "timed_out": False,
+    }
+    event["revision"] = next(name for name in event["revision"].revisions if name != first)
+    cluster.refusals["PATCH"] = "api: limited: delete"
+    with pytest.raises(RunFailedError, match="Whether it was given up, and what serves, is not known"):
+        task.execute_complete(attempt, event=event)
+    cluster.refusals.clear()
+    cluster.becomes("chat", "update_crash_t45")
+    with pytest.raises(RunFailedError, match=r"Serving as before|Started again"):
+        deploy("2", retry(attempt))
+    assert cluster.applied[-1] == cluster.applied[0]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.asking import (
+    ANSWER_SECONDS,
     PATIENCE_SECONDS,
     Advice,
     AlreadyThereError,
     ForbiddenError,
     ask,
 )
+from airflow_provider_llmops.backends.kubernetes.messages import message_of
+from airflow_provider_llmops.backends.kubernetes.pods import MAX_PODS, is_scheduled
 from airflow_provider_llmops.backends.kubernetes.requests import (
     document_of,
     list_pods,
@@ -22,18 +26,25 @@ from airflow_provider_llmops.backends.kubernetes.requests import (
     log_end,
 )
 from airflow_provider_llmops.backends.serving.kserve import history
-from airflow_provider_llmops.backends.serving.kserve.reading import ServiceObjects
-from airflow_provider_llmops.backends.serving.kserve.rules import CONTAINER, revision_of
-from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.backends.serving.kserve.reading import FIELD_MANAGER, ServiceObjects
+from airflow_provider_llmops.backends.serving.kserve.rules import CONTAINER
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    RunNotFoundError,
+    shown_value,
+)
 
 GROUP, VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
-FIELD_MANAGER = "llmops-airflow"
+# As cluster-autoscaler and Karpenter say it.
+_ADDS_A_NODE = ("TriggeredScaleUp", "Nominated")
+SMOKE_SECONDS = 120.0
 _APPLY = "application/apply-patch+yaml"
 RIGHTS = (
     *((verb, f"{PLURAL}.{GROUP}") for verb in ("get", "create", "patch", "delete")),
     ("get", "deployments.apps"),
     ("list", "replicasets.apps"),
-    *((verb, "controllerrevisions.apps") for verb in ("list", "create", "patch")),
+    *((verb, "controllerrevisions.apps") for verb in ("list", "create", "patch", "delete")),
     *(("list", what) for what in ("pods", "events")),
     ("get", "pods/log"),
     ("create", "pods/proxy"),
@@ -43,7 +54,7 @@ _ADVICE = Advice(
     install="Install KServe 0.16 or later.",
     rights=(
         f"Let the connection's user get, create, patch and delete {PLURAL}.{GROUP}, get deployments.apps, list replicasets.apps, pods "
-        "and events, get pods/log, create pods/proxy, and list, create and patch controllerrevisions.apps in that namespace."
+        "and events, get pods/log, create pods/proxy, and list, create, patch and delete controllerrevisions.apps in that namespace."
     ),
     correct="KServe refuses it: correct the service's settings.",
 )
@@ -67,25 +78,25 @@ class KServeCluster:
         self._core = CoreV1Api(client)
         self._apps = AppsV1Api(client)
 
-    def find(self, namespace: str, name: str) -> dict[str, Any] | None:
+    def find(self, namespace: str, name: str, *, patience: float = PATIENCE_SECONDS) -> dict[str, Any] | None:
         """The ``InferenceService``; ``None`` if there is none of that name."""
         call = partial(self._objects.get_namespaced_custom_object, *_kind(namespace), name)
         try:
-            found: dict[str, Any] = self._ask(f"get service {namespace}/{name}", call)
+            found: dict[str, Any] = self._ask(f"get service {namespace}/{name}", call, patience)
         except RunNotFoundError:
             return None
         return found
 
-    def read(self, namespace: str, name: str) -> ServiceObjects:
+    def read(self, namespace: str, name: str, *, patience: float = PATIENCE_SECONDS) -> ServiceObjects:
         """The service, and as much of what carries it out as may be read."""
-        service = self.find(namespace, name)
+        service = self.find(namespace, name, patience=patience)
         if service is None:
             raise RunNotFoundError("There is no service of this name.", f"Service: {namespace}/{name}")
         refused: list[str] = []
 
         def read(what: str, call: Callable[..., Any], otherwise: Any) -> Any:
             try:
-                return self._ask(f"read the {what} of service {namespace}/{name}", call)
+                return self._ask(f"read the {what} of service {namespace}/{name}", call, patience)
             except RunNotFoundError:
                 return otherwise
             except ForbiddenError:
@@ -104,10 +115,25 @@ class KServeCluster:
             [],
         )
         pods = read("pods", partial(list_pods, self._core, namespace, selector), [])
-        warnings = []
-        if deployment is None:
-            warnings = read("events", partial(list_warnings, self._core, namespace, name), [])
-        return ServiceObjects(service, deployment, replica_sets, pods, warnings, refused)
+        found = ServiceObjects(service, deployment, replica_sets, pods, (), refused)
+        if found.is_carried_out:
+            return replace(found, scaling_up=self._scaling_up(namespace, found, patience))
+        return replace(
+            found, warnings=read("events", partial(list_warnings, self._core, namespace, name), [])
+        )
+
+    def _scaling_up(self, namespace: str, objects: ServiceObjects, patience: float) -> frozenset[str]:
+        """Those pods without a place for which the cluster is adding a node."""
+        waiting = [pod["metadata"]["name"] for pod in objects.pods if not is_scheduled(pod)][:MAX_PODS]
+        found = set()
+        for name in waiting:
+            fields = f"involvedObject.name={name}"
+            call = _items(self._core.list_namespaced_event, namespace, field_selector=fields)
+            with contextlib.suppress(ForbiddenError):
+                events = self._ask(f"list the events about pod {namespace}/{name}", call, patience)
+                if any(event.get("reason") in _ADDS_A_NODE for event in events):
+                    found.add(name)
+        return frozenset(found)
 
     def delete(self, namespace: str, name: str) -> None:
         """Delete a service, and with it what belongs to it; nothing if it is gone."""
@@ -145,50 +171,56 @@ class KServeCluster:
         found: dict[str, Any] = self._ask(f"apply service {namespace}/{name}", call)
         return found
 
-    def keep(self, service: Mapping[str, Any], sent: Mapping[str, Any], *, digest: str, is_new: bool) -> None:
-        """Keep a specification, once. One that is asked for again has not served yet, whatever it did before.
+    def keep(self, service: Mapping[str, Any], record: history.Record) -> None:
+        """Keep a specification with its notes; the oldest that nobody goes back to are dropped.
 
         :param service: the service that has it
-        :param sent: the specification
-        :param digest: of the manifest that it was made from
-        :param is_new: whether it is asked for now
+        :param record: the specification
         """
         namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-        revision = revision_of(sent)
-        records = self.records(namespace, name)
-        if revision in records:
-            notes: dict[str, str | None] = {}
-            if is_new and records[revision].served_at:
-                notes[history.SERVED_ANNOTATION] = None
-            if records[revision].digest != digest:
-                notes[history.DIGEST_ANNOTATION] = digest
-            if notes:
-                self.annotate(namespace, name, revision, notes)
-            return
-        number = 1 + max((record.number for record in records.values()), default=0)
-        document = history.document_of(service, history.Record(revision, number, sent, digest))
         # As YAML, which the API server turns into its own form of JSON: it compares the data byte for byte when an annotation changes.
         call = partial(
             self._send,
             "POST",
             f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions",
-            json.dumps(document),
+            json.dumps(history.document_of(service, record)),
             "application/yaml",
         )
         try:
-            self._ask(f"keep revision {revision} of service {name}", call)
+            self._ask(f"keep revision {record.revision} of service {namespace}/{name}", call)
         except AlreadyThereError:
-            return
+            self.annotate(namespace, name, record.revision, record.notes)
+        for old in history.superfluous(self.records(service), record.revision):
+            self._drop(namespace, history.name_of(name, old.revision))
 
-    def records(self, namespace: str, name: str) -> dict[str, history.Record]:
-        """The specifications that a service was given, by revision."""
+    def _drop(self, namespace: str, name: str) -> None:
+        call = partial(self._apps.delete_namespaced_controller_revision, name, namespace)
+        with contextlib.suppress(RunNotFoundError, ForbiddenError):
+            self._ask(f"drop revision {namespace}/{name}", call)
+
+    def records(
+        self, service: Mapping[str, Any], *, patience: float = PATIENCE_SECONDS
+    ) -> dict[str, history.Record]:
+        """The specifications that a service was given, by revision; not those of a former one of its name.
+
+        :param service: the ``InferenceService``
+        """
+        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
         call = _items(
             self._apps.list_namespaced_controller_revision,
             namespace,
             label_selector=f"{history.SERVICE_LABEL}={name}",
         )
-        found = self._ask(f"list the revisions of service {namespace}/{name}", call)
-        return {record.revision: record for record in map(history.Record.read, found)}
+        found = self._ask(f"list the revisions of service {namespace}/{name}", call, patience)
+        own = [
+            document
+            for document in found
+            if any(
+                owner["uid"] == service["metadata"]["uid"]
+                for owner in document["metadata"].get("ownerReferences") or []
+            )
+        ]
+        return {record.revision: record for record in map(history.Record.read, own)}
 
     def annotate(self, namespace: str, name: str, revision: str, values: Mapping[str, str | None]) -> None:
         """Set annotations of a kept specification; ``None`` takes one away."""
@@ -212,9 +244,32 @@ class KServeCluster:
         """
         name, port = pod["metadata"]["name"], _port(pod)
         path = f"/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/{path}"
-        call = partial(self._send, "POST", path, dict(body), "application/json")
-        found: dict[str, Any] = self._ask(f"ask pod {namespace}/{name}", call, 0.0)
+        found: dict[str, Any] = self._ask(
+            f"ask pod {namespace}/{name}",
+            partial(self._ask_pod, path, dict(body)),
+            SMOKE_SECONDS,
+            answer_within=SMOKE_SECONDS,
+        )
         return found
+
+    def _ask_pod(self, path: str, body: Any, *, _request_timeout: float) -> dict[str, Any]:
+        """What a pod answers, told from what the API server says on the way to it."""
+        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+
+        try:
+            return self._send("POST", path, body, "application/json", _request_timeout=_request_timeout)
+        except ApiException as error:
+            if message_of(error)[1] is not None or not error.body:
+                raise
+            said = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body)
+            kind = (
+                ApiUnavailableError
+                if error.status in (408, 429) or error.status >= 500
+                else ConfigurationError
+            )
+            raise kind(
+                f"The pod answered {error.status}: {shown_value(said, 300)}", f"Wanted: {path}"
+            ) from error
 
     def _send(
         self, method: str, path: str, body: Any, content_type: str, *, _request_timeout: float, **query: str
@@ -233,8 +288,15 @@ class KServeCluster:
         )
         return document_of(answer)
 
-    def _ask(self, what: str, call: Callable[..., Any], patience: float = PATIENCE_SECONDS) -> Any:
-        return ask(what, call, _ADVICE, conn_id=self.conn_id, patience=patience)
+    def _ask(
+        self,
+        what: str,
+        call: Callable[..., Any],
+        patience: float = PATIENCE_SECONDS,
+        *,
+        answer_within: float = ANSWER_SECONDS,
+    ) -> Any:
+        return ask(what, call, _ADVICE, conn_id=self.conn_id, patience=patience, answer_within=answer_within)
 
     def check(self) -> str:
         """Say in one line what was reached.

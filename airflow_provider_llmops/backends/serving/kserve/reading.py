@@ -17,12 +17,14 @@ from airflow_provider_llmops.backends.kubernetes.messages import reason_of, sent
 from airflow_provider_llmops.backends.kubernetes.pods import (
     PodProblem,
     is_about_scheduling,
+    is_live,
     problems_in_events,
     problems_of_pod,
 )
 from airflow_provider_llmops.backends.serving.base import Revision
 from airflow_provider_llmops.states import ServiceState
 
+FIELD_MANAGER = "llmops-airflow"
 REVISION_LABEL = "llmops/revision"
 STOP_ANNOTATION = "serving.kserve.io/stop"
 # How long a pod may be in problem before its revision is given up: a registry or a scheduler may need a second try.
@@ -71,6 +73,21 @@ class ServiceObjects:
         return any(what in refused for refused in self.refused)
 
     @property
+    def is_carried_out(self) -> bool:
+        """Whether the Deployment is of the revision that is wanted, and its status of that Deployment."""
+        if self.deployment is None:
+            return False
+        labels = self.deployment["spec"]["template"]["metadata"].get("labels") or {}
+        seen = (self.deployment.get("status") or {}).get("observedGeneration", 0)
+        is_current: bool = labels.get(REVISION_LABEL) == self.current
+        return is_current and bool(seen >= self.deployment["metadata"]["generation"])
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the service."""
+        return (self.service["metadata"].get("annotations") or {}).get(STOP_ANNOTATION) == "true"
+
+    @property
     def status(self) -> Mapping[str, Any]:
         """The service's status."""
         status: Mapping[str, Any] = self.service.get("status") or {}
@@ -84,7 +101,7 @@ def revisions_of(objects: ServiceObjects, *, now: float) -> dict[str, Revision]:
     :param now: Unix time
     """
     ready = {name: count for name, count in _ready_pods(objects) if count}
-    if not ready and not objects.replica_sets and _is_rolled_out_as_the_service_says(objects):
+    if not ready and not objects.replica_sets and _is_rolled_out_as_the_service_says(objects, now):
         ready = {objects.current or "": 1}  # nothing but the service may be read
     total = sum(ready.values())
     shares = {name: round(100 * count / total) for name, count in ready.items()}
@@ -102,13 +119,13 @@ def revisions_of(objects: ServiceObjects, *, now: float) -> dict[str, Revision]:
 
 def _state(objects: ServiceObjects, now: float) -> tuple[ServiceState, str | None]:
     """State of the revision that is wanted, and what it waits for or has failed with."""
-    if (objects.service["metadata"].get("annotations") or {}).get(STOP_ANNOTATION) == "true":
+    if objects.is_stopped:
         return ServiceState.STOPPED, "The service is stopped."
     if refusal := _refusal(objects, now):
         return ServiceState.FAILED, refusal
     if objects.deployment is None:
-        return _state_without_deployment(objects)
-    if not _is_of_current(objects):
+        return _state_without_deployment(objects, now)
+    if not objects.is_carried_out:
         return ServiceState.STARTING, _waits_for_kserve(objects)
     if _is_rolled_out(objects.deployment):
         return ServiceState.READY, None
@@ -119,36 +136,34 @@ def _state(objects: ServiceObjects, now: float) -> tuple[ServiceState, str | Non
 
 
 def _refusal(objects: ServiceObjects, now: float) -> str | None:
-    """Why KServe does not carry out what it was asked for last."""
-    is_old = (
-        now - asked_at(objects.service) >= PATIENCE_SECONDS
-    )  # what it said of the former specification is gone by then
+    """Why KServe does not carry out what it was asked for last: not said before what it said of the former specification is gone."""
+    if now - asked_at(objects.service) < PATIENCE_SECONDS:
+        return None
     condition = _conditions(objects.service).get("PredictorReady", {})
     if condition.get("status") == "False" and condition.get("reason") == "ReconcileFailed":
-        if is_old or _is_since(objects, condition.get("lastTransitionTime")):
-            return sentence(reason_of(condition.get("message", "")))
-        return None
-    if objects.deployment is not None or objects.may_not_read("deployments"):
+        message = condition.get("message", "")
+        is_over = _age(condition.get("lastTransitionTime"), now) >= PATIENCE_SECONDS
+        return sentence(reason_of(message)) if is_over and _CONFLICT not in message else None
+    if objects.is_carried_out or objects.may_not_read("deployments"):
         return None
     for kind in _REFUSALS:
         for problem in problems_in_events(objects.warnings):
-            is_now = is_old or problem.at is None or problem.at >= asked_at(objects.service)
-            if is_now and problem.kind == kind and _CONFLICT not in problem.message:
+            if problem.kind == kind and _CONFLICT not in problem.message:
                 return sentence(problem.message)
     failure = (objects.status.get("modelStatus") or {}).get("lastFailureInfo") or {}
-    if is_old and failure.get("reason") in ("NoSupportingRuntime", "RuntimeNotRecognized"):
+    if failure.get("reason") in ("NoSupportingRuntime", "RuntimeNotRecognized"):
         return sentence(failure.get("message") or failure["reason"])
     return None
 
 
-def _state_without_deployment(objects: ServiceObjects) -> tuple[ServiceState, str | None]:
+def _state_without_deployment(objects: ServiceObjects, now: float) -> tuple[ServiceState, str | None]:
     """What can be said where there is no Deployment, or where it may not be read."""
     if not objects.may_not_read("deployments"):
         return ServiceState.STARTING, _waits_for_kserve(objects)
     condition = _conditions(objects.service).get("PredictorReady", {})
     if condition.get("status") == "False" and condition.get("reason") in ("FailedCreate", _TOO_LATE):
         return ServiceState.FAILED, sentence(reason_of(condition.get("message", "")))
-    if _is_rolled_out_as_the_service_says(objects):
+    if _is_rolled_out_as_the_service_says(objects, now):
         return ServiceState.READY, None
     return ServiceState.STARTING, f"More cannot be seen: {'; '.join(objects.refused)}."
 
@@ -158,17 +173,22 @@ def asked_at(service: Mapping[str, Any]) -> float:
 
     :param service: the ``InferenceService``
     """
-    fields = service["metadata"].get("managedFields") or []
-    times = [item["time"] for item in fields if item.get("time") and item.get("subresource") != "status"]
-    return max((datetime.fromisoformat(time).timestamp() for time in times), default=0.0)
+    fields = [
+        item
+        for item in service["metadata"].get("managedFields") or []
+        if item.get("time") and item.get("subresource") != "status"
+    ]
+    ours = [
+        item for item in fields if item.get("manager") == FIELD_MANAGER
+    ]  # KServe's controller changes it, too
+    return max((datetime.fromisoformat(item["time"]).timestamp() for item in ours or fields), default=0.0)
 
 
-def _is_since(objects: ServiceObjects, time: str | None) -> bool:
-    return time is None or datetime.fromisoformat(time).timestamp() >= asked_at(objects.service)
-
-
-def _is_rolled_out_as_the_service_says(objects: ServiceObjects) -> bool:
+def _is_rolled_out_as_the_service_says(objects: ServiceObjects, now: float) -> bool:
+    """Whether KServe's condition says so, and had the time to be about what was asked for last."""
     condition = _conditions(objects.service).get("PredictorReady", {})
+    if now - asked_at(objects.service) < PATIENCE_SECONDS:
+        return False
     return condition.get("status") == "True" and condition.get("reason") == "NewReplicaSetAvailable"
 
 
@@ -176,21 +196,13 @@ def _waits_for_kserve(objects: ServiceObjects) -> str | None:
     return None if objects.status else "KServe's controller has not looked at it yet."
 
 
-def _is_of_current(objects: ServiceObjects) -> bool:
-    """Whether the Deployment is of the revision that is wanted, and its own status of that Deployment."""
-    deployment = objects.deployment or {}
-    labels = deployment["spec"]["template"]["metadata"].get("labels") or {}
-    seen = (deployment.get("status") or {}).get("observedGeneration", 0)
-    return labels.get(REVISION_LABEL) == objects.current and seen >= deployment["metadata"]["generation"]
-
-
 def _is_rolled_out(deployment: Mapping[str, Any]) -> bool:
+    """Whether all pods are of its template, and have been ready once; an autoscaler may have asked for more since."""
     status = deployment.get("status") or {}
-    wanted = status.get("replicas", 0)
     return (
         _conditions(deployment).get("Progressing", {}).get("reason") == "NewReplicaSetAvailable"
-        and wanted > 0
-        and wanted == status.get("updatedReplicas", 0) == status.get("availableReplicas", 0)
+        and status.get("availableReplicas", 0) > 0
+        and status.get("replicas", 0) == status.get("updatedReplicas", 0)
     )
 
 
@@ -201,7 +213,7 @@ def _problems(objects: ServiceObjects, now: float) -> Iterator[tuple[str, bool]]
         over = _age(failed.get("lastTransitionTime"), now) >= PATIENCE_SECONDS
         yield sentence(reason_of(failed.get("message", ""))), over
     for pod in objects.pods:
-        if _label(pod) != objects.current or _is_ready(pod) or pod["metadata"].get("deletionTimestamp"):
+        if _label(pod) != objects.current or _is_ready(pod) or not is_live(pod):
             continue
         for problem in problems_of_pod(pod):
             if not problem.was_told_to_end:

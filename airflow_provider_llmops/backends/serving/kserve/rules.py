@@ -49,9 +49,10 @@ def on_cluster(manifest: Mapping[str, Any]) -> dict[str, Any]:
             f"Deployment mode {shown_value(annotations[MODE_ANNOTATION])} is not built: services run in KServe's standard mode. Leave "
             f"the annotation {MODE_ANNOTATION} out."
         )
-    annotations.pop(MODEL_DIGEST_ANNOTATION, None)
     metadata["annotations"] = annotations
-    predictor["labels"] = {**(predictor.get("labels") or {}), REVISION_LABEL: _hash(sent)}
+    name = _hash(sent)  # other weights at the same address are another revision
+    annotations.pop(MODEL_DIGEST_ANNOTATION, None)
+    predictor["labels"] = {**(predictor.get("labels") or {}), REVISION_LABEL: name}
     return sent
 
 

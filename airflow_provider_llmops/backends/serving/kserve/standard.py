@@ -14,9 +14,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from airflow_provider_llmops.backends.kubernetes.asking import PATIENCE_SECONDS
+from airflow_provider_llmops.backends.kubernetes.pods import is_live
 from airflow_provider_llmops.backends.serving.base import NO_CHAT_TEMPLATE, Revision, Service
 from airflow_provider_llmops.backends.serving.kserve import history
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
+from airflow_provider_llmops.backends.serving.kserve.history import Record
 from airflow_provider_llmops.backends.serving.kserve.reading import (
     REVISION_LABEL,
     STOP_ANNOTATION,
@@ -28,6 +31,7 @@ from airflow_provider_llmops.backends.serving.manifest import manifest_digest
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
+    LLMOpsError,
     RunNotFoundError,
     shown_value,
 )
@@ -50,49 +54,56 @@ class StandardServingBackend:
         self._cluster = cluster
         self._ask_service = ask_service
 
-    def apply(self, manifest: Mapping[str, Any]) -> tuple[Revision, bool]:
-        """Ask KServe for a revision. The same manifest again returns the revision that is asked for already.
+    def apply(self, manifest: Mapping[str, Any], *, as_of: str | None = None) -> tuple[Revision, bool]:
+        """Ask KServe for a revision, which gets requests as soon as its first pod is ready. The same manifest again changes nothing.
+
+        It is applied in any case: what somebody else has made of the service since would not be what is deployed.
 
         :raises FieldConflictError: somebody else sets a field of the service otherwise
+        :raises ConfigurationError: somebody has stopped the service
         """
         sent = on_cluster(manifest)
         namespace, name = sent["metadata"]["namespace"], sent["metadata"]["name"]
-        revision = revision_of(sent)
+        revision, digest = revision_of(sent), manifest_digest(manifest)
         before = self._cluster.find(namespace, name)
-        is_new = before is None or ServiceObjects(before).current != revision or _is_stopped(before)
-        service = self._cluster.apply(sent) if is_new else before
-        assert service is not None  # what is not new was found
-        digest = manifest_digest(manifest)
-        self._cluster.keep(service, sent, digest=digest, is_new=is_new)
+        if before is None:
+            service = self._cluster.apply(sent)
+            try:
+                self._cluster.keep(service, Record(revision, 1, sent, digest, as_of, _now()))
+            except LLMOpsError:  # nothing could go back from it
+                self._stop(sent)
+                raise
+            return Revision(revision, ServiceState.STARTING, digest=digest), True
+        if before["metadata"].get("deletionTimestamp"):
+            raise ApiUnavailableError(f"Service {name!r} is being deleted.", f"Service: {namespace}/{name}")
+        records = self._cluster.records(before)
+        is_new = ServiceObjects(before).current != revision or ServiceObjects(before).is_stopped
+        number = 1 + max((record.number for record in records.values()), default=0)
+        record = records.get(revision) or Record(revision, number, sent)
+        if is_new:
+            record = replace(record, asked_at=_now(), as_of=as_of)
+        self._cluster.keep(before, replace(record, digest=digest))
+        try:
+            if ServiceObjects(self._cluster.apply(sent)).is_stopped:
+                raise ConfigurationError(
+                    f"Somebody has stopped service {name!r}. Take the annotation {STOP_ANNOTATION} away to deploy to it.",
+                    f"Service: {namespace}/{name}",
+                )
+        except ConfigurationError:
+            if is_new:  # nothing to go back to
+                given_up = replace(record, withdrawn_at=_now())
+                self._cluster.annotate(namespace, name, revision, given_up.notes)
+            raise
         return Revision(revision, ServiceState.STARTING, digest=digest), is_new
 
-    def get(self, namespace: str, name: str) -> Service:
+    def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
         """Read a service.
 
         :raises RunNotFoundError: there is none of that name
         """
-        objects = self._cluster.read(namespace, name)
-        records = self._cluster.records(namespace, name)
-        found = {
-            name: replace(each, digest=records[name].digest) if name in records else each
-            for name, each in revisions_of(objects, now=time.time()).items()
-        }
-        replaced = f"Revision {objects.current} has replaced it." if objects.current else None
-        for record in records.values():
-            stopped = Revision(record.revision, ServiceState.STOPPED, error=replaced, digest=record.digest)
-            found.setdefault(record.revision, stopped)
-        serving = [
-            records[each.revision] for each in found.values() if each.traffic and each.revision in records
-        ]
-        return Service(
-            name=name,
-            namespace=namespace,
-            url=next((each.url for each in found.values() if each.url), None),
-            revisions=found,
-            as_of=max(
-                (record.as_of for record in serving if record.as_of and record.served_at), default=None
-            ),
-        )
+        seconds = PATIENCE_SECONDS if patience is None else patience
+        objects = self._cluster.read(namespace, name, patience=seconds)
+        return _service(objects, self._cluster.records(objects.service, patience=seconds))
 
     def set_traffic(
         self,
@@ -103,47 +114,64 @@ class StandardServingBackend:
         as_of: str | None = None,
         only_if_newer: bool = True,
     ) -> Service:
-        """Note that a revision serves, or go back to one that has served; all requests go to it."""
+        """Note that the revision which was asked for last is to keep the requests that KServe has given it."""
         revision = next(iter(percent), "")
         if percent != {revision: 100}:
             raise ConfigurationError(
                 f"The requests of service {name!r} cannot be shared out: only one revision at a time serves in KServe's standard mode. "
                 "Give one revision 100 percent."
             )
-        service = self.get(namespace, name)
+        objects = self._cluster.read(namespace, name)
+        records = self._cluster.records(objects.service)
+        service = _service(objects, records)
         if only_if_newer and service.is_newer_than(as_of):
             return service
-        if self._cluster.read(namespace, name).current != revision:
-            records = self._cluster.records(namespace, name)
-            if revision not in records:
-                raise ConfigurationError(
-                    f"Service {name!r} has no revision {revision!r} to go back to. It has: {', '.join(sorted(records)) or 'none'}."
-                )
-            self._cluster.apply(records[revision].manifest)
-        self._cluster.annotate(
-            namespace,
-            name,
-            revision,
-            {history.SERVED_ANNOTATION: datetime.now(UTC).isoformat(), history.AS_OF_ANNOTATION: as_of},
-        )
-        return self.get(namespace, name)
+        if objects.current != revision or revision not in records:
+            raise ConfigurationError(
+                f"Revision {revision} of service {name!r} is not the one that was asked for last: {objects.current} has replaced it."
+            )
+        if not service.revisions[revision].traffic:
+            raise ConfigurationError(f"Revision {revision} of service {name!r} has no pod that is ready.")
+        record = replace(records[revision], served_at=_now(), as_of=as_of)
+        self._cluster.annotate(namespace, name, revision, record.notes)
+        return _service(objects, {**records, revision: record})
 
-    def withdraw(self, namespace: str, name: str, revision: str) -> None:
-        """Give a revision up that was not given the traffic: what served before is applied again, or the service is stopped.
+    def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
+        """Give a revision up that was not given the requests: what served before is applied again, or the service is stopped.
 
-        Nothing where another revision is wanted by now.
+        Nothing where another revision is wanted by now, or where this one has served before and does.
         """
-        service = self._cluster.find(namespace, name)
-        records = self._cluster.records(namespace, name)
-        if service is None or ServiceObjects(service).current != revision or revision not in records:
-            return
-        if records[revision].served_at is not None:
-            return
-        former = history.former_of(records, revision)
-        if former is not None:
+        try:
+            objects = self._cluster.read(namespace, name)
+        except RunNotFoundError:
+            return None
+        records = self._cluster.records(objects.service)
+        if objects.current != revision or revision not in records or records[revision].has_traffic:
+            return None
+        seen = revisions_of(objects, now=time.time())
+        if records[revision].served_at is not None and seen[revision].state.is_ready:
+            return None
+        ready = [each for each, found in seen.items() if found.traffic]
+        if foreign := sorted(set(ready) - set(records)):
+            raise ConfigurationError(
+                f"Revision {revision} of service {name!r} stays as it is: what served before it, {', '.join(foreign)}, was not deployed "
+                "from here and cannot be applied again. Apply it where it came from."
+            )
+        given_up = replace(records[revision], withdrawn_at=_now())
+        former = history.former_of(records, revision, ready)
+        if former is None:
+            self._stop(records[revision].manifest)
+        else:
+            # It is asked for now, and has served: nobody has to look at it again.
+            back = replace(former, asked_at=_now(), served_at=_now() if former.served_at else None)
             self._cluster.apply(former.manifest)
-            return
-        stopped = copy.deepcopy(dict(records[revision].manifest))
+            self._cluster.annotate(namespace, name, former.revision, back.notes)
+        self._cluster.annotate(namespace, name, revision, given_up.notes)
+        return former.revision if former else None
+
+    def _stop(self, manifest: Mapping[str, Any]) -> None:
+        """Take the pods of a service away, and keep it."""
+        stopped = copy.deepcopy(dict(manifest))
         stopped["metadata"].setdefault("annotations", {})[STOP_ANNOTATION] = "true"
         self._cluster.apply(stopped)
 
@@ -154,10 +182,7 @@ class StandardServingBackend:
     def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
         """Ask one of the revision's own pods, through the API server."""
         objects = self._cluster.read(namespace, name)
-        pods = [pod for pod in objects.pods if _serves(pod, revision)]
         where = f"Revision: {revision} of service {namespace}/{name}"
-        if not pods:
-            raise RunNotFoundError("No pod of the revision is ready.", where)
         if self._ask_service is not None:
             url = objects.status.get("url")
             if not url:
@@ -165,6 +190,10 @@ class StandardServingBackend:
                     "The service has no address yet, at which it could be asked with its API key.", where
                 )
             return self._ask_service(url, name, prompt, max_tokens)
+        pods = [pod for pod in objects.pods if _serves(pod, revision)]
+        if not pods:
+            seen = f"; {'; '.join(objects.refused)}" if objects.refused else ""
+            raise RunNotFoundError(f"No pod of the revision is seen to be ready{seen}.", where)
         post = partial(self._cluster.post, namespace, pods[0])
         body: dict[str, Any] = {"model": name, "max_tokens": max_tokens}
         try:
@@ -179,7 +208,9 @@ class StandardServingBackend:
     def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
         """The last lines that the revision's first pod wrote, of the container that has failed if one has."""
         objects = self._cluster.read(namespace, name)
-        pods = [pod for pod in objects.pods if _label(pod) == revision]
+        pods = sorted(
+            (pod for pod in objects.pods if _label(pod) == revision), key=lambda pod: not is_live(pod)
+        )
         if not pods:
             return []
         container, previous = _container_to_read(pods[0].get("status") or {})
@@ -192,8 +223,34 @@ class StandardServingBackend:
         return self._cluster.check()
 
 
-def _is_stopped(service: Mapping[str, Any]) -> bool:
-    return (service["metadata"].get("annotations") or {}).get(STOP_ANNOTATION) == "true"
+def _service(objects: ServiceObjects, records: Mapping[str, Record]) -> Service:
+    """A service, from what is carried out and what is kept beside it."""
+    found = {
+        name: replace(each, digest=records[name].digest) if name in records else each
+        for name, each in revisions_of(objects, now=time.time()).items()
+    }
+    replaced = f"Revision {objects.current} has replaced it." if objects.current else None
+    for record in records.values():
+        stopped = Revision(record.revision, ServiceState.STOPPED, error=replaced, digest=record.digest)
+        found.setdefault(record.revision, stopped)
+    # What was asked for gets requests by itself, so that its date counts before it has any.
+    dates = [
+        record.as_of
+        for record in records.values()
+        if (found[record.revision].traffic and record.served_at) or record.revision == objects.current
+        if record.as_of and not record.is_given_up
+    ]
+    return Service(
+        name=objects.service["metadata"]["name"],
+        namespace=objects.service["metadata"]["namespace"],
+        url=next((each.url for each in found.values() if each.url), None),
+        revisions=found,
+        as_of=max(dates, default=None),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 def _label(pod: Mapping[str, Any]) -> str | None:
