@@ -17,7 +17,6 @@ from airflow_provider_llmops.backends.serving.access import (
     path_of_access_file,
 )
 from airflow_provider_llmops.backends.serving.base import NO_CHAT_TEMPLATE
-from airflow_provider_llmops.backends.serving.local import LocalServingBackend
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
@@ -93,6 +92,8 @@ class KServeHook(BaseHook):
         return found
 
     def _local(self, connection: Connection) -> ServingBackend:
+        from airflow_provider_llmops.backends.serving.local import LocalServingBackend
+
         settings = local_settings(connection, *FIELDS)
         return LocalServingBackend(python=settings["python"], root=settings["root"])
 

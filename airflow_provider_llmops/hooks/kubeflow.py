@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.pipelines.base import server_of
-from airflow_provider_llmops.backends.pipelines.local.backend import DEFAULT_SLOTS, LocalPipelineBackend
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.redaction import redact
 
@@ -91,6 +90,12 @@ class KubeflowPipelinesHook(BaseHook):
             from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 
             return KubeflowPipelineBackend(KfpSettings.of(connection))
+        # Whoever reads DAGs runs nothing.
+        from airflow_provider_llmops.backends.pipelines.local.backend import (
+            DEFAULT_SLOTS,
+            LocalPipelineBackend,
+        )
+
         settings = local_settings(connection, "slots", "retention")
         try:
             settings["slots"] = int(settings.get("slots", DEFAULT_SLOTS))

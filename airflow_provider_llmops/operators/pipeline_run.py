@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
 from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, RunRequest
-from airflow_provider_llmops.backends.pipelines.reuse import Reuse, fingerprint_of
+from airflow_provider_llmops.backends.pipelines.reuse import Reuse, check_reuse, fingerprint_of
 from airflow_provider_llmops.delivery.as_of import is_backfill
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
@@ -121,6 +121,7 @@ class PipelineRunOperator(RemoteRunOperator[Run]):
 
     def make(self, context: Context) -> str:
         """An earlier run whose result can be taken, or a new one."""
+        check_reuse(self.reuse)
         pipeline = self.backend.place(with_settings(self.bind(), self.step_settings), self.addresses)
         fingerprint = self.fingerprint(pipeline)
         self._planned = pipeline, fingerprint

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 Reuse = Literal["never", "identical", "backfill"]
 
 
+def check_reuse(reuse: object) -> None:
+    """Refuse what is none of :data:`Reuse`.
+
+    :param reuse: when the result of an earlier run is taken
+    :raises ConfigurationError: it is none
+    """
+    if reuse not in get_args(Reuse):
+        raise ConfigurationError(
+            f"reuse must be one of {', '.join(get_args(Reuse))}, got {shown_value(reuse)}."
+        )
+
+
 def fingerprint_of(
     reuse: Reuse,
     backend: PipelineBackend,
@@ -30,12 +42,7 @@ def fingerprint_of(
     :param pipeline: what would run
     :param version: ids of a version on the server that is run instead of the specification
     :param logger: of the task
-    :raises ConfigurationError: ``reuse`` is none of :data:`Reuse`
     """
-    if reuse not in get_args(Reuse):
-        raise ConfigurationError(
-            f"reuse must be one of {', '.join(get_args(Reuse))}, got {shown_value(reuse)}."
-        )
     if reuse == "never":
         return ""
     parameters = dict(pipeline.parameters)
