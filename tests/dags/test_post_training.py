@@ -65,7 +65,7 @@ def test_parameter_out_of_range_is_refused_at_the_door(airflow, conf):
 
 def run_to_success(airflow: RealAirflow, base_model: Path, **conf: Any) -> str:
     run = airflow.trigger("post_training", {**SMALL, "base_model": str(base_model), **conf})
-    assert airflow.wait("post_training", run, timeout=420) == "success", airflow.tasks("post_training", run)
+    assert airflow.wait("post_training", run, timeout=1200) == "success", airflow.tasks("post_training", run)
     return run
 
 
@@ -212,7 +212,7 @@ def test_gate_that_is_not_passed_by_kto_stops_before_registration(airflow, tiny_
         "min_improvement": 1.0,
     }
     run = airflow.trigger("post_training", conf)
-    assert airflow.wait("post_training", run, timeout=420) == "failed"
+    assert airflow.wait("post_training", run, timeout=1200) == "failed"
     assert_trained_by(airflow, run, "kto")
     states = airflow.tasks("post_training", run)
     assert states["quality_gate"] == "failed"

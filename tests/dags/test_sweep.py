@@ -39,7 +39,7 @@ def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_register
         "min_improvement": -1,
     }
     run = airflow.trigger("sweep", conf)
-    assert airflow.wait("sweep", run, timeout=600) == "success", airflow.tasks("sweep", run)
+    assert airflow.wait("sweep", run, timeout=1200) == "success", airflow.tasks("sweep", run)
 
     trained = [airflow.xcoms("sweep", run, "train", map_index=index) for index in (0, 1)]
     evaluated = [airflow.xcoms("sweep", run, "evaluate", map_index=index) for index in (0, 1)]
