@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -37,10 +38,11 @@ def constructors_of(kind: type, below: type) -> Iterator[Callable[..., Any]]:
             yield vars(each)["__init__"]
 
 
-def _declared(function: Callable[..., Any]) -> list[inspect.Parameter]:
+@functools.cache  # a base's constructor is asked for each class below it
+def _declared(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
     parameters = inspect.signature(function).parameters.values()
-    return [
+    return tuple(
         each
         for each in parameters
         if each.name != "self" and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-    ]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable
@@ -106,19 +107,20 @@ _HINT = re.compile(
     rf"(?:token|secret|passw(?:or)?d|passphrase|pwd|pass|key(?:[_-]?id)?|credentials?|signature){_QUOTE}(?:\s{{0,4}}[:=,]|%)"
 )
 _NAMED: tuple[str, ...] = ()  # what _HINT finds
+_Instead = str | Callable[[re.Match[str]], str]
 # Each with what has to be in the text, in lower case, for it to be worth a look.
-_PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+_PATTERNS: list[tuple[tuple[str, ...], str, _Instead]] = [
     # scheme://user:password@host; a password may have '@' and '/' in it, a port is none.
-    (("@",), re.compile(r"://(?!git@)[^/\s\"'<>?#]{1,512}@"), f"://{HIDDEN}@"),
+    (("@",), r"://(?!git@)[^/\s\"'<>?#]{1,512}@", f"://{HIDDEN}@"),
     (
         ("@",),
-        re.compile(r"://[^/\s\"'<>:@]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>@]{1,256}@(?=[\w\[])"),
+        r"://[^/\s\"'<>:@]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>@]{1,256}@(?=[\w\[])",
         f"://{HIDDEN}@",
     ),
     # user:password@host, but no digest of an image and no mail address.
     (
         ("@",),
-        re.compile(
+        (
             r"(?i)(?<![\w/.@+-])(?!(?:mailto|e-?mail|from|to|cc|bcc|author|contact|maintainer|sip|xmpp|acct):)[\w.+%-]{1,64}:"
             r"(?!//)[^\s:/@\"'<>]{1,128}@(?=localhost\b|\d{1,3}(?:\.\d{1,3}){3}|[a-z][a-z0-9-]{0,62}(?::\d|(?:\.[a-z0-9-]{1,63}){0,8}"
             r"\.[a-z]{2,24}\b))"
@@ -128,29 +130,23 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     # A password with '/' behind digits, where an address has no path with '@'; one with spaces; and addresses that are encoded.
     (
         ("amqp", "postgres", "mysql", "mariadb", "redis", "mongodb"),
-        re.compile(
-            r"(?i)((?:amqps?|postgres(?:ql)?|mysql|mariadb|rediss?|mongodb)(?:\+\w{1,32})?://)[^/\s\"'<>:@]{0,128}:[^\s\"'<>@]{1,256}@(?=[\w\[])"
-        ),
+        r"(?i)((?:amqps?|postgres(?:ql)?|mysql|mariadb|rediss?|mongodb)(?:\+\w{1,32})?://)[^/\s\"'<>:@]{0,128}:[^\s\"'<>@]{1,256}@(?=[\w\[])",
         rf"\1{HIDDEN}@",
     ),
     (
         ("@",),
-        re.compile(
-            r"://[^/\s\"'<>:@]{1,128}:(?!\d{1,5}(?:\W|$))[^\s\"'<>@/,;]{1,64}(?: [^\s\"'<>@/:,;]{1,64}){1,3}@(?=[\w\[])"
-        ),
+        r"://[^/\s\"'<>:@]{1,128}:(?!\d{1,5}(?:\W|$))[^\s\"'<>@/,;]{1,64}(?: [^\s\"'<>@/:,;]{1,64}){1,3}@(?=[\w\[])",
         f"://{HIDDEN}@",
     ),
     (
         ("%2f",),
-        re.compile(
-            r"(?i)(%(?:25)?3A%(?:25)?2F%(?:25)?2F)(?!\*\*\*)(?:(?!%(?:25)?(?:2F|3F|40))[^\s\"'<>&/?]){1,256}(%(?:25)?40)"
-        ),
+        r"(?i)(%(?:25)?3A%(?:25)?2F%(?:25)?2F)(?!\*\*\*)(?:(?!%(?:25)?(?:2F|3F|40))[^\s\"'<>&/?]){1,256}(%(?:25)?40)",
         rf"\1{HIDDEN}\2",
     ),
     # Headers, as they are sent and as Python shows them.
     (
         ("authorization",),
-        re.compile(
+        (
             rf"(?i){_WORD}((?:proxy-)?authorization{_QUOTE}\s{{0,4}}[:=,]\s{{0,4}}b?{_QUOTE})"
             r"(?:(?:bearer|basic|digest|token|negotiate|apikey|aws4-hmac-sha256)"
             rf"\s{{1,4}}(?:{_SAME_LINE}[^\r\n\"']){{1,4096}}|(?:{_SAME_LINE}[^\s\"',;]){{8,4096}})"
@@ -159,7 +155,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     ),
     (
         ("cookie",),
-        re.compile(
+        (
             rf"(?i){_WORD}((?:set-)?cookie{_QUOTE}\s{{0,4}}[:=,]\s{{0,4}}b?{_QUOTE})"
             rf"(?:{_SAME_LINE}[^\r\n\"'=]){{1,256}}=(?:{_SAME_LINE}[^\r\n\"']){{0,4096}}"
         ),
@@ -167,7 +163,7 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     ),
     (
         ("bearer", "basic"),
-        re.compile(
+        (
             rf"(?i){_WORD}bearer"
             r"\s{1,4}(?!(?:authentication|authorization|credentials?|tokens?)\b)[A-Za-z0-9._~+/=-]{8,4096}"
             rf"|{_WORD}basic"
@@ -178,33 +174,27 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     # Names with their values: in query strings, connection strings, JSON, YAML, and what Python shows.
     (
         ("?", "&", ";"),
-        re.compile(
-            rf"(?i)([?&;](?:[\w.-]{{0,64}}{_NAMES}|{_IN_QUERY})(?:=|%3D)){_SAYS_NOTHING}(?:{_SAME_LINE}[^&\s\"'<>;,)\]}}]){{1,8192}}"
-        ),
+        rf"(?i)([?&;](?:[\w.-]{{0,64}}{_NAMES}|{_IN_QUERY})(?:=|%3D)){_SAYS_NOTHING}(?:{_SAME_LINE}[^&\s\"'<>;,)\]}}]){{1,8192}}",
         rf"\1{HIDDEN}",
     ),
     (
         _NAMED,
-        re.compile(rf"(?i)({_NAMES}{_QUOTE}\s{{0,4}}[:=]\s{{0,4}}b?){_QUOTED}"),
+        rf"(?i)({_NAMES}{_QUOTE}\s{{0,4}}[:=]\s{{0,4}}b?){_QUOTED}",
         rf"\1\2\3{HIDDEN}",
     ),
     (
         _NAMED,
-        re.compile(
-            rf"(?i)({_NAMES}(?:\s{{0,4}}=\s{{0,4}}|%(?:25)?3D)){_SAYS_NOTHING}(?![\"'\[{{(\\])(?:{_SAME_LINE}[^\s\"'&,;)\]}}]|;(?=[^\s\"'&,;)\]}}])(?![\w.-]{{0,64}}=)){{1,8192}}"
-        ),
+        rf"(?i)({_NAMES}(?:\s{{0,4}}=\s{{0,4}}|%(?:25)?3D)){_SAYS_NOTHING}(?![\"'\[{{(\\])(?:{_SAME_LINE}[^\s\"'&,;)\]}}]|;(?=[^\s\"'&,;)\]}}])(?![\w.-]{{0,64}}=)){{1,8192}}",
         rf"\1{HIDDEN}",
     ),
     (
         _NAMED,
-        re.compile(
-            rf"(?i)({_NAMES}:\s{{0,4}}){_SAYS_NOTHING}(?![\"'\[{{(])(?=(?:{_SAME_LINE}[^\s\"',;)]){{0,200}}\d)(?:{_SAME_LINE}[^\s\"',;)\]}}]){{6,8192}}"
-        ),
+        rf"(?i)({_NAMES}:\s{{0,4}}){_SAYS_NOTHING}(?![\"'\[{{(])(?=(?:{_SAME_LINE}[^\s\"',;)]){{0,200}}\d)(?:{_SAME_LINE}[^\s\"',;)\]}}]){{6,8192}}",
         rf"\1{HIDDEN}",
     ),
     (
         _NAMED,
-        re.compile(
+        (
             rf"(?i)((?:(?<![\w.-])|(?<=\\[nrt]))(?:password|passwd|passphrase|secret):\s{{0,4}})(?![\"'\[{{(\s]|\*\*\*){_LACKS}"
             rf"(?:(?-i:(?=\S{{0,256}}[a-z][A-Z])|(?=\S{{0,256}}[!#$%^*_+]))(?:{_SAME_LINE}[^\s\"',;)]){{4,256}}|(?:{_SAME_LINE}[^\s\"',;)]){{4,256}}(?=[\s,;)\\]|$)"
             r"(?!\s{1,4}[a-z]))"
@@ -214,15 +204,13 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     # A password that is a number, without quotes.
     (
         _NAMED,
-        re.compile(
-            rf"(?i)((?:passw(?:or)?d|passphrase|(?:(?<![a-z])|(?<=\\[nrt]))pwd|secret|api[_-]?key){_QUOTE}:\s{{0,4}})\d[\d.]{{0,63}}(?=[\s\"',;&)}}\]]|\\|$)(?!\s{{1,4}}[a-z])"
-        ),
+        rf"(?i)((?:passw(?:or)?d|passphrase|(?:(?<![a-z])|(?<=\\[nrt]))pwd|secret|api[_-]?key){_QUOTE}:\s{{0,4}})\d[\d.]{{0,63}}(?=[\s\"',;&)}}\]]|\\|$)(?!\s{{1,4}}[a-z])",
         rf"\1{HIDDEN}",
     ),
     # Lists of options of a command, and headers as pairs.
     (
         _NAMED,
-        re.compile(
+        (
             rf"(?i)((?:{_OPTION}|(?:(?<![\w-])|(?<=\\[nrt]))(?:(?:x-(?:[\w-]{{1,40}}-)?|ocp-apim-)(?:{_NAMES})|api-key)(?=\\{{0,7}}[\"'],\s{{0,4}}b?\\{{0,7}}"
             rf"[\"'][^\"'\r\n]{{6}}))\\{{0,7}}[\"'],\s{{0,4}}b?){_QUOTED}"
         ),
@@ -246,21 +234,17 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
             )
             for blank in " \t"
         ),
-        re.compile(
-            rf"(?i)({_OPTION}\s{{1,4}}){_SPEAKS}{_STANDS_FOR}{_SAYS_NOTHING}(?![-\"'<\[{{($])(?:{_SAME_LINE}[^\s\"',;)\]}}]){{1,8192}}"
-        ),
+        rf"(?i)({_OPTION}\s{{1,4}}){_SPEAKS}{_STANDS_FOR}{_SAYS_NOTHING}(?![-\"'<\[{{($])(?:{_SAME_LINE}[^\s\"',;)\]}}]){{1,8192}}",
         rf"\1{HIDDEN}",
     ),
     (
         ("_token ", "_key ", "_secret ", "_password ", "_token\t", "_key\t", "_secret\t", "_password\t"),
-        re.compile(
-            r"((?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))[A-Z][A-Z0-9_]{0,64}_(?:TOKEN|KEY|SECRET|PASSWORD)[ \t]{1,4})(?=(?:[^\s\d]{0,64}\d){3})[A-Za-z0-9_+=]{16,8192}(?=\s|$|[\"'\\])"
-        ),
+        r"((?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))[A-Z][A-Z0-9_]{0,64}_(?:TOKEN|KEY|SECRET|PASSWORD)[ \t]{1,4})(?=(?:[^\s\d]{0,64}\d){3})[A-Za-z0-9_+=]{16,8192}(?=\s|$|[\"'\\])",
         rf"\1{HIDDEN}",
     ),
     (
         ("-u", "--user", "--proxy-user"),
-        re.compile(
+        (
             r"((?:(?<![\w-])|(?<=\\[nrt]))(?:-u|-U|--user|--proxy-user)(?:\s{1,4}|=|\\{0,7}[\"'],\s{0,4}\\{0,7}[\"']))(?!\d{1,7}:\d{1,7}\b)(?!\*\*\*)"
             r"[^\s:\"'\\]{1,64}:[^\s\"'\\]{1,256}"
         ),
@@ -269,35 +253,29 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
     # Values that validations repeat: pydantic's, of dataclasses, and where an address has no port.
     (
         ("input_value=",),
-        re.compile(
-            r"(\binput_value=)(?!\*\*\*|(?:-?\d[\d.e+-]{0,40}|True|False|None),)[^\n]{1,300}?(?=, input_type=)"
-        ),
+        r"(\binput_value=)(?!\*\*\*|(?:-?\d[\d.e+-]{0,40}|True|False|None),)[^\n]{1,300}?(?=, input_type=)",
         rf"\1{HIDDEN}",
     ),
     (
         ("(value: ",),
-        re.compile(
-            rf"(Field \\{{0,7}}[\"'](\w{{1,100}})\\{{0,7}}[\"'] (?:{_SAME_LINE}[^\n]){{0,300}}?\(value: )(?:{_SAME_LINE}[^\n]){{1,8192}}\)"
-        ),
+        rf"(Field \\{{0,7}}[\"'](\w{{1,100}})\\{{0,7}}[\"'] (?:{_SAME_LINE}[^\n]){{0,300}}?\(value: )(?:{_SAME_LINE}[^\n]){{1,8192}}\)",
         lambda found: found[0] if not is_secret_name(found[2]) else f"{found[1]}{HIDDEN})",
     ),
     (
         ("port: ",),
-        re.compile(rf"(?i)({_WORD}(?:nonnumeric|invalid) port: ?\\{{0,7}}[\"']?)[^\s\"'@]{{1,256}}@"),
+        rf"(?i)({_WORD}(?:nonnumeric|invalid) port: ?\\{{0,7}}[\"']?)[^\s\"'@]{{1,256}}@",
         rf"\1{HIDDEN}@",
     ),
     # The login of a registry, as Docker's config.json has it.
     (
         ("auth",),
-        re.compile(
-            r"((?:(?<![\w.-])|(?<=\\[nrt]))auth\\{0,7}[\"']\s{0,4}:\s{0,4}\\{0,7}[\"'])([A-Za-z0-9+/=_-]{8,8192})"
-        ),
+        r"((?:(?<![\w.-])|(?<=\\[nrt]))auth\\{0,7}[\"']\s{0,4}:\s{0,4}\\{0,7}[\"'])([A-Za-z0-9+/=_-]{8,8192})",
         lambda found: found[1] + (HIDDEN if is_login(found[2]) else found[2]),
     ),
     # Tokens that are known by their beginning.
     (
         _BEGINNINGS,
-        re.compile(
+        (
             rf"{_WORD}"
             r"(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-(?=[\w-]{0,64}\d|[A-Za-z0-9]{24})[\w-]{16,}"
             r"|hvs\.[\w-]{20,}|[sr]k_(?:live|test)_\w{16,}|lsv2_\w{20,}|(?:gsk|npm|dckr_pat|r8)_(?=\w{0,64}\d)\w{20,}|nvapi-[\w-]{20,}|pypi-[\w-]{32,}|xox[abeoprs]-[\w-]{10,}|dapi[0-9a-f]{32}"
@@ -307,10 +285,15 @@ _PATTERNS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match
         HIDDEN,
     ),
 ]
-_BY_HINTS = [
-    (hints, [(pattern, instead) for _, pattern, instead in found])
-    for hints, found in itertools.groupby(_PATTERNS, key=lambda each: each[0])
-]
+
+
+@functools.cache
+def _by_hints() -> list[tuple[tuple[str, ...], list[tuple[re.Pattern[str], _Instead]]]]:
+    """The patterns by what has to be in a text. Compiled with the first text: whoever only reads DAGs has none."""
+    return [
+        (hints, [(re.compile(pattern), instead) for _, pattern, instead in found])
+        for hints, found in itertools.groupby(_PATTERNS, key=lambda each: each[0])
+    ]
 
 
 def hide_by_patterns(text: str) -> str:
@@ -321,7 +304,7 @@ def hide_by_patterns(text: str) -> str:
     """
     lowered = text.lower()
     is_named = _has_any(lowered, _STEMS) and _HINT.search(lowered) is not None
-    for hints, patterns in _BY_HINTS:
+    for hints, patterns in _by_hints():
         if is_named if hints is _NAMED else _has_any(lowered, hints):
             for pattern, instead in patterns:
                 text = pattern.sub(instead, text)
