@@ -199,7 +199,7 @@ class Revisions(RemoteKind[Revision]):
             revision=_name_in(key),
             poll_interval=poll_interval,
             deadline=deadline,
-            cancel_on_kill=self.cancel_on_kill and self._is_ours,
+            cancel_on_kill=self.cancel_on_kill,
             is_ours=self._is_ours,
         )
 

@@ -125,7 +125,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
     @property
     def cancels_on_kill(self) -> bool:
         """Whether it is stopped when a person marks or clears the waiting task."""
-        return self.cancel_on_kill
+        return self.cancel_on_kill and self.is_ours
 
     async def connect(self) -> ServingBackend:
         """Where the service runs."""
