@@ -113,7 +113,7 @@ def ask(
     while True:
         try:
             choice = _post(opener, address, common | question, headers or {}, timeout_seconds)
-            return str(choice["message"]["content"] if "message" in choice else choice["text"])
+            return _text_in(choice, address)
         except SettingError as refused:
             if "max_tokens" in common and any(phrase in str(refused) for phrase in _CONTEXT_TOO_SHORT):
                 del common["max_tokens"]
@@ -121,6 +121,17 @@ def ask(
                 address, question = plain
             else:
                 raise
+
+
+def _text_in(choice: dict[str, Any], address: str) -> str:
+    """The answer in a choice, which is null where a model calls a tool."""
+    try:
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+    except (LookupError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise UnavailableError(f"{address} did not answer the smoke question with text: {choice!r:.200}")
+    return text
 
 
 def is_open_to_all(openai_url: str, *, timeout_seconds: float = 30) -> bool:

@@ -15,24 +15,24 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import UnavailableError
-from llmops_components.serving.http.asking import is_open_to_all
+from llmops_components.serving.http.asking import ask, is_open_to_all
 from llmops_components.serving.local.controller import LocalServing
 
 
 @contextmanager
-def answering(*statuses: int) -> Iterator[tuple[str, list[str]]]:
+def answering(*statuses: int, choice: object = None) -> Iterator[tuple[str, list[str]]]:
     """A server that answers with these, the last one ever after, and notes what it was asked."""
     left, seen = list(statuses), []
-    choice = json.dumps({"choices": [{"text": "yes"}]}).encode()
+    content = json.dumps({"choices": [choice or {"text": "yes"}]}).encode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             seen.append(self.path)
             self.send_response(left.pop(0) if len(left) > 1 else left[0])
-            self.send_header("content-length", str(len(choice)))
+            self.send_header("content-length", str(len(content)))
             self.end_headers()
-            self.wfile.write(choice)
+            self.wfile.write(content)
 
         do_POST = do_GET
 
@@ -71,6 +71,15 @@ def test_no_proxy_sees_what_a_service_of_this_machine_is_asked(name: str) -> Non
     assert (run.stdout, run.stderr) == ("yes True\n", "")
     assert seen == ["/openai/v1/chat/completions", "/openai/v1/models"]
     assert seen_by_proxy == []
+
+
+@pytest.mark.parametrize("choice", [{"message": {"content": None}}, {"message": None}, {"index": 0}])
+def test_choice_without_text_is_no_answer(choice: object) -> None:
+    with (
+        answering(200, choice=choice) as (url, _),
+        pytest.raises(UnavailableError, match="did not answer the smoke question with text"),
+    ):
+        ask(f"{url}/openai/v1", "m", "Hi")
 
 
 @pytest.mark.parametrize(
