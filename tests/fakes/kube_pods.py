@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import cluster_rights
+from kube_connection import kubernetes_connection
 
 RUN_LABEL = "pipeline/runid"
 
@@ -80,16 +81,7 @@ class FakePods:
 
     def connection(self, namespace: str | None = None) -> str:
         """An Airflow connection to it, as JSON."""
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        extra = {"kube_config": json.dumps(config), **({"namespace": namespace} if namespace else {})}
-        return json.dumps({"conn_type": "kubernetes", "extra": extra})
+        return kubernetes_connection(self.url, **({"namespace": namespace} if namespace else {}))
 
     def _answer(self, parts: list[str], query: Mapping[str, str]) -> tuple[int, str, str]:
         # api/v1/namespaces/NAMESPACE/KIND/NAME/log, apis/argoproj.io/v1alpha1/namespaces/NAMESPACE/workflows

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import cluster_rights
+from kube_connection import kubernetes_connection
 
 REVISION_LABEL = "llmops/revision"
 _RECORDED = Path(__file__).resolve().parents[1] / "recorded" / "kserve.json"
@@ -161,16 +162,8 @@ class FakeKServe:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def connection(self, **extra: Any) -> str:
-        """An Airflow connection of type ``kubernetes`` to it, as JSON."""
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        return json.dumps({"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(config), **extra}})
+        """An Airflow connection to it, as JSON."""
+        return kubernetes_connection(self.url, **extra)
 
     def becomes(self, name: str, case: str) -> None:
         """KServe has carried the service out, or has not, as in a recorded case.

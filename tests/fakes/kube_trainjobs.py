@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import cluster_rights
+from kube_connection import kubernetes_connection
 
 _JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{}/trainjobs"
 _NOW = "2026-01-01T00:00:00Z"
@@ -81,16 +82,7 @@ class FakeTrainJobs:
 
     def connection(self, **extra: Any) -> str:
         """An Airflow connection to it, as JSON."""
-        server = f"http://127.0.0.1:{self._server.server_address[1]}"
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": server}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        return json.dumps({"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(config), **extra}})
+        return kubernetes_connection(f"http://127.0.0.1:{self._server.server_address[1]}", **extra)
 
     @property
     def only(self) -> dict[str, Any]:

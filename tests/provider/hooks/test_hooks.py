@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from airflow.sdk.exceptions import AirflowNotFoundException
+from kube_connection import kubernetes_connection
 from planes import DATA_PYTHON
 from tls_front import TlsFront
 
@@ -347,16 +348,8 @@ def plugin(monkeypatch, tmp_path):
     class Plugin:
         @staticmethod
         def connect(name, server):
-            config = {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": {"server": server}}],
-                "users": [{"name": "u", "user": {"exec": {**command, "interactiveMode": "Never"}}}],
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                "current-context": "x",
-            }
-            connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(config)}}
-            monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+            user = {"exec": {**command, "interactiveMode": "Never"}}
+            monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", kubernetes_connection(server, user=user))
 
         @staticmethod
         def calls():
