@@ -16,7 +16,7 @@ from airflow_provider_llmops.backends.serving.access import (
     ServiceAccess,
     path_of_access_file,
 )
-from airflow_provider_llmops.backends.serving.base import NO_CHAT_TEMPLATE
+from airflow_provider_llmops.backends.serving.question import ask_model
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
@@ -166,37 +166,26 @@ class KServeHook(BaseHook):
         :raises ConfigurationError: the server refuses the question or the key
         :raises ApiUnavailableError: the server cannot be reached, or does not answer as a language model does
         """
-        base = f"{url.rstrip('/')}/openai/v1"
-        messages = [{"role": "user", "content": prompt}]
-        try:
-            body = {"model": model, "messages": messages, **settings}
-            return self._choice(f"{base}/chat/completions", body, "message", "content")
-        except ConfigurationError as refused:
-            if not any(phrase in str(refused) for phrase in NO_CHAT_TEMPLATE):
-                raise
-        if "max_completion_tokens" in settings:
-            settings["max_tokens"] = settings.pop("max_completion_tokens")
-        return self._choice(f"{base}/completions", {"model": model, "prompt": prompt, **settings}, "text")
+        base = url.rstrip("/")
 
-    def _choice(self, address: str, body: dict[str, Any], *path: str) -> str:
-        content = request(
-            address,
-            body=body,
-            timeout=ANSWER_TIMEOUT_SECONDS,
-            api_key=self.access.api_key,
-            context=self.access.context,
-        )
-        try:
-            found = parse_json(content)["choices"][0]
-            for key in path:
-                found = found[key]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise ApiUnavailableError(
-                f"The service did not answer as a language model does: {shown_value(content, 200)}",
-                f"Address: {address}",
-            ) from error
-        answer: str = found
-        return answer
+        def post(path: str, body: dict[str, Any]) -> Any:
+            address = f"{base}/{path}"
+            content = request(
+                address,
+                body=body,
+                timeout=ANSWER_TIMEOUT_SECONDS,
+                api_key=self.access.api_key,
+                context=self.access.context,
+            )
+            try:
+                return parse_json(content)
+            except ValueError as error:
+                raise ApiUnavailableError(
+                    f"The service did not answer as a language model does: {shown_value(content, 200)}",
+                    f"Address: {address}",
+                ) from error
+
+        return ask_model(post, model, prompt, settings, address=base)
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the backend can be used, and why not."""

@@ -8,9 +8,6 @@ from typing import Any, Protocol
 
 from airflow_provider_llmops.states import ServiceState
 
-# How our predictor and vLLM say it.
-NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
-
 
 @dataclass(frozen=True)
 class Revision:

@@ -213,7 +213,7 @@ def _problems(objects: ServiceObjects, now: float) -> Iterator[tuple[str, bool]]
         over = _age(failed.get("lastTransitionTime"), now) >= PATIENCE_SECONDS
         yield sentence(reason_of(failed.get("message", ""))), over
     for pod in objects.pods:
-        if _label(pod) != objects.current or _is_ready(pod) or not is_live(pod):
+        if revision_in(pod) != objects.current or is_ready(pod) or not is_live(pod):
             continue
         for problem in problems_of_pod(pod):
             if not problem.was_told_to_end:
@@ -255,16 +255,24 @@ def _is_over(objects: ServiceObjects, pod: Mapping[str, Any], problem: PodProble
 
 def _ready_pods(objects: ServiceObjects) -> Iterator[tuple[str, int]]:
     for replica_set in objects.replica_sets:
-        name = _label(replica_set) or replica_set["metadata"]["name"]
+        name = revision_in(replica_set) or replica_set["metadata"]["name"]
         yield name, (replica_set.get("status") or {}).get("readyReplicas", 0)
 
 
-def _label(document: Mapping[str, Any]) -> str | None:
+def revision_in(document: Mapping[str, Any]) -> str | None:
+    """The revision that a pod or a ReplicaSet is of; ``None`` if it has none of our labels.
+
+    :param document: as the API server has it
+    """
     labels: Mapping[str, str] = document["metadata"].get("labels") or {}
     return labels.get(REVISION_LABEL)
 
 
-def _is_ready(pod: Mapping[str, Any]) -> bool:
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether requests are sent to a pod.
+
+    :param pod: as the API server has it
+    """
     return _conditions(pod).get("Ready", {}).get("status") == "True"
 
 

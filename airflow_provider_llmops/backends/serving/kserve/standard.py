@@ -16,24 +16,25 @@ from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.asking import PATIENCE_SECONDS
 from airflow_provider_llmops.backends.kubernetes.pods import is_live
-from airflow_provider_llmops.backends.serving.base import NO_CHAT_TEMPLATE, Revision, Service
+from airflow_provider_llmops.backends.serving.base import Revision, Service
 from airflow_provider_llmops.backends.serving.kserve import history
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
 from airflow_provider_llmops.backends.serving.kserve.history import Record
 from airflow_provider_llmops.backends.serving.kserve.reading import (
-    REVISION_LABEL,
     STOP_ANNOTATION,
     ServiceObjects,
+    is_ready,
+    revision_in,
     revisions_of,
 )
 from airflow_provider_llmops.backends.serving.kserve.rules import CONTAINER, on_cluster, revision_of
 from airflow_provider_llmops.backends.serving.manifest import manifest_digest
+from airflow_provider_llmops.backends.serving.question import ask_model
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
     LLMOpsError,
     RunNotFoundError,
-    shown_value,
 )
 from airflow_provider_llmops.states import ServiceState
 
@@ -190,26 +191,21 @@ class StandardServingBackend:
                     "The service has no address yet, at which it could be asked with its API key.", where
                 )
             return self._ask_service(url, name, prompt, max_tokens)
-        pods = [pod for pod in objects.pods if _serves(pod, revision)]
+        pods = [
+            pod for pod in objects.pods if revision_in(pod) == revision and is_ready(pod) and is_live(pod)
+        ]
         if not pods:
             seen = f"; {'; '.join(objects.refused)}" if objects.refused else ""
             raise RunNotFoundError(f"No pod of the revision is seen to be ready{seen}.", where)
         post = partial(self._cluster.post, namespace, pods[0])
-        body: dict[str, Any] = {"model": name, "max_tokens": max_tokens}
-        try:
-            messages = [{"role": "user", "content": prompt}]
-            choice = post("openai/v1/chat/completions", {**body, "messages": messages})
-            return _text(choice, "message", "content")
-        except ConfigurationError as refused:
-            if not any(phrase in str(refused) for phrase in NO_CHAT_TEMPLATE):
-                raise
-        return _text(post("openai/v1/completions", {**body, "prompt": prompt}), "text")
+        address = f"pod {namespace}/{pods[0]['metadata']['name']}"
+        return ask_model(post, name, prompt, {"max_tokens": max_tokens}, address=address)
 
     def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
         """The last lines that the revision's first pod wrote, of the container that has failed if one has."""
         objects = self._cluster.read(namespace, name)
         pods = sorted(
-            (pod for pod in objects.pods if _label(pod) == revision), key=lambda pod: not is_live(pod)
+            (pod for pod in objects.pods if revision_in(pod) == revision), key=lambda pod: not is_live(pod)
         )
         if not pods:
             return []
@@ -251,34 +247,6 @@ def _service(objects: ServiceObjects, records: Mapping[str, Record]) -> Service:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def _label(pod: Mapping[str, Any]) -> str | None:
-    labels: Mapping[str, str] = pod["metadata"].get("labels") or {}
-    return labels.get(REVISION_LABEL)
-
-
-def _serves(pod: Mapping[str, Any], revision: str) -> bool:
-    conditions = {each["type"]: each["status"] for each in (pod.get("status") or {}).get("conditions") or []}
-    return (
-        _label(pod) == revision
-        and conditions.get("Ready") == "True"
-        and not pod["metadata"].get("deletionTimestamp")
-    )
-
-
-def _text(answer: Mapping[str, Any], *path: str) -> str:
-    """What a language model answered."""
-    found: Any = answer
-    try:
-        found = answer["choices"][0]
-        for key in path:
-            found = found[key]
-    except (LookupError, TypeError) as error:
-        raise ApiUnavailableError(
-            f"The revision did not answer as a language model does: {shown_value(answer, 200)}"
-        ) from error
-    return str(found)
 
 
 def _container_to_read(status: Mapping[str, Any]) -> tuple[str, bool]:

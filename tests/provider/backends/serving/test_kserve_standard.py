@@ -79,10 +79,13 @@ def test_revision_that_is_ready_is_asked_through_its_own_pod(backend, cluster):
     }
 
 
-def test_pod_that_does_not_answer_as_a_language_model_does(backend, cluster):
+@pytest.mark.parametrize(
+    "answer", [{"predictions": []}, {"choices": []}, {"choices": [{"message": {"content": None}}]}]
+)
+def test_pod_that_does_not_answer_as_a_language_model_does(backend, cluster, answer):
     revision = backend.apply(manifest())[0].revision
     cluster.becomes("chat", "ready_gateway")
-    cluster.answers = {"predictions": []}
+    cluster.answers = answer
     with pytest.raises(ApiUnavailableError, match="did not answer as a language model does"):
         backend.ask("team", "chat", revision, "Who are you?", 8)
 

@@ -1,0 +1,60 @@
+"""A question to a served model, through the OpenAI API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
+
+# How our predictor and vLLM say it.
+_NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
+
+
+def ask_model(
+    post: Callable[[str, dict[str, Any]], Any],
+    model: str,
+    prompt: str,
+    settings: dict[str, Any],
+    *,
+    address: str,
+) -> str:
+    """The model's answer. One without a chat template, as base models are, gets the question as a text to complete.
+
+    :param post: sends a body to a path below the server's address, and returns the JSON that comes
+    :param model: name of the model
+    :param prompt: the question
+    :param settings: further fields of the request, for example ``max_tokens``
+    :param address: what the paths lie below, for messages
+    :raises ConfigurationError: the server refuses the question
+    :raises ApiUnavailableError: it does not answer as a language model does
+    """
+    messages = [{"role": "user", "content": prompt}]
+    try:
+        path = "openai/v1/chat/completions"
+        answer = post(path, {"model": model, "messages": messages, **settings})
+        return _text(answer, "message", "content", where=f"Address: {address}/{path}")
+    except ConfigurationError as refused:
+        if not any(phrase in str(refused) for phrase in _NO_CHAT_TEMPLATE):
+            raise
+    others = dict(settings)
+    if "max_completion_tokens" in others:  # the older request calls it otherwise
+        others["max_tokens"] = others.pop("max_completion_tokens")
+    body = {"model": model, "prompt": prompt, **others}
+    path = "openai/v1/completions"
+    return _text(post(path, body), "text", where=f"Address: {address}/{path}")
+
+
+def _text(answer: Any, *path: str, where: str) -> str:
+    found = answer
+    try:
+        found = found["choices"][0]
+        for key in path:
+            found = found[key]
+        if not isinstance(found, str):  # null, where a model calls a tool
+            raise TypeError(type(found).__name__)
+    except (LookupError, TypeError) as error:
+        raise ApiUnavailableError(
+            f"The service did not answer as a language model does: {shown_value(answer, 200)}", where
+        ) from error
+    return found
