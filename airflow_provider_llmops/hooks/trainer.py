@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, aconnect, connect
-from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
+
+if TYPE_CHECKING:
+    from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 
 __all__ = ["KubeflowTrainerHook"]
 
@@ -42,4 +45,6 @@ class KubeflowTrainerHook(BaseHook):
 
 
 def _of(cluster: Cluster) -> TrainJobs:
+    from airflow_provider_llmops.backends.trainjobs.api import TrainJobs  # whoever reads DAGs runs nothing
+
     return TrainJobs(cluster.client, namespace=cluster.namespace or "default", conn_id=cluster.conn_id)

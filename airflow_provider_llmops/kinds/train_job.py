@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
 from airflow_provider_llmops.backends.trainjobs.ending import error_of, explain
 from airflow_provider_llmops.backends.trainjobs.job import TrainJob
 from airflow_provider_llmops.backends.trainjobs.training import Training
@@ -19,6 +18,7 @@ from airflow_provider_llmops.states import RunState
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
     from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
 __all__ = ["Trainings"]

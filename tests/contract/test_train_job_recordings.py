@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from kube_trainjobs import FakeTrainJobs
 
+from airflow_provider_llmops.backends.kubernetes.asking import ForbiddenError
 from airflow_provider_llmops.backends.trainjobs import watch as watching
 from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
 from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError, RunNotFoundError
@@ -480,7 +481,7 @@ REASONS = {
         "exceeded quota: q, requested: count/trainjobs.trainer.kubeflow.org=1, used: ",
     ),
     "may not create": (
-        ConfigurationError,
+        ForbiddenError,
         'User "system:serviceaccount:lab-train:none" cannot create resource "trainjobs" in API group',
     ),
     "reserved variable": (

@@ -91,9 +91,11 @@ def test_revision_that_somebody_else_has_started_is_waited_for_and_never_stopped
     monkeypatch.setenv("LLMOPS_ROOT", str(root))
     serving = LocalServing(root)
     serving.apply(manifest_for(tiny_model))
-    with pytest.raises(
-        UnavailableError, match=r"^Deploying helper failed; nothing else was serving\. Revision 00001"
-    ):
+    started_before = (
+        r"^Deploying helper failed; nothing else was serving; revision 00001 was started before, "
+        r"and is left as it is\. Revision 00001 was not ready after 0 s\."
+    )
+    with pytest.raises(UnavailableError, match=started_before):
         deploy_model(
             tmp_path / "service", manifest=manifest_for(tiny_model), target="local", timeout_seconds=0
         )
