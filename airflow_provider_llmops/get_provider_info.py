@@ -199,6 +199,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Kubeflow Trainer",
                 "python-modules": ["airflow_provider_llmops.sensors.train_job"],
             },
+            {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.sensors.service"]},
         ],
         "hooks": [
             {

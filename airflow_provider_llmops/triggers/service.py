@@ -6,13 +6,14 @@ from typing import Any
 
 from airflow_provider_llmops.backends.serving.base import Revision, ServingBackend
 from airflow_provider_llmops.delivery.rollout import Rollout
-from airflow_provider_llmops.exceptions import ApiUnavailableError
+from airflow_provider_llmops.delivery.wanted import WantedService
+from airflow_provider_llmops.exceptions import ApiUnavailableError, RunNotFoundError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.remote.trigger import WatchTrigger
 from airflow_provider_llmops.remote.watch import Watch
 from airflow_provider_llmops.states import ServiceState
 
-__all__ = ["RevisionReadyTrigger"]
+__all__ = ["RevisionReadyTrigger", "ServiceTrigger"]
 
 
 class RevisionWatch(Watch):
@@ -140,3 +141,98 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
     def cancel(self, backend: ServingBackend) -> None:
         """Stop the revision, unless requests go to it."""
         Rollout(backend, self.namespace, self.name, self.log, is_ours=self.is_ours).discard(self.revision)
+
+
+class ServiceWatch(Watch):
+    """Looks at a service until it is as it is wanted, or a revision that is waited for never will be.
+
+    :param backend: where the service runs
+    :param wanted: what is waited for
+    :param logger: of the task
+    """
+
+    def __init__(self, backend: ServingBackend, wanted: WantedService, logger: Any) -> None:
+        super().__init__(f"service {wanted.namespace}/{wanted.name}", None)
+        self._backend = backend
+        self._wanted = wanted
+        self._log = logger
+        self._said = ""
+
+    def look(self) -> bool:
+        """Look once, and say what has changed. What is not there, or does not answer, is waited for."""
+        wanted = self._wanted
+        try:
+            service = self._backend.get(wanted.namespace, wanted.name, patience=0.0)
+        except RunNotFoundError:
+            service = None
+        except ApiUnavailableError as error:
+            self._say(f"{error} Waiting on.")
+            return False
+        self._say(wanted.described(service))
+        revision = wanted.revision_in(service)
+        return wanted.is_met_by(service) or (revision is not None and revision.state.is_lost)
+
+    def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
+        """See :class:`ServiceTrigger`."""
+        return {"error": error}
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._log.info(text)
+        self._said = text
+
+
+class ServiceTrigger(WatchTrigger[ServingBackend]):
+    """Fires once, when a service is as it is wanted, or the revision that is waited for has failed or is stopped.
+
+    The event's payload is ``{"error": str | None}``, why the service cannot be watched any more. The service is only watched.
+
+    :param kserve_conn_id: connection of type ``kserve``
+    :param namespace: namespace of the service
+    :param name: its name
+    :param poll_interval: seconds between two looks
+    :param revision: revision that is waited for; any when ``None``
+    :param percent: percent of the requests that the revision is to have; to be ready is enough when ``None``
+    """
+
+    arguments = ("kserve_conn_id", "namespace", "name", "poll_interval", "revision", "percent")
+
+    def __init__(
+        self,
+        *,
+        kserve_conn_id: str,
+        namespace: str,
+        name: str,
+        poll_interval: float,
+        revision: str | None = None,
+        percent: int | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kserve_conn_id = kserve_conn_id
+        self.namespace = namespace
+        self.name = name
+        self.poll_interval = poll_interval
+        self.revision = revision
+        self.percent = percent
+
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"service {self.namespace}/{self.name}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """Never: it belongs to others."""
+        return False
+
+    async def connect(self) -> ServingBackend:
+        """Where the service runs."""
+        return await KServeHook(self.kserve_conn_id).aget_backend()
+
+    def watch(self, backend: ServingBackend, logger: Any) -> ServiceWatch:
+        """What looks at the service."""
+        wanted = WantedService(self.namespace, self.name, revision=self.revision, percent=self.percent)
+        return ServiceWatch(backend, wanted, logger)
+
+    def cancel(self, backend: ServingBackend) -> None:
+        """Nothing: the service is only watched."""

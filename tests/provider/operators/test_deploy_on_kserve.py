@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from attempts import retry
+from kserve_deployments import connect, deploy, operator, serving
 from kube_services import FakeKServe
-from test_component_operator import events_of
 
 from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
-from airflow_provider_llmops.operators.serving import DeployModelOperator
 from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
-
-LIMITS = {"limits": {"cpu": "2", "memory": "8Gi"}}
 
 
 @pytest.fixture
@@ -25,38 +19,6 @@ def cluster(monkeypatch):
     with FakeKServe() as fake:
         monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", fake.connection(namespace="team"))
         yield fake
-
-
-def connect(monkeypatch, extra, **fields):
-    connection = {"conn_type": "kserve", "extra": extra, **fields}
-    monkeypatch.setenv("AIRFLOW_CONN_KSERVE_DEFAULT", json.dumps(connection))
-
-
-def operator(version: str, **arguments) -> DeployModelOperator:
-    arguments = {"deferrable": False, "predictor_resources": LIMITS, **arguments}
-    return DeployModelOperator(
-        task_id="deploy",
-        service_name="chat",
-        namespace="team",
-        model=f"hf://org/model-{version}",
-        poll_interval=0.05,
-        **arguments,
-    )
-
-
-def deploy(version, context, **arguments):
-    task = operator(version, **arguments)
-    try:
-        return task.execute(context)
-    except TaskDeferred as deferred:
-        _, trigger = deferred.trigger.serialize()
-        (event,) = asyncio.run(events_of(RevisionReadyTrigger(**trigger)))
-        return getattr(task, deferred.method_name)(context, event=event.payload)
-
-
-def serving() -> dict[str, int]:
-    revisions = KServeHook().get_service("chat", "team").revisions
-    return {name: each.traffic for name, each in revisions.items() if each.traffic}
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
