@@ -150,7 +150,7 @@ def replay(cluster, monkeypatch):
 PENDING, RUNNING, PAUSED, CANCELING = "PENDING", "RUNNING", "PAUSED", "CANCELING"
 NO_START = [PENDING, "FAILED", "gone"]
 EXIT = "ended with exit code 1 (pod {})"
-NOT_AVAILABLE = "Unschedulable: 0/1 nodes are available: {}. (pod node-0-0-pod01)"
+NOT_AVAILABLE = "Unschedulable: 0/1 nodes are available: {} (pod node-0-0-pod01)"
 MISSING = 'CreateContainerConfigError: {} not found (pod node-0-0-pod01)'  # fmt: skip
 NOT_MADE = "{} (Job node-0: FailedCreate)"
 READ = {
@@ -165,7 +165,7 @@ READ = {
     "bad data, final error, two nodes, deleted in the foreground": (
         [PENDING, CANCELING, "gone"],
         "DataError: Dataset /mnt/data/bad.jsonl: No row has the fields of a known format; fields seen: nonsense. A row needs, "
-        "for example, prompt and completion; prompt, chosen and rejected; messages; text; or prompt, reference and contexts. "
+        "for example, prompt and completion; prompt, chosen and rejected; messages; text; or prompt, reference and contexts "
         "(exit code 1) (pod node-0-1-pod02)",
     ),
     "image that does not exist": (
@@ -273,7 +273,7 @@ def test_log_lines_of_a_node_that_fails_begin_with_the_one_that_failed_first(rep
         "TrainJob j is RUNNING",
         "Job node: 1 active",
         "Pod node-0-1-pod02: UnavailableError: Training process 1 was killed by SIGKILL without a message. That is often the "
-        "kernel, out of memory. Its output is above; run it again to go on from the last checkpoint. (exit code 1)",
+        "kernel, out of memory. Its output is above; run it again to go on from the last checkpoint (exit code 1)",
         "Last lines of pod node-0-1-pod02:",
         "  its log",
         lost,

@@ -36,7 +36,7 @@ def reason_of(message: str, *, limit: int = MAX_SHOWN_CHARACTERS) -> str:
         value, reason = _split(text[match.end() :])
         field = match["field"] if match["field"] not in (None, "<nil>") else ""
         got = shortened(value, _MAX_VALUE_CHARACTERS)
-        text = f"{reason} ({f'{field} is {got}' if field else f'got {got}'})" if reason else value
+        text = with_note(reason, f"{field} is {got}" if field else f"got {got}") if reason else value
     return shortened(text, limit)
 
 
@@ -59,6 +59,15 @@ def sentence(text: str) -> str:
     :param text: what somebody else wrote
     """
     return text if text.endswith("…") else f"{text.rstrip(' .')}."
+
+
+def with_note(text: str, note: str) -> str:
+    """The text with a note in brackets behind it, and no full stop before that.
+
+    :param text: what somebody else wrote; a scheduler ends it with a full stop
+    :param note: what it is about
+    """
+    return f"{text if text.endswith('..') else text.removesuffix('.')} ({note})"
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -5,12 +5,13 @@ Pods and events are read as the documents that the API server sends, so that a r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_llmops.backends.kubernetes.messages import reason_of
+from airflow_provider_llmops.backends.kubernetes.messages import reason_of, with_note
 from airflow_provider_llmops.json_text import parse_json
 
 MAX_PODS = 3
@@ -32,7 +33,10 @@ _CREATION_EVENTS = (
 )
 # Of a pod that has found no place on a node: as its status has it, and as the scheduler's event has it.
 _SCHEDULING = ("Unschedulable", "SchedulingGated", "SchedulerError", "FailedScheduling")
-_NOISE_BEFORE = ("Error creating: ", "TrainJob resources reconciliation failed: ")
+# What the same controllers write before the reason. The event names the object, and so does the reason.
+_NOISE_BEFORE = re.compile(
+    r'Error creating: |TrainJob resources reconciliation failed: |job "[^"]+" creation failed with error: '
+)
 
 
 @dataclass(frozen=True)
@@ -142,11 +146,9 @@ def problems_in_events(events: Iterable[Mapping[str, Any]], *, of: str = "") -> 
         about = event.get("involvedObject") or event.get("regarding") or {}
         kind = str(event.get("reason") or "")
         text = str(event.get("message") or event.get("note") or "")
-        for noise in _NOISE_BEFORE:
-            text = text.removeprefix(noise)
-        reason = reason_of(text, limit=MAX_MESSAGE_CHARACTERS)
+        reason = reason_of(_NOISE_BEFORE.sub("", text), limit=MAX_MESSAGE_CHARACTERS)
         what = " ".join(str(part) for part in (about.get("kind") or of, about.get("name")) if part)
-        message = f"{reason} ({what}: {kind})" if what else f"{reason} ({kind})"
+        message = with_note(reason, f"{what}: {kind}" if what else kind)
         problem = PodProblem(str(about.get("name", "")), message, kind, at=_event_time(event))
         key = (problem.pod, kind, reason)
         if key not in latest or (latest[key].at or 0.0) <= (problem.at or 0.0):
@@ -218,7 +220,7 @@ def _last_words(ended: Mapping[str, Any]) -> tuple[str, bool]:
     how = f"exit code {ended['exitCode']}"
     if ended.get("reason") not in (None, "Error"):
         how += f", {ended['reason']}"
-    return (f"{' '.join(text.split())} ({how})" if text else f"ended with {how}"), is_final
+    return (with_note(" ".join(text.split()), how) if text else f"ended with {how}"), is_final
 
 
 def _said(kind: str, message: Any) -> str:

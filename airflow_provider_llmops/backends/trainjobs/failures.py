@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from airflow_provider_llmops.backends.kubernetes.messages import with_note
 from airflow_provider_llmops.backends.kubernetes.pods import MAX_MESSAGE_CHARACTERS, MAX_PODS, PodProblem
 from airflow_provider_llmops.backends.last_words import LastWords, read_last_words
 from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
@@ -88,4 +89,4 @@ def _explained(failure: PodProblem, reason: str | None) -> PodProblem:
     if reason is None or not failure.is_unexplained:
         return failure
     how = failure.message.removeprefix("ended with ")
-    return replace(failure, message=f"{shortened(reason, MAX_MESSAGE_CHARACTERS)} ({how})")
+    return replace(failure, message=with_note(shortened(reason, MAX_MESSAGE_CHARACTERS), how))

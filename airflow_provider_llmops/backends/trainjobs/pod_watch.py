@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.asking import CredentialsRefusedError
+from airflow_provider_llmops.backends.kubernetes.messages import with_note
 from airflow_provider_llmops.backends.kubernetes.pods import (
     MAX_PODS,
     PodProblem,
@@ -74,7 +75,7 @@ class PodWatch:
         """The last known reason why they do not run, or have failed; ``None`` while all is well."""
         if self._failures and not self.all_run:
             first = min(self._failures, key=_order)
-            return f"{first.message} (pod {first.pod})"
+            return with_note(first.message, f"pod {first.pod}")
         return describe_wait(self.wait) if self.wait else None
 
     def stopped(self) -> None:
@@ -215,7 +216,7 @@ def describe_wait(wait: PodProblem) -> str:
 
     :param wait: the reason
     """
-    return wait.message if wait.pod in wait.message else f"{wait.message} (pod {wait.pod})"
+    return wait.message if wait.pod in wait.message else with_note(wait.message, f"pod {wait.pod}")
 
 
 def _order(failure: PodProblem) -> tuple[bool, float]:

@@ -153,8 +153,10 @@ def test_events_say_why_no_pod_is_made_once_for_all_pods_and_the_last_first():
         "be less than or equal to memory limit of 64Mi"
     )
     job_set = 'TrainJob resources reconciliation failed: jobsets.jobset.x-k8s.io "j" is forbidden: exceeded quota: q'
+    job = 'job "j-node-0" creation failed with error: jobs.batch "j-node-0" is forbidden: exceeded quota: q'
     found = problems_in_events(
         [
+            event(job, kind="JobSet", name="j", reason="JobCreationFailed", at="1970-01-01T00:00:00Z"),
             event(quota.format("a")),
             event(quota.format("b"), at="1970-01-01T00:00:10Z"),
             event(limits, at=None, eventTime="1970-01-01T00:00:12.000000Z"),
@@ -170,6 +172,7 @@ def test_events_say_why_no_pod_is_made_once_for_all_pods_and_the_last_first():
         ),
         ("exceeded quota: q, requested: pods=1, used: pods=0 (Job j-node-0: FailedCreate)", 10.0),
         ("exceeded quota: q (TrainJob j: TrainJobResourcesCreationFailed)", 1.0),
+        ("exceeded quota: q (JobSet j: JobCreationFailed)", 0.0),
     ]
     assert all(is_creation_failure(trouble) for trouble in found)
 

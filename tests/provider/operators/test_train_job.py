@@ -562,7 +562,7 @@ def test_why_a_pod_does_not_start_is_told_once(cluster, watch, caplog):
     for nodes in (3, 4):
         cluster.hold_pod(job, "j-node-0-0-abcde", NO_PLACE.format(nodes, nodes))
         watch.look()
-    reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. (pod j-node-0-0-abcde)"
+    reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu (pod j-node-0-0-abcde)"
     assert warned(caplog) == [f"TrainJob team/j is PENDING ({reason})"]
     assert watch.trouble == reason
 
@@ -626,7 +626,7 @@ def test_node_that_waits_while_another_runs_is_told(cluster, watch, caplog):
     cluster.hold_pod(job, "p-1", NO_PLACE.format(3, 3))
     for _ in range(2):
         assert watch.look().state == "RUNNING"
-    reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. (pod p-1)"
+    reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu (pod p-1)"
     assert warned(caplog) == [f"Not all nodes run: {reason}"]
     assert watch.trouble == reason
 
@@ -653,7 +653,7 @@ def test_pod_that_was_evicted_is_no_reason_once_another_took_its_place(cluster, 
     cluster.pods["p-0"]["document"]["status"] |= evicted
     cluster.begin(job)
     watch.look()
-    assert watch.trouble == "Evicted: The node was low on resource: memory. (pod p-0)"
+    assert watch.trouble == "Evicted: The node was low on resource: memory (pod p-0)"
     cluster.start_pod(job, "p-1")
     cluster.run(job)
     assert (watch.look().state, watch.trouble) == ("RUNNING", None)

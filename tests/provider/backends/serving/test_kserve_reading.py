@@ -67,7 +67,7 @@ EXPECTED: dict[str, tuple[str, int, str | None] | None] = {
     "first_crash_fallback_to_logs": (
         "FAILED",
         0,
-        "The predictor failed: Model directory /nope does not exist. Check the path or the step that writes it. (exit code 1).",
+        "The predictor failed: Model directory /nope does not exist. Check the path or the step that writes it (exit code 1).",
     ),
     "first_crash_fast": ("FAILED", 0, "ended with exit code 2."),
     "first_gpu": ("FAILED", 0, "Unschedulable: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
