@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from airflow_provider_llmops.comparison import Comparison, Name, first_of
-from airflow_provider_llmops.exceptions import ResultError, ResultTooLargeError, shortened, shown_value
+from airflow_provider_llmops.exceptions import ResultError, ResultTooLargeError, shown_value
 from airflow_provider_llmops.redaction import redacted
 from airflow_provider_llmops.state_files import read_text
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES
 
 SUPPORTED_SCHEMA_VERSION = 1
 MAX_RESULT_BYTES = 4 * 1024 * 1024
-MAX_XCOM_BYTES = 16 * 1024
 MAX_FINDINGS_IN_XCOM = 20
-MAX_FINDINGS_IN_SUMMARY = 5
-_BYTES_FOR_KEYS = 200  # of "steps" and "steps_left_out"
 
 # Of 64 bits, as everything that stores them has.
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
@@ -178,86 +176,3 @@ def artifacts_in(text: str) -> dict[str, ArtifactRecord]:
     :raises ValueError: it is no result
     """
     return ResultRecord.model_validate(read_text(text.encode("utf-8", errors="surrogatepass"))).artifacts
-
-
-def cut_to_fit(value: Any, limit: int = MAX_XCOM_BYTES) -> Any:
-    """JSON whose longest texts are cut, with a mark, until it fits into XCom; of a list that does not even then, what fits of it.
-
-    :param value: what is to go to XCom
-    :param limit: bytes as JSON
-    :raises ResultTooLargeError: it does not fit
-    """
-    cut = value
-    for room in (limit, 4000, 2000, 1000, 500, 200, 80):
-        cut = _with_short_texts(value, room)
-        if len(json.dumps(cut)) <= limit:
-            return cut
-    fitting = _those_that_fit(cut, limit) if isinstance(cut, list) else []
-    if not fitting:
-        raise ResultTooLargeError(
-            f"What is to go to XCom is larger than {limit} bytes. Store it as an artifact."
-        )
-    return fitting
-
-
-def _those_that_fit(items: Sequence[Any], limit: int) -> list[Any]:
-    fitting = []
-    room = limit
-    for item in items:
-        size = len(json.dumps(item)) + 2
-        if size <= room:
-            fitting.append(item)
-            room -= size
-    return fitting
-
-
-def _with_short_texts(value: Any, room: int) -> Any:
-    if isinstance(value, str):
-        return shortened(value, room)
-    if isinstance(value, Mapping):
-        return {key: _with_short_texts(item, room) for key, item in value.items()}
-    return [_with_short_texts(item, room) for item in value] if isinstance(value, list | tuple) else value
-
-
-def states_that_fit(value: Mapping[str, Any], states: Mapping[str, str]) -> dict[str, Any]:
-    """A value for XCom with ``steps``, as many as there is room for, and the number of those left out.
-
-    :param value: the rest of it; its longest texts are cut if it is too large by itself
-    :param states: state of each step
-    :raises ResultTooLargeError: it does not fit, without steps either
-    """
-    value = cut_to_fit(dict(value), MAX_XCOM_BYTES - _BYTES_FOR_KEYS)
-    steps: dict[str, str] = {}
-    room = MAX_XCOM_BYTES - len(json.dumps(value)) - _BYTES_FOR_KEYS
-    for name, state in states.items():
-        size = len(json.dumps({name: state}))
-        if size > room:
-            break
-        steps[name] = state
-        room -= size
-    left_out = len(states) - len(steps)
-    return {**value, "steps": steps, **({"steps_left_out": left_out} if left_out else {})}
-
-
-def summary_of(findings: Sequence[str]) -> str:
-    """Findings as one sentence: the first says what, the others why.
-
-    :param findings: sentences, most important first
-    """
-    first, *others = [finding.strip().rstrip(".") for finding in findings] or ["The gate was not passed"]
-    left_out = len(others) - MAX_FINDINGS_IN_SUMMARY
-    shown = others[:MAX_FINDINGS_IN_SUMMARY] + ([f"and {left_out} more findings"] if left_out > 0 else [])
-    return f"{first}{': ' if shown else ''}{'; '.join(shown)}."
-
-
-def table_of(numbers: Mapping[str, float]) -> str:
-    """Numbers by name as lines of two columns.
-
-    :param numbers: numbers by name
-    """
-    width = max(map(len, numbers))
-    return "\n".join(f"{name:<{width}}  {_shown(number):>12}" for name, number in numbers.items())
-
-
-def _shown(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:.6g}"

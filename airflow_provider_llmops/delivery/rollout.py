@@ -12,7 +12,7 @@ from airflow_provider_llmops.exceptions import (
     RunNotFoundError,
 )
 from airflow_provider_llmops.redaction import redact
-from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES, cut_to_fit
 
 SMOKE_PROMPT = "What is Python?"
 SMOKE_MAX_TOKENS = 64

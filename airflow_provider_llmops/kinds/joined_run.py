@@ -12,10 +12,11 @@ from airflow_provider_llmops.backends.pipelines.base import PipelineMachine, Run
 from airflow_provider_llmops.exceptions import QualityGateFailed, ResultError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import MlflowRunLink, PageLink
-from airflow_provider_llmops.results import MAX_XCOM_BYTES, StageResult, states_that_fit, summary_of, table_of
+from airflow_provider_llmops.results import StageResult
 from airflow_provider_llmops.specs.joining.pipeline import output_parameter
 from airflow_provider_llmops.specs.joining.plan import Plan
 from airflow_provider_llmops.states import StepState
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES, states_that_fit, summary_of, table_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context

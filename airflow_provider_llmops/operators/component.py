@@ -10,15 +10,16 @@ from airflow_provider_llmops.arguments import constructors_of, names_of, names_o
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.links import PageLink
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator, with_settings
-from airflow_provider_llmops.results import StageResult, summary_of, table_of
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.specs.passing_on import checked, is_same_release
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.xcom import summary_of, table_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.results import StageResult
 
 __all__ = ["ComponentOperator"]
 
@@ -123,6 +124,8 @@ class ComponentOperator(PipelineRunOperator):
         return value
 
     def _result(self, run: Run) -> StageResult:
+        from airflow_provider_llmops.results import StageResult  # whoever reads DAGs runs nothing
+
         text, address = self.hook.backend.read_result(run.run_id, *self._place())
         return StageResult.parse(text, run_id=run.run_id, component_digest=self.spec().digest, where=address)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airflow_provider_llmops.comparison import MetricComparison, read_comparison
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     QualityGateFailed,
@@ -23,6 +22,8 @@ from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_provider_llmops.comparison import MetricComparison
 
 __all__ = ["EvaluateModelOperator", "QualityGateOperator"]
 
@@ -136,6 +137,8 @@ class QualityGateOperator(BaseOperator):
         return verdict
 
     def _compared(self) -> MetricComparison:
+        from airflow_provider_llmops.comparison import read_comparison  # whoever reads DAGs runs nothing
+
         metrics = read_comparison(self.comparison).metrics
         if unknown := describe_unknown([self.metric], metrics):
             raise ConfigurationError(

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
-from airflow_provider_llmops.kinds.joined_run import JoinedRun
 from airflow_provider_llmops.links import DataDocsLink, MlflowRunLink, ModelCardLink, ReportLink
 from airflow_provider_llmops.moved import under_new_names
 from airflow_provider_llmops.operators import data, evaluation, registry, training
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
 from airflow_provider_llmops.operators.pipeline_run import tracking_of, with_settings
 from airflow_provider_llmops.settings.kubernetes import ALL_STEPS, StepSettings, settings_by_step
-from airflow_provider_llmops.specs.joining.plan import Plan, check_plan
 from airflow_provider_llmops.specs.passing_on import checked, is_same_release
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.uris import Address
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.kinds.joined_run import JoinedRun
+    from airflow_provider_llmops.specs.joining.plan import Plan
 
 __all__ = ["KubeflowJoinedOperator", "output_of", "step"]
 
@@ -96,6 +96,10 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         self.steps = steps
         self.mlflow_conn_id = mlflow_conn_id
         if isinstance(steps, Mapping):  # not what another task makes
+            from airflow_provider_llmops.specs.joining.plan import (
+                check_plan,  # only DAGs that join steps pay for it
+            )
+
             check_plan(steps)
 
     @property
@@ -106,6 +110,8 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
     @cached_property
     def plan(self) -> Plan:
         """The steps and the pipeline that they become."""
+        from airflow_provider_llmops.specs.joining.plan import Plan
+
         return Plan(self.steps, self._checked)
 
     def bind(self) -> BoundPipeline:
@@ -152,6 +158,8 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         return super().failure(key, seen, event)
 
     def _ended(self, run: Run) -> JoinedRun:
+        from airflow_provider_llmops.kinds.joined_run import JoinedRun  # whoever reads DAGs runs nothing
+
         return JoinedRun(run, self.plan, self.hook, self.operator_extra_links, self.log)
 
     def _checked(self, name: str, spec: PipelineSpec, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from airflow_provider_llmops.kinds.pipeline_run import PipelineRuns, ResumableRu
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
-from airflow_provider_llmops.results import MAX_XCOM_BYTES, states_that_fit
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES, states_that_fit
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

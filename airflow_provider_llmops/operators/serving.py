@@ -24,7 +24,7 @@ from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.remote.ending import describe_limits
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
-from airflow_provider_llmops.results import cut_to_fit
+from airflow_provider_llmops.xcom import cut_to_fit
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -11,7 +11,8 @@ from planes import DATA_PYTHON
 
 from airflow_provider_llmops.comparison import Comparison, Difference, MetricComparison, read_comparison
 from airflow_provider_llmops.exceptions import ConfigurationError, ResultError
-from airflow_provider_llmops.results import MAX_XCOM_BYTES, ResultRecord, StageResult
+from airflow_provider_llmops.results import ResultRecord, StageResult
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES
 
 # Writes the schemas, then a result whose comparison comes from scores, then what its own reader says of each line of input.
 SCRIPT = """

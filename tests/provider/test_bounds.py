@@ -17,9 +17,9 @@ from airflow_provider_llmops import http as own_http
 from airflow_provider_llmops.backends.pipelines import artifacts as artifact_store
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultTooLargeError
 from airflow_provider_llmops.http import request
-from airflow_provider_llmops.results import MAX_XCOM_BYTES, cut_to_fit, states_that_fit
 from airflow_provider_llmops.specs import files
 from airflow_provider_llmops.specs.files import read_source
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES, cut_to_fit, states_that_fit
 
 
 class Answers(http.server.BaseHTTPRequestHandler):

@@ -22,10 +22,11 @@ from airflow_provider_llmops.exceptions import SHOWN_CHARACTERS, LLMOpsError, re
 from airflow_provider_llmops.http import request
 from airflow_provider_llmops.operators.evaluation import QualityGateOperator
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
-from airflow_provider_llmops.results import StageResult, summary_of, table_of
+from airflow_provider_llmops.results import StageResult
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
 from airflow_provider_llmops.specs.pipeline import PipelineSpec
 from airflow_provider_llmops.states import RunState
+from airflow_provider_llmops.xcom import summary_of, table_of
 
 RUN = "6b1f4a0e-6d57-4a3e-9a2e-0d6c2f1f7c55"
 DEEP = "/srv/llmops/stacks/demo-20261126-101500/llmops/runs/" + RUN + "/artifacts/train-sft/model"

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from airflow_provider_llmops.exceptions import ResultError
-from airflow_provider_llmops.results import MAX_XCOM_BYTES, ArtifactRef, StageResult
+from airflow_provider_llmops.results import ArtifactRef, StageResult
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES
 
 
 def result(**changes):

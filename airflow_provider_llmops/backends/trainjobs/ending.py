@@ -17,7 +17,7 @@ from airflow_provider_llmops.exceptions import (
     RunCanceledError,
     RunFailedError,
 )
-from airflow_provider_llmops.results import MAX_XCOM_BYTES
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES
 
 
 def explain(backend: TrainJobs, job: TrainJob, logger: Any) -> tuple[str | None, str | None]:

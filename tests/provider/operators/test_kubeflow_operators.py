@@ -36,11 +36,11 @@ from airflow_provider_llmops.exceptions import (
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
 from airflow_provider_llmops.operators.training import TrainSFTOperator
 from airflow_provider_llmops.remote.intent import INTENT_KEY
-from airflow_provider_llmops.results import MAX_XCOM_BYTES
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.states import RunState
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
+from airflow_provider_llmops.xcom import MAX_XCOM_BYTES
 
 
 @pytest.fixture
