@@ -10,13 +10,9 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_provider_llmops.backends.kubernetes.cluster import Cluster, aconnect, connect
-from airflow_provider_llmops.backends.serving.access import (
-    ACCESS_FILE,
-    FIELDS,
-    ServiceAccess,
-    path_of_access_file,
-)
+from airflow_provider_llmops.backends.serving.access import ACCESS_FILE, ServiceAccess, path_of_access_file
 from airflow_provider_llmops.backends.serving.question import ask_model
+from airflow_provider_llmops.connections import LOCAL_FIELDS, SERVICES_FIELDS
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.kubeflow import local_settings
 from airflow_provider_llmops.http import request
@@ -84,7 +80,7 @@ class KServeHook(BaseHook):
                 f"Connection {self.kserve_conn_id!r}: 'kubernetes_conn_id' in extra must be the id of a connection, got "
                 f"{shown_value(found, 60)}."
             )
-        if local := sorted({"python", "root", ACCESS_FILE} & set(extra)):
+        if local := sorted({*LOCAL_FIELDS, ACCESS_FILE} & set(extra)):
             raise ConfigurationError(
                 f"Connection {self.kserve_conn_id!r} has a cluster, and {', '.join(local)} of services on this machine. Leave one out: a "
                 "cluster's services take their API key from a secret."
@@ -94,7 +90,7 @@ class KServeHook(BaseHook):
     def _local(self, connection: Connection) -> ServingBackend:
         from airflow_provider_llmops.backends.serving.local import LocalServingBackend
 
-        settings = local_settings(connection, *FIELDS)
+        settings = local_settings(connection, *SERVICES_FIELDS)
         return LocalServingBackend(python=settings["python"], root=settings["root"])
 
     def _on(self, cluster: Cluster, connection: Connection) -> ServingBackend:

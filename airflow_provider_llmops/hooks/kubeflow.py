@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.backends.pipelines.base import server_of
+from airflow_provider_llmops.connections import (
+    KUBEFLOW_FIELDS,
+    LOCAL_FIELDS,
+    RUNS_FIELDS,
+    SERVICES_FIELDS,
+    form_defaults,
+)
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.redaction import redact
 
@@ -21,18 +28,17 @@ if TYPE_CHECKING:
 __all__ = ["KubeflowPipelinesHook", "local_settings"]
 
 DEFAULT_ROOT = "~/.llmops"
-# The form stores its switches with every connection, whatever else is filled in.
-_FORM_DEFAULTS = {"verify_ssl": True, "upload_versions": True}
+_FORM_DEFAULTS = form_defaults(KUBEFLOW_FIELDS) | form_defaults(SERVICES_FIELDS)
 
 
 def local_settings(connection: Connection, *further: str) -> dict[str, Any]:
     """Settings of a local backend, from a connection's extra.
 
     :param connection: connection without a host
-    :param further: fields that are known besides ``python`` and ``root``
+    :param further: fields that are known besides those of every local backend
     :raises ConfigurationError: a field is unknown, or the interpreter is missing
     """
-    known = {"python", "root", *further}
+    known = {*LOCAL_FIELDS, *further}
     extra = {
         name: value
         for name, value in connection.extra_dejson.items()
@@ -96,7 +102,7 @@ class KubeflowPipelinesHook(BaseHook):
             LocalPipelineBackend,
         )
 
-        settings = local_settings(connection, "slots", "retention")
+        settings = local_settings(connection, *RUNS_FIELDS)
         try:
             settings["slots"] = int(settings.get("slots", DEFAULT_SLOTS))
         except ValueError:

@@ -74,15 +74,19 @@ def test_the_control_plane_is_not_installed_beside_the_components(name):
     assert answer.stdout.strip() == "None"
 
 
-def test_provider_info_imports_nothing():
+def test_provider_info_imports_nothing_but_the_fields_of_connections():
     assert "airflow_provider_llmops.hooks" not in loaded_by(
         sys.executable, "from airflow_provider_llmops.get_provider_info import get_provider_info"
     )
-    source = (REPO / "airflow_provider_llmops" / "get_provider_info.py").read_text()
-    assert [line for line in source.splitlines() if line.startswith(("import ", "from "))] == [
-        "from __future__ import annotations",
-        "from typing import Any",
-    ]
+    nothing = ["from __future__ import annotations", "from typing import Any"]
+    fields = "from airflow_provider_llmops.connections import ("
+    assert imports_of("connections") == nothing
+    assert imports_of("get_provider_info") == [*nothing, fields]
+
+
+def imports_of(module):
+    lines = (REPO / "airflow_provider_llmops" / f"{module}.py").read_text().splitlines()
+    return [line for line in lines if line.startswith(("import ", "from "))]
 
 
 def test_provider_info_names_every_module_there_is():

@@ -14,9 +14,7 @@ from airflow_provider_llmops.http import header_fault
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-# Fields in the extra of a connection; the first is for services that are deployed through it.
-ACCESS_FILE = "access_file"
-FIELDS = (ACCESS_FILE, "api_key_file", "ca_file", "verify_ssl")
+ACCESS_FILE = "access_file"  # field in the extra of a connection that services are deployed through
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.connections import (
+    KUBEFLOW_FIELDS,
+    LOCAL_FIELDS,
+    RUNS_FIELDS,
+    names_of_type,
+)
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.http import header_fault
 from airflow_provider_llmops.specs.placeholders import (
@@ -19,30 +25,13 @@ from airflow_provider_llmops.uris import server_address, split_address
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-AUTH_MODES = ("none", "token", "token_file", "cookie")
+AUTH_MODES = tuple(filter(None, KUBEFLOW_FIELDS["auth"]["schema"]["enum"]))
 # Where Kubeflow's own manifests mount it: https://www.kubeflow.org/docs/components/pipelines/user-guides/core-functions/connect-api/
 DEFAULT_TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105 - a path
 # What an installation of Kubeflow Pipelines uses when nobody configured anything (config map kfp-launcher).
 DEFAULT_PIPELINE_ROOT = "minio://mlpipeline/v2/artifacts"
 ROOT_SCHEMES = ("s3", "gs", "minio", "file")
-_FIELDS = (
-    "namespace",
-    "experiment",
-    "pipeline_root",
-    "service_account",
-    "image",
-    "storage_conn_id",
-    "kubernetes_conn_id",
-    "ui_url",
-    "verify_ssl",
-    "ca_file",
-    "auth",
-    "token_file",
-    "timeout",
-    "patience",
-    "upload_versions",
-)
-_TEXTS = frozenset(_FIELDS) - {"verify_ssl", "upload_versions", "timeout", "patience"}
+_TEXTS = names_of_type(KUBEFLOW_FIELDS, "string")
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 MAX_EXPERIMENT_BYTES = 128
@@ -104,14 +93,14 @@ class KfpSettings:
         """
         where = f"Connection {connection.conn_id!r}"
         extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
-        if local := sorted(set(extra) & {"python", "root", "slots", "retention"}):
+        if local := sorted(set(extra) & {*LOCAL_FIELDS, *RUNS_FIELDS}):
             raise ConfigurationError(
                 f"{where} names the host {connection.host!r}, so it is an API server, and {', '.join(local)} belong to "
                 "the local backend. Remove them, or leave the host empty."
             )
-        if unknown := describe_unknown(extra, _FIELDS):
+        if unknown := describe_unknown(extra, KUBEFLOW_FIELDS):
             raise ConfigurationError(
-                f"{where}: unknown field {unknown} in extra. Known: {', '.join(_FIELDS)}."
+                f"{where}: unknown field {unknown} in extra. Known: {', '.join(KUBEFLOW_FIELDS)}."
             )
         for name in _TEXTS & extra.keys():
             if not isinstance(extra[name], str) or _NO_NAME.search(extra[name]):
