@@ -58,7 +58,13 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_provider_llmops.operators.train_job"],
             },
             {"integration-name": "MLflow", "python-modules": ["airflow_provider_llmops.operators.registry"]},
-            {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.operators.serving"]},
+            {
+                "integration-name": "KServe",
+                "python-modules": [
+                    "airflow_provider_llmops.operators.serving",
+                    "airflow_provider_llmops.operators.canary",
+                ],
+            },
         ],
         "sensors": [
             {
@@ -92,7 +98,13 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Kubeflow Trainer",
                 "python-modules": ["airflow_provider_llmops.triggers.train_job"],
             },
-            {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.triggers.service"]},
+            {
+                "integration-name": "KServe",
+                "python-modules": [
+                    "airflow_provider_llmops.triggers.service",
+                    "airflow_provider_llmops.triggers.canary",
+                ],
+            },
         ],
         "connection-types": [
             {

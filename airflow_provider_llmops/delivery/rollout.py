@@ -48,7 +48,7 @@ class Rollout:
         self.name = name
         self._log = logger
         self._only_if_newer = only_if_newer
-        self._is_ours = is_ours
+        self.is_ours = is_ours
         self.is_given_up = False
 
     def find_service(self) -> Service | None:
@@ -109,15 +109,27 @@ class Rollout:
             return service, self._newer_serves(service, as_of)
         return service, None
 
+    def split(self, revision: str, share: int, stable: str) -> Service:
+        """Give a revision a share of the requests, and the stable one the rest: the service then.
+
+        :param revision: the revision, which is ready
+        :param share: in percent, below 100
+        :param stable: the revision that has had all of them
+        """
+        try:
+            return self.backend.set_traffic(self.namespace, self.name, {revision: share, stable: 100 - share})
+        except ConfigurationError as error:
+            raise self.give_up(revision, f"could not be given {share}% of the requests: {error}") from error
+
     def discard(self, revision: str) -> str | None:
-        """Give up a revision that was not given the traffic, unless another task has started it.
+        """Give up a revision that was not given all of the traffic, unless another task has started it.
 
         The revision that a deployment gives up may be the one that serves: applying the same manifest again returns it.
 
         :param revision: the revision
         :return: name of the revision that was started again for it
         """
-        return self.backend.withdraw(self.namespace, self.name, revision) if self._is_ours else None
+        return self.backend.withdraw(self.namespace, self.name, revision) if self.is_ours else None
 
     def give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop a revision that this task has started, and say what serves now.
@@ -144,7 +156,7 @@ class Rollout:
         serving = ", ".join(
             f"{each.revision} ({each.traffic}%)"
             for each in service.revisions.values()
-            if each.traffic and (each.revision != revision or not self._is_ours)
+            if each.traffic and (each.revision != revision or not self.is_ours)
         )
         if serving:
             now = f"Serving as before: {serving}."

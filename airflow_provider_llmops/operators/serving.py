@@ -144,14 +144,23 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
 
     def outcome(self, context: Context, seen: Revision) -> dict[str, Any]:
         """Ask the revision that is ready, then give it the traffic."""
-        attempt, rollout = self._begin(context), self.kind.rollout
+        attempt = self._begin(context)
         attempt.key = seen.revision  # until it has the traffic, whoever ends the task stops it
-        answer = rollout.ask(seen.revision, self.smoke_prompt)
-        service, reason = rollout.give_traffic(seen.revision, as_of(context))
-        attempt.key = None
+        answer = self.kind.rollout.ask(seen.revision, self.smoke_prompt)
+        return self.bring_in(context, seen.revision, answer)
+
+    def bring_in(self, context: Context, revision: str, answer: str) -> dict[str, Any]:
+        """Give a revision all of the traffic, and say what there is to say of the service.
+
+        :param context: of the task
+        :param revision: the revision
+        :param answer: what it answered to the smoke question
+        """
+        service, reason = self.kind.rollout.give_traffic(revision, as_of(context))
+        self._begin(context).key = None
         if reason:
             raise AirflowSkipException(reason)
-        facts = facts_of(service, seen.revision, self.smoke_prompt, answer)
+        facts = facts_of(service, revision, self.smoke_prompt, answer)
         _tell_of(facts, self, context)
         return facts
 

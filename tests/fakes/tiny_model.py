@@ -90,13 +90,14 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def make_tiny_model(directory: Path, *, talkative: bool = False, seed: int = 0) -> Path:
+def make_tiny_model(directory: Path, *, talkative: bool = False, seed: int = 0, layers: int = 2) -> Path:
     """Write a LlamaForCausalLM of about 100 000 parameters: safetensors, BPE tokenizer, chat template; deterministic.
 
     Args:
         directory: Where to write it.
         talkative: Give it large random weights. As it is initialised it only repeats its last token.
         seed: Of the weights.
+        layers: How many; with more of them it takes longer to answer.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -130,7 +131,7 @@ def make_tiny_model(directory: Path, *, talkative: bool = False, seed: int = 0) 
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,

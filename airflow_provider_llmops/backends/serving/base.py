@@ -3,10 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from airflow_provider_llmops.states import ServiceState
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a revision has answered since some time.
+
+    :param requests: how many requests
+    :param errors: how many of them with an error of its own: a status from 500 on, no answer, or one that was cut off
+    :param seconds: how many of the others took at most so long and longer than the next smaller number
+    """
+
+    requests: int = 0
+    errors: int = 0
+    seconds: Mapping[float, int] = field(default_factory=dict)
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of the errors, from 0 to 1; ``None`` without requests."""
+        return self.errors / self.requests if self.requests else None
+
+    def percentile(self, share: float) -> float | None:
+        """Seconds within which a share of the answers without an error came; ``None`` without any.
+
+        :param share: from 0 to 1
+        """
+        wanted = share * sum(self.seconds.values())
+        counted = 0
+        for bound, count in sorted(self.seconds.items()):
+            counted += count
+            if count and counted >= wanted:
+                return bound
+        return None
+
+    def since(self, before: Answers) -> Answers:
+        """Those that came later; all, where the count was begun anew.
+
+        :param before: what was counted then
+        """
+        if before.requests > self.requests or before.errors > self.errors:
+            return self
+        later = {bound: count - before.seconds.get(bound, 0) for bound, count in self.seconds.items()}
+        return Answers(self.requests - before.requests, self.errors - before.errors, later)
 
 
 @dataclass(frozen=True)
@@ -19,6 +61,7 @@ class Revision:
     :param traffic: its share of the service's requests in percent
     :param error: why it failed
     :param digest: of the manifest that it was started from
+    :param answered: what it has answered so far; ``None`` where its backend does not count
     """
 
     revision: str
@@ -27,6 +70,7 @@ class Revision:
     traffic: int = 0
     error: str | None = None
     digest: str | None = None
+    answered: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +83,7 @@ class Service:
     :param revisions: its revisions by name
     :param as_of: date or partition of its model, as text that sorts
     :param is_reachable: whether what listens at its address runs
+    :param stable: the revision that had all of the requests last, to which a canary's share goes back
     """
 
     name: str
@@ -47,6 +92,7 @@ class Service:
     revisions: Mapping[str, Revision]
     as_of: str | None = None
     is_reachable: bool = True
+    stable: str | None = None
 
     @property
     def is_serving(self) -> bool:
@@ -68,6 +114,8 @@ class ServingBackend(Protocol):
 
     poll_interval: float
     """Seconds between two looks, unless somebody says otherwise."""
+    splits_traffic: bool
+    """Whether it shares requests out among revisions, and counts what each answers."""
 
     def apply(self, manifest: Mapping[str, Any], *, as_of: str | None = None) -> tuple[Revision, bool]:
         """The revision that runs a manifest, and whether it was started now; returns at once.
@@ -98,7 +146,7 @@ class ServingBackend(Protocol):
         """Ask one revision a question, whoever else may ask it; with fewer tokens where its context has no room for so many."""
 
     def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
-        """Stop a revision that :meth:`set_traffic` has not given the traffic; what served before it serves on, or again.
+        """Stop a revision that :meth:`set_traffic` has not given all of the traffic; what served before it serves on, or again.
 
         The answer names the revision that had to be started again.
         """

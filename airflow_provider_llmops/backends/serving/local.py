@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_llmops.backends.data_plane import DataPlane
-from airflow_provider_llmops.backends.serving.base import Revision, Service
+from airflow_provider_llmops.backends.serving.base import Answers, Revision, Service
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.states import ServiceState
@@ -32,6 +32,7 @@ class LocalServingBackend:
     """
 
     poll_interval = 0.5
+    splits_traffic = True
 
     def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
         self._data_plane = DataPlane(python)
@@ -73,10 +74,9 @@ class LocalServingBackend:
         return answer
 
     def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
-        """Stop a revision without traffic, keeping its log; what served has gone on."""
-        found = self.get(namespace, name).revisions.get(revision)
-        if found is not None and not found.traffic:
-            self._call("stop", "--namespace", namespace, name, "--revision", revision)
+        """Give a revision up, keeping its log; what served has gone on, and has its share of the requests again."""
+        if revision in self.get(namespace, name).revisions:
+            self._call("withdraw", "--namespace", namespace, name, "--revision", revision)
         return None
 
     def delete(self, namespace: str, name: str) -> None:
@@ -129,7 +129,15 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         traffic=item.get("traffic", 0),
         error=item.get("error"),
         digest=item.get("digest"),
+        answered=_answers(item.get("answered")),
     )
+
+
+def _answers(counted: Mapping[str, Any] | None) -> Answers:
+    if not counted:
+        return Answers()
+    seconds = {float(bound): count for bound, count in counted["seconds"].items()}
+    return Answers(counted["requests"], counted["errors"], seconds)
 
 
 def _service(value: Mapping[str, Any]) -> Service:
@@ -141,4 +149,5 @@ def _service(value: Mapping[str, Any]) -> Service:
         revisions={revision.revision: revision for revision in revisions},
         as_of=value.get("as_of"),
         is_reachable=value["gateway"] == "RUNNING",
+        stable=value.get("stable"),
     )

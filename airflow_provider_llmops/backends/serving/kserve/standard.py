@@ -48,6 +48,7 @@ class StandardServingBackend:
     """
 
     poll_interval = 5.0
+    splits_traffic = False
 
     def __init__(
         self, cluster: KServeCluster, *, ask_service: Callable[[str, str, str, int], str] | None = None

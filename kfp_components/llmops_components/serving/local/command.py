@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     sub = command("ask", 'ask one revision: {"prompt": ..., "max_tokens": ...} on standard input')
     sub.add_argument("--revision", required=True)
     command("stop", "stop one revision").add_argument("--revision", required=True)
+    sub = command("withdraw", "give one revision up: what served has all of the requests again")
+    sub.add_argument("--revision", required=True)
     command("delete", "stop and remove a service or one revision").add_argument("--revision")
     sub = command("logs", "the end of a revision's log")
     sub.add_argument("--revision")
@@ -104,6 +106,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         }
     if args.command == "stop":
         return serving.stop_revision(args.name, args.revision, namespace=args.namespace)
+    if args.command == "withdraw":
+        return serving.withdraw(args.name, args.revision, namespace=args.namespace)
     if args.command == "delete":
         return serving.delete(args.name, namespace=args.namespace, revision=args.revision)
     return serving.logs(args.name, namespace=args.namespace, revision=args.revision, lines=args.lines)

@@ -24,8 +24,14 @@ from llmops_components.serving.local.gateway_process import GatewayProcess
 from llmops_components.serving.local.home import ServiceHome, ServiceNotFoundError
 from llmops_components.serving.local.manifest import check_name, manifest_digest, read_manifest
 from llmops_components.serving.local.resuming import resume_service
-from llmops_components.serving.local.revisions import LIVING_STATES
-from llmops_components.serving.local.traffic import main_revision, routes_for, serves_newer, without_requests
+from llmops_components.serving.local.revisions import LIVING_STATES, Revision
+from llmops_components.serving.local.traffic import (
+    main_revision,
+    routes_for,
+    serves_newer,
+    stable_revision,
+    without_requests,
+)
 from llmops_components.uris import local_path
 
 DRAIN_SECONDS = 60
@@ -72,7 +78,9 @@ class LocalServing:
         """
         home = self._existing(name, namespace)
         service = home.readable_service()
-        is_running = GatewayProcess(home).is_running
+        gateway = GatewayProcess(home)
+        is_running = gateway.is_running
+        answered = gateway.answered() if is_running else {}
         problems = home.problems()
         return {
             "name": name,
@@ -81,7 +89,11 @@ class LocalServing:
             "openai_url": f"{service['url']}/openai/v1" if service.get("url") else None,
             "gateway": "RUNNING" if is_running else "STOPPED",
             "as_of": service.get("as_of"),
-            "revisions": [home.describe(revision) for revision in home.revisions()],
+            "stable": stable_revision(home),
+            "revisions": [
+                home.describe(revision) | {"answered": answered.get(revision.name)}
+                for revision in home.revisions()
+            ],
             **({"problems": problems} if problems else {}),
         }
 
@@ -113,25 +125,73 @@ class LocalServing:
             only_if_newer: Leave a model of a newer date in its place.
         """
         home = self._existing(name, namespace)
-        gateway = GatewayProcess(home)
         with home.locked():
             routes = routes_for(home, shares)
             former = {route["revision"]: route["weight"] for route in home.readable_routes()}
             if only_if_newer and as_of is not None and serves_newer(home, former, as_of):
                 return self.status(name, namespace)
-            main = main_revision(home, routes)
-            service = gateway.ensure(port, main.facts().get("access_file"))
-            home.write_routes(routes)
-            if as_of is not None:
-                home.write_service(service | {"as_of": as_of})
-            write_private(home.path / "manifest.json", read_or_empty(main.directory / "manifest.json", {}))
-
+            self._route(home, routes, former, port=port, as_of=as_of)
             routed = {route["revision"] for route in routes}
             leaving = without_requests(home, former, routed, keep_previous=keep_previous)
-            gateway.drain({revision.name for revision in leaving}, drain_seconds)
-            for revision in leaving:
-                revision.stop()
+            self._stop_without_loss(home, leaving, drain_seconds)
             return self.status(name, namespace)
+
+    def withdraw(
+        self, name: str, revision: str, *, namespace: str = "default", drain_seconds: float = DRAIN_SECONDS
+    ) -> dict[str, Any]:
+        """Give up a revision on its way in: what share it has goes back to the stable one, and it is stopped.
+
+        Nothing changes for the stable revision itself, nor where that cannot take the requests.
+
+        Args:
+            name: Service.
+            revision: Revision.
+            namespace: The service's namespace.
+            drain_seconds: Longest wait for answers under way.
+
+        Returns:
+            The service.
+        """
+        home = self._existing(name, namespace)
+        with home.locked():
+            given_up = home.revision(revision)
+            stable = stable_revision(home)
+            former = {route["revision"]: route["weight"] for route in home.readable_routes()}
+            if revision == stable:
+                return self.status(name, namespace)
+            if revision in former:
+                if stable is None:  # it serves, and there is nothing that could instead
+                    return self.status(name, namespace)
+                self._route(home, routes_for(home, {stable: 100}), former)
+            self._stop_without_loss(home, [given_up], drain_seconds)
+            return self.status(name, namespace)
+
+    def _route(
+        self,
+        home: ServiceHome,
+        routes: list[dict[str, Any]],
+        former: Mapping[str, int],
+        *,
+        port: int | None = None,
+        as_of: str | None = None,
+    ) -> None:
+        """Share the requests out from now on."""
+        main = main_revision(home, routes)
+        service = GatewayProcess(home).ensure(port, main.facts().get("access_file"))
+        stable = stable_revision(home) if former else None
+        if len(routes) == 1:
+            stable = routes[0]["revision"]
+        noted = {"as_of": as_of, "stable": stable}
+        home.write_service(service | {key: value for key, value in noted.items() if value is not None})
+        home.write_routes(routes)
+        write_private(home.path / "manifest.json", read_or_empty(main.directory / "manifest.json", {}))
+
+    @staticmethod
+    def _stop_without_loss(home: ServiceHome, leaving: list[Revision], drain_seconds: float) -> None:
+        """Stop revisions without a route once they have answered what they had."""
+        GatewayProcess(home).drain({revision.name for revision in leaving}, drain_seconds)
+        for revision in leaving:
+            revision.stop()
 
     def ask(
         self,

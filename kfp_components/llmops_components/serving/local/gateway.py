@@ -2,7 +2,8 @@
 
 ``routes.json`` in the service's directory says where to; it is looked at for every request, so that a switch takes
 effect with the next one. ``GET /gateway/status`` tells how many requests are under way at each revision: once that reads
-0 for a revision without weight, it can be stopped without losing a request.
+0 for a revision without weight, it can be stopped without losing a request. It tells also what each has answered
+(:mod:`~llmops_components.serving.local.tally`).
 
 What a service takes is the predictor's own rule (``door``), checked here first. Requests are held until they are whole; answers
 pass through piece by piece and are never held.
@@ -17,7 +18,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -54,6 +56,7 @@ from llmops_components.serving.http.door import ROUTES, Door
 from llmops_components.serving.http.refusals import RequestError, refuse
 from llmops_components.serving.local.connector import ProcessConnector, ProcessGoneError, destination
 from llmops_components.serving.local.routing import Routes
+from llmops_components.serving.local.tally import Tally
 
 REVISION_HEADER = "x-llmops-revision"
 STATUS_PATH = "/gateway/status"
@@ -102,6 +105,7 @@ class Gateway:
         self.routes = routes
         self.secret = secret
         self.in_flight: Counter[str] = Counter()
+        self.answered: defaultdict[str, Tally] = defaultdict(Tally)
         self._session: ClientSession | None = None
 
     @contextlib.asynccontextmanager
@@ -141,7 +145,11 @@ class Gateway:
         """Routes and requests under way, for the controller."""
         self.routes.reload()
         return JSONResponse(
-            {"routes": self.routes.routes, "in_flight": {k: v for k, v in self.in_flight.items() if v}}
+            {
+                "routes": self.routes.routes,
+                "in_flight": {k: v for k, v in self.in_flight.items() if v},
+                "answered": {revision: tally.to_json() for revision, tally in self.answered.items()},
+            }
         )
 
     async def _forward(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
@@ -154,7 +162,7 @@ class Gateway:
             revision = route["revision"]
             self.in_flight[revision] += 1
             try:
-                await self._ask(route, scope, body, send)
+                await self._ask_and_count(route, scope, body, send)
                 return
             except (
                 ClientConnectorError,
@@ -172,8 +180,27 @@ class Gateway:
         )
         await refuse(refusal, scope, receive, send)
 
-    async def _ask(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> None:
-        """Answer with what one revision answers; where that breaks off, so does the answer."""
+    async def _ask_and_count(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> None:
+        """Ask one revision; what it is asked to do is counted, not whether it is well."""
+        if scope["method"] != "POST":
+            await self._ask(route, scope, body, send)
+            return
+        started = time.monotonic()
+        try:
+            is_good = await self._ask(route, scope, body, send)
+        except asyncio.CancelledError:  # its client went away, which says nothing of the revision
+            raise
+        except Exception:
+            self.answered[route["revision"]].add(time.monotonic() - started, is_error=True)
+            raise
+        self.answered[route["revision"]].add(time.monotonic() - started, is_error=not is_good)
+
+    async def _ask(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> bool:
+        """Answer with what one revision answers; where that breaks off, so does the answer.
+
+        Returns:
+            Whether it answered whole, and without an error of its own.
+        """
         assert self._session is not None
         seconds = READ_SECONDS
         if scope["method"] != "GET":
@@ -224,11 +251,12 @@ class Gateway:
                 retry_after_seconds=1,
             )
         else:
-            return
+            return got.status < 500
         if not begun:
             raise refusal
         # The server ends the connection of an answer that is not complete: the client sees it cut off, which is what it is.
         logger.warning("An answer was cut off: %s", refusal.message)
+        return False
 
     async def find_usage(self, visit: Visit) -> None:
         """Ask the revision what a request took whose answer was left before its end; where it does not say, nothing changes.

@@ -108,6 +108,10 @@ class GatewayProcess:
                 return
             time.sleep(0.05)
 
+    def answered(self) -> dict[str, dict[str, Any]]:
+        """What each revision has answered since the gateway was started; empty where it does not answer."""
+        return dict((self._status() or {}).get("answered") or {})
+
     def _status(self) -> dict[str, Any] | None:
         """Its routes and the requests under way, or None where it does not answer."""
         service = self._home.readable_service()

@@ -2,7 +2,7 @@
 
 Under ``DIR/services/<namespace>/<name>/``::
 
-    service.json         name, stable URL and port
+    service.json         name, stable URL and port, and the revision that had all of the requests last
     secret               by which a revision knows its gateway and the controller, and answers nobody else
     manifest.json        manifest of the revision with the most traffic
     routes.json          where the gateway sends requests
@@ -40,6 +40,7 @@ SERVICE_SHAPE = {
     "next_revision": int,
     "access_file": str,
     "knows_secret": bool,
+    "stable": str,
 }
 
 

@@ -47,6 +47,18 @@ def main_revision(home: ServiceHome, routes: list[dict[str, Any]]) -> Revision:
     return home.routed(max(routes, key=lambda route: route["weight"]))
 
 
+def stable_revision(home: ServiceHome) -> str | None:
+    """The revision that had all of the requests last: what a canary's share goes back to. None before any had.
+
+    Args:
+        home: The service.
+    """
+    stable = home.readable_service().get("stable")
+    if stable is None:  # a service of an earlier release
+        stable = next((route["revision"] for route in home.readable_routes() if route["weight"] == 100), None)
+    return None if stable is None else str(stable)
+
+
 def serves_newer(home: ServiceHome, former: Mapping[str, int], as_of: str) -> bool:
     """Whether requests are answered by a model of a newer date.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientError, ClientSession, web
 from llmops_components.serving.http.bodies import Bodies
 from llmops_components.serving.http.connections import LimitedProtocol
 from llmops_components.serving.http.door import Door, Policy, policy_of
@@ -78,8 +78,21 @@ class Revision:
             self.disconnected.set()
             raise
 
+    async def fail(self, request: web.Request) -> web.Response:
+        return web.json_response({"error": "out of memory"}, status=500)
+
+    async def break_off(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"half of")
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
     def application(self) -> web.Application:
         app = web.Application(client_max_size=4 << 20)
+        app.router.add_post("/v1/models/failing:predict", self.fail)
+        app.router.add_post("/v1/models/breaking:predict", self.break_off)
         app.router.add_post(CHAT, self.stream)
         app.router.add_post("/v1/models/slow:predict", self.slow)
         app.router.add_post("/v1/models/large:predict", self.large)
@@ -682,3 +695,39 @@ def test_a_connection_that_sends_many_requests_at_once_is_ended(tmp_path: Path) 
     few, many = asyncio.run(run())
     assert few.count(b"HTTP/1.1 201") == 3
     assert many.count(b"HTTP/1.1 201") <= 5
+
+
+def test_what_each_revision_has_answered_is_counted_and_what_a_client_leaves_is_not(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with setup(tmp_path) as (gateway, client, urls, revisions):
+
+            async def post(model: str) -> int | None:
+                try:
+                    async with client.post(f"{gateway}/v1/models/{model}:predict", json={}) as got:
+                        await got.read()
+                        return got.status
+                except ClientError:
+                    return None
+
+            route(tmp_path, urls, r00001=75, r00002=25)
+            assert [await post("m") for _ in range(8)] == [201] * 8
+            async with client.get(f"{gateway}{READY}") as got:  # no request of the model's
+                assert got.status == 201
+            route(tmp_path, urls, r00002=100)
+            assert [await post("failing"), await post("breaking")] == [500, None]
+            leaving = asyncio.create_task(post("slow"))
+            await revisions["00002"].reached.wait()
+            leaving.cancel()
+            await revisions["00002"].disconnected.wait()
+            async with client.get(f"{gateway}/gateway/status") as got:
+                answered = (await got.json())["answered"]
+            assert {name: (each["requests"], each["errors"]) for name, each in answered.items()} == {
+                "00001": (6, 0),
+                "00002": (4, 2),
+            }
+            assert {name: sum(each["seconds"].values()) for name, each in answered.items()} == {
+                "00001": 6,
+                "00002": 2,
+            }
+
+    asyncio.run(run())

@@ -161,9 +161,10 @@ def test_a_service_from_apply_to_delete(serving: LocalServing, tiny_model: Path)
     assert second["revision"] == "00002"
     wait(serving, "helper", "00001", "READY")
     wait(serving, "helper", "00002", "READY")
-    assert serving.apply(manifest) | {"created": None} == serving.status("helper")["revisions"][0] | {
-        "created": None
-    }
+    # Nothing has been answered, nor counted, before there is a gateway.
+    found = serving.status("helper")
+    assert serving.apply(manifest) | {"answered": None} == found["revisions"][0] | {"created": False}
+    assert found["stable"] is None
     with pytest.raises(SettingError, match="add up to 100"):
         serving.traffic("helper", {"00001": 90})
 

@@ -1,0 +1,206 @@
+"""Watch a canary through one step without occupying a worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_llmops.backends.serving.base import Answers, Service, ServingBackend
+from airflow_provider_llmops.decision import Decision, Outcome
+from airflow_provider_llmops.delivery.analysis import CanaryLimits, judge
+from airflow_provider_llmops.delivery.rollout import Rollout
+from airflow_provider_llmops.exceptions import ApiUnavailableError
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.remote.trigger import WatchTrigger
+from airflow_provider_llmops.remote.watch import Watch
+
+__all__ = ["CanaryStepTrigger"]
+
+Counts = Mapping[str, Mapping[str, Any]]
+
+
+class CanaryStepWatch(Watch):
+    """Looks at a canary until its step is decided: at once where it breaks a limit, else when the step is over.
+
+    :param backend: where the service runs
+    :param step: what is watched
+    :param logger: of the task
+    """
+
+    def __init__(self, backend: ServingBackend, step: CanaryStepTrigger, logger: Any) -> None:
+        super().__init__(f"revision {step.revision}", None)  # it ends by itself, decided or not
+        self._backend = backend
+        self._step = step
+        self._log = logger
+        self._limits = CanaryLimits.read(step.limits)
+        self._decision = Decision(Outcome.UNDECIDED, ("Nothing was seen of the service.",))
+        self._why_not: str | None = None
+        self._unanswered = False
+
+    def look(self) -> bool:
+        """Look once; whether the step is decided. What does not answer is asked again."""
+        step = self._step
+        try:
+            service = self._backend.get(step.namespace, step.name, patience=0.0)
+        except ApiUnavailableError as error:
+            if not self._unanswered:
+                self._log.warning("%s Watching on.", error)
+            self._unanswered = True
+            self._decision = Decision(Outcome.UNDECIDED, (f"The service could not be read: {error}",))
+            return time.time() >= step.until + step.patience
+        self._unanswered = False
+        if why := self._lost(service):
+            self._why_not = why
+            return True
+        found = {name: answers_since(service, name, step.since) for name in (step.revision, step.stable)}
+        former = self._decision
+        self._decision = judge(self._limits, found[step.revision], found[step.stable])
+        if former.outcome is not self._decision.outcome:
+            self._log.info("%s%%: %s", step.share, self._decision.findings[0])
+        if self._decision.outcome is Outcome.FAIL:
+            return True
+        is_passed = self._decision.outcome is Outcome.PASS
+        return time.time() >= (step.until if is_passed else step.until + step.patience)
+
+    def _lost(self, service: Service) -> str | None:
+        """Why the step cannot be judged any more: the canary is gone, or somebody else shares the requests out."""
+        canary = service.revisions.get(self._step.revision)
+        if canary is None:
+            return "was deleted by somebody else"
+        if canary.state.is_lost:
+            return f"failed: {canary.error or canary.state}"
+        if canary.traffic != self._step.share:
+            return f"has {canary.traffic}% of the requests by now, not {self._step.share}%: somebody else has shared them out"
+        return None
+
+    def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
+        """See :class:`CanaryStepTrigger`; its time is never up before it is settled."""
+        return {
+            "revision": self._step.revision,
+            "decision": self._decision.to_json(),
+            "error": error or self._why_not,
+        }
+
+
+class CanaryStepTrigger(WatchTrigger[ServingBackend]):
+    """Fires once, when a canary breaks a limit, when its step is over, or when it is not decided by the end of the patience.
+
+    The event's payload is ``{"revision": str, "decision": dict, "error": str | None}``; the error says why the step could not be
+    judged.
+
+    :param kserve_conn_id: connection of type ``kserve``
+    :param namespace: namespace of the service
+    :param name: name of the service
+    :param revision: the canary
+    :param stable: the revision that it is compared with
+    :param share: percent of the requests that the canary has
+    :param since: what each of the two had answered when the step began, see :func:`counts_of`
+    :param limits: of :class:`~airflow_provider_llmops.delivery.analysis.CanaryLimits`
+    :param until: Unix time at which the step is over
+    :param patience: seconds that are waited after it for enough requests
+    :param poll_interval: seconds between two looks
+    :param cancel_on_kill: whether the canary is given up when a person marks or clears the waiting task
+    :param is_ours: whether the task has started it; one of another task is never stopped
+    """
+
+    arguments = (
+        "kserve_conn_id",
+        "namespace",
+        "name",
+        "revision",
+        "stable",
+        "share",
+        "since",
+        "limits",
+        "until",
+        "patience",
+        "poll_interval",
+        "cancel_on_kill",
+        "is_ours",
+    )
+
+    def __init__(
+        self,
+        *,
+        kserve_conn_id: str,
+        namespace: str,
+        name: str,
+        revision: str,
+        stable: str,
+        share: int,
+        since: Counts,
+        limits: Mapping[str, Any],
+        until: float,
+        patience: float,
+        poll_interval: float,
+        cancel_on_kill: bool = True,
+        is_ours: bool = True,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kserve_conn_id = kserve_conn_id
+        self.namespace = namespace
+        self.name = name
+        self.revision = revision
+        self.stable = stable
+        self.share = share
+        self.since = since
+        self.limits = limits
+        self.until = until
+        self.patience = patience
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+        self.is_ours = is_ours
+
+    @property
+    def named(self) -> str:
+        """What is watched."""
+        return f"revision {self.revision}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """Whether the canary is given up when a person marks or clears the waiting task."""
+        return self.cancel_on_kill and self.is_ours
+
+    async def connect(self) -> ServingBackend:
+        """Where the service runs."""
+        return await KServeHook(self.kserve_conn_id).aget_backend()
+
+    def watch(self, backend: ServingBackend, logger: Any) -> CanaryStepWatch:
+        """What looks at the canary."""
+        return CanaryStepWatch(backend, self, logger)
+
+    def cancel(self, backend: ServingBackend) -> None:
+        """Give the canary up: what served before has all of the requests again."""
+        Rollout(backend, self.namespace, self.name, self.log, is_ours=self.is_ours).discard(self.revision)
+
+
+def counts_of(service: Service, *revisions: str) -> dict[str, dict[str, Any]]:
+    """What revisions have answered so far, as plain JSON.
+
+    :param service: the service
+    :param revisions: their names
+    """
+    found = {name: service.revisions[name].answered or Answers() for name in revisions}
+    return {
+        name: {
+            "requests": answers.requests,
+            "errors": answers.errors,
+            "seconds": {str(bound): count for bound, count in answers.seconds.items()},
+        }
+        for name, answers in found.items()
+    }
+
+
+def answers_since(service: Service, revision: str, since: Counts) -> Answers:
+    """What a revision has answered since it was counted.
+
+    :param service: the service as it is now
+    :param revision: the revision
+    :param since: of :func:`counts_of`
+    """
+    found = service.revisions.get(revision)
+    answered = (found.answered if found else None) or Answers()
+    before = since[revision]
+    seconds = {float(bound): count for bound, count in before["seconds"].items()}
+    return answered.since(Answers(before["requests"], before["errors"], seconds))

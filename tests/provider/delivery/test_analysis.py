@@ -1,0 +1,143 @@
+"""What a canary is judged by."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from airflow_provider_llmops.backends.serving.base import Answers
+from airflow_provider_llmops.decision import Decision, Outcome
+from airflow_provider_llmops.delivery.analysis import CanaryLimits, judge
+from airflow_provider_llmops.exceptions import ConfigurationError
+
+
+def answers(requests, errors=0, seconds=0.1):
+    return Answers(requests, errors, {seconds: requests - errors})
+
+
+def limits(**given):
+    none = dict.fromkeys(
+        ("max_error_rate", "max_error_rate_increase", "max_latency_seconds", "max_latency_ratio")
+    )
+    return CanaryLimits(**{"min_requests": 100, **none, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "canary", "stable", "outcome", "finding"),
+    [
+        (
+            limits(max_error_rate=0.01),
+            answers(100, 1),
+            answers(0),
+            "pass",
+            "kept to every limit with 100 requests",
+        ),
+        (
+            limits(max_error_rate=0.01),
+            answers(100, 2),
+            answers(0),
+            "fail",
+            r"2 of the canary's 100 requests failed \(2%\), at most 1% may",
+        ),
+        # Two failures of three are too many of a hundred, too; one is not yet.
+        (
+            limits(max_error_rate=0.01),
+            answers(3, 2),
+            answers(0),
+            "fail",
+            "2 of the canary's 3 requests failed",
+        ),
+        (
+            limits(max_error_rate=0.01),
+            answers(3, 1),
+            answers(0),
+            "undecided",
+            "answered 3 of the 100 requests",
+        ),
+        (
+            limits(max_error_rate=0.01),
+            answers(0),
+            answers(500),
+            "undecided",
+            "answered 0 of the 100 requests",
+        ),
+        (limits(max_error_rate=0), answers(1, 1), answers(0), "fail", "1 of the canary's 1 requests failed"),
+        (
+            limits(max_latency_seconds=2),
+            answers(100, seconds=2.1),
+            answers(0),
+            "fail",
+            r"took up to 2.1 s, at most 2 s",
+        ),
+        (limits(max_latency_seconds=2), answers(99, seconds=9), answers(0), "undecided", "99 of the 100"),
+        (limits(max_latency_ratio=1.5), answers(100, seconds=0.15), answers(100), "pass", "kept"),
+        (
+            limits(max_latency_ratio=1.5),
+            answers(100, seconds=0.2),
+            answers(100),
+            "fail",
+            "2 times the stable revision's 0.1 s",
+        ),
+        (
+            limits(max_latency_ratio=1.5),
+            answers(100, seconds=0.2),
+            answers(99),
+            "undecided",
+            "with which it is compared, has answered 99",
+        ),
+        # The stable one fails as well: the service has a problem, not the canary.
+        (limits(max_error_rate_increase=0.02), answers(100, 7), answers(1000, 50), "pass", "kept"),
+        (
+            limits(max_error_rate_increase=0.02),
+            answers(100, 8),
+            answers(1000, 50),
+            "fail",
+            "8% of the canary's requests failed, against 5%",
+        ),
+        # Of answers that all failed no latency is known, and nothing else is asked.
+        (limits(max_latency_ratio=1.5), answers(100, 100), answers(100), "pass", "kept"),
+    ],
+)
+def test_a_canary_is_judged(given, canary, stable, outcome, finding):
+    decision = judge(given, canary, stable)
+    assert decision.outcome == outcome
+    assert re.search(finding, decision.findings[0])
+    assert Decision.read(json.loads(json.dumps(decision.to_json()))) == decision
+
+
+def test_what_was_answered_before_does_not_count():
+    before = Answers(10, 2, {0.1: 5, 0.2: 3})
+    later = Answers(15, 3, {0.1: 5, 0.2: 5, 0.4: 2})
+    assert later.since(before) == Answers(5, 1, {0.1: 0, 0.2: 2, 0.4: 2})
+    assert later.since(before).percentile(0.95) == 0.4
+    assert before.since(later) == before  # a gateway that was started again counts from nothing
+
+
+def test_percentile_is_that_of_the_sorted_answers():
+    found = Answers(20, 0, {0.1: 10, 0.2: 9, 5.0: 1})
+    assert [found.percentile(share) for share in (0.5, 0.51, 0.95, 0.96, 1.0)] == [0.1, 0.2, 0.2, 5.0, 5.0]
+    assert Answers().percentile(0.95) is None
+    assert Answers().error_rate is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"min_requests": 0}, "min_requests must be a number from 1 on, got 0"),
+        ({"min_requests": "50"}, "min_requests must be a number from 1 on"),
+        ({"max_error_rate": 1}, "max_error_rate is a share below 1"),
+        ({"max_error_rate": -0.1}, "max_error_rate must be a number from 0 on"),
+        ({"max_latency_ratio": float("nan")}, "max_latency_ratio must be a number from 0 on"),
+        ({"max_latency_seconds": 0}, "max_latency_seconds must be above 0"),
+        ({"max_error_rate": None, "max_latency_ratio": None}, "A canary needs a limit to be judged by"),
+    ],
+)
+def test_limits_that_are_none_are_refused(given, message):
+    with pytest.raises(ConfigurationError, match=message):
+        CanaryLimits(**given)
+
+
+def test_outcomes_are_the_words_of_a_decision():
+    assert [str(each) for each in Outcome] == ["pass", "fail", "undecided"]

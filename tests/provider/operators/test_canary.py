@@ -1,0 +1,200 @@
+"""Canaries over the real local backend: brought in step by step, or given up, and no request is lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+from collections import Counter
+from datetime import timedelta
+
+import httpx
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+from attempts import clear, retry
+from planes import DATA_PYTHON, REPO
+from test_component_operator import events_of
+
+from airflow_provider_llmops.decision import Outcome
+from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.operators.canary import CanaryOperator
+from airflow_provider_llmops.triggers.canary import CanaryStepTrigger
+from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
+
+pytestmark = pytest.mark.usefixtures("connections")
+TRIGGERS = {"CanaryStepTrigger": CanaryStepTrigger, "RevisionReadyTrigger": RevisionReadyTrigger}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A model, and one that takes many times as long to answer."""
+    target = tmp_path_factory.mktemp("models")
+    code = "import sys; from pathlib import Path; from tiny_model import make_tiny_model as make; "
+    code += "make(Path(sys.argv[1]) / 'quick', talkative=True); "
+    code += "make(Path(sys.argv[1]) / 'slow', talkative=True, layers=120)"
+    subprocess.run([DATA_PYTHON, "-c", code, target], check=True, cwd=REPO / "tests" / "fakes")
+    return target
+
+
+@pytest.fixture
+def service(connections):
+    yield lambda: KServeHook().get_service("tiny")
+    KServeHook().backend.delete("default", "tiny")
+
+
+def shares(service):
+    return {name: each.traffic for name, each in service.revisions.items() if each.traffic}
+
+
+class Clients:
+    """Ask a service without a pause, and count what comes."""
+
+    def __init__(self, url):
+        self.url = f"{url}/openai/v1/completions"
+        self.seen = Counter()
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
+
+    def _ask(self):
+        body = {"model": "tiny", "prompt": "The sky is", "max_tokens": 2, "temperature": 0}
+        with httpx.Client(timeout=60) as client:
+            while not self._is_over.is_set():
+                try:
+                    got = client.post(self.url, json=body)
+                    self.seen[got.headers.get("x-llmops-revision"), got.status_code] += 1
+                except httpx.HTTPError as error:
+                    self.seen[None, type(error).__name__] += 1
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def canary(model, **arguments):
+    settings = {
+        "steps": [20, 50],
+        "step_duration": timedelta(seconds=1),
+        "min_requests": 10,
+        "max_latency_ratio": 4.0,
+        "undecided_timeout": timedelta(minutes=3),
+        "poll_interval": 0.2,
+    }
+    return CanaryOperator(
+        task_id="canary", service_name="tiny", model=str(model), **{**settings, **arguments}
+    )
+
+
+def carry_out(operator, context, upon_step=lambda trigger: None):
+    """Run a task as Airflow does, each deferral in the triggerer."""
+    call, kwargs = operator.execute, {}
+    while True:
+        try:
+            return call(context, **kwargs)
+        except TaskDeferred as deferred:
+            path, arguments = deferred.trigger.serialize()
+            trigger = TRIGGERS[path.rpartition(".")[2]](**arguments)
+            if isinstance(trigger, CanaryStepTrigger):
+                upon_step(trigger)
+            (event,) = asyncio.run(events_of(trigger))
+            call = getattr(operator, deferred.method_name)
+            kwargs = {"event": event.payload, **(deferred.kwargs or {})}
+
+
+def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(models, context, service):
+    first = carry_out(canary(models / "quick"), context)
+    assert (first["revision"], first["decisions"], shares(service())) == ("00001", [], {"00001": 100})
+
+    with Clients(first["url"]) as clients:
+        seen = []
+        good = canary(models / "quick", predictor_args={"max_model_len": 256})
+        second = carry_out(good, clear(context), lambda step: seen.append(shares(service())))
+        assert seen == [{"00001": 80, "00002": 20}, {"00001": 50, "00002": 50}]
+        assert shares(service()) == {"00002": 100}
+        assert [each["outcome"] for each in second["decisions"]] == ["pass", "pass"]
+        assert all(each["evidence"]["canary"]["requests"] >= 10 for each in second["decisions"])
+        assert (second["revision"], second["url"], service().stable) == ("00002", first["url"], "00002")
+
+        with pytest.raises(
+            QualityGateFailed,
+            match=r"^The new revision was given up: 95 percent of the canary's answers took up to .* Serving as before: 00002 \(100%\)",
+        ):
+            carry_out(canary(models / "slow"), clear(context))
+        assert shares(service()) == {"00002": 100}
+        assert not service().revisions["00003"].state.is_ready
+        (decision,) = context["ti"].xcom["decisions"]
+        assert decision["outcome"] == Outcome.FAIL
+        assert (
+            decision["evidence"]["canary"]["p95_seconds"] > 4 * decision["evidence"]["stable"]["p95_seconds"]
+        )
+    assert {status for _, status in clients.seen} == {200}
+    assert {revision for revision, _ in clients.seen} == {"00001", "00002", "00003"}
+
+
+def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_nothing(
+    models, context, service
+):
+    carry_out(canary(models / "quick"), context)
+    other = {"predictor_args": {"max_model_len": 256}, "undecided_timeout": timedelta(0), "steps": [10]}
+    with pytest.raises(QualityGateFailed, match="given up: The canary has answered 0 of the 10 requests"):
+        carry_out(canary(models / "quick", **other), clear(context))
+    assert shares(service()) == {"00001": 100}
+
+    class WorkerDied(BaseException):
+        pass
+
+    def die(step):
+        raise WorkerDied
+
+    operator = canary(models / "quick", **other, on_undecided="go_on")
+    with pytest.raises(WorkerDied):
+        carry_out(operator, clear(context), die)
+    assert shares(service()) == {"00001": 90, "00003": 10}
+
+    steps = []
+    with pytest.raises(WorkerDied):  # a retry goes on with the same step, and makes no second revision
+        carry_out(operator, retry(context), lambda step: (steps.append(step), die(step)))
+    assert [(step.revision, step.share) for step in steps] == [("00003", 10)]
+    assert shares(service()) == {"00001": 90, "00003": 10}
+
+    asyncio.run(steps[0].on_kill())  # a person has cleared the task
+    assert shares(service()) == {"00001": 100}
+    assert not service().revisions["00003"].state.is_ready
+
+    facts = carry_out(operator, clear(context))
+    assert (facts["revision"], [each["outcome"] for each in facts["decisions"]]) == ("00004", ["undecided"])
+    assert shares(service()) == {"00004": 100}
+
+
+def test_requests_that_somebody_else_shares_out_end_the_canary(models, context, service):
+    carry_out(canary(models / "quick"), context)
+
+    def intervene(step):
+        KServeHook().backend.set_traffic("default", "tiny", {"00001": 100})
+
+    with pytest.raises(QualityGateFailed, match=r"has 0% of the requests by now, not 20%|failed: "):
+        carry_out(canary(models / "quick", predictor_args={"max_model_len": 256}), clear(context), intervene)
+    assert shares(service()) == {"00001": 100}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": []}, r"steps must be a list of percentages such as \[5, 25, 50\]"),
+        ({"steps": [5, 100]}, "steps must rise from above 0 to below 100"),
+        ({"steps": [50, 25]}, "steps must rise"),
+        ({"steps": "5"}, "steps must be a list"),
+        ({"steps": [True]}, "steps must be a list"),
+        ({"on_undecided": "wait"}, "on_undecided must be roll_back or go_on"),
+        ({"min_requests": 0}, "min_requests must be"),
+    ],
+)
+def test_settings_that_are_none_are_refused_before_anything_starts(context, given, message):
+    with pytest.raises(ConfigurationError, match=message):
+        canary("/model", **given).execute(context)
