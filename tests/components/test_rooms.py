@@ -83,10 +83,10 @@ CONTROL_PLANE = House(
         ("settings",),
         ("specs",),
         ("conf", "http", "mapping", "results"),
-        ("comparison", "states", "state_files", "uris"),
+        ("comparison", "decision", "states", "state_files", "uris", "xcom"),
         ("exceptions",),
         ("redaction",),
-        ("arguments", "hosts", "json_text", "moved"),
+        ("arguments", "connections", "hosts", "json_text", "moved"),
     ),
 )
 

@@ -13,7 +13,8 @@ def test_a_duration_lies_between_the_bounds_of_its_bucket(seconds: float) -> Non
     bucket = bucket_of(seconds)
     assert seconds <= bound_of(bucket) * (1 + 1e-9)
     assert bucket == 0 or seconds > bound_of(bucket - 1) * (1 - 1e-9)
-    assert bound_of(1) / bound_of(0) == pytest.approx(2 ** (1 / BUCKETS_PER_DOUBLING)) < 1.1
+    assert bound_of(1) / bound_of(0) == pytest.approx(2 ** (1 / BUCKETS_PER_DOUBLING))
+    assert bound_of(1) / bound_of(0) < 1.1  # the error of a percentile
 
 
 def test_what_takes_for_ever_is_in_the_last_bucket() -> None:
