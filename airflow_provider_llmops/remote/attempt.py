@@ -44,6 +44,8 @@ class Attempt(Generic[Seen]):
         self.log = logger
         self.key: str | None = None
         """Of what there is to cancel."""
+        self.was_cancelled = False
+        """Whether that was cancelled because the task was ended."""
         self._making: Intent | None = None
 
     def reconnect(self) -> str | None:
@@ -113,6 +115,7 @@ class Attempt(Generic[Seen]):
             return
         self.log.info("Cancelling %s", self.kind.named(key))
         self.kind.cancel(key, patience=KILL_PATIENCE_SECONDS)
+        self.was_cancelled = True
         if is_timed_out() and self.task.execution_timeout:
             noun, _, name = self._at_the_start(key).partition(" ")
             took = f"The {self.kind.noun} took longer than {describe_limits(self.task)} and was cancelled."

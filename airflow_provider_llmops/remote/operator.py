@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
 from airflow_provider_llmops.remote.attempt import Attempt
-from airflow_provider_llmops.remote.ending import deadline
+from airflow_provider_llmops.remote.ending import at_the_start, deadline
 from airflow_provider_llmops.remote.intent import Intent, concluding
 from airflow_provider_llmops.remote.kind import RemoteKind, Seen
 from airflow_provider_llmops.remote.watch import watch_here
@@ -112,6 +112,11 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
                 attempt.key = None  # there is nothing left to cancel
                 return self.outcome(context, seen)
             is_over = seen is None or seen.state.is_terminal
+            if is_over and attempt.was_cancelled:  # Airflow's signal handler goes back to the waiting
+                raise RunCanceledError(
+                    f"The task was ended while it waited, and its {self.kind.noun} was cancelled. Clear it to run it.",
+                    at_the_start(self.kind.named(key)),
+                )
             if is_over or event["timed_out"] or event.get("final_error"):
                 raise self.failure(key, seen, event)
             if event["error"]:

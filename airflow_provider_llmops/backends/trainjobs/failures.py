@@ -49,7 +49,9 @@ class FailureLog:
         words, problem = self._read_log(failure) if is_read else (LastWords(), "")
         explained = self._with_reason(failure, words.reason, is_unread=bool(problem))
         self._log.warning("Pod %s: %s", failure.pod, explained.message)
-        content = (failure.container, without_numbers(explained.message), problem)
+        # A Job that never restarts a pod makes another of another name, which fails alike.
+        reason = without_numbers(explained.message.replace(failure.pod, ""))
+        content = (failure.container, reason, problem.replace(failure.pod, ""))
         if is_read and content not in self._logged and len(self._logged) < MAX_LOGS:
             self._logged.add(content)
             self._log.warning("%s", problem or f"Last lines of pod {failure.pod}:")

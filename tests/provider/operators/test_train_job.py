@@ -932,6 +932,21 @@ def test_crash_that_is_repeated_shows_its_log_once(cluster, watch, caplog):
     assert warned(caplog) == [crash, "Last lines of pod p-0:", "  boom", crash, crash]
 
 
+def test_crash_that_is_repeated_in_another_pod_shows_its_log_once(cluster, watch, caplog):
+    job = cluster.add("j")
+    cluster.begin(job)
+    for pod in ("j-node-0-0-abcde", "j-node-0-0-fghij"):
+        at = f"2026-01-01T00:0{len(cluster.pods) + 1}:00Z"
+        cluster.end_pod(job, pod, code=1, log=f"OSError: no disk on {pod}", at=at)
+        watch.look()
+    assert warned(caplog) == [
+        "Pod j-node-0-0-abcde: OSError: no disk on j-node-0-0-abcde (exit code 1)",
+        "Last lines of pod j-node-0-0-abcde:",
+        "  OSError: no disk on j-node-0-0-abcde",
+        "Pod j-node-0-0-fghij: OSError: no disk on j-node-0-0-fghij (exit code 1)",
+    ]
+
+
 def test_log_of_a_container_that_was_started_again_meanwhile_is_the_previous_one(cluster):
     job = cluster.add("j")
     cluster.end_pod(job, "p-0", code=1, restarted=True, log="boom")
@@ -1298,6 +1313,22 @@ def test_killed_worker_deletes_the_job_only_when_the_task_is_given_up(
 ):
     killed(task(**settings), context, state)
     assert len(cluster.deleted) == deleted
+
+
+def test_task_that_is_ended_while_it_waits_says_so_and_blames_nobody_else(cluster, context):
+    operator = task(deferrable=False)
+    get = operator.hook.backend.get
+
+    def marked_meanwhile(*place, **how):
+        if cluster.jobs:
+            mark(operator, context, "failed")
+        return get(*place, **how)
+
+    operator.hook.backend.get = marked_meanwhile
+    ended = "^The task was ended while it waited, and its TrainJob was cancelled. Clear it to run it.\nTrainJob team/"
+    with pytest.raises(RunCanceledError, match=ended):
+        operator.execute(context)
+    assert (len(cluster.created), cluster.jobs) == (1, {})
 
 
 def test_worker_that_timed_out_deletes_the_job(cluster, context):
