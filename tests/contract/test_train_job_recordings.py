@@ -222,6 +222,11 @@ READ = {
         "exceeded quota: q, requested: count/jobsets.jobset.x-k8s.io=1, used: count/jobsets.jobset.x-k8s.io=0, limited: "
         "count/jobsets.jobset.x-k8s.io=0 (TrainJob j: TrainJobResourcesCreationFailed)",
     ),
+    "quota on jobs": (
+        NO_START,
+        "exceeded quota: q, requested: count/jobs.batch=1, used: count/jobs.batch=0, limited: count/jobs.batch=0 (JobSet j: "
+        "JobCreationFailed)",
+    ),
     "LimitRange": (
         NO_START,
         NOT_MADE.format(
@@ -433,6 +438,7 @@ DRIVEN = {
     "quota that wants a memory limit": makes_no_pod,
     "LimitRange": makes_no_pod,
     "pod security restricted": makes_no_pod,
+    "quota on jobs": lambda fake, job, pod: fake.exceed_deadline(job),
     "quota on jobsets": lambda fake, job, pod: fake.exceed_deadline(job),
 }
 
