@@ -63,6 +63,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_provider_llmops.operators.serving",
                     "airflow_provider_llmops.operators.canary",
+                    "airflow_provider_llmops.operators.inference",
                 ],
             },
         ],

@@ -22,6 +22,8 @@ from llmops_components.result_schema import MAX_FINDINGS, check_result
 from llmops_components.results import RESULT_SCHEMA_VERSION, StepReport, digest_of
 from llmops_components.state_files import naming_full_disk, write_json
 
+CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"  # names a directory that all attempts of a step share
+
 
 @dataclass(frozen=True)
 class Output:

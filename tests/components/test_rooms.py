@@ -44,7 +44,7 @@ DATA_PLANE = House(
         ("evaluation",),
         ("training",),
         ("tracking",),
-        ("models",),
+        ("inference", "models"),
         ("data",),
         ("step",),
         ("passthrough",),

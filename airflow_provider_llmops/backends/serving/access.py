@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 ACCESS_FILE = "access_file"  # field in the extra of a connection that services are deployed through
+# By which a step of the data plane knows key and authorities, see its `inference.service`.
+KEY_VARIABLE = "LLMOPS_SERVICE_KEY"
+CA_FILE_VARIABLE = "LLMOPS_SERVICE_CA_FILE"
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,12 @@ class ServiceAccess:
 
     :param api_key: sent as a bearer token
     :param context: how the certificate of an https address is verified; by the system's authorities when ``None``
+    :param ca_file: file of the authorities that it is verified with
     """
 
     api_key: str | None = field(default=None, repr=False)
     context: ssl.SSLContext | None = None
+    ca_file: str | None = None
 
     @classmethod
     def of(cls, connection: Connection) -> ServiceAccess:
@@ -37,7 +42,20 @@ class ServiceAccess:
         """
         where = f"Connection {connection.conn_id!r}"
         extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
-        return cls(_api_key(connection, extra, where), _context(extra, where))
+        return cls(_api_key(connection, extra, where), _context(extra, where), extra.get("ca_file"))
+
+    def environment(self) -> dict[str, str]:
+        """The same for a step of the data plane.
+
+        :raises ConfigurationError: certificates are not to be verified, which a step always does
+        """
+        if self.context is not None and self.context.verify_mode is ssl.CERT_NONE:
+            raise ConfigurationError(
+                "Steps always verify certificates, and the connection has 'verify_ssl' false. Give 'ca_file' in extra the "
+                "authority of the service instead."
+            )
+        found = {KEY_VARIABLE: self.api_key, CA_FILE_VARIABLE: self.ca_file}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def path_of_access_file(connection: Connection) -> str | None:

@@ -14,6 +14,7 @@ from llmops_components.models.provenance import describe_base
 from llmops_components.passthrough.tables import typed
 from llmops_components.processes import decided_by_main, is_main_process, process_count
 from llmops_components.redaction import redacted
+from llmops_components.step import CHECKPOINTS_VARIABLE
 from llmops_components.training import settings
 from llmops_components.training.checkpoints import claim, put_all_aside, resume_point
 from llmops_components.training.method import Asked
@@ -22,7 +23,6 @@ from llmops_components.uris import local_path
 # An adapter starts from nothing and bears, and needs, about ten times the rate of full training.
 FULL_TRAINING_RATE = 0.1
 WARM_UP = 0.05  # of the steps
-CHECKPOINTS_VARIABLE = "LLMOPS_CHECKPOINTS"
 RETRY_SAVE_MINUTES = 5.0
 
 

@@ -12,6 +12,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFa
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
+from airflow_provider_llmops.operators.inference import BatchInferenceOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.training import (
     DistillOperator,
@@ -39,6 +40,7 @@ OPERATORS = {
     DistillOperator: {"dataset": "/d", "base_model": "/m", "teacher": "/t"},
     MergeAdapterOperator: {"base_model": "/m", "adapter": "/a"},
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
+    BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},
 }
 

@@ -1,0 +1,162 @@
+"""The service that is asked: where it is, which model, in which protocol, with which settings and which key."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from llmops_components.errors import SettingError, check_known
+from llmops_components.inference.protocols import PROTOCOL_NAMES, PROTOCOLS, Protocol, ProtocolName, Question
+from llmops_components.uris import is_http, split_login
+
+# An API key is no argument: those are kept and shown. The first wins.
+KEY_VARIABLE = "LLMOPS_SERVICE_KEY"
+KEY_FILE_VARIABLE = "LLMOPS_SERVICE_KEY_FILE"
+CA_FILE_VARIABLE = "LLMOPS_SERVICE_CA_FILE"
+_OPENAI_PREFIX = "/openai/v1"  # where KServe's runtimes and our predictor have OpenAI's API
+
+
+@dataclass(frozen=True)
+class Service:
+    """A served model and how it is asked.
+
+    Args:
+        url: Address of the service, or for OpenAI's protocols the base URL of an API, which ends in ``/v1``.
+        model_name: Name of the model.
+        protocol: Name of the protocol.
+        request: Further fields of each request, such as ``max_tokens``: of V1 and V2 the ``parameters``.
+
+    Raises:
+        SettingError: One of them cannot be meant.
+    """
+
+    url: str
+    model_name: str
+    protocol: ProtocolName = "openai_chat"
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_known([self.protocol], PROTOCOL_NAMES, "protocol")
+        _check_address(self.url)
+        if not isinstance(self.model_name, str) or not self.model_name.strip():
+            raise SettingError(f"model_name is {self.model_name!r:.100}. Give the name of the served model.")
+        _check_request(self.request, self.speaks)
+
+    @property
+    def speaks(self) -> Protocol:
+        """The protocol."""
+        return PROTOCOLS[self.protocol]
+
+    @cached_property
+    def address(self) -> str:
+        """Where questions are sent."""
+        base = self.url.rstrip("/")
+        if self.protocol.startswith("openai") and not base.endswith("/v1"):
+            base += _OPENAI_PREFIX
+        return base + self.speaks.path(self.model_name)
+
+    def body(self, question: Question) -> bytes:
+        """What is sent to ask a question.
+
+        Args:
+            question: The question.
+        """
+        body = self.speaks.body(self.model_name, question, self.request)
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+def _check_address(url: str) -> None:
+    how = "Give the service's address, for example http://127.0.0.1:8080."
+    if not isinstance(url, str) or not is_http(url):
+        raise SettingError(f"url is no http or https address: {url!r:.200}. {how}")
+    shown, login = split_login(url, "url")
+    if login is not None:
+        raise SettingError(
+            f"url has a login in it, which clients show in their errors: {shown}. Leave it out; a key comes from the "
+            f"environment variable {KEY_VARIABLE}."
+        )
+    parts = urlsplit(url)
+    try:
+        is_address = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_address = False
+    if not is_address or parts.query or parts.fragment or not all("!" <= sign <= "~" for sign in url):
+        raise SettingError(f"url is not the address of a service alone: {url!r:.200}. {how}")
+
+
+def _check_request(request: Mapping[str, Any], protocol: Protocol) -> None:
+    if not isinstance(request, Mapping):
+        raise SettingError(f"request is {request!r:.100}, and no object with settings.")
+    if taken := sorted(protocol.reserved.intersection(request)):
+        raise SettingError(
+            f"request has {taken[0]!r}, which is set for each row. Leave it out; request is for settings such as max_tokens."
+        )
+    if request.get("n", 1) not in (1, None) or request.get("best_of", 1) not in (1, None):
+        raise SettingError(
+            "request asks for several answers to a question (n); a row has one answer. Leave it out."
+        )
+    try:
+        json.dumps(dict(request), allow_nan=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SettingError(f"request is nothing that JSON can hold: {error}.") from None
+
+
+@dataclass(frozen=True)
+class Access:
+    """With what a service is asked.
+
+    Args:
+        key: Sent as a bearer token.
+        context: How the certificate of an https address is verified; by the system's authorities when None.
+    """
+
+    key: str | None = field(default=None, repr=False)
+    context: ssl.SSLContext | None = None
+
+    @classmethod
+    def from_environment(cls) -> Access:
+        """What the environment says: ``LLMOPS_SERVICE_KEY``, or the file that ``LLMOPS_SERVICE_KEY_FILE`` names, and the
+        authorities in ``LLMOPS_SERVICE_CA_FILE``.
+
+        Raises:
+            SettingError: A file cannot be read, or no header can hold the key; the message does not repeat it.
+        """
+        key, what = os.environ.get(KEY_VARIABLE) or None, KEY_VARIABLE
+        if key is None and (file := os.environ.get(KEY_FILE_VARIABLE)):
+            what = KEY_FILE_VARIABLE
+            try:
+                key = Path(file).read_text(encoding="utf-8").strip() or None
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or "it is not text"
+                raise SettingError(f"The API key in {what} cannot be read: {why}. File: {file}.") from None
+        if key is not None and not all("!" <= sign <= "~" for sign in key):
+            raise SettingError(
+                f"The API key in {what} cannot be sent: a header takes visible ASCII, on one line. Give the key alone."
+            )
+        return cls(key, _context(os.environ.get(CA_FILE_VARIABLE)))
+
+    def hidden(self, text: str) -> str:
+        """A text without the key, should a server repeat it.
+
+        Args:
+            text: What the server said.
+        """
+        return text.replace(self.key, "***") if self.key else text
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext | None:
+    if not ca_file:
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingError(
+            f"The authorities in {CA_FILE_VARIABLE} cannot be read as PEM: {error.strerror}. File: {ca_file}."
+        ) from None
