@@ -335,11 +335,11 @@ def test_a_run_that_goes_on_knows_that_the_service_answered_before(batch, tmp_pa
 
 def test_time_for_the_whole_run_is_kept(batch, tmp_path):
     with (
-        hostile_service(lambda prompt, nth: Does(seconds=0.05)) as server,
-        pytest.raises(ServiceGoneError, match=r"run_minutes 0\.005"),
+        hostile_service(lambda prompt, nth: Does(seconds=0.2)) as server,
+        pytest.raises(ServiceGoneError, match=r"run_minutes 0\.03"),
     ):
-        batch.run(server.url, concurrency=2, limits={"run_minutes": 0.005}, checkpoints=tmp_path / "kept")
-    assert 2 < len(batch.answered()) < 30
+        batch.run(server.url, concurrency=2, limits={"run_minutes": 0.03}, checkpoints=tmp_path / "kept")
+    assert 0 < len(batch.answered()) < 30
 
 
 def test_kill_in_the_middle_loses_no_answer_and_asks_none_twice(batch, tmp_path):
