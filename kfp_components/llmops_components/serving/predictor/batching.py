@@ -7,208 +7,24 @@ long answer. Each row has its own sampling settings and gets its text as it appe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from prometheus_client import Counter, Gauge, Histogram
-from tokenizers.decoders import DecodeStream
+from prometheus_client import Counter, Gauge
 
 from llmops_components.serving.http.refusals import RequestError
-from llmops_components.serving.predictor.engines import Batch, Engine, OneByOne
-from llmops_components.serving.predictor.sampling import Sampler, Sampling
+from llmops_components.serving.predictor.engines import Batch, Engine
+from llmops_components.serving.predictor.generation import Generation, model_failed
+from llmops_components.serving.predictor.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
 QUEUE_LENGTH = Gauge("llmops_queue_length", "Prompts that wait for a place in the batch")
 RUNNING = Gauge("llmops_running_prompts", "Prompts that are being answered")
 PROMPT_TOKENS = Counter("llmops_prompt_tokens", "Prompt tokens read")
-FIRST_TOKEN_SECONDS = Histogram(
-    "llmops_time_to_first_token_seconds",
-    "From the arrival of a prompt to its first token",
-    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-)
-
-FinishReason = Literal["stop", "length", "cancelled"]
-
-
-def model_failed(error: Exception) -> RequestError:
-    """What a client is told when its request made the model fail.
-
-    Args:
-        error: The reason, which is for the log alone.
-    """
-    refusal = RequestError(500, "The model failed on this request; the server's log has the reason.")
-    refusal.__cause__ = error
-    return refusal
-
-
-class Generation:
-    """One prompt being answered: the worker feeds it tokens, its client iterates over the text.
-
-    Args:
-        prompt_ids: Token ids of the prompt.
-        sampling: How to answer.
-        tokenizer: The model's ``tokenizers.Tokenizer``.
-        end_tokens: Ids of the tokens with which the model ends an answer.
-        deadline: ``time.monotonic()`` at which the client is told that it took too long.
-    """
-
-    def __init__(
-        self,
-        prompt_ids: list[int],
-        sampling: Sampling,
-        tokenizer: Any,
-        *,
-        end_tokens: frozenset[int] = frozenset(),
-        deadline: float,
-    ) -> None:
-        self.prompt_ids = prompt_ids
-        self.sampling = sampling
-        self.max_tokens = sampling.max_tokens
-        self.tokens: list[int] = []
-        self.finish_reason: FinishReason | None = None
-        self.cancelled = False
-        self.arrived = time.monotonic()
-        self.deadline = deadline
-        self._end_tokens = (frozenset() if sampling.ignore_eos else end_tokens) | set(sampling.stop_token_ids)
-        self._sampler = Sampler(sampling, prompt_ids, self._end_tokens)
-        self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=sampling.skip_special_tokens)
-        self._decoded = 0  # characters that the decoder gave so far
-        self._held_back = ""
-        self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[str | Exception | None] = asyncio.Queue()
-
-    @property
-    def completion_tokens(self) -> int:
-        """Number of tokens generated, the end token included."""
-        return len(self.tokens)
-
-    @property
-    def takes_most_likely(self) -> bool:
-        """Whether the next token is the one with the highest score."""
-        return self._sampler.takes_most_likely
-
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next token, by this answer's own settings; where there is none, the answer fails and others go on.
-
-        Args:
-            logits: The model's score of every token.
-        """
-        try:
-            return self._sampler.choose(logits)
-        except Exception as error:  # scores that are no numbers, for example
-            logger.exception("Choosing a token failed, with %s", self.sampling)
-            self.fail(model_failed(error))
-            return 0
-
-    def cancel(self) -> None:
-        """The client is gone: the worker drops the row before the next token."""
-        self.cancelled = True
-
-    def feed(self, token: int) -> None:
-        """Take one more token (worker thread).
-
-        Args:
-            token: The token's id.
-        """
-        if self.finish_reason is not None:
-            return
-        self.tokens.append(token)
-        if len(self.tokens) == 1:
-            FIRST_TOKEN_SECONDS.observe(time.monotonic() - self.arrived)
-        ends = token in self._end_tokens
-        reason: FinishReason | None = "stop" if ends else None
-        if reason is None and len(self.tokens) >= self.max_tokens:
-            reason = "length"
-        self._take_text(self._decoder.step(self._tokenizer, token) or "" if not ends else "")
-        if reason and self.finish_reason is None:
-            # The decoder waits for the rest of a character; there is none, so take what decoding all at once says.
-            said = self.tokens[:-1] if ends else self.tokens
-            text = self._tokenizer.decode(said, skip_special_tokens=self.sampling.skip_special_tokens)
-            self._take_text(text[self._decoded :])
-        if reason and self.finish_reason is None:
-            self.finish(reason)
-
-    def _take_text(self, new: str) -> None:
-        """Send text on as far as it cannot be the beginning of a stop string."""
-        self._decoded += len(new)
-        text = self._held_back + new
-        stops = self.sampling.stop if len(self.tokens) > self.sampling.min_tokens else ()
-        found = [(at, stop) for stop in stops if (at := text.find(stop)) >= 0]
-        if found:
-            at, stop = min(found)
-            self._held_back = text[: at + (len(stop) if self.sampling.include_stop_str_in_output else 0)]
-            self.finish("stop")
-            return
-        keep = _length_of_begun_stop(text, stops)
-        self._held_back = text[len(text) - keep :]
-        self._send(text[: len(text) - keep])
-
-    def finish(self, reason: FinishReason) -> None:
-        """End the answer (worker thread).
-
-        Args:
-            reason: Why it ends.
-        """
-        self.finish_reason = reason
-        self._send(self._held_back)
-        self._send(None)
-
-    def fail(self, error: Exception) -> None:
-        """End the answer with an error (worker thread).
-
-        Args:
-            error: What the client gets.
-        """
-        self.finish_reason = "cancelled"
-        self._send(error)
-
-    def _send(self, piece: str | Exception | None) -> None:
-        if piece != "":
-            try:
-                self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
-            except RuntimeError:  # the server's loop is closed: nobody listens any more
-                self.cancelled = True
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        try:
-            while True:
-                async with asyncio.timeout(self.deadline - time.monotonic()):
-                    piece = await self._pieces.get()
-                if piece is None:
-                    return
-                if isinstance(piece, Exception):
-                    raise piece
-                yield piece
-        except TimeoutError:
-            seconds = round(self.deadline - self.arrived)
-            raise RequestError(
-                504,
-                f"The request was not answered within {seconds} s ({self.completion_tokens} tokens generated). Ask for "
-                "fewer tokens, or raise the predictor's request_timeout_seconds.",
-                code="timeout",
-            ) from None
-        finally:
-            self.cancel()
-
-    async def text(self) -> str:
-        """The whole answer."""
-        return "".join([piece async for piece in self])
-
-
-def _length_of_begun_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Length of the longest end of the text that may be the beginning of a stop string."""
-    for size in range(min(len(text), max(map(len, stops), default=1) - 1), 0, -1):
-        if any(stop.startswith(text[-size:]) for stop in stops):
-            return size
-    return 0
 
 
 class Batcher:
@@ -233,10 +49,10 @@ class Batcher:
         max_queue_length: int = 64,
         max_model_len: int = 2048,
         request_timeout_seconds: float = 300,
-        engine: Callable[[Any], Engine] = Batch,
+        engine: type[Engine] = Batch,
     ) -> None:
         self.model = model
-        self.max_batch_size = 1 if engine is OneByOne else max_batch_size
+        self.max_batch_size = min(max_batch_size, engine.most_rows or max_batch_size)
         self.max_queue_length = max_queue_length
         self.max_model_len = max_model_len
         self.request_timeout_seconds = request_timeout_seconds

@@ -6,8 +6,8 @@ Which of the two a model gets is found out when it is loaded, by asking it (:fun
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from prometheus_client import Counter, Histogram
@@ -49,9 +49,22 @@ class Row(Protocol):
 
 
 class Engine(Protocol):
-    """Owns the model: prompts join and leave it between two tokens."""
+    """Owns the model and carries out forward passes; prompts join and leave it between two tokens.
+
+    It makes scores of tokens and nothing else. What is chosen by them, and what becomes of it, is the rows' business
+    (:func:`advance`), so that another engine does no worse by any setting of a request.
+
+    Args:
+        model: A causal language model of transformers.
+    """
+
+    most_rows: ClassVar[int | None]
+    """Most prompts that it answers at the same time; None for any number."""
 
     rows: list[Any]
+    """Prompts that it is answering."""
+
+    def __init__(self, model: Any) -> None: ...
 
     def step(self, new: list[Any]) -> None:
         """One step of work.
@@ -59,6 +72,27 @@ class Engine(Protocol):
         Args:
             new: Prompts that join.
         """
+
+
+def advance(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
+    """Let each row choose its next token and take it.
+
+    Args:
+        rows: Prompts being answered.
+        logits: The model's score of every token, a line for each of them.
+
+    Returns:
+        The tokens chosen.
+    """
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    for index, row in enumerate(rows):
+        if not row.takes_most_likely:
+            tokens[index] = row.choose(logits[index])
+    BATCH_SIZE.observe(len(rows))
+    GENERATED_TOKENS.inc(len(rows))
+    for row, token in zip(rows, tokens, strict=True):
+        row.feed(token)
+    return tokens
 
 
 class Batch:
@@ -69,6 +103,8 @@ class Batch:
     Args:
         model: A causal language model of transformers.
     """
+
+    most_rows = None
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -106,16 +142,7 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        logits = output.logits[:, -1]
-        tokens = logits.argmax(dim=-1)
-        for index, row in enumerate(rows):
-            if not row.takes_most_likely:
-                tokens[index] = row.choose(logits[index])
-        BATCH_SIZE.observe(len(rows))
-        GENERATED_TOKENS.inc(len(rows))
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            row.feed(token)
-        return tokens
+        return torch.tensor(advance(rows, output.logits[:, -1]), device=ids.device)
 
     def _append(self, new: list[Row], tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> None:
         if not self.rows:
@@ -165,6 +192,8 @@ class OneByOne:
         model: A causal language model of transformers.
     """
 
+    most_rows = 1
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.rows: list[Row] = []
@@ -198,13 +227,8 @@ class _Chosen(LogitsProcessor):
         self._row = row
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        row = self._row
         # On a GPU ``generate`` finds out a token later that a row has ended.
-        token = row.choose(scores[0]) if row.finish_reason is None else 0
-        if row.finish_reason is None:
-            BATCH_SIZE.observe(1)
-            GENERATED_TOKENS.inc()
-            row.feed(token)
+        token = advance([self._row], scores)[0] if self._row.finish_reason is None else 0
         only = torch.full_like(scores, -torch.inf)
         only[0, token] = 0
         return only
@@ -219,7 +243,7 @@ class _Ended(StoppingCriteria):
         return torch.full((1,), ended, device=input_ids.device)
 
 
-def choose_engine(model: Any) -> Callable[[Any], Engine]:
+def choose_engine(model: Any) -> type[Engine]:
     """The engine that answers as the model's own ``generate`` does: the batch if it can, else one prompt after the other.
 
     Args:

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmops_components.serving.predictor.batching import Generation
+from llmops_components.serving.predictor.generation import Generation
 
 _receive: ContextVar[Receive | None] = ContextVar("receive", default=None)
 

@@ -26,8 +26,9 @@ from llmops_components.serving.access.renewal import renewed_context
 from llmops_components.serving.access.settings import Tls
 from llmops_components.serving.http.connections import LimitedProtocol
 from llmops_components.serving.http.refusals import RequestError, bad_request, request_error_handler
-from llmops_components.serving.predictor.batching import Batcher, Generation
+from llmops_components.serving.predictor.batching import Batcher
 from llmops_components.serving.predictor.encoding import PromptEncoder
+from llmops_components.serving.predictor.generation import Generation
 from llmops_components.serving.predictor.leaving import unless_disconnected
 from llmops_components.serving.predictor.openai import note_tokens
 from llmops_components.serving.predictor.requests import Settings, ask, parse

@@ -19,9 +19,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from llmops_components.serving.access.usage import note_usage, usage_comment
 from llmops_components.serving.http.refusals import RequestError, openai_error
-from llmops_components.serving.predictor.batching import Batcher, Generation
+from llmops_components.serving.predictor.batching import Batcher
 from llmops_components.serving.predictor.chat import ChatTemplate
 from llmops_components.serving.predictor.encoding import PromptEncoder
+from llmops_components.serving.predictor.generation import Generation
 from llmops_components.serving.predictor.leaving import unless_disconnected
 from llmops_components.serving.predictor.requests import (
     ChatRequest,

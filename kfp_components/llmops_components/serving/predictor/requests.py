@@ -15,13 +15,14 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from llmops_components.data.content import content_problem, content_text
 from llmops_components.json_text import parse_json
 from llmops_components.serving.http.refusals import RequestError, bad_request
-from llmops_components.serving.predictor.batching import Batcher, Generation
+from llmops_components.serving.predictor.batching import Batcher
 from llmops_components.serving.predictor.fields import (
     OF_MESSAGES,
     OF_REQUESTS,
     OF_STREAM_OPTIONS,
     refuse_unknown,
 )
+from llmops_components.serving.predictor.generation import Generation
 from llmops_components.serving.predictor.sampling import Sampling
 
 _MAX_STOPS = 4

@@ -13,7 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from llmops_components.serving.http.refusals import RequestError  # noqa: E402
-from llmops_components.serving.predictor.batching import Batcher, Generation, Sampling  # noqa: E402
+from llmops_components.serving.predictor.batching import Batcher  # noqa: E402
+from llmops_components.serving.predictor.generation import Generation  # noqa: E402
+from llmops_components.serving.predictor.sampling import Sampling  # noqa: E402
 
 PROMPTS = [
     "What colour is the sky?",
