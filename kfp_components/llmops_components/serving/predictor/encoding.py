@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor.batching import Batcher
+from llmops_components.serving.predictor.threads import SideThread
 
 # Most characters that one token stands for, where the vocabulary has none that is longer: for tokenizers with a token for
 # whatever they do not know.
@@ -30,8 +29,7 @@ class PromptEncoder:
         self._batcher = batcher
         longest = max(_LONGEST_TOKEN, *map(len, tokenizer.get_vocab()))
         self._max_characters = batcher.max_model_len * longest
-        self._waiting = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+        self._thread = SideThread("encoder", max_waiting=_MAX_WAITING_CHARACTERS, what="prompts")
 
     async def encode(
         self,
@@ -77,16 +75,4 @@ class PromptEncoder:
                 param=field,
                 code="context_length_exceeded",
             )
-        characters = sum(map(len, texts))
-        if self._waiting and self._waiting + characters > _MAX_WAITING_CHARACTERS:
-            raise RequestError(
-                429,
-                f"The server is full: prompts of {self._waiting} characters wait to be read. Try again later.",
-                code="queue_full",
-                retry_after_seconds=1,
-            )
-        self._waiting += characters
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, read)
-        finally:
-            self._waiting -= characters
+        return await self._thread.run(read, sum(map(len, texts)))

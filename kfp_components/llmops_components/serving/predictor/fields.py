@@ -22,7 +22,7 @@ WITHOUT_EFFECT = frozenset(
     {
         "cache_salt",
         "metadata",
-        "parallel_tool_calls",  # there are no tools
+        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "request_id",

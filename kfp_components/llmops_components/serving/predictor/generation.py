@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from prometheus_client import Histogram
 from tokenizers.decoders import DecodeStream
 
 from llmops_components.serving.http.refusals import RequestError
+from llmops_components.serving.predictor.logprobs import TokenScore, score
 from llmops_components.serving.predictor.sampling import Sampler, Sampling
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,19 @@ def model_failed(error: Exception) -> RequestError:
     refusal = RequestError(500, "The model failed on this request; the server's log has the reason.")
     refusal.__cause__ = error
     return refusal
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer, or the whole.
+
+    Args:
+        text: What it says.
+        scores: Log probabilities of the tokens that it is made of, where they were asked for.
+    """
+
+    text: str
+    scores: list[TokenScore]
 
 
 class Generation:
@@ -60,6 +75,7 @@ class Generation:
         self.prompt_ids = prompt_ids
         self.sampling = sampling
         self.max_tokens = sampling.max_tokens
+        self.joined_at = 0  # tokens that were there when it last got a place
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.cancelled = False
@@ -70,9 +86,12 @@ class Generation:
         self._tokenizer = tokenizer
         self._decoder = DecodeStream(skip_special_tokens=sampling.skip_special_tokens)
         self._decoded = 0  # characters that the decoder gave so far
+        self._sent = 0  # characters that the client got so far
         self._held_back = ""
+        self._score: TokenScore | None = None  # of the token that comes next
+        self._scores: list[TokenScore] = []  # of tokens whose text is held back
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self._pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
 
     @property
     def completion_tokens(self) -> int:
@@ -80,9 +99,19 @@ class Generation:
         return len(self.tokens)
 
     @property
+    def ids(self) -> list[int]:
+        """Token ids of the prompt and of the answer so far."""
+        return [*self.prompt_ids, *self.tokens]
+
+    @property
+    def needs(self) -> int:
+        """Tokens of the prompt and of the answer, at the most."""
+        return len(self.prompt_ids) + self.max_tokens
+
+    @property
     def takes_most_likely(self) -> bool:
         """Whether the next token is the one with the highest score."""
-        return self._sampler.takes_most_likely
+        return self._sampler.takes_most_likely and self.sampling.logprobs is None
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token, by this answer's own settings; where there is none, the answer fails and others go on.
@@ -91,7 +120,13 @@ class Generation:
             logits: The model's score of every token.
         """
         try:
-            return self._sampler.choose(logits)
+            token = self._sampler.choose(logits)
+            if self.sampling.logprobs is not None:
+                self._score = score(logits, token, self.sampling.logprobs, self._decoded)
+            return token
+        except RequestError as error:
+            self.fail(error)
+            return 0
         except Exception as error:  # scores that are no numbers, for example
             logger.exception("Choosing a token failed, with %s", self.sampling)
             self.fail(model_failed(error))
@@ -113,7 +148,9 @@ class Generation:
         if len(self.tokens) == 1:
             FIRST_TOKEN_SECONDS.observe(time.monotonic() - self.arrived)
         ends = token in self._end_tokens
-        reason: FinishReason | None = "stop" if ends else None
+        if self._score is not None and not ends:
+            self._scores.append(self._score)
+        reason: FinishReason | None = "stop" if ends or self._sampler.has_ended else None
         if reason is None and len(self.tokens) >= self.max_tokens:
             reason = "length"
         self._take_text(self._decoder.step(self._tokenizer, token) or "" if not ends else "")
@@ -134,11 +171,14 @@ class Generation:
         if found:
             at, stop = min(found)
             self._held_back = text[: at + (len(stop) if self.sampling.include_stop_str_in_output else 0)]
+            end = self._sent + len(self._held_back)
+            self._scores = [each for each in self._scores if each.offset < end]
             self.finish("stop")
             return
-        keep = _length_of_begun_stop(text, stops)
+        keep = length_of_begun(text, stops)
         self._held_back = text[len(text) - keep :]
-        self._send(text[: len(text) - keep])
+        if said := text[: len(text) - keep]:
+            self._send_text(said)
 
     def finish(self, reason: FinishReason) -> None:
         """End the answer (worker thread).
@@ -147,7 +187,8 @@ class Generation:
             reason: Why it ends.
         """
         self.finish_reason = reason
-        self._send(self._held_back)
+        if self._held_back or self._scores:
+            self._send_text(self._held_back)
         self._send(None)
 
     def fail(self, error: Exception) -> None:
@@ -159,14 +200,18 @@ class Generation:
         self.finish_reason = "cancelled"
         self._send(error)
 
-    def _send(self, piece: str | Exception | None) -> None:
-        if piece != "":
-            try:
-                self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
-            except RuntimeError:  # the server's loop is closed: nobody listens any more
-                self.cancelled = True
+    def _send_text(self, text: str) -> None:
+        self._sent += len(text)
+        scores, self._scores = self._scores, []
+        self._send(Piece(text, scores))
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    def _send(self, piece: Piece | Exception | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+        except RuntimeError:  # the server's loop is closed: nobody listens any more
+            self.cancelled = True
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
         try:
             while True:
                 async with asyncio.timeout(self.deadline - time.monotonic()):
@@ -187,13 +232,25 @@ class Generation:
         finally:
             self.cancel()
 
-    async def text(self) -> str:
+    async def whole(self) -> Piece:
         """The whole answer."""
-        return "".join([piece async for piece in self])
+        pieces = [piece async for piece in self]
+        return Piece(
+            "".join(piece.text for piece in pieces), [each for piece in pieces for each in piece.scores]
+        )
+
+    async def text(self) -> str:
+        """What the whole answer says."""
+        return (await self.whole()).text
 
 
-def _length_of_begun_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Length of the longest end of the text that may be the beginning of a stop string."""
+def length_of_begun(text: str, stops: tuple[str, ...]) -> int:
+    """Length of the longest end of a text that may be the beginning of a string.
+
+    Args:
+        text: The text.
+        stops: The strings.
+    """
     for size in range(min(len(text), max(map(len, stops), default=1) - 1), 0, -1):
         if any(stop.startswith(text[-size:]) for stop in stops):
             return size

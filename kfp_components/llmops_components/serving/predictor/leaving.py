@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmops_components.serving.predictor.generation import Generation
+from llmops_components.serving.predictor.generation import Generation, Piece
 
 _receive: ContextVar[Receive | None] = ContextVar("receive", default=None)
 
@@ -30,13 +30,13 @@ class ClientWatch:
             _receive.reset(token)
 
 
-async def unless_disconnected(generations: list[Generation]) -> list[str] | None:
-    """The texts of all generations, or None when the client went away; whatever ends this, the rows are given up.
+async def unless_disconnected(generations: list[Generation]) -> list[Piece] | None:
+    """The answers of all generations, or None when the client went away; whatever ends this, the rows are given up.
 
     Args:
         generations: One per prompt.
     """
-    answer = asyncio.gather(*(generation.text() for generation in generations))
+    answer = asyncio.gather(*(generation.whole() for generation in generations))
     waited: list[asyncio.Future] = [answer]
     if (receive := _receive.get()) is not None:
         waited.append(asyncio.ensure_future(receive()))  # after the body only http.disconnect can come

@@ -289,12 +289,12 @@ def _settings(given: dict[str, Any], where: str) -> Settings:
 
 async def _texts(generations: list[Generation]) -> list[str]:
     try:
-        texts = await unless_disconnected(generations)
+        answers = await unless_disconnected(generations)
     finally:
         note_tokens(generations)
-    if texts is None:
+    if answers is None:
         raise RequestError(499, "The client went away.")  # nginx's code; nobody reads it
-    return texts
+    return [answer.text for answer in answers]
 
 
 def _in_words(errors: list[dict[str, Any]]) -> RequestError:

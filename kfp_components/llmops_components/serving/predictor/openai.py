@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,11 +17,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from llmops_components.serving.access.usage import note_usage, usage_comment
 from llmops_components.serving.http.refusals import RequestError, openai_error
+from llmops_components.serving.predictor.answers import ChatForm, Form, TextForm
 from llmops_components.serving.predictor.batching import Batcher
 from llmops_components.serving.predictor.chat import ChatTemplate
 from llmops_components.serving.predictor.encoding import PromptEncoder
 from llmops_components.serving.predictor.generation import Generation
+from llmops_components.serving.predictor.grammars import Grammars
 from llmops_components.serving.predictor.leaving import unless_disconnected
+from llmops_components.serving.predictor.logprobs import TokenTexts
 from llmops_components.serving.predictor.requests import (
     ChatRequest,
     CompletionRequest,
@@ -31,57 +32,15 @@ from llmops_components.serving.predictor.requests import (
     ask,
     parse,
 )
+from llmops_components.serving.predictor.tools import required_calls
 
 OPENAI_PREFIX = "/openai/v1"
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How one kind of answer is written.
-
-    Args:
-        model: Name of the model.
-        id: Id of the answer.
-        kind: ``object`` of a whole answer.
-        chunk_kind: ``object`` of a piece of a stream.
-        chat: Whether the text is a message.
-    """
-
-    model: str
-    id: str
-    kind: str
-    chunk_kind: str
-    chat: bool
-
-    @classmethod
-    def of_chat(cls, model: str) -> Shape:
-        return cls(model, f"chatcmpl-{uuid.uuid4().hex}", "chat.completion", "chat.completion.chunk", True)
-
-    @classmethod
-    def of_text(cls, model: str) -> Shape:
-        return cls(model, f"cmpl-{uuid.uuid4().hex}", "text_completion", "text_completion", False)
-
-    def body(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": int(time.time()),
-            "model": self.model,
-            "choices": choices,
-        } | more
-
-    def choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
-        content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
-
-    def piece(self, index: int, delta: dict[str, str], finish_reason: str | None = None) -> str:
-        content: dict[str, Any] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
-        choice = {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
-        return event(self.body(self.chunk_kind, [choice]))
-
-
-def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: PromptEncoder) -> APIRouter:
+def openai_router(
+    model_name: str, tokenizer: Any, batcher: Batcher, encoder: PromptEncoder, grammars: Grammars
+) -> APIRouter:
     """Routes of the API.
 
     Args:
@@ -89,9 +48,11 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
         tokenizer: The model's tokenizer, with its chat template.
         batcher: What answers.
         encoder: What reads the prompts.
+        grammars: What makes answers have a required form.
     """
     router = APIRouter(prefix=OPENAI_PREFIX, tags=["OpenAI"])
     template = ChatTemplate(tokenizer)
+    texts = TokenTexts(tokenizer)
     created = int(time.time())
     card = {
         "id": model_name,
@@ -115,7 +76,29 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
         asked = parse(ChatRequest, await request.body())
         check_model(asked.model)
         batcher.check_count(1, asked.n or 1, "messages")
-        prompt = await encoder.in_thread(lambda: template.render(asked), asked.texts(), "messages")
+        form = ChatForm(model_name, texts if asked.wanted_logprobs is not None else None)
+
+        def read() -> list[int]:
+            ids = template.render(asked)
+            if tools := asked.usable_tools():
+                names = [tool.function.name for tool in tools]
+                form.expect_calls(
+                    template.tool_format(), names, several=asked.parallel_tool_calls is not False
+                )
+            return ids
+
+        prompt = await encoder.in_thread(read, asked.texts(), "messages")
+        more: dict[str, Any] = {}
+        if form.tool_format is not None:
+            markers = {*form.tool_format.begins, form.tool_format.end}
+            if not markers.isdisjoint(template.special_tokens):
+                more["skip_special_tokens"] = False
+        if form.tool_format is not None and asked.must_call:
+            several = asked.parallel_tool_calls is not False and asked.tool_choice == "required"
+            written = required_calls(
+                form.tool_format, asked.usable_tools(), several=several, special=template.special_tokens
+            )
+            more["grammar"] = await grammars.of_lark(written, "tools")
         limit_field = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
         generations = ask(
             batcher,
@@ -124,8 +107,10 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
             max_tokens=asked.max_completion_tokens or asked.max_tokens,
             prompt_field="messages",
             limit_field=limit_field,
+            **(await required_form(asked)),
+            **more,
         )
-        return await respond(asked, generations, Shape.of_chat(model_name))
+        return await respond(asked, generations, form)
 
     @router.post("/completions")
     async def completions(request: Request) -> Response:
@@ -141,8 +126,14 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
             asked,
             max_tokens=asked.max_tokens,
             default_tokens=DEFAULT_COMPLETION_TOKENS,
+            **(await required_form(asked)),
         )
-        return await respond(asked, generations, Shape.of_text(model_name))
+        form = TextForm(model_name, texts if asked.wanted_logprobs is not None else None)
+        return await respond(asked, generations, form)
+
+    async def required_form(asked: CompletionSettings) -> dict[str, Any]:
+        schema = asked.schema_of_answer()
+        return {} if schema is None else {"grammar": await grammars.of_schema(schema, "response_format")}
 
     def check_model(name: str) -> None:
         if name != model_name:
@@ -156,17 +147,17 @@ def openai_router(model_name: str, tokenizer: Any, batcher: Batcher, encoder: Pr
     return router
 
 
-async def respond(asked: CompletionSettings, generations: list[Generation], shape: Shape) -> Response:
+async def respond(asked: CompletionSettings, generations: list[Generation], form: Form) -> Response:
     """Answer with one JSON body, or with a stream of events.
 
     Args:
         asked: The parsed body.
         generations: One per choice.
-        shape: How to write the answer.
+        form: How to write the answer.
     """
     if asked.stream:
         wants_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        events = stream(generations, shape, wants_usage)
+        events = stream(generations, form, wants_usage)
         note_tokens(
             generations
         )  # the head tells of the prompt, in case that the client leaves before the end
@@ -174,35 +165,43 @@ async def respond(asked: CompletionSettings, generations: list[Generation], shap
             events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
     try:
-        texts = await unless_disconnected(generations)
+        answers = await unless_disconnected(generations)
     finally:
         note_tokens(generations)
-    if texts is None:
+    if answers is None:
         return Response(status_code=499)  # nginx's code for a client that went away; nobody reads it
-    choices = [
-        shape.choice(index, text, str(generation.finish_reason))
-        for index, (generation, text) in enumerate(zip(generations, texts, strict=True))
-    ]
-    return JSONResponse(shape.body(shape.kind, choices, usage=usage_of(generations)))
+
+    def write() -> Response:
+        choices = [
+            form.whole(index, answer, str(generation.finish_reason))
+            for index, (generation, answer) in enumerate(zip(generations, answers, strict=True))
+        ]
+        return JSONResponse(form.body(choices, usage=usage_of(generations)))
+
+    # Log probabilities of a long answer are megabytes.
+    return await asyncio.to_thread(write) if asked.wanted_logprobs is not None else write()
 
 
-async def stream(generations: list[Generation], shape: Shape, wants_usage: bool) -> AsyncIterator[str]:
+async def stream(generations: list[Generation], form: Form, wants_usage: bool) -> AsyncIterator[str]:
     """Server-sent events of the answers, interleaved as they come.
 
     Args:
         generations: One per prompt.
-        shape: How to write the events.
+        form: How to write the events.
         wants_usage: Whether a last event tells the number of tokens.
     """
     events: asyncio.Queue[str | RequestError | None] = asyncio.Queue()
 
+    def put(choices: list[dict[str, Any]]) -> None:
+        for choice in choices:
+            events.put_nowait(event(form.chunk([choice])))
+
     async def forward(index: int, generation: Generation) -> None:
         try:
-            if shape.chat:
-                events.put_nowait(shape.piece(index, {"role": "assistant", "content": ""}))
-            async for text in generation:
-                events.put_nowait(shape.piece(index, {"content": text}))
-            events.put_nowait(shape.piece(index, {}, str(generation.finish_reason)))
+            put(form.begin(index))
+            async for piece in generation:
+                put(form.go_on(index, piece))
+            put(form.end(index, str(generation.finish_reason)))
             events.put_nowait(None)
         except RequestError as error:
             events.put_nowait(error)
@@ -221,7 +220,7 @@ async def stream(generations: list[Generation], shape: Shape, wants_usage: bool)
                 note_tokens(generations)
                 yield item
         if wants_usage:
-            yield event(shape.body(shape.chunk_kind, [], usage=usage_of(generations)))
+            yield event(form.chunk([], usage=usage_of(generations)))
         note_tokens(generations)
         if comment := usage_comment():
             yield comment

@@ -7,6 +7,7 @@ option that changes nothing looks like one that does not work.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,9 +24,12 @@ from llmops_components.serving.predictor.fields import (
     refuse_unknown,
 )
 from llmops_components.serving.predictor.generation import Generation
+from llmops_components.serving.predictor.grammars import check_schema
 from llmops_components.serving.predictor.sampling import Sampling
 
 _MAX_STOPS = 4
+_NAMES = r"^[a-zA-Z0-9_-]{1,64}$"  # OpenAI's
+_MAX_LOGPROBS = 200_000  # each is about a hundred bytes of JSON
 
 _TEMPLATE_ARGUMENTS = frozenset(
     {
@@ -106,13 +110,21 @@ class Settings(BaseModel, extra="allow", strict=True):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None  # OpenAI's limit
 
-    def samplings(self, max_tokens: int, *, temperature: float, vocabulary: int) -> list[Sampling]:
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """Number of the most likely tokens to name with each token of the answer; None for no log probabilities."""
+        return None
+
+    def samplings(
+        self, max_tokens: int, *, temperature: float, vocabulary: int, **more: Any
+    ) -> list[Sampling]:
         """How to answer each of the ``n`` times.
 
         Args:
             max_tokens: Most tokens of the answer.
             temperature: Where the request has none.
             vocabulary: Number of the model's tokens.
+            more: What stands instead of the request's own.
         """
         for name, tokens in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids or [])):
             if wrong := [token for token in tokens if not 0 <= token < vocabulary]:
@@ -129,11 +141,12 @@ class Settings(BaseModel, extra="allow", strict=True):
             "temperature": temperature,
             **{name: value for name in _PLAIN if (value := getattr(self, name)) is not None},
             "max_tokens": max_tokens,
+            "logprobs": self.wanted_logprobs,
             "top_k": max(self.top_k or 0, 0),
             "logit_bias": tuple(self.logit_bias.items()),
             "stop": tuple(self.stop),
             "stop_token_ids": tuple(self.stop_token_ids or ()),
-        }
+        } | more
         times = range(self.n or 1)
         if self.seed is None:
             return [Sampling(**asked) for _ in times]
@@ -158,12 +171,65 @@ class StreamOptions(BaseModel, extra="allow", strict=True):
     include_usage: bool | None = None
 
 
+class JsonSchema(BaseModel, extra="allow", strict=True):
+    name: Annotated[str, Field(pattern=_NAMES)]
+    description: str | None = None
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None  # it is in any case
+
+
+class ResponseFormat(BaseModel, extra="allow", strict=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """What the answer must be; None for text of any kind."""
+        if self.type == "text":
+            return None
+        return {"type": "object"} if self.json_schema is None else self.json_schema.json_schema
+
+
 class CompletionSettings(Settings):
     """What chat completions and plain completions have in common."""
 
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """What the answer must be; None for text of any kind."""
+        return None if self.response_format is None else self.response_format.schema_of_answer()
+
+    def check(self) -> None:
+        """What only several fields together show."""
+        form = self.response_format
+        if form is None:
+            return
+        refuse_unknown(form, {}, "response_format")
+        if form.json_schema is not None:
+            refuse_unknown(form.json_schema, {}, "response_format.json_schema")
+        if (form.type == "json_schema") != (form.json_schema is not None):
+            raise bad_request(
+                f"response_format.json_schema goes with the type 'json_schema' alone, not {form.type!r}."
+                if form.json_schema is not None
+                else "response_format.json_schema is missing.",
+                "response_format.json_schema",
+            )
+        if self.schema_of_answer() is not None:
+            self.check_can_end("response_format")
+
+    def check_can_end(self, why: str) -> None:
+        """Raise :class:`RequestError` where settings keep an answer of a required form from ending where it must.
+
+        Args:
+            why: The field that requires it.
+        """
+        for name in ("ignore_eos", "min_tokens"):
+            if getattr(self, name):
+                raise bad_request(
+                    f"{name} and {why} exclude each other: the form says where the answer ends.", name
+                )
 
 
 class Message(BaseModel, extra="allow", strict=True):
@@ -176,7 +242,7 @@ class Message(BaseModel, extra="allow", strict=True):
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates take it: content is text, tool calls have their arguments as an object."""
         found: dict[str, Any] = {
-            "role": "system" if self.role == "developer" else self.role,
+            "role": self.role,
             "content": "" if self.content is None else content_text(self.content),
         }
         if self.tool_calls:
@@ -196,19 +262,85 @@ def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
         return call
 
 
+class Function(BaseModel, extra="allow", strict=True):
+    name: Annotated[str, Field(pattern=_NAMES)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def schema_of_arguments(self) -> dict[str, Any]:
+        """What its arguments must be: without a word about them, there are none."""
+        return (
+            {"properties": {}, "additionalProperties": False} if self.parameters is None else self.parameters
+        )
+
+
+class Tool(BaseModel, extra="allow", strict=True):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(BaseModel, extra="forbid", strict=True):
+    name: str
+
+
+class NamedTool(BaseModel, extra="forbid", strict=True):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+def _choice(value: Any) -> Any:
+    if value is None or value in ("none", "auto", "required"):
+        return value
+    try:
+        return NamedTool.model_validate(value)
+    except ValidationError:
+        raise ValueError(
+            'takes "none", "auto", "required" or {"type": "function", "function": {"name": "..."}}'
+        ) from None
+
+
 class ChatRequest(CompletionSettings):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None  # OpenAI's limit
+    tool_choice: Annotated[str | NamedTool | None, BeforeValidator(_choice)] = None
+    parallel_tool_calls: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None  # OpenAI's limit
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def texts(self) -> list[str]:
-        """What the messages say."""
-        return [content_text(message.content) for message in self.messages if message.content is not None]
+        """What the messages say, and the tools."""
+        said = [content_text(message.content) for message in self.messages if message.content is not None]
+        return [*said, *(json.dumps(tool) for tool in self.tools_for_template())]
+
+    def usable_tools(self) -> list[Tool]:
+        """The tools that the answer may call."""
+        if not self.tools or self.tool_choice == "none":
+            return []
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name]
+        return self.tools
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer must call a tool."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    def tools_for_template(self) -> list[dict[str, Any]]:
+        """The tools as chat templates take them."""
+        return [tool.model_dump(exclude_none=True) for tool in self.tools or [] if self.usable_tools()]
 
     def check(self) -> None:
-        """What only several fields together show."""
+        super().check()
+        self._check_tools()
         for index, message in enumerate(self.messages):
             where = f"messages[{index}]"
             refuse_unknown(message, OF_MESSAGES, where)
@@ -235,18 +367,65 @@ class ChatRequest(CompletionSettings):
                 "other; max_tokens is the old name of the same.",
                 "max_tokens",
             )
+        if self.top_logprobs and not self.logprobs:
+            raise bad_request(
+                f"top_logprobs={self.top_logprobs} is for log probabilities: set logprobs to true.",
+                "top_logprobs",
+            )
         if reserved := sorted(set(self.chat_template_kwargs or {}) & _TEMPLATE_ARGUMENTS):
             raise bad_request(
                 f"chat_template_kwargs has {reserved[0]!r}, which is no variable of the template's own.",
                 f"chat_template_kwargs.{reserved[0]}",
             )
 
+    def _check_tools(self) -> None:
+        tools = self.tools or []
+        for index, tool in enumerate(tools):
+            refuse_unknown(tool, {}, f"tools[{index}]")
+            refuse_unknown(tool.function, {}, f"tools[{index}].function")
+        names = [tool.function.name for tool in tools]
+        if twice := [name for index, name in enumerate(names) if name in names[:index]]:
+            raise bad_request(f"tools has {twice[0]!r} twice.", "tools")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise bad_request(
+                f"tool_choice: there is no tool {self.tool_choice.function.name!r}.", "tool_choice"
+            )
+        if self.tool_choice == "required" and not tools:
+            raise bad_request("tool_choice is 'required', and there are no tools.", "tool_choice")
+        if not self.usable_tools():
+            return
+        check_schema({"tools": [tool.model_dump() for tool in tools]}, "tools")
+        for index, tool in enumerate(tools):
+            if "x-guidance" in (tool.function.parameters or {}):
+                raise bad_request(f"tools[{index}].function.parameters has x-guidance.", "tools")
+            if tool.function.strict and not self.must_call:
+                raise bad_request(
+                    f"tools[{index}].function.strict=true needs a tool_choice of 'required' or of a function: otherwise "
+                    "nothing holds the model to the schema.",
+                    f"tools[{index}].function.strict",
+                    "unsupported_value",
+                )
+        if self.schema_of_answer() is not None:
+            raise bad_request(
+                "response_format and tools exclude each other: a call of a tool has another form. Set tool_choice to "
+                "'none', or leave response_format out.",
+                "response_format",
+            )
+        if self.must_call:
+            self.check_can_end("tool_choice")
+        if self.continue_final_message:
+            raise bad_request(
+                "continue_final_message and tools exclude each other.", "continue_final_message"
+            )
+
 
 class CompletionRequest(CompletionSettings):
     prompt: Annotated[list[str] | list[list[int]], BeforeValidator(_prompts)]
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None  # OpenAI's limit
 
-    def check(self) -> None:
-        """Nothing more."""
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return self.logprobs
 
 
 _Asked = TypeVar("_Asked", bound=BaseModel)
@@ -284,6 +463,7 @@ def ask(
     default_tokens: int | None = None,
     prompt_field: str = "prompt",
     limit_field: str = "max_tokens",
+    **more: Any,
 ) -> list[Generation]:
     """Queue prompts, each as often as the request wants it answered.
 
@@ -296,6 +476,7 @@ def ask(
         default_tokens: The same where it does not; never more than there is room for, which is the default.
         prompt_field: What the request calls the prompt.
         limit_field: What the request calls the most tokens of an answer.
+        more: Settings that stand instead of the request's own.
 
     Returns:
         The answers to the first prompt, then those to the second, and so on.
@@ -304,10 +485,21 @@ def ask(
     for prompt in prompts:
         room = max(batcher.max_model_len - len(prompt), 1)
         limit = max_tokens or min(default_tokens or room, room)
-        for how in asked.samplings(limit, temperature=temperature, vocabulary=batcher.vocabulary):
+        for how in asked.samplings(limit, temperature=temperature, vocabulary=batcher.vocabulary, **more):
             repeated.append(prompt)
             settings.append(how)
+    _check_logprobs(settings)
     return batcher.submit(repeated, settings, prompt_field=prompt_field, limit_field=limit_field)
+
+
+def _check_logprobs(settings: list[Sampling]) -> None:
+    named = sum(how.max_tokens * (how.logprobs + 1) for how in settings if how.logprobs is not None)
+    if named > _MAX_LOGPROBS:
+        raise bad_request(
+            f"The request asks for up to {named} log probabilities; this server gives {_MAX_LOGPROBS} at once. Ask for "
+            "fewer tokens, fewer answers or fewer log probabilities of each.",
+            "logprobs",
+        )
 
 
 def _in_own_terms(error: ValidationError, where: str) -> RequestError:

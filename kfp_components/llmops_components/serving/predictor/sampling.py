@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
@@ -19,6 +20,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+if TYPE_CHECKING:
+    from llmops_components.serving.predictor.grammars import Grammar
 
 _SEEDS = 2**63
 _COLDEST = 1e-5  # below it dividing by the temperature overflows, and the most likely token is as good as certain; vLLM's
@@ -45,6 +49,9 @@ class Sampling:
         skip_special_tokens: Whether special tokens are left out of the text.
         ignore_eos: Whether the model's own end tokens are tokens like others.
         seed: Makes sampling repeatable.
+        logprobs: Number of the most likely tokens whose log probabilities come with that of each token of the answer;
+            None for no log probabilities at all.
+        grammar: The form that the answer must have.
     """
 
     max_tokens: int
@@ -63,6 +70,8 @@ class Sampling:
     skip_special_tokens: bool = True
     ignore_eos: bool = False
     seed: int | None = None
+    logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 class Sampler:
@@ -83,13 +92,19 @@ class Sampler:
         self._changes_scores = bool(
             self._penalties or sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty
         )
+        self._constraint = None if sampling.grammar is None else sampling.grammar.begin()
         seed = random.getrandbits(63) if sampling.seed is None else sampling.seed % _SEEDS
         self._random = torch.Generator().manual_seed(seed)
 
     @property
     def takes_most_likely(self) -> bool:
         """Whether the choice is the token with the highest score, so that it can be made for many rows at once."""
-        return self._sampling.temperature < _COLDEST and not self._changes_scores
+        return self._sampling.temperature < _COLDEST and not self._changes_scores and self._constraint is None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer has the form that it must have, and nothing can follow."""
+        return self._constraint is not None and self._constraint.ended
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token.
@@ -99,11 +114,15 @@ class Sampler:
         """
         scores = logits.to("cpu", torch.float32, copy=True)[None]
         scores = self._penalties(self._ids, self._with_openai_penalties(scores))
+        if self._constraint is not None:
+            scores = self._constraint.allow(scores)
         if self._sampling.temperature < _COLDEST:
             token = int(scores[0].argmax())
         else:
             probabilities = self._warpers(self._ids, scores).softmax(dim=-1)
             token = int(torch.multinomial(probabilities[0], 1, generator=self._random))
+        if self._constraint is not None:
+            self._constraint.take(token)
         if self._changes_scores:
             self._ids = torch.cat([self._ids, torch.tensor([[token]])], dim=1)
         return token

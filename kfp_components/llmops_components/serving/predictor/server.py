@@ -188,6 +188,7 @@ def serve(args: argparse.Namespace) -> None:
     from llmops_components.serving.predictor.batching import Batcher
     from llmops_components.serving.predictor.encoding import PromptEncoder
     from llmops_components.serving.predictor.engines import choose_engine
+    from llmops_components.serving.predictor.grammars import Grammars
     from llmops_components.serving.predictor.leaving import ClientWatch
     from llmops_components.serving.predictor.model import (
         LanguageModel,
@@ -216,7 +217,8 @@ def serve(args: argparse.Namespace) -> None:
     )
     batcher.start()
     encoder = PromptEncoder(tokenizer, batcher)
-    app.include_router(openai_router(args.model_name, tokenizer, batcher, encoder))
+    grammars = Grammars(tokenizer, batcher.end_tokens, batcher.vocabulary)
+    app.include_router(openai_router(args.model_name, tokenizer, batcher, encoder, grammars))
     refuse_in_own_form(app)
 
     def ready() -> None:

@@ -47,7 +47,9 @@ from llmops_components.serving.access.usage import (
 from llmops_components.serving.http.bodies import Bodies
 from llmops_components.serving.http.connections import LimitedProtocol
 from llmops_components.serving.http.door import ROUTES, Door, Policy
-from llmops_components.serving.predictor.openai import Shape
+from llmops_components.serving.predictor.answers import ChatForm, TextForm
+from llmops_components.serving.predictor.generation import Piece
+from llmops_components.serving.predictor.openai import event
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -615,10 +617,10 @@ def test_tokens_of_a_stream_are_read_however_it_is_cut(size: int) -> None:
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_stream_that_ends_early_counts_its_events_with_text(chat: bool) -> None:
-    shape = Shape.of_chat("m") if chat else Shape.of_text("m")
+    form = ChatForm("m") if chat else TextForm("m")
     texts = ["one", ' said "content":"x" and "text":"y"', "\n: usage {}"]
-    role = [shape.piece(0, {"role": "assistant", "content": ""})] if chat else []
-    events = [*role, *(shape.piece(0, {"content": text}) for text in texts), shape.piece(0, {}, "stop")]
+    said = [choice for text in texts for choice in form.go_on(0, Piece(text, []))]
+    events = [event(form.chunk([choice])) for choice in [*form.begin(0), *said, *form.end(0, "stop")]]
     usage = Usage()
     StreamUsage(usage).see("".join([*events, "data: [DONE]\n\n"]).encode())
     assert (usage.prompt_tokens, usage.completion_tokens) == (0, 3)

@@ -162,7 +162,7 @@ def test_streamed_pieces_stop_before_a_stop_string_that_spans_tokens(batcher: Ba
     async def pieces() -> tuple[list[str], Generation]:
         how = Sampling(max_tokens=30, temperature=0, stop=(stop,))
         (generation,) = batcher.submit([ids(batcher, PROMPTS[0])], [how])
-        return [piece async for piece in generation], generation
+        return [piece.text async for piece in generation], generation
 
     got, generation = asyncio.run(pieces())
     assert "".join(got) == full[: full.index(stop)]

@@ -68,9 +68,10 @@ def test_more_answers_than_may_wait_are_refused_unread(
 
 
 def test_the_loop_goes_on_while_a_prompt_is_read_and_too_much_waiting_text_is_refused(
-    encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "_MAX_WAITING_CHARACTERS", 10)
+    encoder = PromptEncoder(loaded[1], Batcher(*loaded, max_queue_length=4, max_model_len=32))
     read = threading.Event()
 
     async def ask() -> RequestError:

@@ -132,11 +132,11 @@ def test_v1_and_v2_protocols_give_the_text_of_completions(predictor: Predictor) 
             "guided_json={} is not supported by this server.",
         ),
         (
-            {"logprobs": True},
+            {"top_logprobs": -1, "logprobs": True},
             400,
-            "logprobs",
-            "unsupported_value",
-            "logprobs=true is not supported by this server.",
+            "top_logprobs",
+            None,
+            "top_logprobs: Input should be greater than or equal to 0",
         ),
         (
             {"temperature": 3},
@@ -209,6 +209,30 @@ def test_every_answer_of_n_is_a_choice_and_the_prompt_counts_once(predictor: Pre
     assert alone.choices[0].message.content == texts[1]
     assert alone.usage and whole.usage
     assert whole.usage.prompt_tokens == alone.usage.prompt_tokens
+
+
+def test_log_probabilities_stream_as_they_come_at_once_for_every_choice(predictor: Predictor) -> None:
+    client = openai.OpenAI(base_url=f"{predictor.url}/openai/v1", api_key="none", max_retries=0)
+    more = {"model": "tiny", "max_tokens": 8, "seed": 3, "temperature": 1.5, "n": 2}
+    asked = {**more, "messages": QUESTION, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**asked)
+    streamed: list[list[Any]] = [[], []]
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        (choice,) = chunk.choices
+        streamed[choice.index] += (choice.logprobs and choice.logprobs.content) or []
+    assert streamed == [choice.logprobs.content for choice in whole.choices if choice.logprobs]
+    assert [len(each) for each in streamed] == [8, 8]
+    assert {len(token.top_logprobs) for each in streamed for token in each} == {2}
+
+    text = client.completions.create(**more, prompt="The sky", logprobs=2)
+    names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    parts: list[dict[str, list[Any]]] = [{name: [] for name in names} for _ in range(2)]
+    for event in client.completions.create(**more, prompt="The sky", logprobs=2, stream=True):
+        if found := event.choices[0].logprobs:
+            for name in names:
+                parts[event.choices[0].index][name] += getattr(found, name)
+    assert parts == [choice.logprobs.model_dump() for choice in text.choices if choice.logprobs]
+    assert parts[0]["text_offset"][0] == 0
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ FIELDS = [
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
     "min_tokens", "stop", "stop_token_ids", "seed", "n", "ignore_eos", "skip_special_tokens", "add_special_tokens",
     "include_stop_str_in_output", "guided_json", "response_format", "user", "max_tokens",
+    "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
 ]  # fmt: skip
 SETTINGS = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), VALUES, max_size=3)
 PROMPTS = st.text(max_size=30) | VALUES
@@ -126,6 +127,17 @@ def written(value: Any) -> bytes:
     body={"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "temperature": 1e-38, **SHORT}
 )
 @example(body={"model": "m" * 100_000, "messages": [{"role": "user", "content": "Hi"}]})
+@example(
+    body={
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"type": float("inf")}},
+        },
+        **SHORT,
+    }
+)
 def test_any_chat_is_answered_or_refused(predictor: Predictor, body: Any) -> None:
     check(predictor, "chat", written(body))
 

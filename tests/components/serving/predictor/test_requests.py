@@ -65,10 +65,6 @@ def test_every_field_of_openais_client_is_honoured_or_refused_by_name(
         ("guided_json", {"type": "object"}),
         ("guided_choice", ["a", "b"]),
         ("structured_outputs", {"json": {}}),
-        ("response_format", {"type": "json_object"}),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
-        ("logprobs", True),
         ("prompt_logprobs", 1),
         ("best_of", 2),
         ("use_beam_search", True),
@@ -89,6 +85,24 @@ def test_what_the_server_cannot_do_is_refused(
     assert (param, code) == (field, "unsupported_value")
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "field", "value"),
+    [
+        (CompletionRequest, TEXT, "tools", [{"type": "function", "function": {"name": "f"}}]),
+        (CompletionRequest, TEXT, "tool_choice", "required"),
+        (Settings, {}, "response_format", {"type": "json_object"}),
+        (Settings, {}, "logprobs", 2),
+        (Settings, {}, "tools", [{}]),
+    ],
+)
+def test_what_another_route_takes_is_refused(
+    kind: type, given: dict[str, Any], field: str, value: Any
+) -> None:
+    message, param, code = refusal(kind, given | {field: value})
+    assert message.startswith(f"{field}={json.dumps(value)} is not supported by this server.")
+    assert (param, code) == (field, "unsupported_value")
+
+
 def test_values_that_ask_for_nothing_are_taken() -> None:
     harmless = {
         "user": "me", "metadata": {"a": "b"}, "store": False, "n": 1, "logprobs": False, "temperature": None, "tools": [],
@@ -100,6 +114,7 @@ def test_values_that_ask_for_nothing_are_taken() -> None:
         ChatRequest, CHAT
     ).samplings(5, temperature=1, vocabulary=9)
     assert refusal(ChatRequest, CHAT | {"logprobs": 0})[1] == "logprobs"  # 0 is not false
+    assert refusal(Settings, {"logprobs": 0})[1] == "logprobs"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +159,35 @@ def test_values_that_ask_for_nothing_are_taken() -> None:
             None,
         ),
         (ChatRequest, {"max_tokens": 5.0}, "max_tokens: Input should be a valid integer", "max_tokens", None),
+        (
+            ChatRequest,
+            {"top_logprobs": 2},
+            "top_logprobs=2 is for log probabilities: set logprobs to true.",
+            "top_logprobs",
+            None,
+        ),
+        (
+            ChatRequest,
+            {"logprobs": True, "top_logprobs": 21},
+            "top_logprobs: Input should be less than or equal to 20",
+            "top_logprobs",
+            None,
+        ),
+        (
+            CompletionRequest,
+            {"logprobs": 6},
+            "logprobs: Input should be less than or equal to 5",
+            "logprobs",
+            None,
+        ),
+        (
+            CompletionRequest,
+            {"logprobs": True},
+            "logprobs: Input should be a valid integer",
+            "logprobs",
+            None,
+        ),
+        (ChatRequest, {"n": 10_000}, "n: Input should be less than or equal to 128", "n", None),
         (ChatRequest, {"seed": True}, "seed: Input should be a valid integer", "seed", None),
         (
             ChatRequest,
@@ -514,6 +558,6 @@ def test_what_the_template_would_leave_out_is_refused(template: Any) -> None:
 
 
 def test_no_field_is_in_two_lists() -> None:
-    honoured = set(ChatRequest.model_fields) | set(CompletionRequest.model_fields)
+    honoured = set(Settings.model_fields)  # by every protocol
     lists = [honoured, set(fields.OF_REQUESTS), fields.WITHOUT_EFFECT]
     assert sum(map(len, lists)) == len(set().union(*lists))
