@@ -28,7 +28,7 @@ from llmops_components.uris import local_path
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 # Arguments of KServe's huggingfaceserver (vLLM's names included) that the local predictor carries out, by the name that
-# it uses itself. The last three are ours; huggingfaceserver ignores arguments that it does not know.
+# it uses itself. The last four are ours; huggingfaceserver ignores arguments that it does not know.
 PREDICTOR_ARGUMENTS = {
     "access_file": "access_file",
     "model_name": "model_name",
@@ -40,6 +40,7 @@ PREDICTOR_ARGUMENTS = {
     "allowed_hosts": "allowed_hosts",
     "max_queue_length": "max_queue_length",
     "request_timeout_seconds": "request_timeout_seconds",
+    "max_batch_total_tokens": "max_batch_total_tokens",
 }
 
 # How the values of those are read that are names.

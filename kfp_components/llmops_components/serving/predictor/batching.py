@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from typing import Any
 
 from prometheus_client import Counter, Gauge
@@ -18,6 +17,7 @@ from prometheus_client import Counter, Gauge
 from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor.engines import Batch, Engine
 from llmops_components.serving.predictor.generation import Generation, model_failed
+from llmops_components.serving.predictor.queueing import WaitingLine
 from llmops_components.serving.predictor.sampling import Sampling
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,11 @@ logger = logging.getLogger(__name__)
 QUEUE_LENGTH = Gauge("llmops_queue_length", "Prompts that wait for a place in the batch")
 RUNNING = Gauge("llmops_running_prompts", "Prompts that are being answered")
 PROMPT_TOKENS = Counter("llmops_prompt_tokens", "Prompt tokens read")
+
+
+_SHARE_TOKENS = 32
+# Prompts that are read in one pass, padded: short ones do not wait for a pass over many long ones.
+_MAX_JOINING_TOKENS = 2048
 
 
 class Batcher:
@@ -36,6 +41,8 @@ class Batcher:
         max_batch_size: Most prompts answered at the same time.
         max_queue_length: Most prompts that wait; more are refused with 429.
         max_model_len: Most tokens of a prompt and its answer together.
+        max_batch_total_tokens: Most tokens of all prompts that are answered at the same time and of their answers, as the
+            engine keeps them; what ``max_batch_size`` of ``max_model_len`` take where it is not given.
         request_timeout_seconds: Longest time from arrival to the end of the answer.
         engine: Makes what answers, from the model.
     """
@@ -48,6 +55,7 @@ class Batcher:
         max_batch_size: int = 16,
         max_queue_length: int = 64,
         max_model_len: int = 2048,
+        max_batch_total_tokens: int | None = None,
         request_timeout_seconds: float = 300,
         engine: type[Engine] = Batch,
     ) -> None:
@@ -55,6 +63,7 @@ class Batcher:
         self.max_batch_size = min(max_batch_size, engine.most_rows or max_batch_size)
         self.max_queue_length = max_queue_length
         self.max_model_len = max_model_len
+        self.max_batch_total_tokens = max_batch_total_tokens or self.max_batch_size * max_model_len
         self.request_timeout_seconds = request_timeout_seconds
         self.vocabulary = model.get_input_embeddings().weight.shape[0]
         self._make_engine = engine
@@ -62,7 +71,7 @@ class Batcher:
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.end_tokens = frozenset(end for end in [*ends, tokenizer.eos_token_id] if end is not None)
-        self._waiting: deque[Generation] = deque()
+        self._waiting = WaitingLine()
         self._arrived = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -115,7 +124,7 @@ class Batcher:
                     code="queue_full",
                     retry_after_seconds=1,
                 )
-            self._waiting.extend(made)
+            self._waiting.add(made)
             QUEUE_LENGTH.set(len(self._waiting))
             self._arrived.notify()
         PROMPT_TOKENS.inc(sum(map(len, prompts)))
@@ -162,7 +171,7 @@ class Batcher:
     def _work(self) -> None:
         engine = self._make_engine(self.model)
         while True:
-            new = self._take(room=self.max_batch_size - len(engine.rows), wait=not engine.rows)
+            new = self._take(engine)
             if new is None:
                 return
             if not new and not engine.rows:
@@ -178,17 +187,61 @@ class Batcher:
                 engine = self._make_engine(self.model)
             RUNNING.set(len(engine.rows))
 
-    def _take(self, *, room: int, wait: bool) -> list[Generation] | None:
+    def _take(self, engine: Engine) -> list[Generation] | None:
         """Prompts that may join now; None when the batcher stops and nothing is left to do."""
         with self._arrived:
-            while wait and not self._waiting:
+            while not engine.rows and not self._waiting:
                 if self._stopping:
                     return None
                 self._arrived.wait()
-            taken: list[Generation] = []
-            while self._waiting and len(taken) < room:
-                row = self._waiting.popleft()
-                if not row.cancelled:
-                    taken.append(row)
+            taken = self._take_fitting(engine)
+            if not taken and self._waiting and self._make_way(engine):
+                taken = self._take_fitting(engine)
             QUEUE_LENGTH.set(len(self._waiting))
+        for row in taken:
+            row.joined_at = row.completion_tokens
         return taken
+
+    def _take_fitting(self, engine: Engine) -> list[Generation]:
+        """Prompts that have a place, in their order: a large one is not passed by those that would fit."""
+        taken: list[Generation] = []
+        while (row := self._waiting.first()) and self._fit(engine, [*engine.rows, *taken, row]):
+            joining = [len(each.ids) for each in (*taken, row)]
+            if taken and len(joining) * max(joining) > _MAX_JOINING_TOKENS:
+                break
+            taken.append(self._waiting.take())
+        return taken
+
+    def _make_way(self, engine: Engine) -> bool:
+        """Whether running answers that have had their share give their places to the prompt whose turn it is.
+
+        They stand in line again and go on later, with a pass over what they have so far: so the first word of an answer waits
+        for a share of others, not for their ends.
+        """
+        if (first := self._waiting.first()) is None:
+            return False
+        shares = [(row.completion_tokens - row.joined_at, row) for row in engine.rows]
+        may_leave = [
+            row for share, row in sorted(shares, key=_share, reverse=True) if share >= _share_of(row)
+        ]
+        for count in range(1, len(may_leave) + 1):
+            leaving = may_leave[:count]
+            if self._fit(engine, [*(row for row in engine.rows if row not in leaving), first]):
+                engine.leave(leaving)
+                for row in leaving:
+                    self._waiting.add_again(row)
+                return True
+        return False
+
+    def _fit(self, engine: Engine, rows: list[Generation]) -> bool:
+        held = engine.tokens_held([row.needs for row in rows])
+        return len(rows) <= self.max_batch_size and held <= self.max_batch_total_tokens
+
+
+def _share(row: tuple[int, Generation]) -> int:
+    return row[0]
+
+
+def _share_of(row: Generation) -> int:
+    """Tokens that an answer may have before others take its place: more where it takes long to come back."""
+    return max(_SHARE_TOKENS, len(row.ids) // 8)

@@ -32,7 +32,9 @@ GENERATED_TOKENS = Counter("llmops_generated_tokens", "Tokens generated")
 class Row(Protocol):
     """A prompt being answered, as an engine sees it."""
 
-    prompt_ids: list[int]
+    ids: list[int]
+    """Token ids of the prompt, and of the answer as far as there is one."""
+
     max_tokens: int
     finish_reason: str | None
     cancelled: bool
@@ -71,6 +73,21 @@ class Engine(Protocol):
 
         Args:
             new: Prompts that join.
+        """
+
+    def leave(self, rows: Sequence[Any]) -> None:
+        """Give up the places of prompts. Their answers may go on later: they join again with what they say by then.
+
+        Args:
+            rows: The prompts.
+        """
+
+    @staticmethod
+    def tokens_held(needs: Sequence[int]) -> int:
+        """Tokens whose keys and values are kept when prompts are answered together.
+
+        Args:
+            needs: Tokens of each prompt and its answer, at the most.
         """
 
 
@@ -121,7 +138,7 @@ class Batch:
             new: Prompts that join.
         """
         if new:
-            ids, mask = left_padded([row.prompt_ids for row in new], self.model.device)
+            ids, mask = left_padded([row.ids for row in new], self.model.device)
             cache = DynamicCache()
             tokens = self._next_tokens(ids, mask, cache, new)
             self._append(new, tokens, mask, cache)
@@ -168,6 +185,16 @@ class Batch:
         kept = [index for index, row in enumerate(self.rows) if row.finish_reason is None]
         if len(kept) == len(self.rows):
             return
+        self._keep(kept)
+
+    def leave(self, rows: Sequence[Any]) -> None:
+        self._keep([index for index, row in enumerate(self.rows) if row not in rows])
+
+    @staticmethod
+    def tokens_held(needs: Sequence[int]) -> int:
+        return len(needs) * max(needs, default=0)  # rows are padded to the longest
+
+    def _keep(self, kept: list[int]) -> None:
         self.rows = [self.rows[index] for index in kept]
         if not kept:
             self._cache = DynamicCache()
@@ -206,7 +233,7 @@ class OneByOne:
             new: The prompts.
         """
         for row in new:
-            ids = torch.tensor([row.prompt_ids], device=self.model.device)
+            ids = torch.tensor([row.ids], device=self.model.device)
             with without_own_settings(self.model):
                 self.model.generate(
                     ids,
@@ -218,6 +245,13 @@ class OneByOne:
                 )
             if row.finish_reason is None:
                 row.finish("cancelled")
+
+    def leave(self, rows: Sequence[Any]) -> None:
+        """Nothing to give up: between two steps nobody is being answered."""
+
+    @staticmethod
+    def tokens_held(needs: Sequence[int]) -> int:
+        return max(needs, default=0)
 
 
 class _Chosen(LogitsProcessor):
@@ -291,7 +325,7 @@ class _Replay:
 
     def __init__(self, alone: AloneAnswer) -> None:
         self.alone = alone
-        self.prompt_ids = alone.prompt
+        self.ids = alone.prompt
         self.max_tokens = len(alone.tokens)
         self.finish_reason: str | None = None
         self.logits: list[torch.Tensor] = []

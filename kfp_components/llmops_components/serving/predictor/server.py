@@ -66,6 +66,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--max_queue_length", type=int, default=64, help="prompts that may wait; more get a 429"
     )
     parser.add_argument(
+        "--max_batch_total_tokens",
+        type=int,
+        help="tokens of prompts and answers that are held at the same time, padded to the longest; default: what "
+        "max_num_seqs prompts of full length take",
+    )
+    parser.add_argument(
         "--request_timeout_seconds", type=float, default=300, help="longest time for one request"
     )
     parser.add_argument(
@@ -132,6 +138,11 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
     if context > longest:
         raise SettingError(
             f"--max_model_len {context} is more than the {longest} tokens that the model was made for."
+        )
+    if args.max_batch_total_tokens is not None and args.max_batch_total_tokens < context:
+        raise SettingError(
+            f"--max_batch_total_tokens {args.max_batch_total_tokens} is less than the {context} tokens of one prompt with its "
+            "answer: raise it, or lower --max_model_len."
         )
     logging.getLogger(__name__).info(
         "Loaded %s in %.1f s: %s, %d threads, context %d tokens",
@@ -212,6 +223,7 @@ def serve(args: argparse.Namespace) -> None:
         max_batch_size=args.max_num_seqs,
         max_queue_length=args.max_queue_length,
         max_model_len=context,
+        max_batch_total_tokens=args.max_batch_total_tokens,
         request_timeout_seconds=args.request_timeout_seconds,
         engine=choose_engine(model),
     )

@@ -256,6 +256,105 @@ def test_prompt_and_answer_must_fit_the_context(batcher: Batcher, prompt_tokens:
     )
 
 
+def first_tokens(
+    loaded: tuple[Any, Any], requests: list[list[tuple[int, int]]], **limits: Any
+) -> list[tuple[int, int]]:
+    """Numbers of the prompts whose answers begin and end, in order; each request has prompts of a length and an answer's."""
+    made = Batcher(*loaded, max_model_len=512, **limits)
+    order: list[tuple[int, int]] = []
+
+    async def run() -> None:
+        rows: list[Generation] = []
+        for request in requests:
+            prompts = [[5] * prompt for prompt, _ in request]
+            settings = [Sampling(tokens, temperature=0, ignore_eos=True) for _, tokens in request]
+            rows += made.submit(prompts, settings)
+        numbers = {id(row): number for number, row in enumerate(rows)}
+        feed = Generation.feed
+
+        def noted(row: Generation, token: int) -> None:
+            feed(row, token)
+            if row.completion_tokens == 1 or row.finish_reason:
+                order.append((numbers[id(row)], row.completion_tokens))
+
+        Generation.feed = noted  # type: ignore[method-assign]
+        try:
+            made.start()
+            await asyncio.gather(*(row.text() for row in rows))
+        finally:
+            Generation.feed = feed  # type: ignore[method-assign]
+
+    asyncio.run(run())
+    made.stop()
+    return order
+
+
+def test_a_first_token_waits_for_a_share_of_others_and_not_for_their_ends(loaded: tuple[Any, Any]) -> None:
+    order = first_tokens(loaded, [[(4, 100)], [(4, 100)], [(4, 100)], [(4, 3)]], max_batch_size=2)
+    assert [number for number, tokens in order if tokens == 1] == [0, 1, 2, 3]
+    ends = [number for number, tokens in order if tokens > 1]
+    assert (ends[0], sorted(ends)) == (3, [0, 1, 2, 3])
+
+
+def test_an_answer_that_gave_its_place_up_says_what_it_would_have_said(loaded: tuple[Any, Any]) -> None:
+    def texts(size: int) -> list[str]:
+        made = Batcher(*loaded, max_batch_size=size, max_model_len=256)
+
+        async def run() -> list[str]:
+            settings = [
+                Sampling(90, temperature=0),
+                Sampling(80, seed=4, temperature=1.2, repetition_penalty=1.1),
+                Sampling(70, temperature=0, stop=("zzz",), ignore_eos=True),
+            ]
+            rows = [
+                row
+                for text, how in zip(PROMPTS, settings, strict=False)
+                for row in made.submit([ids(made, text)], [how])
+            ]
+            made.start()
+            return list(await asyncio.gather(*(row.text() for row in rows)))
+
+        said = asyncio.run(run())
+        made.stop()
+        return said
+
+    assert texts(1) == texts(2) == texts(3)
+
+
+def test_a_request_of_many_prompts_takes_turns_with_others(loaded: tuple[Any, Any]) -> None:
+    order = first_tokens(loaded, [[(4, 1)] * 4, [(4, 1)], [(4, 1)]], max_batch_size=1)
+    assert [number for number, _ in order] == [0, 1, 4, 2, 5, 3]
+
+
+def test_prompts_are_let_in_by_the_tokens_that_they_may_take(loaded: tuple[Any, Any]) -> None:
+    sizes: list[list[int]] = []
+    made = Batcher(*loaded, max_batch_size=8, max_model_len=100, max_batch_total_tokens=100)
+    engine = made._make_engine(loaded[0])
+    step = engine.step
+
+    def noted(new: list[Generation]) -> None:
+        sizes.append([row.needs for row in (*engine.rows, *new)])
+        step(new)
+
+    engine.step = noted  # type: ignore[method-assign]
+    made._make_engine = lambda _: engine  # type: ignore[assignment,return-value]
+
+    async def run() -> None:
+        rows = [
+            row
+            for prompt, tokens in ((20, 10), (20, 10), (40, 10), (90, 10), (5, 5))
+            for row in made.submit([[5] * prompt], [Sampling(tokens, temperature=0, ignore_eos=True)])
+        ]
+        made.start()
+        await asyncio.gather(*(row.text() for row in rows))
+
+    asyncio.run(run())
+    made.stop()
+    assert max(len(rows) * max(rows) for rows in sizes) <= 100
+    together = [rows for at, rows in enumerate(sizes) if at == 0 or rows != sizes[at - 1]]
+    assert together == [[30, 30], [50], [100], [10]]  # the large one is not passed by the small one behind it
+
+
 def test_a_request_that_takes_too_long_is_given_up(loaded: tuple[Any, Any]) -> None:
     idle = Batcher(*loaded, request_timeout_seconds=0.05)
 
