@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import defaultdict
 from typing import Any, ClassVar
 
 from llmops_components.serving.predictor import logprobs
@@ -128,8 +129,8 @@ class ChatForm(Form):
         self._names: list[str] = []
         self._takes_several = True
         self._readers: dict[int, CallReader] = {}
-        self._calls: dict[int, int] = {}
-        self._scores: dict[int, list[TokenScore]] = {}  # of text that is held back
+        self._calls: dict[int, int] = defaultdict(int)
+        self._scores: dict[int, list[TokenScore]] = defaultdict(list)  # of text that is held back
 
     def expect_calls(self, tool_format: ToolFormat, names: list[str], *, several: bool) -> None:
         """Have calls of tools told from text.
@@ -155,7 +156,6 @@ class ChatForm(Form):
     def begin(self, index: int) -> list[dict[str, Any]]:
         if self.tool_format is not None:
             self._readers[index] = CallReader(self.tool_format, self._names, several=self._takes_several)
-        self._calls[index], self._scores[index] = 0, []
         return [self._delta(index, {"role": "assistant", "content": ""})]
 
     def go_on(self, index: int, piece: Piece) -> list[dict[str, Any]]:
