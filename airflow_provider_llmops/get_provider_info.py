@@ -64,6 +64,8 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.serving",
                     "airflow_provider_llmops.operators.canary",
                     "airflow_provider_llmops.operators.inference",
+                    "airflow_provider_llmops.operators.rollback",
+                    "airflow_provider_llmops.operators.delete_service",
                 ],
             },
         ],
@@ -107,6 +109,7 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             },
         ],
+        "notifications": ["airflow_provider_llmops.notifications.rollback.RollbackNotifier"],
         "connection-types": [
             {
                 "connection-type": "kubeflow",

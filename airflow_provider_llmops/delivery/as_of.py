@@ -35,6 +35,18 @@ def as_of(context: Context, given: str | None = None) -> str | None:
     return f"{given or _date_of(run)}, run after {_utc(run.run_after, 'microseconds')}{mapped}"
 
 
+def is_of_run(noted: str | None, context: Context) -> bool:
+    """Whether what was noted by :func:`as_of` is of the DAG run of a task, whichever of its tasks noted it.
+
+    :param noted: what was noted; ``None`` if nothing was
+    :param context: of the task
+    """
+    run: Any = context.get("dag_run")
+    if noted is None or run is None:
+        return False
+    return noted.partition(" [")[0] == f"{_date_of(run)}, run after {_utc(run.run_after, 'microseconds')}"
+
+
 def origin_in_time(context: Context) -> dict[str, str]:
     """What a run says of its place in time, as tags: logical date, data interval and partition, as far as it has them."""
     run: Any = context.get("dag_run")

@@ -31,6 +31,7 @@ class Rollout:
     :param logger: of the task
     :param only_if_newer: whether a service is left alone that serves a model of a newer date
     :param is_ours: whether this task has started the new revision; one of another task is never stopped
+    :param back_to: what serves again when the revision is given up; what served before it, unless given
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Rollout:
         *,
         only_if_newer: bool = True,
         is_ours: bool = True,
+        back_to: str | None = None,
     ) -> None:
         self.backend = backend
         self.namespace = namespace
@@ -49,6 +51,7 @@ class Rollout:
         self._log = logger
         self._only_if_newer = only_if_newer
         self.is_ours = is_ours
+        self._back_to = back_to
         self.is_given_up = False
 
     def find_service(self) -> Service | None:
@@ -121,6 +124,19 @@ class Rollout:
         except ConfigurationError as error:
             raise self.give_up(revision, f"could not be given {share}% of the requests: {error}") from error
 
+    def give_back(self, revision: str, as_of: str | None) -> Service:
+        """Give a revision that has come back all of the requests, and never go back to the one that it replaces.
+
+        :param revision: the revision
+        :param as_of: date or partition of its model
+        """
+        service = self.backend.set_traffic(
+            self.namespace, self.name, {revision: 100}, as_of=as_of, only_if_newer=False
+        )
+        if self._back_to is not None:
+            self.backend.give_up(self.namespace, self.name, self._back_to)
+        return service
+
     def discard(self, revision: str) -> str | None:
         """Give up a revision that was not given all of the traffic, unless another task has started it.
 
@@ -129,7 +145,22 @@ class Rollout:
         :param revision: the revision
         :return: name of the revision that was started again for it
         """
-        return self.backend.withdraw(self.namespace, self.name, revision) if self.is_ours else None
+        return self._withdraw(revision, is_bad=True)
+
+    def cancel(self, revision: str) -> str | None:
+        """Give up a revision because nobody waits for it any more; one that was to come back stays one to go back to.
+
+        :param revision: the revision
+        :return: name of the revision that was started again for it
+        """
+        return self._withdraw(revision, is_bad=self._back_to is None)
+
+    def _withdraw(self, revision: str, *, is_bad: bool) -> str | None:
+        if not self.is_ours:
+            return None
+        return self.backend.withdraw(
+            self.namespace, self.name, revision, back_to=self._back_to, is_bad=is_bad
+        )
 
     def give_up(self, revision: str, why: str) -> RunFailedError:
         """Stop a revision that this task has started, and say what serves now.
@@ -137,6 +168,7 @@ class Rollout:
         :param revision: the revision
         :param why: what it did, behind "the new revision"
         """
+        why = f"The {'new' if self._back_to is None else 'former'} revision {why}."
         where = f"Revision: {revision} of service {self.name}"
         try:  # which is often not there to be read, and keeps nobody from giving the revision up
             last_lines = self.backend.logs(self.namespace, self.name, revision, LAST_LINES)
@@ -149,7 +181,7 @@ class Rollout:
             service = self.backend.get(self.namespace, self.name)
         except LLMOpsError as error:  # it must not hide the failure
             return RunFailedError(
-                f"The new revision {why}. Whether it was given up, and what serves, is not known.",
+                f"{why} Whether it was given up, and what serves, is not known.",
                 where,
                 str(error),
             )
@@ -162,7 +194,7 @@ class Rollout:
             now = f"Serving as before: {serving}."
         else:
             now = f"Started again: {again}, which served before." if again else "Nothing is serving."
-        return RunFailedError(f"The new revision {why}. {now}", where)
+        return RunFailedError(f"{why} {now}", where)
 
     def _newer_serves(self, service: Service, as_of: str | None) -> str:
         return (

@@ -80,7 +80,13 @@ class Revisions(RemoteKind[Revision]):
             self.log,
             only_if_newer=self.only_if_newer,
             is_ours=self._is_ours,
+            back_to=self.back_to,
         )
+
+    @property
+    def back_to(self) -> str | None:
+        """What serves again when the revision is given up; what served before it when ``None``."""
+        return None
 
     @property
     def _is_ours(self) -> bool:
@@ -104,7 +110,7 @@ class Revisions(RemoteKind[Revision]):
 
     def named(self, key: str) -> str:
         """What it is called in messages."""
-        return f"revision {_name_in(key)} of service {self.service_name}"
+        return f"revision {name_in(key)} of service {self.service_name}"
 
     def start_of(
         self, intent: Intent, manifest: Mapping[str, Any], service: Service | None, as_of: str | None
@@ -143,12 +149,12 @@ class Revisions(RemoteKind[Revision]):
         if intent.reused or intent.finished or (intent.run_id is None and not is_being_made):
             return None
         try:
-            service = self.backend.get(*_service_of(intent))
+            service = self.backend.get(*service_of(intent))
         except RunNotFoundError:
             return None
         if intent.run_id is None:
             return self._started_meanwhile(service)
-        found = service.revisions.get(_name_in(intent.run_id))
+        found = service.revisions.get(name_in(intent.run_id))
         return found if found is not None and self.key_of(found) == intent.run_id else None
 
     def _started_meanwhile(self, service: Service) -> Revision | None:
@@ -163,16 +169,16 @@ class Revisions(RemoteKind[Revision]):
     def stop_former(self, intent: Intent, seen: Revision | None) -> None:
         """Stop the former revision, unless requests go to it."""
         if seen is not None and not seen.state.is_lost:
-            Rollout(self.backend, *_service_of(intent), self.log).discard(seen.revision)
+            Rollout(self.backend, *service_of(intent), self.log).discard(seen.revision)
 
     def read(self, key: str, event: dict[str, Any]) -> Revision:
         """The revision as it was seen last: whether it still serves is asked of itself."""
         state = ServiceState(event["state"])
-        return Revision(revision=_name_in(key), state=state, error=event["error"])
+        return Revision(revision=name_in(key), state=state, error=event["error"])
 
     def cancel(self, key: str, *, patience: float | None = None) -> None:
         """Stop the revision, unless requests go to it."""
-        self.rollout.discard(_name_in(key))
+        self.rollout.cancel(name_in(key))
 
     def failure(self, key: str, event: dict[str, Any], *, limits: str) -> Exception:
         """Why a revision is not ready; it is stopped.
@@ -184,7 +190,7 @@ class Revisions(RemoteKind[Revision]):
         is_late = event["timed_out"]
         why = f"was not ready within {limits}" if is_late else f"failed: {event['error']}"
         rollout = self.rollout
-        error = rollout.give_up(_name_in(key), why)
+        error = rollout.give_up(name_in(key), why)
         self.is_given_up = rollout.is_given_up
         return error
 
@@ -196,20 +202,21 @@ class Revisions(RemoteKind[Revision]):
             kserve_conn_id=self.hook.kserve_conn_id,
             namespace=self.namespace,
             name=self.service_name,
-            revision=_name_in(key),
+            revision=name_in(key),
             poll_interval=poll_interval,
             deadline=deadline,
             cancel_on_kill=self.cancel_on_kill,
             is_ours=self._is_ours,
+            back_to=self.back_to,
         )
 
 
-def _name_in(key: str) -> str:
+def name_in(key: str) -> str:
     """The revision's name in a key."""
     return key.partition("@")[0]
 
 
-def _service_of(intent: Intent) -> tuple[str, str]:
+def service_of(intent: Intent) -> tuple[str, str]:
     """Namespace and name of the service that an intent is about, whatever the task's are by now."""
     namespace, _, name = intent.name.partition(" ")[0].partition("/")
     return namespace, name

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
@@ -161,15 +161,36 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         if reason:
             raise AirflowSkipException(reason)
         facts = facts_of(service, revision, self.smoke_prompt, answer)
-        _tell_of(facts, self, context)
+        tell_of(facts, self, context, predictor_args=self.predictor_args)
         return facts
 
 
-def _tell_of(facts: dict[str, Any], task: DeployModelOperator, context: Context) -> None:
-    """Push the addresses of a service, and the page that a person may open."""
+class _ServingTask(Protocol):
+    """An operator that changes what serves."""
+
+    @property
+    def hook(self) -> KServeHook: ...
+    @property
+    def log(self) -> Any: ...
+
+
+def tell_of(
+    facts: Mapping[str, Any],
+    task: _ServingTask,
+    context: Context,
+    *,
+    predictor_args: Mapping[str, Any] | None = None,
+) -> None:
+    """Push the addresses of a service, and the page that a person may open.
+
+    :param facts: of the service
+    :param task: the operator
+    :param context: of the task
+    :param predictor_args: arguments of the model's server
+    """
     for key in ("url", "openai_url"):
         context["ti"].xcom_push(key=key, value=facts[key])
-    access_file = task.hook.with_access_file(task.predictor_args).get(ACCESS_FILE)
+    access_file = task.hook.with_access_file(predictor_args).get(ACCESS_FILE)
     ServiceLink().push(context["ti"], page_of(facts["url"], asks_for_keys=access_file is not None))
     task.log.info("Service %s answers at %s", facts["name"], facts["openai_url"])
 

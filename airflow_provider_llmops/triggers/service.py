@@ -13,7 +13,7 @@ from airflow_provider_llmops.remote.trigger import WatchTrigger
 from airflow_provider_llmops.remote.watch import Watch
 from airflow_provider_llmops.states import ServiceState
 
-__all__ = ["RevisionReadyTrigger", "ServiceTrigger"]
+__all__ = ["RevisionReadyTrigger", "ServiceGoneTrigger", "ServiceTrigger"]
 
 
 class RevisionWatch(Watch):
@@ -83,6 +83,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
     :param deadline: Unix time after which it has taken too long
     :param cancel_on_kill: whether it is stopped when a person marks or clears the waiting task
     :param is_ours: whether the task has started it; one of another task is never stopped
+    :param back_to: what serves again when it is stopped; what served before it when ``None``
     """
 
     arguments = (
@@ -94,6 +95,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
         "deadline",
         "cancel_on_kill",
         "is_ours",
+        "back_to",
     )
 
     def __init__(
@@ -107,6 +109,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
         deadline: float | None,
         cancel_on_kill: bool = True,
         is_ours: bool = True,
+        back_to: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kserve_conn_id = kserve_conn_id
@@ -117,6 +120,7 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
         self.deadline = deadline
         self.cancel_on_kill = cancel_on_kill
         self.is_ours = is_ours
+        self.back_to = back_to
 
     @property
     def named(self) -> str:
@@ -140,7 +144,10 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
 
     def cancel(self, backend: ServingBackend) -> None:
         """Stop the revision, unless requests go to it."""
-        Rollout(backend, self.namespace, self.name, self.log, is_ours=self.is_ours).discard(self.revision)
+        rollout = Rollout(
+            backend, self.namespace, self.name, self.log, is_ours=self.is_ours, back_to=self.back_to
+        )
+        rollout.cancel(self.revision)
 
 
 class ServiceWatch(Watch):
@@ -236,3 +243,105 @@ class ServiceTrigger(WatchTrigger[ServingBackend]):
 
     def cancel(self, backend: ServingBackend) -> None:
         """Nothing: the service is only watched."""
+
+
+class ServiceGoneWatch(Watch):
+    """Looks at a service that was deleted until nothing of it is left.
+
+    :param backend: where it ran
+    :param namespace: its namespace
+    :param name: its name
+    :param logger: of the task
+    :param deadline: Unix time after which it has taken too long
+    :param deleted: whether there was one
+    """
+
+    def __init__(
+        self,
+        backend: ServingBackend,
+        namespace: str,
+        name: str,
+        logger: Any,
+        *,
+        deadline: float | None,
+        deleted: bool,
+    ) -> None:
+        super().__init__(f"service {namespace}/{name}", deadline)
+        self._backend = backend
+        self._place = (namespace, name)
+        self._log = logger
+        self._deleted = deleted
+        self._left: list[str] = []
+
+    def look(self) -> bool:
+        """Look once; what does not answer is asked again."""
+        try:
+            left = self._backend.left_of(*self._place)
+        except ApiUnavailableError as error:
+            self._log.warning("%s Waiting on.", error)
+            return False
+        if left and left != self._left:
+            self._log.info("Still there: %s", ", ".join(left))
+        self._left = left
+        return not left
+
+    def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
+        """See :class:`ServiceGoneTrigger`."""
+        return {"left": self._left, "deleted": self._deleted, "timed_out": timed_out, "error": error}
+
+
+class ServiceGoneTrigger(WatchTrigger[ServingBackend]):
+    """Fires once, when nothing is left of a service that was deleted, or its deadline has passed.
+
+    The event's payload is ``{"left": list[str], "deleted": bool, "timed_out": bool, "error": str | None}``.
+
+    :param kserve_conn_id: connection of type ``kserve``
+    :param namespace: namespace of the service
+    :param name: its name
+    :param poll_interval: seconds between two looks
+    :param deadline: Unix time after which it has taken too long
+    :param deleted: whether there was one, for the event
+    """
+
+    arguments = ("kserve_conn_id", "namespace", "name", "poll_interval", "deadline", "deleted")
+
+    def __init__(
+        self,
+        *,
+        kserve_conn_id: str,
+        namespace: str,
+        name: str,
+        poll_interval: float,
+        deadline: float | None,
+        deleted: bool,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kserve_conn_id = kserve_conn_id
+        self.namespace = namespace
+        self.name = name
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+        self.deleted = deleted
+
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"service {self.namespace}/{self.name}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """No: what is deleted does not come back."""
+        return False
+
+    async def connect(self) -> ServingBackend:
+        """Where the service ran."""
+        return await KServeHook(self.kserve_conn_id).aget_backend()
+
+    def watch(self, backend: ServingBackend, logger: Any) -> ServiceGoneWatch:
+        """What looks at what is left."""
+        return ServiceGoneWatch(
+            backend, self.namespace, self.name, logger, deadline=self.deadline, deleted=self.deleted
+        )
+
+    def cancel(self, backend: ServingBackend) -> None:
+        """Nothing: it is deleted already."""

@@ -103,7 +103,7 @@ class FakeKServe:
     ``requests`` has method and path of every request; ``refusals`` answers instead, by the part of a path: the name of a recorded case.
     ``applied`` has the specifications that changed something, ``proxied`` what was sent to pods, ``answers`` what they answer (with
     ``answer_codes`` before 200), ``events`` further ones by what they are about. ``plan`` has the cases that come of the next specifications, each
-    as soon as the service has been read twice.
+    as soon as the service has been read twice. ``finalizers`` keep a deleted service until a test calls :meth:`forget`.
     """
 
     def __init__(self) -> None:
@@ -119,6 +119,7 @@ class FakeKServe:
         self.answers: dict[str, Any] = {"choices": [{"message": {"content": "An answer."}}]}
         self.plan: list[str] = []
         self.collects_garbage = True
+        self.finalizers: list[str] = []
         self._coming: dict[str, tuple[str, int]] = {}
         self.answer_codes: list[int] = []
         self.events: dict[str, list[dict[str, Any]]] = {}
@@ -226,6 +227,8 @@ class FakeKServe:
                 return (200, deployment) if deployment else _not_found("deployments.apps", name)
             case ["apis", "apps", "v1", "namespaces", _, "replicasets"]:
                 return 200, {"items": self._world(_name_in(query))["replica_sets"]}
+            case ["apis", "autoscaling", "v2", "namespaces", _, "horizontalpodautoscalers"]:
+                return 200, {"items": self._world(_name_in(query)).get("autoscalers", [])}
             case ["apis", "apps", "v1", "namespaces", _, "controllerrevisions", *rest]:
                 return self._revision(method, rest, query, body)
             case ["api", "v1", "namespaces", _, "pods"]:
@@ -286,6 +289,9 @@ class FakeKServe:
         if found is None or found["metadata"]["namespace"] != namespace:
             return _not_found("inferenceservices.serving.kserve.io", name)
         if method == "DELETE":
+            if self.finalizers:  # somebody has yet to agree
+                found["metadata"] |= {"deletionTimestamp": _THEN, "finalizers": self.finalizers}
+                return 200, found
             self.forget(name)
         elif name in self._coming:
             case, reads = self._coming[name]
@@ -325,7 +331,8 @@ class FakeKServe:
 
 
 def _name_in(query: dict[str, str]) -> str:
-    return query["labelSelector"].removeprefix("app=isvc.").removesuffix("-predictor")
+    value = query["labelSelector"].partition("=")[2]
+    return value.removeprefix("isvc.").removesuffix("-predictor")
 
 
 def _not_found(kind: str, name: str) -> tuple[int, dict[str, Any]]:

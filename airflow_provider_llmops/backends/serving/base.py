@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.states import ServiceState
 
 
@@ -62,6 +63,9 @@ class Revision:
     :param error: why it failed
     :param digest: of the manifest that it was started from
     :param answered: what it has answered so far; ``None`` where its backend does not count
+    :param as_of: date or partition of its model, as text that sorts
+    :param served_at: when it was given the requests last, as text that sorts; ``None`` if it never was
+    :param is_given_up: whether it was given up since: nothing to go back to
     """
 
     revision: str
@@ -71,6 +75,9 @@ class Revision:
     error: str | None = None
     digest: str | None = None
     answered: Answers | None = None
+    as_of: str | None = None
+    served_at: str | None = None
+    is_given_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,9 @@ class Service:
     :param as_of: date or partition of its model, as text that sorts
     :param is_reachable: whether what listens at its address runs
     :param stable: the revision that had all of the requests last, to which a canary's share goes back
+    :param wanted: the revision that was asked for last, whether it has the requests or is on its way to them; ``None`` if that was
+        none of ours
+    :param is_managed: whether it was deployed by this provider
     """
 
     name: str
@@ -93,6 +103,8 @@ class Service:
     as_of: str | None = None
     is_reachable: bool = True
     stable: str | None = None
+    wanted: str | None = None
+    is_managed: bool = True
 
     @property
     def is_serving(self) -> bool:
@@ -107,6 +119,22 @@ class Service:
         :param as_of: date or partition of another model
         """
         return bool(self.is_serving and as_of and self.as_of and self.as_of > as_of)
+
+
+def check_wanted(service: Service, revision: str, replacing: str) -> None:
+    """Refuse to bring a revision back where another one than that which it was to replace was asked for since.
+
+    :param service: the service as it is
+    :param revision: the revision that is to come back
+    :param replacing: the one that it is to replace
+    :raises ConfigurationError: another one was
+    """
+    if service.wanted not in (revision, replacing):
+        raise ConfigurationError(
+            f"Revision {service.wanted} was asked for since, and nothing was changed: {revision} was to replace {replacing}. Look whether "
+            "it is to be rolled back, too.",
+            f"Service: {service.namespace}/{service.name}",
+        )
 
 
 class ServingBackend(Protocol):
@@ -145,14 +173,32 @@ class ServingBackend(Protocol):
     def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
         """Ask one revision a question, whoever else may ask it; with fewer tokens where its context has no room for so many."""
 
-    def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
-        """Stop a revision that :meth:`set_traffic` has not given all of the traffic; what served before it serves on, or again.
+    def bring_back(
+        self, namespace: str, name: str, revision: str, *, replacing: str
+    ) -> tuple[Revision, bool]:
+        """Have a former revision run again, and whether it was started now; returns at once. One that runs is left alone.
 
-        The answer names the revision that had to be started again.
+        Traffic is as with :meth:`apply`. ``replacing`` is the revision that was asked for last; where that is another one by now, nothing
+        is changed.
         """
 
+    def withdraw(
+        self, namespace: str, name: str, revision: str, *, back_to: str | None = None, is_bad: bool = True
+    ) -> str | None:
+        """Stop a revision that :meth:`set_traffic` has not given all of the traffic; what served before it serves on, or again.
+
+        The answer names the revision that had to be started again. ``back_to`` is the one that is to serve then, where that is known;
+        one that is not bad can be gone back to.
+        """
+
+    def give_up(self, namespace: str, name: str, revision: str) -> None:
+        """Stop a revision that another one has replaced, and never go back to it."""
+
     def delete(self, namespace: str, name: str) -> None:
-        """Remove the service with all its revisions."""
+        """Remove the service with all its revisions; nothing if there is none."""
+
+    def left_of(self, namespace: str, name: str) -> list[str]:
+        """What is still there of a service that was deleted, in words."""
 
     def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
         """The last lines that a revision wrote."""

@@ -6,14 +6,15 @@ for this provider; here it is called and its JSON is read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_llmops.backends.data_plane import DataPlane
-from airflow_provider_llmops.backends.serving.base import Answers, Revision, Service
+from airflow_provider_llmops.backends.serving.base import Answers, Revision, Service, check_wanted
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.states import ServiceState
@@ -73,15 +74,39 @@ class LocalServingBackend:
         )["answer"]
         return answer
 
-    def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
+    def bring_back(
+        self, namespace: str, name: str, revision: str, *, replacing: str
+    ) -> tuple[Revision, bool]:
+        """Start a former revision again, from what was kept of it; it gets the traffic when somebody gives it that."""
+        check_wanted(self.get(namespace, name), revision, replacing)
+        answer = self._call("start", "--namespace", namespace, name, "--revision", revision)
+        return _revision(answer), bool(answer["created"])
+
+    def withdraw(
+        self, namespace: str, name: str, revision: str, *, back_to: str | None = None, is_bad: bool = True
+    ) -> str | None:
         """Give a revision up, keeping its log; what served has gone on, and has its share of the requests again."""
         if revision in self.get(namespace, name).revisions:
-            self._call("withdraw", "--namespace", namespace, name, "--revision", revision)
+            options = [] if is_bad else ["--not-bad"]
+            self._call("withdraw", "--namespace", namespace, name, "--revision", revision, *options)
         return None
 
+    def give_up(self, namespace: str, name: str, revision: str) -> None:
+        """Stop a revision that another one has replaced, and note that it is nothing to go back to."""
+        self.withdraw(namespace, name, revision)
+
     def delete(self, namespace: str, name: str) -> None:
-        """Remove the whole service."""
-        self._call("delete", "--namespace", namespace, name)
+        """Stop the whole service and remove it."""
+        with contextlib.suppress(RunNotFoundError):
+            self._call("delete", "--namespace", namespace, name)
+
+    def left_of(self, namespace: str, name: str) -> list[str]:
+        """The service, where it is there: its processes end before it is gone."""
+        try:
+            self.get(namespace, name)
+        except RunNotFoundError:
+            return []
+        return ["its directory"]
 
     def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
         """The last lines that a revision wrote."""
@@ -130,6 +155,9 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         error=item.get("error"),
         digest=item.get("digest"),
         answered=_answers(item.get("answered")),
+        as_of=item.get("as_of"),
+        served_at=item.get("served_at"),
+        is_given_up=bool(item.get("is_given_up")),
     )
 
 
@@ -150,4 +178,12 @@ def _service(value: Mapping[str, Any]) -> Service:
         as_of=value.get("as_of"),
         is_reachable=value["gateway"] == "RUNNING",
         stable=value.get("stable"),
+        wanted=_wanted(revisions),
     )
+
+
+def _wanted(revisions: Sequence[Revision]) -> str | None:
+    """The newest revision that has requests, or is newer than that and on its way to them."""
+    newest = max((each.revision for each in revisions if each.traffic), default="")
+    coming = (each.revision for each in revisions if each.revision > newest and not each.state.is_lost)
+    return max(coming, default=newest) or None

@@ -39,6 +39,7 @@ GROUP, VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 # As cluster-autoscaler and Karpenter say it.
 _ADDS_A_NODE = ("TriggeredScaleUp", "Nominated")
 SMOKE_SECONDS = 120.0
+SERVICE_LABEL = "serving.kserve.io/inferenceservice"  # of all that KServe makes of a service
 _APPLY = "application/apply-patch+yaml"
 RIGHTS = (
     *((verb, f"{PLURAL}.{GROUP}") for verb in ("get", "create", "patch", "delete")),
@@ -48,13 +49,15 @@ RIGHTS = (
     *(("list", what) for what in ("pods", "events")),
     ("get", "pods/log"),
     ("create", "pods/proxy"),
+    ("list", "horizontalpodautoscalers.autoscaling"),
 )
 _ADVICE = Advice(
     kind=f"{PLURAL}.{GROUP}",
     install="Install KServe 0.16 or later.",
     rights=(
-        f"Let the connection's user get, create, patch and delete {PLURAL}.{GROUP}, get deployments.apps, list replicasets.apps, pods "
-        "and events, get pods/log, create pods/proxy, and list, create, patch and delete controllerrevisions.apps in that namespace."
+        f"Let the connection's user get, create, patch and delete {PLURAL}.{GROUP}, get deployments.apps, list replicasets.apps, pods, "
+        "events and horizontalpodautoscalers.autoscaling, get pods/log, create pods/proxy, and list, create, patch and delete "
+        "controllerrevisions.apps in that namespace."
     ),
     correct="KServe refuses it: correct the service's settings.",
 )
@@ -69,7 +72,12 @@ class KServeCluster:
     """
 
     def __init__(self, client: Any, *, conn_id: str, namespace: str = "default") -> None:
-        from kubernetes.client import AppsV1Api, CoreV1Api, CustomObjectsApi  # type: ignore[import-untyped]
+        from kubernetes.client import (  # type: ignore[import-untyped]
+            AppsV1Api,
+            AutoscalingV2Api,
+            CoreV1Api,
+            CustomObjectsApi,
+        )
 
         self.conn_id = conn_id
         self._namespace = namespace
@@ -77,6 +85,7 @@ class KServeCluster:
         self._objects = CustomObjectsApi(client)
         self._core = CoreV1Api(client)
         self._apps = AppsV1Api(client)
+        self._scalers = AutoscalingV2Api(client)
 
     def find(self, namespace: str, name: str, *, patience: float = PATIENCE_SECONDS) -> dict[str, Any] | None:
         """The ``InferenceService``; ``None`` if there is none of that name."""
@@ -140,6 +149,28 @@ class KServeCluster:
         call = partial(self._objects.delete_namespaced_custom_object, *_kind(namespace), name)
         with contextlib.suppress(RunNotFoundError):
             self._ask(f"delete service {namespace}/{name}", call)
+
+    def left_of(self, namespace: str, name: str) -> list[str]:
+        """Objects of a deleted service that are still there, as far as they may be read; none where it was made anew since."""
+        service = self.find(namespace, name)
+        if service is not None and not service["metadata"].get("deletionTimestamp"):
+            return []
+        selector = f"{SERVICE_LABEL}={name}"
+        pods = partial(list_pods, self._core, namespace, selector)
+        scalers = _items(
+            self._scalers.list_namespaced_horizontal_pod_autoscaler, namespace, label_selector=selector
+        )
+        records = _items(
+            self._apps.list_namespaced_controller_revision,
+            namespace,
+            label_selector=f"{history.SERVICE_LABEL}={name}",
+        )
+        found = [] if service is None else [_waiting(service)]
+        for what, call in (("pod", pods), ("autoscaler", scalers), ("kept specification", records)):
+            with contextlib.suppress(ForbiddenError):
+                items = self._ask(f"list what is left of service {namespace}/{name}", call)
+                found += [f"{what} {item['metadata']['name']}" for item in items]
+        return found
 
     def log(self, namespace: str, pod: str, container: str, *, previous: bool, lines: int) -> list[str]:
         """The last lines of a container's log.
@@ -330,6 +361,12 @@ class KServeCluster:
         call = _document(reviews.create_self_subject_access_review, {"spec": {"resourceAttributes": wanted}})
         answer: dict[str, Any] = self._ask(f"ask for the right to {verb} {right}", call, 0.0)
         return bool(answer["status"]["allowed"])
+
+
+def _waiting(service: Mapping[str, Any]) -> str:
+    """A service that is being deleted, with who has yet to agree."""
+    finalizers = service["metadata"].get("finalizers") or []
+    return f"the InferenceService (finalizers: {', '.join(finalizers) or 'none'})"
 
 
 def _kind(namespace: str) -> tuple[str, str, str, str]:

@@ -83,6 +83,12 @@ class ServiceObjects:
         return is_current and bool(seen >= self.deployment["metadata"]["generation"])
 
     @property
+    def is_managed(self) -> bool:
+        """Whether we have applied it."""
+        fields = self.service["metadata"].get("managedFields") or []
+        return any(item.get("manager") == FIELD_MANAGER for item in fields)
+
+    @property
     def is_stopped(self) -> bool:
         """Whether somebody has stopped the service."""
         return (self.service["metadata"].get("annotations") or {}).get(STOP_ANNOTATION) == "true"

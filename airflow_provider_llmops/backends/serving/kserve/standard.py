@@ -6,6 +6,7 @@ what served before is kept beside the service (:mod:`.history`) and is applied a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.asking import PATIENCE_SECONDS
 from airflow_provider_llmops.backends.kubernetes.pods import is_live
-from airflow_provider_llmops.backends.serving.base import Revision, Service
+from airflow_provider_llmops.backends.serving.base import Revision, Service, check_wanted
 from airflow_provider_llmops.backends.serving.kserve import history
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
 from airflow_provider_llmops.backends.serving.kserve.history import Record
@@ -86,17 +87,41 @@ class StandardServingBackend:
             record = replace(record, asked_at=_now(), as_of=as_of)
         self._cluster.keep(before, replace(record, digest=digest))
         try:
-            if ServiceObjects(self._cluster.apply(sent)).is_stopped:
-                raise ConfigurationError(
-                    f"Somebody has stopped service {name!r}. Take the annotation {STOP_ANNOTATION} away to deploy to it.",
-                    f"Service: {namespace}/{name}",
-                )
+            self._apply_unless_stopped(sent)
         except ConfigurationError:
             if is_new:  # nothing to go back to
                 given_up = replace(record, withdrawn_at=_now())
                 self._cluster.annotate(namespace, name, revision, given_up.notes)
             raise
         return Revision(revision, ServiceState.STARTING, digest=digest), is_new
+
+    def _apply_unless_stopped(self, sent: Mapping[str, Any]) -> None:
+        if ServiceObjects(self._cluster.apply(sent)).is_stopped:
+            namespace, name = sent["metadata"]["namespace"], sent["metadata"]["name"]
+            raise ConfigurationError(
+                f"Somebody has stopped service {name!r}. Take the annotation {STOP_ANNOTATION} away to deploy to it.",
+                f"Service: {namespace}/{name}",
+            )
+
+    def bring_back(
+        self, namespace: str, name: str, revision: str, *, replacing: str
+    ) -> tuple[Revision, bool]:
+        """Ask for a specification that was kept; it gets requests as soon as its first pod is ready.
+
+        :raises ConfigurationError: another one was asked for since, or somebody has stopped the service
+        """
+        objects = self._cluster.read(namespace, name)
+        if objects.service["metadata"].get("deletionTimestamp"):
+            raise ApiUnavailableError(f"Service {name!r} is being deleted.", f"Service: {namespace}/{name}")
+        records = self._cluster.records(objects.service)
+        check_wanted(_service(objects, records), revision, replacing)
+        record = records[revision]
+        is_new = objects.current != revision or objects.is_stopped
+        if is_new:
+            record = replace(record, asked_at=_now())
+            self._cluster.annotate(namespace, name, revision, record.notes)
+        self._apply_unless_stopped(record.manifest)
+        return Revision(revision, ServiceState.STARTING, digest=record.digest), is_new
 
     def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
         """Read a service.
@@ -138,10 +163,13 @@ class StandardServingBackend:
         self._cluster.annotate(namespace, name, revision, record.notes)
         return _service(objects, {**records, revision: record})
 
-    def withdraw(self, namespace: str, name: str, revision: str) -> str | None:
+    def withdraw(
+        self, namespace: str, name: str, revision: str, *, back_to: str | None = None, is_bad: bool = True
+    ) -> str | None:
         """Give a revision up that was not given the requests: what served before is applied again, or the service is stopped.
 
-        Nothing where another revision is wanted by now, or where this one has served before and does.
+        Nothing where another revision is wanted by now, or where this one has served before and does, unless it is known what to go
+        back to.
         """
         try:
             objects = self._cluster.read(namespace, name)
@@ -151,7 +179,7 @@ class StandardServingBackend:
         if objects.current != revision or revision not in records or records[revision].has_traffic:
             return None
         seen = revisions_of(objects, now=time.time())
-        if records[revision].served_at is not None and seen[revision].state.is_ready:
+        if back_to is None and records[revision].served_at is not None and seen[revision].state.is_ready:
             return None
         ready = [each for each, found in seen.items() if found.traffic]
         if foreign := sorted(set(ready) - set(records)):
@@ -159,8 +187,7 @@ class StandardServingBackend:
                 f"Revision {revision} of service {name!r} stays as it is: what served before it, {', '.join(foreign)}, was not deployed "
                 "from here and cannot be applied again. Apply it where it came from."
             )
-        given_up = replace(records[revision], withdrawn_at=_now())
-        former = history.former_of(records, revision, ready)
+        former = records.get(back_to or "") or history.former_of(records, revision, ready)
         if former is None:
             self._stop(records[revision].manifest)
         else:
@@ -168,8 +195,16 @@ class StandardServingBackend:
             back = replace(former, asked_at=_now(), served_at=_now() if former.served_at else None)
             self._cluster.apply(former.manifest)
             self._cluster.annotate(namespace, name, former.revision, back.notes)
-        self._cluster.annotate(namespace, name, revision, given_up.notes)
+        was_given_up = (records[revision].withdrawn_at or "") > (records[revision].served_at or "")
+        if is_bad or was_given_up:
+            given_up = replace(records[revision], withdrawn_at=_now())
+            self._cluster.annotate(namespace, name, revision, given_up.notes)
         return former.revision if former else None
+
+    def give_up(self, namespace: str, name: str, revision: str) -> None:
+        """Note that a specification is nothing to go back to; KServe has stopped its pods."""
+        with contextlib.suppress(RunNotFoundError):
+            self._cluster.annotate(namespace, name, revision, {history.WITHDRAWN_ANNOTATION: _now()})
 
     def _stop(self, manifest: Mapping[str, Any]) -> None:
         """Take the pods of a service away, and keep it."""
@@ -178,8 +213,12 @@ class StandardServingBackend:
         self._cluster.apply(stopped)
 
     def delete(self, namespace: str, name: str) -> None:
-        """Remove the service, its pods and its history."""
+        """Remove the service, its pods and its history; the API server may need a while for it."""
         self._cluster.delete(namespace, name)
+
+    def left_of(self, namespace: str, name: str) -> list[str]:
+        """Objects that the API server still has of it; none where another service of its name was made since."""
+        return self._cluster.left_of(namespace, name)
 
     def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
         """Ask one of the revision's own pods, through the API server."""
@@ -222,14 +261,17 @@ class StandardServingBackend:
 
 def _service(objects: ServiceObjects, records: Mapping[str, Record]) -> Service:
     """A service, from what is carried out and what is kept beside it."""
-    found = {
-        name: replace(each, digest=records[name].digest) if name in records else each
-        for name, each in revisions_of(objects, now=time.time()).items()
-    }
+    found = revisions_of(objects, now=time.time())
     replaced = f"Revision {objects.current} has replaced it." if objects.current else None
     for record in records.values():
-        stopped = Revision(record.revision, ServiceState.STOPPED, error=replaced, digest=record.digest)
-        found.setdefault(record.revision, stopped)
+        stopped = Revision(record.revision, ServiceState.STOPPED, error=replaced)
+        found[record.revision] = replace(
+            found.get(record.revision, stopped),
+            digest=record.digest,
+            as_of=record.as_of,
+            served_at=record.served_at,
+            is_given_up=record.is_given_up,
+        )
     # What was asked for gets requests by itself, so that its date counts before it has any.
     dates = [
         record.as_of
@@ -243,6 +285,8 @@ def _service(objects: ServiceObjects, records: Mapping[str, Record]) -> Service:
         url=next((each.url for each in found.values() if each.url), None),
         revisions=found,
         as_of=max(dates, default=None),
+        wanted=objects.current,
+        is_managed=objects.is_managed,
     )
 
 

@@ -3,6 +3,7 @@
 python -m llmops_components.serving.local apply manifest.json --root DIR
 python -m llmops_components.serving.local status my-model --root DIR
 python -m llmops_components.serving.local traffic my-model 00002=100 --root DIR
+python -m llmops_components.serving.local start|stop my-model --revision 00001 --root DIR
 python -m llmops_components.serving.local logs|delete my-model --root DIR
 python -m llmops_components.serving.local ask my-model --root DIR < question.json
 python -m llmops_components.serving.local resume --root DIR
@@ -59,9 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("--in-any-case", action="store_true", help="also where a model of a newer date serves")
     sub = command("ask", 'ask one revision: {"prompt": ..., "max_tokens": ...} on standard input')
     sub.add_argument("--revision", required=True)
+    command("start", "start a former revision again; touches no traffic").add_argument(
+        "--revision", required=True
+    )
     command("stop", "stop one revision").add_argument("--revision", required=True)
     sub = command("withdraw", "give one revision up: what served has all of the requests again")
     sub.add_argument("--revision", required=True)
+    sub.add_argument("--not-bad", action="store_true", help="it stays one to go back to")
     command("delete", "stop and remove a service or one revision").add_argument("--revision")
     sub = command("logs", "the end of a revision's log")
     sub.add_argument("--revision")
@@ -104,10 +109,12 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
                 args.name, args.revision, prompt, namespace=args.namespace, max_tokens=limit
             )
         }
+    if args.command == "start":
+        return serving.start_revision(args.name, args.revision, namespace=args.namespace)
     if args.command == "stop":
         return serving.stop_revision(args.name, args.revision, namespace=args.namespace)
     if args.command == "withdraw":
-        return serving.withdraw(args.name, args.revision, namespace=args.namespace)
+        return serving.withdraw(args.name, args.revision, namespace=args.namespace, is_bad=not args.not_bad)
     if args.command == "delete":
         return serving.delete(args.name, namespace=args.namespace, revision=args.revision)
     return serving.logs(args.name, namespace=args.namespace, revision=args.revision, lines=args.lines)

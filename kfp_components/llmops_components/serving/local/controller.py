@@ -27,6 +27,9 @@ from llmops_components.serving.local.resuming import resume_service
 from llmops_components.serving.local.revisions import LIVING_STATES, Revision
 from llmops_components.serving.local.traffic import (
     main_revision,
+    note_former,
+    note_served,
+    now,
     routes_for,
     serves_newer,
     stable_revision,
@@ -137,7 +140,13 @@ class LocalServing:
             return self.status(name, namespace)
 
     def withdraw(
-        self, name: str, revision: str, *, namespace: str = "default", drain_seconds: float = DRAIN_SECONDS
+        self,
+        name: str,
+        revision: str,
+        *,
+        namespace: str = "default",
+        drain_seconds: float = DRAIN_SECONDS,
+        is_bad: bool = True,
     ) -> dict[str, Any]:
         """Give up a revision on its way in: what share it has goes back to the stable one, and it is stopped.
 
@@ -148,6 +157,7 @@ class LocalServing:
             revision: Revision.
             namespace: The service's namespace.
             drain_seconds: Longest wait for answers under way.
+            is_bad: Note that it is nothing to go back to.
 
         Returns:
             The service.
@@ -164,6 +174,8 @@ class LocalServing:
                     return self.status(name, namespace)
                 self._route(home, routes_for(home, {stable: 100}), former)
             self._stop_without_loss(home, [given_up], drain_seconds)
+            if is_bad:
+                given_up.note(given_up_at=now())
             return self.status(name, namespace)
 
     def _route(
@@ -183,7 +195,9 @@ class LocalServing:
             stable = routes[0]["revision"]
         noted = {"as_of": as_of, "stable": stable}
         home.write_service(service | {key: value for key, value in noted.items() if value is not None})
+        note_former(home, former)
         home.write_routes(routes)
+        note_served(home, routes, former, as_of)
         write_private(home.path / "manifest.json", read_or_empty(main.directory / "manifest.json", {}))
 
     @staticmethod
@@ -244,6 +258,20 @@ class LocalServing:
             resumed.append(service)
         return resumed
 
+    def start_revision(self, name: str, revision: str, *, namespace: str = "default") -> dict[str, Any]:
+        """Start a former revision again and return at once; touches no traffic. One that runs is left alone.
+
+        Args:
+            name: Service.
+            revision: Revision.
+            namespace: The service's namespace.
+        """
+        home = self._existing(name, namespace)
+        with home.locked():
+            found = home.revision(revision)
+            is_new = found.start_again(home.secret_file())
+            return home.describe(found) | {"created": is_new}
+
     def stop_revision(self, name: str, revision: str, *, namespace: str = "default") -> dict[str, Any]:
         """Stop one revision that has no traffic; its directory and log stay.
 
@@ -266,6 +294,9 @@ class LocalServing:
             namespace: Its namespace.
             revision: Only this revision.
         """
+        home = self._home(name, namespace)
+        if not home.is_service and home.path.is_dir():
+            shutil.rmtree(home.path)  # what is left of a deletion that was interrupted
         home = self._existing(name, namespace)
         with home.locked():
             if revision is not None:

@@ -7,7 +7,7 @@ Under ``DIR/services/<namespace>/<name>/``::
     manifest.json        manifest of the revision with the most traffic
     routes.json          where the gateway sends requests
     gateway/             lock, log.txt, process.json, NAME.audit.jsonl
-    revisions/00001/     manifest.json, state.json, facts.json, lock, log.txt, process.json
+    revisions/00001/     manifest.json, state.json, facts.json, history.json, lock, log.txt, process.json
 
 Everything that a service is, is read from these files and the locks beside them, so a crash of anything at any time leaves
 nothing to repair. What cannot be read is a failed revision, which says so; the others, and other services, go on.
@@ -31,6 +31,7 @@ from llmops_components.serving.local.routes import read_routes
 from llmops_components.state_files import StateFileError, private_directory, read_json
 
 FINISHED_REVISIONS_KEPT = 10
+GOOD_REVISIONS_KEPT = 3  # to go back to, however many have failed since
 SERVICE_SHAPE = {
     "name": str,
     "namespace": str,
@@ -122,8 +123,12 @@ class ServiceHome:
         except StateFileError:
             return  # any of them may have traffic
         finished = [each for each in self.revisions() if each.name not in routed and not each.is_running]
+        good = sorted(
+            (each for each in finished if each.is_good), key=lambda each: each.history()["served_at"]
+        )
         for each in finished[:-FINISHED_REVISIONS_KEPT]:
-            shutil.rmtree(each.directory)
+            if each not in good[-GOOD_REVISIONS_KEPT:]:
+                shutil.rmtree(each.directory)
 
     def readable_service(self) -> dict[str, Any]:
         """What ``service.json`` says, as far as it can be read."""
@@ -192,7 +197,7 @@ class ServiceHome:
         Args:
             revision: The revision.
         """
-        facts = revision.readable_facts()
+        facts, history = revision.readable_facts(), revision.history()
         weights = {route["revision"]: route["weight"] for route in self.readable_routes()}
         return {
             "name": self.name,
@@ -204,6 +209,9 @@ class ServiceHome:
             "openai_url": f"{facts.get('url')}/openai/v1",
             "model_name": facts.get("model_name"),
             "digest": facts.get("digest"),
+            "as_of": history.get("as_of"),
+            "served_at": history.get("served_at"),
+            "is_given_up": revision.is_given_up,
             "ignored": facts.get("ignored") or [],
             "directory": str(revision.directory),
         }

@@ -29,6 +29,7 @@ FACTS_SHAPE = {
     **RULES_SHAPE,
 }
 STATE_SHAPE = {"state": str, "error": str}
+HISTORY_SHAPE = {"served_at": str, "given_up_at": str, "as_of": str}
 # Set for the processes of a pipeline run; a service is not part of the run that started it.
 _OF_A_RUN = {"LLMOPS_RUN_DIR", "TMPDIR"}
 
@@ -87,6 +88,29 @@ class Revision:
             }
         return {"state": state["state"]} | ({"error": state["error"]} if state.get("error") else {})
 
+    def history(self) -> dict[str, Any]:
+        """What it has been: when it was first given the requests that it has or had last, the date of its model, when it was given up."""
+        return read_or_empty(self.directory / "history.json", HISTORY_SHAPE)
+
+    def note(self, **facts: str | None) -> None:
+        """Add to its history.
+
+        Args:
+            facts: What to note; times are in ISO 8601 and UTC, so that they sort.
+        """
+        write_private(self.directory / "history.json", self.history() | facts)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it was given up since it was last given requests."""
+        history = self.history()
+        return bool(history.get("given_up_at")) and history["given_up_at"] >= (history.get("served_at") or "")
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it has served and was not given up: something to go back to."""
+        return bool(self.history().get("served_at")) and not self.is_given_up
+
     def route(self, weight: int) -> dict[str, Any]:
         """How the gateway finds it, as in ``routes.json``.
 
@@ -139,6 +163,17 @@ class Revision:
             secret_file: By which the predictor knows its service's gateway.
         """
         self.start(read_json(self.directory / "manifest.json"), self.facts()["digest"], secret_file)
+
+    def start_again(self, secret_file: Path) -> bool:
+        """Start its predictor again unless it runs; whether it was started.
+
+        Args:
+            secret_file: By which the predictor knows its service's gateway.
+        """
+        if self.state()["state"] in LIVING_STATES:
+            return False
+        self.restart(secret_file)
+        return True
 
     def stop(self) -> None:
         """Stop its predictor; directory and log stay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from llmops_components.errors import InputError, SettingError
@@ -72,6 +73,45 @@ def serves_newer(home: ServiceHome, former: Mapping[str, int], as_of: str) -> bo
     serving = [each for each in home.revisions() if each.name in former]
     newest = home.readable_service().get("as_of") or ""
     return newest > as_of and any(each.state()["state"] == "READY" for each in serving)
+
+
+def note_former(home: ServiceHome, former: Mapping[str, int]) -> None:
+    """Note of the revision that has all of the requests since when, where that was not noted: by a release that kept no history.
+
+    Args:
+        home: The service.
+        former: Percent of the requests by revision, as it is.
+    """
+    unnoted = [each for each in home.revisions() if former == {each.name: 100} and not each.history()]
+    if unnoted:
+        since = datetime.fromtimestamp((home.path / "routes.json").stat().st_mtime, UTC).isoformat()
+        for each in unnoted:
+            each.note(served_at=since, as_of=home.readable_service().get("as_of"))
+
+
+def note_served(
+    home: ServiceHome, routes: list[dict[str, Any]], former: Mapping[str, int], as_of: str | None
+) -> None:
+    """Note of a revision that has got all of the requests, when, and of which date its model is. A canary's share is no such thing.
+
+    Args:
+        home: The service.
+        routes: Its routes.
+        former: Percent of the requests by revision, as it was.
+        as_of: Date of the model.
+    """
+    if len(routes) > 1:
+        return
+    (route,) = routes
+    since = {} if former == {route["revision"]: 100} else {"served_at": now()}
+    dated = {} if as_of is None else {"as_of": as_of}
+    if since or dated:
+        home.routed(route).note(**since, **dated)
+
+
+def now() -> str:
+    """The time, in ISO 8601 and UTC."""
+    return datetime.now(UTC).isoformat()
 
 
 def without_requests(

@@ -1,0 +1,1 @@
+"""Notifiers: what happens when a task fails or succeeds."""
