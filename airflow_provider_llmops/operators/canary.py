@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.as_of import as_of
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, shown_value
+from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.operators.serving import DeployModelOperator
 from airflow_provider_llmops.remote.intent import Intent, concluding
 from airflow_provider_llmops.remote.watch import watch_here
@@ -96,12 +98,26 @@ class CanaryOperator(DeployModelOperator):
         :raises ConfigurationError: a limit is none
         """
         return CanaryLimits(
-            min_requests=self.min_requests,
-            max_error_rate=self.max_error_rate,
-            max_error_rate_increase=self.max_error_rate_increase,
-            max_latency_seconds=self.max_latency_seconds,
-            max_latency_ratio=self.max_latency_ratio,
+            **{each.name: _value_of(getattr(self, each.name)) for each in fields(CanaryLimits)}
         )
+
+    @property
+    def shares(self) -> list[int]:
+        """Percent of the requests in each step.
+
+        :raises ConfigurationError: they are no rising percentages
+        """
+        given = _value_of(self.steps)
+        is_list = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
+        if not is_list or any(isinstance(share, bool) or not isinstance(share, int) for share in given):
+            raise ConfigurationError(
+                f"steps must be a list of percentages such as [5, 25, 50], got {shown_value(self.steps)}."
+            )
+        if not all(0 < share < 100 for share in given) or list(given) != sorted(set(given)):
+            raise ConfigurationError(
+                f"steps must rise from above 0 to below 100, got {shown_value(list(given))}; 100 follows by itself."
+            )
+        return list(given)
 
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Look whether the service may be changed, and step by step; give what starts the revision."""
@@ -198,8 +214,8 @@ class CanaryOperator(DeployModelOperator):
             return None
         now = service.revisions[revision].traffic if revision in service.revisions else 0
         if not done and now:
-            return next((share for share in self.steps if share >= now), None)
-        return next((share for share in self.steps if share > done), None)
+            return next((share for share in self.shares if share >= now), None)
+        return next((share for share in self.shares if share > done), None)
 
     def _given_up(self, context: Context, revision: str, why: str) -> Exception:
         """What ends the task when the canary is given up: it is final, unless that did not work."""
@@ -211,17 +227,7 @@ class CanaryOperator(DeployModelOperator):
         return QualityGateFailed(str(error))
 
     def _check(self) -> None:
-        steps = self.steps
-        is_list = isinstance(steps, Sequence) and not isinstance(steps, str) and len(steps) > 0
-        if not is_list or any(isinstance(share, bool) or not isinstance(share, int) for share in steps):
-            raise ConfigurationError(
-                f"steps must be a list of percentages such as [5, 25, 50], got {shown_value(steps)}."
-            )
-        if not all(0 < share < 100 for share in steps) or list(steps) != sorted(set(steps)):
-            raise ConfigurationError(
-                f"steps must rise from above 0 to below 100, got {shown_value(list(steps))}; 100 follows by itself."
-            )
-        if self.on_undecided not in UNDECIDED:
+        if self.shares and self.on_undecided not in UNDECIDED:
             raise ConfigurationError(
                 f"on_undecided must be {' or '.join(UNDECIDED)}, got {shown_value(self.on_undecided)}."
             )
@@ -231,3 +237,13 @@ class CanaryOperator(DeployModelOperator):
                 f"Requests are not shared out on connection {self.kserve_conn_id!r}: canaries are built for services on this machine, not "
                 "yet for a cluster. Deploy with DeployModelOperator there."
             )
+
+
+def _value_of(given: Any) -> Any:
+    """A value whose template was rendered to a text, as ``"[5, 25]"`` for ``[5, 25]``; others as they are."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return None if given in ("", "None") else parse_json(given)
+    except ValueError:
+        return given  # which is refused by name

@@ -16,6 +16,7 @@ from planes import DATA_PYTHON, REPO
 from test_component_operator import events_of
 
 from airflow_provider_llmops.decision import Outcome
+from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.canary import CanaryOperator
@@ -190,6 +191,9 @@ def test_requests_that_somebody_else_shares_out_end_the_canary(models, context, 
         ({"steps": [5, 100]}, "steps must rise from above 0 to below 100"),
         ({"steps": [50, 25]}, "steps must rise"),
         ({"steps": "5"}, "steps must be a list"),
+        ({"steps": "[5, 100]"}, "steps must rise"),
+        ({"steps": "five"}, "steps must be a list of percentages such as .*, got 'five'"),
+        ({"max_error_rate": "1%"}, "max_error_rate must be a number from 0 on, got '1%'"),
         ({"steps": [True]}, "steps must be a list"),
         ({"on_undecided": "wait"}, "on_undecided must be roll_back or go_on"),
         ({"min_requests": 0}, "min_requests must be"),
@@ -198,3 +202,10 @@ def test_requests_that_somebody_else_shares_out_end_the_canary(models, context, 
 def test_settings_that_are_none_are_refused_before_anything_starts(context, given, message):
     with pytest.raises(ConfigurationError, match=message):
         canary("/model", **given).execute(context)
+
+
+def test_values_of_a_form_are_read_from_their_texts():
+    given = {"steps": "[5, 25]", "min_requests": "7", "max_error_rate": "0.5", "max_latency_ratio": "None"}
+    operator = canary("/model", **given)
+    assert operator.shares == [5, 25]
+    assert operator.limits() == CanaryLimits(min_requests=7, max_error_rate=0.5, max_latency_ratio=None)
