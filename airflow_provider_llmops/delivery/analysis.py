@@ -14,6 +14,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 __all__ = ["CanaryLimits", "judge"]
 
 LATENCY_SHARE = 0.95
+_ACCIDENT = 0.001
 
 
 @dataclass(frozen=True)
@@ -65,67 +66,93 @@ class CanaryLimits:
         return asdict(self)
 
 
-def judge(limits: CanaryLimits, canary: Answers, stable: Answers) -> Decision:
+def judge(limits: CanaryLimits, canary: Answers, stable: Answers, *, is_over: bool = True) -> Decision:
     """Decide on what both have answered in the same time.
 
-    Errors that are too many however the rest of the requests ends decide at once; everything else, and that it passes, takes
-    ``min_requests``. A comparison needs as many of the stable revision's.
+    Before the step is over nothing but errors decides, and those only where so many would be an accident in one of a thousand
+    canaries that keep to ``max_error_rate``: a limit that is looked at again and again is broken by chance. A comparison needs as many
+    requests of the stable revision as of the canary.
 
     :param limits: what the canary has to keep to
     :param canary: what it has answered
     :param stable: what the stable revision has answered
+    :param is_over: whether the step has lasted as long as it was to
     """
     evidence = {"canary": _figures(canary), "stable": _figures(stable)}
     rules = {name: value for name, value in limits.to_json().items() if value is not None}
-    if breach := _breach(limits, canary, stable):
-        return Decision(Outcome.FAIL, (breach,), rules, evidence)
     needed = limits.min_requests
-    lacking = f"The canary has answered {canary.requests} of the {needed} requests that a decision takes."
     compares = limits.max_error_rate_increase is not None or limits.max_latency_ratio is not None
-    if canary.requests < needed:
-        return Decision(Outcome.UNDECIDED, (lacking,), rules, evidence)
-    if compares and stable.requests < needed:
-        lacking = f"The stable revision, with which it is compared, has answered {stable.requests} of {needed} requests."
-        return Decision(Outcome.UNDECIDED, (lacking,), rules, evidence)
-    return Decision(
-        Outcome.PASS, (f"The canary kept to every limit with {canary.requests} requests.",), rules, evidence
+    if _fails_for_certain(limits, canary):
+        outcome, finding = Outcome.FAIL, _too_many_errors(limits, canary)
+    elif canary.requests < needed:
+        outcome = Outcome.UNDECIDED
+        finding = f"The canary has answered {canary.requests} of the {needed} requests that a decision takes."
+    elif compares and stable.requests < needed:
+        outcome = Outcome.UNDECIDED
+        finding = f"The stable revision, with which it is compared, has answered {stable.requests} of {needed} requests."
+    elif not is_over:
+        outcome, finding = Outcome.UNDECIDED, "The step is not over."
+    elif breach := _breach(limits, canary, stable):
+        outcome, finding = Outcome.FAIL, breach
+    else:
+        outcome, finding = Outcome.PASS, f"The canary kept to every limit with {canary.requests} requests."
+    return Decision(outcome, (finding,), rules, evidence)
+
+
+def _fails_for_certain(limits: CanaryLimits, canary: Answers) -> bool:
+    """Whether so many errors, or more, are an accident in less than one of a thousand canaries whose rate is the limit."""
+    rate, errors, requests = limits.max_error_rate, canary.errors, canary.requests
+    if rate is None or errors <= rate * requests:
+        return False
+    if rate == 0:
+        return True
+    # P(X >= errors), X binomial: the first term by logarithms, each further one from the one before.
+    term = math.exp(
+        math.lgamma(requests + 1)
+        - math.lgamma(errors + 1)
+        - math.lgamma(requests - errors + 1)
+        + errors * math.log(rate)
+        + (requests - errors) * math.log1p(-rate)
     )
+    chance = 0.0
+    for count in range(errors, requests + 1):
+        chance += term
+        if chance >= _ACCIDENT:
+            return False
+        if term < _ACCIDENT * 1e-6:
+            break
+        term *= (requests - count) / (count + 1) * rate / (1 - rate)
+    return True
 
 
 def _breach(limits: CanaryLimits, canary: Answers, stable: Answers) -> str | None:
-    needed = limits.min_requests
-    if limits.max_error_rate is not None and canary.errors > limits.max_error_rate * max(
-        canary.requests, needed
-    ):
-        return (
-            f"{canary.errors} of the canary's {canary.requests} requests failed ({_percent(canary.error_rate)}), at most "
-            f"{_percent(limits.max_error_rate)} may."
-        )
-    if canary.requests < needed:
-        return None
-    slowest = canary.percentile(LATENCY_SHARE)
-    if limits.max_latency_seconds is not None and (slowest or 0.0) > limits.max_latency_seconds:
-        return f"95 percent of the canary's answers took up to {slowest:.3g} s, at most {limits.max_latency_seconds:g} s are allowed."
-    if stable.requests < needed:
-        return None
     rate, usual = canary.error_rate or 0.0, stable.error_rate or 0.0
+    if limits.max_error_rate is not None and rate > limits.max_error_rate:
+        return _too_many_errors(limits, canary)
     if limits.max_error_rate_increase is not None and rate > usual + limits.max_error_rate_increase:
         return (
             f"{_percent(rate)} of the canary's requests failed, against {_percent(usual)} of the stable revision's; at most "
             f"{_percent(limits.max_error_rate_increase)} more may."
         )
-    usually = stable.percentile(LATENCY_SHARE)
-    if (
-        limits.max_latency_ratio is not None
-        and slowest
-        and usually
-        and slowest > usually * limits.max_latency_ratio
-    ):
+    slowest, usually = canary.percentile(LATENCY_SHARE), stable.percentile(LATENCY_SHARE)
+    if slowest is None:
+        return f"Not one of the canary's {canary.requests} requests was answered without an error."
+    took = f"95 percent of the canary's answers took up to {slowest:.3g} s"
+    if limits.max_latency_seconds is not None and slowest > limits.max_latency_seconds:
+        return f"{took}, at most {limits.max_latency_seconds:g} s are allowed."
+    if limits.max_latency_ratio is not None and usually and slowest > usually * limits.max_latency_ratio:
         return (
-            f"95 percent of the canary's answers took up to {slowest:.3g} s, {slowest / usually:.2g} times the stable revision's "
-            f"{usually:.3g} s; at most {limits.max_latency_ratio:g} times is allowed."
+            f"{took}, {slowest / usually:.2g} times the stable revision's {usually:.3g} s; at most {limits.max_latency_ratio:g} "
+            "times is allowed."
         )
     return None
+
+
+def _too_many_errors(limits: CanaryLimits, canary: Answers) -> str:
+    return (
+        f"{canary.errors} of the canary's {canary.requests} requests failed ({_percent(canary.error_rate)}), at most "
+        f"{_percent(limits.max_error_rate)} may."
+    )
 
 
 def _figures(answers: Answers) -> dict[str, float | int | None]:

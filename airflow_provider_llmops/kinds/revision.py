@@ -60,6 +60,8 @@ class Revisions(RemoteKind[Revision]):
         self.cancel_on_kill = cancel_on_kill
         self._stored_intent = stored_intent
         self.is_given_up = False
+        self.takes_charge = False
+        """Whether the task has shared requests out, and so takes them back, whichever task has started the revision."""
         self._is_new = False
         self._asked_for: str | None = None
         self._digest: str | None = None
@@ -91,7 +93,7 @@ class Revisions(RemoteKind[Revision]):
     @property
     def _is_ours(self) -> bool:
         """Whether this task has started the revision: another one may have applied the same manifest before."""
-        if self._is_new:
+        if self._is_new or self.takes_charge:
             return True
         intent = self._stored_intent()
         return intent is None or not intent.reused

@@ -56,6 +56,15 @@ def is_unwanted(context: Context, *, cancel_on_eviction: bool = False) -> bool:
     return is_timed_out() or cancel_on_eviction or is_given_up(context)
 
 
+def has_retry(context: Context) -> bool:
+    """Whether Airflow tries a task again that fails now: ``_is_eligible_to_retry`` of its execution API.
+
+    :param context: of the task
+    """
+    ti = context["ti"]
+    return bool(ti.max_tries and ti.try_number <= ti.max_tries)
+
+
 def end_if_unwanted(task: RunningTask, context: Context, cancel: Callable[[], None] | None = None) -> None:
     """End a task here that was given up while its run was being looked for or made.
 

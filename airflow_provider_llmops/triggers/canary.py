@@ -10,7 +10,7 @@ from airflow_provider_llmops.backends.serving.base import Answers, Service, Serv
 from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits, judge
 from airflow_provider_llmops.delivery.rollout import Rollout
-from airflow_provider_llmops.exceptions import ApiUnavailableError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError, RunNotFoundError, shortened
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.remote.trigger import WatchTrigger
 from airflow_provider_llmops.remote.watch import Watch
@@ -18,6 +18,7 @@ from airflow_provider_llmops.remote.watch import Watch
 __all__ = ["CanaryStepTrigger"]
 
 Counts = Mapping[str, Mapping[str, Any]]
+MAX_FINDING = 500
 
 
 class CanaryStepWatch(Watch):
@@ -32,6 +33,7 @@ class CanaryStepWatch(Watch):
         super().__init__(f"revision {step.revision}", None)  # it ends by itself, decided or not
         self._backend = backend
         self._step = step
+        self._rollout = Rollout(backend, step.namespace, step.name, logger)
         self._log = logger
         self._limits = CanaryLimits.read(step.limits)
         self._decision = Decision(Outcome.UNDECIDED, ("Nothing was seen of the service.",))
@@ -39,7 +41,10 @@ class CanaryStepWatch(Watch):
         self._unanswered = False
 
     def look(self) -> bool:
-        """Look once; whether the step is decided. What does not answer is asked again."""
+        """Look once; whether the step is decided. What does not answer is asked again.
+
+        A canary that fails loses its requests here: the task may have to wait for a worker.
+        """
         step = self._step
         try:
             service = self._backend.get(step.namespace, step.name, patience=0.0)
@@ -47,24 +52,46 @@ class CanaryStepWatch(Watch):
             if not self._unanswered:
                 self._log.warning("%s Watching on.", error)
             self._unanswered = True
-            self._decision = Decision(Outcome.UNDECIDED, (f"The service could not be read: {error}",))
+            finding = shortened(f"The service could not be read: {error}", MAX_FINDING)
+            self._decision = Decision(Outcome.UNDECIDED, (finding,))
             return time.time() >= step.until + step.patience
+        except RunNotFoundError:
+            self._why_not = "was deleted by somebody else, with its service"
+            return True
         self._unanswered = False
         if why := self._lost(service):
             self._why_not = why
+            self._decision = Decision(Outcome.UNDECIDED, (f"The canary {why}.",))
             return True
-        found = {name: answers_since(service, name, step.since) for name in (step.revision, step.stable)}
-        former = self._decision
-        self._decision = judge(self._limits, found[step.revision], found[step.stable])
-        if former.outcome is not self._decision.outcome:
-            self._log.info("%s%%: %s", step.share, self._decision.findings[0])
+        self._decision = self._judged(service)
         if self._decision.outcome is Outcome.FAIL:
+            self._log.error("%s%%: %s", step.share, self._decision.findings[0])
+            self._take_back()
             return True
-        is_passed = self._decision.outcome is Outcome.PASS
-        return time.time() >= (step.until if is_passed else step.until + step.patience)
+        return self._decision.outcome is Outcome.PASS or time.time() >= step.until + step.patience
+
+    def _judged(self, service: Service) -> Decision:
+        step = self._step
+        if not service.revisions[step.stable].state.is_ready:
+            return Decision(
+                Outcome.UNDECIDED,
+                (f"The stable revision, {step.stable}, is {service.revisions[step.stable].state}.",),
+            )
+        canary, stable = (answers_since(service, name, step.since) for name in (step.revision, step.stable))
+        if canary is None or stable is None:
+            return Decision(Outcome.UNDECIDED, ("What the revisions have answered could not be read.",))
+        return judge(self._limits, canary, stable, is_over=time.time() >= step.until)
+
+    def _take_back(self) -> None:
+        try:
+            self._rollout.discard(self._step.revision)
+        except LLMOpsError as error:  # the task tries again, and says what came of it
+            self._log.warning("The canary was not given up yet: %s", error)
 
     def _lost(self, service: Service) -> str | None:
-        """Why the step cannot be judged any more: the canary is gone, or somebody else shares the requests out."""
+        """Why the step cannot be judged any more: a revision is gone, or somebody else shares the requests out."""
+        if self._step.stable not in service.revisions:
+            return f"cannot be compared any more: revision {self._step.stable} was deleted by somebody else"
         canary = service.revisions.get(self._step.revision)
         if canary is None:
             return "was deleted by somebody else"
@@ -101,7 +128,6 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
     :param patience: seconds that are waited after it for enough requests
     :param poll_interval: seconds between two looks
     :param cancel_on_kill: whether the canary is given up when a person marks or clears the waiting task
-    :param is_ours: whether the task has started it; one of another task is never stopped
     """
 
     arguments = (
@@ -117,7 +143,6 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
         "patience",
         "poll_interval",
         "cancel_on_kill",
-        "is_ours",
     )
 
     def __init__(
@@ -135,7 +160,6 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
         patience: float,
         poll_interval: float,
         cancel_on_kill: bool = True,
-        is_ours: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kserve_conn_id = kserve_conn_id
@@ -150,7 +174,6 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
         self.patience = patience
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
-        self.is_ours = is_ours
 
     @property
     def named(self) -> str:
@@ -160,7 +183,7 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
     @property
     def cancels_on_kill(self) -> bool:
         """Whether the canary is given up when a person marks or clears the waiting task."""
-        return self.cancel_on_kill and self.is_ours
+        return self.cancel_on_kill
 
     async def connect(self) -> ServingBackend:
         """Where the service runs."""
@@ -172,7 +195,7 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
 
     def cancel(self, backend: ServingBackend) -> None:
         """Give the canary up: what served before has all of the requests again."""
-        Rollout(backend, self.namespace, self.name, self.log, is_ours=self.is_ours).discard(self.revision)
+        Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
 
 
 def counts_of(service: Service, *revisions: str) -> dict[str, dict[str, Any]]:
@@ -180,27 +203,26 @@ def counts_of(service: Service, *revisions: str) -> dict[str, dict[str, Any]]:
 
     :param service: the service
     :param revisions: their names
+    :raises ApiUnavailableError: that could not be read
     """
-    found = {name: service.revisions[name].answered or Answers() for name in revisions}
-    return {
-        name: {
-            "requests": answers.requests,
-            "errors": answers.errors,
-            "seconds": {str(bound): count for bound, count in answers.seconds.items()},
-        }
-        for name, answers in found.items()
-    }
+    found = {}
+    for name in revisions:
+        answered = service.revisions[name].answered
+        if answered is None:
+            raise ApiUnavailableError(
+                f"What revision {name} has answered could not be read, which a canary is judged by.",
+                f"Service: {service.namespace}/{service.name}",
+            )
+        found[name] = answered.to_json()
+    return found
 
 
-def answers_since(service: Service, revision: str, since: Counts) -> Answers:
-    """What a revision has answered since it was counted.
+def answers_since(service: Service, revision: str, since: Counts) -> Answers | None:
+    """What a revision has answered since it was counted; ``None`` where that could not be read.
 
     :param service: the service as it is now
     :param revision: the revision
     :param since: of :func:`counts_of`
     """
-    found = service.revisions.get(revision)
-    answered = (found.answered if found else None) or Answers()
-    before = since[revision]
-    seconds = {float(bound): count for bound, count in before["seconds"].items()}
-    return answered.since(Answers(before["requests"], before["errors"], seconds))
+    answered = service.revisions[revision].answered
+    return None if answered is None else answered.since(Answers.read(since[revision]))

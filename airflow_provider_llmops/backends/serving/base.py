@@ -12,16 +12,18 @@ from airflow_provider_llmops.states import ServiceState
 
 @dataclass(frozen=True)
 class Answers:
-    """What a revision has answered since some time.
+    """What a revision has answered since some time. Requests that were refused as wrong are none.
 
     :param requests: how many requests
-    :param errors: how many of them with an error of its own: a status from 500 on, no answer, or one that was cut off
+    :param errors: how many of them with an error of its own: a status from 500 on, or 429, no answer, or one that was cut off
     :param seconds: how many of the others took at most so long and longer than the next smaller number
+    :param began: Unix time since which it is counted
     """
 
     requests: int = 0
     errors: int = 0
     seconds: Mapping[float, int] = field(default_factory=dict)
+    began: float = 0.0
 
     @property
     def error_rate(self) -> float | None:
@@ -46,10 +48,24 @@ class Answers:
 
         :param before: what was counted then
         """
-        if before.requests > self.requests or before.errors > self.errors:
+        if before.requests and before.began != self.began:
             return self
         later = {bound: count - before.seconds.get(bound, 0) for bound, count in self.seconds.items()}
-        return Answers(self.requests - before.requests, self.errors - before.errors, later)
+        return Answers(self.requests - before.requests, self.errors - before.errors, later, self.began)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        seconds = {str(bound): count for bound, count in self.seconds.items()}
+        return {"requests": self.requests, "errors": self.errors, "seconds": seconds, "began": self.began}
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> Answers:
+        """Read what was counted.
+
+        :param value: of :meth:`to_json`
+        """
+        seconds = {float(bound): count for bound, count in value["seconds"].items()}
+        return cls(value["requests"], value["errors"], seconds, value["began"])
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ class Revision:
     :param traffic: its share of the service's requests in percent
     :param error: why it failed
     :param digest: of the manifest that it was started from
-    :param answered: what it has answered so far; ``None`` where its backend does not count
+    :param answered: what it has answered so far; ``None`` where that is not counted, or cannot be read
     :param as_of: date or partition of its model, as text that sorts
     :param served_at: when it was given the requests last, as text that sorts; ``None`` if it never was
     :param is_given_up: whether it was given up since: nothing to go back to

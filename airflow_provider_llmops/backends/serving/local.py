@@ -154,18 +154,11 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         traffic=item.get("traffic", 0),
         error=item.get("error"),
         digest=item.get("digest"),
-        answered=_answers(item.get("answered")),
+        answered=Answers.read(item["answered"]) if item.get("answered") else None,
         as_of=item.get("as_of"),
         served_at=item.get("served_at"),
         is_given_up=bool(item.get("is_given_up")),
     )
-
-
-def _answers(counted: Mapping[str, Any] | None) -> Answers:
-    if not counted:
-        return Answers()
-    seconds = {float(bound): count for bound, count in counted["seconds"].items()}
-    return Answers(counted["requests"], counted["errors"], seconds)
 
 
 def _service(value: Mapping[str, Any]) -> Service:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -96,8 +97,13 @@ def limits(**given):
             "fail",
             "8% of the canary's requests failed, against 5%",
         ),
-        # Of answers that all failed no latency is known, and nothing else is asked.
-        (limits(max_latency_ratio=1.5), answers(100, 100), answers(100), "pass", "kept"),
+        (
+            limits(max_latency_ratio=1.5),
+            answers(100, 100),
+            answers(100),
+            "fail",
+            "Not one of the canary's 100 requests was answered without an error",
+        ),
     ],
 )
 def test_a_canary_is_judged(given, canary, stable, outcome, finding):
@@ -108,11 +114,14 @@ def test_a_canary_is_judged(given, canary, stable, outcome, finding):
 
 
 def test_what_was_answered_before_does_not_count():
-    before = Answers(10, 2, {0.1: 5, 0.2: 3})
-    later = Answers(15, 3, {0.1: 5, 0.2: 5, 0.4: 2})
-    assert later.since(before) == Answers(5, 1, {0.1: 0, 0.2: 2, 0.4: 2})
+    before = Answers(10, 2, {0.1: 5, 0.2: 3}, began=1.0)
+    later = Answers(15, 3, {0.1: 5, 0.2: 5, 0.4: 2}, began=1.0)
+    assert later.since(before) == Answers(5, 1, {0.1: 0, 0.2: 2, 0.4: 2}, began=1.0)
     assert later.since(before).percentile(0.95) == 0.4
-    assert before.since(later) == before  # a gateway that was started again counts from nothing
+    assert later.since(Answers()) == later  # no request had reached it
+    again = Answers(15, 3, {0.1: 12}, began=2.0)
+    assert again.since(before) == again  # a gateway that was started again counts from nothing
+    assert Answers.read(json.loads(json.dumps(later.to_json()))) == later
 
 
 def test_percentile_is_that_of_the_sorted_answers():
@@ -141,3 +150,29 @@ def test_limits_that_are_none_are_refused(given, message):
 
 def test_outcomes_are_the_words_of_a_decision():
     assert [str(each) for each in Outcome] == ["pass", "fail", "undecided"]
+
+
+def chance_of(errors, requests, rate):
+    return sum(
+        math.comb(requests, count) * rate**count * (1 - rate) ** (requests - count)
+        for count in range(errors, requests + 1)
+    )
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.2])
+@pytest.mark.parametrize("requests", [1, 7, 50, 800])
+def test_a_step_ends_early_only_where_so_many_errors_are_no_accident(rate, requests):
+    given = limits(max_error_rate=rate)
+    for errors in range(min(requests, 250) + 1):
+        decision = judge(given, answers(requests, errors), answers(0), is_over=False)
+        is_no_accident = errors > rate * requests and chance_of(errors, requests, rate) < 0.001
+        assert (decision.outcome == "fail") == is_no_accident, (errors, decision)
+        assert decision.outcome != "pass"
+
+
+def test_what_is_not_certain_is_decided_when_the_step_is_over():
+    one_in_fifty = limits(max_error_rate=0.01, min_requests=50), answers(50, 1), answers(0)
+    assert judge(*one_in_fifty, is_over=False).findings == ("The step is not over.",)
+    assert judge(*one_in_fifty, is_over=True).outcome == "fail"
+    slow = limits(max_latency_ratio=1.5), answers(100, seconds=0.2), answers(100)
+    assert judge(*slow, is_over=False).outcome == "undecided"

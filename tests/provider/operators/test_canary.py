@@ -17,7 +17,7 @@ from test_component_operator import events_of
 
 from airflow_provider_llmops.decision import Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
-from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, QualityGateFailed
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.triggers.canary import CanaryStepTrigger
@@ -110,7 +110,7 @@ def carry_out(operator, context, upon_step=lambda trigger: None):
 
 def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(models, context, service):
     first = carry_out(canary(models / "quick"), context)
-    assert (first["revision"], first["decisions"], shares(service())) == ("00001", [], {"00001": 100})
+    assert (first["revision"], shares(service())) == ("00001", {"00001": 100})
 
     with Clients(first["url"]) as clients:
         seen = []
@@ -118,8 +118,9 @@ def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(models, context
         second = carry_out(good, clear(context), lambda step: seen.append(shares(service())))
         assert seen == [{"00001": 80, "00002": 20}, {"00001": 50, "00002": 50}]
         assert shares(service()) == {"00002": 100}
-        assert [each["outcome"] for each in second["decisions"]] == ["pass", "pass"]
-        assert all(each["evidence"]["canary"]["requests"] >= 10 for each in second["decisions"])
+        decisions = context["ti"].xcom["decisions"]
+        assert [each["outcome"] for each in decisions] == ["pass", "pass"]
+        assert all(each["evidence"]["canary"]["requests"] >= 10 for each in decisions)
         assert (second["revision"], second["url"], service().stable) == ("00002", first["url"], "00002")
 
         with pytest.raises(
@@ -169,19 +170,26 @@ def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_no
     assert not service().revisions["00003"].state.is_ready
 
     facts = carry_out(operator, clear(context))
-    assert (facts["revision"], [each["outcome"] for each in facts["decisions"]]) == ("00004", ["undecided"])
-    assert shares(service()) == {"00004": 100}
-
-
-def test_requests_that_somebody_else_shares_out_end_the_canary(models, context, service):
-    carry_out(canary(models / "quick"), context)
+    assert (facts["revision"], shares(service())) == ("00004", {"00004": 100})
+    assert [each["outcome"] for each in context["ti"].xcom["decisions"]] == ["undecided"]
 
     def intervene(step):
-        KServeHook().backend.set_traffic("default", "tiny", {"00001": 100})
+        KServeHook().backend.set_traffic("default", "tiny", {"00004": 100})
 
     with pytest.raises(QualityGateFailed, match=r"has 0% of the requests by now, not 20%|failed: "):
-        carry_out(canary(models / "quick", predictor_args={"max_model_len": 256}), clear(context), intervene)
-    assert shares(service()) == {"00001": 100}
+        carry_out(canary(models / "quick"), clear(context), intervene)
+    assert shares(service()) == {"00004": 100}
+    assert context["ti"].xcom["decisions"][0]["outcome"] == "undecided"
+
+    def fail(step):
+        raise ApiUnavailableError("The database is away.")
+
+    context["ti"].max_tries = 0  # nobody would watch it after this attempt
+    failing = canary(models / "quick", predictor_args={"max_model_len": 128}, deferrable=False)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ApiUnavailableError):
+        patch.setattr(CanaryStepTrigger, "watch", lambda *_: fail(None))
+        failing.execute(context)
+    assert shares(service()) == {"00004": 100}
 
 
 @pytest.mark.parametrize(
@@ -195,6 +203,8 @@ def test_requests_that_somebody_else_shares_out_end_the_canary(models, context, 
         ({"steps": "five"}, "steps must be a list of percentages such as .*, got 'five'"),
         ({"max_error_rate": "1%"}, "max_error_rate must be a number from 0 on, got '1%'"),
         ({"steps": [True]}, "steps must be a list"),
+        ({"step_duration": 600}, "step_duration must be a timedelta from 0 on, got 600"),
+        ({"steps": list(range(1, 30))}, "At most 20 steps are taken, got 29"),
         ({"on_undecided": "wait"}, "on_undecided must be roll_back or go_on"),
         ({"min_requests": 0}, "min_requests must be"),
     ],

@@ -25,6 +25,7 @@ from llmops_components.serving.local.home import ServiceHome, ServiceNotFoundErr
 from llmops_components.serving.local.manifest import check_name, manifest_digest, read_manifest
 from llmops_components.serving.local.resuming import resume_service
 from llmops_components.serving.local.revisions import LIVING_STATES, Revision
+from llmops_components.serving.local.tally import NO_ANSWERS
 from llmops_components.serving.local.traffic import (
     main_revision,
     note_former,
@@ -83,7 +84,7 @@ class LocalServing:
         service = home.readable_service()
         gateway = GatewayProcess(home)
         is_running = gateway.is_running
-        answered = gateway.answered() if is_running else {}
+        answered = gateway.answered() if is_running else None
         problems = home.problems()
         return {
             "name": name,
@@ -94,7 +95,8 @@ class LocalServing:
             "as_of": service.get("as_of"),
             "stable": stable_revision(home),
             "revisions": [
-                home.describe(revision) | {"answered": answered.get(revision.name)}
+                home.describe(revision)
+                | {"answered": None if answered is None else answered.get(revision.name, NO_ANSWERS)}
                 for revision in home.revisions()
             ],
             **({"problems": problems} if problems else {}),
@@ -150,7 +152,7 @@ class LocalServing:
     ) -> dict[str, Any]:
         """Give up a revision on its way in: what share it has goes back to the stable one, and it is stopped.
 
-        Nothing changes for the stable revision itself, nor where that cannot take the requests.
+        Nothing changes for the stable revision itself. Where that cannot take the requests this is refused.
 
         Args:
             name: Service.

@@ -69,6 +69,7 @@ LATE_SECONDS = (
 )
 READ_SECONDS = 10.0  # for what needs no model: health, metadata, metrics
 _CONNECT_SECONDS = 5
+_TOO_MANY = 429  # what a revision says that takes no more; quotas are refused before
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -105,7 +106,7 @@ class Gateway:
         self.routes = routes
         self.secret = secret
         self.in_flight: Counter[str] = Counter()
-        self.answered: defaultdict[str, Tally] = defaultdict(Tally)
+        self.answered: defaultdict[str, Tally] = defaultdict(partial(Tally, time.time()))
         self._session: ClientSession | None = None
 
     @contextlib.asynccontextmanager
@@ -187,19 +188,21 @@ class Gateway:
             return
         started = time.monotonic()
         try:
-            is_good = await self._ask(route, scope, body, send)
+            status = await self._ask(route, scope, body, send)
         except asyncio.CancelledError:  # its client went away, which says nothing of the revision
             raise
         except Exception:
             self.answered[route["revision"]].add(time.monotonic() - started, is_error=True)
             raise
-        self.answered[route["revision"]].add(time.monotonic() - started, is_error=not is_good)
+        is_error = status is None or status >= 500 or status == _TOO_MANY
+        if is_error or (status or 0) < 400:  # the others are wrong requests, whoever answers them
+            self.answered[route["revision"]].add(time.monotonic() - started, is_error=is_error)
 
-    async def _ask(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> bool:
+    async def _ask(self, route: dict[str, Any], scope: Scope, body: bytes, send: Send) -> int | None:
         """Answer with what one revision answers; where that breaks off, so does the answer.
 
         Returns:
-            Whether it answered whole, and without an error of its own.
+            The status of an answer that is whole; None where it broke off.
         """
         assert self._session is not None
         seconds = READ_SECONDS
@@ -251,12 +254,12 @@ class Gateway:
                 retry_after_seconds=1,
             )
         else:
-            return got.status < 500
+            return got.status
         if not begun:
             raise refusal
         # The server ends the connection of an answer that is not complete: the client sees it cut off, which is what it is.
         logger.warning("An answer was cut off: %s", refusal.message)
-        return False
+        return None
 
     async def find_usage(self, visit: Visit) -> None:
         """Ask the revision what a request took whose answer was left before its end; where it does not say, nothing changes.

@@ -58,6 +58,7 @@ class GatewayProcess:
         scheme = "http" if access_file is None or read_access_file(Path(access_file)).tls is None else "https"
         if self.is_running:
             is_same = service.get("access_file") == access_file and service.get("knows_secret")
+            is_same = is_same and service.get("counts_answers")
             has_scheme = (service.get("url") or "").startswith(f"{scheme}:")
             if is_same and has_scheme and port in (None, service.get("port")):
                 return service
@@ -66,7 +67,7 @@ class GatewayProcess:
         with _listen(port or service.get("port") or 0, self._home.name) as sock:
             chosen = sock.getsockname()[1]
             service |= {"port": chosen, "url": f"{scheme}://{HOST}:{chosen}"}
-            service |= {"access_file": access_file, "knows_secret": True}
+            service |= {"access_file": access_file, "knows_secret": True, "counts_answers": True}
             self._home.write_service(service)
             self._start(sock, access_file)
         self._wait_until_it_answers()
@@ -108,9 +109,10 @@ class GatewayProcess:
                 return
             time.sleep(0.05)
 
-    def answered(self) -> dict[str, dict[str, Any]]:
-        """What each revision has answered since the gateway was started; empty where it does not answer."""
-        return dict((self._status() or {}).get("answered") or {})
+    def answered(self) -> dict[str, dict[str, Any]] | None:
+        """What each revision has answered since the gateway was started; None where that cannot be read."""
+        found = (self._status() or {}).get("answered")
+        return None if found is None else dict(found)
 
     def _status(self) -> dict[str, Any] | None:
         """Its routes and the requests under way, or None where it does not answer."""

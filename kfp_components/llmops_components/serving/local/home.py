@@ -41,6 +41,7 @@ SERVICE_SHAPE = {
     "next_revision": int,
     "access_file": str,
     "knows_secret": bool,
+    "counts_answers": bool,
     "stable": str,
 }
 

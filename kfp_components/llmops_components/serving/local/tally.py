@@ -13,12 +13,19 @@ from typing import Any
 FIRST_BOUND_SECONDS = 0.001
 BUCKETS_PER_DOUBLING = 8
 MAX_BUCKET = 160  # 1,000 s
+# Of a revision that no request has reached.
+NO_ANSWERS: dict[str, Any] = {"began": 0.0, "requests": 0, "errors": 0, "seconds": {}}
 
 
 class Tally:
-    """Requests that one revision has answered since the gateway was started."""
+    """Requests that one revision has answered since the gateway was started.
 
-    def __init__(self) -> None:
+    Args:
+        began: When that was, by which a count that begins anew is told from one that goes on.
+    """
+
+    def __init__(self, began: float = 0.0) -> None:
+        self.began = began
         self.requests = 0
         self.errors = 0
         self._buckets: Counter[int] = Counter()
@@ -28,7 +35,7 @@ class Tally:
 
         Args:
             seconds: From the request to the end of its answer.
-            is_error: Whether the revision failed: a status from 500 on, no answer, or one that was cut off.
+            is_error: Whether the revision failed: a status from 500 on, or 429, no answer, or one that was cut off.
         """
         self.requests += 1
         if is_error:
@@ -37,9 +44,9 @@ class Tally:
             self._buckets[bucket_of(seconds)] += 1
 
     def to_json(self) -> dict[str, Any]:
-        """``{"requests", "errors", "seconds"}``; the last maps the upper bound of each bucket, as text, to its answers."""
+        """``{"began", "requests", "errors", "seconds"}``; the last maps the upper bound of each bucket, as text, to its answers."""
         bounds = {f"{bound_of(bucket):.6g}": count for bucket, count in sorted(self._buckets.items())}
-        return {"requests": self.requests, "errors": self.errors, "seconds": bounds}
+        return {"began": self.began, "requests": self.requests, "errors": self.errors, "seconds": bounds}
 
 
 def bucket_of(seconds: float) -> int:

@@ -49,15 +49,18 @@ def main_revision(home: ServiceHome, routes: list[dict[str, Any]]) -> Revision:
 
 
 def stable_revision(home: ServiceHome) -> str | None:
-    """The revision that had all of the requests last: what a canary's share goes back to. None before any had.
+    """The revision that had all of the requests last: what a canary's share goes back to. None before any had some.
+
+    Where it has none of them any more, somebody has shared them out otherwise, and it is the one with the most.
 
     Args:
         home: The service.
     """
+    weights = {str(route["revision"]): route["weight"] for route in home.readable_routes()}
     stable = home.readable_service().get("stable")
-    if stable is None:  # a service of an earlier release
-        stable = next((route["revision"] for route in home.readable_routes() if route["weight"] == 100), None)
-    return None if stable is None else str(stable)
+    if stable in weights or not weights:
+        return stable
+    return max(weights, key=lambda revision: weights[revision])
 
 
 def serves_newer(home: ServiceHome, former: Mapping[str, int], as_of: str) -> bool:

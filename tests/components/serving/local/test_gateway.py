@@ -81,6 +81,12 @@ class Revision:
     async def fail(self, request: web.Request) -> web.Response:
         return web.json_response({"error": "out of memory"}, status=500)
 
+    async def refuse(self, request: web.Request) -> web.Response:
+        return web.json_response({"error": "no such model"}, status=404)
+
+    async def take_no_more(self, request: web.Request) -> web.Response:
+        return web.json_response({"error": "the queue is full"}, status=429)
+
     async def break_off(self, request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -93,6 +99,8 @@ class Revision:
         app = web.Application(client_max_size=4 << 20)
         app.router.add_post("/v1/models/failing:predict", self.fail)
         app.router.add_post("/v1/models/breaking:predict", self.break_off)
+        app.router.add_post("/v1/models/missing:predict", self.refuse)
+        app.router.add_post("/v1/models/busy:predict", self.take_no_more)
         app.router.add_post(CHAT, self.stream)
         app.router.add_post("/v1/models/slow:predict", self.slow)
         app.router.add_post("/v1/models/large:predict", self.large)
@@ -714,7 +722,8 @@ def test_what_each_revision_has_answered_is_counted_and_what_a_client_leaves_is_
             async with client.get(f"{gateway}{READY}") as got:  # no request of the model's
                 assert got.status == 201
             route(tmp_path, urls, r00002=100)
-            assert [await post("failing"), await post("breaking")] == [500, None]
+            assert [await post("failing"), await post("breaking"), await post("busy")] == [500, None, 429]
+            assert await post("missing") == 404  # a wrong request, whoever answers it
             leaving = asyncio.create_task(post("slow"))
             await revisions["00002"].reached.wait()
             leaving.cancel()
@@ -723,7 +732,7 @@ def test_what_each_revision_has_answered_is_counted_and_what_a_client_leaves_is_
                 answered = (await got.json())["answered"]
             assert {name: (each["requests"], each["errors"]) for name, each in answered.items()} == {
                 "00001": (6, 0),
-                "00002": (4, 2),
+                "00002": (5, 3),
             }
             assert {name: sum(each["seconds"].values()) for name, each in answered.items()} == {
                 "00001": 6,
