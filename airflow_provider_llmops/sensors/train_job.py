@@ -108,11 +108,14 @@ class TrainJobSensor(BaseSensorOperator):
             timeout=timedelta(seconds=self.timeout),
         )
 
-    @staticmethod
-    def _is_complete(job: TrainJob, trouble: str | None) -> bool:
+    def _is_complete(self, job: TrainJob, trouble: str | None) -> bool:
         where = f"TrainJob: {job.namespace}/{job.name}"
         if job.state.is_canceled:
             raise RunCanceledError("The TrainJob was deleted.", where)
         if job.state.is_terminal and not job.state.is_successful:
+            if trouble is None and not job.timed_out:
+                from airflow_provider_llmops.backends.trainjobs.watch import NO_POD_LEFT
+
+                self.log.error("%s", NO_POD_LEFT)
             raise RunFailedError(why_failed(job, trouble), where)
         return job.state.is_successful

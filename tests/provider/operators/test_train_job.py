@@ -1754,6 +1754,14 @@ def test_sensor_in_a_worker_waits_too(cluster, context):
     assert len(looks) >= 4
 
 
+def test_sensor_of_a_failed_job_whose_pods_are_gone_says_so(cluster, context, capsys):
+    cluster.fail(cluster.add("j"))
+    with pytest.raises(RunFailedError, match="FailedJobs: jobset failed"):
+        sensor().execute(context)
+    (line,) = said(capsys, "error")
+    assert line.startswith("(No failed pod is left to read.")
+
+
 def test_sensor_fails_with_its_job_and_never_touches_it(cluster, context):
     cluster.fail(cluster.add("j"))
     with pytest.raises(RunFailedError, match=r"(?s)^FailedJobs: jobset failed.*TrainJob: team/j"):
