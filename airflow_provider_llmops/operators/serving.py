@@ -46,9 +46,8 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     XCom: ``url`` (the service's stable address), ``openai_url`` (base URL for OpenAI clients), and all facts together
     as ``return_value``.
 
-    Further arguments are those of :class:`~airflow_provider_llmops.remote.operator.RemoteRunOperator`, but for ``run_timeout``,
-    whose place ``ready_timeout`` takes. ``poll_interval`` is 0.5 on this machine and 5 on a cluster, unless given. To cancel is to stop the
-    new revision.
+    Further arguments are those of :class:`~airflow_provider_llmops.remote.operator.RemoteRunOperator`, ``ready_timeout`` in place of its
+    ``run_timeout``. ``poll_interval`` is 0.5 on this machine, else 5, unless given. To cancel is to stop the new revision.
 
     :param service_name: name of the service and of the model that clients ask for
     :param model: URI of the model
@@ -150,19 +149,10 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         return self.bring_in(context, seen.revision, answer)
 
     def bring_in(self, context: Context, revision: str, answer: str) -> dict[str, Any]:
-        """Give a revision all of the traffic, and say what there is to say of the service.
-
-        :param context: of the task
-        :param revision: the revision
-        :param answer: what it answered to the smoke question
-        """
+        """Give a revision that has answered all of the traffic, and say what there is to say of the service."""
         service, reason = self.kind.rollout.give_traffic(revision, as_of(context))
         self._begin(context).key = None
-        if reason:
-            raise AirflowSkipException(reason)
-        facts = facts_of(service, revision, self.smoke_prompt, answer)
-        tell_of(facts, self, context, predictor_args=self.predictor_args)
-        return facts
+        return _told(self, context, facts_of(service, revision, self.smoke_prompt, answer), reason)
 
 
 class _ServingTask(Protocol):
@@ -172,6 +162,16 @@ class _ServingTask(Protocol):
     def hook(self) -> KServeHook: ...
     @property
     def log(self) -> Any: ...
+
+
+def _told(
+    task: DeployModelOperator, context: Context, facts: dict[str, Any], reason: str | None
+) -> dict[str, Any]:
+    """The facts, once they are pushed; a revision that has not got the traffic has none."""
+    if reason:
+        raise AirflowSkipException(reason)
+    tell_of(facts, task, context, predictor_args=task.predictor_args)
+    return facts
 
 
 def tell_of(

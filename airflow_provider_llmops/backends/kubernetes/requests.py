@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_llmops.json_text import parse_json
@@ -49,6 +50,35 @@ def document_of(answer: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise json.JSONDecodeError("No document of Kubernetes", text[:100], 0)
     return document
+
+
+def asking_for(method: Callable[..., Any], *arguments: Any) -> Callable[..., dict[str, Any]]:
+    """A call that gives one document, and takes further arguments of the client.
+
+    :param method: of the client
+    :param arguments: its arguments
+    """
+
+    def call(**request: Any) -> dict[str, Any]:
+        return document_of(method(*arguments, _preload_content=False, **request))
+
+    return call
+
+
+def asking_for_items(
+    method: Callable[..., Any], *arguments: Any, **options: Any
+) -> Callable[..., list[dict[str, Any]]]:
+    """A call that gives the documents of a list, and takes further arguments of the client.
+
+    :param method: of the client
+    :param arguments: its arguments
+    :param options: its arguments by name
+    """
+
+    def call(**request: Any) -> list[dict[str, Any]]:
+        return _documents(method(*arguments, _preload_content=False, **options, **request))
+
+    return call
 
 
 def log_end(

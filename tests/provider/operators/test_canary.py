@@ -216,6 +216,6 @@ def test_settings_that_are_none_are_refused_before_anything_starts(context, give
 
 def test_values_of_a_form_are_read_from_their_texts():
     given = {"steps": "[5, 25]", "min_requests": "7", "max_error_rate": "0.5", "max_latency_ratio": "None"}
-    operator = canary("/model", **given)
-    assert operator.shares == [5, 25]
-    assert operator.limits() == CanaryLimits(min_requests=7, max_error_rate=0.5, max_latency_ratio=None)
+    plan = canary("/model", **given).plan()
+    assert plan.shares == (5, 25)
+    assert plan.limits == CanaryLimits(min_requests=7, max_error_rate=0.5, max_latency_ratio=None)

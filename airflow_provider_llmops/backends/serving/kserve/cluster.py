@@ -20,6 +20,8 @@ from airflow_provider_llmops.backends.kubernetes.asking import (
 from airflow_provider_llmops.backends.kubernetes.messages import message_of
 from airflow_provider_llmops.backends.kubernetes.pods import MAX_PODS, is_scheduled
 from airflow_provider_llmops.backends.kubernetes.requests import (
+    asking_for,
+    asking_for_items,
     document_of,
     list_pods,
     list_warnings,
@@ -114,13 +116,13 @@ class KServeCluster:
 
         deployment = read(
             "deployments",
-            _document(self._apps.read_namespaced_deployment, f"{name}-predictor", namespace),
+            asking_for(self._apps.read_namespaced_deployment, f"{name}-predictor", namespace),
             None,
         )
         selector = f"app=isvc.{name}-predictor"
         replica_sets = read(
             "replicasets",
-            _items(self._apps.list_namespaced_replica_set, namespace, label_selector=selector),
+            asking_for_items(self._apps.list_namespaced_replica_set, namespace, label_selector=selector),
             [],
         )
         pods = read("pods", partial(list_pods, self._core, namespace, selector), [])
@@ -137,7 +139,7 @@ class KServeCluster:
         found = set()
         for name in waiting:
             fields = f"involvedObject.name={name}"
-            call = _items(self._core.list_namespaced_event, namespace, field_selector=fields)
+            call = asking_for_items(self._core.list_namespaced_event, namespace, field_selector=fields)
             with contextlib.suppress(ForbiddenError):
                 events = self._ask(f"list the events about pod {namespace}/{name}", call, patience)
                 if any(event.get("reason") in _ADDS_A_NODE for event in events):
@@ -157,10 +159,10 @@ class KServeCluster:
             return []
         selector = f"{SERVICE_LABEL}={name}"
         pods = partial(list_pods, self._core, namespace, selector)
-        scalers = _items(
+        scalers = asking_for_items(
             self._scalers.list_namespaced_horizontal_pod_autoscaler, namespace, label_selector=selector
         )
-        records = _items(
+        records = asking_for_items(
             self._apps.list_namespaced_controller_revision,
             namespace,
             label_selector=f"{history.SERVICE_LABEL}={name}",
@@ -237,7 +239,7 @@ class KServeCluster:
         :param service: the ``InferenceService``
         """
         namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-        call = _items(
+        call = asking_for_items(
             self._apps.list_namespaced_controller_revision,
             namespace,
             label_selector=f"{history.SERVICE_LABEL}={name}",
@@ -336,7 +338,7 @@ class KServeCluster:
         """
         from kubernetes.client import AuthorizationV1Api
 
-        call = _document(self._objects.list_namespaced_custom_object, *_kind(self._namespace))
+        call = asking_for(self._objects.list_namespaced_custom_object, *_kind(self._namespace))
         with contextlib.suppress(ForbiddenError):  # KServe is there; which right is missing is said below
             self._ask("list services", call, 0.0)
         reviews = AuthorizationV1Api(self._client)
@@ -358,7 +360,7 @@ class KServeCluster:
             "subresource": part,
             "namespace": self._namespace,
         }
-        call = _document(reviews.create_self_subject_access_review, {"spec": {"resourceAttributes": wanted}})
+        call = asking_for(reviews.create_self_subject_access_review, {"spec": {"resourceAttributes": wanted}})
         answer: dict[str, Any] = self._ask(f"ask for the right to {verb} {right}", call, 0.0)
         return bool(answer["status"]["allowed"])
 
@@ -371,25 +373,6 @@ def _waiting(service: Mapping[str, Any]) -> str:
 
 def _kind(namespace: str) -> tuple[str, str, str, str]:
     return GROUP, VERSION, namespace, PLURAL
-
-
-def _document(method: Callable[..., Any], *arguments: Any) -> Callable[..., dict[str, Any]]:
-    def call(**request: Any) -> dict[str, Any]:
-        return document_of(method(*arguments, _preload_content=False, **request))
-
-    return call
-
-
-def _items(
-    method: Callable[..., Any], *arguments: Any, **options: Any
-) -> Callable[..., list[dict[str, Any]]]:
-    def call(**request: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (
-            document_of(method(*arguments, _preload_content=False, **options, **request)).get("items") or []
-        )
-        return found
-
-    return call
 
 
 def _port(pod: Mapping[str, Any]) -> int:

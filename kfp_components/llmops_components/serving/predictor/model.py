@@ -31,7 +31,8 @@ from llmops_components.serving.predictor.encoding import PromptEncoder
 from llmops_components.serving.predictor.generation import Generation
 from llmops_components.serving.predictor.leaving import unless_disconnected
 from llmops_components.serving.predictor.openai import note_tokens
-from llmops_components.serving.predictor.requests import Settings, ask, parse
+from llmops_components.serving.predictor.requests import ask, parse
+from llmops_components.serving.predictor.settings import Settings
 
 DEFAULT_MAX_TOKENS = 64  # the V1 and V2 protocols have no convention of their own
 

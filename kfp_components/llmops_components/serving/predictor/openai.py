@@ -28,10 +28,10 @@ from llmops_components.serving.predictor.logprobs import TokenTexts
 from llmops_components.serving.predictor.requests import (
     ChatRequest,
     CompletionRequest,
-    CompletionSettings,
     ask,
     parse,
 )
+from llmops_components.serving.predictor.settings import CompletionSettings
 from llmops_components.serving.predictor.tools import required_calls
 
 OPENAI_PREFIX = "/openai/v1"

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmops_components.serving.predictor.generation import length_of_begun
 from llmops_components.serving.predictor.grammars import JSON_OPTIONS
-from llmops_components.serving.predictor.requests import Tool
+from llmops_components.serving.predictor.messages import Tool
 
 _PROBE = "probe_nobody_has"
 _PROBED = (

@@ -1,0 +1,131 @@
+"""How a canary is brought in: which shares of the requests it gets, for how long, and what it has to keep to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow_provider_llmops.backends.serving.base import Service
+from airflow_provider_llmops.decision import Decision, Outcome
+from airflow_provider_llmops.delivery.analysis import CanaryLimits
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
+from airflow_provider_llmops.json_text import parse_json
+
+__all__ = ["CanaryPlan"]
+
+UNDECIDED = ("roll_back", "go_on")
+MAX_STEPS = 20  # whose decisions XCom takes
+
+
+@dataclass(frozen=True)
+class CanaryPlan:
+    """The steps of a canary.
+
+    :param shares: percent of the requests in each step, rising
+    :param seconds: how long a step takes
+    :param patience: seconds that a step waits longer for enough requests
+    :param limits: what the canary has to keep to
+    :param goes_on_undecided: whether the next step is taken when there are not enough
+    """
+
+    shares: tuple[int, ...]
+    seconds: float
+    patience: float
+    limits: CanaryLimits
+    goes_on_undecided: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        steps: Any,
+        step_duration: Any,
+        undecided_timeout: Any,
+        on_undecided: Any,
+        limits: Mapping[str, Any],
+    ) -> CanaryPlan:
+        """A plan from what a DAG's author gives; of values that a template has made texts of, those are read.
+
+        :raises ConfigurationError: that is no plan
+        """
+        times = {"step_duration": step_duration, "undecided_timeout": undecided_timeout}
+        for name, value in times.items():
+            if not isinstance(value, timedelta) or value < timedelta(0):
+                raise ConfigurationError(f"{name} must be a timedelta from 0 on, got {shown_value(value)}.")
+        if on_undecided not in UNDECIDED:
+            raise ConfigurationError(
+                f"on_undecided must be {' or '.join(UNDECIDED)}, got {shown_value(on_undecided)}."
+            )
+        return cls(
+            _shares(steps),
+            step_duration.total_seconds(),
+            undecided_timeout.total_seconds(),
+            CanaryLimits(**{name: _value_of(value) for name, value in limits.items()}),
+            on_undecided == "go_on",
+        )
+
+    def goes_on_after(self, decision: Decision) -> bool:
+        """Whether the next step is taken.
+
+        :param decision: on the step before
+        """
+        is_undecided = decision.outcome is Outcome.UNDECIDED
+        return decision.outcome is Outcome.PASS or (is_undecided and self.goes_on_undecided)
+
+    def share_after(self, service: Service, revision: str, done: int) -> int | None:
+        """Percent of the requests that a revision is to have next; ``None`` when it is to have all of them.
+
+        An attempt that follows another goes on with the share that the service gives the revision.
+
+        :param service: the service as it is
+        :param revision: the revision
+        :param done: the share that it has been judged with in this attempt; 0 before the first step
+        :raises ConfigurationError: the service has another canary
+        :raises ApiUnavailableError: the revision that serves does not run
+        """
+        now = service.revisions[revision].traffic if revision in service.revisions else 0
+        stable = service.revisions.get(service.stable or "")
+        others = [name for name, each in service.revisions.items() if each.traffic and name != revision]
+        if not others or stable is None or stable.revision == revision:
+            return None
+        if others != [stable.revision]:
+            raise ConfigurationError(
+                f"Service {service.name!r} has another canary: {', '.join(others)} share its requests. Wait until one of them has all "
+                "of them."
+            )
+        if not stable.state.is_ready:
+            raise ApiUnavailableError(
+                f"Revision {stable.revision}, which serves, is {stable.state}: there is nothing to compare a canary with. Deploy with "
+                "DeployModelOperator to replace it."
+            )
+        if not done and now:
+            return next((share for share in self.shares if share >= now), now)
+        return next((share for share in self.shares if share > done), None)
+
+
+def _shares(steps: Any) -> tuple[int, ...]:
+    given = _value_of(steps)
+    is_list = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
+    if not is_list or any(isinstance(share, bool) or not isinstance(share, int) for share in given):
+        raise ConfigurationError(
+            f"steps must be a list of percentages such as [5, 25, 50], got {shown_value(steps)}."
+        )
+    if len(given) > MAX_STEPS:
+        raise ConfigurationError(f"At most {MAX_STEPS} steps are taken, got {len(given)}.")
+    if not all(0 < share < 100 for share in given) or list(given) != sorted(set(given)):
+        raise ConfigurationError(
+            f"steps must rise from above 0 to below 100, got {shown_value(list(given))}; 100 follows by itself."
+        )
+    return tuple(given)
+
+
+def _value_of(given: Any) -> Any:
+    """A value whose template was rendered to a text, as ``"[5, 25]"`` for ``[5, 25]``; others as they are."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return None if given in ("", "None") else parse_json(given)
+    except ValueError:
+        return given  # which is refused by name

@@ -1,0 +1,140 @@
+"""A canary, as one attempt of a task deals with it: step by step in, or back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airflow_provider_llmops.backends.serving.base import Service
+from airflow_provider_llmops.decision import Decision
+from airflow_provider_llmops.delivery.as_of import as_of
+from airflow_provider_llmops.delivery.canary import CanaryPlan
+from airflow_provider_llmops.exceptions import LLMOpsError, QualityGateFailed
+from airflow_provider_llmops.kinds.revision import Revisions
+from airflow_provider_llmops.remote.ending import has_retry
+from airflow_provider_llmops.remote.intent import Intent
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_llmops.triggers.canary import CanaryStepTrigger
+
+__all__ = ["Canary"]
+
+
+class Canary:
+    """A revision that gets more of the requests step by step.
+
+    :param kind: revisions of the service
+    :param context: of the attempt
+    :param revision: the revision
+    :param plan: its steps
+    """
+
+    def __init__(self, kind: Revisions, context: Context, revision: str, plan: CanaryPlan) -> None:
+        self._kind = kind
+        self._context = context
+        self._plan = plan
+        self._log = kind.log
+        self.revision = revision
+
+    def begin_step(
+        self, progress: dict[str, Any], *, poll_interval: float
+    ) -> tuple[CanaryStepTrigger, dict[str, Any]] | None:
+        """Share the requests out for the step that follows: what watches it; ``None`` when the revision is to have all of them.
+
+        :param progress: what was done before
+        :param poll_interval: seconds between two looks
+        """
+        from airflow_provider_llmops.triggers.canary import CanaryStepTrigger, counts_of
+
+        kind, plan = self._kind, self._plan
+        service = kind.backend.get(kind.namespace, kind.service_name)
+        self._leave_to_a_newer_model(service)
+        share = plan.share_after(service, self.revision, progress.get("done", 0))
+        if share is None:
+            if not progress["decisions"]:
+                self._log.info("Nothing else serves, with which revision %s could be compared", self.revision)
+            return None
+        stable = service.stable or ""
+        counts_of(service, self.revision, stable)  # or nothing is shared out
+        kind.takes_charge = True
+        service = kind.rollout.split(self.revision, share, stable)
+        if intent := Intent.load(self._context):  # the time to become ready is over; a retry has it anew
+            replace(intent, at=time.time()).store(self._context)
+        self._log.info(
+            "Revision %s of service %s has %s%% of the requests for %g s",
+            *(self.revision, kind.service_name, share, plan.seconds),
+        )
+        trigger = CanaryStepTrigger(
+            kserve_conn_id=kind.hook.kserve_conn_id,
+            namespace=kind.namespace,
+            name=kind.service_name,
+            revision=self.revision,
+            stable=stable,
+            share=share,
+            since=counts_of(service, self.revision, stable),
+            limits=plan.limits.to_json(),
+            until=time.time() + plan.seconds,
+            patience=plan.patience,
+            poll_interval=poll_interval,
+            cancel_on_kill=kind.cancel_on_kill,
+        )
+        return trigger, {**progress, "share": share}
+
+    def end_step(self, event: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
+        """What was done by now, if the canary goes on.
+
+        :param event: of the step's trigger
+        :param progress: what was done before the step
+        :raises QualityGateFailed: it was given up
+        :raises AirflowSkipException: a newer model serves by now
+        """
+        self._kind.takes_charge = True
+        decision = Decision.read(event["decision"])
+        decisions = [*progress["decisions"], decision.to_json()]
+        self._context["ti"].xcom_push(key="decisions", value=decisions)
+        self._log.info("%s: %s\n%s", decision.outcome, decision.findings[0], dict(decision.evidence))
+        if event["error"]:
+            self._leave_to_a_newer_model(self._kind.rollout.find_service())
+            raise self._given_up(event["error"])
+        if not self._plan.goes_on_after(decision):
+            raise self._given_up(f"was given up: {decision.findings[0]}")
+        return {**progress, "decisions": decisions, "done": progress["share"]}
+
+    @contextmanager
+    def or_back(self) -> Iterator[None]:
+        """Give the canary up where no attempt follows one that fails: nobody would watch it."""
+        try:
+            yield
+        except (QualityGateFailed, AirflowSkipException):
+            raise
+        except Exception as error:
+            if isinstance(error, AirflowFailException) or not has_retry(self._context):
+                try:
+                    self._kind.rollout.discard(self.revision)
+                except LLMOpsError as reason:  # it must not hide the failure
+                    self._log.error("Revision %s keeps its share of the requests: %s", self.revision, reason)
+            raise
+
+    def _leave_to_a_newer_model(self, service: Service | None) -> None:
+        """Give the canary up where a model of a newer date serves by now; the task is skipped then."""
+        rollout = self._kind.rollout
+        if reason := rollout.reason_to_leave(service, as_of(self._context), is_backfill=False):
+            rollout.discard(self.revision)
+            raise AirflowSkipException(reason)
+
+    def _given_up(self, why: str) -> Exception:
+        """What ends the task for good when the canary is given up."""
+        rollout = self._kind.rollout
+        service = rollout.find_service()
+        if service is not None and service.stable == self.revision:  # somebody has given it everything
+            return QualityGateFailed(f"The new revision {why}. It serves.", f"Revision: {self.revision}")
+        error = rollout.give_up(self.revision, why)
+        Intent.drop(self._context)
+        return QualityGateFailed(str(error))
