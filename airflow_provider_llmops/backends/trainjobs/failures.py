@@ -50,8 +50,8 @@ class FailureLog:
         explained = self._with_reason(failure, words.reason, is_unread=bool(problem))
         self._log.warning("Pod %s: %s", failure.pod, explained.message)
         # A Job that never restarts a pod makes another of another name, which fails alike.
-        reason = without_numbers(explained.message.replace(failure.pod, ""))
-        content = (failure.container, reason, problem.replace(failure.pod, ""))
+        reason = without_numbers(_without_name(explained.message, failure.pod))
+        content = (failure.container, reason, _without_name(problem, failure.pod))
         if is_read and content not in self._logged and len(self._logged) < MAX_LOGS:
             self._logged.add(content)
             self._log.warning("%s", problem or f"Last lines of pod {failure.pod}:")
@@ -92,3 +92,8 @@ def _explained(failure: PodProblem, reason: str | None) -> PodProblem:
         return failure
     how = failure.message.removeprefix("ended with ")
     return replace(failure, message=with_note(shortened(reason, MAX_MESSAGE_CHARACTERS), how))
+
+
+def _without_name(text: str, name: str) -> str:
+    """A text without a name, where it stands as a word of its own."""
+    return re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "", text)

@@ -68,7 +68,7 @@ class NamedTool(BaseModel, extra="forbid", strict=True):
     function: NamedFunction
 
 
-def tool_choice(value: Any) -> Any:
+def chosen_tool(value: Any) -> Any:
     if value is None or value in ("none", "auto", "required"):
         return value
     try:

@@ -24,7 +24,7 @@ from llmops_components.serving.predictor.fields import (
 )
 from llmops_components.serving.predictor.generation import Generation
 from llmops_components.serving.predictor.grammars import check_schema
-from llmops_components.serving.predictor.messages import Message, NamedTool, Tool, tool_choice
+from llmops_components.serving.predictor.messages import Message, NamedTool, Tool, chosen_tool
 from llmops_components.serving.predictor.sampling import Sampling
 from llmops_components.serving.predictor.settings import CompletionSettings, Settings
 
@@ -75,7 +75,7 @@ class ChatRequest(CompletionSettings):
     chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None  # OpenAI's limit
-    tool_choice: Annotated[str | NamedTool | None, BeforeValidator(tool_choice)] = None
+    tool_choice: Annotated[str | NamedTool | None, BeforeValidator(chosen_tool)] = None
     parallel_tool_calls: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None  # OpenAI's limit
 
