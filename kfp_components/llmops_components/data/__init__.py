@@ -1,1 +1,1 @@
-"""."""
+"""Data sets: files, formats and contents, and whether they are what training and evaluation take."""
