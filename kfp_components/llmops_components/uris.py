@@ -56,6 +56,20 @@ def host_of(address: str) -> str:
     return ""
 
 
+def is_server(address: str) -> bool:
+    """Whether an address is one of a server, and of nothing that is asked there: no query, no fragment, printable ASCII alone.
+
+    Args:
+        address: The address.
+    """
+    try:
+        parts = urlsplit(address)
+        has_place = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    return has_place and not (parts.query or parts.fragment) and all("!" <= sign <= "~" for sign in address)
+
+
 def hub_name(address: str) -> str | None:
     """What an address names on the Hugging Face hub: ``org/name``, or ``datasets/org/name``; None if it is of another scheme.
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -22,6 +21,7 @@ from llmops_components.inference.protocols import Answer, NotAnAnswerError, Ques
 from llmops_components.inference.service import Access, Service
 from llmops_components.json_text import parse_json
 from llmops_components.redaction import redact
+from llmops_components.uris import host_of, scheme_of
 
 REVISION_HEADER = "x-llmops-revision"  # our gateway's
 _PROMPT_TOKENS_HEADER = "x-llmops-prompt-tokens"
@@ -257,8 +257,7 @@ def _until(moment: datetime) -> float:
 
 def _proxy_for(address: str) -> str | None:
     """The environment's proxy, for another machine."""
-    parts = urlsplit(address)
-    host = parts.hostname or ""
+    host = host_of(address)
     if is_loopback(host) or proxy_bypass(host):
         return None
-    return getproxies().get(parts.scheme)
+    return getproxies().get(scheme_of(address))

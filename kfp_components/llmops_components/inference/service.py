@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from llmops_components.errors import SettingError, check_known
 from llmops_components.inference.protocols import PROTOCOL_NAMES, PROTOCOLS, Protocol, ProtocolName, Question
-from llmops_components.uris import is_http, split_login
+from llmops_components.uris import is_http, is_server, split_login
 
 # An API key is no argument: those are kept and shown. The first wins.
 KEY_VARIABLE = "LLMOPS_SERVICE_KEY"
@@ -82,12 +81,7 @@ def _check_address(url: str) -> None:
             f"url has a login in it, which clients show in their errors: {shown}. Leave it out; a key comes from the "
             f"environment variable {KEY_VARIABLE}."
         )
-    parts = urlsplit(url)
-    try:
-        is_address = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_address = False
-    if not is_address or parts.query or parts.fragment or not all("!" <= sign <= "~" for sign in url):
+    if not is_server(url):
         raise SettingError(f"url is not the address of a service alone: {url!r:.200}. {how}")
 
 

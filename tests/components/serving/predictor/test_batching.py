@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,15 +273,20 @@ def first_tokens(
         numbers = {id(row): number for number, row in enumerate(rows)}
         feed = Generation.feed
 
+        is_noted = threading.Lock()  # whoever waits for a row goes on from within ``feed``
+
         def noted(row: Generation, token: int) -> None:
-            feed(row, token)
-            if row.completion_tokens == 1 or row.finish_reason:
-                order.append((numbers[id(row)], row.completion_tokens))
+            with is_noted:
+                feed(row, token)
+                if row.completion_tokens == 1 or row.finish_reason:
+                    order.append((numbers[id(row)], row.completion_tokens))
 
         Generation.feed = noted  # type: ignore[method-assign]
         try:
             made.start()
             await asyncio.gather(*(row.text() for row in rows))
+            with is_noted:
+                pass
         finally:
             Generation.feed = feed  # type: ignore[method-assign]
 
