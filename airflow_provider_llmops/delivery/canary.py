@@ -11,7 +11,7 @@ from airflow_provider_llmops.backends.serving.base import Service
 from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
-from airflow_provider_llmops.json_text import parse_json
+from airflow_provider_llmops.specs.declared import Kinds, converted
 
 __all__ = ["CanaryPlan"]
 
@@ -62,7 +62,9 @@ class CanaryPlan:
             _shares(steps),
             step_duration.total_seconds(),
             undecided_timeout.total_seconds(),
-            CanaryLimits(**{name: _value_of(value) for name, value in limits.items()}),
+            CanaryLimits(
+                **{name: _read(value, ["int", "float", "null"], name) for name, value in limits.items()}
+            ),
             on_undecided == "go_on",
         )
 
@@ -106,7 +108,7 @@ class CanaryPlan:
 
 
 def _shares(steps: Any) -> tuple[int, ...]:
-    given = _value_of(steps)
+    given = _read(steps, [{"list": ["int"]}], "steps")
     is_list = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
     if not is_list or any(isinstance(share, bool) or not isinstance(share, int) for share in given):
         raise ConfigurationError(
@@ -121,11 +123,6 @@ def _shares(steps: Any) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _value_of(given: Any) -> Any:
-    """A value whose template was rendered to a text, as ``"[5, 25]"`` for ``[5, 25]``; others as they are."""
-    if not isinstance(given, str):
-        return given
-    try:
-        return None if given in ("", "None") else parse_json(given)
-    except ValueError:
-        return given  # which is refused by name
+def _read(given: Any, kinds: Kinds, name: str) -> Any:
+    """A value whose template was rendered to a text; others, and what is not declared, as they are."""
+    return converted(given, kinds, name, {}, strict=False) if isinstance(given, str) else given

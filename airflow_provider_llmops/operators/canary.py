@@ -111,8 +111,9 @@ class CanaryOperator(DeployModelOperator):
 
     def bring_in(self, context: Context, revision: str, answer: str) -> dict[str, Any]:
         """Give a revision that has answered its share of the requests, and more with each step."""
-        with self._canary(context, revision).or_back():
-            return self._take_step(context, {"revision": revision, "answer": answer, "decisions": []})
+        canary = self._canary(context, revision)
+        with canary.or_back():
+            return self._take_step(context, canary, {"revision": revision, "answer": answer, "decisions": []})
 
     def step_complete(
         self, context: Context, event: dict[str, Any], progress: dict[str, Any]
@@ -125,16 +126,16 @@ class CanaryOperator(DeployModelOperator):
         attempt, canary = self._begin(context), self._canary(context, progress["revision"])
         attempt.key = canary.revision
         with concluding(context), attempt.while_it_goes_on(canary.revision), canary.or_back():
-            return self._take_step(context, canary.end_step(event, progress))
+            return self._take_step(context, canary, canary.end_step(event, progress))
 
     def _canary(self, context: Context, revision: str) -> Canary:
         return Canary(self.kind, context, revision, self.plan())
 
-    def _take_step(self, context: Context, progress: dict[str, Any]) -> dict[str, Any]:
+    def _take_step(self, context: Context, canary: Canary, progress: dict[str, Any]) -> dict[str, Any]:
         interval = float(self.backend.poll_interval if self.poll_interval is None else self.poll_interval)
-        step = self._canary(context, progress["revision"]).begin_step(progress, poll_interval=interval)
+        step = canary.begin_step(progress, poll_interval=interval)
         if step is None:
-            return super().bring_in(context, progress["revision"], progress["answer"])
+            return super().bring_in(context, canary.revision, progress["answer"])
         trigger, progress = step
         if self.deferrable:
             self.defer(trigger=trigger, method_name="step_complete", kwargs={"progress": progress})

@@ -11,9 +11,7 @@ from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits, judge
 from airflow_provider_llmops.delivery.rollout import Rollout
 from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError, RunNotFoundError, shortened
-from airflow_provider_llmops.hooks.kserve import KServeHook
-from airflow_provider_llmops.remote.trigger import WatchTrigger
-from airflow_provider_llmops.remote.watch import Watch
+from airflow_provider_llmops.triggers.service import ServingTrigger, ServingWatch
 
 __all__ = ["CanaryStepTrigger"]
 
@@ -21,7 +19,7 @@ Counts = Mapping[str, Mapping[str, Any]]
 MAX_FINDING = 500
 
 
-class CanaryStepWatch(Watch):
+class CanaryStepWatch(ServingWatch):
     """Looks at a canary until its step is decided: at once where it breaks a limit, else when the step is over.
 
     :param backend: where the service runs
@@ -30,15 +28,13 @@ class CanaryStepWatch(Watch):
     """
 
     def __init__(self, backend: ServingBackend, step: CanaryStepTrigger, logger: Any) -> None:
-        super().__init__(f"revision {step.revision}", None)  # it ends by itself, decided or not
-        self._backend = backend
+        # It ends by itself, decided or not.
+        super().__init__(backend, step.namespace, step.name, step.revision, logger, deadline=None)
         self._step = step
         self._rollout = Rollout(backend, step.namespace, step.name, logger)
-        self._log = logger
         self._limits = CanaryLimits.read(step.limits)
         self._decision = Decision(Outcome.UNDECIDED, ("Nothing was seen of the service.",))
         self._why_not: str | None = None
-        self._unanswered = False
 
     def look(self) -> bool:
         """Look once; whether the step is decided. What does not answer is asked again.
@@ -47,18 +43,14 @@ class CanaryStepWatch(Watch):
         """
         step = self._step
         try:
-            service = self._backend.get(step.namespace, step.name, patience=0.0)
-        except ApiUnavailableError as error:
-            if not self._unanswered:
-                self._log.warning("%s Watching on.", error)
-            self._unanswered = True
-            finding = shortened(f"The service could not be read: {error}", MAX_FINDING)
-            self._decision = Decision(Outcome.UNDECIDED, (finding,))
-            return time.time() >= step.until + step.patience
+            service = self.read()
         except RunNotFoundError:
             self._why_not = "was deleted by somebody else, with its service"
             return True
-        self._unanswered = False
+        if service is None:
+            finding = shortened(f"The service could not be read: {self.unanswered}", MAX_FINDING)
+            self._decision = Decision(Outcome.UNDECIDED, (finding,))
+            return time.time() >= step.until + step.patience
         if why := self._lost(service):
             self._why_not = why
             self._decision = Decision(Outcome.UNDECIDED, (f"The canary {why}.",))
@@ -110,7 +102,7 @@ class CanaryStepWatch(Watch):
         }
 
 
-class CanaryStepTrigger(WatchTrigger[ServingBackend]):
+class CanaryStepTrigger(ServingTrigger):
     """Fires once, when a canary breaks a limit, when its step is over, or when it is not decided by the end of the patience.
 
     The event's payload is ``{"revision": str, "decision": dict, "error": str | None}``; the error says why the step could not be
@@ -161,10 +153,9 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
         poll_interval: float,
         cancel_on_kill: bool = True,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.kserve_conn_id = kserve_conn_id
-        self.namespace = namespace
-        self.name = name
+        super().__init__(
+            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+        )
         self.revision = revision
         self.stable = stable
         self.share = share
@@ -172,7 +163,6 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
         self.limits = limits
         self.until = until
         self.patience = patience
-        self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
 
     @property
@@ -184,10 +174,6 @@ class CanaryStepTrigger(WatchTrigger[ServingBackend]):
     def cancels_on_kill(self) -> bool:
         """Whether the canary is given up when a person marks or clears the waiting task."""
         return self.cancel_on_kill
-
-    async def connect(self) -> ServingBackend:
-        """Where the service runs."""
-        return await KServeHook(self.kserve_conn_id).aget_backend()
 
     def watch(self, backend: ServingBackend, logger: Any) -> CanaryStepWatch:
         """What looks at the canary."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_llmops.backends.serving.base import Revision, ServingBackend
+from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend
 from airflow_provider_llmops.delivery.rollout import Rollout
 from airflow_provider_llmops.delivery.wanted import WantedService
 from airflow_provider_llmops.exceptions import ApiUnavailableError, RunNotFoundError
@@ -16,8 +16,42 @@ from airflow_provider_llmops.states import ServiceState
 __all__ = ["RevisionReadyTrigger", "ServiceGoneTrigger", "ServiceTrigger"]
 
 
-class RevisionWatch(Watch):
-    """Looks at a revision until it is ready, or never will be.
+class ServingTrigger(WatchTrigger[ServingBackend]):
+    """Base of the triggers for a service, which is only watched, unless a subclass says how it is cancelled.
+
+    :param kserve_conn_id: connection of type ``kserve``
+    :param namespace: namespace of the service
+    :param name: its name
+    :param poll_interval: seconds between two looks
+    """
+
+    def __init__(self, *, kserve_conn_id: str, namespace: str, name: str, poll_interval: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kserve_conn_id = kserve_conn_id
+        self.namespace = namespace
+        self.name = name
+        self.poll_interval = poll_interval
+
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"service {self.namespace}/{self.name}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """No: it belongs to others, or is deleted and does not come back."""
+        return False
+
+    async def connect(self) -> ServingBackend:
+        """Where the service runs."""
+        return await KServeHook(self.kserve_conn_id).aget_backend()
+
+    def cancel(self, backend: ServingBackend) -> None:
+        """Nothing: the service is only watched."""
+
+
+class ServingWatch(Watch):
+    """Looks at one revision of a service.
 
     :param backend: where the service runs
     :param namespace: its namespace
@@ -41,19 +75,51 @@ class RevisionWatch(Watch):
         self._backend = backend
         self._place = (namespace, name)
         self._log = logger
-        self._unanswered = False
+        self.unanswered: ApiUnavailableError | None = None
+        """Why the service could not be read at the last look."""
+
+    def read(self) -> Service | None:
+        """The service; ``None`` where it could not be read, which is said once, until it can be again."""
+        try:
+            service = self._backend.get(*self._place, patience=0.0)
+        except ApiUnavailableError as error:
+            if self.unanswered is None:
+                self._log.warning("%s Waiting on.", error)
+            self.unanswered = error
+            return None
+        self.unanswered = None
+        return service
+
+
+class RevisionWatch(ServingWatch):
+    """Looks at a revision until it is ready, or never will be.
+
+    :param backend: where the service runs
+    :param namespace: its namespace
+    :param name: its name
+    :param revision: the revision
+    :param logger: of the task
+    :param deadline: Unix time after which it has taken too long
+    """
+
+    def __init__(
+        self,
+        backend: ServingBackend,
+        namespace: str,
+        name: str,
+        revision: str,
+        logger: Any,
+        *,
+        deadline: float | None,
+    ) -> None:
+        super().__init__(backend, namespace, name, revision, logger, deadline=deadline)
         self._seen = Revision(revision=revision, state=ServiceState.STARTING)
 
     def look(self) -> bool:
         """Look once; whether it is settled. What does not answer is asked again."""
-        try:
-            service = self._backend.get(*self._place, patience=0.0)
-        except ApiUnavailableError as error:
-            if not self._unanswered:
-                self._log.warning("%s Waiting on.", error)
-            self._unanswered = True
+        service = self.read()
+        if service is None:
             return False
-        self._unanswered = False
         name = self._seen.revision
         self._seen = service.revisions.get(name) or Revision(
             revision=name, state=ServiceState.FAILED, error="it was deleted by somebody else"
@@ -70,7 +136,7 @@ class RevisionWatch(Watch):
         }
 
 
-class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
+class RevisionReadyTrigger(ServingTrigger):
     """Fires once, when a revision is ready, has failed, or its deadline has passed.
 
     The event's payload is ``{"revision": str, "state": str, "error": str | None, "timed_out": bool}``.
@@ -111,12 +177,10 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
         is_ours: bool = True,
         back_to: str | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.kserve_conn_id = kserve_conn_id
-        self.namespace = namespace
-        self.name = name
+        super().__init__(
+            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+        )
         self.revision = revision
-        self.poll_interval = poll_interval
         self.deadline = deadline
         self.cancel_on_kill = cancel_on_kill
         self.is_ours = is_ours
@@ -131,10 +195,6 @@ class RevisionReadyTrigger(WatchTrigger[ServingBackend]):
     def cancels_on_kill(self) -> bool:
         """Whether it is stopped when a person marks or clears the waiting task."""
         return self.cancel_on_kill and self.is_ours
-
-    async def connect(self) -> ServingBackend:
-        """Where the service runs."""
-        return await KServeHook(self.kserve_conn_id).aget_backend()
 
     def watch(self, backend: ServingBackend, logger: Any) -> RevisionWatch:
         """What looks at the revision."""
@@ -189,7 +249,7 @@ class ServiceWatch(Watch):
         self._said = text
 
 
-class ServiceTrigger(WatchTrigger[ServingBackend]):
+class ServiceTrigger(ServingTrigger):
     """Fires once, when a service is as it is wanted, or the revision that is waited for has failed or is stopped.
 
     The event's payload is ``{"error": str | None}``, why the service cannot be watched any more. The service is only watched.
@@ -214,35 +274,16 @@ class ServiceTrigger(WatchTrigger[ServingBackend]):
         revision: str | None = None,
         percent: int | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.kserve_conn_id = kserve_conn_id
-        self.namespace = namespace
-        self.name = name
-        self.poll_interval = poll_interval
+        super().__init__(
+            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+        )
         self.revision = revision
         self.percent = percent
-
-    @property
-    def named(self) -> str:
-        """What is waited for."""
-        return f"service {self.namespace}/{self.name}"
-
-    @property
-    def cancels_on_kill(self) -> bool:
-        """Never: it belongs to others."""
-        return False
-
-    async def connect(self) -> ServingBackend:
-        """Where the service runs."""
-        return await KServeHook(self.kserve_conn_id).aget_backend()
 
     def watch(self, backend: ServingBackend, logger: Any) -> ServiceWatch:
         """What looks at the service."""
         wanted = WantedService(self.namespace, self.name, revision=self.revision, percent=self.percent)
         return ServiceWatch(backend, wanted, logger)
-
-    def cancel(self, backend: ServingBackend) -> None:
-        """Nothing: the service is only watched."""
 
 
 class ServiceGoneWatch(Watch):
@@ -290,7 +331,7 @@ class ServiceGoneWatch(Watch):
         return {"left": self._left, "deleted": self._deleted, "timed_out": timed_out, "error": error}
 
 
-class ServiceGoneTrigger(WatchTrigger[ServingBackend]):
+class ServiceGoneTrigger(ServingTrigger):
     """Fires once, when nothing is left of a service that was deleted, or its deadline has passed.
 
     The event's payload is ``{"left": list[str], "deleted": bool, "timed_out": bool, "error": str | None}``.
@@ -315,33 +356,14 @@ class ServiceGoneTrigger(WatchTrigger[ServingBackend]):
         deadline: float | None,
         deleted: bool,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.kserve_conn_id = kserve_conn_id
-        self.namespace = namespace
-        self.name = name
-        self.poll_interval = poll_interval
+        super().__init__(
+            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+        )
         self.deadline = deadline
         self.deleted = deleted
-
-    @property
-    def named(self) -> str:
-        """What is waited for."""
-        return f"service {self.namespace}/{self.name}"
-
-    @property
-    def cancels_on_kill(self) -> bool:
-        """No: what is deleted does not come back."""
-        return False
-
-    async def connect(self) -> ServingBackend:
-        """Where the service ran."""
-        return await KServeHook(self.kserve_conn_id).aget_backend()
 
     def watch(self, backend: ServingBackend, logger: Any) -> ServiceGoneWatch:
         """What looks at what is left."""
         return ServiceGoneWatch(
             backend, self.namespace, self.name, logger, deadline=self.deadline, deleted=self.deleted
         )
-
-    def cancel(self, backend: ServingBackend) -> None:
-        """Nothing: it is deleted already."""
