@@ -12,11 +12,8 @@ from airflow_provider_llmops.backends.serving.base import Revision
 from airflow_provider_llmops.delivery.rollout import SMOKE_PROMPT, facts_of
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.kinds.rollback import Rollbacks
-from airflow_provider_llmops.links import ServiceLink
-from airflow_provider_llmops.operators.serving import READY_TIMEOUT, tell_of
-from airflow_provider_llmops.remote.ending import describe_limits
+from airflow_provider_llmops.operators.serving import READY_TIMEOUT, RevisionOperator
 from airflow_provider_llmops.remote.intent import Intent
-from airflow_provider_llmops.remote.operator import RemoteRunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RollbackOperator"]
 
 
-class RollbackOperator(RemoteRunOperator[Revision]):
+class RollbackOperator(RevisionOperator):
     """Bring the last good revision of a service back: start it, wait until it is ready, ask it a question, give it the traffic.
 
     Rolled back is the revision that was asked for last, whether it serves or is on its way to; it is given up, and no later rollback goes back to
@@ -46,10 +43,6 @@ class RollbackOperator(RemoteRunOperator[Revision]):
     :param ready_timeout: how long the revision may take to become ready, however many attempts wait for it
     :param kserve_conn_id: connection of type ``kserve``
     """
-
-    operator_extra_links = (ServiceLink(),)
-    ui_color = "#e6f4ea"
-    run_timeout_argument = "ready_timeout"
 
     def __init__(
         self,
@@ -73,11 +66,6 @@ class RollbackOperator(RemoteRunOperator[Revision]):
     template_fields: Sequence[str] = tuple(name for name in names_of(__init__) if name != "ready_timeout")
 
     @cached_property
-    def hook(self) -> KServeHook:
-        """The hook of the connection."""
-        return KServeHook(self.kserve_conn_id)
-
-    @cached_property
     def kind(self) -> Rollbacks:
         """Former revisions of the service."""
         return Rollbacks(
@@ -87,19 +75,12 @@ class RollbackOperator(RemoteRunOperator[Revision]):
             service_name=self.service_name,
             to_revision=self.to_revision or None,
             cancel_on_kill=self.cancel_on_kill,
-            stored_intent=lambda: Intent.load(self._context) if self._context is not None else None,
+            stored_intent=self.stored_intent,
         )
 
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """What starts the revision that comes back."""
         return self.kind.return_of(intent)
-
-    def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
-        """Why the revision is not ready; what was to be rolled back serves on, and the next attempt decides anew."""
-        error = self.kind.failure(key, event, limits=describe_limits(self))
-        if self._context is not None and self.kind.is_given_up:
-            Intent.drop(self._context)
-        return error
 
     def outcome(self, context: Context, seen: Revision) -> dict[str, Any]:
         """Ask the revision that is ready, give it the traffic, and give up the one that it replaces."""
@@ -113,7 +94,7 @@ class RollbackOperator(RemoteRunOperator[Revision]):
             **facts_of(service, seen.revision, self.smoke_prompt, answer),
             "replaced": kind.back_to,
         }
-        tell_of(facts, self, context)
+        self.tell_of(facts, context)
         if kind.back_to is not None:
             self.log.info("Revision %s was rolled back, and is given up", kind.back_to)
         return facts

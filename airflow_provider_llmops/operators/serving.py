@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
@@ -34,7 +35,52 @@ __all__ = ["AskModelOperator", "DeployModelOperator"]
 READY_TIMEOUT = timedelta(minutes=15)
 
 
-class DeployModelOperator(RemoteRunOperator[Revision]):
+class RevisionOperator(RemoteRunOperator[Revision]):
+    """Base of the operators that have a revision of a service serve. Their ``run_timeout`` is called ``ready_timeout``."""
+
+    operator_extra_links = (ServiceLink(),)
+    ui_color = "#e6f4ea"
+    run_timeout_argument = "ready_timeout"
+    kserve_conn_id: str
+
+    @property
+    @abstractmethod
+    def kind(self) -> Revisions:
+        """Revisions of the service."""
+
+    @cached_property
+    def hook(self) -> KServeHook:
+        """The hook of the connection."""
+        return KServeHook(self.kserve_conn_id)
+
+    def stored_intent(self) -> Intent | None:
+        """What an attempt has stored; ``None`` while the task does not run."""
+        return Intent.load(self._context) if self._context is not None else None
+
+    def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
+        """Why the revision is not ready; it is given up, and then the next attempt has time of its own."""
+        error = self.kind.failure(key, event, limits=describe_limits(self))
+        if self._context is not None and self.kind.is_given_up:
+            Intent.drop(self._context)
+        return error
+
+    def tell_of(
+        self, facts: Mapping[str, Any], context: Context, predictor_args: Mapping[str, Any] | None = None
+    ) -> None:
+        """Push the addresses of a service, and the page that a person may open.
+
+        :param facts: of the service
+        :param context: of the task
+        :param predictor_args: arguments of the model's server
+        """
+        for key in ("url", "openai_url"):
+            context["ti"].xcom_push(key=key, value=facts[key])
+        access_file = self.hook.with_access_file(predictor_args).get(ACCESS_FILE)
+        ServiceLink().push(context["ti"], page_of(facts["url"], asks_for_keys=access_file is not None))
+        self.log.info("Service %s answers at %s", facts["name"], facts["openai_url"])
+
+
+class DeployModelOperator(RevisionOperator):
     """Serve a model: start a new revision, wait until it is ready, ask it a question, give it the traffic.
 
     A revision that does not become ready, or does not answer, is stopped, and the one that served before goes on. The
@@ -62,10 +108,6 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         serves; ``False`` takes the traffic in any case, to go back to an older model for example
     :param kserve_conn_id: connection of type ``kserve``
     """
-
-    operator_extra_links = (ServiceLink(),)
-    ui_color = "#e6f4ea"
-    run_timeout_argument = "ready_timeout"
 
     def __init__(
         self,
@@ -97,11 +139,6 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
     template_fields: Sequence[str] = tuple(name for name in names_of(__init__) if name != "ready_timeout")
 
     @cached_property
-    def hook(self) -> KServeHook:
-        """The hook of the connection."""
-        return KServeHook(self.kserve_conn_id)
-
-    @cached_property
     def kind(self) -> Revisions:
         """Revisions of the service."""
         return Revisions(
@@ -111,7 +148,7 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
             service_name=self.service_name,
             only_if_newer=self.only_if_newer is True,
             cancel_on_kill=self.cancel_on_kill,
-            stored_intent=lambda: Intent.load(self._context) if self._context is not None else None,
+            stored_intent=self.stored_intent,
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -134,13 +171,6 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
             raise AirflowSkipException(reason)
         return self.kind.start_of(intent, manifest, service, as_of(context))
 
-    def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
-        """Why the revision is not ready; it is stopped, and then the next attempt has time of its own."""
-        error = self.kind.failure(key, event, limits=describe_limits(self))
-        if self._context is not None and self.kind.is_given_up:
-            Intent.drop(self._context)
-        return error
-
     def outcome(self, context: Context, seen: Revision) -> dict[str, Any]:
         """Ask the revision that is ready, then give it the traffic."""
         attempt = self._begin(context)
@@ -152,47 +182,11 @@ class DeployModelOperator(RemoteRunOperator[Revision]):
         """Give a revision that has answered all of the traffic, and say what there is to say of the service."""
         service, reason = self.kind.rollout.give_traffic(revision, as_of(context))
         self._begin(context).key = None
-        return _told(self, context, facts_of(service, revision, self.smoke_prompt, answer), reason)
-
-
-class _ServingTask(Protocol):
-    """An operator that changes what serves."""
-
-    @property
-    def hook(self) -> KServeHook: ...
-    @property
-    def log(self) -> Any: ...
-
-
-def _told(
-    task: DeployModelOperator, context: Context, facts: dict[str, Any], reason: str | None
-) -> dict[str, Any]:
-    """The facts, once they are pushed; a revision that has not got the traffic has none."""
-    if reason:
-        raise AirflowSkipException(reason)
-    tell_of(facts, task, context, predictor_args=task.predictor_args)
-    return facts
-
-
-def tell_of(
-    facts: Mapping[str, Any],
-    task: _ServingTask,
-    context: Context,
-    *,
-    predictor_args: Mapping[str, Any] | None = None,
-) -> None:
-    """Push the addresses of a service, and the page that a person may open.
-
-    :param facts: of the service
-    :param task: the operator
-    :param context: of the task
-    :param predictor_args: arguments of the model's server
-    """
-    for key in ("url", "openai_url"):
-        context["ti"].xcom_push(key=key, value=facts[key])
-    access_file = task.hook.with_access_file(predictor_args).get(ACCESS_FILE)
-    ServiceLink().push(context["ti"], page_of(facts["url"], asks_for_keys=access_file is not None))
-    task.log.info("Service %s answers at %s", facts["name"], facts["openai_url"])
+        if reason:
+            raise AirflowSkipException(reason)
+        facts = facts_of(service, revision, self.smoke_prompt, answer)
+        self.tell_of(facts, context, self.predictor_args)
+        return facts
 
 
 class AskModelOperator(BaseOperator):

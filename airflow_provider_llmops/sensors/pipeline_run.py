@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk import BaseSensorOperator
 
 from airflow_provider_llmops.backends.pipelines.base import PipelineServer
 from airflow_provider_llmops.backends.pipelines.ending import failure_of
@@ -15,16 +12,18 @@ from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledEr
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.remote.intent import while_it_goes_on
+from airflow_provider_llmops.remote.sensor import RemoteSensor
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
 __all__ = ["PipelineRunSensor"]
 
 
-class PipelineRunSensor(BaseSensorOperator):
+class PipelineRunSensor(RemoteSensor):
     """Succeeds when the run has succeeded, fails when it has failed or was cancelled.
 
     The run is only watched: whatever happens to this task, it is never cancelled.
@@ -49,10 +48,9 @@ class PipelineRunSensor(BaseSensorOperator):
         poke_interval: float = 5.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, **kwargs)
+        super().__init__(deferrable=deferrable, poke_interval=poke_interval, **kwargs)
         self.run_id = run_id
         self.kubeflow_conn_id = kubeflow_conn_id
-        self.deferrable = deferrable
         self.stream_logs = stream_logs
 
     @cached_property
@@ -61,14 +59,10 @@ class PipelineRunSensor(BaseSensorOperator):
         return KubeflowPipelinesHook(self.kubeflow_conn_id)
 
     def execute(self, context: Context) -> Any:
-        """Look once, then wait where it was asked for."""
+        """Link the run, then wait for it."""
         if url := self.hook.backend.run_url(self.run_id):
             PipelineRunLink().push(context["ti"], url)
-        if not self.deferrable:
-            return super().execute(context)
-        if not self.poke(context):
-            self._wait()
-        return None
+        return super().execute(context)
 
     def poke(self, context: Context) -> bool:
         """Whether the run has succeeded; raises when it can no longer."""
@@ -81,22 +75,19 @@ class PipelineRunSensor(BaseSensorOperator):
             if event["error"] and not has_succeeded:
                 raise ConfigurationError(event["error"])
         if not has_succeeded:
-            self._wait()  # somebody has made it go on
+            self.wait()  # somebody has made it go on
 
-    def _wait(self) -> None:
+    def trigger(self) -> PipelineRunTrigger:
+        """What waits in the triggerer."""
         from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
-        self.defer(
-            trigger=PipelineRunTrigger(
-                kubeflow_conn_id=self.kubeflow_conn_id,
-                run_id=self.run_id,
-                poll_interval=self.poke_interval,
-                in_one_stream=isinstance(self.hook.backend, PipelineServer),
-                stream_logs=self.stream_logs,
-                cancel_on_kill=False,
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout),
+        return PipelineRunTrigger(
+            kubeflow_conn_id=self.kubeflow_conn_id,
+            run_id=self.run_id,
+            poll_interval=self.poke_interval,
+            in_one_stream=isinstance(self.hook.backend, PipelineServer),
+            stream_logs=self.stream_logs,
+            cancel_on_kill=False,
         )
 
     def _has_succeeded(self, run: Run) -> bool:

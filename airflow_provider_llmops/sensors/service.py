@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk import BaseSensorOperator
 
 from airflow_provider_llmops.delivery.wanted import WantedService
 from airflow_provider_llmops.exceptions import (
@@ -18,16 +15,18 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.remote.sensor import RemoteSensor
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_llmops.backends.serving.base import Service
+    from airflow_provider_llmops.triggers.service import ServiceTrigger
 
 __all__ = ["ServiceReadySensor", "ServiceTrafficSensor"]
 
 
-class ServiceReadySensor(BaseSensorOperator):
+class ServiceReadySensor(RemoteSensor):
     """Succeeds when a service answers, fails when the revision that is waited for has failed or is stopped.
 
     A revision is ready by the evidence of its own pods or process, never because the one before it still serves. A service that
@@ -54,12 +53,11 @@ class ServiceReadySensor(BaseSensorOperator):
         poke_interval: float = 5.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, **kwargs)
+        super().__init__(deferrable=deferrable, poke_interval=poke_interval, **kwargs)
         self.service_name = service_name
         self.namespace = namespace
         self.revision = revision
         self.kserve_conn_id = kserve_conn_id
-        self.deferrable = deferrable
 
     @cached_property
     def hook(self) -> KServeHook:
@@ -70,14 +68,6 @@ class ServiceReadySensor(BaseSensorOperator):
     def wanted(self) -> WantedService:
         """What is waited for."""
         return WantedService(self.namespace, self.service_name, revision=self.revision or None)
-
-    def execute(self, context: Context) -> Any:
-        """Look once, then wait where it was asked for."""
-        if not self.deferrable:
-            return super().execute(context)
-        if not self.poke(context):
-            self._wait()
-        return None
 
     def poke(self, context: Context) -> bool:
         """Whether it is as it is waited for; raises when it no longer can be. What does not answer is asked again."""
@@ -104,23 +94,20 @@ class ServiceReadySensor(BaseSensorOperator):
         if event["error"]:
             raise ConfigurationError(event["error"])
         if not self.poke(context):
-            self._wait()  # it has changed since
+            self.wait()  # it has changed since
 
-    def _wait(self) -> None:
+    def trigger(self) -> ServiceTrigger:
+        """What waits in the triggerer."""
         from airflow_provider_llmops.triggers.service import ServiceTrigger
 
         wanted = self.wanted
-        self.defer(
-            trigger=ServiceTrigger(
-                kserve_conn_id=self.kserve_conn_id,
-                namespace=wanted.namespace,
-                name=wanted.name,
-                poll_interval=self.poke_interval,
-                revision=wanted.revision,
-                percent=wanted.percent,
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout),
+        return ServiceTrigger(
+            kserve_conn_id=self.kserve_conn_id,
+            namespace=wanted.namespace,
+            name=wanted.name,
+            poll_interval=self.poke_interval,
+            revision=wanted.revision,
+            percent=wanted.percent,
         )
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk import BaseSensorOperator
 
 from airflow_provider_llmops.backends.trainjobs.job import why_failed
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError, RunFailedError
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.remote.intent import while_it_goes_on
+from airflow_provider_llmops.remote.sensor import RemoteSensor
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -20,11 +18,12 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.backends.trainjobs.api import TrainJobs
     from airflow_provider_llmops.backends.trainjobs.job import TrainJob
     from airflow_provider_llmops.backends.trainjobs.watch import TrainJobWatch
+    from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
 __all__ = ["TrainJobSensor"]
 
 
-class TrainJobSensor(BaseSensorOperator):
+class TrainJobSensor(RemoteSensor):
     """Succeeds when the TrainJob is complete, fails when it has failed or was deleted.
 
     It is only watched: whatever happens to this task, the TrainJob stays. Progress and metrics go to the task's log.
@@ -48,11 +47,10 @@ class TrainJobSensor(BaseSensorOperator):
         poke_interval: float = 10.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, **kwargs)
+        super().__init__(deferrable=deferrable, poke_interval=poke_interval, **kwargs)
         self.name = name
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
-        self.deferrable = deferrable
 
     @cached_property
     def _backend(self) -> TrainJobs:
@@ -68,14 +66,6 @@ class TrainJobSensor(BaseSensorOperator):
 
         return TrainJobWatch(self._backend, self._namespace, self.name, self.log)
 
-    def execute(self, context: Context) -> Any:
-        """Look once, then wait where it was asked for."""
-        if not self.deferrable:
-            return super().execute(context)
-        if not self.poke(context):
-            self._wait()
-        return None
-
     def poke(self, context: Context) -> bool:
         """Whether the TrainJob is complete; raises when it no longer can be."""
         job = self._watch.look()
@@ -90,22 +80,19 @@ class TrainJobSensor(BaseSensorOperator):
             if event["error"] and not is_complete:
                 raise ConfigurationError(event["error"])
         if not is_complete:
-            self._wait()  # another one of that name
+            self.wait()  # another one of that name
 
-    def _wait(self) -> None:
+    def trigger(self) -> TrainJobTrigger:
+        """What waits in the triggerer."""
         from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
-        self.defer(
-            trigger=TrainJobTrigger(
-                kubernetes_conn_id=self.kubernetes_conn_id,
-                namespace=self._namespace,
-                name=self.name,
-                poll_interval=self.poke_interval,
-                stops_at_final_error=False,
-                delete_on_kill=False,
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout),
+        return TrainJobTrigger(
+            kubernetes_conn_id=self.kubernetes_conn_id,
+            namespace=self._namespace,
+            name=self.name,
+            poll_interval=self.poke_interval,
+            stops_at_final_error=False,
+            delete_on_kill=False,
         )
 
     def _is_complete(self, job: TrainJob, trouble: str | None) -> bool:
