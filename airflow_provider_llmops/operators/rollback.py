@@ -75,7 +75,7 @@ class RollbackOperator(RevisionOperator):
             service_name=self.service_name,
             to_revision=self.to_revision or None,
             cancel_on_kill=self.cancel_on_kill,
-            stored_intent=self.stored_intent,
+            stored_intent=self._stored_intent,
         )
 
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
@@ -94,7 +94,7 @@ class RollbackOperator(RevisionOperator):
             **facts_of(service, seen.revision, self.smoke_prompt, answer),
             "replaced": kind.back_to,
         }
-        self.tell_of(facts, context)
+        self._tell_of(facts, context)
         if kind.back_to is not None:
             self.log.info("Revision %s was rolled back, and is given up", kind.back_to)
         return facts

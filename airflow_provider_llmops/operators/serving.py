@@ -53,7 +53,7 @@ class RevisionOperator(RemoteRunOperator[Revision]):
         """The hook of the connection."""
         return KServeHook(self.kserve_conn_id)
 
-    def stored_intent(self) -> Intent | None:
+    def _stored_intent(self) -> Intent | None:
         """What an attempt has stored; ``None`` while the task does not run."""
         return Intent.load(self._context) if self._context is not None else None
 
@@ -64,7 +64,7 @@ class RevisionOperator(RemoteRunOperator[Revision]):
             Intent.drop(self._context)
         return error
 
-    def tell_of(
+    def _tell_of(
         self, facts: Mapping[str, Any], context: Context, predictor_args: Mapping[str, Any] | None = None
     ) -> None:
         """Push the addresses of a service, and the page that a person may open.
@@ -148,7 +148,7 @@ class DeployModelOperator(RevisionOperator):
             service_name=self.service_name,
             only_if_newer=self.only_if_newer is True,
             cancel_on_kill=self.cancel_on_kill,
-            stored_intent=self.stored_intent,
+            stored_intent=self._stored_intent,
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class DeployModelOperator(RevisionOperator):
         if reason:
             raise AirflowSkipException(reason)
         facts = facts_of(service, revision, self.smoke_prompt, answer)
-        self.tell_of(facts, context, self.predictor_args)
+        self._tell_of(facts, context, self.predictor_args)
         return facts
 
 

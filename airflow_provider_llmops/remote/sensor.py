@@ -28,7 +28,7 @@ class RemoteSensor(BaseSensorOperator):
         self.deferrable = deferrable
 
     @abstractmethod
-    def trigger(self) -> BaseTrigger:
+    def _trigger(self) -> BaseTrigger:
         """What waits in the triggerer."""
 
     def execute(self, context: Context) -> Any:
@@ -36,10 +36,10 @@ class RemoteSensor(BaseSensorOperator):
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
-            self.wait()
+            self._wait()
         return None
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
         """Wait in the triggerer, for as long as a sensor may."""
         timeout = timedelta(seconds=self.timeout)
-        self.defer(trigger=self.trigger(), method_name="execute_complete", timeout=timeout)
+        self.defer(trigger=self._trigger(), method_name="execute_complete", timeout=timeout)

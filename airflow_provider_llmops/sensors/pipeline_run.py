@@ -75,9 +75,9 @@ class PipelineRunSensor(RemoteSensor):
             if event["error"] and not has_succeeded:
                 raise ConfigurationError(event["error"])
         if not has_succeeded:
-            self.wait()  # somebody has made it go on
+            self._wait()  # somebody has made it go on
 
-    def trigger(self) -> PipelineRunTrigger:
+    def _trigger(self) -> PipelineRunTrigger:
         """What waits in the triggerer."""
         from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 

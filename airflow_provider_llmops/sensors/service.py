@@ -94,9 +94,9 @@ class ServiceReadySensor(RemoteSensor):
         if event["error"]:
             raise ConfigurationError(event["error"])
         if not self.poke(context):
-            self.wait()  # it has changed since
+            self._wait()  # it has changed since
 
-    def trigger(self) -> ServiceTrigger:
+    def _trigger(self) -> ServiceTrigger:
         """What waits in the triggerer."""
         from airflow_provider_llmops.triggers.service import ServiceTrigger
 

@@ -80,9 +80,9 @@ class TrainJobSensor(RemoteSensor):
             if event["error"] and not is_complete:
                 raise ConfigurationError(event["error"])
         if not is_complete:
-            self.wait()  # another one of that name
+            self._wait()  # another one of that name
 
-    def trigger(self) -> TrainJobTrigger:
+    def _trigger(self) -> TrainJobTrigger:
         """What waits in the triggerer."""
         from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 

@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 import pytest
 from attempts import clear
 from planes import DATA_PYTHON
-from test_deploy_operator import deploy, service, tiny_model
+from test_deploy_operator import deploy
 
 from airflow_provider_llmops.exceptions import ConfigurationError, InvalidInputError, QualityGateFailed
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator
 
-__all__ = ["service", "tiny_model"]
 pytestmark = pytest.mark.usefixtures("connections")
 
 

@@ -28,20 +28,13 @@ TRIGGERS = {"CanaryStepTrigger": CanaryStepTrigger, "RevisionReadyTrigger": Revi
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A model, and one that takes many times as long to answer."""
-    target = tmp_path_factory.mktemp("models")
+def slow_model(tmp_path_factory):
+    """One that takes many times as long to answer."""
+    target = tmp_path_factory.mktemp("model") / "slow"
     code = "import sys; from pathlib import Path; from tiny_model import make_tiny_model as make; "
-    code += "make(Path(sys.argv[1]) / 'quick', talkative=True); "
-    code += "make(Path(sys.argv[1]) / 'slow', talkative=True, layers=120)"
+    code += "make(Path(sys.argv[1]), talkative=True, layers=120)"
     subprocess.run([DATA_PYTHON, "-c", code, target], check=True, cwd=REPO / "tests" / "fakes")
     return target
-
-
-@pytest.fixture
-def service(connections):
-    yield lambda: KServeHook().get_service("tiny")
-    KServeHook().backend.delete("default", "tiny")
 
 
 def shares(service):
@@ -108,13 +101,13 @@ def carry_out(operator, context, upon_step=lambda trigger: None):
             kwargs = {"event": event.payload, **(deferred.kwargs or {})}
 
 
-def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(models, context, service):
-    first = carry_out(canary(models / "quick"), context)
+def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(tiny_model, slow_model, context, service):
+    first = carry_out(canary(tiny_model), context)
     assert (first["revision"], shares(service())) == ("00001", {"00001": 100})
 
     with Clients(first["url"]) as clients:
         seen = []
-        good = canary(models / "quick", predictor_args={"max_model_len": 256})
+        good = canary(tiny_model, predictor_args={"max_model_len": 256})
         second = carry_out(good, clear(context), lambda step: seen.append(shares(service())))
         assert seen == [{"00001": 80, "00002": 20}, {"00001": 50, "00002": 50}]
         assert shares(service()) == {"00002": 100}
@@ -127,7 +120,7 @@ def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(models, context
             QualityGateFailed,
             match=r"^The new revision was given up: 95 percent of the canary's answers took up to .* Serving as before: 00002 \(100%\)",
         ):
-            carry_out(canary(models / "slow"), clear(context))
+            carry_out(canary(slow_model), clear(context))
         assert shares(service()) == {"00002": 100}
         assert not service().revisions["00003"].state.is_ready
         (decision,) = context["ti"].xcom["decisions"]
@@ -140,12 +133,12 @@ def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(models, context
 
 
 def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_nothing(
-    models, context, service
+    tiny_model, context, service
 ):
-    carry_out(canary(models / "quick"), context)
+    carry_out(canary(tiny_model), context)
     other = {"predictor_args": {"max_model_len": 256}, "undecided_timeout": timedelta(0), "steps": [10]}
     with pytest.raises(QualityGateFailed, match="given up: The canary has answered 0 of the 10 requests"):
-        carry_out(canary(models / "quick", **other), clear(context))
+        carry_out(canary(tiny_model, **other), clear(context))
     assert shares(service()) == {"00001": 100}
 
     class WorkerDied(BaseException):
@@ -154,7 +147,7 @@ def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_no
     def die(step):
         raise WorkerDied
 
-    operator = canary(models / "quick", **other, on_undecided="go_on")
+    operator = canary(tiny_model, **other, on_undecided="go_on")
     with pytest.raises(WorkerDied):
         carry_out(operator, clear(context), die)
     assert shares(service()) == {"00001": 90, "00003": 10}
@@ -177,7 +170,7 @@ def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_no
         KServeHook().backend.set_traffic("default", "tiny", {"00004": 100})
 
     with pytest.raises(QualityGateFailed, match=r"has 0% of the requests by now, not 20%|failed: "):
-        carry_out(canary(models / "quick"), clear(context), intervene)
+        carry_out(canary(tiny_model), clear(context), intervene)
     assert shares(service()) == {"00004": 100}
     assert context["ti"].xcom["decisions"][0]["outcome"] == "undecided"
 
@@ -185,7 +178,7 @@ def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_no
         raise ApiUnavailableError("The database is away.")
 
     context["ti"].max_tries = 0  # nobody would watch it after this attempt
-    failing = canary(models / "quick", predictor_args={"max_model_len": 128}, deferrable=False)
+    failing = canary(tiny_model, predictor_args={"max_model_len": 128}, deferrable=False)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ApiUnavailableError):
         patch.setattr(CanaryStepTrigger, "watch", lambda *_: fail(None))
         failing.execute(context)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from attempts import clear, dag_run, retry
-from planes import DATA_PYTHON, REPO
+from planes import DATA_PYTHON
 from test_component_operator import events_of
 
 from airflow_provider_llmops.backends.serving import local as local_serving
@@ -24,20 +24,6 @@ from airflow_provider_llmops.operators.serving import AskModelOperator, DeployMo
 from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
 
 pytestmark = pytest.mark.usefixtures("connections")
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory):
-    target = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
-    return target
-
-
-@pytest.fixture
-def service(connections):
-    """The hook's view of the service ``tiny``, which is removed at the end."""
-    yield lambda: KServeHook().get_service("tiny")
-    KServeHook().backend.delete("default", "tiny")
 
 
 def deploy(model, context, **arguments):

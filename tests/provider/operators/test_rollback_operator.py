@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from attempts import clear, retry
 from kserve_deployments import finished
-from planes import DATA_PYTHON, REPO
 
 from airflow_provider_llmops.exceptions import ConfigurationError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
@@ -18,20 +16,6 @@ from airflow_provider_llmops.operators.serving import DeployModelOperator
 from airflow_provider_llmops.sensors.service import ServiceReadySensor, ServiceTrafficSensor
 
 pytestmark = pytest.mark.usefixtures("connections")
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory):
-    target = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
-    return target
-
-
-@pytest.fixture
-def service(connections):
-    """The hook's view of the service ``tiny``, which is removed at the end."""
-    yield lambda: KServeHook().get_service("tiny")
-    KServeHook().backend.delete("default", "tiny")
 
 
 def deploy(model, context, **arguments):

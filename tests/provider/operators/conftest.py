@@ -1,0 +1,24 @@
+"""A tiny model and a service, for operators over the real local backend."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from planes import DATA_PYTHON, REPO
+
+from airflow_provider_llmops.hooks.kserve import KServeHook
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    target = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
+    return target
+
+
+@pytest.fixture
+def service(connections):
+    """The hook's view of the service ``tiny``, which is removed at the end."""
+    yield lambda: KServeHook().get_service("tiny")
+    KServeHook().backend.delete("default", "tiny")
