@@ -55,6 +55,7 @@ def test_front_page_lists_every_operator_and_component():
         "ComponentOperator",
         "TrainingOperator",
         "ReinforcementOperator",
+        "RevisionOperator",
     }  # bases
     assert {name for name in operators | components if f"`{name}`" not in page} == set()
 
