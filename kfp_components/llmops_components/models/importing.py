@@ -16,7 +16,7 @@ from llmops_components.models import loading
 from llmops_components.models.directory import check_model_directory, read_settings
 from llmops_components.models.outputs import new_directory
 from llmops_components.models.precision import DTYPES
-from llmops_components.models.provenance import PROVENANCE_FILE
+from llmops_components.models.provenance import PROVENANCE_FILE, card_licence
 from llmops_components.models.quiet import quiet_libraries
 from llmops_components.redaction import redact
 from llmops_components.results import StepReport
@@ -157,7 +157,7 @@ def _from_hub(repository: str, revision: str | None) -> _Source:
         ) from error
     commit = Path(directory).name
     _check_for_gguf(repository, commit, Path(directory))
-    return _Source(check_model_directory(directory), revision=commit, licence=_card_licence(Path(directory)))
+    return _Source(check_model_directory(directory), revision=commit, licence=card_licence(Path(directory)))
 
 
 def _check_for_gguf(repository: str, commit: str, directory: Path) -> None:
@@ -187,7 +187,7 @@ def _from_path(source: str) -> _Source:
     if path.is_dir() and not any(path.glob("*.safetensors")):  # a GGUF beside them is a copy with less in it
         return _without_safetensors(path)
     directory = check_model_directory(path)
-    return _Source(directory, licence=_card_licence(directory))
+    return _Source(directory, licence=card_licence(directory))
 
 
 def _from_file(file: Path) -> _Source:
@@ -202,7 +202,7 @@ def _from_file(file: Path) -> _Source:
             f"{file.name} is one of {int(part[1])} parts of a GGUF file, which Transformers cannot read. Join them first: "
             f"llama-gguf-split --merge {first} whole.gguf"
         )
-    return _Source(file.parent, licence=_card_licence(file.parent), gguf=file)
+    return _Source(file.parent, licence=card_licence(file.parent), gguf=file)
 
 
 def _without_safetensors(directory: Path) -> _Source:
@@ -323,19 +323,6 @@ def _has_chat_template(directory: Path) -> bool:
     if (directory / "chat_template.jinja").exists():
         return True
     return bool((read_settings(directory / "tokenizer_config.json") or {}).get("chat_template"))
-
-
-def _card_licence(directory: Path) -> str | None:
-    """The licence that a model card states in its YAML head."""
-    from huggingface_hub import ModelCard
-
-    card = directory / "README.md"
-    if not card.is_file():
-        return None
-    try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except Exception:  # a card that cannot be read says nothing of the licence; the model is still good
-        return None
 
 
 def _model_card(details: dict[str, Any], found: _Source) -> str:

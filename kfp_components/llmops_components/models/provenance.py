@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,3 +38,34 @@ def count_parameters(model: Any) -> tuple[int, int]:
         for parameter in model.parameters()
     ]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+
+
+def lineage_of(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records of a model and of those that it was made from, the first of all last.
+
+    Args:
+        provenance: Of the model.
+    """
+    found = [provenance]
+    while "source" not in found[-1] and found[-1].get("base_model"):
+        found.append(found[-1]["base_model"].get("provenance") or {})
+    return found
+
+
+def card_licence(directory: Path) -> str | None:
+    """The licence that a model card states in its YAML head; of one that the hub has no identifier for, its name.
+
+    Args:
+        directory: Model directory.
+    """
+    from huggingface_hub import ModelCard
+
+    card = directory / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data
+        stated = data.license
+    except Exception:  # a card that cannot be read says nothing of the licence; the model is still good
+        return None
+    return getattr(data, "license_name", None) or stated if stated == "other" else stated

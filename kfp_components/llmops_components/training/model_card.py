@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from llmops_components.models.provenance import lineage_of
 from llmops_components.passthrough.trainings import TRAININGS
 from llmops_components.redaction import flat, redact, without_paths
 from llmops_components.tracking.environment import environment
@@ -214,13 +215,11 @@ def _bullets(sentences: Iterable[str]) -> str:
 def _origin(base: Mapping[str, Any]) -> tuple[str | None, str | None, dict[str, Any]]:
     """Where the first of all base models came from, its licence, and the trainings since."""
     rows: dict[str, Any] = {"digest": base.get("digest", "unknown")}
-    trainings = []
-    provenance = base.get("provenance") or {}
-    while "source" not in provenance and provenance.get("base_model"):
-        trainings.append(str(provenance.get("component", "training")))
-        provenance = provenance["base_model"].get("provenance") or {}
+    *trainings, provenance = lineage_of(base.get("provenance") or {})
     if trainings:
-        rows["trained before with"] = ", ".join(reversed(trainings))
+        rows["trained before with"] = ", ".join(
+            str(each.get("component", "training")) for each in reversed(trainings)
+        )
     if provenance.get("revision"):
         rows["revision"] = provenance["revision"]
     source = provenance.get("source")
