@@ -25,7 +25,47 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.comparison import MetricComparison
 
-__all__ = ["EvaluateModelOperator", "QualityGateOperator"]
+__all__ = ["CheckModelOperator", "EvaluateModelOperator", "QualityGateOperator"]
+
+
+class CheckModelOperator(ComponentOperator):
+    """Check a model's files, digest, licence and size before anything serves it; fails when a check is not passed.
+
+    In any case: the weights are safetensors files that hold what their headers say, and every other file is JSON, text, a tokenizer or
+    a picture. Pickles, code, weights in other formats, and links that lead out of the directory are refused by name. Nothing is loaded.
+
+    Artifact: ``report`` (JSON: each check with what it looked at and what it found). It is pushed before the task fails.
+
+    :param model: URI of the model
+    :param model_digest: digest that the model has to have: ``sha256:`` and 64 hexadecimal digits
+    :param allowed_licenses: licences as the hub names them, for example ``["apache-2.0", "mit"]``; what the card says and what is known
+        of the origin have to be among them, and a model of which nothing is known does not pass
+    :param max_parameters: most parameters
+    :param max_bytes: most bytes of the weight files
+    :param scan: have modelscan look for code in the files; it needs a data plane on a Python below 3.13
+    """
+
+    component = "check_model"
+    addresses = {"model": Address(kind="directory")}
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        model_digest: str | None = None,
+        allowed_licenses: Sequence[str] | str | None = None,
+        max_parameters: int | str | None = None,
+        max_bytes: int | str | None = None,
+        scan: bool | str = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.model_digest = model_digest
+        self.allowed_licenses = allowed_licenses
+        self.max_parameters = max_parameters
+        self.max_bytes = max_bytes
+        self.scan = scan
 
 
 class EvaluateModelOperator(ComponentOperator):

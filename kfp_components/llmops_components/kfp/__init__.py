@@ -17,6 +17,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from kfp.dsl.base_component import BaseComponent
 
     from llmops_components.kfp.batch_inference import batch_inference
+    from llmops_components.kfp.check_model import check_model
     from llmops_components.kfp.deploy_model import deploy_model
     from llmops_components.kfp.distill import distill
     from llmops_components.kfp.evaluate_model import evaluate_model

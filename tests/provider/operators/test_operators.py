@@ -11,7 +11,11 @@ from airflow_provider_llmops.arguments import constructors_of
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
-from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
+from airflow_provider_llmops.operators.evaluation import (
+    CheckModelOperator,
+    EvaluateModelOperator,
+    QualityGateOperator,
+)
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.training import (
@@ -39,6 +43,7 @@ OPERATORS = {
     TrainRLOOOperator: {"dataset": "/d", "base_model": "/m", "reward_model": "/r"},
     DistillOperator: {"dataset": "/d", "base_model": "/m", "teacher": "/t"},
     MergeAdapterOperator: {"base_model": "/m", "adapter": "/a"},
+    CheckModelOperator: {"model": "/m"},
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},

@@ -1,0 +1,59 @@
+"""KFP component: check a model before it is served."""
+
+from typing import List, Optional
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Metrics, Model, Output, OutputPath
+
+from llmops_components.kfp.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def check_model(
+    model: Input[Model],
+    report: Output[Artifact],
+    metrics: Output[Metrics],
+    result: Output[Artifact],
+    passed: OutputPath(bool),
+    model_digest: Optional[str] = None,
+    allowed_licenses: Optional[List[str]] = None,
+    max_parameters: Optional[int] = None,
+    max_bytes: Optional[int] = None,
+    scan: bool = True,
+):
+    """Check a model's files, and what else is asked for, before anything loads it.
+
+    The step succeeds whatever it finds; whether the gate was passed is ``passed``, so that a pipeline keeps the report, and goes
+    on with ``dsl.If(task.outputs["passed"] == True)``.
+
+    Args:
+        model: Directory of the model.
+        report: Each check with what it looked at and what it found, as JSON.
+        metrics: Parameters, bytes, files and faults, for the pipelines UI.
+        result: Verdict, findings and resources of this step.
+        passed: Whether every check was passed.
+        model_digest: Digest that the model has to have, as a step's result or the registry states it.
+        allowed_licenses: Licences as the hub names them, such as ``apache-2.0``; a model of which nothing is known does not pass.
+        max_parameters: Most parameters.
+        max_bytes: Most bytes of the weight files.
+        scan: Have modelscan look for code in the files; it needs a Python below 3.13.
+    """
+    from llmops_components.kfp._run import run_step
+    from llmops_components.models.checks.check import check_model as check
+
+    run_step(
+        "check_model",
+        lambda: check(
+            model.path,
+            report.path,
+            model_digest=model_digest,
+            allowed_licenses=allowed_licenses,
+            max_parameters=max_parameters,
+            max_bytes=max_bytes,
+            scan=scan,
+        ),
+        outputs={"report": report},
+        metrics=metrics,
+        result=result,
+        passed=passed,
+    )
