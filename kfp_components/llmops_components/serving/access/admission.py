@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,12 +89,20 @@ class Admission:
         directory: Directory of the audit log, unless the access file names one.
         service: Name of the service, which becomes the log's.
         quotas: Counts.
+        also_open: Paths that may be read without a key, besides those that say whether the service is well.
     """
 
     def __init__(
-        self, access: Access, *, directory: Path | None, service: str, quotas: Quotas | None = None
+        self,
+        access: Access,
+        *,
+        directory: Path | None,
+        service: str,
+        quotas: Quotas | None = None,
+        also_open: Collection[str] = (),
     ) -> None:
         self._access = access
+        self._also_open = also_open
         self._quotas = quotas or Quotas()
         settings = access.settings()
         where = settings.audit.directory or directory
@@ -110,7 +118,8 @@ class Admission:
             path: Path, without the query.
             authorization: The header ``Authorization``.
         """
-        visit = Visit(uuid.uuid4().hex, method, path, is_open=is_open(method, path))
+        opened = is_open(method, path) or (method == "GET" and path in self._also_open)
+        visit = Visit(uuid.uuid4().hex, method, path, is_open=opened)
         if visit.is_open:
             return visit
         try:

@@ -22,10 +22,11 @@ from llmops_components.serving.http.names import HOST, hosts_in, origins_in
 from llmops_components.serving.http.refusals import RequestError, refuse
 
 _NAME = r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"  # of a model; it may have slashes
+# Of one predictor alone: a gateway would answer with that of any of its revisions.
+METRICS_PATH = "/metrics"
 # What users of KServe and of OpenAI's API ask for.
 ROUTES: tuple[tuple[str, str], ...] = (
     ("GET", r"/"),
-    ("GET", r"/metrics"),
     ("GET", r"/v1/models"),
     ("POST", rf"/v1/models/{_NAME}:predict"),
     ("GET", rf"/v1/models/{_NAME}"),

@@ -67,7 +67,7 @@ DEFAULT_TIMEOUT_SECONDS = 300.0  # the predictor's
 LATE_SECONDS = (
     2.0  # the predictor keeps to its time itself and says more; longer than that it does not answer at all
 )
-READ_SECONDS = 10.0  # for what needs no model: health, metadata, metrics
+READ_SECONDS = 10.0  # for what needs no model: health, metadata
 _CONNECT_SECONDS = 5
 _TOO_MANY = 429  # what a revision says that takes no more; quotas are refused before
 _HOP_BY_HOP = {

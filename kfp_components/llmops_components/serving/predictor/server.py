@@ -195,8 +195,9 @@ def serve(args: argparse.Namespace) -> None:
     from llmops_components.serving.access.asgi import USAGE_PATH, AccessControl, AuditTrail, GatewayOnly
     from llmops_components.serving.http.bodies import Bodies
     from llmops_components.serving.http.connections import raise_file_limit
-    from llmops_components.serving.http.door import ROUTES, Door
+    from llmops_components.serving.http.door import METRICS_PATH, ROUTES, Door
     from llmops_components.serving.predictor.batching import Batcher
+    from llmops_components.serving.predictor.counting import Counted
     from llmops_components.serving.predictor.encoding import PromptEncoder
     from llmops_components.serving.predictor.engines import choose_engine
     from llmops_components.serving.predictor.grammars import Grammars
@@ -241,14 +242,19 @@ def serve(args: argparse.Namespace) -> None:
 
     admission = None
     if access is not None:
-        admission = Admission(access, directory=args.audit_directory, service=args.model_name)
+        admission = Admission(
+            access, directory=args.audit_directory, service=args.model_name, also_open=(METRICS_PATH,)
+        )
 
     def guarded(app: Any) -> Any:
-        app = Bodies(ClientWatch(app))
+        app = Counted(Bodies(ClientWatch(app)))
+        routes = (*ROUTES, ("GET", METRICS_PATH))
         if admission is None:
             app = GatewayOnly(app, read_secret(args.gateway_secret_file))
-            return Door(app, policy=lambda: policy, routes=(*ROUTES, ("GET", f"{USAGE_PATH}[0-9a-f]+")))
-        return AuditTrail(Door(AccessControl(app, admission), policy=lambda: policy), admission)
+            routes = (*routes, ("GET", f"{USAGE_PATH}[0-9a-f]+"))
+            return Door(app, policy=lambda: policy, routes=routes)
+        app = Door(AccessControl(app, admission), policy=lambda: policy, routes=routes)
+        return AuditTrail(app, admission)
 
     server = Server(
         sock,

@@ -321,7 +321,7 @@ async def fails(request: Request) -> JSONResponse:
 
 
 def application() -> Starlette:
-    paths = ("/", "/v2/health/live", "/v2/health/ready", "/v1/models/m", "/v2/models/m/ready", "/metrics")
+    paths = ("/", "/v2/health/live", "/v2/health/ready", "/v1/models/m", "/v2/models/m/ready")
     opened = [Route(path, lambda _: PlainTextResponse("yes")) for path in paths]
     return Starlette(
         routes=[
@@ -380,7 +380,7 @@ def test_who_asks_with_a_key_is_answered_and_noted_and_everybody_else_is_refused
         assert (good.status_code, good.json()) == (200, {"said": "hello"})
         none = client.post("/openai/v1/chat/completions", content="hello")
         wrong = client.post("/v1/models/m:predict", content="hello", headers=bearer("x" * 30))
-        assert client.get("/metrics").status_code == 401
+        assert client.get("/v1/models").status_code == 401
         for path in ("/", "/v2/health/live", "/v2/health/ready", "/v1/models/m", "/v2/models/m/ready"):
             assert client.get(path).text == "yes"
         for path in ("/v2/models/org:m/ready", "/v1/models/org:m"):  # whatever a model is called
@@ -419,7 +419,7 @@ def test_who_asks_with_a_key_is_answered_and_noted_and_everybody_else_is_refused
     assert [(line.get("key"), line["route"], line["status"]) for line in lines[1:4]] == [
         (None, "/openai/v1/chat/completions", 401),
         (None, "/v1/models/m:predict", 401),
-        (None, "/metrics", 401),
+        (None, "/v1/models", 401),
     ]
     text = (tmp_path / "audit/m.audit.jsonl").read_text()
     assert "hello" not in text

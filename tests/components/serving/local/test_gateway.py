@@ -369,6 +369,7 @@ def test_pages_may_send_the_headers_of_openais_own_client() -> None:
         ("POST", "/v2/models/%2e%2e/infer", 404),
         ("POST", "//v1/models/m:predict", 404),
         ("GET", "/docs", 404),
+        ("GET", "/metrics", 404),  # of one predictor alone
         ("GET", "/openapi.json", 404),
         ("GET", "/v1/models/m%0a", 404),
         ("POST", "/openai/v1/embeddings", 404),
@@ -392,9 +393,7 @@ def test_what_no_user_of_a_model_asks_for_reaches_no_revision(
     assert asyncio.run(run()) == (status, [])
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/metrics", "/v1/models", "/v1/models/org/m", "/v2", READY, "/v2/models/m/ready"]
-)
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/models/org/m", "/v2", READY, "/v2/models/m/ready"])
 def test_what_users_of_a_model_ask_for_is_passed_on(tmp_path: Path, path: str) -> None:
     async def run() -> tuple[int, list[Any]]:
         async with setup(tmp_path) as (gateway, client, urls, revisions):

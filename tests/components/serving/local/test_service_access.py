@@ -92,8 +92,9 @@ def test_a_predictor_alone_offers_tls_and_answers_keys_of_its_access_file(
     with httpx.Client(base_url=url, verify=str(certificate), timeout=60) as plain:
         assert plain.get("/v2/health/ready").json() == {"ready": True}
         assert plain.get("/v2/models/tiny/ready").status_code == 200
-        assert plain.get("/metrics").status_code == 401
-        assert plain.get("/metrics", headers=headers).status_code == 200
+        # Whoever reads them through the API server of a cluster cannot send a key.
+        assert "llmops_requests_total" in plain.get("/metrics").text
+        assert plain.post("/metrics", json={}).status_code == 405
         body = {"instances": ["Hello"], "parameters": {"max_tokens": 3}}
         assert plain.post("/v1/models/tiny:predict", json=body).json() == {
             "error": "You sent no API key: send it in the header 'Authorization: Bearer KEY'."
@@ -107,14 +108,13 @@ def test_a_predictor_alone_offers_tls_and_answers_keys_of_its_access_file(
     first, second, *rest = audited(directory / "audit/tiny.audit.jsonl")
     assert first == second == ("alice", "/openai/v1/chat/completions", 200, *took)
     assert [line[:3] for line in rest] == [
-        (None, "/metrics", 401),
-        ("alice", "/metrics", 200),
+        (None, "/metrics", 405),
         (None, "/v1/models/tiny:predict", 401),
         ("alice", "/v1/models/tiny:predict", 200),
         (None, "/openai/v1/models", 401),
     ]
-    assert rest[3][3] > 0
-    assert 0 < rest[3][4] <= 3
+    assert rest[2][3] > 0
+    assert 0 < rest[2][4] <= 3
     assert key not in (directory / "log.txt").read_text()
 
 
@@ -164,6 +164,7 @@ def test_a_request_to_a_service_is_checked_counted_and_noted_once_at_its_gateway
     refused = httpx.post(f"{direct}/openai/v1/completions", json={"model": "helper", "prompt": "Hi"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "not_the_gateway")
     assert httpx.get(f"{direct}/v2/health/ready").status_code == 200
+    assert httpx.get(f"{direct}/metrics").status_code == 401
 
     manifest["spec"]["predictor"]["model"]["args"].append(f"--access_file={file}")
     revision = serving.apply(manifest)["revision"]

@@ -346,7 +346,7 @@ def test_v2_requests_that_do_not_fit_are_refused_by_the_field(
         ("GET", "/metrics", {"Host": "localhost"}, 200),
     ],
 )
-def test_the_predictor_has_the_same_door_as_the_gateway(
+def test_the_predictor_has_the_door_of_the_gateway_and_metrics(
     predictor: Predictor, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
     assert predictor.client.request(method, path, headers=headers).status_code == status
@@ -448,10 +448,12 @@ def test_bad_v1_requests_are_refused(predictor: Predictor, instances: list[objec
 
 
 def test_more_requests_than_fit_get_429_and_the_others_their_answer(predictor: Predictor) -> None:
+    before = predictor.metric('llmops_requests_total{code="429"}')
     with ThreadPoolExecutor(24) as pool:
         got = list(pool.map(lambda _: predictor.chat(max_tokens=300), range(24)))
 
     refused = [answer for answer in got if answer.status_code == 429]
+    assert predictor.metric('llmops_requests_total{code="429"}') == before + len(refused)
     assert {answer.status_code for answer in got} == {200, 429}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
     assert {answer.json()["error"]["type"] for answer in refused} == {"rate_limit_error"}
@@ -493,6 +495,28 @@ def test_metrics_of_the_batcher_are_exported(predictor: Predictor) -> None:
     assert predictor.metric("llmops_queue_length") == 0
     assert predictor.metric("llmops_time_to_first_token_seconds_count") >= 1
     assert predictor.metric("llmops_batch_size_count") >= 8
+
+
+def test_answers_and_errors_are_exported_from_the_first_on(predictor: Predictor) -> None:
+    def exported() -> dict[str, float]:
+        codes = ("200", "429", "500", "503", "504", "cut_off")
+        found = {code: predictor.metric(f'llmops_requests_total{{code="{code}"}}') for code in codes}
+        return found | {"answers": predictor.metric("llmops_request_duration_seconds_count")}
+
+    before = exported()
+    whole = predictor.chat(stream=False)
+    streamed = predictor.chat(stream=True)
+    missing = predictor.chat(model="none")
+    many = predictor.client.post("/v1/models/tiny:predict", json={"instances": ["a"] * 1000})
+    ready = predictor.client.get("/v2/health/ready")
+    assert [each.status_code for each in (whole, streamed, missing, many, ready)] == [200, 200, 404, 400, 200]
+    long = {"instances": ["Hello"], "parameters": {"max_tokens": 480}}
+    with pytest.raises(httpx.ReadTimeout):
+        predictor.client.post("/v1/models/tiny:predict", json=long, timeout=0.05)
+    while predictor.metric("llmops_running_prompts"):
+        time.sleep(0.02)
+    assert exported() == before | {"200": before["200"] + 2, "answers": before["answers"] + 2}
+    assert 0 < time.time() - predictor.metric("process_start_time_seconds") < 3600
 
 
 def test_sigterm_finishes_running_requests_then_exits(predictor: Predictor) -> None:
