@@ -159,9 +159,14 @@ def _figures(answers: Answers) -> dict[str, float | int | None]:
     return {
         "requests": answers.requests,
         "errors": answers.errors,
-        "p50_seconds": answers.percentile(0.5),
-        "p95_seconds": answers.percentile(LATENCY_SHARE),
+        "p50_seconds": _finite(answers.percentile(0.5)),
+        "p95_seconds": _finite(answers.percentile(LATENCY_SHARE)),
     }
+
+
+def _finite(seconds: float | None) -> float | None:
+    """What JSON can hold: a server may count no further than to its longest bucket."""
+    return None if seconds is None or math.isinf(seconds) else seconds
 
 
 def _percent(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,12 +19,31 @@ class Answers:
     :param errors: how many of them with an error of its own: a status from 500 on, or 429, no answer, or one that was cut off
     :param seconds: how many of the others took at most so long and longer than the next smaller number
     :param began: Unix time since which it is counted
+    :param parts: what each of its processes has answered, by name, where each counts for itself; then the rest is their sum
     """
 
     requests: int = 0
     errors: int = 0
     seconds: Mapping[float, int] = field(default_factory=dict)
     began: float = 0.0
+    parts: Mapping[str, Answers] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Answers]) -> Answers:
+        """What several processes have answered together.
+
+        :param parts: what each has answered, by its name
+        """
+        seconds: Counter[float] = Counter()
+        for part in parts.values():
+            seconds.update(part.seconds)
+        return cls(
+            sum(part.requests for part in parts.values()),
+            sum(part.errors for part in parts.values()),
+            dict(seconds),
+            min((part.began for part in parts.values()), default=0.0),
+            dict(parts),
+        )
 
     @property
     def error_rate(self) -> float | None:
@@ -46,15 +66,25 @@ class Answers:
     def since(self, before: Answers) -> Answers:
         """Those that came later; all, where the count was begun anew.
 
+        Of several processes each is compared with itself. What one that is gone has answered is lost, the errors, too.
+
         :param before: what was counted then
         """
+        if self.parts or before.parts:
+            nothing = Answers()
+            return Answers.of(
+                {name: part.since(before.parts.get(name, nothing)) for name, part in self.parts.items()}
+            )
         if before.requests and before.began != self.began:
             return self
-        later = {bound: count - before.seconds.get(bound, 0) for bound, count in self.seconds.items()}
+        bounds = {**self.seconds, **before.seconds}
+        later = {bound: self.seconds.get(bound, 0) - before.seconds.get(bound, 0) for bound in bounds}
         return Answers(self.requests - before.requests, self.errors - before.errors, later, self.began)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
+        if self.parts:
+            return {"parts": {name: part.to_json() for name, part in self.parts.items()}}
         seconds = {str(bound): count for bound, count in self.seconds.items()}
         return {"requests": self.requests, "errors": self.errors, "seconds": seconds, "began": self.began}
 
@@ -64,6 +94,8 @@ class Answers:
 
         :param value: of :meth:`to_json`
         """
+        if "parts" in value:
+            return cls.of({name: cls.read(part) for name, part in value["parts"].items()})
         seconds = {float(bound): count for bound, count in value["seconds"].items()}
         return cls(value["requests"], value["errors"], seconds, value["began"])
 

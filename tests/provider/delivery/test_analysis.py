@@ -176,3 +176,13 @@ def test_what_is_not_certain_is_decided_when_the_step_is_over():
     assert judge(*one_in_fifty, is_over=True).outcome == "fail"
     slow = limits(max_latency_ratio=1.5), answers(100, seconds=0.2), answers(100)
     assert judge(*slow, is_over=False).outcome == "undecided"
+
+
+def test_what_takes_longer_than_a_server_counts_breaks_every_limit_and_is_no_number() -> None:
+    endless = Answers(100, 0, {1.0: 90, math.inf: 10})
+    decision = judge(CanaryLimits(max_latency_ratio=2.0), endless, answers(100))
+    assert decision.outcome is Outcome.FAIL
+    assert (
+        json.loads(json.dumps(decision.to_json(), allow_nan=False))["evidence"]["canary"]["p95_seconds"]
+        is None
+    )
