@@ -53,7 +53,7 @@ DATA_PLANE = House(
         ("comparison", "state_files"),
         ("errors",),
         ("redaction",),
-        ("hosts", "json_text", "moved"),
+        ("headers", "hosts", "json_text", "moved"),
     ),
     only_in=(("kfp", ("kfp", "local")),),
 )

@@ -50,6 +50,7 @@ def batch_inference(
     min_answered: float = 1.0,
     retry_failed: bool = False,
     checkpoints: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
 ) -> StepReport:
     """Ask a served model every row of a dataset.
 
@@ -72,6 +73,7 @@ def batch_inference(
         min_answered: Share of the rows, from 0 to 1, that must be answered for the gate to pass.
         retry_failed: Ask also those rows again that an earlier run was refused for good.
         checkpoints: Directory that outlives the step. Left out, the variable ``LLMOPS_CHECKPOINTS`` may name one.
+        revision: The revision that is to answer, behind the gateway of services on this machine.
 
     Returns:
         Counts, tokens, rates and percentiles of the latency. ``passed`` is False where too few rows are answered; findings
@@ -85,7 +87,7 @@ def batch_inference(
 
     What is known of each row is written before the last three.
     """
-    service = Service(url, model_name, protocol, dict(request or {}))
+    service = Service(url, model_name, protocol, dict(request or {}), revision)
     checked = Limits.of(limits)
     check_concurrency(concurrency)
     _check_share(min_answered)
@@ -129,6 +131,7 @@ def _facts(source: Path, service: Service) -> dict[str, Any]:
         "model_name": service.model_name,
         "protocol": service.protocol,
         "request": dict(service.request),
+        **({} if service.revision is None else {"revision": service.revision}),
     }
 
 

@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from llmops_components.errors import SettingError, shortened
+from llmops_components.headers import COMPLETION_TOKENS_HEADER, PROMPT_TOKENS_HEADER, REVISION_HEADER
 from llmops_components.hosts import is_loopback
 from llmops_components.inference.protocols import Answer, NotAnAnswerError, Question
 from llmops_components.inference.service import Access, Service
@@ -23,9 +24,6 @@ from llmops_components.json_text import parse_json
 from llmops_components.redaction import redact
 from llmops_components.uris import host_of, scheme_of
 
-REVISION_HEADER = "x-llmops-revision"  # our gateway's
-_PROMPT_TOKENS_HEADER = "x-llmops-prompt-tokens"
-_COMPLETION_TOKENS_HEADER = "x-llmops-completion-tokens"
 MAX_REPLY_BYTES = 16 << 20
 _MAX_ERROR_BYTES = 16 << 10
 _MAX_REASON = 500
@@ -123,6 +121,8 @@ class Client:
         }
         if self._access.key is not None:
             headers["Authorization"] = f"Bearer {self._access.key}"
+        if self.service.revision is not None:
+            headers[REVISION_HEADER] = self.service.revision
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_IDLE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -148,7 +148,7 @@ class Client:
         Raises:
             RefusedError: The server refuses it.
             PassingError: There is no answer, and asking again may help.
-            SettingError: The server's certificate is not to be trusted.
+            SettingError: The server's certificate is not to be trusted, or another revision answers than the one that is asked.
         """
         body = self.service.body(question)
         started = time.monotonic()
@@ -189,6 +189,12 @@ class Client:
             return got.status, got.headers, bytes(content)
 
     def _reply(self, headers: Mapping[str, str], content: bytes, seconds: float) -> Reply:
+        answered_by = headers.get(REVISION_HEADER)
+        if self.service.revision not in (None, answered_by):
+            raise SettingError(
+                f"Revision {self.service.revision} was asked, and {self._words(answered_by or 'one that gives no name')} answered: this "
+                f"address does not let a client choose. Give each revision's own address. Address: {self.service.address}."
+            )
         if len(content) > MAX_REPLY_BYTES:
             raise RefusedError(f"the answer is larger than {MAX_REPLY_BYTES >> 20} MiB", 200)
         try:
@@ -198,11 +204,11 @@ class Client:
         except ValueError as error:  # no JSON, or cut off
             raise PassingError(f"the reply is no JSON: {self._words(error)}", 200) from None
         prompt, completion = (
-            _number(headers, name) for name in (_PROMPT_TOKENS_HEADER, _COMPLETION_TOKENS_HEADER)
+            _number(headers, name) for name in (PROMPT_TOKENS_HEADER, COMPLETION_TOKENS_HEADER)
         )
         if answer.completion_tokens is None and completion is not None:
             answer = Answer(answer.value, answer.finish_reason, prompt, completion, answer.tool_calls)
-        return Reply(answer, seconds, headers.get(REVISION_HEADER))
+        return Reply(answer, seconds, answered_by)
 
     def _refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> AskError:
         reason = f"HTTP {status}: {self._words(_said(content) or 'the server gives no reason')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from llmops_components.uris import is_http, is_server, split_login
 KEY_VARIABLE = "LLMOPS_SERVICE_KEY"
 KEY_FILE_VARIABLE = "LLMOPS_SERVICE_KEY_FILE"
 CA_FILE_VARIABLE = "LLMOPS_SERVICE_CA_FILE"
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OPENAI_PREFIX = "/openai/v1"  # where KServe's runtimes and our predictor have OpenAI's API
 
 
@@ -31,6 +33,7 @@ class Service:
         model_name: Name of the model.
         protocol: Name of the protocol.
         request: Further fields of each request, such as ``max_tokens``: of V1 and V2 the ``parameters``.
+        revision: The revision that is to answer, behind a gateway of ours; None for whichever has its turn.
 
     Raises:
         SettingError: One of them cannot be meant.
@@ -40,6 +43,7 @@ class Service:
     model_name: str
     protocol: ProtocolName = "openai_chat"
     request: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         check_known([self.protocol], PROTOCOL_NAMES, "protocol")
@@ -47,6 +51,10 @@ class Service:
         if not isinstance(self.model_name, str) or not self.model_name.strip():
             raise SettingError(f"model_name is {self.model_name!r:.100}. Give the name of the served model.")
         _check_request(self.request, self.speaks)
+        if self.revision is not None and not _REVISION.fullmatch(self.revision):
+            raise SettingError(
+                f"{self.revision!r:.100} is no name of a revision. Give one of the service's, such as 00002."
+            )
 
     @property
     def speaks(self) -> Protocol:

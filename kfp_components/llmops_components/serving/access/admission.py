@@ -20,7 +20,6 @@ from llmops_components.serving.access.usage import Usage
 from llmops_components.serving.http.refusals import RequestError
 
 REQUEST_ID_HEADER = "x-request-id"
-REVISION_HEADER = "x-llmops-revision"
 CLIENT_WENT_AWAY = 499  # nginx's
 # What says that a service lives or is ready, and nothing else of it; probes of Kubernetes send no key.
 _OPEN = re.compile(r"/|/v2/health/(?:live|ready)|/v2/models/[^?]{1,200}/ready|/v1/models/[^?]{1,200}")

@@ -10,10 +10,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmops_components.headers import REVISION_HEADER
 from llmops_components.serving.access.admission import (
     CLIENT_WENT_AWAY,
     REQUEST_ID_HEADER,
-    REVISION_HEADER,
     Admission,
     Visit,
     body_length,

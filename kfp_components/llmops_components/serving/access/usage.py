@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-PROMPT_TOKENS_HEADER = "x-llmops-prompt-tokens"
-COMPLETION_TOKENS_HEADER = "x-llmops-completion-tokens"
+from llmops_components.headers import COMPLETION_TOKENS_HEADER, PROMPT_TOKENS_HEADER
+
 # Clients of event streams skip lines that begin with a colon: https://html.spec.whatwg.org/multipage/server-sent-events.html
 _COMMENT = re.compile(rb': usage \{"prompt_tokens": (\d{1,9}), "completion_tokens": (\d{1,9})\}')
 _TEXT = re.compile(rb'"(?:content|text)":"(?!")')  # quotes within the text have a backslash

@@ -17,6 +17,7 @@ from functools import lru_cache
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmops_components.headers import REVISION_HEADER
 from llmops_components.hosts import address_of, is_loopback
 from llmops_components.serving.http.names import HOST, hosts_in, origins_in
 from llmops_components.serving.http.refusals import RequestError, refuse
@@ -219,7 +220,7 @@ def _cors(app: ASGIApp, origins: tuple[str, ...]) -> CORSMiddleware:
         allow_headers=(
             "*",
         ),  # OpenAI's client has many of its own; without credentials it gives nothing away
-        expose_headers=("x-llmops-revision", "x-request-id", "retry-after"),
+        expose_headers=(REVISION_HEADER, "x-request-id", "retry-after"),
     )
 
 

@@ -1,7 +1,8 @@
 """The stable address of a service: forwards each request to one of its revisions, by weight.
 
 ``routes.json`` in the service's directory says where to; it is looked at for every request, so that a switch takes
-effect with the next one. ``GET /gateway/status`` tells how many requests are under way at each revision: once that reads
+effect with the next one. A request with the header ``x-llmops-revision`` goes to the revision that it names, which has to have some
+of the requests, and to no other: so two are compared. ``GET /gateway/status`` tells how many requests are under way at each revision: once that reads
 0 for a revision without weight, it can be stopped without losing a request. It tells also what each has answered
 (:mod:`~llmops_components.serving.local.tally`).
 
@@ -39,6 +40,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
+from llmops_components.headers import REVISION_HEADER
 from llmops_components.serving.access.admission import (
     REQUEST_ID_HEADER,
     Admission,
@@ -58,7 +60,6 @@ from llmops_components.serving.local.connector import ProcessConnector, ProcessG
 from llmops_components.serving.local.routing import Routes
 from llmops_components.serving.local.tally import Tally
 
-REVISION_HEADER = "x-llmops-revision"
 STATUS_PATH = "/gateway/status"
 # Shorter than the 65 s of KServe's server, so that it is never the revision that drops a connection that is in use.
 IDLE_CONNECTION_SECONDS = 30
@@ -89,6 +90,7 @@ _NOT_PASSED_ON = _HOP_BY_HOP | {
     "origin",
     GATEWAY_HEADER,
     REQUEST_ID_HEADER,
+    REVISION_HEADER,
 }
 _NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}
 logger = logging.getLogger(__name__)
@@ -156,8 +158,13 @@ class Gateway:
     async def _forward(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Pass a request on and its answer back, piece by piece."""
         why = "no revision of this service has traffic; route some to a ready revision"
+        wanted = Headers(scope=scope).get(REVISION_HEADER)
+        routes = self.routes.ordered() if wanted is None else self.routes.named(wanted)
+        if wanted is not None and not routes:
+            await refuse(_no_such_revision(wanted), scope, receive, send)
+            return
         # Nothing is awaited between the choice and the count: see the module's text.
-        for number, route in enumerate(self.routes.ordered()):
+        for number, route in enumerate(routes):
             if number:
                 logger.warning("%s; another one is asked", why)
             revision = route["revision"]
@@ -274,6 +281,14 @@ class Gateway:
         with contextlib.suppress(ClientError, TimeoutError, ProcessGoneError):
             async with asyncio.timeout(READ_SECONDS), self._session.get(address, headers=headers) as got:
                 visit.usage.read_headers(got.headers)
+
+
+def _no_such_revision(name: str) -> RequestError:
+    return RequestError(
+        404,
+        f"Revision {name!a:.100} of this service has no requests, and is not asked. Ask without {REVISION_HEADER}, or name one that has some.",
+        code="revision_not_found",
+    )
 
 
 def _passed_on(scope: Scope, secret: str | None) -> list[tuple[str, str]]:

@@ -69,6 +69,15 @@ class Routes:
         self.reload()
         return self._policy
 
+    def named(self, revision: str) -> list[dict[str, Any]]:
+        """The route to one revision, if it has any of the requests.
+
+        Args:
+            revision: Its name.
+        """
+        self.reload()
+        return [route for route in self.routes if route["revision"] == revision]
+
     def ordered(self) -> list[dict[str, Any]]:
         """Whom to ask, and whom next if that one cannot be reached.
 

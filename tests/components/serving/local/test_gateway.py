@@ -227,6 +227,28 @@ def test_splits_requests_exactly_by_weight(tmp_path: Path) -> None:
     assert asyncio.run(run()) == {"00001": 45, "00002": 5}
 
 
+def test_a_request_that_names_a_revision_is_answered_by_that_one_or_by_none(tmp_path: Path) -> None:
+    async def run() -> tuple[list[str], list[tuple[int, str]], list[str | None]]:
+        async with setup(tmp_path) as (gateway, client, urls, revisions):
+            route(tmp_path, urls, r00001=99, r00002=1)
+
+            async def ask(revision: str) -> tuple[int, Any]:
+                headers = {"X-LLMOps-Revision": revision}
+                async with client.post(f"{gateway}{PREDICT}", data=b"{}", headers=headers) as got:
+                    return got.status, await got.json()
+
+            answered = [(await ask("00002"))[1]["from"] for _ in range(5)]
+            route(tmp_path, urls | {"00002": "http://127.0.0.1:9"}, r00001=99, r00002=1)
+            refused = [await ask("00002"), await ask("00003")]
+            seen = [headers.get("x-llmops-revision") for headers in revisions["00002"].headers]
+            return answered, [(status, str(body)) for status, body in refused], seen
+
+    answered, (unreachable, unknown), seen = asyncio.run(run())
+    assert answered == ["00002"] * 5 and seen == [None] * 5
+    assert unreachable[0] == 503 and "revision 00002 cannot be reached" in unreachable[1]
+    assert unknown[0] == 404 and "of this service has no requests" in unknown[1]
+
+
 def test_passes_a_piece_of_a_stream_on_before_the_next_one_is_there(tmp_path: Path) -> None:
     async def run() -> list[bytes]:
         async with setup(tmp_path) as (gateway, client, urls, revisions):
