@@ -37,11 +37,69 @@ class Facts:
     skipped: Mapping[str, str] = field(default_factory=dict)
     tokenizers: Mapping[str, str] = field(default_factory=dict)
 
+    def told_of(self, samples: int) -> str:
+        """The line below the title.
+
+        Args:
+            samples: How many samples there are.
+        """
+        millions = self.parameters / 1e6
+        parts = [
+            f"{self.architecture}, {millions:,.0f} M parameters"
+            if millions >= 10
+            else f"{self.architecture}, {millions:.1f} M parameters",
+            f"{samples} samples",
+            f"{self.tokens:,} tokens generated, {self.tokens_per_second:,.0f} a second",
+        ]
+        if self.cut_off:
+            parts.append(f"{self.cut_off} answer{'s' if self.cut_off > 1 else ''} cut off at the token limit")
+        return " · ".join(parts)
+
+
+@dataclass(frozen=True)
+class RevisionFacts:
+    """What the page says besides scores of two revisions of a service.
+
+    Args:
+        unanswered: Rows that the revision has not answered.
+        baseline_unanswered: Rows that the baseline has not answered.
+        seconds: Within which 95 percent of the revision's answers came; None without any.
+        baseline_seconds: The same of the baseline's.
+        against: ``reference``, or ``baseline`` where answers are scored against the baseline's.
+        skipped: Metrics that were left out, and why.
+        tokenizers: What counts as a word in each metric that compares words.
+    """
+
+    unanswered: int
+    baseline_unanswered: int
+    seconds: float | None
+    baseline_seconds: float | None
+    against: str
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
+
+    def told_of(self, samples: int) -> str:
+        """The line below the title.
+
+        Args:
+            samples: How many samples there are.
+        """
+        parts = [f"Two revisions of a service · {samples} samples"]
+        for whose, missing, seconds in (
+            ("model", self.unanswered, self.seconds),
+            ("baseline", self.baseline_unanswered, self.baseline_seconds),
+        ):
+            took = "" if seconds is None else f", 95 % of the others within {seconds:.3g} s"
+            parts.append(f"{whose}: {missing} not answered{took}")
+        if self.against == "baseline":
+            parts.append("scored against the baseline's answers")
+        return " · ".join(parts)
+
 
 def render_report(
     samples: Sequence[Mapping[str, Any]],
     estimates: Mapping[str, Estimate | None],
-    facts: Facts,
+    facts: Facts | RevisionFacts,
     comparisons: Mapping[str, PairedComparison] | None = None,
     baseline_answers: Sequence[str] = (),
 ) -> str:
@@ -253,11 +311,7 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <tr><td>{{ name }}<small>{{ metrics[name].about }}</small><td colspan="{{ columns }}">no sample has a score
 {% endmacro %}
 <h1>{{ title }}</h1>
-<p class="soft">{{ facts.architecture }}, {{ "{:,.0f}".format(facts.parameters / 1e6) if facts.parameters >= 1e7
-  else "%.1f" % (facts.parameters / 1e6) }} M parameters ·
-  {{ samples | length }} samples · {{ "{:,}".format(facts.tokens) }} tokens generated,
-  {{ "{:,.0f}".format(facts.tokens_per_second) }} a second
-  {%- if facts.cut_off %} · {{ facts.cut_off }} answer{{ "s" if facts.cut_off > 1 }} cut off at the token limit{% endif %}</p>
+<p class="soft">{{ facts.told_of(samples | length) }}</p>
 {% if verdict %}<p class="verdict">{{ verdict }}.</p>{% endif %}
 <div class="scroll">
 <table>

@@ -17,6 +17,16 @@ def tiny_model(tmp_path_factory):
     return target
 
 
+@pytest.fixture(scope="session")
+def probing(tiny_model, tmp_path_factory):
+    """Questions with the tiny model's answers, as the library gives them, and a model that answers other rubbish."""
+    directory = tmp_path_factory.mktemp("probing")
+    questions, other = directory / "probes.jsonl", directory / "bad"
+    command = [DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_probes.py", tiny_model, questions, other]
+    subprocess.run(command, check=True)
+    return questions, other
+
+
 @pytest.fixture
 def service(connections):
     """The hook's view of the service ``tiny``, which is removed at the end."""

@@ -16,7 +16,7 @@ from airflow_provider_llmops.operators.evaluation import (
     EvaluateModelOperator,
     QualityGateOperator,
 )
-from airflow_provider_llmops.operators.inference import BatchInferenceOperator
+from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.training import (
     DistillOperator,
@@ -46,6 +46,7 @@ OPERATORS = {
     CheckModelOperator: {"model": "/m"},
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
+    CompareRevisionsOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},
 }
 
