@@ -142,6 +142,19 @@ SERVICES_FIELDS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
 }
+# Of a Prometheus.
+PROMETHEUS_FIELDS: dict[str, dict[str, Any]] = {
+    "verify_ssl": {
+        "label": "Verify TLS",
+        "description": "Whether the server's certificate is verified.",
+        "schema": {"type": ["boolean", "null"], "default": True},
+    },
+    "ca_file": {
+        "label": "CA file",
+        "description": "Bundle of certificates to verify the server with.",
+        "schema": _TEXT,
+    },
+}
 
 
 def names_of_type(fields: dict[str, dict[str, Any]], kind: str) -> frozenset[str]:

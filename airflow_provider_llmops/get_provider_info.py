@@ -7,6 +7,7 @@ from typing import Any
 from airflow_provider_llmops.connections import (
     KUBEFLOW_FIELDS,
     LOCAL_FIELDS,
+    PROMETHEUS_FIELDS,
     RUNS_FIELDS,
     SERVICES_FIELDS,
 )
@@ -37,6 +38,11 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "MLflow",
                 "external-doc-url": "https://mlflow.org/docs/latest/",
+                "tags": ["software"],
+            },
+            {
+                "integration-name": "Prometheus",
+                "external-doc-url": "https://prometheus.io/docs/",
                 "tags": ["software"],
             },
         ],
@@ -91,6 +97,10 @@ def get_provider_info() -> dict[str, Any]:
             },
             {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.hooks.kserve"]},
             {"integration-name": "MLflow", "python-modules": ["airflow_provider_llmops.hooks.mlflow"]},
+            {
+                "integration-name": "Prometheus",
+                "python-modules": ["airflow_provider_llmops.hooks.prometheus"],
+            },
         ],
         "triggers": [
             {
@@ -153,6 +163,21 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"host": "https://mlflow.example.com"},
                 },
                 "conn-fields": {},
+            },
+            {
+                "connection-type": "prometheus",
+                "hook-class-name": "airflow_provider_llmops.hooks.prometheus.PrometheusHook",
+                "hook-name": "Prometheus",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "extra"],
+                    "relabeling": {
+                        "host": "Server",
+                        "login": "User",
+                        "password": "Password, or token when there is no user",
+                    },
+                    "placeholders": {"host": "http://prometheus.monitoring:9090"},
+                },
+                "conn-fields": PROMETHEUS_FIELDS,
             },
         ],
         "config": {

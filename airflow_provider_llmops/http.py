@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import socket
@@ -134,6 +135,7 @@ def request(
     body: Any = None,
     timeout: float,
     api_key: str | None = None,
+    login: tuple[str, str] | None = None,
     context: ssl.SSLContext | None = None,
 ) -> bytes:
     """Send a request, a POST with JSON if there is a body, and return the answer.
@@ -142,6 +144,7 @@ def request(
     :param body: anything that JSON can hold
     :param timeout: seconds to wait for each part of the answer; all of it may take five times as long
     :param api_key: sent as a bearer token; no redirect is followed then, otherwise those of the same host
+    :param login: user and password, sent by HTTP's basic scheme; likewise
     :param context: how the certificate of an https address is verified
     :raises ConfigurationError: the address is not http, the server refuses the request (300 to 499), or its answer is larger than
         :data:`MAX_ANSWER_BYTES`
@@ -153,11 +156,13 @@ def request(
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
+    elif login is not None:
+        headers["Authorization"] = f"Basic {base64.b64encode(':'.join(login).encode()).decode()}"
     outgoing = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310
     try:
         with open_within(
             outgoing,
-            _Redirects(follows=api_key is None),
+            _Redirects(follows="Authorization" not in headers),
             timeout=timeout,
             seconds=_MAX_TIMEOUTS * timeout,
             context=context,

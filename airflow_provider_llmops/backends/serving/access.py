@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ class ServiceAccess:
         """
         where = f"Connection {connection.conn_id!r}"
         extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
-        return cls(_api_key(connection, extra, where), _context(extra, where), extra.get("ca_file"))
+        return cls(_api_key(connection, extra, where), tls_context(extra, where), extra.get("ca_file"))
 
     def environment(self) -> dict[str, str]:
         """The same for a step of the data plane.
@@ -101,7 +102,13 @@ def _api_key(connection: Connection, extra: dict[str, Any], where: str) -> str |
     return key
 
 
-def _context(extra: dict[str, Any], where: str) -> ssl.SSLContext | None:
+def tls_context(extra: Mapping[str, Any], where: str) -> ssl.SSLContext | None:
+    """How certificates are verified: by the system's authorities when ``None``.
+
+    :param extra: of a connection, with ``verify_ssl`` and ``ca_file``
+    :param where: the connection, for messages
+    :raises ConfigurationError: one of them cannot be used
+    """
     verify = str(extra.get("verify_ssl", True)).lower()
     if verify not in ("true", "false"):
         raise ConfigurationError(

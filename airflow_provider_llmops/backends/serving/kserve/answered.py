@@ -1,12 +1,8 @@
 """What a revision on a cluster has answered, counted by the servers of its pods.
 
-No gateway of ours shares the requests out there, so each pod is asked for what it exports at ``/metrics``:
-
-- our predictor (``llmops_components.serving.predictor.counting``): everything, by the rules of the local gateway;
-- vLLM's own server: requests and errors by the status that its HTTP server has counted of each POST, seconds by its engine, which counts one
-  for each prompt, also of those that clients left. It counts no 429 apart and says none by itself
-  (``vllm/entrypoints/serve/instrumentator/metrics.py``, ``vllm/v1/metrics/loggers.py``);
-- KServe's huggingfaceserver: it exports how long answers took, and not which failed. What it has answered is not known.
+No gateway of ours shares the requests out there, so each pod is asked for what it exports at ``/metrics``, see
+:mod:`~airflow_provider_llmops.backends.serving.counters`. Where a server does not export which requests failed, it is not known what it has
+answered.
 """
 
 from __future__ import annotations
@@ -16,18 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from airflow_provider_llmops.backends.serving.base import Answers
-from airflow_provider_llmops.backends.serving.histogram import seconds_of
+from airflow_provider_llmops.backends.serving.counters import BEGAN, OURS, VLLM, answers_of
 from airflow_provider_llmops.backends.serving.kserve.exposition import Exposition, Sample
 from airflow_provider_llmops.exceptions import ApiUnavailableError, RunNotFoundError
 
 __all__ = ["METRICS_PATH", "answered_by", "answers_in"]
 
 METRICS_PATH = "/metrics"
-CUT_OFF = "cut_off"  # code of an answer that the predictor did not bring to its end
-_BEGAN = "process_start_time_seconds"
-_OURS, _OUR_SECONDS = "llmops_requests_total", "llmops_request_duration_seconds_bucket"
-_VLLM, _VLLM_SECONDS = "http_requests_total", "vllm:e2e_request_latency_seconds_bucket"
-_NAMES = frozenset({_BEGAN, _OURS, _OUR_SECONDS, _VLLM, _VLLM_SECONDS})
+_NAMES = frozenset({BEGAN, *(name for each in (OURS, VLLM) for name in (each.requests, each.buckets))})
 
 
 def answered_by(scrape: Callable[[str], str], pods: Iterable[str]) -> Answers | None:
@@ -58,36 +50,20 @@ def answers_in(text: str) -> Answers | None:
     """
     try:
         exported = Exposition.read(text, _NAMES)
-        began = exported.named(_BEGAN)
+        began = exported.named(BEGAN)
         if len(began) != 1 or not 0 < began[0].value < math.inf:
             return None  # a count that began anew could not be told
-        if exported.named(_OURS):
-            codes, buckets = _counts(exported.named(_OURS), "code"), exported.named(_OUR_SECONDS)
-        elif _VLLM in exported.declared:  # before the first request it is declared, and has no value
-            asked = [sample for sample in exported.named(_VLLM) if sample.labels.get("method") == "POST"]
-            codes, buckets = _counts(asked, "status"), exported.named(_VLLM_SECONDS)
-        else:
+        # Before the first request vLLM's counter is declared, and has no value.
+        server = next((each for each in (OURS, VLLM) if each.requests in exported.declared), None)
+        if server is None:
             return None
-        return Answers(
-            sum(count for code, count in codes.items() if _is_counted(code)),
-            sum(count for code, count in codes.items() if is_error(code)),
-            seconds_of(_buckets(buckets)),
-            began[0].value,
-        )
+        asked = exported.named(server.requests)
+        if server.method:
+            asked = [sample for sample in asked if sample.labels.get("method") == "POST"]
+        buckets = {float(le): count for le, count in _counts(exported.named(server.buckets), "le").items()}
+        return answers_of(_counts(asked, server.code), buckets, began[0].value)
     except ValueError:
         return None
-
-
-def is_error(code: str) -> bool:
-    """Whether an answer with a code is an error of the revision's own.
-
-    :param code: of :data:`CUT_OFF`, a status, or a class of them such as ``5xx``
-    """
-    return code in (CUT_OFF, "429") or code.startswith("5")
-
-
-def _is_counted(code: str) -> bool:
-    return is_error(code) or not code.startswith("4")
 
 
 def _counts(samples: Sequence[Sample], label: str) -> Counter[str]:
@@ -97,7 +73,3 @@ def _counts(samples: Sequence[Sample], label: str) -> Counter[str]:
             raise ValueError(f"{sample.name} is {sample.value:g} with {sample.labels}, which counts nothing")
         counts[sample.labels[label]] += int(sample.value)
     return counts
-
-
-def _buckets(samples: Sequence[Sample]) -> dict[float, int]:
-    return {float(bound): count for bound, count in _counts(samples, "le").items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_llmops.backends.serving.base import Answers
-from airflow_provider_llmops.backends.serving.histogram import seconds_of
+from airflow_provider_llmops.backends.serving.counters import seconds_of
 from airflow_provider_llmops.backends.serving.kserve.answered import answered_by, answers_in
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 
@@ -18,7 +18,8 @@ RECORDED = json.loads((Path(__file__).parents[3] / "recorded" / "model-server-me
 
 def exported(began: float = 100.0, *, quick: int = 0, slow: int = 0, **errors: int) -> str:
     """What our predictor exports."""
-    lines = [f"process_start_time_seconds {began}", f'llmops_requests_total{{code="200"}} {quick + slow}.0']
+    lines = [f"process_start_time_seconds {began}", "# TYPE llmops_requests_total counter"]
+    lines += [f'llmops_requests_total{{code="200"}} {quick + slow}.0']
     lines += [
         f'llmops_requests_total{{code="{code.lstrip("_")}"}} {count}.0' for code, count in errors.items()
     ]
@@ -97,6 +98,7 @@ def test_a_right_that_is_missing_is_said() -> None:
     [
         "",
         "python_info 1.0\n",
+        exported().replace("# TYPE", "# NO TYPE"),
         exported().replace("process_start_time_seconds", "start_time_seconds"),
         exported().replace("process_start_time_seconds 100.0", "process_start_time_seconds NaN"),
         exported().replace('le="+Inf"', 'le="9.9"'),
