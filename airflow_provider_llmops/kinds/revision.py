@@ -134,6 +134,8 @@ class Revisions(RemoteKind[Revision]):
         self._is_new = is_new
         how = "is starting" if is_new else f"runs this manifest already, and is {revision.state}"
         self.log.info("Revision %s of service %s %s", revision.revision, self.service_name, how)
+        if revision.ignored:
+            self.log.warning("Without meaning on one machine, and ignored: %s", ", ".join(revision.ignored))
         return self.key_of(revision)
 
     def made(self, intent: Intent, former: Intent | None, key: str) -> Intent:

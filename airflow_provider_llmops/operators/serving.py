@@ -102,6 +102,12 @@ class DeployModelOperator(RevisionOperator):
     :param predictor_args: arguments of KServe's huggingfaceserver; ``access_file`` is the path of the file that says who may
         ask, by default the connection's
     :param predictor_resources: Kubernetes requests and limits of the predictor
+    :param runtime: name of the serving runtime that runs the model; the cluster chooses one when left out
+    :param service_account: account of the pods, whose secrets fetch the model from a bucket
+    :param min_replicas: fewest pods
+    :param max_replicas: most pods, among which a cluster chooses by load; as many as ``min_replicas`` when left out
+    :param spec_overrides: further fields of the ``InferenceService``'s spec, merged into it as Kubernetes merges a pod's. Like the four
+        before it, it is for a cluster; this machine ignores what means nothing to it, says so in the log, and refuses the rest
     :param smoke_prompt: question that the new revision has to answer before it gets traffic
     :param ready_timeout: how long the revision may take to become ready, however many attempts wait for it
     :param only_if_newer: leave a service alone that serves a model of a newer date or partition, and in a backfill any that
@@ -118,6 +124,11 @@ class DeployModelOperator(RevisionOperator):
         model_digest: str | None = None,
         predictor_args: Mapping[str, Any] | None = None,
         predictor_resources: Mapping[str, Any] | None = None,
+        runtime: str | None = None,
+        service_account: str | None = None,
+        min_replicas: int = 1,
+        max_replicas: int | None = None,
+        spec_overrides: Mapping[str, Any] | None = None,
         smoke_prompt: str = SMOKE_PROMPT,
         ready_timeout: timedelta = READY_TIMEOUT,
         only_if_newer: bool = True,
@@ -131,6 +142,11 @@ class DeployModelOperator(RevisionOperator):
         self.model_digest = model_digest
         self.predictor_args = predictor_args
         self.predictor_resources = predictor_resources
+        self.runtime = runtime
+        self.service_account = service_account
+        self.min_replicas = min_replicas
+        self.max_replicas = max_replicas
+        self.spec_overrides = spec_overrides
         self.smoke_prompt = smoke_prompt
         self.ready_timeout = ready_timeout
         self.only_if_newer = only_if_newer
@@ -160,6 +176,11 @@ class DeployModelOperator(RevisionOperator):
             model_digest=self.model_digest,
             args=self.hook.with_access_file(self.predictor_args),
             resources=self.predictor_resources,
+            runtime=self.runtime,
+            service_account=self.service_account,
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            spec_overrides=self.spec_overrides,
         )
 
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:

@@ -69,6 +69,34 @@ def test_manifest_is_what_kserves_models_know():
     ]
 
 
+def test_what_is_set_beyond_the_arguments_is_what_kserves_models_know():
+    manifest = inference_service(
+        "helper",
+        "pvc://models/helper",
+        runtime="kserve-huggingfaceserver",
+        service_account="reader",
+        min_replicas=2,
+        max_replicas=4,
+        spec_overrides={
+            "predictor": {
+                "scaleMetric": "cpu",
+                "scaleTarget": 60,
+                "logger": {"mode": "all", "url": "http://events"},
+                "nodeSelector": {"pool": "gpu"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "1Gi"}}],
+                "model": {
+                    "env": [
+                        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+                    ],
+                    "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+                },
+            }
+        },
+    )
+    assert through_the_sdk(manifest) == manifest
+
+
 def test_local_path_becomes_a_file_address():
     assert (
         inference_service("helper", "/models/a")["spec"]["predictor"]["model"]["storageUri"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+DNS_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
 def variables_from(kind: str, sources: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:

@@ -114,6 +114,7 @@ class Revision:
     :param as_of: date or partition of its model, as text that sorts
     :param served_at: when it was given the requests last, as text that sorts; ``None`` if it never was
     :param is_given_up: whether it was given up since: nothing to go back to
+    :param ignored: fields of its manifest that mean nothing where it runs
     """
 
     revision: str
@@ -126,6 +127,7 @@ class Revision:
     as_of: str | None = None
     served_at: str | None = None
     is_given_up: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

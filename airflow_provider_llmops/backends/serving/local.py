@@ -158,6 +158,7 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         as_of=item.get("as_of"),
         served_at=item.get("served_at"),
         is_given_up=bool(item.get("is_given_up")),
+        ignored=tuple(item.get("ignored") or ()),
     )
 
 

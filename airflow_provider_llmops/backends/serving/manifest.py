@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_provider_llmops.backends.kubernetes.manifests import DNS_LABEL, variables_from
+from airflow_provider_llmops.backends.kubernetes.manifests import DNS_LABEL, DNS_SUBDOMAIN, variables_from
+from airflow_provider_llmops.backends.serving.overrides import overridden
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.specs.allowed_code import argument_name, is_short_for, refuse_switches
 from airflow_provider_llmops.specs.placeholders import refuse_expansions
@@ -55,6 +56,11 @@ def inference_service(
     secrets_as_env: Mapping[str, Mapping[str, str]] | None = None,
     annotations: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
+    runtime: str | None = None,
+    service_account: str | None = None,
+    min_replicas: int = 1,
+    max_replicas: int | None = None,
+    spec_overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build an ``InferenceService`` that serves a Hugging Face model.
 
@@ -70,8 +76,14 @@ def inference_service(
         variable for each of its keys; ``{"team-keys": {"api-key": "VLLM_API_KEY"}}`` is how vLLM's server takes an API key
     :param annotations: further annotations
     :param labels: labels
-    :raises ConfigurationError: the name is not a DNS-1123 label, the URI is empty, or an argument would be changed on its way or
-        chooses code that is not allowed
+    :param runtime: name of the serving runtime that runs the model; the cluster chooses one by the model's format when left out
+    :param service_account: account of the pods, whose secrets fetch the model from a bucket
+    :param min_replicas: fewest pods
+    :param max_replicas: most pods, among which a cluster chooses by load; ``None`` for ``min_replicas``
+    :param spec_overrides: further fields of the service's ``spec``, merged into it as Kubernetes merges a pod's: see
+        :mod:`.overrides`
+    :raises ConfigurationError: the name is not a DNS-1123 label, the URI is empty, or an argument would be changed on its way,
+        chooses code that is not allowed, or is none that Kubernetes takes
     """
     for what, value in (("service name", name), ("namespace", namespace)):
         if not isinstance(value, str) or not DNS_LABEL.fullmatch(value):
@@ -115,6 +127,13 @@ def inference_service(
         model["resources"] = dict(resources)
     if secrets_as_env:
         model["env"] = variables_from("secretKeyRef", secrets_as_env)
+    predictor: dict[str, Any] = {**_scale(name, min_replicas, max_replicas), "model": model}
+    for field, kind, given in (
+        ("runtime", model, runtime),
+        ("serviceAccountName", predictor, service_account),
+    ):
+        if given is not None:
+            kind[field] = _checked_name(field, name, given)
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     if noted:
         metadata["annotations"] = noted
@@ -124,8 +143,31 @@ def inference_service(
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": metadata,
-        "spec": {"predictor": {"minReplicas": 1, "model": model}},
+        "spec": overridden({"predictor": predictor}, spec_overrides or {}),
     }
+
+
+def _scale(name: str, least: Any, most: Any) -> dict[str, int]:
+    limits = {"minReplicas": least, **({} if most is None else {"maxReplicas": most})}
+    for field, value in limits.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigurationError(
+                f"{field} of service {name!r} must be a whole number from 0 on, got {shown_value(value, 60)}."
+            )
+    if most is not None and most < max(least, 1):
+        raise ConfigurationError(
+            f"maxReplicas of service {name!r} is {most}, below minReplicas, which is {least}, or below 1."
+        )
+    return limits
+
+
+def _checked_name(field: str, service: str, given: Any) -> str:
+    if not isinstance(given, str) or not DNS_SUBDOMAIN.fullmatch(given):
+        raise ConfigurationError(
+            f"{field} of service {service!r} must be the name of an object of Kubernetes: lower-case letters, digits, '-' and '.', got "
+            f"{shown_value(given, 60)}."
+        )
+    return given
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:

@@ -39,9 +39,12 @@ def deploy(model, context, **arguments):
 
 
 def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
-    tiny_model, context, service, tmp_path
+    tiny_model, context, service, tmp_path, capsys
 ):
-    first = deploy(tiny_model, context)
+    pods = {"service_account": "reader", "spec_overrides": {"predictor": {"nodeSelector": {"pool": "gpu"}}}}
+    first = deploy(tiny_model, context, **pods)
+    ignored = "ignored: spec.predictor.serviceAccountName, spec.predictor.nodeSelector"
+    assert ignored in capsys.readouterr().out
     assert (first["revision"], first["openai_url"]) == ("00001", f"{first['url']}/openai/v1")
     assert first["smoke_answer"].strip()
     models = f"{first['openai_url']}/models"
@@ -53,7 +56,7 @@ def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
     }
     assert {name: each.traffic for name, each in service().revisions.items()} == {"00001": 100}
 
-    again = deploy(tiny_model, retry(context))
+    again = deploy(tiny_model, retry(context), **pods)
     assert (again["revision"], again["url"]) == ("00001", first["url"])
 
     broken = tmp_path / "broken"

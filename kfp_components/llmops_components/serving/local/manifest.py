@@ -186,7 +186,11 @@ def read_manifest(manifest: dict[str, Any]) -> ServiceSpec:
         )
 
     name = check_name(metadata.get("name", ""))
-    ignored = [f"spec.predictor.{key}" for key in predictor if key in IGNORED_PREDICTOR_FIELDS]
+    ignored = [
+        f"spec.predictor.{key}"
+        for key, value in predictor.items()
+        if key in IGNORED_PREDICTOR_FIELDS and (key, value) != ("minReplicas", 1)  # one is what runs here
+    ]
     ignored += [f"spec.predictor.model.{key}" for key in model if key in IGNORED_MODEL_FIELDS]
     given = _arguments(model.get("args", []))
     ignored += [f"--{key}" for key in given if key in IGNORED_ARGUMENTS]

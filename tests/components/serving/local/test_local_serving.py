@@ -141,7 +141,7 @@ def test_a_service_from_apply_to_delete(serving: LocalServing, tiny_model: Path)
     started = time.monotonic()
     applied = serving.apply(manifest)
     assert time.monotonic() - started < 2
-    assert applied["ignored"] == ["spec.predictor.minReplicas"]
+    assert applied["ignored"] == []  # one replica is what runs here
     assert {
         key: applied[key] for key in ("name", "namespace", "revision", "state", "traffic", "created")
     } == {
@@ -337,11 +337,17 @@ def test_arguments_of_gpu_servers_are_ignored_by_name(tiny_model: Path) -> None:
     spec = read_manifest(manifest_for(tiny_model, args=args, resources={"limits": {"nvidia.com/gpu": 1}}))
     assert spec.arguments == {"model_name": "m", "max_model_len": "64"}
     assert spec.ignored == (
-        "spec.predictor.minReplicas",
         "spec.predictor.model.resources",
         "--tensor_parallel_size",
         "--enforce_eager",
     )
+
+
+def test_more_replicas_than_run_here_are_ignored_by_name(tiny_model: Path) -> None:
+    manifest = manifest_for(tiny_model)
+    assert manifest["spec"]["predictor"]["minReplicas"] == 1
+    manifest["spec"]["predictor"] |= {"minReplicas": 2, "maxReplicas": 3}
+    assert read_manifest(manifest).ignored == ("spec.predictor.minReplicas", "spec.predictor.maxReplicas")
 
 
 def test_command_prints_one_json_object_also_for_errors(
