@@ -10,6 +10,7 @@ from typing import Any
 from airflow_provider_llmops.backends.serving.base import Service
 from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
+from airflow_provider_llmops.delivery.probes import CanaryProbes
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
 from airflow_provider_llmops.specs.declared import Kinds, converted
 
@@ -17,6 +18,7 @@ __all__ = ["CanaryPlan"]
 
 UNDECIDED = ("roll_back", "go_on")
 MAX_STEPS = 20  # whose decisions XCom takes
+MAX_STEPS_WITH_PROBES = 10
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class CanaryPlan:
     :param patience: seconds that a step waits longer for enough requests
     :param limits: what the canary has to keep to
     :param goes_on_undecided: whether the next step is taken when there are not enough
+    :param probes: questions that it is asked in each step, and how good its answers have to be
     """
 
     shares: tuple[int, ...]
@@ -35,6 +38,7 @@ class CanaryPlan:
     patience: float
     limits: CanaryLimits
     goes_on_undecided: bool = False
+    probes: CanaryProbes | None = None
 
     @classmethod
     def of(
@@ -45,6 +49,7 @@ class CanaryPlan:
         undecided_timeout: Any,
         on_undecided: Any,
         limits: Mapping[str, Any],
+        probes: Any = None,
     ) -> CanaryPlan:
         """A plan from what a DAG's author gives; of values that a template has made texts of, those are read.
 
@@ -58,14 +63,16 @@ class CanaryPlan:
             raise ConfigurationError(
                 f"on_undecided must be {' or '.join(UNDECIDED)}, got {shown_value(on_undecided)}."
             )
+        asked = CanaryProbes.of(probes)
         return cls(
-            _shares(steps),
+            _shares(steps, MAX_STEPS if asked is None else MAX_STEPS_WITH_PROBES),
             step_duration.total_seconds(),
             undecided_timeout.total_seconds(),
             CanaryLimits(
                 **{name: _read(value, ["int", "float", "null"], name) for name, value in limits.items()}
             ),
             on_undecided == "go_on",
+            asked,
         )
 
     def goes_on_after(self, decision: Decision) -> bool:
@@ -107,15 +114,15 @@ class CanaryPlan:
         return next((share for share in self.shares if share > done), None)
 
 
-def _shares(steps: Any) -> tuple[int, ...]:
+def _shares(steps: Any, most: int) -> tuple[int, ...]:
     given = _read(steps, [{"list": ["int"]}], "steps")
     is_list = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
     if not is_list or any(isinstance(share, bool) or not isinstance(share, int) for share in given):
         raise ConfigurationError(
             f"steps must be a list of percentages such as [5, 25, 50], got {shown_value(steps)}."
         )
-    if len(given) > MAX_STEPS:
-        raise ConfigurationError(f"At most {MAX_STEPS} steps are taken, got {len(given)}.")
+    if len(given) > most:
+        raise ConfigurationError(f"At most {most} steps are taken, got {len(given)}.")
     if not all(0 < share < 100 for share in given) or list(given) != sorted(set(given)):
         raise ConfigurationError(
             f"steps must rise from above 0 to below 100, got {shown_value(list(given))}; 100 follows by itself."

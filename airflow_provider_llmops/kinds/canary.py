@@ -15,6 +15,7 @@ from airflow_provider_llmops.decision import Decision
 from airflow_provider_llmops.delivery.as_of import as_of
 from airflow_provider_llmops.delivery.canary import CanaryPlan
 from airflow_provider_llmops.exceptions import LLMOpsError, QualityGateFailed
+from airflow_provider_llmops.kinds.probes import ProbeRuns
 from airflow_provider_llmops.kinds.revision import Revisions
 from airflow_provider_llmops.remote.ending import has_retry
 from airflow_provider_llmops.remote.intent import Intent
@@ -41,6 +42,9 @@ class Canary:
         self._context = context
         self._plan = plan
         self._log = kind.log
+        self._probes = (
+            None if plan.probes is None else ProbeRuns(plan.probes, kind.hook, kind.service_name, kind.log)
+        )
         self.revision = revision
 
     def begin_step(
@@ -71,6 +75,10 @@ class Canary:
             "Revision %s of service %s has %s%% of the requests for %g s",
             *(self.revision, kind.service_name, share, plan.seconds),
         )
+        since = counts_of(service, self.revision, stable)
+        probe = None
+        if self._probes is not None:
+            probe = self._probes.start(self._context, service.url or "", self.revision, stable, share)
         trigger = CanaryStepTrigger(
             kserve_conn_id=kind.hook.kserve_conn_id,
             namespace=kind.namespace,
@@ -78,12 +86,13 @@ class Canary:
             revision=self.revision,
             stable=stable,
             share=share,
-            since=counts_of(service, self.revision, stable),
+            since=since,
             limits=plan.limits.to_json(),
             until=time.time() + plan.seconds,
             patience=plan.patience,
             poll_interval=poll_interval,
             cancel_on_kill=kind.cancel_on_kill,
+            probe=probe,
         )
         return trigger, {**progress, "share": share}
 
@@ -100,11 +109,12 @@ class Canary:
         decisions = [*progress["decisions"], decision.to_json()]
         self._context["ti"].xcom_push(key="decisions", value=decisions)
         self._log.info("%s: %s\n%s", decision.outcome, decision.findings[0], dict(decision.evidence))
+        answers = self._probes.tell(self._context, decision) if self._probes else ()
         if event["error"]:
             self._leave_to_a_newer_model(self._kind.rollout.find_service())
             raise self._given_up(event["error"])
         if not self._plan.goes_on_after(decision):
-            raise self._given_up(f"was given up: {decision.findings[0]}")
+            raise self._given_up(f"was given up: {decision.findings[0]}", *answers)
         return {**progress, "decisions": decisions, "done": progress["share"]}
 
     @contextmanager
@@ -129,7 +139,7 @@ class Canary:
             rollout.discard(self.revision)
             raise AirflowSkipException(reason)
 
-    def _given_up(self, why: str) -> Exception:
+    def _given_up(self, why: str, *places: str) -> Exception:
         """What ends the task for good when the canary is given up."""
         rollout = self._kind.rollout
         service = rollout.find_service()
@@ -137,4 +147,4 @@ class Canary:
             return QualityGateFailed(f"The new revision {why}. It serves.", f"Revision: {self.revision}")
         error = rollout.give_up(self.revision, why)
         Intent.drop(self._context)
-        return QualityGateFailed(str(error))
+        return QualityGateFailed(str(error), *places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,12 +12,14 @@ from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.canary import CanaryPlan
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.kinds.canary import Canary
+from airflow_provider_llmops.kinds.probes import ProbeRuns
+from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.serving import DeployModelOperator
 from airflow_provider_llmops.remote.intent import Intent, concluding
 from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
 __all__ = ["CanaryOperator"]
 
@@ -34,7 +36,8 @@ class CanaryOperator(DeployModelOperator):
     gets everything.
 
     No data is no success: a step with fewer than ``min_requests`` waits up to ``undecided_timeout`` longer, and then ``on_undecided``
-    decides. Answers are judged by errors and time; whether they are good is for an evaluation before.
+    decides. With ``probes``, both revisions are also asked the questions of a dataset in each step, and the canary is given up when it answers
+    them worse; these count as requests, so that a service without users can have a canary.
 
     A retry, and a worker or triggerer that was killed, go on with the step that the service is at; its time begins anew in a retry. When
     the task is marked or cleared while it runs or waits, or fails without a retry left, the stable revision has all of the requests again.
@@ -52,6 +55,8 @@ class CanaryOperator(DeployModelOperator):
     :param max_error_rate_increase: how much higher that may be than the stable revision's
     :param max_latency_seconds: within which 95 percent of the canary's answers have to come
     :param max_latency_ratio: how many times the stable revision's that may be
+    :param probes: questions that both revisions are asked in each step, and how good the canary's answers have to be: a dict with the fields of
+        :class:`~airflow_provider_llmops.delivery.probes.CanaryProbes`, of which ``dataset`` and ``min_difference`` are needed
     :param undecided_timeout: how much longer a step waits for enough requests
     :param on_undecided: ``roll_back``, or ``go_on`` to take the next step all the same
     """
@@ -66,6 +71,7 @@ class CanaryOperator(DeployModelOperator):
         max_error_rate_increase: float | None = _DEFAULT_LIMITS.max_error_rate_increase,
         max_latency_seconds: float | None = _DEFAULT_LIMITS.max_latency_seconds,
         max_latency_ratio: float | None = _DEFAULT_LIMITS.max_latency_ratio,
+        probes: Mapping[str, Any] | None = None,
         undecided_timeout: timedelta = timedelta(minutes=30),
         on_undecided: Literal["roll_back", "go_on"] = "roll_back",
         **kwargs: Any,
@@ -78,9 +84,15 @@ class CanaryOperator(DeployModelOperator):
         self.max_error_rate_increase = max_error_rate_increase
         self.max_latency_seconds = max_latency_seconds
         self.max_latency_ratio = max_latency_ratio
+        self.probes = probes
         self.undecided_timeout = undecided_timeout
         self.on_undecided = on_undecided
 
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        *DeployModelOperator.operator_extra_links,
+        ReportLink(),
+    )
+    template_fields_renderers = {"probes": "json"}
     template_fields: Sequence[str] = (
         *DeployModelOperator.template_fields,
         *(name for name in names_of(__init__) if not name.endswith(("_duration", "_timeout"))),
@@ -96,17 +108,20 @@ class CanaryOperator(DeployModelOperator):
             step_duration=self.step_duration,
             undecided_timeout=self.undecided_timeout,
             on_undecided=self.on_undecided,
+            probes=self.probes,
             limits={each.name: getattr(self, each.name) for each in fields(CanaryLimits)},
         )
 
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Look whether the service may be changed, and step by step; give what starts the revision."""
-        self.plan()
+        plan = self.plan()
         if not self.backend.splits_traffic:
             raise ConfigurationError(
                 f"Requests are not shared out on connection {self.kserve_conn_id!r}: canaries are built for services on this machine, not "
                 "yet for a cluster. Deploy with DeployModelOperator there."
             )
+        if plan.probes is not None:
+            ProbeRuns(plan.probes, self.hook, self.service_name, self.log).check()
         return super().prepare(context, intent)
 
     def bring_in(self, context: Context, revision: str, answer: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.kinds.probes import COMPARISON_ADDRESSES
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
@@ -112,11 +113,7 @@ class CompareRevisionsOperator(ComponentOperator):
 
     component = "compare_revisions"
     own_arguments = ("kserve_conn_id",)
-    addresses = {
-        "dataset": Address(kind="file"),
-        "embedding_model": Address(("package",), "directory"),
-        "checkpoints": Address(kind="directory", exists=False),
-    }
+    addresses = COMPARISON_ADDRESSES
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         ReportLink(),

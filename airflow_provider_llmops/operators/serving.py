@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.xcom import cut_to_fit
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
 __all__ = ["AskModelOperator", "DeployModelOperator"]
 
@@ -38,7 +38,7 @@ READY_TIMEOUT = timedelta(minutes=15)
 class RevisionOperator(RemoteRunOperator[Revision]):
     """Base of the operators that have a revision of a service serve. Their ``run_timeout`` is called ``ready_timeout``."""
 
-    operator_extra_links = (ServiceLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (ServiceLink(),)
     ui_color = "#e6f4ea"
     run_timeout_argument = "ready_timeout"
     kserve_conn_id: str

@@ -6,11 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_llmops.backends.pipelines.base import PipelineBackend
 from airflow_provider_llmops.backends.serving.base import Answers, Service, ServingBackend
 from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits, judge
+from airflow_provider_llmops.delivery.probes import together
+from airflow_provider_llmops.delivery.probes_watch import ProbesWatch
 from airflow_provider_llmops.delivery.rollout import Rollout
 from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError, RunNotFoundError, shortened
+from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.service import ServingTrigger, ServingWatch
 
 __all__ = ["CanaryStepTrigger"]
@@ -25,12 +29,20 @@ class CanaryStepWatch(ServingWatch):
     :param backend: where the service runs
     :param step: what is watched
     :param logger: of the task
+    :param probes: what watches the comparison of answers
     """
 
-    def __init__(self, backend: ServingBackend, step: CanaryStepTrigger, logger: Any) -> None:
+    def __init__(
+        self,
+        backend: ServingBackend,
+        step: CanaryStepTrigger,
+        logger: Any,
+        probes: ProbesWatch | None = None,
+    ) -> None:
         # It ends by itself, decided or not.
         super().__init__(backend, step.namespace, step.name, step.revision, logger, deadline=None)
         self._step = step
+        self._probes = probes
         self._rollout = Rollout(backend, step.namespace, step.name, logger)
         self._limits = CanaryLimits.read(step.limits)
         self._decision = Decision(Outcome.UNDECIDED, ("Nothing was seen of the service.",))
@@ -41,6 +53,12 @@ class CanaryStepWatch(ServingWatch):
 
         A canary that fails loses its requests here: the task may have to wait for a worker.
         """
+        is_decided = self._look()
+        if is_decided and self._probes is not None:
+            self._probes.cancel()
+        return is_decided
+
+    def _look(self) -> bool:
         step = self._step
         try:
             service = self.read()
@@ -56,11 +74,15 @@ class CanaryStepWatch(ServingWatch):
             self._decision = Decision(Outcome.UNDECIDED, (f"The canary {why}.",))
             return True
         self._decision = self._judged(service)
+        if self._probes is not None:
+            self._decision = together(self._decision, self._probes.look())
         if self._decision.outcome is Outcome.FAIL:
             self._log.error("%s%%: %s", step.share, self._decision.findings[0])
             self._take_back()
             return True
-        return self._decision.outcome is Outcome.PASS or time.time() >= step.until + step.patience
+        # Nothing more will be known of answers whose comparison has failed.
+        patience = 0.0 if self._probes is not None and self._probes.cannot_decide else step.patience
+        return self._decision.outcome is Outcome.PASS or time.time() >= step.until + patience
 
     def _judged(self, service: Service) -> Decision:
         step = self._step
@@ -120,6 +142,7 @@ class CanaryStepTrigger(ServingTrigger):
     :param patience: seconds that are waited after it for enough requests
     :param poll_interval: seconds between two looks
     :param cancel_on_kill: whether the canary is given up when a person marks or clears the waiting task
+    :param probe: the comparison of the answers, see :class:`~airflow_provider_llmops.delivery.probes_watch.ProbesWatch`
     """
 
     arguments = (
@@ -135,6 +158,7 @@ class CanaryStepTrigger(ServingTrigger):
         "patience",
         "poll_interval",
         "cancel_on_kill",
+        "probe",
     )
 
     def __init__(
@@ -152,6 +176,7 @@ class CanaryStepTrigger(ServingTrigger):
         patience: float,
         poll_interval: float,
         cancel_on_kill: bool = True,
+        probe: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
@@ -164,6 +189,8 @@ class CanaryStepTrigger(ServingTrigger):
         self.until = until
         self.patience = patience
         self.cancel_on_kill = cancel_on_kill
+        self.probe = probe
+        self._pipelines: PipelineBackend | None = None
 
     @property
     def named(self) -> str:
@@ -175,13 +202,28 @@ class CanaryStepTrigger(ServingTrigger):
         """Whether the canary is given up when a person marks or clears the waiting task."""
         return self.cancel_on_kill
 
+    async def connect(self) -> ServingBackend:
+        """Where the service runs; and where its answers are compared, if they are."""
+        if self.probe is not None:
+            self._pipelines = await KubeflowPipelinesHook(self.probe["kubeflow_conn_id"]).aget_backend()
+        return await super().connect()
+
     def watch(self, backend: ServingBackend, logger: Any) -> CanaryStepWatch:
         """What looks at the canary."""
-        return CanaryStepWatch(backend, self, logger)
+        return CanaryStepWatch(backend, self, logger, self._comparison(logger))
+
+    def _comparison(self, logger: Any) -> ProbesWatch | None:
+        """What looks at the comparison of the answers. A worker, which has not connected, reads the connection itself."""
+        if self.probe is None:
+            return None
+        pipelines = self._pipelines or KubeflowPipelinesHook(self.probe["kubeflow_conn_id"]).backend
+        return ProbesWatch(pipelines, self.probe, logger)
 
     def cancel(self, backend: ServingBackend) -> None:
         """Give the canary up: what served before has all of the requests again."""
         Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
+        if (comparison := self._comparison(self.log)) is not None:
+            comparison.cancel()
 
 
 def counts_of(service: Service, *revisions: str) -> dict[str, dict[str, Any]]:

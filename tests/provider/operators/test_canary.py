@@ -198,6 +198,13 @@ def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_no
         ({"steps": [True]}, "steps must be a list"),
         ({"step_duration": 600}, "step_duration must be a timedelta from 0 on, got 600"),
         ({"steps": list(range(1, 30))}, "At most 20 steps are taken, got 29"),
+        ({"steps": list(range(1, 12)), "probes": {"dataset": "/d", "min_difference": 0}}, "At most 10 steps"),
+        ({"probes": {"dataset": "/d"}}, "probes lacks min_difference"),
+        ({"probes": {"dataset": "/nowhere/probes.jsonl", "min_difference": 0}}, "/nowhere/probes.jsonl"),
+        (
+            {"probes": {"dataset": __file__, "min_difference": 0, "arguments": {"concurency": 4}}},
+            "concurency",
+        ),
         ({"on_undecided": "wait"}, "on_undecided must be roll_back or go_on"),
         ({"min_requests": 0}, "min_requests must be"),
     ],

@@ -1,0 +1,135 @@
+"""The comparison of a canary's answers with the stable revision's, as a run beside the canary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_llmops.backends.pipelines.base import RunRequest
+from airflow_provider_llmops.decision import Decision
+from airflow_provider_llmops.delivery.probes import COMPARISON, CanaryProbes
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.links import ReportLink
+from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of
+from airflow_provider_llmops.settings.kubernetes import StepSettings
+from airflow_provider_llmops.specs.passing_on import checked, is_same_release
+from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
+from airflow_provider_llmops.uris import Address
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+__all__ = ["COMPARISON_ADDRESSES", "ProbeRuns"]
+
+COMPARISON_ADDRESSES = {
+    "dataset": Address(kind="file"),
+    "embedding_model": Address(("package",), "directory"),
+    "checkpoints": Address(kind="directory", exists=False),
+}
+MAX_NAME_LENGTH = 120
+
+
+class ProbeRuns:
+    """Starts the comparisons of one canary.
+
+    :param probes: what is asked, and how it is judged
+    :param kserve: hook of the service, with whose key it is asked
+    :param service_name: name of the service
+    :param logger: of the task
+    """
+
+    def __init__(self, probes: CanaryProbes, kserve: KServeHook, service_name: str, logger: Any) -> None:
+        self._probes = probes
+        self._kserve = kserve
+        self._service_name = service_name
+        self._log = logger
+        self.hook = KubeflowPipelinesHook(probes.kubeflow_conn_id)
+
+    def check(self) -> None:
+        """Look whether a comparison could be started.
+
+        :raises ConfigurationError: an argument is wrong, or the questions are not there
+        """
+        self._pipeline("http://127.0.0.1", "canary", "stable")
+
+    def start(self, context: Context, url: str, revision: str, stable: str, share: int) -> dict[str, Any]:
+        """Have both asked, once in each step, whatever attempt begins it: what watches the step is told.
+
+        :param context: of the attempt
+        :param url: address of the service
+        :param revision: the canary
+        :param stable: the revision that it is compared with
+        :param share: percent of the requests that the canary has
+        """
+        ti, intent = context["ti"], Intent.load(context)
+        began = intent.began if intent else ti.try_number
+        name = f"{ti.dag_id}.{ti.task_id}"[:MAX_NAME_LENGTH]
+        name += f" {self._service_name} {revision} {share}% {attempts_key(context, began)}"
+        backend = self.hook.backend
+        former = backend.find(name)
+        if former is None or former.state.is_lost:
+            again = "" if former is None else f" {ti.try_number}"
+            request = RunRequest(
+                display_name=f"{name}{again}",
+                pipeline=self._pipeline(url, revision, stable),
+                labels={**origin_of(context), "component": COMPARISON},
+                environment=self._kserve.access.environment(),
+            )
+            run_id = backend.submit(request)
+        else:
+            run_id = former.run_id
+        self._log.info("Answers of %s and %s are compared in run %s", revision, stable, run_id)
+        return {
+            "kubeflow_conn_id": self._probes.kubeflow_conn_id,
+            "run_id": run_id,
+            "probes": self._probes.to_json(),
+        }
+
+    def tell(self, context: Context, decision: Decision) -> tuple[str, ...]:
+        """Link the page with both answers, and say in lines which are the worst.
+
+        :param context: of the attempt
+        :param decision: on a step
+        """
+        figures = decision.evidence.get("answers") or {}
+        report = figures.get("report")
+        if report:
+            ReportLink().push(context["ti"], self.hook.page_url(report))
+        worst = [_side_by_side(row) for row in figures.get("worst") or ()]
+        return (*worst, *((f"Report: {report}",) if report else ()))
+
+    def _pipeline(self, url: str, revision: str, stable: str) -> BoundPipeline:
+        spec, backend, probes = PipelineSpec.packaged(COMPARISON), self.hook.backend, self._probes
+        more = dict(probes.arguments)
+        others = [name for name in more.pop("metric_names", None) or () if name != probes.metric]
+        given = {
+            **more,
+            "dataset": probes.dataset,
+            "url": url,
+            "model_name": self._service_name,
+            "revision": revision,
+            "baseline_revision": stable,
+            "metric_names": [probes.metric, *others],
+        }
+        same_release = is_same_release(backend.image, spec.image)
+        pipeline = spec.bind(checked(COMPARISON, given, same_release=same_release))
+        if backend.image:
+            from airflow_provider_llmops.settings.steps import apply_settings
+
+            pipeline = apply_settings(pipeline, StepSettings(image=backend.image))
+        return backend.place(pipeline, COMPARISON_ADDRESSES)
+
+
+def _side_by_side(row: Mapping[str, Any]) -> str:
+    """A question with both answers, in a few lines."""
+    scores = [
+        f"{row[name]:.3g}" if row.get(name) is not None else "no score"
+        for name in ("score", "baseline_score")
+    ]
+    lines = [f"Row {row['row']}: {row['prompt']}"]
+    if "reference" in row:
+        lines.append(f"  reference: {row['reference']}")
+    lines.append(f"  canary ({scores[0]}): {row['answer']}")
+    lines.append(f"  stable ({scores[1]}): {row['baseline_answer']}")
+    return "\n".join(lines)
