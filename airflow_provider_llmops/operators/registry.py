@@ -1,4 +1,4 @@
-"""Operators for the model registry."""
+"""Operators for the model registry: register a model, fetch a version of one, move an alias."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.pipelines.base import Run
 
-__all__ = ["RegisterModelOperator"]
+__all__ = ["FetchModelOperator", "RegisterModelOperator", "SetAliasOperator"]
 
 
 class RegisterModelOperator(ComponentOperator):
@@ -140,3 +140,106 @@ class RegisterModelOperator(ComponentOperator):
         ModelVersionLink().push(context["ti"], links.get("model_version", ""))
         MlflowRunLink().push(context["ti"], links.get("run", ""))
         return value
+
+
+class FetchModelOperator(ComponentOperator):
+    """Fetch the files of a registered model version, as :class:`RegisterModelOperator` has kept them.
+
+    Fails when their digest is not the one that they were registered with. Artifacts: ``model``. ``return_value["details"]`` holds
+    ``version``, ``model_digest``, ``as_of`` and ``aliases``.
+
+    :param model_name: name in the model registry
+    :param model_version: number of the version; or
+    :param alias: an alias, whose version is taken
+    :param mlflow_conn_id: connection of type ``mlflow``; its credentials reach the step through its environment only
+    """
+
+    component = "fetch_model"
+    own_arguments = ("mlflow_conn_id",)
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        model_version: str | None = None,
+        alias: str | None = None,
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+        self.model_version = model_version
+        self.alias = alias
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def arguments(self) -> dict[str, Any]:
+        """The component's arguments; what a form leaves empty is not given."""
+        return super().arguments() | {
+            "model_version": _given(self.model_version),
+            "alias": self.alias or None,
+            "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
+        }
+
+    def environment(self) -> dict[str, str]:
+        """MLflow's credentials."""
+        return MlflowHook(self.mlflow_conn_id).environment()
+
+
+class SetAliasOperator(ComponentOperator):
+    """Move an alias to a registered model version, unless it was moved for a later run, or one of a newer date has it.
+
+    The same again moves nothing, and a task that comes late, or is cleared, never moves it back. ``return_value["details"]`` holds ``former_version``,
+    ``version`` that has it now, ``moved``, and why as ``note``.
+
+    :param model_name: name in the model registry
+    :param model_version: number of the version
+    :param alias: the alias, for example ``production``
+    :param as_of: date or partition that the move is of, as text that sorts; that of the DAG's run when left out
+    :param only_if_newer: leave the alias where it is if the version that has it is of a newer date; ``False`` moves it in any case
+    :param mlflow_conn_id: connection of type ``mlflow``; its credentials reach the step through its environment only
+    """
+
+    component = "set_alias"
+    own_arguments = ("mlflow_conn_id",)
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        model_version: str,
+        alias: str,
+        as_of: str | None = None,
+        only_if_newer: bool | str = True,
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+        self.model_version = model_version
+        self.alias = alias
+        self.as_of = as_of
+        self.only_if_newer = only_if_newer
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def arguments(self) -> dict[str, Any]:
+        """The component's arguments; the date is that of the DAG's run."""
+        return super().arguments() | {
+            "model_version": _given(self.model_version),
+            "as_of": as_of(self._context, self.as_of) if self._context else self.as_of,
+            "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
+        }
+
+    def environment(self) -> dict[str, str]:
+        """MLflow's credentials."""
+        return MlflowHook(self.mlflow_conn_id).environment()
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The result; why the alias is where it is stands in the log."""
+        value = super().outcome(context, run)
+        self.log.info("%s", value["details"].get("note"))
+        return value
+
+
+def _given(version: Any) -> str | None:
+    """A version's number as text: a template of native objects makes a number of it."""
+    return None if version in (None, "") else str(version)

@@ -22,10 +22,12 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.deploy_model import deploy_model
     from llmops_components.kfp.distill import distill
     from llmops_components.kfp.evaluate_model import evaluate_model
+    from llmops_components.kfp.fetch_model import fetch_model
     from llmops_components.kfp.import_base_model import import_base_model
     from llmops_components.kfp.merge_adapter import merge_adapter
     from llmops_components.kfp.prepare_sample_data import prepare_sample_data
     from llmops_components.kfp.register_model import register_model
+    from llmops_components.kfp.set_alias import set_alias
     from llmops_components.kfp.train_dpo import train_dpo
     from llmops_components.kfp.train_grpo import train_grpo
     from llmops_components.kfp.train_kto import train_kto

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AS_OF_TAG = "llmops.as_of"
 _CLAIM_TAG = "llmops.alias."
-_ASKED = "asked"
+_ASKED, _MOVED = "asked", "moved"
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,15 @@ def move_alias(client: MlflowClient, version: ModelVersion, alias: str, as_of: s
         as_of: Date or partition that the model is of, as text that sorts; None moves the alias in any case.
     """
     name, number, tag = version.name, str(version.version), f"{_CLAIM_TAG}{alias}"
+    moved = _moved_for(version, tag)
     if as_of is not None:
         client.set_model_version_tag(name, number, tag, f"{_ASKED} {as_of}")
     settled = {claim for claim in _claims(client, name, tag) if not claim.is_open}
     holder = _holder(client, name, alias)
     if holder is not None and str(holder.version) == number:
         move = AliasMove(False, number, f"Alias {alias!r} is at version {number} already.")
-    elif holder is not None and as_of is not None and _date(holder) > as_of:
-        move = _left(alias, str(holder.version), _date(holder), as_of)
+    elif holder is not None and as_of is not None and (newer := _held_since(holder, tag)) > as_of:
+        move = _left(alias, str(holder.version), newer, as_of)
     else:
         client.set_registered_model_alias(name, alias, number)
         where = "for the first time" if holder is None else f"from version {holder.version}"
@@ -73,8 +74,11 @@ def move_alias(client: MlflowClient, version: ModelVersion, alias: str, as_of: s
             client.set_registered_model_alias(name, alias, rival.version)
             move = _left(alias, rival.version, rival.as_of, as_of)
     if as_of is not None:
-        done = "moved" if move.version == number else "left"
-        client.set_model_version_tag(name, number, tag, f"{done} {as_of}")
+        done = _MOVED if move.version == number else "left"
+        # One that comes late does not make what is there already older.
+        client.set_model_version_tag(
+            name, number, tag, f"{done} {max(as_of, moved if done == _MOVED else '')}"
+        )
     return move
 
 
@@ -111,10 +115,25 @@ def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     return None if number is None else client.get_model_version(name, str(number))
 
 
-def _date(version: ModelVersion) -> str:
-    """The date that a version is of; of one that says nothing of it, when it was made."""
+def date_of(version: ModelVersion) -> str:
+    """The date that a version is of; of one that says nothing of it, when it was made.
+
+    Args:
+        version: The version.
+    """
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     return version.tags.get(AS_OF_TAG) or made.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _held_since(holder: ModelVersion, tag: str) -> str:
+    """The date that counts for an alias: its version's, or that for which it was moved there, whichever is newer."""
+    return max(date_of(holder), _moved_for(holder, tag))
+
+
+def _moved_for(version: ModelVersion, tag: str) -> str:
+    """The date for which an alias was moved to a version; empty where it was not."""
+    state, _, as_of = version.tags.get(tag, "").partition(" ")
+    return as_of if state == _MOVED else ""
 
 
 def _left(alias: str, version: str, newer: str, older: str) -> AliasMove:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.comparison import Comparison, read_comparison
-from llmops_components.errors import ComponentError, SettingError, UnavailableError
+from llmops_components.errors import SettingError
 from llmops_components.models.directory import check_model_directory
 from llmops_components.moved import old_names
 from llmops_components.redaction import flat, redact, redacted
@@ -24,15 +22,18 @@ from llmops_components.tracking.checkpoint import CheckpointFlavor
 from llmops_components.tracking.client import (
     MAX_PARAM_CHARACTERS,
     PARAMS_PER_REQUEST,
-    PATIENCE,
     check_parent,
-    environment_variables,
     find_dag_run,
     find_experiment,
-    past_proxies,
-    without_credentials,
 )
-from llmops_components.uris import is_http, without_login
+from llmops_components.tracking.server import (
+    MODEL_NAME,
+    check_alias,
+    check_as_of,
+    check_model_name,
+    connection,
+)
+from llmops_components.uris import is_http
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 
 COMPARISON_FILE = "comparison.json"
 MODEL_DIGEST_TAG = "llmops.model.digest"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[A-Za-z0-9_-]{1,255}")  # MLflow keeps `latest` and `v1` for itself
-_AS_OF = re.compile(r"\S[^\x00-\x1f]{0,499}")
-_PROBE_TIMEOUT_SECONDS = 3
 
 
 @old_names(name="model_name", params="params_to_log", metrics="model_metrics")
@@ -124,7 +121,7 @@ def register_model(
         artifacts=artifacts or {},
         comparison=compared,
     )
-    with _connection(tracking_uri) as (client, address):
+    with connection(tracking_uri) as (client, address):
         version = _find_version(client, model_name, digest)
         reused = version is not None
         if version is None:
@@ -168,84 +165,20 @@ def _check_settings(
     datasets: Mapping[str, str | os.PathLike[str]],
     artifacts: Mapping[str, str | os.PathLike[str]],
 ) -> None:
-    if not _NAME.fullmatch(name):
-        raise SettingError(
-            f"model_name is {name!r}; a registered model's name has letters, digits, '.', '_' and '-', starts with a letter "
-            "or digit, and is at most 128 characters long."
-        )
-    if alias is not None and not _ALIAS.fullmatch(alias):
-        raise SettingError(
-            f"alias is {alias!r}; an alias has letters, digits, '_' and '-', and is not 'latest' or a version such as 'v1'."
-        )
-    if as_of is not None and not _AS_OF.fullmatch(as_of):
-        raise SettingError(
-            f"as_of is {as_of!r:.80}; it is a date or partition as text that sorts, such as 2026-11-25, at most 500 characters."
-        )
+    check_model_name(name)
+    check_alias(alias)
+    check_as_of(as_of)
     for key, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise SettingError(f"model_metrics[{key!r}] is {value!r}; a metric is a finite number.")
     for what, paths in (("datasets", datasets), ("artifacts", artifacts)):
         for key, path in paths.items():
-            if not all(_NAME.fullmatch(part) for part in key.split("/")):
+            if not all(MODEL_NAME.fullmatch(part) for part in key.split("/")):
                 raise SettingError(
                     f"{what} has the name {key!r}; use letters, digits, '.', '_', '-' and '/'."
                 )
             if not Path(path).exists():
                 raise SettingError(f"{what}[{key!r}] is {os.fspath(path)}, which does not exist.")
-
-
-@contextlib.contextmanager
-def _connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
-    """A client of a server that answers, and its address without credentials; MLflow's errors become ours."""
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        raise SettingError(
-            "There is no MLflow server to register with: tracking_uri is not given and MLFLOW_TRACKING_URI is not set. "
-            "Give one, for example http://mlflow.example.org:5000 or sqlite:////data/mlflow.db."
-        )
-    address, credentials = without_credentials(uri)
-    is_server = is_http(address)
-    environment = {key: os.environ.get(key, value) for key, value in PATIENCE.items()}
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-    if is_server:
-        environment |= credentials | past_proxies(address)
-    with environment_variables(environment):
-        import mlflow
-        import requests
-        from mlflow.exceptions import MlflowException
-
-        started = time.monotonic()
-        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-        try:
-            mlflow.set_tracking_uri(address if is_server else uri)
-            client = mlflow.MlflowClient()
-            timeout = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_PROBE_TIMEOUT_SECONDS))
-            with environment_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}):
-                client.search_experiments(max_results=1)
-            yield client, address
-        except (MlflowException, requests.RequestException) as error:
-            raise _translate(error, address, uri, time.monotonic() - started) from None
-        finally:
-            mlflow.set_tracking_uri(before)
-
-
-def _translate(error: Exception, address: str, uri: str, seconds: float) -> ComponentError:
-    message = without_login(" ".join(str(error).replace(uri, address).split()), uri)
-    if cause := re.search(r"\[Errno -?\d+\] ([\w ]+)|(timed out)", message):
-        message = cause[1] or cause[2]
-    status = getattr(error, "get_http_status_code", lambda: 500)()
-    if status in (401, 403):
-        return SettingError(
-            f"MLflow at {address} refuses access: {message[:300]}. Set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
-        )
-    if 400 <= status < 500 and status not in (408, 429):
-        hint = " Is this the address of an MLflow server?" if status == 404 else ""
-        return SettingError(f"MLflow at {address} refuses the request: {message[:500]}.{hint}")
-    return UnavailableError(
-        f"MLflow at {address} did not answer after retries ({seconds:.0f} s): {message[:300]}. Check that the server "
-        "runs and that tracking_uri is its address, then run this step again."
-    )
 
 
 def _find_version(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:

@@ -17,7 +17,11 @@ from airflow_provider_llmops.operators.evaluation import (
     QualityGateOperator,
 )
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
-from airflow_provider_llmops.operators.registry import RegisterModelOperator
+from airflow_provider_llmops.operators.registry import (
+    FetchModelOperator,
+    RegisterModelOperator,
+    SetAliasOperator,
+)
 from airflow_provider_llmops.operators.training import (
     DistillOperator,
     ImportBaseModelOperator,
@@ -48,6 +52,8 @@ OPERATORS = {
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     CompareRevisionsOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},
+    FetchModelOperator: {"model_name": "name"},
+    SetAliasOperator: {"model_name": "name", "model_version": "1", "alias": "production"},
 }
 
 
@@ -65,7 +71,11 @@ def test_every_component_operator_is_covered():
 
 
 # Inputs that the worker knows: they are told by a connection or by the run of the DAG.
-FROM_THE_RUN = {RegisterModelOperator: {"tracking_uri", "run_name", "parent"}}
+FROM_THE_RUN = {
+    RegisterModelOperator: {"tracking_uri", "run_name", "parent"},
+    FetchModelOperator: {"tracking_uri"},
+    SetAliasOperator: {"tracking_uri"},
+}
 TYPES = {
     "str": "STRING",
     "int": "NUMBER_INTEGER",

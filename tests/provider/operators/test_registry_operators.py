@@ -1,0 +1,37 @@
+"""What reaches the components of the model registry."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_llmops.delivery.as_of import as_of
+from airflow_provider_llmops.operators.registry import FetchModelOperator, SetAliasOperator
+
+SECRET = "s3cret-token"  # noqa: S105  the connection's
+
+
+@pytest.fixture(autouse=True)
+def mlflow_connection(monkeypatch):
+    connection = {"conn_type": "mlflow", "host": "https://mlflow.example.com", "password": SECRET}
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps(connection))
+
+
+@pytest.mark.parametrize(("given", "taken"), [(3, "3"), ("3", "3"), ("", None), (None, None)])
+def test_a_version_is_a_text_whatever_a_template_makes_of_it(given, taken):
+    operator = FetchModelOperator(task_id="fetch", model_name="m", model_version=given, alias="")
+    arguments = operator.arguments()
+    assert (arguments["model_version"], arguments["alias"]) == (taken, None)
+    assert arguments["tracking_uri"] == "https://mlflow.example.com"
+    assert SECRET not in json.dumps(arguments)
+    assert operator.environment() == {"MLFLOW_TRACKING_TOKEN": SECRET}
+
+
+def test_an_alias_is_moved_for_the_date_of_the_run(context):
+    operator = SetAliasOperator(task_id="alias", model_name="m", model_version=3, alias="production")
+    operator._context = context
+    assert operator.arguments()["as_of"] == as_of(context)
+    assert operator.arguments()["model_version"] == "3"
+    assert SECRET not in json.dumps(operator.arguments())
+    assert operator.environment() == {"MLFLOW_TRACKING_TOKEN": SECRET}
