@@ -84,7 +84,13 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Kubeflow Trainer",
                 "python-modules": ["airflow_provider_llmops.sensors.train_job"],
             },
-            {"integration-name": "KServe", "python-modules": ["airflow_provider_llmops.sensors.service"]},
+            {
+                "integration-name": "KServe",
+                "python-modules": [
+                    "airflow_provider_llmops.sensors.service",
+                    "airflow_provider_llmops.sensors.service_level",
+                ],
+            },
         ],
         "hooks": [
             {
@@ -115,6 +121,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "KServe",
                 "python-modules": [
                     "airflow_provider_llmops.triggers.service",
+                    "airflow_provider_llmops.triggers.service_level",
                     "airflow_provider_llmops.triggers.canary",
                 ],
             },

@@ -78,7 +78,7 @@ def judge(limits: CanaryLimits, canary: Answers, stable: Answers, *, is_over: bo
     :param stable: what the stable revision has answered
     :param is_over: whether the step has lasted as long as it was to
     """
-    evidence = {"canary": _figures(canary), "stable": _figures(stable)}
+    evidence = {"canary": figures_of(canary), "stable": figures_of(stable)}
     rules = {name: value for name, value in limits.to_json().items() if value is not None}
     needed = limits.min_requests
     compares = limits.max_error_rate_increase is not None or limits.max_latency_ratio is not None
@@ -155,7 +155,11 @@ def _too_many_errors(limits: CanaryLimits, canary: Answers) -> str:
     )
 
 
-def _figures(answers: Answers) -> dict[str, float | int | None]:
+def figures_of(answers: Answers) -> dict[str, float | int | None]:
+    """What was answered in a few numbers, as evidence of a decision.
+
+    :param answers: what was answered
+    """
     return {
         "requests": answers.requests,
         "errors": answers.errors,

@@ -17,14 +17,21 @@ from test_component_operator import events_of
 
 from airflow_provider_llmops.decision import Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, QualityGateFailed
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    QualityGateFailed,
+    RunFailedError,
+)
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.canary import CanaryOperator
+from airflow_provider_llmops.sensors.service_level import ServiceLevelSensor
 from airflow_provider_llmops.triggers.canary import CanaryStepTrigger
 from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
+from airflow_provider_llmops.triggers.service_level import ServiceLevelTrigger
 
 pytestmark = pytest.mark.usefixtures("connections")
-TRIGGERS = {"CanaryStepTrigger": CanaryStepTrigger, "RevisionReadyTrigger": RevisionReadyTrigger}
+TRIGGERS = {kind.__name__: kind for kind in (CanaryStepTrigger, RevisionReadyTrigger, ServiceLevelTrigger)}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +92,16 @@ def canary(model, **arguments):
     )
 
 
+def level(**arguments):
+    settings = {
+        "on_no_data": "fail",
+        "window": timedelta(seconds=1.5),
+        "min_requests": 10,
+        "poke_interval": 0.3,
+    }
+    return ServiceLevelSensor(task_id="level", service_name="tiny", **settings, **arguments)
+
+
 def carry_out(operator, context, upon_step=lambda trigger: None):
     """Run a task as Airflow does, each deferral in the triggerer."""
     call, kwargs = operator.execute, {}
@@ -128,6 +145,20 @@ def test_canary_is_brought_in_or_given_up_and_no_request_is_lost(tiny_model, slo
         assert (
             decision["evidence"]["canary"]["p95_seconds"] > 4 * decision["evidence"]["stable"]["p95_seconds"]
         )
+        # The same counts as a service level: of all revisions, then of one.
+        assert carry_out(level(max_error_rate=0.0, max_latency_seconds=60), clear(context)) is None
+        kept = context["ti"].xcom["decision"]
+        assert (kept["outcome"], kept["evidence"]["errors"], kept["evidence"]["requests"] >= 10) == (
+            "pass",
+            0,
+            True,
+        )
+        with pytest.raises(
+            QualityGateFailed, match=r"^The service does not keep to its level: 95 percent of"
+        ):
+            carry_out(level(max_latency_seconds=0.001, revision="00002", on_breach="fail"), clear(context))
+        with pytest.raises(RunFailedError, match=r"^Revision 00003 of service tiny is STOPPED"):
+            carry_out(level(max_error_rate=0.0, revision="00003"), clear(context))
     assert {status for _, status in clients.seen} == {200}
     assert {revision for revision, _ in clients.seen} == {"00001", "00002", "00003"}
 
