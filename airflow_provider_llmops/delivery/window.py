@@ -13,6 +13,9 @@ from airflow_provider_llmops.exceptions import ApiUnavailableError, RunFailedErr
 __all__ = ["AnswersInWindow", "CountedByPrometheus", "CountedByService", "NotKnownError", "NotYetError"]
 
 
+SLOW_SECONDS = 60.0  # that a look may take longer than the next one was to come
+
+
 class NotKnownError(Exception):
     """What was answered in the window is not known; the text says why."""
 
@@ -117,7 +120,9 @@ class CountedByService:
         looks.append((now, answered))
         while len(looks) > 1 and looks[1][0] <= now - self._window:
             looks.popleft()
-        while looks[0][0] < now - 2 * self._window:  # nobody has looked in between
+        while looks[0][0] < now - self._window - max(
+            self._window, SLOW_SECONDS
+        ):  # nobody has looked in between
             looks.popleft()
         at, before = looks[0]
         if at > now - self._window:

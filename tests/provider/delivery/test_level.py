@@ -103,8 +103,10 @@ class Scripted:
         }
 
 
-def counted(backend: Scripted, revision: str | None = None, **more: object) -> CountedByService:
-    return CountedByService(backend, "team", "chat", revision, 60.0, **more)  # type: ignore[arg-type]
+def counted(
+    backend: Scripted, revision: str | None = None, window: float = 60.0, **more: object
+) -> CountedByService:
+    return CountedByService(backend, "team", "chat", revision, window, **more)  # type: ignore[arg-type]
 
 
 def test_a_window_is_what_came_since_the_look_a_window_ago() -> None:
@@ -127,6 +129,16 @@ def test_a_window_is_what_came_since_the_look_a_window_ago() -> None:
     # Nobody looked for long: it begins anew.
     with pytest.raises(NotYetError, match="watched for 0 of 60 s"):
         counted(backend, "a", first=source.first).look(1200.0)
+
+
+def test_looks_that_take_longer_than_a_short_window_are_compared_nevertheless() -> None:
+    backend = Scripted()
+    source = counted(backend, "a", window=1.0)
+    backend.answer(a=Answers(10, 0, {0.5: 10}, began=1.0))
+    with pytest.raises(NotYetError):
+        source.look(1000.0)
+    backend.answer(a=Answers(30, 0, {0.5: 30}, began=1.0))
+    assert source.look(1020.0).requests == 20
 
 
 def test_revisions_count_together_and_each_against_itself() -> None:
