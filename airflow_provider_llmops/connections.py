@@ -120,6 +120,11 @@ SERVICES_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Cluster: Airflow connection of type kubernetes to a cluster with KServe; services run there.",
         "schema": _TEXT,
     },
+    "kserve_namespace": {
+        "label": "KServe's namespace",
+        "description": "Cluster: where KServe's controller runs and is configured. Default: kserve",
+        "schema": _TEXT,
+    },
     "access_file": {
         "label": "Access file",
         "description": "Local only: absolute path of the file that says who may ask the services that are deployed here: API keys, "

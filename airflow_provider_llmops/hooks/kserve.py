@@ -74,6 +74,11 @@ class KServeHook(BaseHook):
         extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
         found = extra.get("kubernetes_conn_id")
         if found is None:
+            if "kserve_namespace" in extra:
+                raise ConfigurationError(
+                    f"Connection {self.kserve_conn_id!r} has 'kserve_namespace' in extra, which is of a cluster, and no cluster. Add "
+                    "'kubernetes_conn_id', or leave it out."
+                )
             return None
         if not isinstance(found, str):
             raise ConfigurationError(
@@ -95,11 +100,15 @@ class KServeHook(BaseHook):
 
     def _on(self, cluster: Cluster, connection: Connection) -> ServingBackend:
         from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
+        from airflow_provider_llmops.backends.serving.kserve.gateway import KSERVE_NAMESPACE
         from airflow_provider_llmops.backends.serving.kserve.standard import StandardServingBackend
 
         has_key = ServiceAccess.of(connection).api_key is not None
         services = KServeCluster(
-            cluster.client, conn_id=cluster.conn_id, namespace=cluster.namespace or "default"
+            cluster.client,
+            conn_id=cluster.conn_id,
+            namespace=cluster.namespace or "default",
+            kserve_namespace=connection.extra_dejson.get("kserve_namespace") or KSERVE_NAMESPACE,
         )
         return StandardServingBackend(services, ask_service=self._ask_with_key if has_key else None)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -14,7 +15,7 @@ from airflow_provider_llmops.backends.serving.base import Service
 from airflow_provider_llmops.decision import Decision
 from airflow_provider_llmops.delivery.as_of import as_of
 from airflow_provider_llmops.delivery.canary import CanaryPlan
-from airflow_provider_llmops.exceptions import LLMOpsError, QualityGateFailed
+from airflow_provider_llmops.exceptions import LLMOpsError, QualityGateFailed, RunFailedError
 from airflow_provider_llmops.kinds.probes import ProbeRuns
 from airflow_provider_llmops.kinds.revision import Revisions
 from airflow_provider_llmops.remote.ending import has_retry
@@ -23,7 +24,7 @@ from airflow_provider_llmops.remote.intent import Intent
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.triggers.canary import CanaryStepTrigger
+    from airflow_provider_llmops.triggers.canary import CanaryStepTrigger, PromotionTrigger
 
 __all__ = ["Canary"]
 
@@ -116,6 +117,40 @@ class Canary:
         if not self._plan.goes_on_after(decision):
             raise self._given_up(f"was given up: {decision.findings[0]}", *answers)
         return {**progress, "decisions": decisions, "done": progress["share"]}
+
+    def promotion(self, *, poll_interval: float, timeout: timedelta | None) -> PromotionTrigger:
+        """What brings the canary, which is to have all of the requests, to be the stable revision.
+
+        :param poll_interval: seconds between two looks
+        :param timeout: how long that may take
+        """
+        from airflow_provider_llmops.triggers.canary import PromotionTrigger
+
+        kind = self._kind
+        self._log.info("Revision %s of service %s is made the stable one", self.revision, kind.service_name)
+        return PromotionTrigger(
+            kserve_conn_id=kind.hook.kserve_conn_id,
+            namespace=kind.namespace,
+            name=kind.service_name,
+            revision=self.revision,
+            as_of=as_of(self._context),
+            poll_interval=poll_interval,
+            deadline=None if timeout is None else time.time() + timeout.total_seconds(),
+            cancel_on_kill=kind.cancel_on_kill,
+        )
+
+    def end_promotion(self, event: dict[str, Any]) -> None:
+        """Make sure that the canary is the stable revision.
+
+        :param event: of the trigger
+        :raises RunFailedError: it is not; the next attempt goes on
+        """
+        why = event["error"] or ("It took too long." if event["timed_out"] else None)
+        if why:
+            raise RunFailedError(
+                f"The canary kept to its limits, and could not be made the stable revision: {why}",
+                f"Revision: {self.revision}",
+            )
 
     @contextmanager
     def or_back(self) -> Iterator[None]:

@@ -115,7 +115,13 @@ class Revisions(RemoteKind[Revision]):
         return f"revision {name_in(key)} of service {self.service_name}"
 
     def start_of(
-        self, intent: Intent, manifest: Mapping[str, Any], service: Service | None, as_of: str | None
+        self,
+        intent: Intent,
+        manifest: Mapping[str, Any],
+        service: Service | None,
+        as_of: str | None,
+        *,
+        beside: bool = False,
     ) -> Callable[[], str]:
         """What starts a revision, or finds the one that runs the manifest already, and returns its key.
 
@@ -123,14 +129,15 @@ class Revisions(RemoteKind[Revision]):
         :param manifest: of the service
         :param service: the service as it was before
         :param as_of: date or partition of its model
+        :param beside: whether it gets no requests by itself, also where new revisions usually do
         """
         self._asked_for = intent.name
         self._digest = manifest_digest(manifest)
         self._former_revisions = frozenset(service.revisions if service else ())
-        return lambda: self._apply(manifest, as_of)
+        return lambda: self._apply(manifest, as_of, beside)
 
-    def _apply(self, manifest: Mapping[str, Any], as_of: str | None) -> str:
-        revision, is_new = self.backend.apply(manifest, as_of=as_of)
+    def _apply(self, manifest: Mapping[str, Any], as_of: str | None, beside: bool) -> str:
+        revision, is_new = self.backend.apply(manifest, as_of=as_of, beside=beside)
         self._is_new = is_new
         how = "is starting" if is_new else f"runs this manifest already, and is {revision.state}"
         self.log.info("Revision %s of service %s %s", revision.revision, self.service_name, how)

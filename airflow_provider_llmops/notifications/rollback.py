@@ -116,7 +116,7 @@ class RollbackNotifier(BaseNotifier):
         watch = RevisionWatch(backend, *place, step.revision, self.log, deadline=time.time() + seconds)
         event = watch_here(watch, backend.poll_interval)
         if event["timed_out"]:
-            self._leave(hook, step, seconds)
+            self._leave(hook, service, step, seconds)
             return
         if event["state"] != ServiceState.READY:
             raise rollout.give_up(step.revision, f"failed: {event['error']}")
@@ -130,10 +130,10 @@ class RollbackNotifier(BaseNotifier):
             step.replaced,
         )
 
-    def _leave(self, hook: KServeHook, step: StepBack, seconds: float) -> None:
+    def _leave(self, hook: KServeHook, service: Service, step: StepBack, seconds: float) -> None:
         """Leave a revision that takes longer than a callback may."""
         backend = hook.backend
-        if backend.splits_traffic:
+        if not (backend.rolls_out and service.is_settled):
             self.log.error(
                 "Revision %s is not ready within the %.0f s that a callback may wait ([core] task_success_overtime), and %s serves on. It goes on "
                 "starting: trigger the DAG rollback, which gives it the requests.",

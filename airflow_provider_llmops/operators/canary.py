@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
+from airflow_provider_llmops.delivery.as_of import as_of
 from airflow_provider_llmops.delivery.canary import CanaryPlan
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.kinds.canary import Canary
@@ -46,7 +47,10 @@ class CanaryOperator(DeployModelOperator):
     XCom: as for ``DeployModelOperator``, and ``decisions``, one for each step of the attempt, with the figures; of a canary that was given
     up, too.
 
-    Requires a backend that shares requests out: this machine. On a cluster it is refused before anything is applied.
+    Requires requests that are shared out: on this machine, or on a cluster where KServe uses the Gateway API; on another one it is refused
+    before anything is applied. There the canary that has kept to its limits gets all of the requests, and then its specification is rolled out as
+    the stable one, which is waited for, up to ``ready_timeout``. From the beginning of that on it is the one that serves, and is not taken back;
+    an attempt that follows goes on with it.
 
     :param steps: percent of the requests, rising, each below 100; 100 follows by itself
     :param step_duration: how long a step takes
@@ -60,6 +64,8 @@ class CanaryOperator(DeployModelOperator):
     :param undecided_timeout: how much longer a step waits for enough requests
     :param on_undecided: ``roll_back``, or ``go_on`` to take the next step all the same
     """
+
+    starts_beside = True
 
     def __init__(
         self,
@@ -115,10 +121,14 @@ class CanaryOperator(DeployModelOperator):
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Look whether the service may be changed, and step by step; give what starts the revision."""
         plan = self.plan()
-        if not self.backend.splits_traffic:
+        if reason := self.backend.reason_not_to_split(self.namespace):
             raise ConfigurationError(
-                f"Requests are not shared out on connection {self.kserve_conn_id!r}: canaries are built for services on this machine, not "
-                "yet for a cluster. Deploy with DeployModelOperator there."
+                f"A canary would get none of the requests on connection {self.kserve_conn_id!r}: {reason} Or deploy with DeployModelOperator."
+            )
+        if plan.probes is not None and self.backend.rolls_out:
+            raise ConfigurationError(
+                "probes are not built for a cluster: a client cannot choose the revision that answers there. Leave them out, or compare before "
+                "with CompareRevisionsOperator."
             )
         if plan.probes is not None:
             ProbeRuns(plan.probes, self.hook, self.service_name, self.log).check()
@@ -150,10 +160,37 @@ class CanaryOperator(DeployModelOperator):
         interval = float(self.backend.poll_interval if self.poll_interval is None else self.poll_interval)
         step = canary.begin_step(progress, poll_interval=interval)
         if step is None:
-            return super().bring_in(context, canary.revision, progress["answer"])
+            return self._promote(context, canary, progress, interval)
         trigger, progress = step
         if self.deferrable:
             self.defer(trigger=trigger, method_name="step_complete", kwargs={"progress": progress})
         return self.step_complete(
             context, watch_here(trigger.watch(self.backend, self.log), interval), progress
         )
+
+    def _promote(
+        self, context: Context, canary: Canary, progress: dict[str, Any], interval: float
+    ) -> dict[str, Any]:
+        service, reason = self.kind.rollout.give_traffic(canary.revision, as_of(context))
+        if reason or service.is_settled:
+            return super().bring_in(context, canary.revision, progress["answer"])
+        trigger = canary.promotion(poll_interval=interval, timeout=self.ready_timeout)
+        if self.deferrable:
+            self.defer(trigger=trigger, method_name="promotion_complete", kwargs={"progress": progress})
+        return self.promotion_complete(
+            context, watch_here(trigger.watch(self.backend, self.log), interval), progress
+        )
+
+    def promotion_complete(
+        self, context: Context, event: dict[str, Any], progress: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Say what serves, when the canary is the stable revision.
+
+        :param event: of the trigger
+        :param progress: what was done before
+        """
+        attempt, canary = self._begin(context), self._canary(context, progress["revision"])
+        attempt.key = canary.revision
+        with concluding(context), attempt.while_it_goes_on(canary.revision), canary.or_back():
+            canary.end_promotion(event)
+            return super().bring_in(context, canary.revision, progress["answer"])

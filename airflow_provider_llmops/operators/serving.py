@@ -115,6 +115,9 @@ class DeployModelOperator(RevisionOperator):
     :param kserve_conn_id: connection of type ``kserve``
     """
 
+    starts_beside = False
+    """Whether the new revision gets no requests by itself, also where new revisions usually do."""
+
     def __init__(
         self,
         *,
@@ -190,7 +193,7 @@ class DeployModelOperator(RevisionOperator):
         service = rollout.find_service()
         if reason := rollout.reason_to_leave(service, as_of(context), is_backfill=is_backfill(context)):
             raise AirflowSkipException(reason)
-        return self.kind.start_of(intent, manifest, service, as_of(context))
+        return self.kind.start_of(intent, manifest, service, as_of(context), beside=self.starts_beside)
 
     def outcome(self, context: Context, seen: Revision) -> dict[str, Any]:
         """Ask the revision that is ready, then give it the traffic."""

@@ -17,7 +17,7 @@ from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError,
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.service import ServingTrigger, ServingWatch
 
-__all__ = ["CanaryStepTrigger"]
+__all__ = ["CanaryStepTrigger", "PromotionTrigger"]
 
 Counts = Mapping[str, Mapping[str, Any]]
 MAX_FINDING = 500
@@ -47,6 +47,7 @@ class CanaryStepWatch(ServingWatch):
         self._limits = CanaryLimits.read(step.limits)
         self._decision = Decision(Outcome.UNDECIDED, ("Nothing was seen of the service.",))
         self._why_not: str | None = None
+        self._was_shared_otherwise = False
 
     def look(self) -> bool:
         """Look once; whether the step is decided. What does not answer is asked again.
@@ -111,7 +112,10 @@ class CanaryStepWatch(ServingWatch):
             return "was deleted by somebody else"
         if canary.state.is_lost:
             return f"failed: {canary.error or canary.state}"
-        if canary.traffic != self._step.share:
+        # Where pods that are not ready get no requests, and for a moment after they are, that is nobody's doing.
+        is_otherwise = canary.traffic != self._step.share and canary.state.is_ready
+        was_otherwise, self._was_shared_otherwise = self._was_shared_otherwise, is_otherwise
+        if is_otherwise and was_otherwise:
             return f"has {canary.traffic}% of the requests by now, not {self._step.share}%: somebody else has shared them out"
         return None
 
@@ -224,6 +228,111 @@ class CanaryStepTrigger(ServingTrigger):
         Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
         if (comparison := self._comparison(self.log)) is not None:
             comparison.cancel()
+
+
+class PromotionWatch(ServingWatch):
+    """Takes the steps by which a canary becomes the stable revision.
+
+    :param backend: where the service runs
+    :param promotion: what is watched
+    :param logger: of the task
+    """
+
+    def __init__(self, backend: ServingBackend, promotion: PromotionTrigger, logger: Any) -> None:
+        super().__init__(
+            backend,
+            promotion.namespace,
+            promotion.name,
+            promotion.revision,
+            logger,
+            deadline=promotion.deadline,
+        )
+        self._revision = promotion.revision
+        self._as_of = promotion.as_of
+        self._why_not: str | None = None
+
+    def look(self) -> bool:
+        """Take the next step; whether there is none left. What does not answer is asked again."""
+        try:
+            service = self._backend.set_traffic(
+                *self._place, {self._revision: 100}, as_of=self._as_of, only_if_newer=False
+            )
+        except ApiUnavailableError as error:
+            self._log.warning("%s Waiting on.", error)
+            return False
+        except LLMOpsError as error:
+            self._why_not = str(error)
+            return True
+        return service.is_settled
+
+    def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
+        """See :class:`PromotionTrigger`."""
+        return {"revision": self._revision, "error": error or self._why_not, "timed_out": timed_out}
+
+
+class PromotionTrigger(ServingTrigger):
+    """Fires once, when a canary has become the stable revision, when it cannot, or when its deadline has passed.
+
+    The event's payload is ``{"revision": str, "error": str | None, "timed_out": bool}``.
+
+    :param kserve_conn_id: connection of type ``kserve``
+    :param namespace: namespace of the service
+    :param name: name of the service
+    :param revision: the canary
+    :param as_of: date or partition of its model
+    :param poll_interval: seconds between two looks
+    :param deadline: Unix time after which it has taken too long
+    :param cancel_on_kill: whether the canary is given up, while that is possible, when a person marks or clears the waiting task
+    """
+
+    arguments = (
+        "kserve_conn_id",
+        "namespace",
+        "name",
+        "revision",
+        "as_of",
+        "poll_interval",
+        "deadline",
+        "cancel_on_kill",
+    )
+
+    def __init__(
+        self,
+        *,
+        kserve_conn_id: str,
+        namespace: str,
+        name: str,
+        revision: str,
+        as_of: str | None,
+        poll_interval: float,
+        deadline: float | None,
+        cancel_on_kill: bool = True,
+    ) -> None:
+        super().__init__(
+            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+        )
+        self.revision = revision
+        self.as_of = as_of
+        self.deadline = deadline
+        self.cancel_on_kill = cancel_on_kill
+
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"revision {self.revision}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """Whether the canary is given up when a person marks or clears the waiting task."""
+        return self.cancel_on_kill
+
+    def watch(self, backend: ServingBackend, logger: Any) -> PromotionWatch:
+        """What takes the steps."""
+        return PromotionWatch(backend, self, logger)
+
+    def cancel(self, backend: ServingBackend) -> None:
+        """Give the canary up, unless it is the one that serves by now."""
+        Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
 
 
 def counts_of(service: Service, *revisions: str) -> dict[str, dict[str, Any]]:

@@ -15,15 +15,20 @@ _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+\.[^/]+))/[^/]+(?:/namespaces/(?P<namespace>[^/]+))?"
     r"/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<part>[^/]+))?"
 )
+KSERVE_NAMESPACE = "kserve"
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 @cache
 def roles() -> dict[str, dict[str, Any]]:
-    """The Role and the ClusterRole of the page, by kind."""
+    """The Roles and the ClusterRole of the page, by kind; the Role in KServe's namespace as ``Role kserve``."""
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     documents = [document for block in blocks for document in yaml.safe_load_all(block)]
-    return {item["kind"]: item for item in documents if item.get("kind", "").endswith("Role")}
+    found = [item for item in documents if item.get("kind", "").endswith("Role")]
+    return {
+        item["kind"] + (" kserve" if item["metadata"].get("namespace") == KSERVE_NAMESPACE else ""): item
+        for item in found
+    }
 
 
 def granted(kind: str) -> Iterator[tuple[str, str, str, str]]:
@@ -44,7 +49,10 @@ def refusal(method: str, path: str) -> dict[str, Any] | None:
     resource = match["resource"] + (f"/{match['part']}" if match["part"] else "")
     verb = "list" if method == "GET" and not match["name"] else _VERBS[method]
     asked = (match["group"] or "", resource, verb)
-    for *right, name in granted("Role" if match["namespace"] else "ClusterRole"):
+    role = "ClusterRole" if not match["namespace"] else "Role"
+    if match["namespace"] == KSERVE_NAMESPACE:
+        role = "Role kserve"
+    for *right, name in granted(role):
         if tuple(right) == asked and name in ("", match["name"]):
             return None
     message = f"{resource} is forbidden: {PAGE.name} grants no right to {verb} it (API group {asked[0]!r})"

@@ -43,15 +43,16 @@ def recorded_names() -> list[str]:
     return [name for name, case in _cases().items() if case.get("isvc_spec")]
 
 
-def carried_out(name: str, current: str, former: str = "former") -> dict[str, Any]:
+def carried_out(name: str, current: str, former: str = "former", which: str = "predictor") -> dict[str, Any]:
     """What carries a service out in a recorded case, as an API server has it.
 
     :param name: of the case
     :param current: revision that the service was asked for; the newest ReplicaSet's
     :param former: revision of the ReplicaSet before it
+    :param which: ``predictor``, or ``canary`` for what carries that out
     :return: status, deployment, replica_sets, pods and events
     """
-    case = recorded(name)
+    case = _of_one(recorded(name), which)
     sets = sorted(case.get("replica_sets") or [], key=lambda item: int(item["revision"]))
     names = {item["name"].rsplit("-", 1)[-1]: former for item in sets}
     if sets:
@@ -97,13 +98,34 @@ def carried_out(name: str, current: str, former: str = "former") -> dict[str, An
     }
 
 
+def _of_one(case: dict[str, Any], which: str) -> dict[str, Any]:
+    """A recorded case as if it had no other predictor than one."""
+    spec = case["isvc_spec"]
+    if not spec.get("canary"):
+        return case
+    name = case["deployments"][0]["name"].removesuffix("-predictor")
+    own = spec["predictor"].get("name")
+    base = name.removesuffix(f"-{own}") if own else name
+    if which == "canary":
+        own = spec["canary"][0]["predictor"]["name"]
+    wanted = f"{base}-{own}-predictor" if own else f"{base}-predictor"
+    return {
+        **case,
+        "deployments": [each for each in case["deployments"] if each["name"] == wanted],
+        "deployment_status": case["deployment_status"][wanted],
+        "replica_sets": [each for each in case["replica_sets"] if each["name"].rsplit("-", 1)[0] == wanted],
+        "pods": [each for each in case["pods"] if each["labels"]["app"] == f"isvc.{wanted}"],
+    }
+
+
 class FakeKServe:
     """A cluster with KServe.
 
     ``requests`` has method and path of every request; ``refusals`` answers instead, by the part of a path: the name of a recorded case.
     ``applied`` has the specifications that changed something, ``proxied`` what was sent to pods, ``answers`` what they answer (with
     ``answer_codes`` before 200), ``events`` further ones by what they are about. ``plan`` has the cases that come of the next specifications, each
-    as soon as the service has been read twice. ``finalizers`` keep a deleted service until a test calls :meth:`forget`.
+    as soon as the service has been read twice. ``ingress`` is that of KServe's configuration, ``gateways`` has those that there are, ``routes``
+    the backends of each ``HTTPRoute`` with their weights, of which the Gateway says ``taken``. ``finalizers`` keep a deleted service until a test calls :meth:`forget`.
     """
 
     def __init__(self) -> None:
@@ -125,6 +147,10 @@ class FakeKServe:
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.annotations_of_others: dict[str, dict[str, str]] = {}
         self.missing_rights: set[tuple[str, str]] = set()
+        self.ingress: dict[str, Any] | None = {}
+        self.gateways: dict[str, dict[str, Any]] = {}
+        self.routes: dict[str, list[list[Any]]] = {}
+        self.taken = {"type": "Accepted", "status": "True", "reason": "Accepted"}
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -246,6 +272,19 @@ class FakeKServe:
                 # A kubelet has nothing to read where a container has never run.
                 text = f'container "{query["container"]}" in pod "{name}" is waiting to start: trying and failing to pull image'
                 return 400, _status(400, "BadRequest", text)
+            case ["api", "v1", "namespaces", "kserve", "configmaps", "inferenceservice-config"]:
+                if self.ingress is None:
+                    return _not_found("configmaps", "inferenceservice-config")
+                return 200, {"data": {"ingress": json.dumps(self.ingress)}}
+            case ["apis", "gateway.networking.k8s.io", "v1", "namespaces", namespace, "gateways", name]:
+                found = self.gateways.get(f"{namespace}/{name}")
+                return (200, found) if found else _not_found("gateways.gateway.networking.k8s.io", name)
+            case ["apis", "gateway.networking.k8s.io", "v1", "namespaces", _, "httproutes", name]:
+                if name not in self.routes:
+                    return _not_found("httproutes.gateway.networking.k8s.io", name)
+                return 200, _route(self.routes[name], self.taken)
+            case ["api", "v1", "namespaces", _, "pods", name, "proxy", "metrics"]:
+                return 200, self.exported(name.partition(":")[0])
             case ["api", "v1", "namespaces", _, "pods", name, "proxy", *rest]:
                 self.proxied.append((f"{name}/{'/'.join(rest)}", json.loads(body)))
                 return self.answer_codes.pop(0) if self.answer_codes else 200, self.answers
@@ -255,6 +294,13 @@ class FakeKServe:
                 allowed = (wanted["verb"], resource) not in self.missing_rights
                 return 201, {"spec": {}, "status": {"allowed": allowed}}
         return 404, "404 page not found\n"
+
+    def exported(self, pod: str) -> str:
+        """What a pod exports of itself.
+
+        :param pod: its name
+        """
+        return ""
 
     def _service(self, method: str, namespace: str, name: str, body: bytes) -> tuple[int, Any]:
         found = self.services.get(name)
@@ -328,6 +374,17 @@ class FakeKServe:
 
     def _world(self, name: str) -> dict[str, Any]:
         return self.world.get(name) or {"deployment": None, "replica_sets": [], "pods": [], "events": []}
+
+
+def _route(backends: list[list[Any]], taken: dict[str, Any]) -> dict[str, Any]:
+    """An ``HTTPRoute`` that a Gateway has seen."""
+    backend_refs = [{"name": name, "weight": weight} for name, weight in backends]
+    conditions = [{"observedGeneration": 1, **taken}]
+    return {
+        "metadata": {"generation": 1},
+        "spec": {"rules": [{"backendRefs": backend_refs}]},
+        "status": {"parents": [{"conditions": conditions}]},
+    }
 
 
 def _name_in(query: dict[str, str]) -> str:

@@ -144,6 +144,8 @@ class Service:
     :param wanted: the revision that was asked for last, whether it has the requests or is on its way to them; ``None`` if that was
         none of ours
     :param is_managed: whether it was deployed by this provider
+    :param is_settled: whether its requests are shared out as somebody has asked; where they are not, because that takes minutes,
+        :meth:`ServingBackend.set_traffic` has to be called again
     """
 
     name: str
@@ -155,6 +157,7 @@ class Service:
     stable: str | None = None
     wanted: str | None = None
     is_managed: bool = True
+    is_settled: bool = True
 
     @property
     def is_serving(self) -> bool:
@@ -192,15 +195,21 @@ class ServingBackend(Protocol):
 
     poll_interval: float
     """Seconds between two looks, unless somebody says otherwise."""
-    splits_traffic: bool
-    """Whether it shares requests out among revisions, and counts what each answers."""
+    rolls_out: bool
+    """Whether a revision that is asked for gets the requests by itself as soon as it is ready."""
 
-    def apply(self, manifest: Mapping[str, Any], *, as_of: str | None = None) -> tuple[Revision, bool]:
+    def apply(
+        self, manifest: Mapping[str, Any], *, as_of: str | None = None, beside: bool = False
+    ) -> tuple[Revision, bool]:
         """The revision that runs a manifest, and whether it was started now; returns at once.
 
-        Traffic stays where it is, unless the backend rolls new revisions out by itself. For one that does the date of the model is said
-        now, since it counts from now on.
+        Traffic stays where it is, unless the backend rolls new revisions out by itself: there ``beside`` has the revision run beside the
+        one that serves, if one does, without requests. For a backend that rolls out the date of the model is said now, since it counts
+        from now on.
         """
+
+    def reason_not_to_split(self, namespace: str) -> str | None:
+        """Why requests are not shared out among revisions in a namespace, and what to set; ``None`` where they are."""
 
     def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
         """Read a service; who looks again anyway has no ``patience`` with a server that does not answer."""

@@ -33,16 +33,21 @@ class LocalServingBackend:
     """
 
     poll_interval = 0.5
-    splits_traffic = True
+    rolls_out = False
 
     def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
         self._data_plane = DataPlane(python)
         self._root = Path(root)
 
-    def apply(self, manifest: Mapping[str, Any], *, as_of: str | None = None) -> tuple[Revision, bool]:
-        """Start a revision; the same manifest again returns the revision that already runs it. Its date counts with the traffic."""
+    def apply(
+        self, manifest: Mapping[str, Any], *, as_of: str | None = None, beside: bool = False
+    ) -> tuple[Revision, bool]:
+        """Start a revision, always beside what serves; the same manifest again returns the revision that already runs it. Its date counts with the traffic."""
         answer = self._call("apply", "-", stdin=json.dumps(manifest))
         return _revision(answer), bool(answer["created"])
+
+    def reason_not_to_split(self, namespace: str) -> None:
+        """None: the gateway of each service shares its requests out."""
 
     def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
         """Read a service: files of this machine, which are read once."""

@@ -108,6 +108,11 @@ def test_resources_are_wanted_on_a_cluster(cluster, context):
         ),
         ({"kubernetes_conn_id": "cluster", "access_file": "/x"}, {}, "has a cluster, and access_file"),
         ({"kubernetes_conn_id": 3}, {}, "must be the id of a connection"),
+        (
+            {"kserve_namespace": "kubeflow", "kubernetes_conn_id": ""},
+            {},
+            "'kserve_namespace' in extra, which is of a cluster",
+        ),
         ({}, {"host": "kserve.example.com"}, "names the host 'kserve.example.com'"),
     ],
 )
@@ -119,10 +124,10 @@ def test_connection_that_means_two_things_is_refused(cluster, monkeypatch, extra
 
 
 def test_connection_is_tested_with_its_rights(cluster):
-    assert KServeHook().test_connection() == (
-        True,
-        "KServe answers through connection 'cluster', with every right in namespace 'team'",
-    )
+    is_healthy, said = KServeHook().test_connection()
+    assert is_healthy
+    expected = "KServe answers through connection 'cluster', with every right in namespace 'team'. "
+    assert said.startswith(f"{expected}Traffic cannot be split here: KServe uses a plain Ingress")
 
 
 def test_newer_model_is_left_alone(cluster, context, monkeypatch):

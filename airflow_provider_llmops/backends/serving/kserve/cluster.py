@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 from airflow_provider_llmops.backends.kubernetes.asking import (
     ANSWER_SECONDS,
     PATIENCE_SECONDS,
-    Advice,
     AlreadyThereError,
     ForbiddenError,
     ask,
@@ -28,8 +27,17 @@ from airflow_provider_llmops.backends.kubernetes.requests import (
     log_end,
 )
 from airflow_provider_llmops.backends.serving.kserve import history
-from airflow_provider_llmops.backends.serving.kserve.reading import FIELD_MANAGER, ServiceObjects
-from airflow_provider_llmops.backends.serving.kserve.rules import CONTAINER
+from airflow_provider_llmops.backends.serving.kserve.answered import METRICS_PATH
+from airflow_provider_llmops.backends.serving.kserve.gateway import KSERVE_NAMESPACE, GatewayReader
+from airflow_provider_llmops.backends.serving.kserve.reading import (
+    CONTAINER,
+    FIELD_MANAGER,
+    ServiceObjects,
+    as_its_own,
+    revision_of_predictor,
+)
+from airflow_provider_llmops.backends.serving.kserve.rights import ADVICE, RIGHTS, missing_rights
+from airflow_provider_llmops.backends.serving.kserve.rules import GROUP, PLURAL, VERSION
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -37,32 +45,11 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 
-GROUP, VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 # As cluster-autoscaler and Karpenter say it.
 _ADDS_A_NODE = ("TriggeredScaleUp", "Nominated")
 SMOKE_SECONDS = 120.0
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"  # of all that KServe makes of a service
 _APPLY = "application/apply-patch+yaml"
-RIGHTS = (
-    *((verb, f"{PLURAL}.{GROUP}") for verb in ("get", "create", "patch", "delete")),
-    ("get", "deployments.apps"),
-    ("list", "replicasets.apps"),
-    *((verb, "controllerrevisions.apps") for verb in ("list", "create", "patch", "delete")),
-    *(("list", what) for what in ("pods", "events")),
-    ("get", "pods/log"),
-    ("create", "pods/proxy"),
-    ("list", "horizontalpodautoscalers.autoscaling"),
-)
-_ADVICE = Advice(
-    kind=f"{PLURAL}.{GROUP}",
-    install="Install KServe 0.16 or later.",
-    rights=(
-        f"Let the connection's user get, create, patch and delete {PLURAL}.{GROUP}, get deployments.apps, list replicasets.apps, pods, "
-        "events and horizontalpodautoscalers.autoscaling, get pods/log, create pods/proxy, and list, create, patch and delete "
-        "controllerrevisions.apps in that namespace."
-    ),
-    correct="KServe refuses it: correct the service's settings.",
-)
 
 
 class KServeCluster:
@@ -71,9 +58,17 @@ class KServeCluster:
     :param client: the ``kubernetes`` client's ``ApiClient``
     :param conn_id: Airflow connection of the client, for messages
     :param namespace: that rights are asked for by :meth:`check`
+    :param kserve_namespace: namespace of KServe's controller and its configuration
     """
 
-    def __init__(self, client: Any, *, conn_id: str, namespace: str = "default") -> None:
+    def __init__(
+        self,
+        client: Any,
+        *,
+        conn_id: str,
+        namespace: str = "default",
+        kserve_namespace: str = KSERVE_NAMESPACE,
+    ) -> None:
         from kubernetes.client import (  # type: ignore[import-untyped]
             AppsV1Api,
             AutoscalingV2Api,
@@ -82,7 +77,8 @@ class KServeCluster:
         )
 
         self.conn_id = conn_id
-        self._namespace = namespace
+        self.namespace = namespace
+        self.gateway = GatewayReader(client, conn_id=conn_id, kserve_namespace=kserve_namespace)
         self._client = client
         self._objects = CustomObjectsApi(client)
         self._core = CoreV1Api(client)
@@ -103,6 +99,21 @@ class KServeCluster:
         service = self.find(namespace, name, patience=patience)
         if service is None:
             raise RunNotFoundError("There is no service of this name.", f"Service: {namespace}/{name}")
+        found = self._behind(service, patience)
+        ours = next((each for each in found.canaries if revision_of_predictor(each["predictor"])), None)
+        if ours is None:
+            return found
+        canary = self._behind(as_its_own(service, ours), patience)
+        try:
+            routes = self.gateway.routes(namespace, name, patience=patience)
+        except ForbiddenError:
+            routes = None
+        return replace(found, canary=canary, routes=routes)
+
+    def _behind(self, service: Mapping[str, Any], patience: float) -> ServiceObjects:
+        """As much of what carries a predictor out as may be read."""
+        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+        deployed_as = ServiceObjects(service).deployed_as
         refused: list[str] = []
 
         def read(what: str, call: Callable[..., Any], otherwise: Any) -> Any:
@@ -116,10 +127,10 @@ class KServeCluster:
 
         deployment = read(
             "deployments",
-            asking_for(self._apps.read_namespaced_deployment, f"{name}-predictor", namespace),
+            asking_for(self._apps.read_namespaced_deployment, deployed_as, namespace),
             None,
         )
-        selector = f"app=isvc.{name}-predictor"
+        selector = f"app=isvc.{deployed_as}"
         replica_sets = read(
             "replicasets",
             asking_for_items(self._apps.list_namespaced_replica_set, namespace, label_selector=selector),
@@ -285,6 +296,28 @@ class KServeCluster:
         )
         return found
 
+    def scrape(self, namespace: str, pod: Mapping[str, Any], *, patience: float = PATIENCE_SECONDS) -> str:
+        """What a pod exports of itself, in Prometheus' text format, read through the API server.
+
+        :param pod: the pod
+        """
+        name, port = pod["metadata"]["name"], _port(pod)
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy{METRICS_PATH}"
+
+        def call(**request: Any) -> list[str]:
+            answer = self._client.call_api(
+                path,
+                "GET",
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                **request,
+            )
+            return [answer.data.decode(errors="replace")]
+
+        (text,) = self._ask(f"read what pod {namespace}/{name} exports", call, patience)
+        return str(text)
+
     def _ask_pod(self, path: str, body: Any, *, _request_timeout: float) -> dict[str, Any]:
         """What a pod answers, told from what the API server says on the way to it."""
         from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
@@ -329,40 +362,30 @@ class KServeCluster:
         *,
         answer_within: float = ANSWER_SECONDS,
     ) -> Any:
-        return ask(what, call, _ADVICE, conn_id=self.conn_id, patience=patience, answer_within=answer_within)
+        return ask(what, call, ADVICE, conn_id=self.conn_id, patience=patience, answer_within=answer_within)
 
     def check(self) -> str:
         """Say in one line what was reached.
 
         :raises ConfigurationError: KServe is not installed, or the user lacks a right, which is named
         """
-        from kubernetes.client import AuthorizationV1Api
-
-        call = asking_for(self._objects.list_namespaced_custom_object, *_kind(self._namespace))
+        call = asking_for(self._objects.list_namespaced_custom_object, *_kind(self.namespace))
         with contextlib.suppress(ForbiddenError):  # KServe is there; which right is missing is said below
             self._ask("list services", call, 0.0)
-        reviews = AuthorizationV1Api(self._client)
-        missing = [f"{verb} {right}" for verb, right in RIGHTS if not self._is_allowed(reviews, verb, right)]
-        if missing:
+        if missing := self.missing(RIGHTS, self.namespace):
             raise ConfigurationError(
-                f"KServe is there, but the connection's user may not {', '.join(missing)} in namespace {self._namespace!r}. "
-                f"{_ADVICE.rights}"
+                f"KServe is there, but the connection's user may not {', '.join(missing)} in namespace {self.namespace!r}. "
+                f"{ADVICE.rights}"
             )
-        return f"KServe answers through connection {self.conn_id!r}, with every right in namespace {self._namespace!r}"
+        return f"KServe answers through connection {self.conn_id!r}, with every right in namespace {self.namespace!r}"
 
-    def _is_allowed(self, reviews: Any, verb: str, right: str) -> bool:
-        resource, _, group = right.partition(".")
-        resource, _, part = resource.partition("/")
-        wanted = {
-            "verb": verb,
-            "resource": resource,
-            "group": group,
-            "subresource": part,
-            "namespace": self._namespace,
-        }
-        call = asking_for(reviews.create_self_subject_access_review, {"spec": {"resourceAttributes": wanted}})
-        answer: dict[str, Any] = self._ask(f"ask for the right to {verb} {right}", call, 0.0)
-        return bool(answer["status"]["allowed"])
+    def missing(self, rights: Iterable[tuple[str, str]], namespace: str) -> list[str]:
+        """Those of some rights that the connection's user lacks, in words.
+
+        :param rights: verb and resource of each
+        :param namespace: where
+        """
+        return missing_rights(self._client, self._ask, rights, namespace)
 
 
 def _waiting(service: Mapping[str, Any]) -> str:

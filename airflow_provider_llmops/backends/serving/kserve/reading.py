@@ -22,6 +22,7 @@ from airflow_provider_llmops.backends.kubernetes.pods import (
     problems_of_pod,
 )
 from airflow_provider_llmops.backends.serving.base import Revision
+from airflow_provider_llmops.backends.serving.kserve.gateway import Routes
 from airflow_provider_llmops.states import ServiceState
 
 FIELD_MANAGER = "llmops-airflow"
@@ -34,6 +35,7 @@ _TOO_LATE = "ProgressDeadlineExceeded"
 # What KServe says where it carries nothing out: an event alone tells of a wrong address or mode.
 _REFUSALS = ("InternalError", "ServerlessModeRejected")
 _CONFLICT = "has been modified"  # two writers at once; the controller tries again
+CONTAINER = "kserve-container"
 _STORAGE_INITIALIZER = "storage-initializer"
 _STORAGE_ERROR = re.compile(r"ERROR \[[^\]]*\] (.*?)(?= \d{4}-\d\d-\d\d[T ]| \(exit code|$)")
 
@@ -49,6 +51,8 @@ class ServiceObjects:
     :param warnings: events about the service
     :param refused: what the connection's user may not read, in words
     :param scaling_up: names of pods for which the cluster is adding a node
+    :param canary: the same of the predictor that runs beside it; its service has that predictor as its own
+    :param routes: how the requests are shared out, where there is a canary and they may be read
     """
 
     service: Mapping[str, Any]
@@ -58,12 +62,36 @@ class ServiceObjects:
     warnings: Sequence[Mapping[str, Any]] = ()
     refused: Sequence[str] = ()
     scaling_up: frozenset[str] = frozenset()
+    canary: ServiceObjects | None = None
+    routes: Routes | None = None
+
+    @property
+    def predictor(self) -> Mapping[str, Any]:
+        """The predictor's specification."""
+        found: Mapping[str, Any] = self.service["spec"]["predictor"]
+        return found
+
+    @property
+    def deployed_as(self) -> str:
+        """Name of the predictor's Deployment and Service."""
+        own = self.predictor.get("name")
+        name = self.service["metadata"]["name"]
+        return f"{name}-{own}-predictor" if own else f"{name}-predictor"
+
+    @property
+    def all_pods(self) -> list[Mapping[str, Any]]:
+        """The pods of the predictor and of the canary."""
+        return [*self.pods, *(self.canary.pods if self.canary is not None else ())]
+
+    @property
+    def canaries(self) -> Sequence[Mapping[str, Any]]:
+        """The entries of ``spec.canary``, whoever has made them."""
+        return canaries_of(self.service)
 
     @property
     def current(self) -> str | None:
         """The revision that the service was asked to run last; ``None`` if it was not asked by us."""
-        labels: Mapping[str, str] = self.service["spec"]["predictor"].get("labels") or {}
-        return labels.get(REVISION_LABEL)
+        return revision_of_predictor(self.predictor)
 
     def may_not_read(self, what: str) -> bool:
         """Whether the connection's user may not read objects of a kind.
@@ -98,6 +126,36 @@ class ServiceObjects:
         """The service's status."""
         status: Mapping[str, Any] = self.service.get("status") or {}
         return status
+
+
+def canaries_of(service: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The canaries of a service, whoever has made them.
+
+    :param service: the ``InferenceService``
+    """
+    found: Sequence[Mapping[str, Any]] = service["spec"].get("canary") or ()
+    return found
+
+
+def revision_of_predictor(predictor: Mapping[str, Any]) -> str | None:
+    """The revision that a predictor is of; ``None`` if it has none of our labels.
+
+    :param predictor: its specification
+    """
+    labels: Mapping[str, str] = predictor.get("labels") or {}
+    return labels.get(REVISION_LABEL)
+
+
+def as_its_own(service: Mapping[str, Any], canary: Mapping[str, Any]) -> dict[str, Any]:
+    """A service as if its canary were its predictor. Its status is about the stable one, but for the address.
+
+    :param service: the ``InferenceService``
+    :param canary: the entry in ``spec.canary``
+    """
+    status = {
+        name: value for name, value in (service.get("status") or {}).items() if name in ("url", "address")
+    }
+    return {**service, "spec": {"predictor": canary["predictor"]}, "status": status}
 
 
 def revisions_of(objects: ServiceObjects, *, now: float) -> dict[str, Revision]:
@@ -280,6 +338,20 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     :param pod: as the API server has it
     """
     return _conditions(pod).get("Ready", {}).get("status") == "True"
+
+
+def container_to_read(status: Mapping[str, Any]) -> tuple[str, bool]:
+    """The container whose log says most, and whether that is of its former start.
+
+    :param status: of a pod
+    """
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(key) or []:
+            now, before = container.get("state") or {}, container.get("lastState") or {}
+            ended = now.get("terminated") or before.get("terminated") or {}
+            if ended.get("exitCode") and not container.get("ready"):
+                return container["name"], "terminated" not in now
+    return CONTAINER, False
 
 
 def _conditions(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from airflow_provider_llmops.backends.serving.kserve.reading import REVISION_LABEL
+from airflow_provider_llmops.backends.serving.kserve.reading import CONTAINER, REVISION_LABEL
 from airflow_provider_llmops.backends.serving.manifest import MODEL_DIGEST_ANNOTATION
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.uris import scheme_of
 
+GROUP, VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 MODE = "Standard"
-CONTAINER = "kserve-container"
 # "-predictor" and the namespace go into one label of a host name with it.
 MAX_NAME = 48
 MAX_NAME_AND_NAMESPACE = 52
@@ -40,6 +40,10 @@ def on_cluster(manifest: Mapping[str, Any]) -> dict[str, Any]:
     sent = deepcopy(dict(manifest))
     metadata, predictor = sent["metadata"], sent["spec"]["predictor"]
     _check_name(metadata["name"], metadata["namespace"])
+    if "canary" in sent["spec"]:
+        raise ConfigurationError(
+            f"canary of service {metadata['name']!r} is written by CanaryOperator, with the share of each step. Leave it out."
+        )
     _check_predictor(metadata["name"], predictor)
     for container in _containers(predictor):
         container["resources"] = _resources(metadata["name"], container.get("resources") or {})
@@ -82,7 +86,7 @@ def _check_name(name: str, namespace: str) -> None:
 def _check_predictor(name: str, predictor: Mapping[str, Any]) -> None:
     refused = {
         "canaryTrafficPercent": "it is ignored, and the new version gets all of the requests",
-        "canary": "canaries are not built yet",
+        "name": "it is part of the service's address, which is to stay",
     }
     for field, why in refused.items():
         if field in predictor:

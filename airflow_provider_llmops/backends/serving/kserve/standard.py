@@ -1,7 +1,8 @@
 """Services on a cluster with KServe, in its standard mode: Deployments, no Knative.
 
 KServe rolls a new version out by itself and rolls nothing back. A revision is a specification, known by the hash that its pods carry;
-what served before is kept beside the service (:mod:`.history`) and is applied again when a revision is given up.
+what served before is kept beside the service (:mod:`.history`) and is applied again when a revision is given up. Where KServe's routes share
+requests out, a revision may run beside the one that serves (:mod:`.shifting`).
 """
 
 from __future__ import annotations
@@ -19,16 +20,22 @@ from airflow_provider_llmops.backends.kubernetes.asking import PATIENCE_SECONDS
 from airflow_provider_llmops.backends.kubernetes.pods import is_live
 from airflow_provider_llmops.backends.serving.base import Revision, Service, check_wanted
 from airflow_provider_llmops.backends.serving.kserve import history
+from airflow_provider_llmops.backends.serving.kserve.canaries import canary_entry, with_canary
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
 from airflow_provider_llmops.backends.serving.kserve.history import Record
 from airflow_provider_llmops.backends.serving.kserve.reading import (
     STOP_ANNOTATION,
     ServiceObjects,
+    container_to_read,
     is_ready,
     revision_in,
+    revision_of_predictor,
     revisions_of,
 )
-from airflow_provider_llmops.backends.serving.kserve.rules import CONTAINER, on_cluster, revision_of
+from airflow_provider_llmops.backends.serving.kserve.rights import CANARY_RIGHTS
+from airflow_provider_llmops.backends.serving.kserve.rules import on_cluster, revision_of
+from airflow_provider_llmops.backends.serving.kserve.service import service_of, with_answers
+from airflow_provider_llmops.backends.serving.kserve.shifting import CanaryShifts
 from airflow_provider_llmops.backends.serving.manifest import manifest_digest
 from airflow_provider_llmops.backends.serving.question import ask_model
 from airflow_provider_llmops.exceptions import (
@@ -49,21 +56,27 @@ class StandardServingBackend:
     """
 
     poll_interval = 5.0
-    splits_traffic = False
+    rolls_out = True
 
     def __init__(
-        self, cluster: KServeCluster, *, ask_service: Callable[[str, str, str, int], str] | None = None
+        self,
+        cluster: KServeCluster,
+        *,
+        ask_service: Callable[[str, str, str, int], str] | None = None,
     ) -> None:
         self._cluster = cluster
         self._ask_service = ask_service
 
-    def apply(self, manifest: Mapping[str, Any], *, as_of: str | None = None) -> tuple[Revision, bool]:
-        """Ask KServe for a revision, which gets requests as soon as its first pod is ready. The same manifest again changes nothing.
+    def apply(
+        self, manifest: Mapping[str, Any], *, as_of: str | None = None, beside: bool = False
+    ) -> tuple[Revision, bool]:
+        """Ask KServe for a revision, which gets requests as soon as its first pod is ready, unless it is to run beside the one that serves.
 
-        It is applied in any case: what somebody else has made of the service since would not be what is deployed.
+        The same manifest again changes nothing. It is applied in any case: what somebody else has made of the service since would not be
+        what is deployed.
 
         :raises FieldConflictError: somebody else sets a field of the service otherwise
-        :raises ConfigurationError: somebody has stopped the service
+        :raises ConfigurationError: somebody has stopped the service, or it has another canary
         """
         sent = on_cluster(manifest)
         namespace, name = sent["metadata"]["namespace"], sent["metadata"]["name"]
@@ -80,14 +93,24 @@ class StandardServingBackend:
         if before["metadata"].get("deletionTimestamp"):
             raise ApiUnavailableError(f"Service {name!r} is being deleted.", f"Service: {namespace}/{name}")
         records = self._cluster.records(before)
-        is_new = ServiceObjects(before).current != revision or ServiceObjects(before).is_stopped
+        objects = ServiceObjects(before)
+        if _runs_as_canary(objects, revision, beside=beside):
+            return Revision(revision, ServiceState.STARTING, digest=digest), False
+        is_new = objects.current != revision or objects.is_stopped
+        starts_beside = beside and is_new and not objects.is_stopped
+        shifts = CanaryShifts(self._cluster, objects, records)
+        if starts_beside:
+            shifts.check_start(sent)
         number = 1 + max((record.number for record in records.values()), default=0)
         record = records.get(revision) or Record(revision, number, sent)
         if is_new:
             record = replace(record, asked_at=_now(), as_of=as_of)
         self._cluster.keep(before, replace(record, digest=digest))
         try:
-            self._apply_unless_stopped(sent)
+            if starts_beside:
+                shifts.start(sent)
+            else:
+                self._apply_unless_stopped(sent)
         except ConfigurationError:
             if is_new:  # nothing to go back to
                 given_up = replace(record, withdrawn_at=_now())
@@ -106,7 +129,7 @@ class StandardServingBackend:
     def bring_back(
         self, namespace: str, name: str, revision: str, *, replacing: str
     ) -> tuple[Revision, bool]:
-        """Ask for a specification that was kept; it gets requests as soon as its first pod is ready.
+        """Ask for a specification that was kept; it gets requests as soon as its first pod is ready. A canary keeps those that it has.
 
         :raises ConfigurationError: another one was asked for since, or somebody has stopped the service
         """
@@ -114,14 +137,21 @@ class StandardServingBackend:
         if objects.service["metadata"].get("deletionTimestamp"):
             raise ApiUnavailableError(f"Service {name!r} is being deleted.", f"Service: {namespace}/{name}")
         records = self._cluster.records(objects.service)
-        check_wanted(_service(objects, records), revision, replacing)
+        check_wanted(self._service(objects, records), revision, replacing)
         record = records[revision]
         is_new = objects.current != revision or objects.is_stopped
         if is_new:
             record = replace(record, asked_at=_now())
             self._cluster.annotate(namespace, name, revision, record.notes)
-        self._apply_unless_stopped(record.manifest)
+        self._apply_unless_stopped(with_canary(record.manifest, self._canary_of(objects, records)))
         return Revision(revision, ServiceState.STARTING, digest=record.digest), is_new
+
+    def _canary_of(self, objects: ServiceObjects, records: Mapping[str, Record]) -> dict[str, Any] | None:
+        """The canary of a service as it is, to apply it again."""
+        if objects.canary is None or objects.canary.current not in records:
+            return None
+        record = records[objects.canary.current or ""]
+        return canary_entry(record.manifest, objects.canaries[0]["trafficPercent"])
 
     def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
         """Read a service.
@@ -130,7 +160,8 @@ class StandardServingBackend:
         """
         seconds = PATIENCE_SECONDS if patience is None else patience
         objects = self._cluster.read(namespace, name, patience=seconds)
-        return _service(objects, self._cluster.records(objects.service, patience=seconds))
+        records = self._cluster.records(objects.service, patience=seconds)
+        return self._service(objects, records, patience=seconds)
 
     def set_traffic(
         self,
@@ -141,27 +172,89 @@ class StandardServingBackend:
         as_of: str | None = None,
         only_if_newer: bool = True,
     ) -> Service:
-        """Note that the revision which was asked for last is to keep the requests that KServe has given it."""
-        revision = next(iter(percent), "")
-        if percent != {revision: 100}:
-            raise ConfigurationError(
-                f"The requests of service {name!r} cannot be shared out: only one revision at a time serves in KServe's standard mode. "
-                "Give one revision 100 percent."
-            )
+        """Share the requests out between the stable revision and a canary, or note that the only revision is to keep those that it has.
+
+        A canary that is to have all of them becomes the stable revision, which takes minutes: this has to be called again until the service
+        is settled.
+        """
         objects = self._cluster.read(namespace, name)
         records = self._cluster.records(objects.service)
-        service = _service(objects, records)
-        if only_if_newer and service.is_newer_than(as_of):
+        service = self._service(objects, records)
+        gives_all = list(percent.values()) == [100]
+        if gives_all and only_if_newer and service.is_newer_than(as_of):
             return service
+        if objects.canary is not None:
+            return self._share_out(objects, records, percent, as_of)
+        revision = next(iter(percent), "")
+        if not gives_all:
+            raise ConfigurationError(
+                f"The requests of service {name!r} cannot be shared out: it has no canary. Give one revision 100 percent."
+            )
         if objects.current != revision or revision not in records:
             raise ConfigurationError(
                 f"Revision {revision} of service {name!r} is not the one that was asked for last: {objects.current} has replaced it."
             )
         if not service.revisions[revision].traffic:
             raise ConfigurationError(f"Revision {revision} of service {name!r} has no pod that is ready.")
-        record = replace(records[revision], served_at=_now(), as_of=as_of)
-        self._cluster.annotate(namespace, name, revision, record.notes)
-        return _service(objects, {**records, revision: record})
+        record = self._note_traffic(records[revision], objects, as_of)
+        return self._service(objects, {**records, revision: record})
+
+    def _share_out(
+        self,
+        objects: ServiceObjects,
+        records: Mapping[str, Record],
+        percent: Mapping[str, int],
+        as_of: str | None,
+    ) -> Service:
+        """Share the requests of a service with a canary out."""
+        assert objects.canary is not None
+        metadata, canary, stable = (
+            objects.service["metadata"],
+            objects.canary.current or "",
+            objects.current or "",
+        )
+        shifts = CanaryShifts(self._cluster, objects, records)
+        if percent == {canary: 100}:
+            is_done = shifts.promote()
+            if is_done or canary != stable:
+                self._note_traffic(records[canary], objects, as_of)
+        elif canary != stable and percent == {stable: 100}:
+            shifts.take_back()
+            self._note_traffic(records[stable], objects, as_of)
+        elif canary != stable and percent == {
+            canary: percent.get(canary),
+            stable: 100 - percent.get(canary, 0),
+        }:
+            seen = revisions_of(objects.canary, now=time.time())[canary]
+            if not seen.state.is_ready:
+                raise ConfigurationError(
+                    f"Revision {canary} is {seen.state}: {seen.error or 'no pod is ready'}"
+                )
+            shifts.share(percent[canary])
+        else:
+            raise ConfigurationError(
+                f"Service {metadata['name']!r} has the stable revision {stable} and the canary {canary}: its requests cannot be shared out "
+                f"as {dict(percent)}."
+            )
+        return self.get(metadata["namespace"], metadata["name"])
+
+    def _note_traffic(self, record: Record, objects: ServiceObjects, as_of: str | None) -> Record:
+        metadata = objects.service["metadata"]
+        noted = replace(record, served_at=_now(), as_of=as_of)
+        self._cluster.annotate(metadata["namespace"], metadata["name"], record.revision, noted.notes)
+        return noted
+
+    def _service(
+        self, objects: ServiceObjects, records: Mapping[str, Record], *, patience: float = PATIENCE_SECONDS
+    ) -> Service:
+        """A service, with what its revisions have answered while it has a canary that is judged by that."""
+        service = service_of(objects, records)
+        if service.is_settled and objects.canary is not None:
+            scrape = partial(
+                self._cluster.scrape, objects.service["metadata"]["namespace"], patience=patience
+            )
+            return with_answers(service, objects, scrape)
+        return service
 
     def withdraw(
         self, namespace: str, name: str, revision: str, *, back_to: str | None = None, is_bad: bool = True
@@ -176,6 +269,12 @@ class StandardServingBackend:
         except RunNotFoundError:
             return None
         records = self._cluster.records(objects.service)
+        if objects.canary is not None and objects.canary.current == revision:
+            if (
+                objects.current != revision
+            ):  # else it is on its way to be the stable one, and has all of the requests
+                self._take_back(objects, records, revision, is_bad=is_bad)
+            return None
         if objects.current != revision or revision not in records or records[revision].has_traffic:
             return None
         seen = revisions_of(objects, now=time.time())
@@ -193,13 +292,22 @@ class StandardServingBackend:
         else:
             # It is asked for now, and has served: nobody has to look at it again.
             back = replace(former, asked_at=_now(), served_at=_now() if former.served_at else None)
-            self._cluster.apply(former.manifest)
+            self._cluster.apply(with_canary(former.manifest, self._canary_of(objects, records)))
             self._cluster.annotate(namespace, name, former.revision, back.notes)
         was_given_up = (records[revision].withdrawn_at or "") > (records[revision].served_at or "")
         if is_bad or was_given_up:
             given_up = replace(records[revision], withdrawn_at=_now())
             self._cluster.annotate(namespace, name, revision, given_up.notes)
         return former.revision if former else None
+
+    def _take_back(
+        self, objects: ServiceObjects, records: Mapping[str, Record], revision: str, *, is_bad: bool
+    ) -> None:
+        CanaryShifts(self._cluster, objects, records).take_back()
+        if is_bad:
+            metadata = objects.service["metadata"]
+            given_up = replace(records[revision], withdrawn_at=_now())
+            self._cluster.annotate(metadata["namespace"], metadata["name"], revision, given_up.notes)
 
     def give_up(self, namespace: str, name: str, revision: str) -> None:
         """Note that a specification is nothing to go back to; KServe has stopped its pods."""
@@ -232,7 +340,7 @@ class StandardServingBackend:
                 )
             return self._ask_service(url, name, prompt, max_tokens)
         pods = [
-            pod for pod in objects.pods if revision_in(pod) == revision and is_ready(pod) and is_live(pod)
+            pod for pod in objects.all_pods if revision_in(pod) == revision and is_ready(pod) and is_live(pod)
         ]
         if not pods:
             seen = f"; {'; '.join(objects.refused)}" if objects.refused else ""
@@ -245,61 +353,57 @@ class StandardServingBackend:
         """The last lines that the revision's first pod wrote, of the container that has failed if one has."""
         objects = self._cluster.read(namespace, name)
         pods = sorted(
-            (pod for pod in objects.pods if revision_in(pod) == revision), key=lambda pod: not is_live(pod)
+            (pod for pod in objects.all_pods if revision_in(pod) == revision),
+            key=lambda pod: not is_live(pod),
         )
         if not pods:
             return []
-        container, previous = _container_to_read(pods[0].get("status") or {})
+        container, previous = container_to_read(pods[0].get("status") or {})
         return self._cluster.log(
             namespace, pods[0]["metadata"]["name"], container, previous=previous, lines=lines
         )
 
     def check(self) -> str:
-        """Say in one line what was reached; raises if it cannot be used."""
-        return self._cluster.check()
-
-
-def _service(objects: ServiceObjects, records: Mapping[str, Record]) -> Service:
-    """A service, from what is carried out and what is kept beside it."""
-    found = revisions_of(objects, now=time.time())
-    replaced = f"Revision {objects.current} has replaced it." if objects.current else None
-    for record in records.values():
-        stopped = Revision(record.revision, ServiceState.STOPPED, error=replaced)
-        found[record.revision] = replace(
-            found.get(record.revision, stopped),
-            digest=record.digest,
-            as_of=record.as_of,
-            served_at=record.served_at,
-            is_given_up=record.is_given_up,
+        """Say in one line what was reached, and whether canaries get requests there; raises if it cannot be used."""
+        reached = self._cluster.check()
+        reason = self._reason_not_to_split(self._cluster.namespace, patience=0.0)
+        return f"{reached}. " + (
+            f"Traffic cannot be split here: {reason}" if reason else "Traffic can be split."
         )
-    # What was asked for gets requests by itself, so that its date counts before it has any.
-    dates = [
-        record.as_of
-        for record in records.values()
-        if (found[record.revision].traffic and record.served_at) or record.revision == objects.current
-        if record.as_of and not record.is_given_up
-    ]
-    return Service(
-        name=objects.service["metadata"]["name"],
-        namespace=objects.service["metadata"]["namespace"],
-        url=next((each.url for each in found.values() if each.url), None),
-        revisions=found,
-        as_of=max(dates, default=None),
-        wanted=objects.current,
-        is_managed=objects.is_managed,
+
+    def reason_not_to_split(self, namespace: str) -> str | None:
+        """Why a canary would get none of the requests, and what to set."""
+        return self._reason_not_to_split(namespace, patience=PATIENCE_SECONDS)
+
+    def _reason_not_to_split(self, namespace: str, *, patience: float) -> str | None:
+        if reason := self._cluster.gateway.reason_not_to_split(patience=patience):
+            return reason
+        if missing := self._cluster.missing(CANARY_RIGHTS, namespace):
+            return (
+                f"The connection's user may not {', '.join(missing)} in namespace {namespace!r}, where the shares are read. Give it "
+                "that right."
+            )
+        return None
+
+
+def _runs_as_canary(objects: ServiceObjects, revision: str, *, beside: bool) -> bool:
+    """Whether a revision runs beside the one that serves already, as it is asked to.
+
+    :raises ConfigurationError: another one does
+    """
+    if not objects.canaries:
+        return False
+    (entry, *others) = objects.canaries
+    found = revision_of_predictor(entry["predictor"])
+    if beside and found == revision and not others:
+        return True
+    namespace, name = objects.service["metadata"]["namespace"], objects.service["metadata"]["name"]
+    raise ConfigurationError(
+        f"Service {name!r} has a canary: revision {found or 'of somebody else'} with {entry['trafficPercent']}% of the requests. Wait until "
+        "its task has ended, or take it back with RollbackOperator.",
+        f"Service: {namespace}/{name}",
     )
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def _container_to_read(status: Mapping[str, Any]) -> tuple[str, bool]:
-    """The container whose log says most, and whether that is of its former start."""
-    for key in ("initContainerStatuses", "containerStatuses"):
-        for container in status.get(key) or []:
-            now, before = container.get("state") or {}, container.get("lastState") or {}
-            ended = now.get("terminated") or before.get("terminated") or {}
-            if ended.get("exitCode") and not container.get("ready"):
-                return container["name"], "terminated" not in now
-    return CONTAINER, False

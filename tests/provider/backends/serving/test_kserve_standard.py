@@ -230,7 +230,8 @@ def test_what_may_not_be_read_is_said_where_it_is_waited_for(backend, cluster):
 
 
 def test_rights_that_are_missing_are_named(backend, cluster):
-    assert backend.check() == "KServe answers through connection 'k8s', with every right in namespace 'team'"
+    expected = "KServe answers through connection 'k8s', with every right in namespace 'team'. Traffic cannot be split here: "
+    assert backend.check().startswith(f"{expected}KServe uses a plain Ingress")
     cluster.missing_rights = {("create", "pods/proxy"), ("delete", "inferenceservices")}
     with pytest.raises(
         ConfigurationError,
@@ -283,7 +284,7 @@ def test_address_that_kserve_cannot_fetch_from_is_refused(uri):
     ("field", "value", "text"),
     [
         ("canaryTrafficPercent", 20, "it is ignored"),
-        ("canary", [{"trafficPercent": 5}], "not built"),
+        ("name", "v2", "part of the service's address"),
         ("minReplicas", 0, "takes for 1"),
         ("scaleMetric", "concurrency", "is ignored"),
     ],
@@ -292,6 +293,13 @@ def test_what_standard_mode_ignores_is_refused(field, value, text):
     written = manifest()
     written["spec"]["predictor"][field] = value
     with pytest.raises(ConfigurationError, match=text):
+        on_cluster(written)
+
+
+def test_canary_of_ones_own_is_refused():
+    written = manifest()
+    written["spec"]["canary"] = [{"trafficPercent": 5}]
+    with pytest.raises(ConfigurationError, match="is written by CanaryOperator"):
         on_cluster(written)
 
 

@@ -1,0 +1,179 @@
+"""A canary on a cluster on its way: started beside what serves, given its share, made the stable revision, or taken back.
+
+KServe deletes the pods and the Service of a canary that is taken out before it changes the routes, so that a canary has none of the requests,
+as the Gateway's routes say, before it is. The predictor that serves never changes its name, which is part of its address. Each step is known
+from the state on the cluster, and goes on from there whoever takes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_llmops.backends.serving.kserve.canaries import (
+    canary_entry,
+    check_canary,
+    with_canary,
+)
+from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
+from airflow_provider_llmops.backends.serving.kserve.history import Record
+from airflow_provider_llmops.backends.serving.kserve.reading import (
+    STOP_ANNOTATION,
+    ServiceObjects,
+    revisions_of,
+)
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunFailedError
+
+SETTLE_SECONDS = 20.0
+# How long a Gateway that has taken a route may need until the last of its proxies follows it.
+DRAIN_SECONDS = 2.0
+_LOOK_SECONDS = 0.5
+Records = Mapping[str, Record]
+
+
+class CanaryShifts:
+    """Changes of one service that has, or is to have, a canary.
+
+    :param cluster: where it is
+    :param objects: the service as it is
+    :param records: its specifications by revision
+    """
+
+    def __init__(self, cluster: KServeCluster, objects: ServiceObjects, records: Records) -> None:
+        self._cluster = cluster
+        self._objects = objects
+        self._records = records
+        metadata = objects.service["metadata"]
+        self._namespace, self._name = metadata["namespace"], metadata["name"]
+        self._where = f"Service: {self._namespace}/{self._name}"
+
+    def check_start(self, manifest: Mapping[str, Any]) -> None:
+        """Look whether a specification can be started beside the one that serves.
+
+        :param manifest: of the new revision
+        :raises ConfigurationError: it cannot
+        """
+        objects = self._objects
+        self._stable_manifest()
+        check_canary(objects.predictor, manifest)
+        routes = self._cluster.gateway.routes(self._namespace, self._name)
+        if not routes.weights.get(objects.deployed_as):
+            raise ConfigurationError(
+                f"No route leads to service {self._name!r}, so that a canary would get none of its requests. Look at its HTTPRoute; KServe's "
+                "controller has to be restarted after its configuration was changed.",
+                self._where,
+            )
+        if routes.trouble:
+            raise ConfigurationError(
+                f"The Gateway does not take the route of service {self._name!r}: {routes.trouble}",
+                self._where,
+            )
+
+    def start(self, manifest: Mapping[str, Any]) -> None:
+        """Start a specification beside the one that serves, with none of the requests."""
+        self._write(self._stable_manifest(), canary_entry(manifest, 0))
+
+    def share(self, percent: int) -> None:
+        """Give the canary its share, and wait until the Gateway has taken the routes that say so.
+
+        :param percent: of the requests
+        """
+        stable = self._stable_manifest()
+        self._write(stable, self._entry(percent))
+        self._wait({self._objects.deployed_as: 100 - percent, self._canary_service: percent})
+
+    def take_back(self) -> None:
+        """Give the stable predictor all of the requests, then take the canary out."""
+        stable = self._stable_manifest()
+        self._empty(stable)
+        self._write(stable, None)
+
+    def promote(self) -> bool:
+        """Take the next step by which the canary becomes the stable revision; whether that was the last.
+
+        The canary gets all of the requests, the stable predictor the canary's specification; when its own pods serve, it gets all of
+        the requests, and the canary is taken out.
+
+        :raises RunFailedError: the stable predictor's pods fail; the canary has the requests
+        """
+        objects, manifest = self._objects, self._canary_record.manifest
+        revision = self._canary_record.revision
+        if objects.current != revision:
+            self._write(self._stable_manifest(), self._entry(100))
+            self._wait({self._canary_service: 100})
+            self._write(manifest, self._entry(100))
+            return False
+        seen = revisions_of(objects, now=time.time())[revision]
+        if seen.state.is_lost:
+            raise RunFailedError(
+                f"The stable pods of revision {revision} fail: {seen.error} Its canary has all of the requests. Mend that and retry, or "
+                "roll back.",
+                self._where,
+            )
+        if not seen.state.is_ready:
+            return False
+        self._empty(manifest)
+        self._write(manifest, None)
+        return True
+
+    def _empty(self, stable: Mapping[str, Any]) -> None:
+        """Have the canary get none of the requests."""
+        routes = self._objects.routes
+        if routes is not None and not routes.weights:  # nothing shares them out
+            return
+        self._write(stable, self._entry(0))
+        had_some = routes is None or routes.weights.get(self._canary_service)
+        self._wait({self._objects.deployed_as: 100})
+        if had_some:
+            time.sleep(DRAIN_SECONDS)
+
+    @property
+    def _canary_service(self) -> str:
+        assert self._objects.canary is not None
+        return self._objects.canary.deployed_as
+
+    @property
+    def _canary_record(self) -> Record:
+        assert self._objects.canary is not None
+        return self._record_of(self._objects.canary.current)
+
+    def _entry(self, percent: int) -> dict[str, Any]:
+        return canary_entry(self._canary_record.manifest, percent)
+
+    def _stable_manifest(self) -> Mapping[str, Any]:
+        return self._record_of(self._objects.current).manifest
+
+    def _record_of(self, revision: str | None) -> Record:
+        record = self._records.get(revision or "")
+        if record is None:
+            raise ConfigurationError(
+                f"What runs as service {self._name!r} was not deployed from here, and cannot be applied again beside a canary. Deploy with "
+                "DeployModelOperator first.",
+                self._where,
+            )
+        return record
+
+    def _write(self, manifest: Mapping[str, Any], canary: Mapping[str, Any] | None) -> None:
+        found = ServiceObjects(self._cluster.apply(with_canary(manifest, canary)))
+        if found.is_stopped:
+            raise ConfigurationError(
+                f"Somebody has stopped service {self._name!r}. Take the annotation {STOP_ANNOTATION} away to deploy to it.",
+                self._where,
+            )
+
+    def _wait(self, wanted: Mapping[str, int]) -> None:
+        """Wait until the Gateway shares the requests out as they are to be."""
+        until = time.monotonic() + SETTLE_SECONDS
+        while True:
+            routes = self._cluster.gateway.routes(self._namespace, self._name)
+            if routes.are(wanted):
+                return
+            if time.monotonic() >= until:
+                shares = ", ".join(f"{name} {share}%" for name, share in routes.weights.items()) or "no route"
+                raise ApiUnavailableError(
+                    f"The requests are not shared out as they were asked to be after {SETTLE_SECONDS:g} s: {routes.trouble or shares}. "
+                    "Look at KServe's controller and at the Gateway.",
+                    self._where,
+                )
+            time.sleep(_LOOK_SECONDS)
