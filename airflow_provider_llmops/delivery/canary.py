@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,10 +56,6 @@ class CanaryPlan:
 
         :raises ConfigurationError: that is no plan
         """
-        times = {"step_duration": step_duration, "undecided_timeout": undecided_timeout}
-        for name, value in times.items():
-            if not isinstance(value, timedelta) or value < timedelta(0):
-                raise ConfigurationError(f"{name} must be a timedelta from 0 on, got {shown_value(value)}.")
         if on_undecided not in UNDECIDED:
             raise ConfigurationError(
                 f"on_undecided must be {' or '.join(UNDECIDED)}, got {shown_value(on_undecided)}."
@@ -66,8 +63,8 @@ class CanaryPlan:
         asked = CanaryProbes.of(probes)
         return cls(
             _shares(steps, MAX_STEPS if asked is None else MAX_STEPS_WITH_PROBES),
-            step_duration.total_seconds(),
-            undecided_timeout.total_seconds(),
+            _seconds(step_duration, "step_duration"),
+            _seconds(undecided_timeout, "undecided_timeout"),
             CanaryLimits(
                 **{name: _read(value, ["int", "float", "null"], name) for name, value in limits.items()}
             ),
@@ -112,6 +109,17 @@ class CanaryPlan:
         if not done and now:
             return next((share for share in self.shares if share >= now), now)
         return next((share for share in self.shares if share > done), None)
+
+
+def _seconds(given: Any, name: str) -> float:
+    """A duration in seconds; a template, which cannot give a timedelta, gives their number."""
+    value = given.total_seconds() if isinstance(given, timedelta) else _read(given, ["int", "float"], name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise ConfigurationError(
+            f"{name} must be a timedelta from 0 on, or a number of seconds, got {shown_value(given)}."
+        )
+    return float(value)
 
 
 def _shares(steps: Any, most: int) -> tuple[int, ...]:

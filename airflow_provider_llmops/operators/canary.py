@@ -53,7 +53,7 @@ class CanaryOperator(DeployModelOperator):
     an attempt that follows goes on with it.
 
     :param steps: percent of the requests, rising, each below 100; 100 follows by itself
-    :param step_duration: how long a step takes
+    :param step_duration: how long a step takes; a template gives seconds, as for ``undecided_timeout``
     :param min_requests: of the canary in each step, and of the stable revision where it is compared
     :param max_error_rate: share of the canary's requests that may fail, from 0 to 1; ``None`` not to look at it, as for the others
     :param max_error_rate_increase: how much higher that may be than the stable revision's
@@ -71,14 +71,14 @@ class CanaryOperator(DeployModelOperator):
         self,
         *,
         steps: Sequence[int] = (5, 25, 50),
-        step_duration: timedelta = timedelta(minutes=10),
+        step_duration: timedelta | float | str = timedelta(minutes=10),
         min_requests: int = _DEFAULT_LIMITS.min_requests,
         max_error_rate: float | None = _DEFAULT_LIMITS.max_error_rate,
         max_error_rate_increase: float | None = _DEFAULT_LIMITS.max_error_rate_increase,
         max_latency_seconds: float | None = _DEFAULT_LIMITS.max_latency_seconds,
         max_latency_ratio: float | None = _DEFAULT_LIMITS.max_latency_ratio,
         probes: Mapping[str, Any] | None = None,
-        undecided_timeout: timedelta = timedelta(minutes=30),
+        undecided_timeout: timedelta | float | str = timedelta(minutes=30),
         on_undecided: Literal["roll_back", "go_on"] = "roll_back",
         **kwargs: Any,
     ) -> None:
@@ -101,7 +101,7 @@ class CanaryOperator(DeployModelOperator):
     template_fields_renderers = {"probes": "json"}
     template_fields: Sequence[str] = (
         *DeployModelOperator.template_fields,
-        *(name for name in names_of(__init__) if not name.endswith(("_duration", "_timeout"))),
+        *names_of(__init__),
     )
 
     def plan(self) -> CanaryPlan:

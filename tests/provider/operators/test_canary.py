@@ -227,7 +227,13 @@ def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_no
         ({"steps": "five"}, "steps must be a list of percentages such as .*, got 'five'"),
         ({"max_error_rate": "1%"}, "max_error_rate must be a number from 0 on, got '1%'"),
         ({"steps": [True]}, "steps must be a list"),
-        ({"step_duration": 600}, "step_duration must be a timedelta from 0 on, got 600"),
+        (
+            {"step_duration": -1},
+            "step_duration must be a timedelta from 0 on, or a number of seconds, got -1",
+        ),
+        ({"undecided_timeout": "soon"}, "undecided_timeout must be a timedelta"),
+        ({"step_duration": True}, "step_duration must be a timedelta"),
+        ({"step_duration": float("nan")}, "step_duration must be a timedelta"),
         ({"steps": list(range(1, 30))}, "At most 20 steps are taken, got 29"),
         ({"steps": list(range(1, 12)), "probes": {"dataset": "/d", "min_difference": 0}}, "At most 10 steps"),
         ({"probes": {"dataset": "/d"}}, "probes lacks min_difference"),
@@ -247,6 +253,7 @@ def test_settings_that_are_none_are_refused_before_anything_starts(context, give
 
 def test_values_of_a_form_are_read_from_their_texts():
     given = {"steps": "[5, 25]", "min_requests": "7", "max_error_rate": "0.5", "max_latency_ratio": "None"}
+    given |= {"step_duration": "0.5", "undecided_timeout": 90}
     plan = canary("/model", **given).plan()
-    assert plan.shares == (5, 25)
+    assert (plan.shares, plan.seconds, plan.patience) == ((5, 25), 0.5, 90.0)
     assert plan.limits == CanaryLimits(min_requests=7, max_error_rate=0.5, max_latency_ratio=None)

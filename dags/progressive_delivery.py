@@ -1,0 +1,315 @@
+"""### Progressive delivery: a registered model version, checked, brought in step by step, or taken back
+
+Takes a version of a registered model; looks whether its files are those that were registered, and whether they may be served; starts
+it beside the revision that serves, and gives it more of the requests step by step. Between the steps its errors and times are
+compared with those of the stable revision, and, with `probe_data`, the answers of both to the same questions. What breaks a limit goes
+back at once, and the task says which, with the figures and the worst answers side by side. What keeps to all of them serves, and gets
+the alias.
+
+Where it runs is decided by the connections; where models are registered by `mlflow_connection`. A cluster's connection is refused until
+requests are shared out there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Param, task
+from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.operators.canary import CanaryOperator
+from airflow_provider_llmops.operators.evaluation import CheckModelOperator
+from airflow_provider_llmops.operators.registry import FetchModelOperator, SetAliasOperator
+
+SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
+ALIAS = "^(?!(latest|v[0-9]+)$)[A-Za-z0-9_-]{1,255}$"
+METRICS = ["rougeL", "rouge1", "rouge2", "chrf", "exact_match", "string_similarity", "semantic_similarity"]
+
+
+def connection(name: str, what: str) -> Param:
+    """The connection that says where something runs."""
+    return Param(
+        f"{name}_default",
+        type="string",
+        minLength=1,
+        title=what,
+        description=f"Connection of type `{name}`.",
+        section="Connections",
+    )
+
+
+params = {
+    "model_name": Param(
+        "stdlib-helper",
+        type="string",
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        title="Registered model",
+        description="Name in the model registry.",
+    ),
+    "version": Param(
+        None,
+        type=["null", "string"],
+        pattern="^[1-9][0-9]{0,8}$",
+        title="Version",
+        description="Number of the version. Left empty: the one that has the alias below.",
+    ),
+    "from_alias": Param(
+        "candidate",
+        type="string",
+        pattern=ALIAS,
+        title="Alias that is delivered",
+        description="Whose version is delivered where no number is given.",
+    ),
+    "to_alias": Param(
+        "production",
+        type="string",
+        pattern=ALIAS,
+        title="Alias of what serves",
+        description="Moved to the version when it serves, unless a later run has moved it.",
+    ),
+    "service": Param(
+        None,
+        type=["null", "string"],
+        pattern=SERVICE_NAME,
+        title="Service",
+        description="Name of the service. Left empty: the registered model's.",
+    ),
+    "probe_data": Param(
+        None,
+        type=["null", "string"],
+        pattern="^(/|[a-z][a-z0-9]*://).",
+        title="Probe set",
+        description="Address of rows with prompt, and the reference to score answers against, which both revisions are asked in each step. "
+        "Left empty: answers are not compared, and the service needs users during the canary.",
+    ),
+    "min_answer_difference": Param(
+        -0.02,
+        type="number",
+        title="Probe set: margin",
+        description="Smallest difference to the stable revision's answers that passes, in the metric's own unit: -0.02 lets the new ones be "
+        "worse by so much.",
+    ),
+    "steps": Param(
+        [5, 25, 50],
+        type="array",
+        items={"type": "integer", "minimum": 1, "maximum": 99},
+        minItems=1,
+        maxItems=10,
+        uniqueItems=True,
+        title="Steps",
+        description="Percent of the requests in each step, rising; 100 follows by itself.",
+        section="Canary",
+    ),
+    "step_seconds": Param(
+        600,
+        type="number",
+        minimum=0,
+        maximum=86400,
+        title="Seconds of a step",
+        description="How long a step takes. A breach does not wait for its end.",
+        section="Canary",
+    ),
+    "min_requests": Param(
+        50,
+        type="integer",
+        minimum=1,
+        maximum=1000000,
+        title="Requests of a step",
+        description="Fewest requests by which a step is decided; those of the probe set count.",
+        section="Canary",
+    ),
+    "max_error_rate": Param(
+        0.01,
+        type="number",
+        minimum=0,
+        exclusiveMaximum=1,
+        title="Share of errors",
+        description="Share of its requests that may fail.",
+        section="Canary",
+    ),
+    "max_latency_ratio": Param(
+        1.5,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        title="Latency",
+        description="How many times the stable revision's 95th percentile it may take. Left empty: not looked at.",
+        section="Canary",
+    ),
+    "on_undecided": Param(
+        "roll_back",
+        type="string",
+        enum=["roll_back", "go_on"],
+        title="Undecided",
+        description="What follows a step that cannot be decided.",
+        section="Canary",
+    ),
+    "undecided_seconds": Param(
+        1800,
+        type="number",
+        minimum=0,
+        maximum=86400,
+        title="Seconds of patience",
+        description="How much longer a step waits for enough requests and for the comparison.",
+        section="Canary",
+    ),
+    "probe_metric": Param(
+        "rougeL",
+        type="string",
+        enum=METRICS,
+        title="Probe set: metric",
+        description="Metric that decides; higher is better.",
+        section="Probe set",
+    ),
+    "max_unscored": Param(
+        0,
+        type="number",
+        minimum=0,
+        exclusiveMaximum=1,
+        title="Probe set: without a score",
+        description="Share of the questions that may be without a score.",
+        section="Probe set",
+    ),
+    "probe_request": Param(
+        {"max_tokens": 64, "temperature": 0},
+        type="object",
+        title="Probe set: request",
+        description="Further fields of each question.",
+        section="Probe set",
+    ),
+    "probe_protocol": Param(
+        "openai_chat",
+        type="string",
+        enum=["openai_chat", "openai_completions"],
+        title="Probe set: protocol",
+        description="openai_completions for a model without a chat template.",
+        section="Probe set",
+    ),
+    "allowed_licenses": Param(
+        None,
+        type=["null", "array"],
+        items={"type": "string"},
+        title="Licences",
+        description="Those that may be served, as the hub names them. Left empty: not looked at.",
+        section="Checks",
+    ),
+    "max_parameters": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Most parameters",
+        description="Of the model. Left empty: not looked at.",
+        section="Checks",
+    ),
+    "scan": Param(
+        True,
+        type="boolean",
+        title="Scan",
+        description="Have modelscan look for code in the files.",
+        section="Checks",
+    ),
+    "namespace": Param(
+        "default",
+        type="string",
+        pattern="^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+        title="Namespace",
+        description="Namespace of the service.",
+        section="Connections",
+    ),
+    "kserve_connection": connection("kserve", "Where services run"),
+    "kubeflow_connection": connection("kubeflow", "Where steps run"),
+    "mlflow_connection": connection("mlflow", "Model registry"),
+}
+
+
+def given(name: str) -> Callable[..., Any]:
+    """A parameter as it is: a template would make a number of the version ``3``."""
+    return lambda context, **_: context["params"][name]
+
+
+def service(context: Any, **_: Any) -> str:
+    """Name of the service."""
+    name: str = context["params"]["service"] or context["params"]["model_name"]
+    return name
+
+
+def fetched(name: str) -> Callable[..., Any]:
+    """What is known of the version that was fetched."""
+    return lambda context, **_: context["ti"].xcom_pull("fetch_model")["details"][name]
+
+
+def probes(context: Any, **_: Any) -> dict[str, Any] | None:
+    """What both revisions are asked in each step; None where no probe set is given."""
+    params = context["params"]
+    if not params["probe_data"]:
+        return None
+    return {
+        "dataset": params["probe_data"],
+        "metric": params["probe_metric"],
+        "min_difference": params["min_answer_difference"],
+        "max_unscored": params["max_unscored"],
+        "arguments": {"request": params["probe_request"], "protocol": params["probe_protocol"]},
+        "kubeflow_conn_id": params["kubeflow_connection"],
+    }
+
+
+with DAG(
+    dag_id="progressive_delivery",
+    schedule=None,
+    catchup=False,
+    params=params,
+    default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
+    render_template_as_native_obj=True,
+    doc_md=__doc__,
+    tags=["llmops", "delivery"],
+) as dag:
+
+    @task
+    def check_settings(**context: Any) -> None:
+        """Refuses what the DAG does not take."""
+        check_conf(context)
+
+    fetch_model = FetchModelOperator(
+        task_id="fetch_model",
+        model_name=given("model_name"),
+        model_version=given("version"),
+        alias=lambda context, **_: None if context["params"]["version"] else context["params"]["from_alias"],
+        mlflow_conn_id=given("mlflow_connection"),
+        kubeflow_conn_id=given("kubeflow_connection"),
+    )
+    check_model = CheckModelOperator(
+        task_id="check_model",
+        model=fetch_model.output["model"],
+        model_digest=fetched("registered_digest"),
+        allowed_licenses=given("allowed_licenses"),
+        max_parameters=given("max_parameters"),
+        scan=given("scan"),
+        kubeflow_conn_id=given("kubeflow_connection"),
+    )
+    canary = CanaryOperator(
+        task_id="canary",
+        service_name=service,
+        namespace=given("namespace"),
+        model=fetch_model.output["model"],
+        model_digest=fetched("model_digest"),
+        steps=given("steps"),
+        step_duration=given("step_seconds"),
+        min_requests=given("min_requests"),
+        max_error_rate=given("max_error_rate"),
+        max_latency_ratio=given("max_latency_ratio"),
+        undecided_timeout=given("undecided_seconds"),
+        on_undecided=given("on_undecided"),
+        probes=probes,
+        kserve_conn_id=given("kserve_connection"),
+        outlets=[Asset("progressive_delivery_service")],
+    )
+    set_alias = SetAliasOperator(
+        task_id="set_alias",
+        model_name=given("model_name"),
+        model_version=fetched("version"),
+        alias=given("to_alias"),
+        mlflow_conn_id=given("mlflow_connection"),
+        kubeflow_conn_id=given("kubeflow_connection"),
+    )
+
+    check_settings() >> fetch_model >> check_model >> canary >> set_alias

@@ -1,0 +1,142 @@
+"""The DAG of progressive delivery without a run: what its form takes, and what reaches the operators."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.definitions.param import process_params
+from airflow.sdk.exceptions import ParamValidationError
+from planes import REPO
+
+from airflow_provider_llmops.delivery.analysis import CanaryLimits
+from airflow_provider_llmops.delivery.probes import CanaryProbes
+
+DETAILS = {"version": "7", "registered_digest": "sha256:1", "model_digest": "sha256:1"}
+
+
+def read_dag():
+    """The DAG as a worker reads it; Airflow notes a run's parameters in it."""
+    spec = importlib.util.spec_from_file_location(
+        "progressive_delivery", REPO / "dags" / "progressive_delivery.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.dag
+
+
+@pytest.fixture
+def dag():
+    return read_dag()
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """A task as it is in a run with given parameters, after tasks that have pushed what such tasks push."""
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": "mlflow"}))
+
+    def xcom_pull(task_ids, key="return_value", **_):
+        return {"details": DETAILS} if key == "return_value" else f"/{task_ids}/{key}"
+
+    def render(task_id, **conf):
+        dag = read_dag()
+        task = dag.get_task(task_id).prepare_for_execution()
+        ti = SimpleNamespace(xcom_pull=xcom_pull, dag_id=dag.dag_id, run_id="r", task_id=task_id)
+        params = process_params(dag, task, conf, suppress_exception=False)
+        task.render_template_fields({"task": task, "ti": ti, "params": params})
+        return task
+
+    return render
+
+
+def test_tasks_follow_each_other_and_nothing_is_served_unchecked(dag):
+    assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
+        "check_settings": {"fetch_model"},
+        "fetch_model": {"check_model", "canary"},
+        "check_model": {"canary"},
+        "canary": {"set_alias"},
+        "set_alias": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("conf", "version", "alias"),
+    [
+        ({}, None, "candidate"),
+        ({"from_alias": "champion"}, None, "champion"),
+        ({"version": "3"}, "3", None),
+        ({"version": "10", "from_alias": "champion"}, "10", None),
+    ],
+)
+def test_a_version_is_taken_by_number_or_by_alias(rendered, conf, version, alias):
+    arguments = rendered("fetch_model", **conf).arguments()
+    assert (arguments["model_version"], arguments["alias"]) == (version, alias)
+
+
+def test_what_was_fetched_is_checked_served_and_gets_the_alias(rendered):
+    check = rendered("check_model", allowed_licenses=["mit"], scan=False)
+    assert (check.model, check.model_digest) == ("/fetch_model/model", "sha256:1")
+    assert (check.allowed_licenses, check.scan) == (["mit"], False)
+    canary = rendered("canary", service="e5", steps=[1, 50], kserve_connection="kserve_team")
+    assert (canary.service_name, canary.model, canary.kserve_conn_id) == (
+        "e5",
+        "/fetch_model/model",
+        "kserve_team",
+    )
+    alias = rendered("set_alias", model_name="e5", to_alias="live").arguments()
+    assert (alias["model_name"], alias["model_version"], alias["alias"]) == ("e5", "7", "live")
+    assert rendered("canary", model_name="qa").service_name == "qa"
+
+
+def test_the_form_is_the_plan_of_the_canary(rendered):
+    plan = rendered("canary").plan()
+    assert (plan.shares, plan.seconds, plan.patience, plan.probes) == ((5, 25, 50), 600, 1800, None)
+    assert plan.limits == CanaryLimits()
+    plan = rendered(
+        "canary",
+        steps=[10],
+        step_seconds=1.5,
+        max_latency_ratio=None,
+        on_undecided="go_on",
+        probe_data="/data/probes.jsonl",
+        min_answer_difference=-0.1,
+    ).plan()
+    assert (plan.shares, plan.seconds, plan.goes_on_undecided) == ((10,), 1.5, True)
+    assert plan.limits.max_latency_ratio is None
+    request = {"max_tokens": 64, "temperature": 0}
+    assert plan.probes == CanaryProbes(
+        "/data/probes.jsonl", -0.1, arguments={"request": request, "protocol": "openai_chat"}
+    )
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"version": "latest"},
+        {"version": 3},
+        {"from_alias": "v1"},
+        {"to_alias": ""},
+        {"service": "A"},
+        {"model_name": "a/b"},
+        {"steps": []},
+        {"steps": [100]},
+        {"step_seconds": -1},
+        {"max_error_rate": 1},
+        {"on_undecided": "wait"},
+        {"probe_data": "probes.jsonl"},
+        {"probe_metric": "reward"},
+        {"mlflow_connection": ""},
+    ],
+)
+def test_form_refuses_what_cannot_be_delivered(rendered, conf):
+    with pytest.raises(ParamValidationError):
+        rendered("canary", **conf)
+
+
+def test_every_parameter_is_explained(dag):
+    described = {name: dag.params.get_param(name) for name in dag.params}
+    assert [
+        name for name, param in described.items() if not (param.description and param.schema.get("title"))
+    ] == []
