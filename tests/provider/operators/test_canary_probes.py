@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from attempts import clear
+from attempts import clear, retry
 from test_canary import canary, carry_out, shares
 
+from airflow_provider_llmops.delivery.probes import CanaryProbes
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.kinds.probes import ProbeRuns
 from airflow_provider_llmops.operators.evaluation import QualityGateOperator
 from airflow_provider_llmops.operators.inference import CompareRevisionsOperator
+from airflow_provider_llmops.remote.intent import Intent
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -104,3 +108,25 @@ def test_a_model_that_answers_worse_goes_back_and_a_good_one_comes_in_without_an
     assert (decision["outcome"], evidence["answers"]["difference"]) == ("pass", 0.0)
     assert (evidence["canary"]["requests"], evidence["stable"]["requests"]) == (6, 6)
     assert "worst" not in evidence["answers"]
+
+
+def test_answers_are_compared_once_in_each_step_whichever_attempt_begins_it(context, backend, tmp_path):
+    questions = tmp_path / "probes.jsonl"
+    questions.write_text('{"prompt": "Why?", "reference": "Because."}\n')
+    runs = ProbeRuns(CanaryProbes(str(questions), -0.1), KServeHook(), "tiny", logging.getLogger("test"))
+    address = "http://127.0.0.1:9"  # nobody answers there
+
+    def start(share):
+        return runs.start(context, address, "00002", "00001", share)["run_id"]
+
+    Intent.of(context, "default/tiny 1", former=None).store(context)
+    first = start(10)
+    retry(context)
+    Intent.of(context, "default/tiny 2", former=Intent.load(context)).store(context)
+    assert start(10) == first
+    assert (other := start(50)) != first
+    backend.cancel(first)
+    assert start(10) not in (first, other)  # one that has ended without a result is begun anew
+    clear(context)
+    Intent.of(context, "default/tiny 3", former=None).store(context)
+    assert start(50) != other
