@@ -31,6 +31,7 @@ ARGUMENTS = {
 def probed(model, questions, **arguments):
     probes = {"dataset": str(questions), "min_difference": -0.1, "arguments": ARGUMENTS}
     settings = {"steps": [10], "min_requests": 6, "max_latency_ratio": None, "probes": probes}
+    settings |= {"poll_interval": 1.0}  # a look costs more than the wait for the next one
     return canary(model, **{**settings, **arguments})
 
 
