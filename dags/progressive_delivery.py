@@ -6,8 +6,8 @@ compared with those of the stable revision, and, with `probe_data`, the answers 
 back at once, and the task says which, with the figures and the worst answers side by side. What keeps to all of them serves, and gets
 the alias.
 
-Where it runs is decided by the connections; where models are registered by `mlflow_connection`. A cluster's connection is refused until
-requests are shared out there.
+Where it runs is decided by the connections; where models are registered by `mlflow_connection`. On a cluster requests are shared out by the
+Gateway API, and `probe_data` is refused: a client cannot choose the revision that answers there.
 """
 
 from __future__ import annotations
