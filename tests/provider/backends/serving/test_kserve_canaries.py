@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from kube_canaries import GATEWAY, FakeGatewayKServe, deployed, weights
-from kube_services import recorded, recorded_names
+from kube_services import REVISION_LABEL, carried_out, recorded, recorded_names
 
 from airflow_provider_llmops.backends.serving.kserve import shifting
 from airflow_provider_llmops.backends.serving.kserve.canaries import (
     canary_entry,
     check_canary,
     predictor_name,
+    shared_revisions,
 )
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
 from airflow_provider_llmops.backends.serving.kserve.gateway import Routes
+from airflow_provider_llmops.backends.serving.kserve.reading import ServiceObjects, as_its_own
 from airflow_provider_llmops.backends.serving.kserve.rules import on_cluster
 from airflow_provider_llmops.backends.serving.kserve.standard import StandardServingBackend
 from airflow_provider_llmops.backends.serving.manifest import inference_service
@@ -84,13 +87,65 @@ def test_fake_gives_routes_the_weights_that_the_real_controller_gave(case):
     assert weights(name, document["isvc_spec"], ready) == document["routes"]
 
 
-@pytest.mark.parametrize(
-    "case", ["canary_20_gateway", "canary_bad_gateway", "canary_rolled_back", "promoted"]
-)
+DEPLOYED_CASES = [name for name in GATEWAY_CASES if recorded(name)["routes"].get("g")]
+
+
+# A canary of 0 percent that had pods before kept one, by its autoscaler.
+@pytest.mark.parametrize("case", [name for name in DEPLOYED_CASES if name != "canary_0_gateway"])
 def test_fake_deploys_what_the_real_controller_deployed(case):
     document = recorded(case)
     found = {each["name"]: each["replicas"] for each in document["deployments"]}
     assert deployed("g", document["isvc_spec"]) == found
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("canary_20_gateway", {"old": ("READY", 80), "new": ("READY", 20)}),
+        ("canary_bad_gateway", {"old": ("READY", 100), "new": ("FAILED", 0)}),
+        ("canary_0_gateway", {"old": ("READY", 100), "new": ("READY", 0)}),
+        ("canary_20_plain_ingress", {"old": ("READY", 100), "new": ("READY", 0)}),
+        ("canary_20_no_ingress", {"old": ("READY", 100), "new": ("READY", 0)}),
+        ("canary_starting_gateway", {"old": ("READY", 100), "new": ("STARTING", 0)}),
+        ("canary_0_with_a_pod_gateway", {"old": ("READY", 100), "new": ("READY", 0)}),
+        ("promotion_rolling_gateway", {"new": ("READY", 100), "old": ("READY", 0)}),
+        ("promotion_rolled_out_gateway", {"new": ("READY", 100)}),
+        ("promotion_0_gateway", {"new": ("READY", 100)}),
+    ],
+)
+def test_recorded_canary_has_the_state_of_its_pods_and_the_share_of_its_routes(case, expected):
+    document = recorded(case)
+    spec = document["isvc_spec"]
+    is_promoted = case.startswith("promotion")
+    spec["predictor"]["labels"] = {REVISION_LABEL: "new" if is_promoted else "old"}
+    spec["canary"][0]["predictor"]["labels"] = {REVISION_LABEL: "new"}
+    name = document["deployments"][0]["name"].split("-")[0]
+    whole = {"metadata": {"name": name}, "spec": spec, "status": document["isvc_status"]}
+    routes = document.get("routes") or {}
+    made = [
+        {"metadata": {"generation": 1}, "spec": {"rules": [{"backendRefs": refs}]}}
+        for refs in (
+            [{"name": backend, "weight": weight} for backend, weight in routes[route]]
+            for route in sorted(routes)
+        )
+    ]
+
+    def behind(of: dict, which: str, *revisions: str) -> ServiceObjects:
+        world = carried_out(case, *revisions, which=which)
+        return ServiceObjects(of, world["deployment"], world["replica_sets"], world["pods"])
+
+    stable = behind(whole, "predictor", "new" if is_promoted else "old", "old")
+    canary = behind(as_its_own(whole, spec["canary"][0]), "canary", "new")
+    objects = replace(stable, canary=canary, routes=Routes.read(*made) if made else Routes())
+    found = shared_revisions(objects, now=4e9)
+    assert {each: (str(seen.state), seen.traffic) for each, seen in found.items()} == expected
+
+
+@pytest.mark.parametrize("case", [name for name in DEPLOYED_CASES if name.startswith("promotion")])
+def test_promotion_leaves_the_canarys_pods_alone_and_no_autoscaler_on_real_controllers(case):
+    document = recorded(case)
+    assert [each["generation"] for each in document["deployments"][1:]] in ([], [1])
+    assert document["autoscalers"] == ["g-predictor"]
 
 
 def test_canary_starts_beside_what_serves_without_requests(backend, cluster):

@@ -18,7 +18,7 @@ THEN = 1767225600.0
 READY = ("READY", 100, None)
 NO_MODEL = "The model cannot be fetched: Storage initialization failed: Failed to fetch model. No model found in ks-models/missing."
 NO_IMAGE = 'ErrImagePull: failed to pull and unpack image "registry.local/does-not-exist:9": not found.'
-# What becomes of the revision that is wanted: state, share of the requests, reason. None: it is about a canary, which is not offered.
+# What becomes of the revision that is wanted: state, share of the requests, reason. None: it is about a canary, see test_kserve_canaries.
 EXPECTED: dict[str, tuple[str, int, str | None] | None] = {
     "no_runtime": (
         "FAILED",
@@ -136,6 +136,12 @@ EXPECTED: dict[str, tuple[str, int, str | None] | None] = {
     "canary_bad_gateway": None,
     "canary_0_gateway": None,
     "canary_rolled_back": READY,
+    "promotion_done_gateway": READY,
+    "canary_starting_gateway": None,
+    "canary_0_with_a_pod_gateway": None,
+    "promotion_rolling_gateway": None,
+    "promotion_rolled_out_gateway": None,
+    "promotion_0_gateway": None,
     "promoted": READY,
     "canary_20_plain_ingress": None,
     "canary_20_no_ingress": None,
