@@ -46,6 +46,9 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.states import ServiceState
 
+ADDRESS_SECONDS = 30.0
+ADDRESS_LOOK_SECONDS = 1.0
+
 
 class StandardServingBackend:
     """Runs services as ``InferenceService`` objects of a cluster.
@@ -196,8 +199,24 @@ class StandardServingBackend:
             )
         if not service.revisions[revision].traffic:
             raise ConfigurationError(f"Revision {revision} of service {name!r} has no pod that is ready.")
+        objects = self._with_address(objects)
         record = self._note_traffic(records[revision], objects, as_of)
         return self._service(objects, {**records, revision: record})
+
+    def _with_address(self, objects: ServiceObjects) -> ServiceObjects:
+        """A service with the address that KServe gives it when its route is taken, a moment after its pods are ready."""
+        until = time.monotonic() + ADDRESS_SECONDS
+        metadata = objects.service["metadata"]
+        while not objects.status.get("url") and not (objects.status.get("address") or {}).get("url"):
+            if time.monotonic() >= until:
+                raise ApiUnavailableError(
+                    f"Service {metadata['name']!r} has no address after {ADDRESS_SECONDS:g} s: nothing leads requests to it. Look at its "
+                    "condition IngressReady.",
+                    f"Service: {metadata['namespace']}/{metadata['name']}",
+                )
+            time.sleep(ADDRESS_LOOK_SECONDS)
+            objects = self._cluster.read(metadata["namespace"], metadata["name"])
+        return objects
 
     def _share_out(
         self,

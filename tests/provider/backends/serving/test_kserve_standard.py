@@ -8,6 +8,7 @@ import pytest
 from kube_services import FakeKServe
 
 from airflow_provider_llmops.backends.kubernetes.asking import FieldConflictError, ForbiddenError
+from airflow_provider_llmops.backends.serving.kserve import standard
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
 from airflow_provider_llmops.backends.serving.kserve.rules import on_cluster, revision_of
 from airflow_provider_llmops.backends.serving.kserve.standard import StandardServingBackend
@@ -88,6 +89,18 @@ def test_pod_that_does_not_answer_as_a_language_model_does(backend, cluster, ans
     cluster.answers = answer
     with pytest.raises(ApiUnavailableError, match="did not answer as a language model does"):
         backend.ask("team", "chat", revision, "Who are you?", 8)
+
+
+def test_service_is_told_with_the_address_that_its_route_gives_it(backend, cluster, monkeypatch):
+    monkeypatch.setattr(standard, "ADDRESS_SECONDS", 0.2)
+    monkeypatch.setattr(standard, "ADDRESS_LOOK_SECONDS", 0.02)
+    revision = backend.apply(manifest())[0].revision
+    cluster.becomes("chat", "gateway_without_controller")
+    with pytest.raises(ApiUnavailableError, match=r"has no address after 0\.2 s.*IngressReady"):
+        backend.set_traffic("team", "chat", {revision: 100})
+    monkeypatch.setattr(standard, "ADDRESS_SECONDS", 30.0)
+    monkeypatch.setattr(standard.time, "sleep", lambda _: cluster.becomes("chat", "ready_gateway"))
+    assert backend.set_traffic("team", "chat", {revision: 100}).url == "http://g-ks-a.example.com"
 
 
 def test_revision_without_a_ready_pod_is_not_asked(backend, cluster):
