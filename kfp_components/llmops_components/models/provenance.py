@@ -47,8 +47,9 @@ def lineage_of(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         provenance: Of the model.
     """
     found = [provenance]
-    while "source" not in found[-1] and found[-1].get("base_model"):
-        found.append(found[-1]["base_model"].get("provenance") or {})
+    while "source" not in found[-1] and isinstance(base := found[-1].get("base_model"), Mapping):
+        before = base.get("provenance")
+        found.append(before if isinstance(before, Mapping) else {})
     return found
 
 

@@ -103,6 +103,30 @@ def test_links_out_of_the_directory_are_refused_and_links_within_it_are_not(mode
     ]
 
 
+def test_link_is_held_to_its_own_name_too(model, check):
+    (model / "notes.txt").write_bytes(pickle.dumps(os.getcwd, protocol=0))  # which is text
+    for name in ("pytorch_model.bin", "modeling_mine.py", "settings.json"):
+        (model / name).symlink_to(model / "notes.txt")
+    findings = check(scan=False)[0].findings
+    assert [finding.partition(" is ")[0] for finding in findings] == [
+        "modeling_mine.py",
+        "pytorch_model.bin",
+        "settings.json",
+    ]
+
+
+@pytest.mark.parametrize("name", ["deeper/model.safetensors", "MODEL.SafeTensors"])
+def test_weights_are_read_wherever_they_lie_and_however_they_are_written(model, check, name):
+    own = check(scan=False)[0].metrics
+    (model / name).parent.mkdir(exist_ok=True)
+    save_file({"more": torch.zeros(1000)}, model / name)
+    done, _ = check(scan=False, max_parameters=own["parameters"] + 999, max_bytes=own["weight_bytes"] + 999)
+    assert done.metrics["parameters"] == own["parameters"] + 1000
+    assert len(done.findings) == 2
+    (model / name).write_bytes(pickle.dumps(Runs()))
+    assert check(scan=False)[0].findings[0].startswith(f"{name} is no safetensors file")
+
+
 @pytest.mark.parametrize("cut", [4, 100, -10])
 def test_damaged_weights_do_not_pass(model, check, cut):
     file = model / "model.safetensors"
@@ -172,6 +196,20 @@ def test_license_of_the_origin_counts_beside_that_of_the_card(tiny_model, tmp_pa
     done = check_model(tmp_path / "base", tmp_path / "report.json", allowed_licenses=["mit"], scan=False)
     assert done.details["licenses"] == ["mit", "cc-by-nc-4.0"]
     assert "under the licence 'cc-by-nc-4.0'" in done.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        ({"source": "hub", "license": "mit"}, "under the licence 'other', which is not among those allowed"),
+        ({"base_model": "hub"}, "under the licence 'other'"),
+        ({"base_model": {"provenance": "hub"}}, "under the licence 'other'"),
+    ],
+)
+def test_licence_that_the_card_does_not_name_is_not_made_good_by_the_origin(model, check, origin, said):
+    (model / "README.md").write_text("---\nlicense: other\n---\n")
+    (model / "provenance.json").write_text(json.dumps(origin))
+    assert said in check(allowed_licenses=["mit", "other"], scan=False)[0].findings[0]
 
 
 def test_size_is_held_to_its_limits(check):

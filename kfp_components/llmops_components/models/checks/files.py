@@ -84,7 +84,7 @@ def faults_of_files(directory: Path) -> list[str]:
 
 
 def read_weights(directory: Path) -> Weights:
-    """Number and size of the weights, from the headers of the weight files.
+    """Number and size of the weights, from the headers of the weight files, wherever in the directory they lie.
 
     Args:
         directory: Model directory.
@@ -94,23 +94,25 @@ def read_weights(directory: Path) -> Weights:
     """
     from safetensors import SafetensorError, safe_open
 
-    parameters, size, where = 0, 0, {}
-    files = sorted(directory.glob(WEIGHTS))
+    parameters, size = 0, 0
+    where: dict[Path, dict[str, str]] = {}
+    files = [file for file in _files(directory) if _is(file.name, WEIGHTS)]
     for file in files:
         try:
             with safe_open(file, framework="pt") as weights:
                 names = list(weights.keys())
                 parameters += sum(prod(weights.get_slice(name).get_shape()) for name in names)
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file.name} is no safetensors file: {error}.") from error
-        where |= dict.fromkeys(names, file.name)
+            name = file.relative_to(directory).as_posix()
+            raise ModelError(f"{name} is no safetensors file: {error}.") from error
+        where.setdefault(file.parent, {}).update(dict.fromkeys(names, file.name))
         size += file.stat().st_size
-    for index in sorted(directory.glob(INDEX)):
-        if fault := _fault_of_index(index, where):
+    for index in (file for file in _files(directory) if _is(file.name, INDEX)):
+        if fault := _fault_of_index(index, where.get(index.parent, {})):
             raise ModelError(fault)
     if not parameters:
         raise ModelError("It has no weights in safetensors files.")
-    return Weights(parameters, size, tuple(file.name for file in files))
+    return Weights(parameters, size, tuple(file.relative_to(directory).as_posix() for file in files))
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -124,9 +126,13 @@ def _faults(directory: Path, file: Path) -> Iterator[str]:
     if file.is_symlink():
         if not file.resolve().is_relative_to(directory.resolve()):
             yield f"{name} is a link that leads out of the model's directory."
-        elif not file.exists():
+            return
+        if not file.exists():
             yield f"{name} is a link to nothing."
-        return
+            return
+        if file.is_dir():  # what is in it is looked at where it lies
+            return
+    # What a link leads to is held to the name of the link, too: it is opened by that name.
     if not file.is_file():
         yield f"{name} is no plain file."
         return

@@ -8,7 +8,8 @@ from pathlib import Path
 from llmops_components.models.directory import read_settings
 from llmops_components.models.provenance import PROVENANCE_FILE, card_licence, lineage_of
 
-_SAYS_NOTHING = (None, "", "unknown", "other")
+_SAYS_NOTHING = ("", "unknown")
+_NONE_KNOWN = "other"  # to the hub: there is a licence, and nobody says which
 
 
 def licences_of(directory: Path) -> list[str]:
@@ -39,5 +40,5 @@ def licence_faults(found: Sequence[str], allowed: Sequence[str]) -> list[str]:
     return [
         f"The model is under the licence {each!r}, which is not among those allowed: {listed}."
         for each in found
-        if each not in wanted
+        if each not in wanted or each == _NONE_KNOWN
     ]
