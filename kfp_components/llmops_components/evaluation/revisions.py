@@ -83,11 +83,16 @@ def compare_revisions(
     """
     from llmops_components.evaluation.metrics import plan_metrics
 
-    both = (url, revision), (baseline_url or url, baseline_revision)
+    both = (url.rstrip("/"), revision), ((baseline_url or url).rstrip("/"), baseline_revision)
     if both[0] == both[1]:
         raise SettingError(
             f"The revision would be compared with itself: {url}, {revision or 'whichever answers'}. Give revision and baseline_revision, "
             "or baseline_url."
+        )
+    if both[0][0] == both[1][0] and None in (revision, baseline_revision):
+        raise SettingError(
+            f"{'revision' if revision is None else 'baseline_revision'} is not given, and both have the address {url}: whichever revision has "
+            "its turn would answer, the other one, too. Give both names."
         )
     if metric_names is not None and "reward" in metric_names:
         raise SettingError("metric_names has reward, which is not computed for services. Leave it out.")
@@ -114,6 +119,11 @@ def compare_revisions(
             checkpoints=Path(checkpoints, place.suffix[1:]) if checkpoints else None,
             revision=revision,
         )
+        if len(said.details["revisions"]) > 1:
+            raise SettingError(
+                f"Several revisions have answered at {url}, which would be compared as one: {', '.join(said.details['revisions'])}. Give the "
+                "name of one."
+            )
         return Asked.read(said, answers, rejected, [line.number for line in lines])
 
     # Beside the output, where a second call with the same one goes on.

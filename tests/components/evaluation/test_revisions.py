@@ -64,8 +64,7 @@ class Compared:
         settings = {"metric_names": ["rougeL", "string_similarity"], "model_name": "m"} | more
         return compare_revisions(
             *(self.dataset, self.scores, self.page, self.worst),
-            url=candidate.url,
-            **{"baseline_url": baseline.url, **settings},
+            **{"url": candidate.url, "baseline_url": baseline.url, **settings},
         )
 
     def lines(self) -> list[dict[str, Any]]:
@@ -190,6 +189,18 @@ def test_a_service_that_shares_questions_out_is_refused(compared):
         compared.run(splits, splits, **both)
 
 
+def test_answers_of_several_revisions_are_not_compared_as_those_of_one(compared):
+    names = iter(["00001", "00002"] * 100)
+    with (
+        hostile_service(lambda prompt, nth: Does(headers={"x-llmops-revision": next(names)})) as splits,
+        saying(GOOD) as other,
+        pytest.raises(
+            SettingError, match=r"Several revisions have answered at .*0000\d, 0000\d\. Give the name"
+        ),
+    ):
+        compared.run(splits, other)
+
+
 def test_an_interrupted_comparison_asks_only_what_is_open(compared, tmp_path):
     open_ones = {row["prompt"] for row in ROWS[3:]}
     gone = GOOD | dict.fromkeys(open_ones, Does(503, {"error": "starting"}))
@@ -209,6 +220,9 @@ def test_an_interrupted_comparison_asks_only_what_is_open(compared, tmp_path):
     ("rows", "settings", "message"),
     [
         (ROWS, {"baseline_url": None}, "The revision would be compared with itself"),
+        (ROWS, {"baseline_url": "the same"}, "The revision would be compared with itself"),
+        (ROWS, {"baseline_url": None, "revision": "00002"}, "baseline_revision is not given, and both have"),
+        (ROWS, {"baseline_url": None, "baseline_revision": "00001"}, "revision is not given, and both have"),
         (
             [*ROWS, {"prompt": "?"}],
             {},
@@ -223,6 +237,8 @@ def test_an_interrupted_comparison_asks_only_what_is_open(compared, tmp_path):
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_asked(compared, rows, settings, message):
+    if settings.get("baseline_url") == "the same":
+        settings = {**settings, "url": "http://127.0.0.1:9", "baseline_url": "http://127.0.0.1:9/"}
     with hostile_service() as one, hostile_service() as other:
         with pytest.raises((SettingError, DataError), match=message):
             compared.run(one, other, rows, **settings)
