@@ -8,6 +8,7 @@ Reference: https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -40,6 +41,11 @@ _OWNED = {
     ("predictor", "model", "modelFormat"): "model",
     ("predictor", "model", "storageUri"): "model",
     ("predictor", "model", "storage"): "model",
+    ("predictor", "model", "resources"): "predictor_resources",
+    ("predictor", "model", "runtime"): "runtime",
+    ("predictor", "serviceAccountName"): "service_account",
+    ("predictor", "minReplicas"): "min_replicas",
+    ("predictor", "maxReplicas"): "max_replicas",
     ("predictor", "canary"): "CanaryOperator",
     ("predictor", "canaryTrafficPercent"): "CanaryOperator",
     ("canary",): "CanaryOperator",
@@ -78,6 +84,14 @@ def merged(spec: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
 
 
 def _check_owned(overrides: Mapping[str, Any]) -> None:
+    predictor = overrides.get("predictor", {})
+    model = predictor.get("model", {}) if isinstance(predictor, Mapping) else {}
+    for where, value in (("predictor", predictor), ("predictor.model", model)):
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(
+                f"spec_overrides.{where} must be a dict, got {shown_value(value, 60)}: it would take the place of all that the other "
+                "arguments have set there."
+            )
     for path, argument in _OWNED.items():
         found: Any = overrides
         for name in path:
@@ -87,6 +101,7 @@ def _check_owned(overrides: Mapping[str, Any]) -> None:
 
 
 _MISSING = object()
+_VARIABLE = re.compile(r"\$\([A-Za-z_][A-Za-z0-9_]*\)")  # which Kubernetes fills in
 
 
 def _check(value: Any, where: str) -> None:
@@ -107,6 +122,17 @@ def _check(value: Any, where: str) -> None:
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             _check(item, f"{where}[{number}]")
+            if isinstance(item, str) and item.startswith("-"):
+                option, _, given = item.partition("=")
+                _check_option(option, given or next(iter(value[number + 1 :]), ""), f"{where}[{number}]")
+
+
+def _check_option(option: str, value: Any, where: str) -> None:
+    if is_secret_name(option.lstrip("-")) and isinstance(value, str) and not _VARIABLE.fullmatch(value):
+        raise ConfigurationError(
+            f"{where} gives {option} a value, which everybody could read who may see the service. Name a secret in the container's env, and "
+            f"give {option} the variable, as $(NAME)."
+        )
 
 
 def _merged(old: Any, new: Any, where: str) -> Any:
@@ -119,6 +145,8 @@ def _merged(old: Any, new: Any, where: str) -> Any:
         here = f"{where}.{name}"
         if item is None:
             result.pop(name, None)
+        elif name in MERGE_KEYS and isinstance(result.get(name), list) and not isinstance(item, list | tuple):
+            raise ConfigurationError(f"{here} must be a list, got {shown_value(item, 60)}.")
         elif name in MERGE_KEYS and isinstance(item, list | tuple):
             result[name] = _merged_list(result.get(name) or [], item, MERGE_KEYS[name], here)
         else:

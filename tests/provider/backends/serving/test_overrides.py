@@ -56,6 +56,24 @@ def test_entries_keep_their_place_and_new_ones_come_last():
         ({"predictor": {"model": {"modelFormat": None}}}, "there is model"),
         ({"predictor": {"canaryTrafficPercent": 5}}, "there is CanaryOperator"),
         ({"canary": []}, "there is CanaryOperator"),
+        ({"predictor": {"minReplicas": -3}}, "there is min_replicas"),
+        ({"predictor": {"maxReplicas": None}}, "there is max_replicas"),
+        ({"predictor": {"serviceAccountName": "x"}}, "there is service_account"),
+        ({"predictor": {"model": {"runtime": "x"}}}, "there is runtime"),
+        ({"predictor": {"model": {"resources": {}}}}, "there is predictor_resources"),
+        # Otherwise the service would have no model, or no access to it.
+        ({"predictor": None}, "predictor must be a dict, got None"),
+        ({"predictor": {"model": None}}, r"predictor\.model must be a dict, got None"),
+        ({"predictor": {"model": []}}, r"predictor\.model must be a dict"),
+        ({"predictor": {"model": {"env": {"name": "A"}}}}, r"predictor\.model\.env must be a list"),
+        (
+            {"transformer": {"containers": [{"name": "t", "args": ["--api-key=hf_x"]}]}},
+            r"args\[0\] gives --api-key a value",
+        ),
+        (
+            {"transformer": {"containers": [{"name": "t", "command": ["run", "--hub_token", "hf_x"]}]}},
+            r"command\[1\] gives --hub_token a value",
+        ),
         ({"predictor": {"$patch": "replace"}}, r"\$patch"),
         ({"predictor": {"volumes": [{"emptyDir": {}}]}}, r"predictor\.volumes\[0\] has no name"),
         ({"predictor": {"volumes": ["cache"]}}, r"predictor\.volumes\[0\] has no name"),
@@ -64,8 +82,19 @@ def test_entries_keep_their_place_and_new_ones_come_last():
 )
 def test_what_cannot_be_honoured_is_refused(overrides, message):
     with pytest.raises(ConfigurationError, match=message) as failure:
-        inference_service("chat", "s3://models/chat", spec_overrides=overrides)
+        inference_service(
+            "chat",
+            "s3://models/chat",
+            secrets_as_env={"team": {"key": "VLLM_API_KEY"}},
+            spec_overrides=overrides,
+        )
     assert "hf_x" not in str(failure.value)
+
+
+def test_secret_of_a_container_is_named_by_a_variable():
+    container = {"name": "t", "args": ["--api-key=$(KEY)", "--hub_token", "$(KEY)", "--max_tokens=5", "-v"]}
+    found = overridden({}, {"transformer": {"containers": [container]}})
+    assert found == {"transformer": {"containers": [container]}}
 
 
 def test_settings_of_a_service_are_where_kserve_reads_them():
