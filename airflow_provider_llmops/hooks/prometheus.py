@@ -59,7 +59,7 @@ class PrometheusHook(BaseHook):
 
     def _of(self, connection: Connection) -> PrometheusServer:
         where = f"Connection {self.prometheus_conn_id!r}"
-        address = server_address(connection.host or "", connection.port, "http")
+        address = server_address(connection.host or "", connection.port, connection.schema or "http")
         if address is None:
             raise ConfigurationError(
                 f"{where}: the host must be an http or https address without credentials, like http://prometheus.monitoring:9090; user "

@@ -46,8 +46,8 @@ class ServiceLevelSensor(RemoteSensor):
     :param window: time whose requests are judged together
     :param min_requests: in a window: with fewer nothing is decided
     :param on_breach: ``wait`` until a window keeps to the limits, or ``fail`` for good with the first that does not
-    :param on_no_data: what follows when a window is over and there were fewer requests, or they cannot be read: ``wait`` on until the sensor's
-        time-out, ``fail`` for good, or ``go_on`` as if the limits were kept
+    :param on_no_data: what follows when a window is over and there were fewer requests, or they could not be read all the while: ``wait`` on until the
+        sensor's time-out, ``fail`` for good, or ``go_on`` as if the limits were kept
     :param prometheus_conn_id: connection of type ``prometheus`` to ask instead of the service's own counts
     :param prometheus_labels: labels of its series there as PromQL has them between braces, ``namespace="team", pod=~"chat-predictor-.*"``
     :param kserve_conn_id: connection of type ``kserve``; not used with ``prometheus_conn_id``

@@ -33,6 +33,7 @@ class ServiceLevelWatch(Watch):
     :param named: what is watched, for messages
     :param level: what it has to keep to
     :param logger: of the task
+    :param window: its seconds
     :param waits_for_level: whether it goes on while a limit is broken
     :param no_data_until: Unix time from which on too little data ends it; never when ``None``
     """
@@ -44,6 +45,7 @@ class ServiceLevelWatch(Watch):
         level: ServiceLevel,
         logger: Any,
         *,
+        window: float,
         waits_for_level: bool,
         no_data_until: float | None,
     ) -> None:
@@ -54,6 +56,8 @@ class ServiceLevelWatch(Watch):
         """Why nothing will be seen of it any more."""
         self._level = level
         self._log = logger
+        self._window = window
+        self._known_at: float | None = None
         self._waits_for_level = waits_for_level
         self._no_data_until = no_data_until
         self._said: Outcome | None = None
@@ -61,11 +65,16 @@ class ServiceLevelWatch(Watch):
     def look(self) -> bool:
         """Look once; whether it is decided. What does not answer is asked again."""
         now = time.time()
-        is_yet_to_come = False
+        waits_until = self._no_data_until
         try:
             self.decision = self._level.judge(self.source.look(now))
+            self._known_at = now
         except NotKnownError as why:
-            is_yet_to_come = isinstance(why, NotYetError)
+            if isinstance(why, NotYetError):
+                waits_until = None
+            elif waits_until is not None and self._known_at is not None:
+                # A server that fails to answer one look has left no window without data.
+                waits_until = max(waits_until, self._known_at + self._window)
             self.decision = Decision(Outcome.UNDECIDED, (shortened(str(why), MAX_FINDING),))
         except RunFailedError as error:
             self.lost = str(error)
@@ -75,7 +84,7 @@ class ServiceLevelWatch(Watch):
             self._log.info("%s: %s %s", outcome, self.decision.findings[0], dict(self.decision.evidence))
         self._said = outcome
         if outcome is Outcome.UNDECIDED:
-            return not is_yet_to_come and self._no_data_until is not None and now >= self._no_data_until
+            return waits_until is not None and now >= waits_until
         return outcome is Outcome.PASS or not self._waits_for_level
 
     def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
@@ -181,6 +190,7 @@ class ServiceLevelTrigger(WatchTrigger[AnswersInWindow]):
             self.named,
             ServiceLevel.read(self.level),
             logger,
+            window=self.window,
             waits_for_level=self.waits_for_level,
             no_data_until=self.no_data_until,
         )

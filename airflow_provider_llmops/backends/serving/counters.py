@@ -21,6 +21,7 @@ BEGAN = "process_start_time_seconds"
 CUT_OFF = "cut_off"  # code of an answer that the predictor did not bring to its end
 _FINE = 1.3  # bounds that are at most so many times the one before are taken as they are
 _PARTS = 16
+_SUM_ERROR = 1e-9  # sums of fractions of several series in different order differ in their last digits
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def seconds_of(cumulative: Mapping[float, float]) -> dict[float, int]:
     low, below, counted = 0.0, 0.0, 0
     for bound in bounds:
         up_to = cumulative[bound]
+        if below > up_to >= below * (1 - _SUM_ERROR):
+            up_to = below
         if not below <= up_to < math.inf:
             raise ValueError(f"a histogram with {up_to:g} answers up to {bound:g} s and {below:g} below")
         is_fine = bound == math.inf or bound <= low * _FINE

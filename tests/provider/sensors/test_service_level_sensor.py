@@ -145,6 +145,26 @@ def test_prometheus_that_does_not_answer_is_no_data_and_one_that_refuses_fails(p
         sensor().execute(context)
 
 
+@pytest.mark.parametrize("on_no_data", ["fail", "go_on"])
+def test_one_look_that_is_not_answered_is_no_window_without_data(
+    prometheus, context, monkeypatch, on_no_data
+):
+    waiting = sensor(max_latency_seconds=1.0, on_no_data=on_no_data)  # which is broken all the time
+    trigger = deferral(waiting, context)
+    watch = trigger.watch(trigger.connect_here(), waiting.log)
+    began = trigger.no_data_until + 600
+
+    def look(later):
+        monkeypatch.setattr(time, "time", lambda: began + later)
+        return watch.look(), watch.decision.outcome
+
+    assert look(0) == (False, "fail")
+    prometheus.refusal = (503, "busy")
+    assert look(20) == look(59) == (False, "undecided")
+    assert look(60) == (True, "undecided")
+    assert "HTTP 503" in watch.decision.findings[0]
+
+
 def test_revision_that_is_lost_fails_the_sensor(context):
     event = {"decision": {}, "lost": "Revision 2 of service chat is STOPPED", "error": None}
     with pytest.raises(RunFailedError, match=r"^Revision 2 of service chat is STOPPED"):

@@ -157,3 +157,13 @@ def test_coarse_buckets_are_spread_and_can_be_taken_apart() -> None:
 def test_what_is_no_histogram_is_refused(cumulative: dict[float, float]) -> None:
     with pytest.raises(ValueError, match="a histogram with"):
         seconds_of(cumulative)
+
+
+def test_sums_that_differ_in_their_last_digits_are_buckets() -> None:
+    several = 0.1 + 0.2  # as Prometheus adds increases of several pods, in whatever order
+    assert several > 0.3
+    assert seconds_of({0.5: 100 * several, 0.6: 30.0, math.inf: 30.0}) == seconds_of(
+        {0.5: 30.0, 0.6: 30.0, math.inf: 30.0}
+    )
+    with pytest.raises(ValueError, match="a histogram with"):
+        seconds_of({0.5: 30.0, math.inf: 29.99})

@@ -168,3 +168,17 @@ def test_connection_that_cannot_be_used_is_refused_without_its_secrets(
 ) -> None:
     ok, said = connect(monkeypatch, **fields).test_connection()
     assert (ok, message in said, "secret" in said) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "address"),
+    [
+        ({"schema": "https"}, "https://prometheus:9090"),
+        ({}, "http://prometheus:9090"),
+        ({"schema": "https", "host": "http://prometheus"}, "http://prometheus:9090"),
+    ],
+)
+def test_schema_of_the_connection_is_that_of_the_address(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], address: str
+) -> None:
+    assert connect(monkeypatch, **{"host": "prometheus", "port": 9090, **fields}).server.address == address
