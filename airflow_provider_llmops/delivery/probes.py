@@ -25,7 +25,8 @@ _KINDS: dict[str, Kinds] = {
     "max_unscored": ["int", "float"],
     "arguments": [{"dict": ["any"]}],
 }
-_OWN = ("dataset", "url", "model_name", "revision", "baseline_url", "baseline_revision")
+# With checkpoints a later step would find the answers of an earlier one, and ask nothing.
+_OWN = ("checkpoints", "dataset", "url", "model_name", "revision", "baseline_url", "baseline_revision")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class CanaryProbes:
             )
         if taken := sorted(set(_OWN) & set(self.arguments)):
             raise ConfigurationError(
-                f"probes: arguments has {taken[0]}, which the canary gives itself. Leave it out."
+                f"probes: arguments has {taken[0]}, which the canary sees to itself. Leave it out."
             )
 
     @classmethod

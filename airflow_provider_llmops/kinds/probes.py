@@ -67,11 +67,15 @@ class ProbeRuns:
         name = f"{ti.dag_id}.{ti.task_id}"[:MAX_NAME_LENGTH]
         name += f" {self._service_name} {revision} {share}% {attempts_key(context, began)}"
         backend = self.hook.backend
-        former = backend.find(name)
-        if former is None or former.state.is_lost:
-            again = "" if former is None else f" {ti.try_number}"
+        # One that has ended without a result is begun anew by the next attempt, which the one after that has to find.
+        tries = range(began, ti.try_number + 1)
+        found = [
+            run for again in ("", *(f" {each}" for each in tries)) if (run := backend.find(name + again))
+        ]
+        former = next((run for run in found if not run.state.is_lost), None)
+        if former is None:
             request = RunRequest(
-                display_name=f"{name}{again}",
+                display_name=f"{name} {ti.try_number}" if found else name,
                 pipeline=self._pipeline(url, revision, stable),
                 labels={**origin_of(context), "component": COMPARISON},
                 environment=self._kserve.access.environment(),

@@ -54,10 +54,13 @@ class CanaryStepWatch(ServingWatch):
 
         A canary that fails loses its requests here: the task may have to wait for a worker.
         """
-        is_decided = self._look()
-        if is_decided and self._probes is not None:
-            self._probes.cancel()
-        return is_decided
+        is_over = True  # also where it cannot be watched any more
+        try:
+            is_over = self._look()
+        finally:
+            if is_over and self._probes is not None:
+                self._probes.cancel()
+        return is_over
 
     def _look(self) -> bool:
         step = self._step
@@ -81,6 +84,8 @@ class CanaryStepWatch(ServingWatch):
             self._log.error("%s%%: %s", step.share, self._decision.findings[0])
             self._take_back()
             return True
+        if self._was_shared_otherwise:  # the next look says whether that lasts
+            return False
         # Nothing more will be known of answers whose comparison has failed.
         patience = 0.0 if self._probes is not None and self._probes.cannot_decide else step.patience
         return self._decision.outcome is Outcome.PASS or time.time() >= step.until + patience
@@ -225,9 +230,11 @@ class CanaryStepTrigger(ServingTrigger):
 
     def cancel(self, backend: ServingBackend) -> None:
         """Give the canary up: what served before has all of the requests again."""
-        Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
-        if (comparison := self._comparison(self.log)) is not None:
-            comparison.cancel()
+        try:
+            Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
+        finally:
+            if (comparison := self._comparison(self.log)) is not None:
+                comparison.cancel()
 
 
 class PromotionWatch(ServingWatch):

@@ -143,6 +143,10 @@ def test_values_of_a_form_are_read_from_their_texts():
             {"dataset": "/d", "min_difference": 0, "arguments": {"url": "x"}},
             "arguments has url, which the canary",
         ),
+        (  # with which each step but the first would ask nothing
+            {"dataset": "/d", "min_difference": 0, "arguments": {"checkpoints": "/c"}},
+            "arguments has checkpoints, which the canary sees to itself",
+        ),
     ],
 )
 def test_probes_that_are_none_are_refused(given, message):

@@ -8,9 +8,15 @@ import logging
 import pytest
 
 from airflow_provider_llmops.backends.pipelines.base import Run
+from airflow_provider_llmops.backends.serving.base import Answers, Revision, Service
 from airflow_provider_llmops.delivery.probes_watch import ProbesWatch
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ResultError, RunNotFoundError
-from airflow_provider_llmops.states import RunState
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    ResultError,
+    RunNotFoundError,
+)
+from airflow_provider_llmops.states import RunState, ServiceState
 from airflow_provider_llmops.triggers.canary import CanaryStepTrigger
 
 PROBE = {
@@ -101,6 +107,73 @@ def test_a_comparison_that_nobody_waits_for_is_stopped():
     looks.look()
     looks.cancel()
     assert backend.cancelled == ["r"]
+
+
+STEP = {
+    "kserve_conn_id": "kserve_default",
+    "namespace": "default",
+    "name": "tiny",
+    "revision": "00002",
+    "stable": "00001",
+    "share": 5,
+    "since": {each: Answers().to_json() for each in ("00001", "00002")},
+    "limits": {"min_requests": 1},
+    "until": 1.0,
+    "patience": 2.0,
+    "poll_interval": 0.5,
+}
+
+
+class Services:
+    """A backend with a canary, which a person may take the requests from."""
+
+    def __init__(self, *shares):
+        self.shares = list(shares)
+        self.trouble = None
+
+    def get(self, namespace, name, *, patience=None):
+        if self.trouble:
+            raise self.trouble
+        share = self.shares.pop(0)
+        parts = {"00001": 100 - share, "00002": share}
+        answered = Answers(10, 0, {0.1: 10})
+        revisions = {
+            each: Revision(each, ServiceState.READY, traffic=part, answered=answered)
+            for each, part in parts.items()
+        }
+        return Service(name=name, namespace=namespace, url=None, revisions=revisions, stable="00001")
+
+    def withdraw(self, *_, **__):
+        raise ConfigurationError("You may not.")
+
+
+def test_a_comparison_ends_with_the_watch_of_its_canary_however_that_ends():
+    services, runs, log = Services(), Runs(RunState.RUNNING), logging.getLogger("test")
+    step = CanaryStepTrigger(**STEP, probe=PROBE)
+    step._pipelines = runs
+    services.trouble = ConfigurationError("The key is not accepted.")
+    with pytest.raises(ConfigurationError):
+        step.watch(services, log).look()
+    assert runs.cancelled == ["r"]
+    with pytest.raises(ConfigurationError, match="You may not"):
+        step.cancel(services)
+    assert runs.cancelled == ["r", "r"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "looks", "error"),
+    [
+        ((5,), [True], None),
+        ((0, 5), [False, True], None),
+        ((0, 0), [False, True], "somebody else has shared"),
+    ],
+)
+def test_a_canary_whose_requests_somebody_has_taken_does_not_go_on(shares, looks, error):
+    watch = CanaryStepTrigger(**STEP).watch(Services(*shares), logging.getLogger("test"))
+    assert [watch.look() for _ in shares] == looks
+    event = watch.event()
+    assert event["decision"]["outcome"] == ("undecided" if error else "pass")
+    assert (event["error"] is None) if error is None else (error in event["error"])
 
 
 def test_a_step_keeps_its_comparison_over_a_restart_and_one_of_a_former_release_has_none():
