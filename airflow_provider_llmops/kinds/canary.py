@@ -61,6 +61,9 @@ class Canary:
         kind, plan = self._kind, self._plan
         service = kind.backend.get(kind.namespace, kind.service_name)
         self._leave_to_a_newer_model(service)
+        seen = service.revisions.get(self.revision)
+        if seen is not None and seen.is_given_up and not seen.state.is_ready:
+            raise self._given_up("was given up by somebody else")
         share = plan.share_after(service, self.revision, progress.get("done", 0))
         if share is None:
             if not progress["decisions"]:
@@ -144,8 +147,13 @@ class Canary:
 
         :param event: of the trigger
         :raises RunFailedError: it is not; the next attempt goes on
+        :raises QualityGateFailed: somebody else has taken it back or deleted it, and no attempt starts it again
         """
         why = event["error"] or ("It took too long." if event["timed_out"] else None)
+        if why and event.get("is_final"):
+            service = self._kind.rollout.find_service()
+            if service is None or service.stable != self.revision:
+                raise self._given_up(f"kept to its limits, and could not be made the stable one: {why}")
         if why:
             raise RunFailedError(
                 f"The canary kept to its limits, and could not be made the stable revision: {why}",

@@ -13,7 +13,13 @@ from airflow_provider_llmops.delivery.analysis import CanaryLimits, judge
 from airflow_provider_llmops.delivery.probes import together
 from airflow_provider_llmops.delivery.probes_watch import ProbesWatch
 from airflow_provider_llmops.delivery.rollout import Rollout
-from airflow_provider_llmops.exceptions import ApiUnavailableError, LLMOpsError, RunNotFoundError, shortened
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    LLMOpsError,
+    RunNotFoundError,
+    shortened,
+)
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.triggers.service import ServingTrigger, ServingWatch
 
@@ -257,6 +263,7 @@ class PromotionWatch(ServingWatch):
         self._revision = promotion.revision
         self._as_of = promotion.as_of
         self._why_not: str | None = None
+        self._is_final = False
 
     def look(self) -> bool:
         """Take the next step; whether there is none left. What does not answer is asked again."""
@@ -268,19 +275,25 @@ class PromotionWatch(ServingWatch):
             self._log.warning("%s Waiting on.", error)
             return False
         except LLMOpsError as error:
-            self._why_not = str(error)
+            self._why_not, self._is_final = str(error), isinstance(error, ConfigurationError)
             return True
         return service.is_settled
 
     def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
         """See :class:`PromotionTrigger`."""
-        return {"revision": self._revision, "error": error or self._why_not, "timed_out": timed_out}
+        return {
+            "revision": self._revision,
+            "error": error or self._why_not,
+            "is_final": self._is_final,
+            "timed_out": timed_out,
+        }
 
 
 class PromotionTrigger(ServingTrigger):
     """Fires once, when a canary has become the stable revision, when it cannot, or when its deadline has passed.
 
-    The event's payload is ``{"revision": str, "error": str | None, "timed_out": bool}``.
+    The event's payload is ``{"revision": str, "error": str | None, "is_final": bool, "timed_out": bool}``; an error is final that will be
+    the same next time.
 
     :param kserve_conn_id: connection of type ``kserve``
     :param namespace: namespace of the service

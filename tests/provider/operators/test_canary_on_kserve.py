@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from attempts import clear, retry
-from kserve_deployments import LIMITS, connect, deploy, finished, resumed, serving
+from kserve_deployments import LIMITS, connect, deploy, finished, fired, resumed, serving
 from kube_canaries import FakeGatewayKServe
 
 from airflow_provider_llmops.backends.serving.kserve import shifting
@@ -187,6 +187,15 @@ def test_canary_that_somebody_deletes_is_given_up(cluster, context):
     assert serving() == {first: 100}
 
 
+def roll_back(context) -> str:
+    """Roll the service back by another task; the revision that came back."""
+    back = RollbackOperator(
+        task_id="back", service_name="chat", namespace="team", poll_interval=0.05, deferrable=False
+    )
+    facts = finished(back, {**context, "task_state_store": type(context["task_state_store"])()})
+    return facts["revision"]
+
+
 @pytest.mark.parametrize("promoted", [True, False])
 def test_rollback_brings_back_what_served_before_a_canary(cluster, context, promoted):
     first = deploy("1", context)["revision"]
@@ -198,10 +207,43 @@ def test_rollback_brings_back_what_served_before_a_canary(cluster, context, prom
             task.execute(clear(context))
         with pytest.raises(TaskDeferred):
             go_on(task, deferred.value, context)
-    back = RollbackOperator(
-        task_id="back", service_name="chat", namespace="team", poll_interval=0.05, deferrable=False
-    )
-    facts = finished(back, {**context, "task_state_store": type(context["task_state_store"])()})
-    assert facts["revision"] == first
+    assert roll_back(context) == first
     assert serving() == {first: 100}
     assert "canary" not in cluster.services["chat"]["spec"]
+
+
+def test_canary_that_is_rolled_back_between_two_steps_is_not_started_again(cluster, context):
+    first = deploy("1", context)["revision"]
+    task = canary(deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(clear(context))
+    with pytest.raises(TaskDeferred) as step:
+        go_on(task, deferred.value, context)
+    event = fired(step.value.trigger)
+    roll_back(context)
+    with pytest.raises(QualityGateFailed, match=rf"was given up by somebody else.* as before: {first}"):
+        task.step_complete(context, event=event, **step.value.kwargs)
+    assert serving() == {first: 100}
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_canary_that_is_rolled_back_or_deleted_in_its_promotion_is_not_started_again(
+    cluster, context, is_deleted
+):
+    first = deploy("1", context)["revision"]
+    task = canary(deferrable=True, steps=[20])
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(clear(context))
+    while deferred.value.method_name != "promotion_complete":
+        with pytest.raises(TaskDeferred) as again:
+            go_on(task, deferred.value, context)
+        deferred = again
+    if is_deleted:
+        KServeHook().backend.delete("team", "chat")
+    else:
+        roll_back(context)
+    with pytest.raises(QualityGateFailed, match="could not be made the stable one"):
+        go_on(task, deferred.value, context)
+    assert cluster.services.keys() == (set() if is_deleted else {"chat"})
+    if not is_deleted:
+        assert serving() == {first: 100}

@@ -19,8 +19,8 @@ RIGHTS = (
     *((verb, "pods/proxy") for verb in ("get", "create")),
     ("list", "horizontalpodautoscalers.autoscaling"),
 )
-# Of canaries, without which everything else works.
-CANARY_RIGHTS = (("get", "httproutes.gateway.networking.k8s.io"),)
+# Of canaries. Without the first everything else works; without the second it is not known what a canary has answered.
+CANARY_RIGHTS = (("get", "httproutes.gateway.networking.k8s.io"), ("get", "pods/proxy"))
 ADVICE = Advice(
     kind=f"{PLURAL}.{GROUP}",
     install="Install KServe 0.16 or later.",

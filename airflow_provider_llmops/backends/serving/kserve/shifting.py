@@ -57,7 +57,11 @@ class CanaryShifts:
         objects = self._objects
         self._stable_manifest()
         check_canary(objects.predictor, manifest)
+        until = time.monotonic() + SETTLE_SECONDS
         routes = self._cluster.gateway.routes(self._namespace, self._name)
+        while routes.weights and not (routes.is_seen or routes.trouble) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)  # it may have been deployed just now
+            routes = self._cluster.gateway.routes(self._namespace, self._name)
         if not routes.weights.get(objects.deployed_as):
             raise ConfigurationError(
                 f"No route leads to service {self._name!r}, so that a canary would get none of its requests. Look at its HTTPRoute; KServe's "
@@ -67,6 +71,12 @@ class CanaryShifts:
         if routes.trouble:
             raise ConfigurationError(
                 f"The Gateway does not take the route of service {self._name!r}: {routes.trouble}",
+                self._where,
+            )
+        if not routes.is_seen:
+            raise ConfigurationError(
+                f"No Gateway has taken the routes of service {self._name!r}, so that a canary would get none of its requests. Look at the "
+                "status of its HTTPRoutes, and at the listeners of the Gateway.",
                 self._where,
             )
 
@@ -95,11 +105,13 @@ class CanaryShifts:
         The canary gets all of the requests, the stable predictor the canary's specification; when its own pods serve, it gets all of
         the requests, and the canary is taken out.
 
+        :raises ConfigurationError: the canary has failed, or another revision was asked for since it was
         :raises RunFailedError: the stable predictor's pods fail; the canary has the requests
         """
         objects, manifest = self._objects, self._canary_record.manifest
         revision = self._canary_record.revision
         if objects.current != revision:
+            self._check_promotion()
             self._write(self._stable_manifest(), self._entry(100))
             self._wait({self._canary_service: 100})
             self._write(manifest, self._entry(100))
@@ -116,6 +128,21 @@ class CanaryShifts:
         self._empty(manifest)
         self._write(manifest, None)
         return True
+
+    def _check_promotion(self) -> None:
+        """Look whether the canary is to take the place of the revision that is stable now."""
+        assert self._objects.canary is not None
+        canary, stable = self._canary_record, self._record_of(self._objects.current)
+        if stable.asked_at > canary.asked_at:  # rolled back while its own specification was the stable one
+            raise ConfigurationError(
+                f"Revision {stable.revision} was asked for since canary {canary.revision} was, which is not made the stable one.",
+                self._where,
+            )
+        seen = revisions_of(self._objects.canary, now=time.time())[canary.revision]
+        if seen.state.is_lost:
+            raise ConfigurationError(
+                f"Canary {canary.revision} is {seen.state}: {seen.error or 'no pod is ready'}", self._where
+            )
 
     def _empty(self, stable: Mapping[str, Any]) -> None:
         """Have the canary get none of the requests."""

@@ -399,8 +399,8 @@ class StandardServingBackend:
             return reason
         if missing := self._cluster.missing(CANARY_RIGHTS, namespace):
             return (
-                f"The connection's user may not {', '.join(missing)} in namespace {namespace!r}, where the shares are read. Give it "
-                "that right."
+                f"The connection's user may not {', '.join(missing)} in namespace {namespace!r}, where shares and answers are read. Give "
+                "it that right."
             )
         return None
 

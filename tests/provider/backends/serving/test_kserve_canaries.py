@@ -313,6 +313,30 @@ def test_promotion_is_rolled_back_to_what_served(backend, cluster):
     assert cluster.lost == []
 
 
+def test_promotion_does_not_undo_a_rollback_that_is_under_way(backend, cluster):
+    first = serving(backend)
+    second = beside(backend)
+    backend.set_traffic("team", "chat", {second: 100})
+    backend.bring_back("team", "chat", first, replacing=second)
+    applied = len(cluster.applied)
+    with pytest.raises(ConfigurationError, match=f"Revision {first} was asked for since canary {second} was"):
+        backend.set_traffic("team", "chat", {second: 100}, only_if_newer=False)
+    assert len(cluster.applied) == applied
+    backend.set_traffic("team", "chat", {first: 100})
+    assert shares(backend) == {first: 100}
+
+
+def test_canary_that_has_crashed_since_its_last_step_is_not_promoted(backend, cluster):
+    first, second = serving(backend), beside(backend)
+    backend.set_traffic("team", "chat", {second: 50, first: 50})
+    cluster.crashing = {"hf://org/model-2"}
+    cluster.reconcile("chat")
+    applied = len(cluster.applied)
+    with pytest.raises(ConfigurationError, match=rf"Canary {second} is FAILED: ended with exit code 1"):
+        backend.set_traffic("team", "chat", {second: 100})
+    assert len(cluster.applied) == applied
+
+
 def test_canary_is_rolled_back_without_anything_being_started(backend, cluster):
     first, second = serving(backend), beside(backend)
     backend.set_traffic("team", "chat", {second: 20, first: 80})
@@ -410,6 +434,11 @@ def test_right_to_read_routes_is_asked_for(backend, cluster):
     assert "may not get httproutes.gateway.networking.k8s.io in namespace 'team'" in backend.check()
 
 
+def test_right_to_read_answers_is_asked_for_before_a_canary_starts(backend, cluster):
+    cluster.missing_rights = {("get", "pods/proxy")}
+    assert "may not get pods/proxy in namespace 'team'" in backend.reason_not_to_split("team")
+
+
 @pytest.mark.parametrize("routes", [{}, {"chat": [["other", 1]], "chat-predictor": [["other", 1]]}])
 def test_service_to_which_no_route_leads_gets_no_canary(backend, cluster, routes):
     serving(backend)
@@ -425,6 +454,15 @@ def test_route_that_the_gateway_does_not_take_is_said(backend, cluster):
     cluster.taken = {"type": "Accepted", "status": "False", "message": "no matching listener"}
     with pytest.raises(ConfigurationError, match=r"does not take the route .* no matching listener"):
         beside(backend)
+
+
+def test_service_whose_route_no_gateway_has_taken_gets_no_canary(backend, cluster):
+    serving(backend)
+    cluster.taken = {"type": "Accepted", "status": "True", "observedGeneration": 0}
+    applied = len(cluster.applied)
+    with pytest.raises(ConfigurationError, match="No Gateway has taken the routes of service 'chat'"):
+        beside(backend)
+    assert len(cluster.applied) == applied
 
 
 @pytest.mark.parametrize(
