@@ -47,7 +47,14 @@ def note_date(client: MlflowClient, version: ModelVersion, as_of: str) -> None:
         client.set_model_version_tag(version.name, version.version, AS_OF_TAG, as_of)
 
 
-def move_alias(client: MlflowClient, version: ModelVersion, alias: str, as_of: str | None) -> AliasMove:
+def move_alias(
+    client: MlflowClient,
+    version: ModelVersion,
+    alias: str,
+    as_of: str | None,
+    *,
+    only_if_newer: bool = True,
+) -> AliasMove:
     """Point an alias to a version, unless a version of a newer date has it.
 
     Args:
@@ -55,6 +62,7 @@ def move_alias(client: MlflowClient, version: ModelVersion, alias: str, as_of: s
         version: The version.
         alias: The alias.
         as_of: Date or partition that the model is of, as text that sorts; None moves the alias in any case.
+        only_if_newer: False moves it in any case, and notes the date, so that what is older does not move it back.
     """
     name, number, tag = version.name, str(version.version), f"{_CLAIM_TAG}{alias}"
     moved = _moved_for(version, tag)
@@ -64,13 +72,22 @@ def move_alias(client: MlflowClient, version: ModelVersion, alias: str, as_of: s
     holder = _holder(client, name, alias)
     if holder is not None and str(holder.version) == number:
         move = AliasMove(False, number, f"Alias {alias!r} is at version {number} already.")
-    elif holder is not None and as_of is not None and (newer := _held_since(holder, tag)) > as_of:
+    elif (
+        only_if_newer
+        and holder is not None
+        and as_of is not None
+        and (newer := _held_since(holder, tag)) > as_of
+    ):
         move = _left(alias, str(holder.version), newer, as_of)
     else:
         client.set_registered_model_alias(name, alias, number)
         where = "for the first time" if holder is None else f"from version {holder.version}"
         move = AliasMove(True, number, f"Alias {alias!r} has moved to version {number} {where}.")
-        while as_of is not None and (rival := _newer_rival(client, name, alias, as_of, settled)):
+        while (
+            only_if_newer
+            and as_of is not None
+            and (rival := _newer_rival(client, name, alias, as_of, settled))
+        ):
             client.set_registered_model_alias(name, alias, rival.version)
             move = _left(alias, rival.version, rival.as_of, as_of)
     if as_of is not None:

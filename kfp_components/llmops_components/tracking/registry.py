@@ -129,7 +129,7 @@ def set_alias(
     with connection(tracking_uri) as (client, _):
         found = _version(client, model_name, model_version, None)
         former = client.get_registered_model(model_name).aliases.get(alias)
-        move = move_alias(client, found, alias, (as_of or date_of(found)) if only_if_newer else None)
+        move = move_alias(client, found, alias, as_of or date_of(found), only_if_newer=only_if_newer)
     print(move.note, flush=True)
     details: dict[str, Any] = {
         "name": model_name,

@@ -114,6 +114,8 @@ def test_alias_is_moved_once_tells_what_had_it_and_never_goes_back(server, clien
     assert move("3", "2030-01-02")["moved"] is False
     assert move("3", None)["moved"] is False  # made before, by its own date
     assert move("3", "2030-01-02", only_if_newer=False)["moved"] and holder() == "3"
+    # An earlier run that comes late does not undo what somebody has forced since.
+    assert move("2", "2030-01-01")["moved"] is False and holder() == "3"
     with pytest.raises(SettingError, match="There is no version 9"):
         move("9", None)
     with pytest.raises(SettingError, match="as_of is"):

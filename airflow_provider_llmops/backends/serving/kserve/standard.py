@@ -417,9 +417,14 @@ def _runs_as_canary(objects: ServiceObjects, revision: str, *, beside: bool) -> 
     if beside and found == revision and not others:
         return True
     namespace, name = objects.service["metadata"]["namespace"], objects.service["metadata"]["name"]
+    then = "Wait until its task has ended"
+    if found is not None and found == objects.current:  # only its task brings that to its end
+        then = (
+            "It is being made the stable one: wait until its task has ended, clear that where it has failed"
+        )
     raise ConfigurationError(
-        f"Service {name!r} has a canary: revision {found or 'of somebody else'} with {entry['trafficPercent']}% of the requests. Wait until "
-        "its task has ended, or take it back with RollbackOperator.",
+        f"Service {name!r} has a canary: revision {found or 'of somebody else'} with {entry['trafficPercent']}% of the requests. {then}, or "
+        "take it back with RollbackOperator.",
         f"Service: {namespace}/{name}",
     )
 

@@ -378,6 +378,16 @@ def test_second_canary_and_a_deployment_over_one_are_refused(backend, cluster, i
     assert len(cluster.applied) == applied
 
 
+def test_deployment_over_a_promotion_that_has_stopped_says_how_it_ends(backend, cluster):
+    serving(backend)
+    second = beside(backend)
+    backend.set_traffic("team", "chat", {second: 100})
+    with pytest.raises(
+        ConfigurationError, match=r"being made the stable one: .* clear that where it has failed"
+    ):
+        backend.apply(manifest("3"))
+
+
 def test_nothing_that_serves_is_replaced_by_a_deployment_as_before(backend, cluster):
     backend.apply(manifest(), beside=True)
     assert "canary" not in cluster.applied[-1]["spec"]
