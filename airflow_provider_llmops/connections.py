@@ -125,6 +125,17 @@ SERVICES_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Cluster: where KServe's controller runs and is configured. Default: kserve",
         "schema": _TEXT,
     },
+    "predictor_resources": {
+        "label": "Resources of services",
+        "description": "Cluster: Kubernetes requests and limits of services whose task gives none, as JSON: "
+        '{"limits": {"cpu": "4", "memory": "24Gi", "nvidia.com/gpu": "1"}}',
+        "schema": {"type": ["object", "null"]},
+    },
+    "service_account": {
+        "label": "Service account",
+        "description": "Cluster: account of the pods of services whose task names none; its secrets fetch models from a bucket.",
+        "schema": _TEXT,
+    },
     "access_file": {
         "label": "Access file",
         "description": "Local only: absolute path of the file that says who may ask the services that are deployed here: API keys, "

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
 COMPARABLE_METRICS = ["rougeL", "rouge1", "rouge2", "bleu", "chrf", "semantic_similarity"]
+NAMESPACE = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 ADDRESS = {"type": ["null", "string"], "pattern": "^(/|[a-z][a-z0-9]*://)."}
 # Data sets by the start of their parameters' names, with the artifact that holds the sample.
 SAMPLES = {"train": "train", "preference": "preferences", "evaluation": "evaluation"}
@@ -119,6 +120,14 @@ params = {
         enum=COMPARABLE_METRICS,
         title="Gate: metric",
         description="Metric that decides whether the tuned model goes on.",
+    ),
+    "namespace": Param(
+        "default",
+        type="string",
+        pattern=NAMESPACE,
+        title="Namespace",
+        description="Namespace of the service.",
+        section="Serving",
     ),
     "revision": Param(
         None,
@@ -471,6 +480,7 @@ with DAG(
         deploy_model = DeployModelOperator(
             task_id="deploy_model",
             service_name=text("model_name"),
+            namespace="{{ params.namespace }}",
             model=tuned["model"],
             model_digest=tuned["digest"],
             outlets=[Asset("post_training_service")],

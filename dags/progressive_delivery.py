@@ -6,8 +6,8 @@ compared with those of the stable revision, and, with `probe_data`, the answers 
 back at once, and the task says which, with the figures and the worst answers side by side. What keeps to all of them serves, and gets
 the alias.
 
-Where steps run is decided by `kubeflow_connection`, where models are registered by `mlflow_connection`. Services run on this machine: on a cluster
-`CanaryOperator` needs limits for CPU and memory, which are not in this form, and refuses to start without them; `probe_data` is refused there, too.
+Where steps run is decided by `kubeflow_connection`, where models are registered by `mlflow_connection`. Services run where `kserve_connection`
+says; on a cluster its extra has to have `predictor_resources`, and `probe_data` is refused: a client cannot choose the revision that answers there.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["KServeHook"]
 
 ANSWER_TIMEOUT_SECONDS = 120.0
+_OF_CLUSTER = ("kserve_namespace", "predictor_resources", "service_account")
 
 
 class KServeHook(BaseHook):
@@ -74,9 +76,9 @@ class KServeHook(BaseHook):
         extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
         found = extra.get("kubernetes_conn_id")
         if found is None:
-            if "kserve_namespace" in extra:
+            if of_cluster := [name for name in _OF_CLUSTER if name in extra]:
                 raise ConfigurationError(
-                    f"Connection {self.kserve_conn_id!r} has 'kserve_namespace' in extra, which is of a cluster, and no cluster. Add "
+                    f"Connection {self.kserve_conn_id!r} has {of_cluster[0]!r} in extra, which is of a cluster, and no cluster. Add "
                     "'kubernetes_conn_id', or leave it out."
                 )
             return None
@@ -139,6 +141,28 @@ class KServeHook(BaseHook):
         given = found.get(ACCESS_FILE)
         access_file = self.access_file if given is None else str(given)
         return found if access_file is None else {**found, ACCESS_FILE: access_file}
+
+    @cached_property
+    def usual_resources(self) -> Mapping[str, Any] | None:
+        """Requests and limits of services whose task gives none.
+
+        :raises ConfigurationError: they are no object
+        """
+        found = self.get_connection(self.kserve_conn_id).extra_dejson.get("predictor_resources") or None
+        if isinstance(found, str):  # as a form or an environment variable may have it
+            with suppress(ValueError):
+                found = parse_json(found)
+        if found is not None and not isinstance(found, dict):
+            raise ConfigurationError(
+                f"Connection {self.kserve_conn_id!r}: 'predictor_resources' in extra must be an object such as "
+                f'{{"limits": {{"cpu": "4", "memory": "24Gi"}}}}, got {shown_value(found, 100)}.'
+            )
+        return found
+
+    @property
+    def usual_service_account(self) -> str | None:
+        """Account of the pods of services whose task names none."""
+        return self.get_connection(self.kserve_conn_id).extra_dejson.get("service_account") or None
 
     def get_conn(self) -> ServingBackend:
         """The backend."""

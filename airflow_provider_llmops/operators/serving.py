@@ -101,9 +101,9 @@ class DeployModelOperator(RevisionOperator):
     :param model_digest: content digest of the model, kept in the manifest
     :param predictor_args: arguments of KServe's huggingfaceserver; ``access_file`` is the path of the file that says who may
         ask, by default the connection's
-    :param predictor_resources: Kubernetes requests and limits of the predictor
+    :param predictor_resources: Kubernetes requests and limits of the predictor; the connection's when left out
     :param runtime: name of the serving runtime that runs the model; the cluster chooses one when left out
-    :param service_account: account of the pods, whose secrets fetch the model from a bucket
+    :param service_account: account of the pods, whose secrets fetch the model from a bucket; the connection's when left out
     :param min_replicas: fewest pods
     :param max_replicas: most pods, among which a cluster chooses by load; as many as ``min_replicas`` when left out
     :param spec_overrides: further fields of the ``InferenceService``'s spec, merged into it as Kubernetes merges a pod's. Like the four
@@ -129,8 +129,8 @@ class DeployModelOperator(RevisionOperator):
         predictor_resources: Mapping[str, Any] | None = None,
         runtime: str | None = None,
         service_account: str | None = None,
-        min_replicas: int = 1,
-        max_replicas: int | None = None,
+        min_replicas: int | str = 1,
+        max_replicas: int | str | None = None,
         spec_overrides: Mapping[str, Any] | None = None,
         smoke_prompt: str = SMOKE_PROMPT,
         ready_timeout: timedelta = READY_TIMEOUT,
@@ -178,9 +178,9 @@ class DeployModelOperator(RevisionOperator):
             namespace=self.namespace,
             model_digest=self.model_digest,
             args=self.hook.with_access_file(self.predictor_args),
-            resources=self.predictor_resources,
+            resources=self.predictor_resources or self.hook.usual_resources,
             runtime=self.runtime,
-            service_account=self.service_account,
+            service_account=self.service_account or self.hook.usual_service_account,
             min_replicas=self.min_replicas,
             max_replicas=self.max_replicas,
             spec_overrides=self.spec_overrides,

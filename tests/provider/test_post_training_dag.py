@@ -200,7 +200,7 @@ def test_what_a_user_must_look_at_is_in_the_section_that_the_form_opens(dag):
         "min_improvement",
         "metric",
     ]
-    assert set(sections.values()) == {None, "Training", "Reinforcement learning", "Sample data"}
+    assert set(sections.values()) == {None, "Training", "Reinforcement learning", "Sample data", "Serving"}
 
 
 def check_settings(dag, conf: dict) -> None:

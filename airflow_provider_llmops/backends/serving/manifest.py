@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,8 +59,8 @@ def inference_service(
     labels: Mapping[str, str] | None = None,
     runtime: str | None = None,
     service_account: str | None = None,
-    min_replicas: int = 1,
-    max_replicas: int | None = None,
+    min_replicas: int | str = 1,
+    max_replicas: int | str | None = None,
     spec_overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build an ``InferenceService`` that serves a Hugging Face model.
@@ -149,14 +150,17 @@ def inference_service(
 
 def _scale(name: str, least: Any, most: Any) -> dict[str, int]:
     limits = {"minReplicas": least, **({} if most is None else {"maxReplicas": most})}
-    for field, value in limits.items():
+    for field, given in limits.items():
+        value = int(given) if isinstance(given, str) and given.isdecimal() else given  # a template gives text
+        limits[field] = value
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ConfigurationError(
                 f"{field} of service {name!r} must be a whole number from 0 on, got {shown_value(value, 60)}."
             )
-    if most is not None and most < max(least, 1):
+    fewest = limits["minReplicas"]
+    if limits.get("maxReplicas", math.inf) < max(fewest, 1):
         raise ConfigurationError(
-            f"maxReplicas of service {name!r} is {most}, below minReplicas, which is {least}, or below 1."
+            f"maxReplicas of service {name!r} is {most}, below minReplicas, which is {fewest}, or below 1."
         )
     return limits
 

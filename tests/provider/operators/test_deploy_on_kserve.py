@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from attempts import retry
@@ -98,6 +100,30 @@ def test_resources_are_wanted_on_a_cluster(cluster, context):
     assert cluster.applied == []
 
 
+@pytest.mark.parametrize("as_text", [True, False])
+def test_connection_says_what_services_get_whose_task_says_nothing(cluster, context, monkeypatch, as_text):
+    cluster.plan = ["ready_gateway"]
+    usual = {"limits": {"cpu": "2", "memory": "3Gi"}}
+    extra = {"predictor_resources": json.dumps(usual) if as_text else usual, "service_account": "reader"}
+    connect(monkeypatch, {"kubernetes_conn_id": "cluster", **extra})
+    deploy("1", context, predictor_resources=None)
+    predictor = cluster.applied[-1]["spec"]["predictor"]
+    assert (predictor["model"]["resources"]["limits"], predictor["serviceAccountName"]) == (
+        usual["limits"],
+        "reader",
+    )
+    own = {"limits": {"cpu": "4", "memory": "5Gi"}}
+    manifest = operator("1", predictor_resources=own, service_account="other").manifest()["spec"]["predictor"]
+    assert (manifest["model"]["resources"], manifest["serviceAccountName"]) == (own, "other")
+
+
+def test_resources_of_the_connection_have_to_be_an_object(cluster, context, monkeypatch):
+    connect(monkeypatch, {"kubernetes_conn_id": "cluster", "predictor_resources": "4 CPUs"})
+    with pytest.raises(ConfigurationError, match="'predictor_resources' in extra must be an object such as"):
+        deploy("1", context, predictor_resources=None)
+    assert cluster.applied == []
+
+
 @pytest.mark.parametrize(
     ("extra", "fields", "text"),
     [
@@ -113,6 +139,7 @@ def test_resources_are_wanted_on_a_cluster(cluster, context):
             {},
             "'kserve_namespace' in extra, which is of a cluster",
         ),
+        ({"service_account": "reader"}, {}, "'service_account' in extra, which is of a cluster"),
         ({}, {"host": "kserve.example.com"}, "names the host 'kserve.example.com'"),
     ],
 )

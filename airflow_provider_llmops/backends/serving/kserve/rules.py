@@ -123,7 +123,8 @@ def _resources(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if missing := [what for what in ("cpu", "memory") if what not in limits]:
         raise ConfigurationError(
             f"Service {name!r} has no limit for {' and '.join(missing)}, and KServe would allow its container 1 CPU and 2 GiB. Give "
-            "predictor_resources={'limits': {'cpu': ..., 'memory': ...}}, with GPUs where the model needs them."
+            "predictor_resources={'limits': {'cpu': ..., 'memory': ...}}, with GPUs where the model needs them, or set predictor_resources in the "
+            "extra of the kserve connection for all services."
         )
     return {
         **given,

@@ -103,7 +103,7 @@ def test_settings_of_a_service_are_where_kserve_reads_them():
         "s3://models/chat",
         runtime="kserve-huggingfaceserver",
         service_account="models-reader",
-        min_replicas=2,
+        min_replicas="2",  # as a template gives it
         max_replicas=5,
         spec_overrides={"predictor": {"scaleMetric": "cpu", "nodeSelector": {"pool": "gpu"}}},
     )
@@ -129,7 +129,7 @@ def test_settings_of_a_service_are_where_kserve_reads_them():
     [
         {"min_replicas": -1},
         {"min_replicas": True},
-        {"min_replicas": "2"},
+        {"min_replicas": "two"},
         {"min_replicas": 3, "max_replicas": 2},
         {"min_replicas": 0, "max_replicas": 0},
         {"runtime": "Not a name"},
