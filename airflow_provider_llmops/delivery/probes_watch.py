@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_llmops.backends.pipelines.base import PipelineBackend
+from airflow_provider_llmops.backends.pipelines.component import read_component_result
 from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.probes import COMPARISON, CanaryProbes, judge_answers
 from airflow_provider_llmops.exceptions import (
@@ -65,12 +66,7 @@ class ProbesWatch:
         self.is_over = True
         if not run.state.is_successful:
             return _undecided(f"The answers could not be compared: {run.reason}")
-        spec = PipelineSpec.packaged(COMPARISON)
-        step = next(iter(spec.ir["root"]["dag"]["tasks"]))
-        from airflow_provider_llmops.results import StageResult  # whoever reads DAGs runs nothing
-
-        text, address = self._backend.read_result(run.run_id, spec.pipeline_name, step)
-        result = StageResult.parse(text, run_id=run.run_id, component_digest=spec.digest, where=address)
+        result = read_component_result(self._backend, run.run_id, PipelineSpec.packaged(COMPARISON))
         return judge_answers(self._probes, result)
 
     def cancel(self) -> None:

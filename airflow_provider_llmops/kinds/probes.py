@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
+from airflow_provider_llmops.backends.pipelines.component import bind_component
 from airflow_provider_llmops.decision import Decision
 from airflow_provider_llmops.delivery.probes import COMPARISON, CanaryProbes
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of
-from airflow_provider_llmops.settings.kubernetes import StepSettings
-from airflow_provider_llmops.specs.passing_on import checked, is_same_release
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.uris import Address
 
@@ -104,7 +103,7 @@ class ProbeRuns:
         return (*worst, *((f"Report: {report}",) if report else ()))
 
     def _pipeline(self, url: str, revision: str, stable: str) -> BoundPipeline:
-        spec, backend, probes = PipelineSpec.packaged(COMPARISON), self.hook.backend, self._probes
+        backend, probes = self.hook.backend, self._probes
         more = dict(probes.arguments)
         others = [name for name in more.pop("metric_names", None) or () if name != probes.metric]
         given = {
@@ -116,12 +115,8 @@ class ProbeRuns:
             "baseline_revision": stable,
             "metric_names": [probes.metric, *others],
         }
-        same_release = is_same_release(backend.image, spec.image)
-        pipeline = spec.bind(checked(COMPARISON, given, same_release=same_release))
-        if backend.image:
-            from airflow_provider_llmops.settings.steps import apply_settings
-
-            pipeline = apply_settings(pipeline, StepSettings(image=backend.image))
+        spec = PipelineSpec.packaged(COMPARISON)
+        pipeline = bind_component(COMPARISON, spec, given, image=backend.image)
         return backend.place(pipeline, COMPARISON_ADDRESSES)
 
 

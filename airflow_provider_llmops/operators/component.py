@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.arguments import constructors_of, names_of, names_of_objects
+from airflow_provider_llmops.backends.pipelines.component import bind_component, read_component_result
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.links import PageLink
-from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator, with_settings
-from airflow_provider_llmops.settings.kubernetes import StepSettings
-from airflow_provider_llmops.specs.passing_on import checked, is_same_release
+from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.xcom import summary_of, table_of
 
@@ -76,12 +75,8 @@ class ComponentOperator(PipelineRunOperator):
 
     def bind(self) -> BoundPipeline:
         """The component as a pipeline, in the connection's image if that names one."""
-        spec = self.spec()
-        image = self.hook.backend.image
-        same_release = is_same_release(self._own_image() or image, spec.image)
-        arguments = checked(self.component, self.arguments(), same_release=same_release)
-        pipeline = spec.bind(arguments)
-        return with_settings(pipeline, StepSettings(image=image) if image else None)
+        image, own_image = self.hook.backend.image, self._own_image()
+        return bind_component(self.component, self.spec(), self.arguments(), image=image, own_image=own_image)
 
     def _own_image(self) -> str | None:
         """The image that the operator's own settings name."""
@@ -124,12 +119,4 @@ class ComponentOperator(PipelineRunOperator):
         return value
 
     def _result(self, run: Run) -> StageResult:
-        from airflow_provider_llmops.results import StageResult  # whoever reads DAGs runs nothing
-
-        text, address = self.hook.backend.read_result(run.run_id, *self._place())
-        return StageResult.parse(text, run_id=run.run_id, component_digest=self.spec().digest, where=address)
-
-    def _place(self) -> tuple[str, str]:
-        """Names of the pipeline and of its step, below which the outputs lie."""
-        spec = self.spec()
-        return spec.pipeline_name, next(iter(spec.ir["root"]["dag"]["tasks"]))
+        return read_component_result(self.hook.backend, run.run_id, self.spec())

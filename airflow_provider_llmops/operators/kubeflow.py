@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.backends.pipelines.base import PipelineMachine, server_of
+from airflow_provider_llmops.backends.pipelines.component import place_of_step
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
     ResultError,
@@ -211,13 +212,13 @@ class KubeflowComponentOperator(ComponentOperator):
     def check_result(self, run: Run) -> None:
         """Look whether the artifacts of an earlier run are still there."""
         declared = self._declared_artifacts()
-        if declared and not self.hook.backend.list_outputs(run.run_id, *self._place()):
+        if declared and not self.hook.backend.list_outputs(run.run_id, *place_of_step(self.spec())):
             raise ResultError(f"none of {', '.join(sorted(declared))} is left")
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """Addresses of the artifacts, or the component's own result."""
         declared = self._declared_artifacts()
-        found = self.hook.backend.list_outputs(run.run_id, *self._place()) if declared else {}
+        found = self.hook.backend.list_outputs(run.run_id, *place_of_step(self.spec())) if declared else {}
         if "result" in found:
             try:
                 return super().outcome(context, run)
