@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,8 @@ from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_provider_llmops.triggers.canary import CanaryStepTrigger, PromotionTrigger
 
 __all__ = ["CanaryOperator"]
 
@@ -148,38 +151,8 @@ class CanaryOperator(DeployModelOperator):
         :param event: of the trigger
         :param progress: what was done before
         """
-        attempt, canary = self._begin(context), self._canary(context, progress["revision"])
-        attempt.key = canary.revision
-        with concluding(context), attempt.while_it_goes_on(canary.revision), canary.or_back():
+        with self._going_on(context, progress) as canary:
             return self._take_step(context, canary, canary.end_step(event, progress))
-
-    def _canary(self, context: Context, revision: str) -> Canary:
-        return Canary(self.kind, context, revision, self.plan())
-
-    def _take_step(self, context: Context, canary: Canary, progress: dict[str, Any]) -> dict[str, Any]:
-        interval = float(self.backend.poll_interval if self.poll_interval is None else self.poll_interval)
-        step = canary.begin_step(progress, poll_interval=interval)
-        if step is None:
-            return self._promote(context, canary, progress, interval)
-        trigger, progress = step
-        if self.deferrable:
-            self.defer(trigger=trigger, method_name="step_complete", kwargs={"progress": progress})
-        return self.step_complete(
-            context, watch_here(trigger.watch(self.backend, self.log), interval), progress
-        )
-
-    def _promote(
-        self, context: Context, canary: Canary, progress: dict[str, Any], interval: float
-    ) -> dict[str, Any]:
-        service, reason = self.kind.rollout.give_traffic(canary.revision, as_of(context))
-        if reason or service.is_settled:
-            return super().bring_in(context, canary.revision, progress["answer"])
-        trigger = canary.promotion(poll_interval=interval, timeout=self.ready_timeout)
-        if self.deferrable:
-            self.defer(trigger=trigger, method_name="promotion_complete", kwargs={"progress": progress})
-        return self.promotion_complete(
-            context, watch_here(trigger.watch(self.backend, self.log), interval), progress
-        )
 
     def promotion_complete(
         self, context: Context, event: dict[str, Any], progress: dict[str, Any]
@@ -189,8 +162,40 @@ class CanaryOperator(DeployModelOperator):
         :param event: of the trigger
         :param progress: what was done before
         """
+        with self._going_on(context, progress) as canary:
+            canary.end_promotion(event)
+            return super().bring_in(context, canary.revision, progress["answer"])
+
+    @contextmanager
+    def _going_on(self, context: Context, progress: Mapping[str, Any]) -> Iterator[Canary]:
+        """The canary of an attempt that has waited."""
         attempt, canary = self._begin(context), self._canary(context, progress["revision"])
         attempt.key = canary.revision
         with concluding(context), attempt.while_it_goes_on(canary.revision), canary.or_back():
-            canary.end_promotion(event)
+            yield canary
+
+    def _canary(self, context: Context, revision: str) -> Canary:
+        return Canary(self.kind, context, revision, self.plan())
+
+    def _take_step(self, context: Context, canary: Canary, progress: dict[str, Any]) -> dict[str, Any]:
+        interval = float(self.backend.poll_interval if self.poll_interval is None else self.poll_interval)
+        if (step := canary.begin_step(progress, poll_interval=interval)) is not None:
+            return self._wait_for(step[0], self.step_complete, context, step[1])
+        service, reason = self.kind.rollout.give_traffic(canary.revision, as_of(context))
+        if reason or service.is_settled:
             return super().bring_in(context, canary.revision, progress["answer"])
+        promotion = canary.promotion(poll_interval=interval, timeout=self.ready_timeout)
+        return self._wait_for(promotion, self.promotion_complete, context, progress)
+
+    def _wait_for(
+        self,
+        trigger: CanaryStepTrigger | PromotionTrigger,
+        then: Callable[..., dict[str, Any]],
+        context: Context,
+        progress: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Go on when the trigger fires, in the triggerer or here."""
+        if self.deferrable:
+            self.defer(trigger=trigger, method_name=then.__name__, kwargs={"progress": progress})
+        watch = trigger.watch(self.backend, self.log)
+        return then(context, watch_here(watch, trigger.poll_interval), progress)

@@ -21,7 +21,7 @@ from airflow_provider_llmops.exceptions import (
     shortened,
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
-from airflow_provider_llmops.triggers.service import ServingTrigger, ServingWatch
+from airflow_provider_llmops.triggers.service import RevisionTrigger, ServingWatch
 
 __all__ = ["CanaryStepTrigger", "PromotionTrigger"]
 
@@ -139,7 +139,7 @@ class CanaryStepWatch(ServingWatch):
         }
 
 
-class CanaryStepTrigger(ServingTrigger):
+class CanaryStepTrigger(RevisionTrigger):
     """Fires once, when a canary breaks a limit, when its step is over, or when it is not decided by the end of the patience.
 
     The event's payload is ``{"revision": str, "decision": dict, "error": str | None}``; the error says why the step could not be
@@ -194,28 +194,21 @@ class CanaryStepTrigger(ServingTrigger):
         probe: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+            kserve_conn_id=kserve_conn_id,
+            namespace=namespace,
+            name=name,
+            revision=revision,
+            poll_interval=poll_interval,
+            cancel_on_kill=cancel_on_kill,
         )
-        self.revision = revision
         self.stable = stable
         self.share = share
         self.since = since
         self.limits = limits
         self.until = until
         self.patience = patience
-        self.cancel_on_kill = cancel_on_kill
         self.probe = probe
         self._pipelines: PipelineBackend | None = None
-
-    @property
-    def named(self) -> str:
-        """What is watched."""
-        return f"revision {self.revision}"
-
-    @property
-    def cancels_on_kill(self) -> bool:
-        """Whether the canary is given up when a person marks or clears the waiting task."""
-        return self.cancel_on_kill
 
     async def connect(self) -> ServingBackend:
         """Where the service runs; and where its answers are compared, if they are."""
@@ -289,7 +282,7 @@ class PromotionWatch(ServingWatch):
         }
 
 
-class PromotionTrigger(ServingTrigger):
+class PromotionTrigger(RevisionTrigger):
     """Fires once, when a canary has become the stable revision, when it cannot, or when its deadline has passed.
 
     The event's payload is ``{"revision": str, "error": str | None, "is_final": bool, "timed_out": bool}``; an error is final that will be
@@ -329,22 +322,15 @@ class PromotionTrigger(ServingTrigger):
         cancel_on_kill: bool = True,
     ) -> None:
         super().__init__(
-            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+            kserve_conn_id=kserve_conn_id,
+            namespace=namespace,
+            name=name,
+            revision=revision,
+            poll_interval=poll_interval,
+            cancel_on_kill=cancel_on_kill,
         )
-        self.revision = revision
         self.as_of = as_of
         self.deadline = deadline
-        self.cancel_on_kill = cancel_on_kill
-
-    @property
-    def named(self) -> str:
-        """What is waited for."""
-        return f"revision {self.revision}"
-
-    @property
-    def cancels_on_kill(self) -> bool:
-        """Whether the canary is given up when a person marks or clears the waiting task."""
-        return self.cancel_on_kill
 
     def watch(self, backend: ServingBackend, logger: Any) -> PromotionWatch:
         """What takes the steps."""

@@ -50,6 +50,33 @@ class ServingTrigger(WatchTrigger[ServingBackend]):
         """Nothing: the service is only watched."""
 
 
+class RevisionTrigger(ServingTrigger):
+    """Base of the triggers for one revision, which is given up when a person marks or clears the waiting task, unless told otherwise.
+
+    :param kserve_conn_id: connection of type ``kserve``
+    :param namespace: namespace of the service
+    :param name: its name
+    :param revision: the revision
+    :param poll_interval: seconds between two looks
+    :param cancel_on_kill: whether it is given up then
+    """
+
+    def __init__(self, *, revision: str, cancel_on_kill: bool, **place: Any) -> None:
+        super().__init__(**place)
+        self.revision = revision
+        self.cancel_on_kill = cancel_on_kill
+
+    @property
+    def named(self) -> str:
+        """What is waited for."""
+        return f"revision {self.revision}"
+
+    @property
+    def cancels_on_kill(self) -> bool:
+        """Whether it is given up when a person marks or clears the waiting task."""
+        return self.cancel_on_kill
+
+
 class ServingWatch(Watch):
     """Looks at one revision of a service.
 
@@ -136,7 +163,7 @@ class RevisionWatch(ServingWatch):
         }
 
 
-class RevisionReadyTrigger(ServingTrigger):
+class RevisionReadyTrigger(RevisionTrigger):
     """Fires once, when a revision is ready, has failed, or its deadline has passed.
 
     The event's payload is ``{"revision": str, "state": str, "error": str | None, "timed_out": bool}``.
@@ -178,18 +205,16 @@ class RevisionReadyTrigger(ServingTrigger):
         back_to: str | None = None,
     ) -> None:
         super().__init__(
-            kserve_conn_id=kserve_conn_id, namespace=namespace, name=name, poll_interval=poll_interval
+            kserve_conn_id=kserve_conn_id,
+            namespace=namespace,
+            name=name,
+            revision=revision,
+            poll_interval=poll_interval,
+            cancel_on_kill=cancel_on_kill,
         )
-        self.revision = revision
         self.deadline = deadline
-        self.cancel_on_kill = cancel_on_kill
         self.is_ours = is_ours
         self.back_to = back_to
-
-    @property
-    def named(self) -> str:
-        """What is waited for."""
-        return f"revision {self.revision}"
 
     @property
     def cancels_on_kill(self) -> bool:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_llmops.backends.serving.base import ServingBackend
+from airflow_provider_llmops.backends.serving.prometheus import PrometheusServer
 from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.level import ServiceLevel
 from airflow_provider_llmops.delivery.window import (
@@ -170,17 +172,19 @@ class ServiceLevelTrigger(WatchTrigger[AnswersInWindow]):
     async def connect(self) -> AnswersInWindow:
         """What says what was answered, from the triggerer."""
         if self.prometheus_conn_id is not None:
-            server = await PrometheusHook(self.prometheus_conn_id).aget_server()
-            return CountedByPrometheus(server, self.prometheus_labels or "", self.window)
-        backend = await KServeHook(self.kserve_conn_id).aget_backend()
-        return CountedByService(backend, self.namespace, self.name, self.revision, self.window, self.first)
+            return self._by_prometheus(await PrometheusHook(self.prometheus_conn_id).aget_server())
+        return self._by_service(await KServeHook(self.kserve_conn_id).aget_backend())
 
     def connect_here(self) -> AnswersInWindow:
         """The same from a worker."""
         if self.prometheus_conn_id is not None:
-            server = PrometheusHook(self.prometheus_conn_id).server
-            return CountedByPrometheus(server, self.prometheus_labels or "", self.window)
-        backend = KServeHook(self.kserve_conn_id).backend
+            return self._by_prometheus(PrometheusHook(self.prometheus_conn_id).server)
+        return self._by_service(KServeHook(self.kserve_conn_id).backend)
+
+    def _by_prometheus(self, server: PrometheusServer) -> AnswersInWindow:
+        return CountedByPrometheus(server, self.prometheus_labels or "", self.window)
+
+    def _by_service(self, backend: ServingBackend) -> AnswersInWindow:
         return CountedByService(backend, self.namespace, self.name, self.revision, self.window, self.first)
 
     def watch(self, backend: AnswersInWindow, logger: Any) -> ServiceLevelWatch:
