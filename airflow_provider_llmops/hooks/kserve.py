@@ -50,9 +50,14 @@ class KServeHook(BaseHook):
         self.kserve_conn_id = kserve_conn_id
 
     @cached_property
+    def _connection(self) -> Connection:
+        """The connection, which a worker asks the API server for."""
+        return self.get_connection(self.kserve_conn_id)
+
+    @cached_property
     def backend(self) -> ServingBackend:
         """The backend that the connection chooses."""
-        connection = self.get_connection(self.kserve_conn_id)
+        connection = self._connection
         kubernetes_conn_id = self._cluster_of(connection)
         if kubernetes_conn_id is None:
             return self._local(connection)
@@ -121,7 +126,7 @@ class KServeHook(BaseHook):
     def access(self) -> ServiceAccess:
         """What services are asked with. Whoever only asks needs no connection, unless it is named."""
         try:
-            return ServiceAccess.of(self.get_connection(self.kserve_conn_id))
+            return ServiceAccess.of(self._connection)
         except AirflowNotFoundException:
             if self.kserve_conn_id != self.default_conn_name:
                 raise
@@ -130,7 +135,7 @@ class KServeHook(BaseHook):
     @property
     def access_file(self) -> str | None:
         """Who may ask the services that are deployed through this connection; everybody on this machine when ``None``."""
-        return path_of_access_file(self.get_connection(self.kserve_conn_id))
+        return path_of_access_file(self._connection)
 
     def with_access_file(self, args: Mapping[str, Any] | None) -> dict[str, Any]:
         """Arguments of a model's server, with the connection's access file unless they name one.
@@ -148,7 +153,7 @@ class KServeHook(BaseHook):
 
         :raises ConfigurationError: they are no object
         """
-        found = self.get_connection(self.kserve_conn_id).extra_dejson.get("predictor_resources") or None
+        found = self._connection.extra_dejson.get("predictor_resources") or None
         if isinstance(found, str):  # as a form or an environment variable may have it
             with suppress(ValueError):
                 found = parse_json(found)
@@ -162,7 +167,7 @@ class KServeHook(BaseHook):
     @property
     def usual_service_account(self) -> str | None:
         """Account of the pods of services whose task names none."""
-        return self.get_connection(self.kserve_conn_id).extra_dejson.get("service_account") or None
+        return self._connection.extra_dejson.get("service_account") or None
 
     def get_conn(self) -> ServingBackend:
         """The backend."""

@@ -286,11 +286,9 @@ class KServeCluster:
         :param path: of the request
         :param body: sent as JSON
         """
-        name, port = pod["metadata"]["name"], _port(pod)
-        path = f"/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/{path}"
         found: dict[str, Any] = self._ask(
-            f"ask pod {namespace}/{name}",
-            partial(self._ask_pod, path, dict(body)),
+            f"ask pod {namespace}/{pod['metadata']['name']}",
+            partial(self._ask_pod, _through_api_server(namespace, pod, f"/{path}"), dict(body)),
             SMOKE_SECONDS,
             answer_within=SMOKE_SECONDS,
         )
@@ -301,12 +299,10 @@ class KServeCluster:
 
         :param pod: the pod
         """
-        name, port = pod["metadata"]["name"], _port(pod)
-        path = f"/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy{METRICS_PATH}"
 
         def call(**request: Any) -> list[str]:
             answer = self._client.call_api(
-                path,
+                _through_api_server(namespace, pod, METRICS_PATH),
                 "GET",
                 auth_settings=["BearerToken"],
                 _preload_content=False,
@@ -315,7 +311,8 @@ class KServeCluster:
             )
             return [answer.data.decode(errors="replace")]
 
-        (text,) = self._ask(f"read what pod {namespace}/{name} exports", call, patience)
+        what = f"read what pod {namespace}/{pod['metadata']['name']} exports"
+        (text,) = self._ask(what, call, patience)
         return str(text)
 
     def _ask_pod(self, path: str, body: Any, *, _request_timeout: float) -> dict[str, Any]:
@@ -396,6 +393,11 @@ def _waiting(service: Mapping[str, Any]) -> str:
 
 def _kind(namespace: str) -> tuple[str, str, str, str]:
     return GROUP, VERSION, namespace, PLURAL
+
+
+def _through_api_server(namespace: str, pod: Mapping[str, Any], path: str) -> str:
+    """Where the API server hands a request on to a pod."""
+    return f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:{_port(pod)}/proxy{path}"
 
 
 def _port(pod: Mapping[str, Any]) -> int:

@@ -182,12 +182,7 @@ class CanaryShifts:
         return record
 
     def _write(self, manifest: Mapping[str, Any], canary: Mapping[str, Any] | None) -> None:
-        found = ServiceObjects(self._cluster.apply(with_canary(manifest, canary)))
-        if found.is_stopped:
-            raise ConfigurationError(
-                f"Somebody has stopped service {self._name!r}. Take the annotation {STOP_ANNOTATION} away to deploy to it.",
-                self._where,
-            )
+        apply_unless_stopped(self._cluster, with_canary(manifest, canary))
 
     def _wait(self, wanted: Mapping[str, int]) -> None:
         """Wait until the Gateway shares the requests out as they are to be."""
@@ -204,3 +199,18 @@ class CanaryShifts:
                     self._where,
                 )
             time.sleep(_LOOK_SECONDS)
+
+
+def apply_unless_stopped(cluster: KServeCluster, sent: Mapping[str, Any]) -> None:
+    """Apply a service, which somebody may have stopped.
+
+    :param cluster: where it is
+    :param sent: the ``InferenceService``
+    :raises ConfigurationError: somebody has
+    """
+    if ServiceObjects(cluster.apply(sent)).is_stopped:
+        namespace, name = sent["metadata"]["namespace"], sent["metadata"]["name"]
+        raise ConfigurationError(
+            f"Somebody has stopped service {name!r}. Take the annotation {STOP_ANNOTATION} away to deploy to it.",
+            f"Service: {namespace}/{name}",
+        )

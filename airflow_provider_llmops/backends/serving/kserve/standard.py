@@ -35,7 +35,7 @@ from airflow_provider_llmops.backends.serving.kserve.reading import (
 from airflow_provider_llmops.backends.serving.kserve.rights import CANARY_RIGHTS
 from airflow_provider_llmops.backends.serving.kserve.rules import on_cluster, revision_of
 from airflow_provider_llmops.backends.serving.kserve.service import service_of, with_answers
-from airflow_provider_llmops.backends.serving.kserve.shifting import CanaryShifts
+from airflow_provider_llmops.backends.serving.kserve.shifting import CanaryShifts, apply_unless_stopped
 from airflow_provider_llmops.backends.serving.manifest import manifest_digest
 from airflow_provider_llmops.backends.serving.question import ask_model
 from airflow_provider_llmops.exceptions import (
@@ -113,21 +113,13 @@ class StandardServingBackend:
             if starts_beside:
                 shifts.start(sent)
             else:
-                self._apply_unless_stopped(sent)
+                apply_unless_stopped(self._cluster, sent)
         except ConfigurationError:
             if is_new:  # nothing to go back to
                 given_up = replace(record, withdrawn_at=_now())
                 self._cluster.annotate(namespace, name, revision, given_up.notes)
             raise
         return Revision(revision, ServiceState.STARTING, digest=digest), is_new
-
-    def _apply_unless_stopped(self, sent: Mapping[str, Any]) -> None:
-        if ServiceObjects(self._cluster.apply(sent)).is_stopped:
-            namespace, name = sent["metadata"]["namespace"], sent["metadata"]["name"]
-            raise ConfigurationError(
-                f"Somebody has stopped service {name!r}. Take the annotation {STOP_ANNOTATION} away to deploy to it.",
-                f"Service: {namespace}/{name}",
-            )
 
     def bring_back(
         self, namespace: str, name: str, revision: str, *, replacing: str
@@ -140,13 +132,13 @@ class StandardServingBackend:
         if objects.service["metadata"].get("deletionTimestamp"):
             raise ApiUnavailableError(f"Service {name!r} is being deleted.", f"Service: {namespace}/{name}")
         records = self._cluster.records(objects.service)
-        check_wanted(self._service(objects, records), revision, replacing)
+        check_wanted(service_of(objects, records), revision, replacing)
         record = records[revision]
         is_new = objects.current != revision or objects.is_stopped
         if is_new:
             record = replace(record, asked_at=_now())
             self._cluster.annotate(namespace, name, revision, record.notes)
-        self._apply_unless_stopped(with_canary(record.manifest, self._canary_of(objects, records)))
+        apply_unless_stopped(self._cluster, with_canary(record.manifest, self._canary_of(objects, records)))
         return Revision(revision, ServiceState.STARTING, digest=record.digest), is_new
 
     def _canary_of(self, objects: ServiceObjects, records: Mapping[str, Record]) -> dict[str, Any] | None:
@@ -182,7 +174,7 @@ class StandardServingBackend:
         """
         objects = self._cluster.read(namespace, name)
         records = self._cluster.records(objects.service)
-        service = self._service(objects, records)
+        service = service_of(objects, records)
         gives_all = list(percent.values()) == [100]
         if gives_all and only_if_newer and service.is_newer_than(as_of):
             return service
