@@ -18,18 +18,6 @@ from mlflow_server import free_port
 
 
 @pytest.fixture
-def server(mlflow_port) -> str:
-    return f"http://127.0.0.1:{mlflow_port}"
-
-
-@pytest.fixture
-def client(server):
-    import mlflow
-
-    return mlflow.MlflowClient(server, server)
-
-
-@pytest.fixture
 def checkpoint(tmp_path, tiny_model):
     """A copy of the tiny model, with the pickled leftovers that a trainer leaves in such a directory."""
     directory = tmp_path / "model"

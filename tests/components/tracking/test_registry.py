@@ -14,18 +14,6 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def server(mlflow_port) -> str:
-    return f"http://127.0.0.1:{mlflow_port}"
-
-
-@pytest.fixture
-def client(server):
-    import mlflow
-
-    return mlflow.MlflowClient(server, server)
-
-
-@pytest.fixture
 def name(client) -> str:
     return f"registry-{next(_numbers)}"
 
