@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,6 +15,7 @@ __all__ = ["CanaryLimits", "judge"]
 
 LATENCY_SHARE = 0.95
 _ACCIDENT = 0.001
+_CHANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,41 @@ class CanaryLimits:
         return asdict(self)
 
 
-def judge(limits: CanaryLimits, canary: Answers, stable: Answers, *, is_over: bool = True) -> Decision:
+@dataclass(frozen=True)
+class _Breach:
+    """A limit that is exceeded.
+
+    :param finding: by what
+    :param chance: that so many requests, or more, are beyond the limit in a canary that just keeps to it
+    """
+
+    finding: str
+    chance: float
+
+
+def judge(
+    limits: CanaryLimits, canary: Answers, stable: Answers, *, is_over: bool = True, is_last: bool = False
+) -> Decision:
     """Decide on what both have answered in the same time.
 
-    Before the step is over nothing but errors decides, and those only where so many would be an accident in one of a thousand
-    canaries that keep to ``max_error_rate``: a limit that is looked at again and again is broken by chance. A comparison needs as many
-    requests of the stable revision as of the canary.
+    A limit is broken where so many requests beyond it are an accident in less than one of a hundred canaries that keep to it; one that
+    is exceeded by less waits for more requests, and when nothing more is waited for it is broken, too. Before the step is over nothing
+    but errors decides, and those only with one accident in a thousand, for they are looked at again and again. A comparison needs as
+    many requests of the stable revision as of the canary.
 
     :param limits: what the canary has to keep to
     :param canary: what it has answered
     :param stable: what the stable revision has answered
     :param is_over: whether the step has lasted as long as it was to
+    :param is_last: whether nothing more is waited for
     """
     evidence = {"canary": figures_of(canary), "stable": figures_of(stable)}
     rules = {name: value for name, value in limits.to_json().items() if value is not None}
     needed = limits.min_requests
     compares = limits.max_error_rate_increase is not None or limits.max_latency_ratio is not None
-    if _fails_for_certain(limits, canary):
-        outcome, finding = Outcome.FAIL, _too_many_errors(limits, canary)
+    errors = _too_many_errors(limits, canary)
+    if errors and errors.chance < _ACCIDENT:
+        outcome, finding = Outcome.FAIL, errors.finding
     elif canary.requests < needed:
         outcome = Outcome.UNDECIDED
         finding = f"The canary has answered {canary.requests} of the {needed} requests that a decision takes."
@@ -92,67 +110,91 @@ def judge(limits: CanaryLimits, canary: Answers, stable: Answers, *, is_over: bo
         finding = f"The stable revision, with which it is compared, has answered {stable.requests} of {needed} requests."
     elif not is_over:
         outcome, finding = Outcome.UNDECIDED, "The step is not over."
-    elif breach := _breach(limits, canary, stable):
-        outcome, finding = Outcome.FAIL, breach
+    elif breaches := _breaches(limits, canary, stable):
+        worst = min(breaches, key=lambda breach: breach.chance)
+        outcome, finding = Outcome.FAIL, worst.finding
+        if worst.chance >= _CHANCE and not is_last:
+            outcome = Outcome.UNDECIDED
+            finding += f" That may be chance with {canary.requests} requests, so more are waited for."
     else:
         outcome, finding = Outcome.PASS, f"The canary kept to every limit with {canary.requests} requests."
     return Decision(outcome, (finding,), rules, evidence)
 
 
-def _fails_for_certain(limits: CanaryLimits, canary: Answers) -> bool:
-    """Whether so many errors, or more, are an accident in less than one of a thousand canaries whose rate is the limit."""
-    rate, errors, requests = limits.max_error_rate, canary.errors, canary.requests
-    if rate is None or errors <= rate * requests:
-        return False
-    if rate == 0:
-        return True
-    # P(X >= errors), X binomial: the first term by logarithms, each further one from the one before.
+def _chance(beyond: int, requests: int, share: float) -> float:
+    """That so many of the requests, or more, are beyond a limit where a share of all may be: the tail of a binomial distribution.
+
+    :param beyond: more than the share of the requests
+    """
+    if share == 0:
+        return 0.0
+    # P(X >= beyond): the first term by logarithms, each further one from the one before, and smaller.
     term = math.exp(
         math.lgamma(requests + 1)
-        - math.lgamma(errors + 1)
-        - math.lgamma(requests - errors + 1)
-        + errors * math.log(rate)
-        + (requests - errors) * math.log1p(-rate)
+        - math.lgamma(beyond + 1)
+        - math.lgamma(requests - beyond + 1)
+        + beyond * math.log(share)
+        + (requests - beyond) * math.log1p(-share)
     )
     chance = 0.0
-    for count in range(errors, requests + 1):
+    for count in range(beyond, requests + 1):
         chance += term
-        if chance >= _ACCIDENT:
-            return False
         if term < _ACCIDENT * 1e-6:
             break
-        term *= (requests - count) / (count + 1) * rate / (1 - rate)
-    return True
+        term *= (requests - count) / (count + 1) * share / (1 - share)
+    return chance
 
 
-def _breach(limits: CanaryLimits, canary: Answers, stable: Answers) -> str | None:
-    rate, usual = canary.error_rate or 0.0, stable.error_rate or 0.0
-    if limits.max_error_rate is not None and rate > limits.max_error_rate:
-        return _too_many_errors(limits, canary)
-    if limits.max_error_rate_increase is not None and rate > usual + limits.max_error_rate_increase:
-        return (
-            f"{_percent(rate)} of the canary's requests failed, against {_percent(usual)} of the stable revision's; at most "
-            f"{_percent(limits.max_error_rate_increase)} more may."
-        )
-    slowest, usually = canary.percentile(LATENCY_SHARE), stable.percentile(LATENCY_SHARE)
-    if slowest is None:
-        return f"Not one of the canary's {canary.requests} requests was answered without an error."
-    took = f"95 percent of the canary's answers took up to {slowest:.3g} s"
-    if limits.max_latency_seconds is not None and slowest > limits.max_latency_seconds:
-        return f"{took}, at most {limits.max_latency_seconds:g} s are allowed."
-    if limits.max_latency_ratio is not None and usually and slowest > usually * limits.max_latency_ratio:
-        return (
-            f"{took}, {slowest / usually:.2g} times the stable revision's {usually:.3g} s; at most {limits.max_latency_ratio:g} "
-            "times is allowed."
-        )
-    return None
+def _breaches(limits: CanaryLimits, canary: Answers, stable: Answers) -> list[_Breach]:
+    if canary.percentile(LATENCY_SHARE) is None:
+        return [
+            _Breach(f"Not one of the canary's {canary.requests} requests was answered without an error.", 0.0)
+        ]
+    found = [
+        _too_many_errors(limits, canary),
+        _too_many_more_errors(limits, canary, stable),
+        *_too_slow(limits, canary, stable),
+    ]
+    return [each for each in found if each]
 
 
-def _too_many_errors(limits: CanaryLimits, canary: Answers) -> str:
-    return (
-        f"{canary.errors} of the canary's {canary.requests} requests failed ({_percent(canary.error_rate)}), at most "
-        f"{_percent(limits.max_error_rate)} may."
+def _too_many_errors(limits: CanaryLimits, canary: Answers) -> _Breach | None:
+    allowed, rate = limits.max_error_rate, canary.error_rate
+    if allowed is None or rate is None or rate <= allowed:
+        return None
+    return _Breach(
+        f"{canary.errors} of the canary's {canary.requests} requests failed ({_percent(rate)}), at most {_percent(allowed)} may.",
+        _chance(canary.errors, canary.requests, allowed),
     )
+
+
+def _too_many_more_errors(limits: CanaryLimits, canary: Answers, stable: Answers) -> _Breach | None:
+    increase, rate, usual = limits.max_error_rate_increase, canary.error_rate or 0.0, stable.error_rate or 0.0
+    if increase is None or rate <= usual + increase:
+        return None
+    return _Breach(
+        f"{_percent(rate)} of the canary's requests failed, against {_percent(usual)} of the stable revision's; at most "
+        f"{_percent(increase)} more may.",
+        _chance(canary.errors, canary.requests, usual + increase),
+    )
+
+
+def _too_slow(limits: CanaryLimits, canary: Answers, stable: Answers) -> Iterator[_Breach]:
+    slowest, usually = canary.percentile(LATENCY_SHARE) or 0.0, stable.percentile(LATENCY_SHARE)
+    took = f"95 percent of the canary's answers took up to {slowest:.3g} s"
+    longest, ratio = limits.max_latency_seconds, limits.max_latency_ratio
+    if longest is not None and slowest > longest:
+        yield _Breach(f"{took}, at most {longest:g} s are allowed.", _chance_of_slower(canary, longest))
+    if ratio is not None and usually and slowest > usually * ratio:
+        yield _Breach(
+            f"{took}, {slowest / usually:.2g} times the stable revision's {usually:.3g} s; at most {ratio:g} times is allowed.",
+            _chance_of_slower(canary, usually * ratio),
+        )
+
+
+def _chance_of_slower(canary: Answers, allowed: float) -> float:
+    slower = sum(count for bound, count in canary.seconds.items() if bound > allowed)
+    return _chance(slower, sum(canary.seconds.values()), 1 - LATENCY_SHARE)
 
 
 def figures_of(answers: Answers) -> dict[str, float | int | None]:

@@ -106,7 +106,9 @@ class CanaryStepWatch(ServingWatch):
         canary, stable = (answers_since(service, name, step.since) for name in (step.revision, step.stable))
         if canary is None or stable is None:
             return Decision(Outcome.UNDECIDED, ("What the revisions have answered could not be read.",))
-        return judge(self._limits, canary, stable, is_over=time.time() >= step.until)
+        now = time.time()
+        is_last = now >= step.until + step.patience
+        return judge(self._limits, canary, stable, is_over=now >= step.until, is_last=is_last)
 
     def _take_back(self) -> None:
         try:

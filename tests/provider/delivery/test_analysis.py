@@ -37,10 +37,18 @@ def limits(**given):
         ),
         (
             limits(max_error_rate=0.01),
-            answers(100, 2),
+            answers(100, 5),
             answers(0),
             "fail",
-            r"2 of the canary's 100 requests failed \(2%\), at most 1% may",
+            r"5 of the canary's 100 requests failed \(5%\), at most 1% may",
+        ),
+        # So few more happen to a good canary, too: P(X >= 2) of 100 requests at 1 percent is 0.26.
+        (
+            limits(max_error_rate=0.01),
+            answers(100, 2),
+            answers(0),
+            "undecided",
+            r"\(2%\), at most 1% may. That may be chance with 100 requests",
         ),
         # Two failures of three are too many of a hundred, too; one is not yet.
         (
@@ -92,10 +100,32 @@ def limits(**given):
         (limits(max_error_rate_increase=0.02), answers(100, 7), answers(1000, 50), "pass", "kept"),
         (
             limits(max_error_rate_increase=0.02),
-            answers(100, 8),
+            answers(100, 20),
             answers(1000, 50),
             "fail",
-            "8% of the canary's requests failed, against 5%",
+            "20% of the canary's requests failed, against 5%",
+        ),
+        (
+            limits(max_error_rate_increase=0.02),
+            answers(100, 8),
+            answers(1000, 50),
+            "undecided",
+            "8% of the canary's requests failed, against 5% .* may be chance",
+        ),
+        # Two slow ones of 26, as on a machine that is busy for a moment, and as many as no good canary has.
+        (
+            limits(max_latency_ratio=4, min_requests=20),
+            Answers(26, 0, {0.05: 24, 0.6: 2}),
+            answers(27),
+            "undecided",
+            r"6 times the stable revision's 0.1 s; at most 4 times is allowed. That may be chance with 26",
+        ),
+        (
+            limits(max_latency_seconds=0.5, min_requests=20),
+            Answers(26, 0, {0.05: 20, 0.6: 6}),
+            answers(27),
+            "fail",
+            "took up to 0.6 s, at most 0.5 s are allowed.$",
         ),
         (
             limits(max_latency_ratio=1.5),
@@ -170,10 +200,27 @@ def test_a_step_ends_early_only_where_so_many_errors_are_no_accident(rate, reque
         assert decision.outcome != "pass"
 
 
+@pytest.mark.parametrize("allowed", [0.01, 0.2])
+@pytest.mark.parametrize("requests", [50, 900])
+def test_a_limit_is_broken_where_so_much_is_no_chance_or_nothing_more_is_waited_for(allowed, requests):
+    given = limits(max_error_rate=allowed, min_requests=50)
+    for errors in range(0, requests, 1 + requests // 100):
+        tail = chance_of(errors, requests, allowed) if errors > allowed * requests else 1.0
+        outcomes = [
+            judge(given, answers(requests, errors), answers(0), is_last=is_last).outcome
+            for is_last in (False, True)
+        ]
+        if errors <= allowed * requests:
+            assert outcomes == ["pass", "pass"], errors
+        else:
+            assert outcomes == ["fail" if tail < 0.01 else "undecided", "fail"], errors
+
+
 def test_what_is_not_certain_is_decided_when_the_step_is_over():
     one_in_fifty = limits(max_error_rate=0.01, min_requests=50), answers(50, 1), answers(0)
     assert judge(*one_in_fifty, is_over=False).findings == ("The step is not over.",)
-    assert judge(*one_in_fifty, is_over=True).outcome == "fail"
+    assert judge(*one_in_fifty, is_over=True).outcome == "undecided"
+    assert judge(*one_in_fifty, is_over=True, is_last=True).outcome == "fail"
     slow = limits(max_latency_ratio=1.5), answers(100, seconds=0.2), answers(100)
     assert judge(*slow, is_over=False).outcome == "undecided"
 
