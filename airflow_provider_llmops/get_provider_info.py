@@ -70,6 +70,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.serving",
                     "airflow_provider_llmops.operators.canary",
                     "airflow_provider_llmops.operators.inference",
+                    "airflow_provider_llmops.operators.promote",
                     "airflow_provider_llmops.operators.rollback",
                     "airflow_provider_llmops.operators.delete_service",
                 ],

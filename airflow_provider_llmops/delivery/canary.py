@@ -99,7 +99,7 @@ class CanaryPlan:
         if others != [stable.revision]:
             raise ConfigurationError(
                 f"Service {service.name!r} has another canary: {', '.join(others)} share its requests. Wait until one of them has all "
-                "of them."
+                "of them; a canary whose task has ended waits for PromoteOperator or RollbackOperator."
             )
         if not stable.state.is_ready:
             raise ApiUnavailableError(

@@ -112,15 +112,19 @@ class Rollout:
             return service, self._newer_serves(service, as_of)
         return service, None
 
-    def split(self, revision: str, share: int, stable: str) -> Service:
+    def split(self, revision: str, share: int, stable: str, as_of: str | None = None) -> Service:
         """Give a revision a share of the requests, and the stable one the rest: the service then.
 
         :param revision: the revision, which is ready
         :param share: in percent, below 100
         :param stable: the revision that has had all of them
+        :param as_of: date or partition of the revision's model
         """
+        shares = {revision: share, stable: 100 - share}
         try:
-            return self.backend.set_traffic(self.namespace, self.name, {revision: share, stable: 100 - share})
+            return self.backend.set_traffic(
+                self.namespace, self.name, shares, as_of=as_of, only_if_newer=False
+            )
         except ConfigurationError as error:
             raise self.give_up(revision, f"could not be given {share}% of the requests: {error}") from error
 
@@ -211,13 +215,23 @@ def facts_of(service: Service, revision: str, question: str, answer: str) -> dic
     :param question: what it was asked before
     :param answer: what it said
     """
+    asked = cut_to_fit({"smoke_prompt": question, "smoke_answer": answer}, MAX_XCOM_BYTES // 2)
+    return {**addresses_of(service, revision), **asked}
+
+
+def addresses_of(service: Service, revision: str) -> dict[str, Any]:
+    """Where a service answers, and which revisions do.
+
+    :param service: the service
+    :param revision: the revision that a task has dealt with
+    """
     return {
         "name": service.name,
         "namespace": service.namespace,
         "revision": revision,
         "url": service.url,
         "openai_url": f"{service.url}/openai/v1",
-        **cut_to_fit({"smoke_prompt": question, "smoke_answer": answer}, MAX_XCOM_BYTES // 2),
+        "shares": {name: each.traffic for name, each in service.revisions.items() if each.traffic},
     }
 
 

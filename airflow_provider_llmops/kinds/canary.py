@@ -72,7 +72,7 @@ class Canary:
         stable = service.stable or ""
         counts_of(service, self.revision, stable)  # or nothing is shared out
         kind.takes_charge = True
-        service = kind.rollout.split(self.revision, share, stable)
+        service = kind.rollout.split(self.revision, share, stable, as_of(self._context))
         if intent := Intent.load(self._context):  # the time to become ready is over; a retry has it anew
             replace(intent, at=time.time()).store(self._context)
         self._log.info(
@@ -120,6 +120,28 @@ class Canary:
         if not self._plan.goes_on_after(decision):
             raise self._given_up(f"was given up: {decision.findings[0]}", *answers)
         return {**progress, "decisions": decisions, "done": progress["share"]}
+
+    def kept(self, progress: dict[str, Any]) -> Service | None:
+        """The service, in which the canary keeps the share of its last step; ``None`` where it has nothing beside it.
+
+        :param progress: what was done before
+        :raises QualityGateFailed: somebody has shared the requests out otherwise
+        """
+        kind, done = self._kind, progress.get("done")
+        service = kind.backend.get(kind.namespace, kind.service_name)
+        if not done or service.stable == self.revision:
+            return None
+        seen = service.revisions.get(self.revision)
+        has = seen.traffic if seen is not None else 0
+        if has != done:
+            raise self._given_up(
+                f"has {has}% of the requests by now, not {done}%: somebody else has shared them out"
+            )
+        self._log.info(
+            "Revision %s of service %s keeps %s%% of the requests: PromoteOperator gives it all of them, RollbackOperator takes it back",
+            *(self.revision, kind.service_name, has),
+        )
+        return service
 
     def promotion(self, *, poll_interval: float, timeout: timedelta | None) -> PromotionTrigger:
         """What brings the canary, which is to have all of the requests, to be the stable revision.

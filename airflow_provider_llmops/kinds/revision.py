@@ -19,7 +19,7 @@ from airflow_provider_llmops.states import ServiceState
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
+    from airflow_provider_llmops.triggers.service import RevisionTrigger
 
 __all__ = ["Revisions"]
 
@@ -205,7 +205,7 @@ class Revisions(RemoteKind[Revision]):
         self.is_given_up = rollout.is_given_up
         return error
 
-    def trigger(self, key: str, *, poll_interval: float, deadline: float | None) -> RevisionReadyTrigger:
+    def trigger(self, key: str, *, poll_interval: float, deadline: float | None) -> RevisionTrigger:
         """What waits for the revision."""
         from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
 

@@ -12,7 +12,7 @@ from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.as_of import as_of
 from airflow_provider_llmops.delivery.canary import CanaryPlan
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, check_is_flag
 from airflow_provider_llmops.kinds.canary import Canary
 from airflow_provider_llmops.kinds.probes import ProbeRuns
 from airflow_provider_llmops.links import ReportLink
@@ -66,6 +66,9 @@ class CanaryOperator(DeployModelOperator):
         :class:`~airflow_provider_llmops.delivery.probes.CanaryProbes`, of which ``dataset`` and ``min_difference`` are needed
     :param undecided_timeout: how much longer a step waits for enough requests
     :param on_undecided: ``roll_back``, or ``go_on`` to take the next step all the same
+    :param promote: whether the canary has all of the requests after the last step; ``False`` leaves it with the share of that, for
+        :class:`~airflow_provider_llmops.operators.promote.PromoteOperator` or
+        :class:`~airflow_provider_llmops.operators.rollback.RollbackOperator`. The first revision of a service has all of them in any case
     """
 
     starts_beside = True
@@ -83,6 +86,7 @@ class CanaryOperator(DeployModelOperator):
         probes: Mapping[str, Any] | None = None,
         undecided_timeout: timedelta | float | str = timedelta(minutes=30),
         on_undecided: Literal["roll_back", "go_on"] = "roll_back",
+        promote: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -96,6 +100,7 @@ class CanaryOperator(DeployModelOperator):
         self.probes = probes
         self.undecided_timeout = undecided_timeout
         self.on_undecided = on_undecided
+        self.promote = promote
 
     operator_extra_links: Collection[BaseOperatorLink] = (
         *DeployModelOperator.operator_extra_links,
@@ -124,6 +129,7 @@ class CanaryOperator(DeployModelOperator):
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Look whether the service may be changed, and step by step; give what starts the revision."""
         plan = self.plan()
+        check_is_flag("promote", self.promote)
         if reason := self.backend.reason_not_to_split(self.namespace):
             raise ConfigurationError(
                 f"A canary would get none of the requests on connection {self.kserve_conn_id!r}: {reason} Or deploy with DeployModelOperator."
@@ -181,6 +187,9 @@ class CanaryOperator(DeployModelOperator):
         interval = float(self.backend.poll_interval if self.poll_interval is None else self.poll_interval)
         if (step := canary.begin_step(progress, poll_interval=interval)) is not None:
             return self._wait_for(step[0], self.step_complete, context, step[1])
+        if not self.promote and (kept := canary.kept(progress)) is not None:
+            self._begin(context).key = None
+            return self.facts(context, kept, canary.revision, progress["answer"])
         service, reason = self.kind.rollout.give_traffic(canary.revision, as_of(context))
         if reason or service.is_settled:
             return super().bring_in(context, canary.revision, progress["answer"])

@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
-from airflow_provider_llmops.backends.serving.base import Revision
+from airflow_provider_llmops.backends.serving.base import Revision, Service
 from airflow_provider_llmops.backends.serving.manifest import inference_service
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
 from airflow_provider_llmops.delivery.rollout import SMOKE_PROMPT, facts_of, page_of
@@ -208,6 +208,10 @@ class DeployModelOperator(RevisionOperator):
         self._begin(context).key = None
         if reason:
             raise AirflowSkipException(reason)
+        return self.facts(context, service, revision, answer)
+
+    def facts(self, context: Context, service: Service, revision: str, answer: str) -> dict[str, Any]:
+        """What there is to say of a service whose new revision has its requests."""
         facts = facts_of(service, revision, self.smoke_prompt, answer)
         self._tell_of(facts, context, self.predictor_args)
         return facts

@@ -12,6 +12,7 @@ from airflow_provider_llmops.decision import Decision, Outcome
 from airflow_provider_llmops.delivery.analysis import CanaryLimits, judge
 from airflow_provider_llmops.delivery.probes import together
 from airflow_provider_llmops.delivery.probes_watch import ProbesWatch
+from airflow_provider_llmops.delivery.promotion import share_again
 from airflow_provider_llmops.delivery.rollout import Rollout
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
@@ -257,6 +258,7 @@ class PromotionWatch(ServingWatch):
         )
         self._revision = promotion.revision
         self._as_of = promotion.as_of
+        self._only_if_newer = promotion.only_if_newer
         self._why_not: str | None = None
         self._is_final = False
 
@@ -264,7 +266,7 @@ class PromotionWatch(ServingWatch):
         """Take the next step; whether there is none left. What does not answer is asked again."""
         try:
             service = self._backend.set_traffic(
-                *self._place, {self._revision: 100}, as_of=self._as_of, only_if_newer=False
+                *self._place, {self._revision: 100}, as_of=self._as_of, only_if_newer=self._only_if_newer
             )
         except ApiUnavailableError as error:
             self._log.warning("%s Waiting on.", error)
@@ -298,6 +300,8 @@ class PromotionTrigger(RevisionTrigger):
     :param poll_interval: seconds between two looks
     :param deadline: Unix time after which it has taken too long
     :param cancel_on_kill: whether the canary is given up, while that is possible, when a person marks or clears the waiting task
+    :param only_if_newer: whether a model of a newer date that serves is left alone; it ends the waiting
+    :param former_share: percent of the requests that the canary has again then, in place of being given up
     """
 
     arguments = (
@@ -309,6 +313,8 @@ class PromotionTrigger(RevisionTrigger):
         "poll_interval",
         "deadline",
         "cancel_on_kill",
+        "only_if_newer",
+        "former_share",
     )
 
     def __init__(
@@ -322,6 +328,8 @@ class PromotionTrigger(RevisionTrigger):
         poll_interval: float,
         deadline: float | None,
         cancel_on_kill: bool = True,
+        only_if_newer: bool = False,
+        former_share: int | None = None,
     ) -> None:
         super().__init__(
             kserve_conn_id=kserve_conn_id,
@@ -333,14 +341,19 @@ class PromotionTrigger(RevisionTrigger):
         )
         self.as_of = as_of
         self.deadline = deadline
+        self.only_if_newer = only_if_newer
+        self.former_share = former_share
 
     def watch(self, backend: ServingBackend, logger: Any) -> PromotionWatch:
         """What takes the steps."""
         return PromotionWatch(backend, self, logger)
 
     def cancel(self, backend: ServingBackend) -> None:
-        """Give the canary up, unless it is the one that serves by now."""
-        Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
+        """Give the canary up, or the share back that it had, unless it is the one that serves by now."""
+        if self.former_share is None:
+            Rollout(backend, self.namespace, self.name, self.log).discard(self.revision)
+        else:
+            share_again(backend, self.namespace, self.name, self.revision, self.former_share)
 
 
 def counts_of(service: Service, *revisions: str) -> dict[str, dict[str, Any]]:

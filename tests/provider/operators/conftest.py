@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from kserve_deployments import connect
+from kube_canaries import FakeGatewayKServe
 from planes import DATA_PYTHON, REPO
 
+from airflow_provider_llmops.backends.serving.kserve import shifting
 from airflow_provider_llmops.hooks.kserve import KServeHook
 
 
@@ -32,3 +35,14 @@ def service(connections):
     """The hook's view of the service ``tiny``, which is removed at the end."""
     yield lambda: KServeHook().get_service("tiny")
     KServeHook().backend.delete("default", "tiny")
+
+
+@pytest.fixture
+def gateway_kserve(monkeypatch):
+    """A fake cluster with KServe whose Gateway shares requests out, as the default connection."""
+    for name, seconds in (("SETTLE_SECONDS", 0.5), ("DRAIN_SECONDS", 0.0), ("_LOOK_SECONDS", 0.02)):
+        monkeypatch.setattr(shifting, name, seconds)
+    connect(monkeypatch, {"kubernetes_conn_id": "cluster"})
+    with FakeGatewayKServe() as fake:
+        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", fake.connection(namespace="team"))
+        yield fake

@@ -25,13 +25,18 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.canary import CanaryOperator
+from airflow_provider_llmops.operators.promote import PromoteOperator
+from airflow_provider_llmops.operators.rollback import RollbackOperator
 from airflow_provider_llmops.sensors.service_level import ServiceLevelSensor
-from airflow_provider_llmops.triggers.canary import CanaryStepTrigger
+from airflow_provider_llmops.triggers.canary import CanaryStepTrigger, PromotionTrigger
 from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
 from airflow_provider_llmops.triggers.service_level import ServiceLevelTrigger
 
 pytestmark = pytest.mark.usefixtures("connections")
-TRIGGERS = {kind.__name__: kind for kind in (CanaryStepTrigger, RevisionReadyTrigger, ServiceLevelTrigger)}
+TRIGGERS = {
+    kind.__name__: kind
+    for kind in (CanaryStepTrigger, PromotionTrigger, RevisionReadyTrigger, ServiceLevelTrigger)
+}
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +261,34 @@ def test_values_of_a_form_are_read_from_their_texts():
     plan = canary("/model", **given).plan()
     assert (plan.shares, plan.seconds, plan.patience) == ((5, 25), 0.5, 90.0)
     assert plan.limits == CanaryLimits(min_requests=7, max_error_rate=0.5, max_latency_ratio=None)
+
+
+def test_canary_keeps_its_share_until_somebody_has_decided(tiny_model, context, service):
+    def of_another_task():
+        return {**context, "task_state_store": type(context["task_state_store"])()}
+
+    carry_out(canary(tiny_model), context)
+    quick = {"step_duration": 0, "undecided_timeout": 0, "on_undecided": "go_on", "promote": False}
+    kept = carry_out(canary(tiny_model, predictor_args={"max_model_len": 256}, **quick), clear(context))
+    assert kept["shares"] == shares(service()) == {"00001": 50, "00002": 50}
+    again = carry_out(canary(tiny_model, predictor_args={"max_model_len": 256}, **quick), retry(context))
+    assert again["shares"] == kept["shares"]
+    taken_back = RollbackOperator(task_id="back", service_name="tiny", poll_interval=0.2)
+    facts = carry_out(taken_back, of_another_task())
+    assert (facts["revision"], facts["replaced"], facts["shares"]) == ("00001", "00002", {"00001": 100})
+
+    carry_out(canary(tiny_model, predictor_args={"max_model_len": 128}, **quick), clear(context))
+    dated = service()
+    assert dated.revisions["00003"].as_of is not None
+    promotion = of_another_task()
+    for attempt in (promotion, retry(promotion)):
+        task = PromoteOperator(task_id="promote", service_name="tiny", poll_interval=0.2)
+        facts = carry_out(task, attempt)
+        assert (facts["revision"], facts["replaced"], facts["shares"]) == ("00003", "00001", {"00003": 100})
+    assert (service().stable, service().as_of) == ("00003", dated.revisions["00003"].as_of)
+    assert KServeHook().ask(facts["url"], "tiny", "hello", max_tokens=2)
+    with pytest.raises(
+        ConfigurationError, match=r"^Revision 00002 is STOPPED, and was not given the requests"
+    ):
+        PromoteOperator(task_id="promote", service_name="tiny", revision="00002").execute(of_another_task())
+    assert shares(service()) == {"00003": 100}

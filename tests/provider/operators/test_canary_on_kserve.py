@@ -7,10 +7,8 @@ from datetime import timedelta
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from attempts import clear, retry
-from kserve_deployments import LIMITS, connect, deploy, finished, fired, resumed, serving
-from kube_canaries import FakeGatewayKServe
+from kserve_deployments import LIMITS, deploy, finished, fired, resumed, serving
 
-from airflow_provider_llmops.backends.serving.kserve import shifting
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.canary import CanaryOperator
@@ -18,13 +16,8 @@ from airflow_provider_llmops.operators.rollback import RollbackOperator
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    for name, seconds in (("SETTLE_SECONDS", 0.5), ("DRAIN_SECONDS", 0.0), ("_LOOK_SECONDS", 0.02)):
-        monkeypatch.setattr(shifting, name, seconds)
-    connect(monkeypatch, {"kubernetes_conn_id": "cluster"})
-    with FakeGatewayKServe() as fake:
-        monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", fake.connection(namespace="team"))
-        yield fake
+def cluster(gateway_kserve):
+    return gateway_kserve
 
 
 def canary(version: str = "2", **arguments) -> CanaryOperator:

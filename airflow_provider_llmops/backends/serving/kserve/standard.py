@@ -409,7 +409,7 @@ def _runs_as_canary(objects: ServiceObjects, revision: str, *, beside: bool) -> 
     if beside and found == revision and not others:
         return True
     namespace, name = objects.service["metadata"]["namespace"], objects.service["metadata"]["name"]
-    then = "Wait until its task has ended"
+    then = "Wait until its task has ended; where it has, decide on the canary with PromoteOperator"
     if found is not None and found == objects.current:  # only its task brings that to its end
         then = (
             "It is being made the stable one: wait until its task has ended, clear that where it has failed"

@@ -126,7 +126,8 @@ class LocalServing:
             port: Port of the stable address; any free one by default, and the same one ever after.
             keep_previous: Leave the revision running that had the most traffic, for a quick way back.
             drain_seconds: Longest wait for answers under way.
-            as_of: Date or partition that their model is of, as text that sorts; the service has it from then on.
+            as_of: Date or partition that their model is of, as text that sorts; the service has it from then on. Where they share
+                the requests with the stable revision, it is noted of the others alone.
             only_if_newer: Leave a model of a newer date in its place.
         """
         home = self._existing(name, namespace)
@@ -195,7 +196,7 @@ class LocalServing:
         stable = stable_revision(home) if former else None
         if len(routes) == 1:
             stable = routes[0]["revision"]
-        noted = {"as_of": as_of, "stable": stable}
+        noted = {"as_of": as_of if len(routes) == 1 else None, "stable": stable}
         home.write_service(service | {key: value for key, value in noted.items() if value is not None})
         note_former(home, former)
         home.write_routes(routes)

@@ -95,7 +95,7 @@ def note_former(home: ServiceHome, former: Mapping[str, int]) -> None:
 def note_served(
     home: ServiceHome, routes: list[dict[str, Any]], former: Mapping[str, int], as_of: str | None
 ) -> None:
-    """Note of a revision that has got all of the requests, when, and of which date its model is. A canary's share is no such thing.
+    """Note of a revision that has got all of the requests, when, and of which date its model is; of a canary the date alone.
 
     Args:
         home: The service.
@@ -104,6 +104,9 @@ def note_served(
         as_of: Date of the model.
     """
     if len(routes) > 1:
+        stable = stable_revision(home)
+        for canary in (route for route in routes if route["revision"] != stable and as_of is not None):
+            home.routed(canary).note(as_of=as_of)
         return
     (route,) = routes
     since = {} if former == {route["revision"]: 100} else {"served_at": now()}

@@ -43,6 +43,9 @@ def test_revision_is_good_once_it_has_had_all_of_the_requests_and_until_it_is_gi
     note_served(home, [route(stable, 100)], {}, "2026-01")
     note_served(home, [route(stable, 95), route(canary, 5)], {stable.name: 100}, None)
     assert (stable.is_good, canary.is_good, stable.history()["as_of"]) == (True, False, "2026-01")
+    home.write_service({**home.readable_service(), "stable": stable.name})
+    note_served(home, [route(stable, 95), route(canary, 5)], {stable.name: 100}, "2026-03")
+    assert (canary.history(), stable.history()["as_of"]) == ({"as_of": "2026-03"}, "2026-01")
     since = stable.history()["served_at"]
     note_served(home, [route(stable, 100)], {stable.name: 100}, "2026-02")
     assert stable.history() == {"served_at": since, "as_of": "2026-02"}
