@@ -13,6 +13,7 @@ from typing import Any
 
 from llmops_components.errors import ModelError, SettingError, UnavailableError, check_known
 from llmops_components.models import loading
+from llmops_components.models.compression.methods import is_parameter
 from llmops_components.models.directory import check_model_directory, read_settings
 from llmops_components.models.outputs import new_directory
 from llmops_components.models.precision import DTYPES
@@ -308,13 +309,13 @@ def _measure(directory: Path) -> tuple[int, str]:
 
     from safetensors import safe_open
 
-    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "I8": "int8"}
     sizes: Counter[str] = Counter()
     for file in directory.glob("*.safetensors"):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - not a dict
                 tensor = weights.get_slice(name)
-                sizes[tensor.get_dtype()] += prod(tensor.get_shape())
+                sizes[tensor.get_dtype()] += prod(tensor.get_shape()) if is_parameter(name) else 0
     dtype = sizes.most_common(1)[0][0]
     return sum(sizes.values()), names.get(dtype, dtype.lower())
 

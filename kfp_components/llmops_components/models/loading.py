@@ -17,6 +17,15 @@ from unittest.mock import patch
 
 from llmops_components.errors import ModelError, check_known
 from llmops_components.models.arguments import build_quantization, check_model_args, declared_by
+from llmops_components.models.compression.methods import (
+    METHODS,
+    check_compressed_model,
+    check_loaded_weights,
+    check_stored_weights,
+    check_whole_model,
+    method_of,
+    torchao_config,
+)
 from llmops_components.models.directory import ADAPTER_WEIGHTS, check_model_directory, refuse_chosen_code
 from llmops_components.models.precision import DTYPES, EMBEDDING, answering
 from llmops_components.models.weights import check_weights
@@ -92,6 +101,8 @@ def load_model(
     dtype: str,
     task: TaskType = "CAUSAL_LM",
     new_head: bool = False,
+    compressed: bool = False,
+    compress: str | None = None,
 ) -> tuple[Any, Any]:
     """Model and tokenizer from a directory, weights from safetensors only, every one of them in its place.
 
@@ -101,9 +112,11 @@ def load_model(
         dtype: Type of the weights unless the caller gives one.
         task: ``CAUSAL_LM``, or ``SEQ_CLS`` for a model with one number as output: a reward model.
         new_head: Whether the head may be missing in the weights, and is made anew.
+        compressed: Whether it may be a compressed model, as one that only answers may.
+        compress: How to compress the weights as they are loaded; None leaves them as they are.
 
     Raises:
-        ModelError: It cannot be loaded, its weights are not those of its config, or it does not continue a text.
+        ModelError: It cannot be loaded, its weights are not those of its config, it does not continue a text, or it is compressed.
         SettingError: ``model_args`` are wrong, or code is chosen that is not allowed here.
     """
     import transformers
@@ -113,11 +126,16 @@ def load_model(
     check_known([given["dtype"]], DTYPES, "dtype")
     access = typed({"trust_remote_code": given["trust_remote_code"]}, "model_args", FROM_PRETRAINED)
     config = load_config(directory, **access)
+    if not compressed:
+        check_whole_model(directory, "training, merging or scoring")
+    is_compressed = compress is not None or (compressed and check_compressed_model(directory))
     with _refusals("model", directory):
         check_model_args(given, config)
         given |= typed(given, "model_args", FROM_PRETRAINED, **declared_by(config))
         if quantization := build_quantization(given.pop("quantization_config", None)):
             given["quantization_config"] = quantization
+        if compress is not None:
+            given["quantization_config"] = torchao_config(compress)
     is_reward = task == "SEQ_CLS"
     if not is_reward:
         _refuse_encoders(config, directory)
@@ -131,6 +149,8 @@ def load_model(
     )
     backbone = f"{model.base_model_prefix}." if new_head else ""
     check_weights(directory, loading, looked_at=lambda name: name.startswith(backbone))
+    if is_compressed:
+        check_loaded_weights(model, directory)
     return model, tokenizer
 
 
@@ -148,7 +168,10 @@ def load_to_answer(directory: str | os.PathLike[str]) -> tuple[Any, Any]:
     import torch
 
     model, tokenizer = load_model(
-        path, {"device_map": "auto"} if torch.cuda.is_available() else None, dtype=answering()
+        path,
+        {"device_map": "auto"} if torch.cuda.is_available() else None,
+        dtype=answering(),
+        compressed=True,
     )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -169,6 +192,7 @@ def load_encoder(directory: Path) -> tuple[Any, Any]:
     from transformers import AutoModel
 
     load_config(directory)
+    check_whole_model(directory, "embeddings")
     tokenizer = load_tokenizer(directory)
     model, loading = _load(AutoModel, directory, dtype=EMBEDDING, **_access(False))
     # A head that the checkpoint has beside them, and a pooler that it lacks, are asked for nothing.
@@ -311,6 +335,8 @@ def check_all_weights(directory: Path) -> None:
     import transformers
 
     config = load_config(directory)
+    if method_of(directory) in METHODS:
+        check_stored_weights(directory)
     named = next(iter(config.architectures or ()), None)
     kind = getattr(transformers, named, None) if isinstance(named, str) else None
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):

@@ -10,6 +10,12 @@ from pathlib import Path
 
 from llmops_components.errors import ModelError
 from llmops_components.json_text import parse_json
+from llmops_components.models.compression.methods import (
+    METHODS,
+    check_stored_weights,
+    is_parameter,
+    method_of,
+)
 from llmops_components.models.directory import PICKLED
 
 WEIGHTS = "*.safetensors"
@@ -101,7 +107,9 @@ def read_weights(directory: Path) -> Weights:
         try:
             with safe_open(file, framework="pt") as weights:
                 names = list(weights.keys())
-                parameters += sum(prod(weights.get_slice(name).get_shape()) for name in names)
+                parameters += sum(
+                    prod(weights.get_slice(name).get_shape()) for name in names if is_parameter(name)
+                )
         except (SafetensorError, OSError) as error:
             name = file.relative_to(directory).as_posix()
             raise ModelError(f"{name} is no safetensors file: {error}.") from error
@@ -112,6 +120,8 @@ def read_weights(directory: Path) -> Weights:
             raise ModelError(fault)
     if not parameters:
         raise ModelError("It has no weights in safetensors files.")
+    if method_of(directory) in METHODS:
+        check_stored_weights(directory)
     return Weights(parameters, size, tuple(file.relative_to(directory).as_posix() for file in files))
 
 

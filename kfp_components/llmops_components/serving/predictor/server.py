@@ -127,7 +127,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, int]:
         )  # torch does not see a container's CPU limit
     dtype = serving() if args.dtype == "auto" else DTYPES[args.dtype]
     started = time.monotonic()
-    model, tokenizer = load_model(args.model_dir, dtype=dtype)
+    model, tokenizer = load_model(args.model_dir, dtype=dtype, compressed=True)
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer at {args.model_dir} is not of the fast kind, which streaming needs.")
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
