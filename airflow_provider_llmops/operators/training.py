@@ -1,4 +1,4 @@
-"""Operators for models: bring a base model in, train it in every way of TRL, merge an adapter."""
+"""Operators for models: bring a base model in, train it in every way of TRL, merge an adapter, compress it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
 __all__ = [
+    "CompressModelOperator",
     "DistillOperator",
     "ImportBaseModelOperator",
     "MergeAdapterOperator",
@@ -237,3 +238,36 @@ class MergeAdapterOperator(ComponentOperator):
         self.base_model = base_model
         self.adapter = adapter
         self.dtype = dtype
+
+
+class CompressModelOperator(ComponentOperator):
+    """Compress a model's weights, and measure it beside the model that it was made from.
+
+    What comes out is evaluated, registered and served like any model; it is no base for training or merging.
+
+    Artifacts: ``model``. Metrics, each with ``base_`` for the model before: ``weight_bytes``, ``load_seconds``,
+    ``tokens_per_second`` on the CPU, and of a dataset ``loss``.
+
+    :param base_model: URI of the model, whole weights with an adapter merged in
+    :param method: ``int8``, a byte for each weight and a scale for each row, by torchao
+    :param dtype: type of what is not compressed: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the model's
+    :param dataset: URI of rows whose text the losses are of, the first 32
+    """
+
+    component = "compress_model"
+    addresses = {"base_model": _MODEL, "dataset": Address(kind="file")}
+
+    def __init__(
+        self,
+        *,
+        base_model: str,
+        method: str = "int8",
+        dtype: str = "auto",
+        dataset: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.base_model = base_model
+        self.method = method
+        self.dtype = dtype
+        self.dataset = dataset

@@ -16,6 +16,7 @@ from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator
 from airflow_provider_llmops.operators.kubeflow import KubeflowPipelineOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.training import (
+    CompressModelOperator,
     DistillOperator,
     ImportBaseModelOperator,
     MergeAdapterOperator,
@@ -176,6 +177,7 @@ REMOTE = "s3://bucket/x"
         ),
         (DistillOperator, {"dataset": "{rows}", "base_model": "{model}", "teacher": REMOTE}, "teacher"),
         (MergeAdapterOperator, {"base_model": "{model}", "adapter": REMOTE}, "adapter"),
+        (CompressModelOperator, {"base_model": "{model}", "dataset": REMOTE}, "dataset"),
         (EvaluateModelOperator, {"model": REMOTE, "dataset": "{rows}"}, "model"),
         (
             EvaluateModelOperator,

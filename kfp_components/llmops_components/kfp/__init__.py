@@ -19,6 +19,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.batch_inference import batch_inference
     from llmops_components.kfp.check_model import check_model
     from llmops_components.kfp.compare_revisions import compare_revisions
+    from llmops_components.kfp.compress_model import compress_model
     from llmops_components.kfp.deploy_model import deploy_model
     from llmops_components.kfp.distill import distill
     from llmops_components.kfp.evaluate_model import evaluate_model

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmops_components.models.compression.methods import is_of_torchao, method_of
 from llmops_components.models.directory import PICKLED, read_settings
 
 if TYPE_CHECKING:
@@ -81,9 +82,8 @@ class CheckpointFlavor:
         )
         mlflow_model.save(str(target / MLMODEL_FILE_NAME))
 
-        requirements = [
-            f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS
-        ]
+        packages = (*_REQUIREMENTS, *(("torchao",) if is_of_torchao(method_of(checkpoint)) else ()))
+        requirements = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in packages]
         (target / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
         python = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
         (target / "python_env.yaml").write_text(yaml.safe_dump(python), encoding="utf-8")

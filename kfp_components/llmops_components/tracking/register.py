@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops_components.comparison import Comparison, read_comparison
 from llmops_components.errors import SettingError
+from llmops_components.models.compression.methods import method_of
 from llmops_components.models.directory import check_model_directory
 from llmops_components.moved import old_names
 from llmops_components.redaction import flat, redact, redacted
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 COMPARISON_FILE = "comparison.json"
 MODEL_DIGEST_TAG = "llmops.model.digest"
+COMPRESSION_TAG = "llmops.model.compression"
 
 
 @old_names(name="model_name", params="params_to_log", metrics="model_metrics")
@@ -63,7 +65,7 @@ def register_model(
 ) -> StepReport:
     """Log a run and make a model version of a Transformers checkpoint.
 
-    The version carries the digest of the model as a tag. If the registry already has a version with that digest under
+    The version carries the digest of the model as a tag, and of a compressed one how it was compressed. If the registry already has a version with that digest under
     ``model_name``, it is used again, no run is made, and at most the alias moves; ``details["reused"]`` says so. What became of
     the alias, and why, is in ``details["alias_note"]``. The model is never loaded. It can be loaded with ``mlflow.transformers.load_model(details["model_uri"])``.
 
@@ -110,6 +112,8 @@ def register_model(
         **{f"llmops.dataset.{key}.digest": digest_of(path)[0] for key, path in (datasets or {}).items()},
         MODEL_DIGEST_TAG: digest,
     }
+    if method := method_of(directory):
+        all_tags[COMPRESSION_TAG] = method
     run = _Run(
         experiment=experiment,
         name=redact(run_name or model_name),

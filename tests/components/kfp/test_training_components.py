@@ -115,7 +115,7 @@ def test_reinforcement_trainer_takes_the_reward_model_of_an_earlier_step(base, p
     } <= result["metrics"].keys()
 
 
-def test_distillation_and_merging(base, talkative_model, rows, tmp_path):
+def test_distillation_merging_and_compressing(base, talkative_model, rows, tmp_path):
     result = train(
         "distill",
         tmp_path,
@@ -137,6 +137,17 @@ def test_distillation_and_merging(base, talkative_model, rows, tmp_path):
     )
     assert merged["details"] == {"peft_type": "LORA"}
     assert merged["artifacts"]["model"]["digest"].startswith("sha256:")
+    compressed = call(
+        "compress_model",
+        tmp_path / "compressed",
+        ("model", "metrics", "result"),
+        base_model=artifact(Model, tmp_path / "merged" / "model"),
+        dataset=rows,
+    )
+    assert compressed["metrics"]["weight_bytes"] < compressed["metrics"]["base_weight_bytes"]
+    assert {"loss", "base_loss", "tokens_per_second", "base_tokens_per_second"} <= compressed[
+        "metrics"
+    ].keys()
 
 
 def test_tuned_prompt_is_a_result_without_a_model(base, rows, tmp_path):

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import ModelError, SettingError, UnavailableError
+from llmops_components.models.compression.compress import compress_model
+from llmops_components.models.compression.methods import compressed_layers
 from llmops_components.results import digest_of
 from llmops_components.tracking.client import DAG_RUN_TAG, past_proxies
-from llmops_components.tracking.register import MODEL_DIGEST_TAG, register_model
+from llmops_components.tracking.register import COMPRESSION_TAG, MODEL_DIGEST_TAG, register_model
 from mlflow_server import free_port
 
 
@@ -163,6 +165,24 @@ def test_registered_model_loads_with_the_same_weights_and_without_pickled_files(
     saved = load_file(checkpoint / "model.safetensors")
     loaded = pipeline.model.state_dict()
     assert all(torch.equal(weight, loaded[name]) for name, weight in saved.items())
+
+
+def test_compressed_model_is_registered_with_how_it_was_compressed_and_loads(
+    server, client, tiny_model, tmp_path, monkeypatch
+):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    compress_model(tiny_model, tmp_path / "small")
+    details = register_model(tmp_path / "small", model_name="small", tracking_uri=server).details
+    assert client.get_model_version("small", "1").tags[COMPRESSION_TAG] == "int8"
+    assert client.get_run(details["run_id"]).data.tags[COMPRESSION_TAG] == "int8"
+    local = mlflow.artifacts.download_artifacts(
+        details["model_uri"], dst_path=str(tmp_path / "down"), tracking_uri=server
+    )
+    assert "torchao==" in (Path(local) / "requirements.txt").read_text()
+    loaded = mlflow.transformers.load_model(local).model
+    assert len(list(compressed_layers(loaded))) == 14
 
 
 def test_same_model_again_reuses_version_and_moves_alias_another_model_gets_its_own(

@@ -23,6 +23,7 @@ from airflow_provider_llmops.operators.registry import (
     SetAliasOperator,
 )
 from airflow_provider_llmops.operators.training import (
+    CompressModelOperator,
     DistillOperator,
     ImportBaseModelOperator,
     MergeAdapterOperator,
@@ -47,6 +48,7 @@ OPERATORS = {
     TrainRLOOOperator: {"dataset": "/d", "base_model": "/m", "reward_model": "/r"},
     DistillOperator: {"dataset": "/d", "base_model": "/m", "teacher": "/t"},
     MergeAdapterOperator: {"base_model": "/m", "adapter": "/a"},
+    CompressModelOperator: {"base_model": "/m"},
     CheckModelOperator: {"model": "/m"},
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
