@@ -374,6 +374,14 @@ FAULTS: dict[str, tuple[Callable[[dict, dict, dict], object], str]] = {
         lambda t, n, c: note(n, '"act_quant_kwargs": null', '"act_quant_kwargs": {"_type": "evil"}'),
         f"{UP}.weight is stored in another way",
     ),
+    "a field too many": (
+        lambda t, n, c: note(n, '"reduce_range"', '"act_pre_scale": {"_type": "evil"}, "reduce_range"'),
+        f"{UP}.weight is stored in another way",
+    ),
+    "no type of numbers": (
+        lambda t, n, c: note(n, '"float32"', '"int64"'),
+        f"{UP}.weight has a type that is none of",
+    ),
     "no notes": (
         lambda t, n, c: (n.clear(), n.update(format="pt")),
         "does not say how its weights are compressed",
@@ -511,7 +519,7 @@ def test_what_is_left_must_not_make_it_larger(tiny_model, tmp_path):
     ("rows", "message"),
     [
         (preference_rows(2), "this step needs language_modeling or prompt_completion or evaluation"),
-        ([{"text": "a"}], "No text of the dataset has two tokens"),
+        ([{"text": "a"}], "No row of the dataset has two tokens"),
     ],
 )
 def test_dataset_without_a_loss_is_refused(tiny_model, tmp_path, rows, message):

@@ -152,21 +152,26 @@ def _check_kind(directory: Path) -> None:
         )
 
 
-def _measure_base(directory: Path, dtype: str, texts: Sequence[str]) -> tuple[Measured, Probe]:
+def _measure_base(directory: Path, dtype: str, texts: Sequence[Sequence[int]]) -> tuple[Measured, Probe]:
     with measure(directory) as measured:
         model, tokenizer = loading.load_model(directory, dtype=dtype)
     check_causal(model.eval(), answers_alone(model))
     probe = Probe.of(model, len(tokenizer))
     if probe.logits is None:
         raise ModelError(f"{name_of(model)} cannot compute in {model.dtype} on a CPU. Give another dtype.")
-    done = measured.ask(model, tokenizer, texts)
+    done = measured.ask(model, texts)
     free_weights(model)
     gc.collect()
     return done, probe
 
 
 def _measure_written(
-    directory: Path, dtype: str, texts: Sequence[str], expected: Any, *, where: str | os.PathLike[str]
+    directory: Path,
+    dtype: str,
+    texts: Sequence[Sequence[int]],
+    expected: Any,
+    *,
+    where: str | os.PathLike[str],
 ) -> Measured:
     """Load what was written, which has to answer exactly as the model did that was written."""
     import torch
@@ -179,7 +184,7 @@ def _measure_written(
             f"The model in {where} is not the one that was compressed: loaded again, it gives other logits. Report it with the "
             "versions in provenance.json, and serve the model as it was."
         )
-    return measured.ask(model, tokenizer, texts)
+    return measured.ask(model, texts)
 
 
 def _layers_of(model: Any, directory: Path) -> _Layers:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmops_components.data.formats import DatasetFormat
 from llmops_components.data.rendering import render
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import DataError
@@ -36,16 +37,15 @@ class Measured:
     tokens_per_second: float = field(default=0.0)
     loss: float | None = None
 
-    def ask(self, model: Any, tokenizer: Any, texts: Sequence[str]) -> Measured:
+    def ask(self, model: Any, texts: Sequence[Sequence[int]]) -> Measured:
         """Time an answer, and compute the loss on texts.
 
         Args:
             model: The model.
-            tokenizer: Its tokenizer.
-            texts: The texts; none for no loss.
+            texts: The texts' tokens; none for no loss.
         """
         self.tokens_per_second = _tokens_per_second(model)
-        self.loss = _loss(model, tokenizer, texts) if texts else None
+        self.loss = _loss(model, texts) if texts else None
         return self
 
     def metrics(self) -> dict[str, float | int]:
@@ -74,15 +74,15 @@ def measure(directory: Path) -> Iterator[Measured]:
     measured.load_seconds = time.monotonic() - started
 
 
-def read_texts(dataset: str | os.PathLike[str], tokenizer: Any) -> list[str]:
-    """The first rows of a dataset as the texts that a model is asked to have predicted.
+def read_texts(dataset: str | os.PathLike[str], tokenizer: Any) -> list[list[int]]:
+    """The first rows of a dataset as the tokens that a model is asked to have predicted.
 
     Args:
         dataset: Rows with a text, messages, or a prompt with a completion or a reference.
         tokenizer: Of the model, with a chat template where the rows are conversations.
 
     Raises:
-        DataError: It cannot be used, or the chat template refuses a row.
+        DataError: It cannot be used, the chat template refuses a row, or there is nothing to predict.
     """
     rows, found = read_valid_rows(dataset, ("language_modeling", "prompt_completion", "evaluation"))
     if found.conversational and not tokenizer.chat_template:
@@ -91,21 +91,29 @@ def read_texts(dataset: str | os.PathLike[str], tokenizer: Any) -> list[str]:
         )
     texts = []
     for number, row in enumerate(rows[:ROWS], start=1):
-        answer = row.get("completion", row.get("reference"))
-        if not found.conversational:
-            texts.append(row["text"] if "text" in found.fields else f"{row['prompt']}{answer}")
-            continue
-        messages = row.get("messages") or [
-            *row["prompt"],
-            *([{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer),
-        ]
         try:
-            texts.append(render(tokenizer, messages, row, asks=False))
+            text = _text(tokenizer, row, found)
         except Exception as error:  # a template is a program of somebody's, which may raise anything
             raise DataError(
                 f"Row {number}: the chat template refuses it: {error}. Dataset: {dataset}."
             ) from error
-    return texts
+        texts.append(text)
+    # A chat template writes the special tokens itself.
+    encoded = tokenizer(texts, add_special_tokens=not found.conversational)["input_ids"]
+    kept = [ids[:_TEXT_TOKENS] for ids in encoded if len(ids) > 1]
+    if not kept:
+        raise DataError(
+            f"No row of the dataset has two tokens, so there is no loss. Give longer rows. Dataset: {dataset}."
+        )
+    return kept
+
+
+def _text(tokenizer: Any, row: dict[str, Any], found: DatasetFormat) -> str:
+    answer = row.get("completion", row.get("reference"))
+    if not found.conversational:
+        return str(row["text"]) if "text" in found.fields else f"{row['prompt']}{answer}"
+    answers = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    return render(tokenizer, row.get("messages") or [*row["prompt"], *answers], row, asks=False)
 
 
 def _tokens_per_second(model: Any) -> float:
@@ -127,19 +135,15 @@ def _tokens_per_second(model: Any) -> float:
         return _NEW_TOKENS / (time.monotonic() - started)
 
 
-def _loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
+def _loss(model: Any, texts: Sequence[Sequence[int]]) -> float:
     """Mean over all tokens that another stands before."""
     import torch
 
     total, tokens = 0.0, 0
     with torch.inference_mode():
         for text in texts:
-            ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=_TEXT_TOKENS)["input_ids"]
-            if ids.shape[1] < 2:
-                continue
+            ids = torch.tensor([text])
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1].float()
             total += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
-            tokens += ids.shape[1] - 1
-    if not tokens:
-        raise DataError("No text of the dataset has two tokens, so there is no loss. Give longer rows.")
+            tokens += len(text) - 1
     return total / tokens

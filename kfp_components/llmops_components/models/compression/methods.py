@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmops_components.errors import ModelError, SettingError, check_known
 from llmops_components.json_text import parse_json
 from llmops_components.models.directory import read_settings
+from llmops_components.models.precision import DTYPES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +31,11 @@ _INT8 = {
     "_version": 2,
     "group_size": None,
     "granularity": {"_type": "PerRow", "_version": 1, "dim": -1},
+    "set_inductor_config": None,  # options of torch.compile, whatever they are
 }
 # The tensors that a compressed weight is stored as, with their types in safetensors.
 _PARTS = {"qdata": "I8", "scale": "F32", "zero_point": "I8"}
+_NOTED_DTYPES = [{"_type": "torch.dtype", "_data": dtype} for dtype in DTYPES[1:]]
 _WITHOUT_PARAMETERS = ("._weight_scale", "._weight_zero_point")
 
 
@@ -84,11 +87,8 @@ def method_of(directory: Path) -> str | None:
     kind = settings.get("quant_type")
     data = _plain(kind.get("default", kind) if isinstance(kind, dict) else kind)
     named = data.get("_type") if isinstance(data, dict) else data
-    if (
-        isinstance(data, dict)
-        and {**data, **_INT8} == data
-        and not settings.get("include_input_output_embeddings")
-    ):
+    whole_embeddings = not settings.get("include_input_output_embeddings")
+    if whole_embeddings and isinstance(data, dict) and {**data, "set_inductor_config": None} == _INT8:
         return METHODS[0]
     return f"torchao {named}"[:60]
 
@@ -192,13 +192,12 @@ def _fault_of(weight: str, made: Any, parts: Mapping[str, _Tensor | None]) -> st
     for name in ("scale", "zero_point"):
         if found[name].shape != (shape[0], 1):
             return f"the {name} of {weight} has the shape {found[name].shape} instead of {(shape[0], 1)}"
-    data = made.get("_data") if isinstance(made, dict) else None
-    known = isinstance(data, dict) and made.get("_type") == "Int8Tensor"
-    if (
-        not known
-        or {**data, "act_quant_kwargs": None, "reduce_range": False, "block_size": [1, shape[1]]} != data
-    ):
+    kept = {"act_quant_kwargs": None, "reduce_range": False, "block_size": [1, shape[1]]}
+    data = made.get("_data") if isinstance(made, dict) and made.get("_type") == "Int8Tensor" else None
+    if not isinstance(data, dict) or {name: data[name] for name in data if name != "dtype"} != kept:
         return f"{weight} is stored in another way than by {METHODS[0]} with a scale for each row"
+    if data.get("dtype") not in _NOTED_DTYPES:
+        return f"{weight} has a type that is none of {', '.join(DTYPES[1:])}"
     return None
 
 
