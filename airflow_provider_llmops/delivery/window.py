@@ -27,10 +27,14 @@ class NotYetError(NotKnownError):
 class AnswersInWindow(Protocol):
     """Says what was answered in the window that ends now."""
 
-    def look(self, now: float) -> Answers:
+    lags: bool
+    """Whether it looks at what others look at, too, which is behind."""
+
+    def look(self, now: float, *, may_lag: bool = False) -> Answers:
         """Look once.
 
         :param now: Unix time
+        :param may_lag: whether what others look at, too, is good enough
         :raises NotKnownError: that is not known, now or yet
         :raises RunFailedError: it never will be
         """
@@ -49,16 +53,18 @@ class CountedByPrometheus:
     """
 
     first = None
+    lags = False
 
     def __init__(self, server: PrometheusServer, labels: str, window: float) -> None:
         self._server = server
         self._labels = labels
         self._window = round(window)
 
-    def look(self, now: float) -> Answers:
+    def look(self, now: float, *, may_lag: bool = False) -> Answers:
         """Ask once.
 
         :param now: Unix time
+        :param may_lag: means nothing here
         :raises NotKnownError: Prometheus does not answer, or has no such series
         """
         try:
@@ -96,6 +102,7 @@ class CountedByService:
         self._place = (namespace, name)
         self._revision = revision
         self._window = window
+        self.lags = backend.lags
         self._looks: deque[tuple[float, Answers]] = deque()
         if first is not None:
             self._looks.append((first["at"], Answers.read(first["answers"])))
@@ -108,14 +115,15 @@ class CountedByService:
         at, answers = self._looks[0]
         return {"at": at, "answers": answers.to_json()}
 
-    def look(self, now: float) -> Answers:
+    def look(self, now: float, *, may_lag: bool = False) -> Answers:
         """Look once. Looks are closer together than a window.
 
         :param now: Unix time
+        :param may_lag: whether what others look at, too, is good enough
         :raises NotKnownError: it cannot be read, or was not watched for a whole window yet
         :raises RunFailedError: the revision has failed or is stopped
         """
-        answered = self._answered()
+        answered = self._answered(may_lag)
         looks = self._looks
         looks.append((now, answered))
         while len(looks) > 1 and looks[1][0] <= now - self._window:
@@ -129,10 +137,10 @@ class CountedByService:
             raise NotYetError(f"It was watched for {now - at:.0f} of {self._window:g} s.")
         return answered.since(before)
 
-    def _answered(self) -> Answers:
+    def _answered(self, may_lag: bool) -> Answers:
         where = "/".join(self._place)
         try:
-            service = self._backend.get(*self._place, patience=0.0)
+            service = self._backend.get(*self._place, patience=0.0, may_lag=may_lag)
         except RunNotFoundError:
             raise NotKnownError(f"There is no service {where}.") from None
         except ApiUnavailableError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_llmops.backends.serving.base import Service, ServingBackend
+    from airflow_provider_llmops.backends.serving.kserve.reader import ServiceReader
 
 __all__ = ["KServeHook"]
 
@@ -71,6 +72,24 @@ class KServeHook(BaseHook):
             return self._local(connection)
         return self._on(await aconnect(kubernetes_conn_id), connection)
 
+    @asynccontextmanager
+    async def ashared_backend(self, namespace: str) -> AsyncIterator[ServingBackend]:
+        """The same, where all who wait in a namespace of a cluster share what they look at.
+
+        :param namespace: the namespace
+        """
+        connection = await self.aget_connection(self.kserve_conn_id)
+        kubernetes_conn_id = self._cluster_of(connection)
+        if kubernetes_conn_id is None:
+            yield self._local(connection)
+            return
+        from airflow_provider_llmops.backends.serving.kserve.shared import SharedReader, shared_objects
+
+        cluster = await aconnect(kubernetes_conn_id)
+        async with shared_objects(cluster, namespace) as shared:
+            looks = SharedReader(shared, cluster.client, conn_id=cluster.conn_id)
+            yield self._on(cluster, connection, looks)
+
     def _cluster_of(self, connection: Connection) -> str | None:
         """The Kubernetes connection of the cluster; ``None`` for this machine."""
         if connection.host:
@@ -105,7 +124,9 @@ class KServeHook(BaseHook):
         settings = local_settings(connection, *SERVICES_FIELDS)
         return LocalServingBackend(python=settings["python"], root=settings["root"])
 
-    def _on(self, cluster: Cluster, connection: Connection) -> ServingBackend:
+    def _on(
+        self, cluster: Cluster, connection: Connection, looks: ServiceReader | None = None
+    ) -> ServingBackend:
         from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
         from airflow_provider_llmops.backends.serving.kserve.gateway import KSERVE_NAMESPACE
         from airflow_provider_llmops.backends.serving.kserve.standard import StandardServingBackend
@@ -117,7 +138,8 @@ class KServeHook(BaseHook):
             namespace=cluster.namespace or "default",
             kserve_namespace=connection.extra_dejson.get("kserve_namespace") or KSERVE_NAMESPACE,
         )
-        return StandardServingBackend(services, ask_service=self._ask_with_key if has_key else None)
+        ask_service = self._ask_with_key if has_key else None
+        return StandardServingBackend(services, ask_service=ask_service, looks=looks)
 
     def _ask_with_key(self, url: str, model: str, prompt: str, max_tokens: int) -> str:
         return self.ask(url, model, prompt, max_tokens=max_tokens)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -54,6 +55,11 @@ class WatchTrigger(BaseTrigger, Generic[Backend]):
     async def connect(self) -> Backend:
         """Where it runs."""
 
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[Backend]:
+        """Where it runs, for the looks, from the first to the last: what they share with others is given back then."""
+        yield await self.connect()
+
     @abstractmethod
     def watch(self, backend: Backend, logger: Any) -> Watch:
         """What looks at it.
@@ -72,7 +78,12 @@ class WatchTrigger(BaseTrigger, Generic[Backend]):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is nothing more to wait for."""
         started = time.monotonic()
-        watch = self.watch(await self.connect(), self.log)
+        async with self.looking() as backend:
+            event = await self._watched(self.watch(backend, self.log))
+        await settle(started)
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _watched(self, watch: Watch) -> dict[str, Any]:
         timed_out = False
         error = None
         while True:
@@ -87,8 +98,7 @@ class WatchTrigger(BaseTrigger, Generic[Backend]):
                 await self.cancel_now()
                 break
             await asyncio.sleep(watch.seconds_to_wait(self.poll_interval))
-        await settle(started)
-        yield TriggerEvent(watch.event(timed_out=timed_out, error=error))  # type: ignore[no-untyped-call]
+        return watch.event(timed_out=timed_out, error=error)
 
     async def on_kill(self) -> None:
         """Cancel it: a person marked or cleared the task. A restart of the triggerer does not come here."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ConfigurationError, reason_first
+from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError, reason_first
 from airflow_provider_llmops.remote.ending import at_the_start, seconds_to_wait
 
-__all__ = ["Watch", "watch_here"]
+__all__ = ["SharedWatch", "Watch", "watch_here"]
 
 
 class Watch(ABC):
@@ -59,6 +60,33 @@ class Watch(ABC):
         :param interval: seconds between two looks, as somebody asked for
         """
         return seconds_to_wait(interval, self.deadline)
+
+
+class SharedWatch(Watch):
+    """Looks at what others look at, too, which lags behind: what would end the waiting is looked at where it runs.
+
+    So what is shared can delay the end, and never be the reason for it. The last look before the deadline is no shared one.
+    """
+
+    @property
+    @abstractmethod
+    def lags(self) -> bool:
+        """Whether there is anything that is shared."""
+
+    @abstractmethod
+    def look_at(self, *, may_lag: bool) -> bool:
+        """Look once; whether there is nothing more to wait for. Where that may lag behind nothing is done about it.
+
+        :param may_lag: whether what is shared is good enough
+        """
+
+    def look(self) -> bool:
+        """Look once; whether there is nothing more to wait for. What does not answer is asked again."""
+        if self.lags and not self.is_over_time:
+            with suppress(RunNotFoundError):
+                if not self.look_at(may_lag=True):
+                    return False
+        return self.look_at(may_lag=False)
 
 
 def watch_here(watch: Watch, interval: float) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from airflow_provider_llmops.backends.pipelines.base import PipelineBackend
@@ -63,16 +64,18 @@ class CanaryStepWatch(ServingWatch):
         """
         is_over = True  # also where it cannot be watched any more
         try:
-            is_over = self._look()
+            is_over = super().look()
         finally:
             if is_over and self._probes is not None:
                 self._probes.cancel()
         return is_over
 
-    def _look(self) -> bool:
+    def look_at(self, *, may_lag: bool) -> bool:
+        """Look once; whether the step is decided."""
         step = self._step
+        self._why_not = None
         try:
-            service = self.read()
+            service = self.read(may_lag=may_lag)
         except RunNotFoundError:
             self._why_not = "was deleted by somebody else, with its service"
             return True
@@ -88,8 +91,9 @@ class CanaryStepWatch(ServingWatch):
         if self._probes is not None:
             self._decision = together(self._decision, self._probes.look())
         if self._decision.outcome is Outcome.FAIL:
-            self._log.error("%s%%: %s", step.share, self._decision.findings[0])
-            self._take_back()
+            if not may_lag:
+                self._log.error("%s%%: %s", step.share, self._decision.findings[0])
+                self._take_back()
             return True
         if self._was_shared_otherwise:  # the next look says whether that lasts
             return False
@@ -215,9 +219,19 @@ class CanaryStepTrigger(RevisionTrigger):
 
     async def connect(self) -> ServingBackend:
         """Where the service runs; and where its answers are compared, if they are."""
+        await self._connect_comparison()
+        return await super().connect()
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[ServingBackend]:
+        """The same for the looks."""
+        await self._connect_comparison()
+        async with super().looking() as backend:
+            yield backend
+
+    async def _connect_comparison(self) -> None:
         if self.probe is not None:
             self._pipelines = await KubeflowPipelinesHook(self.probe["kubeflow_conn_id"]).aget_backend()
-        return await super().connect()
 
     def watch(self, backend: ServingBackend, logger: Any) -> CanaryStepWatch:
         """What looks at the canary."""
@@ -262,8 +276,8 @@ class PromotionWatch(ServingWatch):
         self._why_not: str | None = None
         self._is_final = False
 
-    def look(self) -> bool:
-        """Take the next step; whether there is none left. What does not answer is asked again."""
+    def look_at(self, *, may_lag: bool) -> bool:
+        """Take the next step; whether there is none left."""
         try:
             service = self._backend.set_traffic(
                 *self._place, {self._revision: 100}, as_of=self._as_of, only_if_newer=self._only_if_newer
@@ -343,6 +357,11 @@ class PromotionTrigger(RevisionTrigger):
         self.deadline = deadline
         self.only_if_newer = only_if_newer
         self.former_share = former_share
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[ServingBackend]:
+        """Where the service runs. Nothing is shared: each look may change it."""
+        yield await self.connect()
 
     def watch(self, backend: ServingBackend, logger: Any) -> PromotionWatch:
         """What takes the steps."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend
@@ -10,7 +12,7 @@ from airflow_provider_llmops.delivery.wanted import WantedService
 from airflow_provider_llmops.exceptions import ApiUnavailableError, RunNotFoundError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.remote.trigger import WatchTrigger
-from airflow_provider_llmops.remote.watch import Watch
+from airflow_provider_llmops.remote.watch import SharedWatch, Watch
 from airflow_provider_llmops.states import ServiceState
 
 __all__ = ["RevisionReadyTrigger", "ServiceGoneTrigger", "ServiceTrigger"]
@@ -46,6 +48,12 @@ class ServingTrigger(WatchTrigger[ServingBackend]):
         """Where the service runs."""
         return await KServeHook(self.kserve_conn_id).aget_backend()
 
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[ServingBackend]:
+        """Where the service runs; what is seen of a cluster is shared with all who wait in the namespace."""
+        async with KServeHook(self.kserve_conn_id).ashared_backend(self.namespace) as backend:
+            yield backend
+
     def cancel(self, backend: ServingBackend) -> None:
         """Nothing: the service is only watched."""
 
@@ -77,7 +85,7 @@ class RevisionTrigger(ServingTrigger):
         return self.cancel_on_kill
 
 
-class ServingWatch(Watch):
+class ServingWatch(SharedWatch):
     """Looks at one revision of a service.
 
     :param backend: where the service runs
@@ -105,10 +113,18 @@ class ServingWatch(Watch):
         self.unanswered: ApiUnavailableError | None = None
         """Why the service could not be read at the last look."""
 
-    def read(self) -> Service | None:
-        """The service; ``None`` where it could not be read, which is said once, until it can be again."""
+    @property
+    def lags(self) -> bool:
+        """Whether others look at the service with it."""
+        return self._backend.lags
+
+    def read(self, *, may_lag: bool) -> Service | None:
+        """The service; ``None`` where it could not be read, which is said once, until it can be again.
+
+        :param may_lag: whether what others look at, too, is good enough
+        """
         try:
-            service = self._backend.get(*self._place, patience=0.0)
+            service = self._backend.get(*self._place, patience=0.0, may_lag=may_lag)
         except ApiUnavailableError as error:
             if self.unanswered is None:
                 self._log.warning("%s Waiting on.", error)
@@ -142,16 +158,18 @@ class RevisionWatch(ServingWatch):
         super().__init__(backend, namespace, name, revision, logger, deadline=deadline)
         self._seen = Revision(revision=revision, state=ServiceState.STARTING)
 
-    def look(self) -> bool:
-        """Look once; whether it is settled. What does not answer is asked again."""
-        service = self.read()
+    def look_at(self, *, may_lag: bool) -> bool:
+        """Look once; whether it is settled."""
+        service = self.read(may_lag=may_lag)
         if service is None:
             return False
         name = self._seen.revision
-        self._seen = service.revisions.get(name) or Revision(
+        seen = service.revisions.get(name) or Revision(
             revision=name, state=ServiceState.FAILED, error="it was deleted by somebody else"
         )
-        return self._seen.state.is_terminal
+        if not (may_lag and seen.state.is_terminal):
+            self._seen = seen
+        return seen.state.is_terminal
 
     def event(self, *, timed_out: bool = False, error: str | None = None) -> dict[str, Any]:
         """See :class:`RevisionReadyTrigger`."""
@@ -235,7 +253,7 @@ class RevisionReadyTrigger(RevisionTrigger):
         rollout.cancel(self.revision)
 
 
-class ServiceWatch(Watch):
+class ServiceWatch(SharedWatch):
     """Looks at a service until it is as it is wanted, or a revision that is waited for never will be.
 
     :param backend: where the service runs
@@ -250,11 +268,16 @@ class ServiceWatch(Watch):
         self._log = logger
         self._said = ""
 
-    def look(self) -> bool:
+    @property
+    def lags(self) -> bool:
+        """Whether others look at the service with it."""
+        return self._backend.lags
+
+    def look_at(self, *, may_lag: bool) -> bool:
         """Look once, and say what has changed. What is not there, or does not answer, is waited for."""
         wanted = self._wanted
         try:
-            service = self._backend.get(wanted.namespace, wanted.name, patience=0.0)
+            service = self._backend.get(wanted.namespace, wanted.name, patience=0.0, may_lag=may_lag)
         except RunNotFoundError:
             service = None
         except ApiUnavailableError as error:

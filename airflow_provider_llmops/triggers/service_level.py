@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from airflow_provider_llmops.backends.serving.base import ServingBackend
@@ -21,14 +22,14 @@ from airflow_provider_llmops.exceptions import RunFailedError, shortened
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.prometheus import PrometheusHook
 from airflow_provider_llmops.remote.trigger import WatchTrigger
-from airflow_provider_llmops.remote.watch import Watch
+from airflow_provider_llmops.remote.watch import SharedWatch
 
 __all__ = ["ServiceLevelTrigger"]
 
 MAX_FINDING = 500
 
 
-class ServiceLevelWatch(Watch):
+class ServiceLevelWatch(SharedWatch):
     """Looks at what a service has answered in the window that ends now, until that is decided.
 
     :param source: says what was answered
@@ -64,12 +65,18 @@ class ServiceLevelWatch(Watch):
         self._no_data_until = no_data_until
         self._said: Outcome | None = None
 
-    def look(self) -> bool:
-        """Look once; whether it is decided. What does not answer is asked again."""
+    @property
+    def lags(self) -> bool:
+        """Whether others look at the service with it."""
+        return self.source.lags
+
+    def look_at(self, *, may_lag: bool) -> bool:
+        """Look once; whether it is decided."""
+        self.lost = None
         now = time.time()
         waits_until = self._no_data_until
         try:
-            self.decision = self._level.judge(self.source.look(now))
+            self.decision = self._level.judge(self.source.look(now, may_lag=may_lag))
             self._known_at = now
         except NotKnownError as why:
             if isinstance(why, NotYetError):
@@ -174,6 +181,15 @@ class ServiceLevelTrigger(WatchTrigger[AnswersInWindow]):
         if self.prometheus_conn_id is not None:
             return self._by_prometheus(await PrometheusHook(self.prometheus_conn_id).aget_server())
         return self._by_service(await KServeHook(self.kserve_conn_id).aget_backend())
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[AnswersInWindow]:
+        """The same for the looks; what is seen of a cluster is shared with all who wait in the namespace."""
+        if self.prometheus_conn_id is not None:
+            yield await self.connect()
+            return
+        async with KServeHook(self.kserve_conn_id).ashared_backend(self.namespace) as backend:
+            yield self._by_service(backend)
 
     def connect_here(self) -> AnswersInWindow:
         """The same from a worker."""

@@ -41,13 +41,14 @@ def granted(kind: str) -> Iterator[tuple[str, str, str, str]]:
                         yield group, resource, verb, name
 
 
-def refusal(method: str, path: str) -> dict[str, Any] | None:
+def refusal(method: str, path: str, *, is_watch: bool = False) -> dict[str, Any] | None:
     """What an API server answers, with a 403, to a request that the roles do not cover; ``None`` if they do."""
     match = _PATH.fullmatch(path)
     if not match:  # no resource: the request of a client of something else
         return None
     resource = match["resource"] + (f"/{match['part']}" if match["part"] else "")
     verb = "list" if method == "GET" and not match["name"] else _VERBS[method]
+    verb = "watch" if is_watch else verb
     asked = (match["group"] or "", resource, verb)
     role = "ClusterRole" if not match["namespace"] else "Role"
     if match["namespace"] == KSERVE_NAMESPACE:

@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import cluster_rights
 from kube_connection import kubernetes_connection
+from kube_lists import is_of_all, items_of
+from kube_watch import WatchedLists
 
 REVISION_LABEL = "llmops/revision"
 _RECORDED = Path(__file__).resolve().parents[1] / "recorded" / "kserve.json"
@@ -126,6 +128,7 @@ class FakeKServe:
     ``answer_codes`` before 200), ``events`` further ones by what they are about. ``plan`` has the cases that come of the next specifications, each
     as soon as the service has been read twice. ``ingress`` is that of KServe's configuration, ``gateways`` has those that there are, ``routes``
     the backends of each ``HTTPRoute`` with their weights, of which the Gateway says ``taken``. ``finalizers`` keep a deleted service until a test calls :meth:`forget`.
+    Whoever has none of the ``tokens`` is unknown, where there are any. ``lists`` are watched.
     """
 
     def __init__(self) -> None:
@@ -150,11 +153,15 @@ class FakeKServe:
         self.ingress: dict[str, Any] | None = {}
         self.gateways: dict[str, dict[str, Any]] = {}
         self.routes: dict[str, list[list[Any]]] = {}
+        self.tokens: set[str] | None = None
         self.taken = {"type": "Accepted", "status": "True", "reason": "Accepted"}
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = (
+                True  # or each answer waits 40 ms for the client's delayed acknowledgement
+            )
 
             def do_GET(self) -> None:
                 fake._serve(self, "GET")
@@ -174,6 +181,7 @@ class FakeKServe:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._lock = threading.RLock()
+        self.lists = WatchedLists(lambda path, selector: items_of(self, path, selector), self._lock)
 
     def __enter__(self) -> FakeKServe:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -223,14 +231,21 @@ class FakeKServe:
         url = urlsplit(handler.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        is_watch = query.get("watch") == "true"
         with self._lock:
-            self.requests.append((method, url.path))
+            self.requests.append(("WATCH" if is_watch else method, url.path))
             # Kubernetes lets everybody ask what they may do.
             asks = url.path.startswith("/apis/authorization.k8s.io/")
-            if not asks and (forbidden := cluster_rights.refusal(method, url.path)):
+            token = (handler.headers.get("Authorization") or "").removeprefix("Bearer ")
+            if self.tokens is not None and token not in self.tokens:
+                status, answer = 401, recorded("api: bad token")["refusal"]
+            elif not asks and (forbidden := cluster_rights.refusal(method, url.path, is_watch=is_watch)):
                 status, answer = 403, forbidden
             else:
                 status, answer = self._answer(method, url.path, query, body)
+        if status == 200 and is_watch:
+            self.lists.watch(handler, url.path, query, query.get("fieldSelector", ""))
+            return
         content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
@@ -239,13 +254,14 @@ class FakeKServe:
         handler.wfile.write(content)
 
     def _answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
+        asked = [f"{method} {path}", *([f"WATCH {path}"] if "watch" in query else [])]
         for part, case in self.refusals.items():
-            if part in f"{method} {path}":
+            if any(part in each for each in asked):
                 refusal = recorded(case)["refusal"]
                 return refusal["code"], {"kind": "Status", "status": "Failure", **refusal}
+        if method == "GET" and is_of_all(path, query):
+            return 200, self.lists.list(path, query.get("fieldSelector", ""))
         match path.strip("/").split("/"):
-            case ["apis", "serving.kserve.io", "v1beta1", "namespaces", _, "inferenceservices"]:
-                return 200, {"items": list(self.services.values())}
             case ["apis", "serving.kserve.io", "v1beta1", "namespaces", namespace, "inferenceservices", name]:
                 return self._service(method, namespace, name, body)
             case ["apis", "apps", "v1", "namespaces", _, "deployments", name]:
@@ -282,7 +298,7 @@ class FakeKServe:
             case ["apis", "gateway.networking.k8s.io", "v1", "namespaces", _, "httproutes", name]:
                 if name not in self.routes:
                     return _not_found("httproutes.gateway.networking.k8s.io", name)
-                return 200, _route(self.routes[name], self.taken)
+                return 200, self.route(name)
             case ["api", "v1", "namespaces", _, "pods", name, "proxy", "metrics"]:
                 return 200, self.exported(name.partition(":")[0])
             case ["api", "v1", "namespaces", _, "pods", name, "proxy", *rest]:
@@ -294,6 +310,15 @@ class FakeKServe:
                 allowed = (wanted["verb"], resource) not in self.missing_rights
                 return 201, {"spec": {}, "status": {"allowed": allowed}}
         return 404, "404 page not found\n"
+
+    def route(self, name: str) -> dict[str, Any]:
+        """An ``HTTPRoute`` that a Gateway has seen."""
+        backend_refs = [{"name": each, "weight": weight} for each, weight in self.routes[name]]
+        return {
+            "metadata": {"generation": 1},
+            "spec": {"rules": [{"backendRefs": backend_refs}]},
+            "status": {"parents": [{"conditions": [{"observedGeneration": 1, **self.taken}]}]},
+        }
 
     def exported(self, pod: str) -> str:
         """What a pod exports of itself.
@@ -374,17 +399,6 @@ class FakeKServe:
 
     def _world(self, name: str) -> dict[str, Any]:
         return self.world.get(name) or {"deployment": None, "replica_sets": [], "pods": [], "events": []}
-
-
-def _route(backends: list[list[Any]], taken: dict[str, Any]) -> dict[str, Any]:
-    """An ``HTTPRoute`` that a Gateway has seen."""
-    backend_refs = [{"name": name, "weight": weight} for name, weight in backends]
-    conditions = [{"observedGeneration": 1, **taken}]
-    return {
-        "metadata": {"generation": 1},
-        "spec": {"rules": [{"backendRefs": backend_refs}]},
-        "status": {"parents": [{"conditions": conditions}]},
-    }
 
 
 def _name_in(query: dict[str, str]) -> str:

@@ -16,7 +16,7 @@ from planes import REPO
 
 from airflow_provider_llmops.backends.pipelines.kubeflow.root import check_root
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import DEFAULT_TOKEN_FILE
-from airflow_provider_llmops.backends.serving.kserve.cluster import RIGHTS
+from airflow_provider_llmops.backends.serving.kserve.rights import RIGHTS, WATCH_RIGHTS
 
 PAGE = cluster_rights.PAGE.read_text(encoding="utf-8")
 SOURCES = [path.read_text(encoding="utf-8") for path in (REPO / "airflow_provider_llmops").rglob("*.py")]
@@ -64,15 +64,18 @@ def test_the_role_grants_what_the_code_calls_of_pods_events_and_config_maps_and_
         for source in SOURCES
         for verb, what in CORE_CALL.findall(source)
     }
-    of_services = {(verb, right) for verb, right in RIGHTS if "." not in right}
+    of_services = {(verb, right) for verb, right in (*RIGHTS, *WATCH_RIGHTS) if "." not in right}
     assert granted("") == called | of_services
 
 
 def test_the_role_grants_the_rights_to_services_that_the_connections_test_asks_for():
     for group in ("apps", "serving.kserve.io"):
-        asked = {(verb, right.partition(".")[0]) for verb, right in RIGHTS if right.endswith(f".{group}")}
-        # Whether KServe is there is asked by a list.
-        assert granted(group) - {("list", "inferenceservices")} == asked
+        asked = {
+            (verb, right.partition(".")[0])
+            for verb, right in (*RIGHTS, *WATCH_RIGHTS)
+            if right.endswith(f".{group}")
+        }
+        assert granted(group) == asked
 
 
 def test_the_role_grants_what_the_code_calls_of_kubeflow_pipelines_and_no_more():

@@ -48,6 +48,10 @@ class ForbiddenError(ConfigurationError):
     """403: the user may not do that."""
 
 
+class GoneError(LLMOpsError):
+    """410: the API server does not remember what has happened since then; what there is has to be listed again."""
+
+
 class AlreadyThereError(LLMOpsError):
     """409: there is one of that name."""
 
@@ -115,6 +119,8 @@ def _sorted_error(error: Any, what: str, advice: Advice) -> LLMOpsError:
             f"Somebody else sets these fields: {shortened(fields, 300)}. Leave them to whoever that is, or take them out there.",
             wanted,
         )
+    if code == 410:
+        return GoneError(said, wanted)
     if code == 409:  # changed between reading and writing
         return ApiUnavailableError(f"The API server answered {code}: {said}", f"Wanted: {what}")
     if code == 403 and "exceeded quota" in message:

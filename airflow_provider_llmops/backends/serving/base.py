@@ -197,6 +197,8 @@ class ServingBackend(Protocol):
     """Seconds between two looks, unless somebody says otherwise."""
     rolls_out: bool
     """Whether a revision that is asked for gets the requests by itself as soon as it is ready."""
+    lags: bool
+    """Whether who ``may_lag`` is answered with what was a moment ago, which others look at, too."""
 
     def apply(
         self, manifest: Mapping[str, Any], *, as_of: str | None = None, beside: bool = False
@@ -211,8 +213,13 @@ class ServingBackend(Protocol):
     def reason_not_to_split(self, namespace: str) -> str | None:
         """Why requests are not shared out among revisions in a namespace, and what to set; ``None`` where they are."""
 
-    def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
-        """Read a service; who looks again anyway has no ``patience`` with a server that does not answer."""
+    def get(
+        self, namespace: str, name: str, *, patience: float | None = None, may_lag: bool = False
+    ) -> Service:
+        """Read a service; who looks again anyway has no ``patience`` with a server that does not answer.
+
+        Who only waits for a change ``may_lag``, and decides nothing on what he is told then.
+        """
 
     def set_traffic(
         self,

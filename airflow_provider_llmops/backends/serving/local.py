@@ -34,6 +34,7 @@ class LocalServingBackend:
 
     poll_interval = 0.5
     rolls_out = False
+    lags = False
 
     def __init__(self, *, python: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
         self._data_plane = DataPlane(python)
@@ -49,7 +50,9 @@ class LocalServingBackend:
     def reason_not_to_split(self, namespace: str) -> None:
         """None: the gateway of each service shares its requests out."""
 
-    def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
+    def get(
+        self, namespace: str, name: str, *, patience: float | None = None, may_lag: bool = False
+    ) -> Service:
         """Read a service: files of this machine, which are read once."""
         return _service(self._call("status", "--namespace", namespace, name))
 

@@ -88,10 +88,14 @@ def test_limits_that_are_none_are_refused(given: dict[str, float], message: str)
 class Scripted:
     """A backend whose service is as a test says, look by look."""
 
+    lags = False
+
     def __init__(self) -> None:
         self.revisions: dict[str, Revision] | Exception = {}
 
-    def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
+    def get(
+        self, namespace: str, name: str, *, patience: float | None = None, may_lag: bool = False
+    ) -> Service:
         if isinstance(self.revisions, Exception):
             raise self.revisions
         return Service(name=name, namespace=namespace, url=None, revisions=self.revisions)

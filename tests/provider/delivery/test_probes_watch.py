@@ -127,11 +127,13 @@ STEP = {
 class Services:
     """A backend with a canary, which a person may take the requests from."""
 
+    lags = False
+
     def __init__(self, *shares):
         self.shares = list(shares)
         self.trouble = None
 
-    def get(self, namespace, name, *, patience=None):
+    def get(self, namespace, name, *, patience=None, may_lag=False):
         if self.trouble:
             raise self.trouble
         share = self.shares.pop(0)

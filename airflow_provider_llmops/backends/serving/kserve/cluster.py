@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.asking import (
-    ANSWER_SECONDS,
     PATIENCE_SECONDS,
     AlreadyThereError,
     ForbiddenError,
-    ask,
 )
 from airflow_provider_llmops.backends.kubernetes.messages import message_of
-from airflow_provider_llmops.backends.kubernetes.pods import MAX_PODS, is_scheduled
 from airflow_provider_llmops.backends.kubernetes.requests import (
     asking_for,
     asking_for_items,
     document_of,
     list_pods,
-    list_warnings,
     log_end,
 )
 from airflow_provider_llmops.backends.serving.kserve import history
 from airflow_provider_llmops.backends.serving.kserve.answered import METRICS_PATH
-from airflow_provider_llmops.backends.serving.kserve.gateway import KSERVE_NAMESPACE, GatewayReader
-from airflow_provider_llmops.backends.serving.kserve.reading import (
-    CONTAINER,
-    FIELD_MANAGER,
-    ServiceObjects,
-    as_its_own,
-    revision_of_predictor,
+from airflow_provider_llmops.backends.serving.kserve.gateway import KSERVE_NAMESPACE
+from airflow_provider_llmops.backends.serving.kserve.reader import ServiceReader, kind_in
+from airflow_provider_llmops.backends.serving.kserve.reading import CONTAINER, FIELD_MANAGER
+from airflow_provider_llmops.backends.serving.kserve.rights import (
+    ADVICE,
+    RIGHTS,
+    WATCH_RIGHTS,
+    missing_rights,
 )
-from airflow_provider_llmops.backends.serving.kserve.rights import ADVICE, RIGHTS, missing_rights
-from airflow_provider_llmops.backends.serving.kserve.rules import GROUP, PLURAL, VERSION
+from airflow_provider_llmops.backends.serving.kserve.rules import GROUP, PLURAL, SERVICE_LABEL, VERSION
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -45,14 +40,11 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 
-# As cluster-autoscaler and Karpenter say it.
-_ADDS_A_NODE = ("TriggeredScaleUp", "Nominated")
 SMOKE_SECONDS = 120.0
-SERVICE_LABEL = "serving.kserve.io/inferenceservice"  # of all that KServe makes of a service
 _APPLY = "application/apply-patch+yaml"
 
 
-class KServeCluster:
+class KServeCluster(ServiceReader):
     """A cluster with KServe.
 
     :param client: the ``kubernetes`` client's ``ApiClient``
@@ -69,97 +61,15 @@ class KServeCluster:
         namespace: str = "default",
         kserve_namespace: str = KSERVE_NAMESPACE,
     ) -> None:
-        from kubernetes.client import (  # type: ignore[import-untyped]
-            AppsV1Api,
-            AutoscalingV2Api,
-            CoreV1Api,
-            CustomObjectsApi,
-        )
+        from kubernetes.client import AutoscalingV2Api  # type: ignore[import-untyped]
 
-        self.conn_id = conn_id
+        super().__init__(client, conn_id=conn_id, kserve_namespace=kserve_namespace)
         self.namespace = namespace
-        self.gateway = GatewayReader(client, conn_id=conn_id, kserve_namespace=kserve_namespace)
-        self._client = client
-        self._objects = CustomObjectsApi(client)
-        self._core = CoreV1Api(client)
-        self._apps = AppsV1Api(client)
         self._scalers = AutoscalingV2Api(client)
-
-    def find(self, namespace: str, name: str, *, patience: float = PATIENCE_SECONDS) -> dict[str, Any] | None:
-        """The ``InferenceService``; ``None`` if there is none of that name."""
-        call = partial(self._objects.get_namespaced_custom_object, *_kind(namespace), name)
-        try:
-            found: dict[str, Any] = self._ask(f"get service {namespace}/{name}", call, patience)
-        except RunNotFoundError:
-            return None
-        return found
-
-    def read(self, namespace: str, name: str, *, patience: float = PATIENCE_SECONDS) -> ServiceObjects:
-        """The service, and as much of what carries it out as may be read."""
-        service = self.find(namespace, name, patience=patience)
-        if service is None:
-            raise RunNotFoundError("There is no service of this name.", f"Service: {namespace}/{name}")
-        found = self._behind(service, patience)
-        ours = next((each for each in found.canaries if revision_of_predictor(each["predictor"])), None)
-        if ours is None:
-            return found
-        canary = self._behind(as_its_own(service, ours), patience)
-        try:
-            routes = self.gateway.routes(namespace, name, patience=patience)
-        except ForbiddenError:
-            routes = None
-        return replace(found, canary=canary, routes=routes)
-
-    def _behind(self, service: Mapping[str, Any], patience: float) -> ServiceObjects:
-        """As much of what carries a predictor out as may be read."""
-        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-        deployed_as = ServiceObjects(service).deployed_as
-        refused: list[str] = []
-
-        def read(what: str, call: Callable[..., Any], otherwise: Any) -> Any:
-            try:
-                return self._ask(f"read the {what} of service {namespace}/{name}", call, patience)
-            except RunNotFoundError:
-                return otherwise
-            except ForbiddenError:
-                refused.append(f"the connection's user may not read {what}")
-                return otherwise
-
-        deployment = read(
-            "deployments",
-            asking_for(self._apps.read_namespaced_deployment, deployed_as, namespace),
-            None,
-        )
-        selector = f"app=isvc.{deployed_as}"
-        replica_sets = read(
-            "replicasets",
-            asking_for_items(self._apps.list_namespaced_replica_set, namespace, label_selector=selector),
-            [],
-        )
-        pods = read("pods", partial(list_pods, self._core, namespace, selector), [])
-        found = ServiceObjects(service, deployment, replica_sets, pods, (), refused)
-        if found.is_carried_out:
-            return replace(found, scaling_up=self._scaling_up(namespace, found, patience))
-        return replace(
-            found, warnings=read("events", partial(list_warnings, self._core, namespace, name), [])
-        )
-
-    def _scaling_up(self, namespace: str, objects: ServiceObjects, patience: float) -> frozenset[str]:
-        """Those pods without a place for which the cluster is adding a node."""
-        waiting = [pod["metadata"]["name"] for pod in objects.pods if not is_scheduled(pod)][:MAX_PODS]
-        found = set()
-        for name in waiting:
-            fields = f"involvedObject.name={name}"
-            call = asking_for_items(self._core.list_namespaced_event, namespace, field_selector=fields)
-            with contextlib.suppress(ForbiddenError):
-                events = self._ask(f"list the events about pod {namespace}/{name}", call, patience)
-                if any(event.get("reason") in _ADDS_A_NODE for event in events):
-                    found.add(name)
-        return frozenset(found)
 
     def delete(self, namespace: str, name: str) -> None:
         """Delete a service, and with it what belongs to it; nothing if it is gone."""
-        call = partial(self._objects.delete_namespaced_custom_object, *_kind(namespace), name)
+        call = partial(self._objects.delete_namespaced_custom_object, *kind_in(namespace), name)
         with contextlib.suppress(RunNotFoundError):
             self._ask(f"delete service {namespace}/{name}", call)
 
@@ -241,30 +151,6 @@ class KServeCluster:
         call = partial(self._apps.delete_namespaced_controller_revision, name, namespace)
         with contextlib.suppress(RunNotFoundError, ForbiddenError):
             self._ask(f"drop revision {namespace}/{name}", call)
-
-    def records(
-        self, service: Mapping[str, Any], *, patience: float = PATIENCE_SECONDS
-    ) -> dict[str, history.Record]:
-        """The specifications that a service was given, by revision; not those of a former one of its name.
-
-        :param service: the ``InferenceService``
-        """
-        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-        call = asking_for_items(
-            self._apps.list_namespaced_controller_revision,
-            namespace,
-            label_selector=f"{history.SERVICE_LABEL}={name}",
-        )
-        found = self._ask(f"list the revisions of service {namespace}/{name}", call, patience)
-        own = [
-            document
-            for document in found
-            if any(
-                owner["uid"] == service["metadata"]["uid"]
-                for owner in document["metadata"].get("ownerReferences") or []
-            )
-        ]
-        return {record.revision: record for record in map(history.Record.read, own)}
 
     def annotate(self, namespace: str, name: str, revision: str, values: Mapping[str, str | None]) -> None:
         """Set annotations of a kept specification; ``None`` takes one away."""
@@ -351,22 +237,12 @@ class KServeCluster:
         )
         return document_of(answer)
 
-    def _ask(
-        self,
-        what: str,
-        call: Callable[..., Any],
-        patience: float = PATIENCE_SECONDS,
-        *,
-        answer_within: float = ANSWER_SECONDS,
-    ) -> Any:
-        return ask(what, call, ADVICE, conn_id=self.conn_id, patience=patience, answer_within=answer_within)
-
     def check(self) -> str:
         """Say in one line what was reached.
 
         :raises ConfigurationError: KServe is not installed, or the user lacks a right, which is named
         """
-        call = asking_for(self._objects.list_namespaced_custom_object, *_kind(self.namespace))
+        call = asking_for(self._objects.list_namespaced_custom_object, *kind_in(self.namespace))
         with contextlib.suppress(ForbiddenError):  # KServe is there; which right is missing is said below
             self._ask("list services", call, 0.0)
         if missing := self.missing(RIGHTS, self.namespace):
@@ -374,7 +250,10 @@ class KServeCluster:
                 f"KServe is there, but the connection's user may not {', '.join(missing)} in namespace {self.namespace!r}. "
                 f"{ADVICE.rights}"
             )
-        return f"KServe answers through connection {self.conn_id!r}, with every right in namespace {self.namespace!r}"
+        reached = f"KServe answers through connection {self.conn_id!r}, with every right in namespace {self.namespace!r}"
+        if missing := self.missing(WATCH_RIGHTS, self.namespace):
+            reached += f". Each task that waits asks for itself, since the user may not {', '.join(missing)}"
+        return reached
 
     def missing(self, rights: Iterable[tuple[str, str]], namespace: str) -> list[str]:
         """Those of some rights that the connection's user lacks, in words.
@@ -389,10 +268,6 @@ def _waiting(service: Mapping[str, Any]) -> str:
     """A service that is being deleted, with who has yet to agree."""
     finalizers = service["metadata"].get("finalizers") or []
     return f"the InferenceService (finalizers: {', '.join(finalizers) or 'none'})"
-
-
-def _kind(namespace: str) -> tuple[str, str, str, str]:
-    return GROUP, VERSION, namespace, PLURAL
 
 
 def _through_api_server(namespace: str, pod: Mapping[str, Any], path: str) -> str:

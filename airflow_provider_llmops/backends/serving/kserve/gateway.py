@@ -15,7 +15,7 @@ from airflow_provider_llmops.backends.kubernetes.asking import PATIENCE_SECONDS,
 from airflow_provider_llmops.backends.kubernetes.requests import asking_for
 from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError, shown_value
 
-__all__ = ["GatewayReader", "Routes"]
+__all__ = ["GatewayReader", "Routes", "route_names"]
 
 KSERVE_NAMESPACE = "kserve"
 CONFIG_MAP = "inferenceservice-config"
@@ -90,6 +90,14 @@ def _taken(route: Mapping[str, Any]) -> tuple[bool, str | None]:
     ), None
 
 
+def route_names(service: str) -> tuple[str, str]:
+    """Names of the ``HTTPRoute`` objects of a service, that of its own address first.
+
+    :param service: its name
+    """
+    return service, f"{service}-predictor"
+
+
 class GatewayReader:
     """Reads how a cluster shares requests out.
 
@@ -113,7 +121,7 @@ class GatewayReader:
         """
         found = [
             self._find(ROUTES, namespace, route, "in the service's namespace", patience)
-            for route in (name, f"{name}-predictor")
+            for route in route_names(name)
         ]
         return Routes.read(*found)
 

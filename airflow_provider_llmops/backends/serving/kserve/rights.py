@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.asking import Advice
@@ -21,6 +22,19 @@ RIGHTS = (
 )
 # Of canaries. Without the first everything else works; without the second it is not known what a canary has answered.
 CANARY_RIGHTS = (("get", "httproutes.gateway.networking.k8s.io"), ("get", "pods/proxy"))
+# With these all tasks that wait in a namespace share what they look at; without, each reads for itself.
+WATCH_RIGHTS = tuple(
+    (verb, what)
+    for what in (
+        f"{PLURAL}.{GROUP}",
+        "deployments.apps",
+        "replicasets.apps",
+        "controllerrevisions.apps",
+        "pods",
+        "events",
+    )
+    for verb in ("list", "watch")
+)
 ADVICE = Advice(
     kind=f"{PLURAL}.{GROUP}",
     install="Install KServe 0.16 or later.",
@@ -30,6 +44,10 @@ ADVICE = Advice(
         "controllerrevisions.apps in that namespace."
     ),
     correct="KServe refuses it: correct the service's settings.",
+)
+WATCH_ADVICE = replace(
+    ADVICE,
+    rights="Let the connection's user list and watch it in that namespace, so that they share what they look at.",
 )
 
 

@@ -18,6 +18,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.uris import scheme_of
 
 GROUP, VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
+SERVICE_LABEL = "serving.kserve.io/inferenceservice"  # of all that KServe makes of a service
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 MODE = "Standard"
 # "-predictor" and the namespace go into one label of a host name with it.

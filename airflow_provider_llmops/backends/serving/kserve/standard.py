@@ -23,6 +23,7 @@ from airflow_provider_llmops.backends.serving.kserve import history
 from airflow_provider_llmops.backends.serving.kserve.canaries import canary_entry, with_canary
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
 from airflow_provider_llmops.backends.serving.kserve.history import Record
+from airflow_provider_llmops.backends.serving.kserve.reader import ServiceReader
 from airflow_provider_llmops.backends.serving.kserve.reading import (
     STOP_ANNOTATION,
     ServiceObjects,
@@ -56,6 +57,7 @@ class StandardServingBackend:
     :param cluster: where they are
     :param ask_service: asks a service that wants an API key, which the API server does not hand on to a pod: address, model, question,
         tokens
+    :param looks: answers who may get what was a moment ago; the cluster itself when ``None``
     """
 
     poll_interval = 5.0
@@ -66,9 +68,12 @@ class StandardServingBackend:
         cluster: KServeCluster,
         *,
         ask_service: Callable[[str, str, str, int], str] | None = None,
+        looks: ServiceReader | None = None,
     ) -> None:
         self._cluster = cluster
         self._ask_service = ask_service
+        self._looks = looks
+        self.lags = looks is not None
 
     def apply(
         self, manifest: Mapping[str, Any], *, as_of: str | None = None, beside: bool = False
@@ -148,14 +153,17 @@ class StandardServingBackend:
         record = records[objects.canary.current or ""]
         return canary_entry(record.manifest, objects.canaries[0]["trafficPercent"])
 
-    def get(self, namespace: str, name: str, *, patience: float | None = None) -> Service:
+    def get(
+        self, namespace: str, name: str, *, patience: float | None = None, may_lag: bool = False
+    ) -> Service:
         """Read a service.
 
         :raises RunNotFoundError: there is none of that name
         """
         seconds = PATIENCE_SECONDS if patience is None else patience
-        objects = self._cluster.read(namespace, name, patience=seconds)
-        records = self._cluster.records(objects.service, patience=seconds)
+        reader = self._looks if may_lag and self._looks is not None else self._cluster
+        objects = reader.read(namespace, name, patience=seconds)
+        records = reader.records(objects.service, patience=seconds)
         return self._service(objects, records, patience=seconds)
 
     def set_traffic(

@@ -245,6 +245,11 @@ def test_what_may_not_be_read_is_said_where_it_is_waited_for(backend, cluster):
 def test_rights_that_are_missing_are_named(backend, cluster):
     expected = "KServe answers through connection 'k8s', with every right in namespace 'team'. Traffic cannot be split here: "
     assert backend.check().startswith(f"{expected}KServe uses a plain Ingress")
+    cluster.missing_rights = {("watch", "pods"), ("list", "deployments")}
+    each_asks = (
+        ". Each task that waits asks for itself, since the user may not list deployments.apps, watch pods. "
+    )
+    assert backend.check().startswith(expected.replace(". ", each_asks, 1))
     cluster.missing_rights = {("create", "pods/proxy"), ("delete", "inferenceservices")}
     with pytest.raises(
         ConfigurationError,
