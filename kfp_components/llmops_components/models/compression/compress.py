@@ -14,7 +14,7 @@ from llmops_components.errors import ModelError, check_known
 from llmops_components.models import loading
 from llmops_components.models.comparing import Probe, difference
 from llmops_components.models.compression.header import order_header
-from llmops_components.models.compression.measuring import Measured, measure, read_texts
+from llmops_components.models.compression.measuring import Measured, measure, read_texts, weight_bytes
 from llmops_components.models.compression.methods import check_method, compressed_layers, method_of
 from llmops_components.models.directory import check_model_directory, read_settings
 from llmops_components.models.outputs import check_output, new_directory
@@ -120,8 +120,8 @@ def compress_model(
             order_header(file)
         dtype = str(compressed.dtype).removeprefix("torch.")
         del compressed
+        _check_size(before.weight_bytes, weight_bytes(directory), base_directory, dtype)
         after = _measure_written(directory, dtype, texts, expected, where=model)
-        _check_size(before, after, base_directory, dtype)
         _describe(base_directory, directory, base, method, dtype, layers, before, after)
     report = _report(before, after, layers, apart, {"method": method, "dtype": dtype})
     print(
@@ -210,10 +210,10 @@ def _layers_of(model: Any, directory: Path) -> _Layers:
     )
 
 
-def _check_size(before: Measured, after: Measured, directory: Path, dtype: str) -> None:
-    if after.weight_bytes >= before.weight_bytes:
+def _check_size(before: int, after: int, directory: Path, dtype: str) -> None:
+    if after >= before:
         raise ModelError(
-            f"Compressing does not make the model smaller: {before.weight_bytes:,} bytes of weights become {after.weight_bytes:,}, since "
+            f"Compressing does not make the model smaller: {before:,} bytes of weights become {after:,}, since "
             f"what is left as it is takes {dtype}. Give dtype='auto', or serve the model as it is. Model: {directory}."
         )
 

@@ -58,6 +58,15 @@ class Measured:
         }
 
 
+def weight_bytes(directory: Path) -> int:
+    """Size of a model's weight files.
+
+    Args:
+        directory: Model directory.
+    """
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
 @contextmanager
 def measure(directory: Path) -> Iterator[Measured]:
     """Measure how large a model is, and how long it takes to load.
@@ -68,7 +77,7 @@ def measure(directory: Path) -> Iterator[Measured]:
     Yields:
         What is measured; the time to load stands in it when the block ends.
     """
-    measured = Measured(sum(file.stat().st_size for file in directory.glob("*.safetensors")))
+    measured = Measured(weight_bytes(directory))
     started = time.monotonic()
     yield measured
     measured.load_seconds = time.monotonic() - started
