@@ -18,7 +18,7 @@ from llmops_components.models.compression.measuring import Measured, measure, re
 from llmops_components.models.compression.methods import check_method, compressed_layers, method_of
 from llmops_components.models.directory import check_model_directory, read_settings
 from llmops_components.models.outputs import check_output, new_directory
-from llmops_components.models.precision import DTYPES
+from llmops_components.models.precision import DTYPES, answering
 from llmops_components.models.probing import answers_alone, check_causal, name_of
 from llmops_components.models.provenance import (
     PROVENANCE_FILE,
@@ -73,8 +73,8 @@ def compress_model(
         base_model: Directory of the model: whole weights, an adapter merged in.
         model: Output directory.
         method: ``int8``: a byte for each weight and a scale for each row, by torchao.
-        dtype: Type of what is left as it is, and in which the model is measured: ``bfloat16``, ``float16``, ``float32``, or ``auto``
-            for the base model's own.
+        dtype: Type of what is left as it is: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for the base model's own. Both models
+            are measured in it, or in float32 where this machine has to emulate 16-bit numbers.
         dataset: Rows whose text the losses are of, the first 32: texts, or prompts with completions or references.
 
     Returns:
@@ -97,7 +97,8 @@ def compress_model(
     texts = read_texts(dataset, loading.load_tokenizer(base_directory)) if dataset is not None else []
     base = describe_base(base_directory)
 
-    before, probe = _measure_base(base_directory, dtype, texts)
+    computing = "float32" if answering() == "float32" else dtype
+    before, probe = _measure_base(base_directory, computing, texts)
     compressed, tokenizer = loading.load_model(base_directory, dtype=dtype, compress=method)
     layers = _layers_of(compressed.eval(), base_directory)
     expected = Probe.of(compressed, len(tokenizer)).logits
@@ -107,12 +108,6 @@ def compress_model(
         raise ModelError(
             f"{name_of(compressed)} cannot compute with weights compressed by {method}. Serve it as it is. Model: {base_directory}."
         )
-    apart = difference(probe.logits, expected)
-    if not apart < 1:  # what is no number is not right either
-        raise ModelError(
-            f"{name_of(compressed)} does not survive {method}: its logits are {apart:.0%} apart from those before. Serve the model as "
-            f"it is. Model: {base_directory}."
-        )
     with new_directory(model) as directory:
         compressed.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
@@ -121,7 +116,13 @@ def compress_model(
         dtype = str(compressed.dtype).removeprefix("torch.")
         del compressed
         _check_size(before.weight_bytes, weight_bytes(directory), base_directory, dtype)
-        after = _measure_written(directory, dtype, texts, expected, where=model)
+        _check_written(directory, dtype, expected, where=model)
+        after, apart = _measure_written(directory, computing, texts, probe)
+        if not apart < 1:  # what is no number is not right either
+            raise ModelError(
+                f"The model does not survive {method}: its logits are {apart:.0%} apart from those before. Serve it as it is. Model: "
+                f"{base_directory}."
+            )
         _describe(base_directory, directory, base, method, dtype, layers, before, after)
     report = _report(before, after, layers, apart, {"method": method, "dtype": dtype})
     print(
@@ -152,9 +153,9 @@ def _check_kind(directory: Path) -> None:
         )
 
 
-def _measure_base(directory: Path, dtype: str, texts: Sequence[Sequence[int]]) -> tuple[Measured, Probe]:
+def _measure_base(directory: Path, computing: str, texts: Sequence[Sequence[int]]) -> tuple[Measured, Probe]:
     with measure(directory) as measured:
-        model, tokenizer = loading.load_model(directory, dtype=dtype)
+        model, tokenizer = loading.load_model(directory, dtype=computing)
     check_causal(model.eval(), answers_alone(model))
     probe = Probe.of(model, len(tokenizer))
     if probe.logits is None:
@@ -165,26 +166,27 @@ def _measure_base(directory: Path, dtype: str, texts: Sequence[Sequence[int]]) -
     return done, probe
 
 
-def _measure_written(
-    directory: Path,
-    dtype: str,
-    texts: Sequence[Sequence[int]],
-    expected: Any,
-    *,
-    where: str | os.PathLike[str],
-) -> Measured:
+def _check_written(directory: Path, dtype: str, expected: Any, *, where: str | os.PathLike[str]) -> None:
     """Load what was written, which has to answer exactly as the model did that was written."""
     import torch
 
     gc.collect()
-    with measure(directory) as measured:
-        model, tokenizer = loading.load_model(directory, dtype=dtype, compressed=True)
+    model, tokenizer = loading.load_model(directory, dtype=dtype, compressed=True)
     if not torch.equal(Probe.of(model.eval(), len(tokenizer)).logits, expected):
         raise ModelError(
             f"The model in {where} is not the one that was compressed: loaded again, it gives other logits. Report it with the "
             "versions in provenance.json, and serve the model as it was."
         )
-    return measured.ask(model, texts)
+
+
+def _measure_written(
+    directory: Path, computing: str, texts: Sequence[Sequence[int]], probe: Probe
+) -> tuple[Measured, float]:
+    gc.collect()
+    with measure(directory) as measured:
+        model, tokenizer = loading.load_model(directory, dtype=computing, compressed=True)
+    apart = difference(probe.logits, Probe.of(model.eval(), len(tokenizer)).logits)
+    return measured.ask(model, texts), apart
 
 
 def _layers_of(model: Any, directory: Path) -> _Layers:
