@@ -7,7 +7,8 @@ back at once, and the task says which, with the figures and the worst answers si
 the alias.
 
 Where steps run is decided by `kubeflow_connection`, where models are registered by `mlflow_connection`. Services run where `kserve_connection`
-says; on a cluster its extra has to have `predictor_resources`, and `probe_data` is refused: a client cannot choose the revision that answers there.
+says; on a cluster its extra has to have `predictor_resources`, and `probe_data` needs `kubeflow_connection` to be Kubeflow Pipelines on the same cluster, from
+where each revision can be asked.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ _KINDS: dict[str, Kinds] = {
     "min_difference": ["int", "float"],
     "max_unscored": ["int", "float"],
     "arguments": [{"dict": ["any"]}],
+    "step_settings": [{"dict": ["any"]}],
 }
 # With checkpoints a later step would find the answers of an earlier one, and ask nothing.
 _OWN = ("checkpoints", "dataset", "url", "model_name", "revision", "baseline_url", "baseline_revision")
@@ -40,6 +41,7 @@ class CanaryProbes:
     :param max_unscored: share of the rows, from 0 to 1, that may be without a score
     :param arguments: further ones of ``CompareRevisionsOperator``, such as ``request``
     :param kubeflow_conn_id: connection of type ``kubeflow``, which says where the comparison runs
+    :param step_settings: Kubernetes settings of its step, as for every operator that runs one
     """
 
     dataset: str
@@ -48,6 +50,7 @@ class CanaryProbes:
     max_unscored: float = 0.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     kubeflow_conn_id: str = "kubeflow_default"
+    step_settings: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("dataset", "metric", "kubeflow_conn_id"):
@@ -66,6 +69,10 @@ class CanaryProbes:
         if not isinstance(self.arguments, Mapping):
             raise ConfigurationError(
                 f"probes: arguments must be those of CompareRevisionsOperator by name, got {shown_value(self.arguments)}."
+            )
+        if self.step_settings is not None and not isinstance(self.step_settings, Mapping):
+            raise ConfigurationError(
+                f"probes: step_settings must be a dict with the fields of StepSettings, got {shown_value(self.step_settings)}."
             )
         if taken := sorted(set(_OWN) & set(self.arguments)):
             raise ConfigurationError(

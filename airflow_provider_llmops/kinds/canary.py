@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -82,7 +83,8 @@ class Canary:
         since = counts_of(service, self.revision, stable)
         probe = None
         if self._probes is not None:
-            probe = self._probes.start(self._context, service.url or "", self.revision, stable, share)
+            way_to = partial(kind.backend.way_to, service)
+            probe = self._probes.start(self._context, self.revision, stable, share, way_to)
         trigger = CanaryStepTrigger(
             kserve_conn_id=kind.hook.kserve_conn_id,
             namespace=kind.namespace,

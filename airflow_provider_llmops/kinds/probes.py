@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_llmops.backends.pipelines.base import RunRequest
+from airflow_provider_llmops.backends.pipelines.base import PipelineServer, RunRequest
 from airflow_provider_llmops.backends.pipelines.component import bind_component
+from airflow_provider_llmops.backends.serving.access import KEY_VARIABLE
 from airflow_provider_llmops.decision import Decision
 from airflow_provider_llmops.delivery.probes import COMPARISON, CanaryProbes
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import ReportLink
@@ -27,6 +29,7 @@ COMPARISON_ADDRESSES = {
     "checkpoints": Address(kind="directory", exists=False),
 }
 MAX_NAME_LENGTH = 120
+Way = tuple[str, str | None]
 
 
 class ProbeRuns:
@@ -46,20 +49,39 @@ class ProbeRuns:
         self.hook = KubeflowPipelinesHook(probes.kubeflow_conn_id)
 
     def check(self) -> None:
-        """Look whether a comparison could be started.
+        """Look whether a comparison could be started, and reach both revisions.
 
-        :raises ConfigurationError: an argument is wrong, or the questions are not there
+        :raises ConfigurationError: an argument is wrong, the questions are not there, or it would run where no revision can be reached
         """
-        self._pipeline("http://127.0.0.1", "canary", "stable")
+        is_on_a_cluster = isinstance(self.hook.backend, PipelineServer)
+        if self._kserve.backend.rolls_out and not is_on_a_cluster:
+            raise ConfigurationError(
+                f"The answers would be compared on this machine (connection {self._probes.kubeflow_conn_id!r} has no host), and service "
+                f"{self._service_name!r} runs on a cluster, whose revisions have addresses inside of it alone. Name a connection to Kubeflow "
+                "Pipelines on that cluster as kubeflow_conn_id of probes, or leave them out."
+            )
+        if is_on_a_cluster and not self._kserve.backend.rolls_out:
+            raise ConfigurationError(
+                f"The answers would be compared on a cluster (connection {self._probes.kubeflow_conn_id!r} has a host), and service "
+                f"{self._service_name!r} runs on this machine, which no pod reaches. Name a connection without a host as kubeflow_conn_id of "
+                "probes, or leave them out."
+            )
+        pipeline = self._pipeline(("http://127.0.0.1", "canary"), ("http://127.0.0.1", "stable"))
+        if is_on_a_cluster:
+            from airflow_provider_llmops.backends.pipelines.kubeflow.submission import refuse_secrets
 
-    def start(self, context: Context, url: str, revision: str, stable: str, share: int) -> dict[str, Any]:
+            refuse_secrets("probes", pipeline, self._environment())
+
+    def start(
+        self, context: Context, revision: str, stable: str, share: int, way_to: Callable[[str], Way]
+    ) -> dict[str, Any]:
         """Have both asked, once in each step, whatever attempt begins it: what watches the step is told.
 
         :param context: of the attempt
-        :param url: address of the service
         :param revision: the canary
         :param stable: the revision that it is compared with
         :param share: percent of the requests that the canary has
+        :param way_to: how a client asks a revision: an address, and a name where it is the service's
         """
         ti, intent = context["ti"], Intent.load(context)
         began = intent.began if intent else ti.try_number
@@ -75,9 +97,9 @@ class ProbeRuns:
         if former is None:
             request = RunRequest(
                 display_name=f"{name} {ti.try_number}" if found else name,
-                pipeline=self._pipeline(url, revision, stable),
+                pipeline=self._pipeline(way_to(revision), way_to(stable)),
                 labels={**origin_of(context), "component": COMPARISON},
-                environment=self._kserve.access.environment(),
+                environment=self._environment(),
             )
             run_id = backend.submit(request)
         else:
@@ -102,21 +124,33 @@ class ProbeRuns:
         worst = [_side_by_side(row) for row in figures.get("worst") or ()]
         return (*worst, *((f"Report: {report}",) if report else ()))
 
-    def _pipeline(self, url: str, revision: str, stable: str) -> BoundPipeline:
+    def _environment(self) -> dict[str, str]:
+        """The service's API key; inside of a cluster there is no certificate to verify."""
+        found = self._kserve.access.environment() if not self._kserve.backend.rolls_out else {}
+        key = self._kserve.access.api_key
+        return found if key is None else {**found, KEY_VARIABLE: key}
+
+    def _pipeline(self, canary: Way, stable: Way) -> BoundPipeline:
         backend, probes = self.hook.backend, self._probes
         more = dict(probes.arguments)
         others = [name for name in more.pop("metric_names", None) or () if name != probes.metric]
         given = {
             **more,
             "dataset": probes.dataset,
-            "url": url,
+            "url": canary[0],
+            "revision": canary[1],
+            "baseline_url": stable[0],
+            "baseline_revision": stable[1],
             "model_name": self._service_name,
-            "revision": revision,
-            "baseline_revision": stable,
             "metric_names": [probes.metric, *others],
         }
         spec = PipelineSpec.packaged(COMPARISON)
-        pipeline = bind_component(COMPARISON, spec, given, image=backend.image)
+        image = (probes.step_settings or {}).get("image")
+        pipeline = bind_component(COMPARISON, spec, given, image=backend.image, own_image=image)
+        if probes.step_settings:
+            from airflow_provider_llmops.settings.steps import apply_settings
+
+            pipeline = apply_settings(pipeline, probes.step_settings)
         return backend.place(pipeline, COMPARISON_ADDRESSES)
 
 

@@ -134,11 +134,6 @@ class CanaryOperator(DeployModelOperator):
             raise ConfigurationError(
                 f"A canary would get none of the requests on connection {self.kserve_conn_id!r}: {reason} Or deploy with DeployModelOperator."
             )
-        if plan.probes is not None and self.backend.rolls_out:
-            raise ConfigurationError(
-                "probes are not built for a cluster: a client cannot choose the revision that answers there. Leave them out, or compare before "
-                "with CompareRevisionsOperator."
-            )
         if plan.probes is not None:
             ProbeRuns(plan.probes, self.hook, self.service_name, self.log).check()
         return super().prepare(context, intent)

@@ -126,7 +126,7 @@ class FakeKServe:
     ``requests`` has method and path of every request; ``refusals`` answers instead, by the part of a path: the name of a recorded case.
     ``applied`` has the specifications that changed something, ``proxied`` what was sent to pods, ``answers`` what they answer (with
     ``answer_codes`` before 200), ``events`` further ones by what they are about. ``plan`` has the cases that come of the next specifications, each
-    as soon as the service has been read twice. ``ingress`` is that of KServe's configuration, ``gateways`` has those that there are, ``routes``
+    as soon as the service has been read twice. ``ingress`` and ``service_settings`` are of KServe's configuration, ``gateways`` has those that there are, ``routes``
     the backends of each ``HTTPRoute`` with their weights, of which the Gateway says ``taken``. ``finalizers`` keep a deleted service until a test calls :meth:`forget`.
     Whoever has none of the ``tokens`` is unknown, where there are any. ``lists`` are watched.
     """
@@ -151,6 +151,7 @@ class FakeKServe:
         self.annotations_of_others: dict[str, dict[str, str]] = {}
         self.missing_rights: set[tuple[str, str]] = set()
         self.ingress: dict[str, Any] | None = {}
+        self.service_settings: dict[str, Any] = {}
         self.gateways: dict[str, dict[str, Any]] = {}
         self.routes: dict[str, list[list[Any]]] = {}
         self.tokens: set[str] | None = None
@@ -291,7 +292,8 @@ class FakeKServe:
             case ["api", "v1", "namespaces", "kserve", "configmaps", "inferenceservice-config"]:
                 if self.ingress is None:
                     return _not_found("configmaps", "inferenceservice-config")
-                return 200, {"data": {"ingress": json.dumps(self.ingress)}}
+                data = {"ingress": json.dumps(self.ingress), "service": json.dumps(self.service_settings)}
+                return 200, {"data": data}
             case ["apis", "gateway.networking.k8s.io", "v1", "namespaces", namespace, "gateways", name]:
                 found = self.gateways.get(f"{namespace}/{name}")
                 return (200, found) if found else _not_found("gateways.gateway.networking.k8s.io", name)

@@ -239,6 +239,9 @@ class ServingBackend(Protocol):
     def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
         """Ask one revision a question, whoever else may ask it; with fewer tokens where its context has no room for so many."""
 
+    def way_to(self, service: Service, revision: str) -> tuple[str, str | None]:
+        """How a client beside the service asks one revision and no other: the address, and the name to send where it is the service's."""
+
     def bring_back(
         self, namespace: str, name: str, revision: str, *, replacing: str
     ) -> tuple[Revision, bool]:

@@ -82,6 +82,10 @@ class LocalServingBackend:
         )["answer"]
         return answer
 
+    def way_to(self, service: Service, revision: str) -> tuple[str, str]:
+        """The service's address, whose gateway lets a client choose, and the revision's name."""
+        return service.url or "", revision
+
     def bring_back(
         self, namespace: str, name: str, revision: str, *, replacing: str
     ) -> tuple[Revision, bool]:

@@ -109,14 +109,6 @@ def test_cluster_with_a_plain_ingress_is_refused_before_anything_is_applied(clus
     assert len(cluster.applied) == 1
 
 
-def test_probes_are_refused_as_not_built(cluster, context):
-    deploy("1", context)
-    probes = {"dataset": "/data/questions.jsonl", "min_difference": -0.02}
-    with pytest.raises(ConfigurationError, match="probes are not built for a cluster"):
-        canary(probes=probes).execute(clear(context))
-    assert len(cluster.applied) == 1
-
-
 def test_first_model_of_a_service_gets_everything(cluster, context):
     facts = to_the_end(canary("1"), context)
     assert serving() == {facts["revision"]: 100}

@@ -118,7 +118,7 @@ def test_answers_are_compared_once_in_each_step_whichever_attempt_begins_it(cont
     address = "http://127.0.0.1:9"  # nobody answers there
 
     def start(share):
-        return runs.start(context, address, "00002", "00001", share)["run_id"]
+        return runs.start(context, "00002", "00001", share, lambda name: (address, name))["run_id"]
 
     Intent.of(context, "default/tiny 1", former=None).store(context)
     first = start(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
@@ -13,6 +14,7 @@ from airflow_provider_llmops.backends.pipelines.kubeflow.root import refuse_root
 from airflow_provider_llmops.backends.pipelines.kubeflow.runs import ServerRuns, description_of
 from airflow_provider_llmops.backends.pipelines.kubeflow.versions import PipelineVersions
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, LLMOpsError
+from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
 
 class Submission:
@@ -38,7 +40,7 @@ class Submission:
         :param request: what to run
         """
         settings = self._api.settings
-        _refuse_secrets(request)
+        refuse_secrets(request.display_name.rpartition(" ")[0], request.pipeline, request.environment)
         check_request(request, uploads=settings.upload_versions)
         refuse_root(settings)
         body = self.body(request)
@@ -106,12 +108,18 @@ class Submission:
         return run.run_id if run else None
 
 
-def _refuse_secrets(request: RunRequest) -> None:
-    """Refuse a request whose environment is not in the platform specification: parameters can be read by everybody."""
-    platform = json.dumps(request.pipeline.platform or {})
-    if missing := [name for name in request.environment if f'"{name}"' not in platform]:
+def refuse_secrets(what: str, pipeline: BoundPipeline, environment: Iterable[str]) -> None:
+    """Refuse an environment that is not in the platform specification: parameters can be read by everybody.
+
+    :param what: what the run is called
+    :param pipeline: what is run
+    :param environment: names of the variables that its steps need
+    :raises ConfigurationError: one of them comes from no secret
+    """
+    platform = json.dumps(pipeline.platform or {})
+    if missing := [name for name in environment if f'"{name}"' not in platform]:
         raise ConfigurationError(
-            f"The steps of {request.display_name.rpartition(' ')[0]} need {', '.join(missing)} in their environment. "
+            f"The steps of {what} need {', '.join(missing)} in their environment. "
             "Parameters of a run can be read by everybody, so on Kubeflow such values come from a Kubernetes secret: "
             "pass step_settings={'secrets_as_env': {'<secret>': {'<key>': '" + missing[0] + "'}}}."
         )

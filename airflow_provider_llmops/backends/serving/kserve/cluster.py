@@ -25,7 +25,7 @@ from airflow_provider_llmops.backends.serving.kserve import history
 from airflow_provider_llmops.backends.serving.kserve.answered import METRICS_PATH
 from airflow_provider_llmops.backends.serving.kserve.gateway import KSERVE_NAMESPACE
 from airflow_provider_llmops.backends.serving.kserve.reader import ServiceReader, kind_in
-from airflow_provider_llmops.backends.serving.kserve.reading import CONTAINER, FIELD_MANAGER
+from airflow_provider_llmops.backends.serving.kserve.reading import FIELD_MANAGER, port_of
 from airflow_provider_llmops.backends.serving.kserve.rights import (
     ADVICE,
     RIGHTS,
@@ -272,13 +272,4 @@ def _waiting(service: Mapping[str, Any]) -> str:
 
 def _through_api_server(namespace: str, pod: Mapping[str, Any], path: str) -> str:
     """Where the API server hands a request on to a pod."""
-    return f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:{_port(pod)}/proxy{path}"
-
-
-def _port(pod: Mapping[str, Any]) -> int:
-    container = next(
-        (each for each in pod["spec"]["containers"] if each["name"] == CONTAINER),
-        pod["spec"]["containers"][0],
-    )
-    ports = container.get("ports") or []
-    return int(ports[0]["containerPort"]) if ports else 8080
+    return f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:{port_of(pod)}/proxy{path}"

@@ -128,14 +128,21 @@ class GatewayReader:
     def reason_not_to_split(self, *, patience: float = PATIENCE_SECONDS) -> str | None:
         """Why a canary would get none of the requests, and what to set; ``None`` where it gets its share."""
         try:
-            settings = self._ingress_settings(patience)
+            settings = self._settings("ingress", patience)
             if reason := self._switched_off(settings):
                 return reason
             return self._no_gateway(str(settings.get("kserveIngressGateway") or ""), patience)
         except ConfigurationError as reason:
             return str(reason)
 
-    def _ingress_settings(self, patience: float) -> dict[str, Any]:
+    def has_headless_services(self) -> bool:
+        """Whether KServe makes Services whose names lead to the pods themselves, at their own ports.
+
+        :raises ConfigurationError: its configuration may not be read
+        """
+        return self._settings("service", PATIENCE_SECONDS).get("serviceClusterIPNone") is True
+
+    def _settings(self, key: str, patience: float) -> dict[str, Any]:
         namespace = self._kserve_namespace
         call = asking_for(self._core.read_namespaced_config_map, CONFIG_MAP, namespace)
         advice = self._advice("configmaps", f"in namespace {namespace!r}, where KServe is configured")
@@ -146,14 +153,14 @@ class GatewayReader:
                 f"Namespace {namespace!r} has no KServe configuration ({CONFIG_MAP}). Name the namespace of KServe's controller as "
                 "kserve_namespace in the connection's extra."
             ) from error
-        text = (found.get("data") or {}).get("ingress") or "{}"
+        text = (found.get("data") or {}).get(key) or "{}"
         try:
             settings = json.loads(text)
         except ValueError:
             settings = None
         if not isinstance(settings, dict):
             raise ConfigurationError(
-                f"KServe's configuration cannot be read: {self._place} has {shown_value(text, 100)}."
+                f"KServe's configuration cannot be read: {key!r} of config map {namespace}/{CONFIG_MAP} has {shown_value(text, 100)}."
             )
         return settings
 

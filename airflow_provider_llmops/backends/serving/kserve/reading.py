@@ -36,6 +36,7 @@ _TOO_LATE = "ProgressDeadlineExceeded"
 _REFUSALS = ("InternalError", "ServerlessModeRejected")
 _CONFLICT = "has been modified"  # two writers at once; the controller tries again
 CONTAINER = "kserve-container"
+DEFAULT_PORT = 8080
 _STORAGE_INITIALIZER = "storage-initializer"
 _STORAGE_ERROR = re.compile(r"ERROR \[[^\]]*\] (.*?)(?= \d{4}-\d\d-\d\d[T ]| \(exit code|$)")
 
@@ -338,6 +339,19 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     :param pod: as the API server has it
     """
     return _conditions(pod).get("Ready", {}).get("status") == "True"
+
+
+def port_of(pod: Mapping[str, Any]) -> int:
+    """The port at which a pod's model server listens.
+
+    :param pod: as the API server has it
+    """
+    container = next(
+        (each for each in pod["spec"]["containers"] if each["name"] == CONTAINER),
+        pod["spec"]["containers"][0],
+    )
+    ports = container.get("ports") or []
+    return int(ports[0]["containerPort"]) if ports else DEFAULT_PORT
 
 
 def container_to_read(status: Mapping[str, Any]) -> tuple[str, bool]:

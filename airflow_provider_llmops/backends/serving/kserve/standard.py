@@ -20,6 +20,7 @@ from airflow_provider_llmops.backends.kubernetes.asking import PATIENCE_SECONDS
 from airflow_provider_llmops.backends.kubernetes.pods import is_live
 from airflow_provider_llmops.backends.serving.base import Revision, Service, check_wanted
 from airflow_provider_llmops.backends.serving.kserve import history
+from airflow_provider_llmops.backends.serving.kserve.addresses import own_address
 from airflow_provider_llmops.backends.serving.kserve.canaries import canary_entry, with_canary
 from airflow_provider_llmops.backends.serving.kserve.cluster import KServeCluster
 from airflow_provider_llmops.backends.serving.kserve.history import Record
@@ -367,6 +368,11 @@ class StandardServingBackend:
         post = partial(self._cluster.post, namespace, pods[0])
         address = f"pod {namespace}/{pods[0]['metadata']['name']}"
         return ask_model(post, name, prompt, {"max_tokens": max_tokens}, address=address)
+
+    def way_to(self, service: Service, revision: str) -> tuple[str, None]:
+        """The address of the revision's own predictor, for clients inside of the cluster."""
+        objects = self._cluster.read(service.namespace, service.name)
+        return own_address(objects, revision, self._cluster.gateway.has_headless_services), None
 
     def logs(self, namespace: str, name: str, revision: str, lines: int) -> list[str]:
         """The last lines that the revision's first pod wrote, of the container that has failed if one has."""

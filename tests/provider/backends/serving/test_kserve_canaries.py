@@ -10,6 +10,7 @@ from kube_canaries import GATEWAY, FakeGatewayKServe, deployed, weights
 from kube_services import REVISION_LABEL, carried_out, recorded, recorded_names
 
 from airflow_provider_llmops.backends.serving.kserve import shifting
+from airflow_provider_llmops.backends.serving.kserve.addresses import own_address
 from airflow_provider_llmops.backends.serving.kserve.canaries import (
     canary_entry,
     check_canary,
@@ -85,6 +86,31 @@ def test_fake_gives_routes_the_weights_that_the_real_controller_gave(case):
     (name, _) = sorted(document["routes"])
     ready = {each["name"] for each in document["isvc_status"].get("canaryStatuses") or [] if each["ready"]}
     assert weights(name, document["isvc_spec"], ready) == document["routes"]
+
+
+@pytest.mark.parametrize("case", ["canary_20_gateway", "canary_starting_gateway"])
+def test_address_of_a_revision_is_that_of_the_service_to_which_the_real_routes_lead(case):
+    document = recorded(case)
+    (name, _) = sorted(document["routes"])
+    told = document["isvc_status"]["address"]["url"]
+    namespace = told.partition(".")[2].partition(".svc")[0]
+    service = {"metadata": {"namespace": namespace, "name": name}, "status": document["isvc_status"]}
+    spec = document["isvc_spec"]
+    entry = spec["canary"][0]
+    for predictor, revision in ((spec["predictor"], "one"), (entry["predictor"], "two")):
+        predictor["labels"] = {REVISION_LABEL: revision}
+    pod = carried_out("ready_gateway", "one")["pods"][0]
+    other = {**pod, "metadata": {**pod["metadata"], "labels": {REVISION_LABEL: "two"}}}
+    canary = ServiceObjects(as_its_own({**service, "spec": spec}, entry), pods=[other])
+    objects = ServiceObjects({**service, "spec": spec}, pods=[pod], canary=canary)
+    assert own_address(objects, "one", lambda: False) == told
+    found = own_address(objects, "two", lambda: False)
+    names = [f"{name}-predictor", f"{name}-{entry['predictor']['name']}-predictor"]
+    assert found == told.replace(names[0], names[1])
+    assert {backend for backend, _ in document["routes"][name]} <= set(names)
+    for revision, message in (("three", "has no address"), ("two", "has no pod that is ready")):
+        with pytest.raises(ConfigurationError, match=message):
+            own_address(replace(objects, canary=replace(canary, pods=[])), revision, lambda: False)
 
 
 DEPLOYED_CASES = [name for name in GATEWAY_CASES if recorded(name)["routes"].get("g")]
