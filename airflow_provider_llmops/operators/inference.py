@@ -29,7 +29,8 @@ class BatchInferenceOperator(ComponentOperator):
     :param url: address of the service, as :class:`~airflow_provider_llmops.operators.serving.DeployModelOperator` pushes it, or base
         URL of an OpenAI API, which ends in ``/v1``
     :param model_name: name of the served model
-    :param protocol: ``openai_chat``, ``openai_completions``, or KServe's ``v1`` or ``v2``
+    :param protocol: ``openai_chat``, ``openai_completions``, ``openai`` (a conversation by the first, a text by the second, as
+        ``EvaluateModelOperator`` has them read), or KServe's ``v1`` or ``v2``
     :param request: further fields of each request, for example ``{"max_tokens": 64, "temperature": 0}``
     :param concurrency: questions at a time
     :param limits: ``request_seconds``, ``run_minutes``, ``attempts``, ``outage_seconds``, ``refused_in_a_row``
@@ -103,8 +104,10 @@ class CompareRevisionsOperator(ComponentOperator):
         both agree; the reference if the rows have one, when left out
     :param metric_names: metrics to compute; all that need no judge when left out. The first orders the rows
     :param embedding_model: directory or ``package://name`` of the sentence-embedding model
-    :param protocol: ``openai_chat``, ``openai_completions``, or KServe's ``v1`` or ``v2``
+    :param protocol: ``openai_chat``, ``openai_completions``, ``openai`` (a conversation by the first, a text by the second, as
+        ``EvaluateModelOperator`` has them read), or KServe's ``v1`` or ``v2``
     :param request: further fields of each request, for example ``{"max_tokens": 64, "temperature": 0}``
+    :param max_rows: ask only the first so many rows; all when left out
     :param concurrency: questions at a time, of each revision
     :param limits: as for :class:`BatchInferenceOperator`
     :param checkpoints: directory that outlives the run, likewise
@@ -134,6 +137,7 @@ class CompareRevisionsOperator(ComponentOperator):
         embedding_model: str | None = None,
         protocol: str = "openai_chat",
         request: dict[str, Any] | None = None,
+        max_rows: int | str | None = None,
         concurrency: int | str = 8,
         limits: dict[str, Any] | None = None,
         checkpoints: str | None = None,
@@ -152,6 +156,7 @@ class CompareRevisionsOperator(ComponentOperator):
         self.embedding_model = embedding_model
         self.protocol = protocol
         self.request = request
+        self.max_rows = max_rows
         self.concurrency = concurrency
         self.limits = limits
         self.checkpoints = checkpoints

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from llmops_components.data.files import raise_problems, usable_lines
+from llmops_components.data.files import raise_problems, usable_lines, write_rows
 from llmops_components.data.formats import with_our_names
 from llmops_components.data.lines import Line
 from llmops_components.errors import DataError, SettingError, check_known
@@ -41,6 +41,7 @@ def compare_revisions(
     embedding_model: str | None = None,
     protocol: ProtocolName = "openai_chat",
     request: Mapping[str, Any] | None = None,
+    max_rows: int | None = None,
     concurrency: int = 8,
     limits: Mapping[str, Any] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -66,8 +67,9 @@ def compare_revisions(
         metric_names: Names from ``llmops_components.evaluation.metrics.METRICS``, but for ``reward``; all that can be computed by
             default. The first orders the rows in the report.
         embedding_model: Directory or ``package://name`` of the model behind ``semantic_similarity``.
-        protocol: As for ``batch_inference``, as are the next four.
+        protocol: As for ``batch_inference``, as are ``request``, ``limits`` and ``checkpoints``.
         request: Further fields of each request.
+        max_rows: Ask only the first so many rows; all when left out.
         concurrency: Questions at a time, of each revision.
         limits: How long and how often is asked, by name.
         checkpoints: Directory that outlives the step.
@@ -99,6 +101,12 @@ def compare_revisions(
     plan = plan_metrics(metric_names, embedding_model)
     plan = replace(plan, skipped={name: why for name, why in plan.skipped.items() if name != "reward"})
     lines = usable_lines(dataset)
+    # Beside the output, where a second call with the same one goes on.
+    places = [Path(f"{os.fspath(scores)}.{name}") for name in ("candidate", "baseline")]
+    questions = dataset
+    if max_rows is not None:
+        questions = _first_rows(lines, max_rows, Path(f"{os.fspath(scores)}.questions", "rows.jsonl"))
+        lines = usable_lines(questions)
     _check_questions(dataset, lines, protocol)
     rows = [with_our_names(line.row or {}) for line in lines]
     scored_against = _against(rows, against)
@@ -106,7 +114,7 @@ def compare_revisions(
     def ask(place: Path, url: str, revision: str | None) -> Asked:
         answers, rejected = place / "answers.jsonl", place / "rejected.jsonl"
         said = batch_inference(
-            dataset,
+            questions,
             answers,
             rejected,
             url=url,
@@ -126,8 +134,6 @@ def compare_revisions(
             )
         return Asked.read(said, answers, rejected, [line.number for line in lines])
 
-    # Beside the output, where a second call with the same one goes on.
-    places = [Path(f"{os.fspath(scores)}.{name}") for name in ("candidate", "baseline")]
     with ThreadPoolExecutor(len(places)) as threads:
         candidate, baseline = threads.map(lambda place, whom: ask(place, *whom), places, both)
     compared = SideBySide.of(plan, rows, candidate, baseline, scored_against)
@@ -136,9 +142,16 @@ def compare_revisions(
     _write(report, compared.page(found))
     worse = compared.worst(found)
     write_json(Path(worst), {"against": scored_against, "metric": compared.first, "rows": worse[:MAX_WORST]})
-    for place in places:
+    for place in [*places, *([Path(questions).parent] if max_rows is not None else [])]:
         shutil.rmtree(place)
     return report_of(compared, worse)
+
+
+def _first_rows(lines: Sequence[Line], count: int, path: Path) -> Path:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise SettingError(f"max_rows is {count!r:.60}. Give a whole number from 1 on, or leave it out.")
+    write_rows(path, [line.row or {} for line in lines[:count]])
+    return path
 
 
 def _check_questions(dataset: str | os.PathLike[str], lines: Sequence[Line], protocol: ProtocolName) -> None:

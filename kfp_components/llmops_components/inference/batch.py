@@ -66,7 +66,8 @@ def batch_inference(
             ``raw`` line).
         url: Address of the service, or for OpenAI's protocols the base URL of an API, which ends in ``/v1``.
         model_name: Name of the served model.
-        protocol: ``openai_chat`` (a prompt that is text is a user's message), ``openai_completions``, KServe's ``v1`` or ``v2``.
+        protocol: ``openai_chat`` (a prompt that is text is a user's message), ``openai_completions``, ``openai`` (a conversation by the
+            first, a text by the second, as ``evaluate_model`` has them read), KServe's ``v1`` or ``v2``.
         request: Further fields of each request, such as ``max_tokens``; of ``v1`` and ``v2`` the ``parameters``.
         concurrency: Questions at a time.
         limits: Of :class:`~llmops_components.inference.pool.Limits`, by name.

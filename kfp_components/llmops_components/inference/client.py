@@ -109,7 +109,6 @@ class Client:
         self._access = access or Access()
         self._connections = connections
         self._seconds = request_seconds
-        self._address = URL(service.address, encoded=True)
         self._proxy = _proxy_for(service.address)
         self._session: aiohttp.ClientSession | None = None
 
@@ -150,10 +149,10 @@ class Client:
             PassingError: There is no answer, and asking again may help.
             SettingError: The server's certificate is not to be trusted, or another revision answers than the one that is asked.
         """
-        body = self.service.body(question)
+        address, body = self.service.address_of(question), self.service.body(question)
         started = time.monotonic()
         try:
-            status, headers, content = await self._post(body)
+            status, headers, content = await self._post(address, body)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise SettingError(
                 f"The service's certificate or TLS is refused: {error}. Give its authority in LLMOPS_SERVICE_CA_FILE, or "
@@ -168,12 +167,12 @@ class Client:
             raise PassingError(f"the connection ended before the answer: {self._words(error)}") from None
         if status != 200:
             raise self._refusal(status, headers, content)
-        return self._reply(headers, content, time.monotonic() - started)
+        return self._reply(question, headers, content, time.monotonic() - started)
 
-    async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(self, address: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         assert self._session is not None
         async with self._session.post(
-            self._address,
+            URL(address, encoded=True),
             data=body,
             allow_redirects=False,  # the key is meant for this server
             proxy=self._proxy,
@@ -188,7 +187,7 @@ class Client:
                     break
             return got.status, got.headers, bytes(content)
 
-    def _reply(self, headers: Mapping[str, str], content: bytes, seconds: float) -> Reply:
+    def _reply(self, question: Question, headers: Mapping[str, str], content: bytes, seconds: float) -> Reply:
         answered_by = headers.get(REVISION_HEADER)
         if self.service.revision not in (None, answered_by):
             raise SettingError(
@@ -198,7 +197,7 @@ class Client:
         if len(content) > MAX_REPLY_BYTES:
             raise RefusedError(f"the answer is larger than {MAX_REPLY_BYTES >> 20} MiB", 200)
         try:
-            answer = self.service.speaks.answer(parse_json(content))
+            answer = self.service.speaks.of(question).answer(parse_json(content))
         except NotAnAnswerError as error:
             raise RefusedError(self._words(error), 200) from None
         except ValueError as error:  # no JSON, or cut off

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from llmops_components.state_files import why_unusable
 
-ProtocolName = Literal["openai_chat", "openai_completions", "v1", "v2"]
+ProtocolName = Literal["openai_chat", "openai_completions", "openai", "v1", "v2"]
 PROTOCOL_NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
 # What a question, or the protocol itself, says: no setting may say it, too.
 _OF_OPENAI = frozenset({"model", "stream", "stream_options"})
@@ -58,6 +58,14 @@ class Protocol:
 
     takes_conversations = False
     reserved = _OF_OPENAI
+
+    def of(self, question: Question) -> Protocol:
+        """The protocol in which a question is put.
+
+        Args:
+            question: The question.
+        """
+        return self
 
     def path(self, model_name: str) -> str:
         """Where questions are sent, below the service's address.
@@ -155,6 +163,17 @@ class _OpenAICompletions(_OpenAI):
         return _text(choice["text"]), None
 
 
+class _OpenAIAsItStands(_OpenAI):
+    """A conversation as one, a text as a text to go on with: what ``evaluate_model`` gives a model to read, too."""
+
+    takes_conversations = True
+    reserved = _OpenAIChat.reserved | _OpenAICompletions.reserved
+    route = ""
+
+    def of(self, question: Question) -> Protocol:
+        return PROTOCOLS["openai_completions" if isinstance(question.prompt, str) else "openai_chat"]
+
+
 class _V1(Protocol):
     """KServe's first protocol. https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol"""
 
@@ -221,6 +240,7 @@ def _count(value: Any) -> int | None:
 PROTOCOLS: dict[ProtocolName, Protocol] = {
     "openai_chat": _OpenAIChat(),
     "openai_completions": _OpenAICompletions(),
+    "openai": _OpenAIAsItStands(),
     "v1": _V1(),
     "v2": _V2(),
 }

@@ -63,11 +63,23 @@ class Service:
 
     @cached_property
     def address(self) -> str:
-        """Where questions are sent."""
+        """Where questions are sent; of a protocol that asks each question in its own way, what all have in common."""
+        return self._base + self.speaks.path(self.model_name)
+
+    @cached_property
+    def _base(self) -> str:
         base = self.url.rstrip("/")
         if self.protocol.startswith("openai") and not base.endswith("/v1"):
             base += _OPENAI_PREFIX
-        return base + self.speaks.path(self.model_name)
+        return base
+
+    def address_of(self, question: Question) -> str:
+        """Where a question is sent.
+
+        Args:
+            question: The question.
+        """
+        return self._base + self.speaks.of(question).path(self.model_name)
 
     def body(self, question: Question) -> bytes:
         """What is sent to ask a question.
@@ -75,7 +87,7 @@ class Service:
         Args:
             question: The question.
         """
-        body = self.speaks.body(self.model_name, question, self.request)
+        body = self.speaks.of(question).body(self.model_name, question, self.request)
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 

@@ -40,7 +40,8 @@ def batch_inference(
         passed: Whether enough rows were answered.
         url: Address of the service, or the base URL of an OpenAI API, which ends in ``/v1``.
         model_name: Name of the served model.
-        protocol: ``openai_chat``, ``openai_completions``, or KServe's ``v1`` or ``v2``.
+        protocol: ``openai_chat``, ``openai_completions``, ``openai`` (a conversation by the first, a text by the second, as
+            ``evaluate_model`` has them read), or KServe's ``v1`` or ``v2``.
         request: Further fields of each request, such as ``max_tokens``; of ``v1`` and ``v2`` the ``parameters``.
         concurrency: Questions at a time.
         limits: ``request_seconds`` (120), ``run_minutes``, ``attempts`` (5), ``outage_seconds`` (300) and

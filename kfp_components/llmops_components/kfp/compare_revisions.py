@@ -26,6 +26,7 @@ def compare_revisions(
     embedding_model: Optional[str] = None,
     protocol: str = "openai_chat",
     request: Optional[dict] = None,
+    max_rows: Optional[int] = None,
     concurrency: int = 8,
     limits: Optional[dict] = None,
     checkpoints: Optional[str] = None,
@@ -51,8 +52,10 @@ def compare_revisions(
             if the rows have one, when left out.
         metric_names: Metrics to compute; all that need no judge when left out. The first orders the rows.
         embedding_model: Directory or ``package://name`` of the sentence-embedding model.
-        protocol: ``openai_chat``, ``openai_completions``, or KServe's ``v1`` or ``v2``.
+        protocol: ``openai_chat``, ``openai_completions``, ``openai`` (a conversation by the first, a text by the second, as
+            ``evaluate_model`` has them read), or KServe's ``v1`` or ``v2``.
         request: Further fields of each request, such as ``max_tokens``; of ``v1`` and ``v2`` the ``parameters``.
+        max_rows: Ask only the first so many rows; all when left out.
         concurrency: Questions at a time, of each revision.
         limits: ``request_seconds`` (120), ``run_minutes``, ``attempts`` (5), ``outage_seconds`` (300) and
             ``refused_in_a_row`` (100).
@@ -81,6 +84,7 @@ def compare_revisions(
             embedding_model=embedding_model,
             protocol=protocol,
             request=whole_numbers(request),
+            max_rows=max_rows,
             concurrency=concurrency,
             limits=whole_numbers(limits),
             checkpoints=checkpoints,

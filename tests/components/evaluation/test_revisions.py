@@ -243,3 +243,21 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_asked(compared, r
         with pytest.raises((SettingError, DataError), match=message):
             compared.run(one, other, rows, **settings)
         assert not one.asked and not other.asked
+
+
+def test_only_the_first_rows_are_asked_where_so_many_are_wanted(compared, tmp_path):
+    with saying(GOOD) as candidate, saying(BAD) as baseline:
+        said = compared.run(candidate, baseline, max_rows=2)
+    assert [line["prompt"] for line in compared.lines()] == [row["prompt"] for row in ROWS[:2]]
+    assert (said.metrics["rows"], said.comparison.metrics["rougeL"].rows_scored) == (2, 2)
+    assert [server.asked.total() for server in (candidate, baseline)] == [2, 2]
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 2.5, "2"])
+def test_rows_to_ask_are_a_whole_number(compared, count):
+    with (
+        saying(GOOD) as server,
+        pytest.raises(SettingError, match=r"max_rows is .* Give a whole number from 1"),
+    ):
+        compared.run(server, server, revision="a", baseline_revision="b", max_rows=count)

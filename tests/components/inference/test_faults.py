@@ -449,7 +449,7 @@ def test_two_runs_do_not_write_to_the_same_answers(batch, tmp_path):
         ({"url": "http://user:secret@host"}, "url has a login in it"),
         ({"url": "http://host/?q=1"}, "not the address of a service alone"),
         ({"url": "http://host:99999"}, "not the address of a service alone"),
-        ({"protocol": "openai"}, "Unknown protocol: 'openai'"),
+        ({"protocol": "opanai"}, "Unknown protocol: 'opanai'"),
         ({"model_name": " "}, "model_name is ' '"),
         ({"request": {"messages": []}}, "request has 'messages', which is set for each row"),
         ({"request": {"stream": True}}, "request has 'stream'"),

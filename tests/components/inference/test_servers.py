@@ -15,6 +15,7 @@ import httpx
 import kserve_echo
 import pytest
 from llmops_components.data.files import write_rows
+from llmops_components.errors import SettingError
 from llmops_components.inference.batch import batch_inference
 from running_services import START_SECONDS, running_predictor
 
@@ -63,7 +64,7 @@ def generated(talkative_model: Path) -> dict[str, list[str]]:
     return {"text": [answer(each) for each in QUESTIONS], "chat": [answer(each) for each in chats]}
 
 
-@pytest.mark.parametrize("protocol", ["openai_chat", "openai_completions", "v1", "v2"])
+@pytest.mark.parametrize("protocol", ["openai_chat", "openai_completions", "openai", "v1", "v2"])
 def test_answers_are_those_of_generate_in_every_protocol(protocol, predictor, generated, tmp_path):
     settings = {"request": {"max_tokens": MAX_TOKENS, "temperature": 0}, "model_name": "org/tiny"}
     rows = [{"prompt": each} for each in QUESTIONS]
@@ -75,6 +76,28 @@ def test_answers_are_those_of_generate_in_every_protocol(protocol, predictor, ge
     if protocol.startswith("openai"):
         assert report.metrics["completion_tokens"] == sum(
             row["response"]["completion_tokens"] for row in answers
+        )
+
+
+def test_each_row_is_asked_as_it_stands(predictor, generated, tmp_path):
+    rows = [{"prompt": each} for each in QUESTIONS]
+    rows += [{"prompt": [{"role": "user", "content": each}]} for each in QUESTIONS]
+    settings = {"request": {"max_tokens": MAX_TOKENS, "temperature": 0}, "model_name": "org/tiny"}
+    report, answers, rejected = ask(tmp_path, rows, url=predictor, protocol="openai", **settings)
+    assert [row["answer"] for row in answers] == generated["text"] + generated["chat"]
+    assert report.passed and not rejected
+
+
+@pytest.mark.parametrize("taken", ["prompt", "messages"])
+def test_settings_of_either_way_are_not_for_the_request(predictor, tmp_path, taken):
+    with pytest.raises(SettingError, match=f"request has '{taken}', which is set for each row"):
+        ask(
+            tmp_path,
+            [{"prompt": "Hi"}],
+            url=predictor,
+            model_name="m",
+            protocol="openai",
+            request={taken: ["Hi"]},
         )
 
 
