@@ -26,7 +26,7 @@ MAX_STEPS_WITH_PROBES = 10
 class CanaryPlan:
     """The steps of a canary.
 
-    :param shares: percent of the requests in each step, rising
+    :param shares: percent of the requests in each step, rising; none to give everything at once
     :param seconds: how long a step takes
     :param patience: seconds that a step waits longer for enough requests
     :param limits: what the canary has to keep to
@@ -61,8 +61,13 @@ class CanaryPlan:
                 f"on_undecided must be {' or '.join(UNDECIDED)}, got {shown_value(on_undecided)}."
             )
         asked = CanaryProbes.of(probes)
+        shares = _shares(steps, MAX_STEPS if asked is None else MAX_STEPS_WITH_PROBES)
+        if asked and not shares:
+            raise ConfigurationError(
+                "probes are asked in a step, and steps is empty. Leave probes out, or give steps."
+            )
         return cls(
-            _shares(steps, MAX_STEPS if asked is None else MAX_STEPS_WITH_PROBES),
+            shares,
             _seconds(step_duration, "step_duration"),
             _seconds(undecided_timeout, "undecided_timeout"),
             CanaryLimits(
@@ -124,7 +129,7 @@ def _seconds(given: Any, name: str) -> float:
 
 def _shares(steps: Any, most: int) -> tuple[int, ...]:
     given = _read(steps, [{"list": ["int"]}], "steps")
-    is_list = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
     if not is_list or any(isinstance(share, bool) or not isinstance(share, int) for share in given):
         raise ConfigurationError(
             f"steps must be a list of percentages such as [5, 25, 50], got {shown_value(steps)}."

@@ -37,7 +37,7 @@ class CanaryOperator(DeployModelOperator):
     gets the first of ``steps`` percent of the requests, while the stable revision answers the rest. After ``step_duration`` what both
     have answered in that time is compared: the next step follows, or the stable revision has all of the requests again and the canary is
     stopped. Errors that are no accident end a step at once. Where nothing serves yet there is nothing to compare with, and the new revision
-    gets everything.
+    gets everything. With empty ``steps`` it gets everything in any case, as by ``DeployModelOperator``.
 
     No data is no success: a step with fewer than ``min_requests`` waits up to ``undecided_timeout`` longer, and then ``on_undecided``
     decides. With ``probes``, both revisions are also asked the questions of a dataset in each step, and the canary is given up when it answers
@@ -55,7 +55,8 @@ class CanaryOperator(DeployModelOperator):
     the stable one, which is waited for, up to ``ready_timeout``. From the beginning of that on it is the one that serves, and is not taken back;
     an attempt that follows goes on with it.
 
-    :param steps: percent of the requests, rising, each below 100; 100 follows by itself
+    :param steps: percent of the requests, rising, each below 100; 100 follows by itself. Empty to deploy at once, where requests cannot be
+        split for example: then nothing is compared
     :param step_duration: how long a step takes; a template gives seconds, as for ``undecided_timeout``
     :param min_requests: of the canary in each step, and of the stable revision where it is compared
     :param max_error_rate: share of the canary's requests that may fail, from 0 to 1; ``None`` not to look at it, as for the others
@@ -70,8 +71,6 @@ class CanaryOperator(DeployModelOperator):
         :class:`~airflow_provider_llmops.operators.promote.PromoteOperator` or
         :class:`~airflow_provider_llmops.operators.rollback.RollbackOperator`. The first revision of a service has all of them in any case
     """
-
-    starts_beside = True
 
     def __init__(
         self,
@@ -112,6 +111,11 @@ class CanaryOperator(DeployModelOperator):
         *names_of(__init__),
     )
 
+    @property
+    def starts_beside(self) -> bool:  # type: ignore[override]
+        """Whether the new revision waits for its first step."""
+        return bool(self.plan().shares)
+
     def plan(self) -> CanaryPlan:
         """The steps.
 
@@ -130,6 +134,12 @@ class CanaryOperator(DeployModelOperator):
         """Look whether the service may be changed, and step by step; give what starts the revision."""
         plan = self.plan()
         check_is_flag("promote", self.promote)
+        if not plan.shares:
+            if not self.promote:
+                raise ConfigurationError(
+                    "promote=False leaves a canary with the share of its last step, and steps is empty. Give steps."
+                )
+            return super().prepare(context, intent)
         if reason := self.backend.reason_not_to_split(self.namespace):
             raise ConfigurationError(
                 f"A canary would get none of the requests on connection {self.kserve_conn_id!r}: {reason} Or deploy with DeployModelOperator."
@@ -140,6 +150,8 @@ class CanaryOperator(DeployModelOperator):
 
     def bring_in(self, context: Context, revision: str, answer: str) -> dict[str, Any]:
         """Give a revision that has answered its share of the requests, and more with each step."""
+        if not self.starts_beside:
+            return super().bring_in(context, revision, answer)
         canary = self._canary(context, revision)
         with canary.or_back():
             return self._take_step(context, canary, {"revision": revision, "answer": answer, "decisions": []})

@@ -115,7 +115,7 @@ class DeployModelOperator(RevisionOperator):
     :param kserve_conn_id: connection of type ``kserve``
     """
 
-    starts_beside = False
+    starts_beside: bool = False
     """Whether the new revision gets no requests by itself, also where new revisions usually do."""
 
     def __init__(

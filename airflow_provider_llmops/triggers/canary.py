@@ -87,9 +87,17 @@ class CanaryStepWatch(ServingWatch):
             self._why_not = why
             self._decision = Decision(Outcome.UNDECIDED, (f"The canary {why}.",))
             return True
-        self._decision = self._judged(service)
+        now, patience, answers = time.time(), step.patience, None
         if self._probes is not None:
-            self._decision = together(self._decision, self._probes.look())
+            answers = self._probes.look()
+            if (
+                self._probes.cannot_decide
+            ):  # nothing more will be known of answers whose comparison has failed
+                patience = 0.0
+        is_last = now >= step.until + patience
+        self._decision = self._judged(service, is_over=now >= step.until, is_last=is_last)
+        if answers is not None:
+            self._decision = together(self._decision, answers)
         if self._decision.outcome is Outcome.FAIL:
             if not may_lag:
                 self._log.error("%s%%: %s", step.share, self._decision.findings[0])
@@ -97,11 +105,9 @@ class CanaryStepWatch(ServingWatch):
             return True
         if self._was_shared_otherwise:  # the next look says whether that lasts
             return False
-        # Nothing more will be known of answers whose comparison has failed.
-        patience = 0.0 if self._probes is not None and self._probes.cannot_decide else step.patience
-        return self._decision.outcome is Outcome.PASS or time.time() >= step.until + patience
+        return self._decision.outcome is Outcome.PASS or is_last
 
-    def _judged(self, service: Service) -> Decision:
+    def _judged(self, service: Service, *, is_over: bool, is_last: bool) -> Decision:
         step = self._step
         if not service.revisions[step.stable].state.is_ready:
             return Decision(
@@ -111,9 +117,7 @@ class CanaryStepWatch(ServingWatch):
         canary, stable = (answers_since(service, name, step.since) for name in (step.revision, step.stable))
         if canary is None or stable is None:
             return Decision(Outcome.UNDECIDED, ("What the revisions have answered could not be read.",))
-        now = time.time()
-        is_last = now >= step.until + step.patience
-        return judge(self._limits, canary, stable, is_over=now >= step.until, is_last=is_last)
+        return judge(self._limits, canary, stable, is_over=is_over, is_last=is_last)
 
     def _take_back(self) -> None:
         try:

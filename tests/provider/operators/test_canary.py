@@ -223,7 +223,9 @@ def test_canary_without_requests_is_no_success_and_one_that_is_cleared_leaves_no
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"steps": []}, r"steps must be a list of percentages such as \[5, 25, 50\]"),
+        ({"steps": None}, r"steps must be a list of percentages such as \[5, 25, 50\]"),
+        ({"steps": [], "promote": False}, "promote=False leaves a canary with the share of its last step"),
+        ({"steps": [], "probes": {"dataset": "/d", "min_difference": 0}}, "probes are asked in a step"),
         ({"steps": [5, 100]}, "steps must rise from above 0 to below 100"),
         ({"steps": [50, 25]}, "steps must rise"),
         ({"steps": "5"}, "steps must be a list"),
