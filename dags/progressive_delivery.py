@@ -1,6 +1,7 @@
 """### Progressive delivery: a registered model version, checked, brought in step by step, or taken back
 
-Takes a version of a registered model; looks whether its files are those that were registered, and whether they may be served; starts
+Takes a version of a registered model, from the form or, where a task has registered one with the asset `registered_model` as its
+outlet, that one, with the form's defaults for all else; looks whether its files are those that were registered, and whether they may be served; starts
 it beside the revision that serves, and gives it more of the requests step by step. Between the steps its errors and times are
 compared with those of the stable revision, and, with `probe_data`, the answers of both to the same questions. What breaks a limit goes
 back at once, and the task says which, with the figures and the worst answers side by side. What keeps to all of them serves, and gets
@@ -19,6 +20,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, task
 from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.evaluation import CheckModelOperator
 from airflow_provider_llmops.operators.registry import FetchModelOperator, SetAliasOperator
@@ -181,9 +183,9 @@ params = {
     "probe_protocol": Param(
         "openai_chat",
         type="string",
-        enum=["openai_chat", "openai_completions"],
+        enum=["openai_chat", "openai_completions", "openai"],
         title="Probe set: protocol",
-        description="openai_completions for a model without a chat template.",
+        description="openai_completions for a model without a chat template; openai asks conversations as the first and texts as the second.",
         section="Probe set",
     ),
     "allowed_licenses": Param(
@@ -228,9 +230,34 @@ def given(name: str) -> Callable[..., Any]:
     return lambda context, **_: context["params"][name]
 
 
+def registered(context: Any) -> dict[str, str]:
+    """What has started the run, if that is the registration of a version: its name and number."""
+    events = [event for each in (context.get("triggering_asset_events") or {}).values() for event in each]
+    newest = max(events, key=lambda event: event.timestamp, default=None)
+    known: dict[str, str] = newest.extra if newest else {}
+    if newest and not {"model_name", "model_version"} <= known.keys():
+        raise ConfigurationError(
+            "The event of the asset registered_model does not say which version there is. Let RegisterModelOperator have it as outlet, or "
+            'give {"model_name": ..., "model_version": ...} as its extra.'
+        )
+    return known
+
+
+def model_name(context: Any, **_: Any) -> str:
+    """Name of the registered model."""
+    name: str = registered(context).get("model_name") or context["params"]["model_name"]
+    return name
+
+
+def version(context: Any, **_: Any) -> str | None:
+    """Number of the version; None for the one that has the alias."""
+    number: str | None = registered(context).get("model_version") or context["params"]["version"]
+    return number
+
+
 def service(context: Any, **_: Any) -> str:
     """Name of the service."""
-    name: str = context["params"]["service"] or context["params"]["model_name"]
+    name: str = context["params"]["service"] or model_name(context)
     return name
 
 
@@ -256,7 +283,7 @@ def probes(context: Any, **_: Any) -> dict[str, Any] | None:
 
 with DAG(
     dag_id="progressive_delivery",
-    schedule=None,
+    schedule=[Asset("registered_model")],
     catchup=False,
     params=params,
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
@@ -272,9 +299,9 @@ with DAG(
 
     fetch_model = FetchModelOperator(
         task_id="fetch_model",
-        model_name=given("model_name"),
-        model_version=given("version"),
-        alias=lambda context, **_: None if context["params"]["version"] else context["params"]["from_alias"],
+        model_name=model_name,
+        model_version=version,
+        alias=lambda context, **_: None if version(context) else context["params"]["from_alias"],
         mlflow_conn_id=given("mlflow_connection"),
         kubeflow_conn_id=given("kubeflow_connection"),
     )
@@ -306,7 +333,7 @@ with DAG(
     )
     set_alias = SetAliasOperator(
         task_id="set_alias",
-        model_name=given("model_name"),
+        model_name=model_name,
         model_version=fetched("version"),
         alias=given("to_alias"),
         mlflow_conn_id=given("mlflow_connection"),

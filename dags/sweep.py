@@ -1,7 +1,8 @@
 """### Sweep: one training for each learning rate, the best of them registered
 
 Trains the same model on the same data once for each learning rate (mapped tasks), evaluates each of the tuned models beside
-the base model, and registers the best one if it passes the gate. In MLflow the trainings lie side by side under the run of
+the base model, and registers the best one if it passes the gate, which starts the DAG `progressive_delivery` where that is not
+paused. In MLflow the trainings lie side by side under the run of
 this DAG's run, each under a name with its learning rate.
 
 Where it runs is decided by the connections `kubeflow_default` and `mlflow_default`.
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, Asset, Param, task
 from airflow_provider_llmops.mapping import artifact
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
@@ -192,5 +193,6 @@ with DAG(
         params_to_log=chosen["settings"],
         model_metrics=chosen["metrics"],
         comparison=chosen["comparison"],
+        outlets=[Asset("registered_model")],
     )
     quality_gate >> register_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
@@ -29,6 +29,8 @@ class RegisterModelOperator(ComponentOperator):
 
     An alias is moved by a decision, never by which run finishes last: a version of a newer date or partition keeps it, and
     in backfills it stays. What became of it, and why, is in ``details["alias_note"]``.
+
+    Events of assets among ``outlets`` have ``model_name`` and ``model_version`` as extra, so that a DAG that they start knows what to take.
 
     :param model: URI of the model
     :param model_name: name in the model registry
@@ -138,8 +140,18 @@ class RegisterModelOperator(ComponentOperator):
         self.log.info("%s", value["details"].get("alias_note"))
         links = value["details"].get("links", {})
         ModelVersionLink().push(context["ti"], links.get("model_version", ""))
+        self._tell_assets(context, value["details"])
         MlflowRunLink().push(context["ti"], links.get("run", ""))
         return value
+
+    def _tell_assets(self, context: Context, registered: Mapping[str, Any]) -> None:
+        """Say in the events of assets which version there is."""
+        from airflow.sdk import Asset
+
+        version = {"model_name": registered["name"], "model_version": str(registered["version"])}
+        for asset in self.outlets:
+            if isinstance(asset, Asset):
+                context["outlet_events"][asset].extra.update(version)
 
 
 class FetchModelOperator(ComponentOperator):

@@ -54,6 +54,10 @@ def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_register
     assert (registered["version"], registered["alias"], registered["alias_moved"]) == ("1", "candidate", True)
     assert registered["model_digest"] == trained[winner]["return_value"]["artifacts"]["model"]["digest"]
 
+    (event,) = airflow.api.call("GET", "/assets/events", params={"source_dag_id": "sweep"})["asset_events"]
+    assert event["extra"] == {"model_name": "swept", "model_version": "1"}
+    assert event["name"] == "registered_model"
+
     runs = httpx.post(
         f"{airflow.stack.mlflow_url}/api/2.0/mlflow/runs/search",
         auth=airflow.stack.mlflow_login,

@@ -7,12 +7,14 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk import Asset, AssetAll
 from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import ParamValidationError
 from planes import REPO
 
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.probes import CanaryProbes
+from airflow_provider_llmops.exceptions import ConfigurationError
 
 DETAILS = {"version": "7", "registered_digest": "sha256:1", "model_digest": "sha256:1"}
 
@@ -40,12 +42,15 @@ def rendered(monkeypatch):
     def xcom_pull(task_ids, key="return_value", **_):
         return {"details": DETAILS} if key == "return_value" else f"/{task_ids}/{key}"
 
-    def render(task_id, **conf):
+    def render(task_id, events=(), **conf):
         dag = read_dag()
         task = dag.get_task(task_id).prepare_for_execution()
         ti = SimpleNamespace(xcom_pull=xcom_pull, dag_id=dag.dag_id, run_id="r", task_id=task_id)
         params = process_params(dag, task, conf, suppress_exception=False)
-        task.render_template_fields({"task": task, "ti": ti, "params": params})
+        started_by = {Asset("registered_model"): list(events)} if events else {}
+        task.render_template_fields(
+            {"task": task, "ti": ti, "params": params, "triggering_asset_events": started_by}
+        )
         return task
 
     return render
@@ -73,6 +78,28 @@ def test_tasks_follow_each_other_and_nothing_is_served_unchecked(dag):
 def test_a_version_is_taken_by_number_or_by_alias(rendered, conf, version, alias):
     arguments = rendered("fetch_model", **conf).arguments()
     assert (arguments["model_version"], arguments["alias"]) == (version, alias)
+
+
+def event(at, **extra):
+    return SimpleNamespace(timestamp=at, extra=extra)
+
+
+def test_a_registration_starts_the_delivery_of_its_version(dag, rendered):
+    assert str(dag.timetable.asset_condition) == str(AssetAll(Asset("registered_model")))
+    events = [
+        event(2, model_name="newer", model_version="12"),
+        event(1, model_name="older", model_version="3"),
+    ]
+    arguments = rendered("fetch_model", events).arguments()
+    assert [arguments[name] for name in ("model_name", "model_version", "alias")] == ["newer", "12", None]
+    assert rendered("canary", events).service_name == "newer"
+    assert rendered("canary", events, service="chat").service_name == "chat"
+    assert rendered("set_alias", events).model_name == "newer"
+
+
+def test_an_event_that_names_no_version_is_refused(rendered):
+    with pytest.raises(ConfigurationError, match="does not say which version"):
+        rendered("fetch_model", [event(1, model_name="newer")])
 
 
 def test_what_was_fetched_is_checked_served_and_gets_the_alias(rendered):

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_llmops.delivery.as_of import as_of
-from airflow_provider_llmops.operators.registry import FetchModelOperator, SetAliasOperator
+from airflow_provider_llmops.operators.registry import (
+    FetchModelOperator,
+    RegisterModelOperator,
+    SetAliasOperator,
+)
 
 SECRET = "s3cret-token"  # noqa: S105  the connection's
 
@@ -26,6 +32,24 @@ def test_a_version_is_a_text_whatever_a_template_makes_of_it(given, taken):
     assert arguments["tracking_uri"] == "https://mlflow.example.com"
     assert SECRET not in json.dumps(arguments)
     assert operator.environment() == {"MLFLOW_TRACKING_TOKEN": SECRET}
+
+
+def test_events_of_assets_say_which_version_there_is(context):
+    ours, other = Asset("registered_model"), AssetAlias("several")
+    register = RegisterModelOperator(
+        task_id="register",
+        model="/m",
+        model_name="chat",
+        outlets=[ours, other],
+        mlflow_conn_id="mlflow_default",
+    )
+    events = OutletEventAccessors()
+    events[ours].extra["mine"] = 1
+    register._tell_assets({**context, "outlet_events": events}, {"name": "chat", "version": 12})
+    assert events[ours].extra == {"mine": 1, "model_name": "chat", "model_version": "12"}
+    RegisterModelOperator(task_id="no_outlets", model="/m", model_name="chat")._tell_assets(
+        context, {"name": "chat", "version": 12}
+    )
 
 
 def test_an_alias_is_moved_for_the_date_of_the_run(context):
