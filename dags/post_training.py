@@ -1,7 +1,9 @@
 """### Post-training: from a base model to a served, better one
 
 Takes data of your own, or makes sample data where you give none; validates it, trains a base model on it, evaluates base and
-tuned model side by side, and, if the tuned model is better by the margin asked for, registers it in MLflow and serves it.
+tuned model side by side, and, if the tuned model is better by the margin asked for, registers it in MLflow and brings it in as a
+canary: it gets more of the requests step by step, while its answers to questions of the evaluation, its errors and its times are
+held against those of what serves.
 
 How it is trained is chosen by `method`, and that decides which data are needed:
 
@@ -29,6 +31,9 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Context, Param, TaskGroup, task
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.exceptions import RunNotFoundError
+from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
@@ -127,6 +132,58 @@ params = {
         pattern=NAMESPACE,
         title="Namespace",
         description="Namespace of the service.",
+        section="Serving",
+    ),
+    "serve_base": Param(
+        False,
+        type="boolean",
+        title="Base model first",
+        description="Where nothing serves yet, serve the base model, for the tuned one to be compared with. Not in a backfill.",
+        section="Serving",
+    ),
+    "canary_steps": Param(
+        [20, 50],
+        type="array",
+        items={"type": "integer", "minimum": 1, "maximum": 99},
+        maxItems=10,
+        uniqueItems=True,
+        title="Canary: steps",
+        description="Percent of the requests in each step, rising; 100 follows by itself. Emptied: all at once, as on a cluster that cannot "
+        "split requests.",
+        section="Serving",
+    ),
+    "step_seconds": Param(
+        60,
+        type="number",
+        minimum=0,
+        maximum=86400,
+        title="Canary: seconds of a step",
+        description="How long a step takes at least. What breaks a limit does not wait for its end.",
+        section="Serving",
+    ),
+    "canary_rows": Param(
+        16,
+        type="integer",
+        minimum=0,
+        maximum=10000,
+        title="Canary: questions",
+        description="How many rows of the evaluation data both revisions are asked in each step. 0: none, and the service needs "
+        "users during the canary.",
+        section="Serving",
+    ),
+    "canary_margin": Param(
+        -0.05,
+        type="number",
+        title="Canary: margin",
+        description="Smallest difference to the answers of what serves that passes, in the gate's metric.",
+        section="Serving",
+    ),
+    "max_latency_ratio": Param(
+        3.0,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        title="Canary: latency",
+        description="How many times as long as those of what serves 95 percent of the answers may take. Left empty: not looked at.",
         section="Serving",
     ),
     "revision": Param(
@@ -310,6 +367,45 @@ def validation(name: str) -> dict[str, Any]:
     }
 
 
+def only_where_nothing_serves(context: Context) -> None:
+    """A hook that skips what would take the requests away from a model that somebody uses."""
+    params = context["params"]
+    if not params["serve_base"] or not params["canary_steps"]:
+        raise AirflowSkipException("Not asked for.")
+    if context["dag_run"].run_type == "backfill":
+        raise AirflowSkipException("A backfill leaves a service that serves alone, this one, too.")
+    backend = KServeHook().backend
+    try:
+        service = backend.get(params["namespace"], params["model_name"])
+    except RunNotFoundError:
+        return
+    if service.is_serving:
+        raise AirflowSkipException(f"{service.stable} serves, with which the tuned model is compared.")
+
+
+def probes(context: Context, **_: Any) -> dict[str, Any] | None:
+    """The questions that canary and stable revision are asked in each step."""
+    params = context["params"]
+    if not params["canary_rows"] or not params["canary_steps"]:
+        return None
+    return {
+        "dataset": context["ti"].xcom_pull("validate_evaluation", key="validated"),
+        "metric": params["metric"],
+        "min_difference": params["canary_margin"],
+        "arguments": {
+            "protocol": "openai",  # as the evaluation has put them
+            "request": {"max_tokens": 64, "temperature": 0},
+            "max_rows": params["canary_rows"],
+        },
+    }
+
+
+def requests_of_a_step(context: Context, **_: Any) -> int:
+    """Fewest requests that decide a step: the questions are enough, where there are any."""
+    there = context["ti"].xcom_pull("validate_evaluation", key="metrics")["accepted_rows"]
+    return min(context["params"]["canary_rows"], there) or 50
+
+
 def text(name: str) -> Callable[..., str | None]:
     """A parameter that is text: a template would make a number of the commit ``12e4567``."""
     return lambda context, **_: context["params"][name]
@@ -477,12 +573,25 @@ with DAG(
             tags="{{ dict(ti.xcom_pull('tuned_model', key='tags'), "
             "**{'component.evaluate_model': ti.xcom_pull('evaluate_tuned')['component_digest']}) }}",
         )
-        deploy_model = DeployModelOperator(
+        serve_base = DeployModelOperator(
+            task_id="serve_base",
+            service_name=text("model_name"),
+            namespace="{{ params.namespace }}",
+            model=import_base_model.output["model"],
+            pre_execute=only_where_nothing_serves,
+        )
+        deploy_model = CanaryOperator(
             task_id="deploy_model",
             service_name=text("model_name"),
             namespace="{{ params.namespace }}",
             model=tuned["model"],
             model_digest=tuned["digest"],
+            steps="{{ params.canary_steps }}",
+            step_duration="{{ params.step_seconds }}",
+            min_requests=requests_of_a_step,
+            max_latency_ratio="{{ params.max_latency_ratio }}",
+            probes=probes,
+            trigger_rule="none_failed",  # mostly something serves already
             outlets=[Asset("post_training_service")],
         )
         smoke_test = AskModelOperator(
@@ -496,4 +605,4 @@ with DAG(
     check_settings() >> [prepare_data, import_base_model]
     prepare_data >> [validate_train, validate_preferences, validate_evaluation]
     [train_sft, train_dpo, train_kto, train_grpo, train_rloo] >> tuned
-    quality_gate >> register_model >> deploy_model >> smoke_test
+    quality_gate >> register_model >> serve_base >> deploy_model >> smoke_test

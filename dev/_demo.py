@@ -38,6 +38,8 @@ QUESTION_LABELS = {
 }
 # Pages among the artifacts.
 PAGES = (("Report", "evaluate_tuned", "report"), ("Data docs", "validate_train", "data_docs"))
+# The base model serves first, so that there is a canary to see; both answer a few questions in each of two short steps.
+CANARY = {"serve_base": True, "canary_steps": [25, 50], "step_seconds": 2, "canary_rows": 8}
 SHOWN_CURVES = ("loss", "accuracy", "margin", "reward", "kl")
 
 
@@ -53,6 +55,7 @@ class Outcome:
     errors: dict[str, dict[str, str]] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     training: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    canary: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     endpoint: str | None = None
     question: dict[str, str] = field(default_factory=dict)
@@ -62,9 +65,10 @@ class Outcome:
 def main(arguments: list[str] | None = None) -> int:
     """Entry of ``dev/demo``."""
     options = _options(arguments)
-    conf = ({"method": options.method} if options.method else {}) | dict(options.param)
+    asked = ({"method": options.method} if options.method else {}) | dict(options.param)
+    conf = (CANARY if options.dags is None else {}) | asked
     # A running Airflow would refuse a wrong value too, and leave a wrong name to the first task.
-    if conf and (problems := problems_of(conf, DAG_ID, options.dags or REPOSITORY / "dags")):
+    if asked and (problems := problems_of(asked, DAG_ID, options.dags or REPOSITORY / "dags")):
         print("dev/demo: " + "\n".join(problems), file=sys.stderr)
         return 2
     began = time.monotonic()
@@ -211,6 +215,7 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome, api_key: str | None
     }
     outcome.model = results.get("register_model", {}).get("details", {})
     outcome.endpoint = results.get("deploy_model", {}).get("url")
+    outcome.canary = api.xcom(DAG_ID, run_id, "deploy_model", key="decisions") or []
     for label, task_id, artifact in PAGES:
         if uri := results.get(task_id, {}).get("artifacts", {}).get(artifact, {}).get("uri"):
             page = Path(outcome.stack) / f"{artifact}.html"
@@ -282,6 +287,8 @@ def _report(stack: Stack, outcome: Outcome, keep: bool) -> None:
     for task_id, curves in outcome.training.items():
         shown = ", ".join(f"{name} {first:.3f} to {final:.3f}" for name, (first, final) in curves.items())
         print(f"{task_id:12} {shown}")
+    for number, decision in enumerate(outcome.canary, start=1):
+        print(f"{'Canary':10} step {number}: {decision['outcome']}; {_told(decision)}")
     for key, label in QUESTION_LABELS.items():
         if key in outcome.question:
             print(textwrap.indent(f"{label:10} {_shorten(outcome.question[key])}", " " * 11)[11:])
@@ -303,6 +310,23 @@ def _report(stack: Stack, outcome: Outcome, keep: bool) -> None:
     print(
         f"{'Total':10} {outcome.seconds['total']:.0f} s, of which {outcome.seconds['start']:.0f} s to start Airflow"
     )
+
+
+def _told(decision: dict[str, Any]) -> str:
+    """What a step of the canary has compared, in a line."""
+    evidence = decision["evidence"]
+    if "canary" not in evidence:
+        return "nothing was compared"
+    both = [evidence[name] for name in ("canary", "stable")]
+    requests, errors = (" and ".join(str(each[name]) for each in both) for name in ("requests", "errors"))
+    found = [f"{requests} requests of canary and stable, {errors} errors"]
+    if all(each["p95_seconds"] is not None for each in both):
+        found.append("95% within {:.2f} and {:.2f} s".format(*(each["p95_seconds"] for each in both)))
+    if answers := evidence.get("answers"):
+        found.append(
+            f"{decision['rules']['metric']} {answers['candidate']:.3f} and {answers['baseline']:.3f}"
+        )
+    return ", ".join(found)
 
 
 def _page(model: dict[str, Any]) -> str:

@@ -19,6 +19,10 @@ SMALL = {
     "max_steps": 2,
     "lora_rank": 2,
     "min_improvement": -1,
+    "step_seconds": 1,
+    "canary_rows": 2,
+    "canary_margin": -1,
+    "max_latency_ratio": None,
     "model_name": "tiny",
 }
 
@@ -39,7 +43,7 @@ def airflow(real_airflow: RealAirflow) -> RealAirflow:
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):
     params = airflow.api.call("GET", "/dags/post_training/details")["params"]
-    assert len(params) == 24
+    assert len(params) == 30
     for name, param in params.items():
         assert param["description"], name
         assert {"type", "title"} <= param["schema"].keys(), name
@@ -72,7 +76,7 @@ def run_to_success(airflow: RealAirflow, base_model: Path, **conf: Any) -> str:
 def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     import httpx
 
-    run = run_to_success(airflow, tiny_model)
+    run = run_to_success(airflow, tiny_model, serve_base=True)
     states = airflow.tasks("post_training", run)
     skipped = {task for task, state in states.items() if state == "skipped"}
     trainers = {"train_dpo", "train_kto", "train_reward", "train_grpo", "train_rloo"}
@@ -108,7 +112,16 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     ]
     assert parents[0] == parents[1]
 
-    service = airflow.xcom("post_training", run, "deploy_model")
+    base, service = (airflow.xcom("post_training", run, task) for task in ("serve_base", "deploy_model"))
+    assert (base["revision"], service["revision"], base["url"]) == ("00001", "00002", service["url"])
+    decisions = airflow.xcom("post_training", run, "deploy_model", "decisions")
+    assert [decision["outcome"] for decision in decisions] == ["pass", "pass"]
+    assert [decision["evidence"]["answers"]["rows"] for decision in decisions] == [2, 2]
+    assert all(
+        decision["evidence"][whose]["requests"] >= 2
+        for decision in decisions
+        for whose in ("canary", "stable")
+    )
     models_url = f"{service['openai_url']}/models"
     assert httpx.get(models_url).status_code == 401
     key = {"Authorization": f"Bearer {airflow.stack.api_key}"}
@@ -133,6 +146,7 @@ def test_reinforcement_learning_goes_through_reward_model_and_policy(airflow, ti
         "train_dpo",
         "train_kto",
         "train_rloo",
+        "serve_base",
     }
     policy = airflow.xcom("post_training", run, "train_grpo")
     assert {"first_reward", "final_reward"} <= policy["metrics"].keys()
@@ -180,7 +194,7 @@ def own_data(directory: Path) -> dict[str, str]:
 def test_dpo_on_data_of_ones_own_makes_none_and_ends_with_a_served_model(airflow, tiny_model, tmp_path):
     data = own_data(tmp_path)
     run = run_to_success(airflow, tiny_model, model_name="tiny-dpo", method="dpo", **data)
-    assert_trained_by(airflow, run, "dpo", "prepare_data")
+    assert_trained_by(airflow, run, "dpo", "prepare_data", "serve_base")
     counts = {
         task_id: airflow.xcom("post_training", run, task_id)["metrics"]["accepted_rows"]
         for task_id in ("validate_preferences", "validate_evaluation")
@@ -216,7 +230,9 @@ def test_gate_that_is_not_passed_by_kto_stops_before_registration(airflow, tiny_
     assert_trained_by(airflow, run, "kto")
     states = airflow.tasks("post_training", run)
     assert states["quality_gate"] == "failed"
-    assert {states[task] for task in ("register_model", "deploy_model", "smoke_test")} == {"upstream_failed"}
+    assert {states[task] for task in ("register_model", "serve_base", "deploy_model", "smoke_test")} == {
+        "upstream_failed"
+    }
     assert airflow.task("post_training", run, "quality_gate")["try_number"] == 1
     assert airflow.xcom("post_training", run, "quality_gate")["passed"] is False
 

@@ -42,8 +42,8 @@ class FakeApi:
             {"event": "Pausing task as DEFERRED. ", "logger": airflow},
         ]
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        return self.xcoms.get(task_id)
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        return self.xcoms.get(task_id if key == "return_value" else f"{task_id}.{key}")
 
 
 def test_without_a_terminal_each_change_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +110,27 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
+STEP = {
+    "outcome": "pass",
+    "findings": ["The canary kept to every limit with 9 requests."],
+    "rules": {"metric": "rougeL"},
+    "evidence": {
+        "canary": {"requests": 9, "errors": 0, "p50_seconds": 0.5, "p95_seconds": 0.75},
+        "stable": {"requests": 12, "errors": 1, "p50_seconds": 1.5, "p95_seconds": 2.5},
+        "answers": {"candidate": 0.9, "baseline": 0.25, "rows": 8},
+    },
+}
+
+
+def test_a_step_of_the_canary_is_told_in_a_line() -> None:
+    requests = "9 and 12 requests of canary and stable, 0 and 1 errors"
+    assert _demo._told(STEP) == f"{requests}, 95% within 0.75 and 2.50 s, rougeL 0.900 and 0.250"
+    nobody = {"requests": 0, "errors": 0, "p50_seconds": None, "p95_seconds": None}
+    unseen = {"rules": {}, "evidence": {"canary": nobody, "stable": nobody}}
+    assert _demo._told(unseen) == "0 and 0 requests of canary and stable, 0 and 0 errors"
+    assert _demo._told({"rules": {}, "evidence": {}}) == "nothing was compared"
+
+
 def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_changed(
     tmp_path: Path, endpoint: str
 ) -> None:
@@ -148,15 +169,19 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
         "evaluate_tuned": {"artifacts": scores("tuned", ["same ", "after"]), "comparison": comparison},
         "register_model": {"details": model},
         "deploy_model": {"url": endpoint},
+        "deploy_model.decisions": [STEP],
         "smoke_test": [{"prompt": "a list", "answer": "as AskModelOperator pushes"}],
     }
     outcome = Outcome(
-        succeeded=True, stack=str(tmp_path), tasks={task_id: {} for task_id in [*xcoms, "validate_train"]}
+        succeeded=True,
+        stack=str(tmp_path),
+        tasks={task_id: {} for task_id in [*xcoms, "validate_train"] if "." not in task_id},
     )
     _demo._collect(FakeApi([], xcoms), "run", outcome, "the-key")  # type: ignore[arg-type]
     assert outcome.metrics == {"rougeL": {"base": 0.1, "tuned": 0.4, "change": 0.3}}
     assert outcome.model == model
     assert outcome.endpoint == endpoint
+    assert outcome.canary == [STEP]
     assert outcome.files == {"Report": str(tmp_path / "report.html")}
     assert (tmp_path / "report.html").read_text() == "<p>report</p>"
     assert outcome.question == {

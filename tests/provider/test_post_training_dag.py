@@ -11,7 +11,8 @@ from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 from planes import REPO
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.component import ComponentOperator
 
 STAGES = {
@@ -43,7 +44,7 @@ def rendered(dag, monkeypatch):
                 "component_digest": f"sha256:{task_ids}",
                 "artifacts": {"model": {"uri": f"/{task_ids}", "digest": "sha256:0"}},
             },
-            "metrics": {"rougeL": 0.5},
+            "metrics": {"rougeL": 0.5, "accepted_rows": 12},
             "comparison": {"metrics": {"rougeL": {"candidate": 0.5}}},
             "tags": {"component.train_sft": "sha256:1"},
         }
@@ -168,8 +169,67 @@ def test_tasks_are_in_groups_and_keep_short_names(dag):
             *(f"train_{name}" for name in ("sft", "dpo", "kto", "reward", "grpo", "rloo")),
         },
         "evaluation": {"evaluate_base", "evaluate_tuned", "quality_gate"},
-        "delivery": {"register_model", "deploy_model", "smoke_test"},
+        "delivery": {"register_model", "serve_base", "deploy_model", "smoke_test"},
     }
+
+
+@pytest.mark.parametrize(("rows", "needed"), [(16, 12), (5, 5)])
+def test_canary_answers_questions_of_the_evaluation_as_it_has_put_them(rendered, rows, needed):
+    plan = rendered(
+        "deploy_model", canary_rows=rows, canary_steps=[10], metric="bleu", canary_margin=-2
+    ).plan()
+    assert (plan.shares, plan.limits.min_requests) == ((10,), needed)
+    asked = plan.probes
+    assert (asked.dataset, asked.metric, asked.min_difference) == (
+        "/validate_evaluation/validated",
+        "bleu",
+        -2,
+    )
+    assert (asked.arguments["protocol"], asked.arguments["max_rows"]) == ("openai", rows)
+
+
+def test_canary_without_questions_waits_for_users_and_one_without_steps_is_none(rendered):
+    plan = rendered("deploy_model", canary_rows=0, max_latency_ratio=None).plan()
+    assert (plan.shares, plan.probes, plan.limits.min_requests) == ((20, 50), None, 50)
+    assert plan.limits.max_latency_ratio is None
+    task = rendered("deploy_model", canary_steps=[])
+    assert (task.plan().shares, task.plan().probes, task.starts_beside) == ((), None, False)
+
+
+class Backend:
+    """Where one service may be."""
+
+    def __init__(self, service):
+        self.service = service
+
+    def get(self, namespace, name):
+        assert (namespace, name) == ("default", "stdlib-helper")
+        if self.service is None:
+            raise RunNotFoundError("There is none.")
+        return self.service
+
+
+@pytest.mark.parametrize(
+    ("given", "run_type", "service", "reason"),
+    [
+        ({}, "manual", None, None),
+        ({}, "manual", SimpleNamespace(is_serving=False), None),
+        ({}, "manual", SimpleNamespace(is_serving=True, stable="00003"), "00003 serves"),
+        ({}, "backfill", None, "A backfill leaves"),
+        ({"serve_base": False}, "manual", None, "Not asked for"),
+        ({"canary_steps": []}, "manual", None, "Not asked for"),
+    ],
+)
+def test_base_model_is_served_where_nothing_serves(dag, monkeypatch, given, run_type, service, reason):
+    monkeypatch.setattr(KServeHook, "backend", Backend(service))
+    params = {"serve_base": True, "canary_steps": [50], "namespace": "default", "model_name": "stdlib-helper"}
+    context = {"params": {**params, **given}, "dag_run": SimpleNamespace(run_type=run_type)}
+    hook = dag.get_task("serve_base")._pre_execute_hook
+    if reason is None:
+        assert hook(context) is None
+    else:
+        with pytest.raises(AirflowSkipException, match=reason):
+            hook(context)
 
 
 def test_skipped_data_skip_no_task_that_is_needed(dag):
@@ -181,6 +241,7 @@ def test_skipped_data_skip_no_task_that_is_needed(dag):
         "validate_preferences": "none_failed",
         "validate_evaluation": "none_failed",
         "tuned_model": "none_failed_min_one_success",
+        "deploy_model": "none_failed",
     }
     assert dag.get_task("check_settings").upstream_task_ids == set()
     assert dag.get_task("check_settings").get_flat_relative_ids() == set(dag.task_ids) - {"check_settings"}
