@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops_components.errors import ComponentError
+from llmops_components.quiet import quiet_torchao
 from llmops_components.redaction import hide_in, redacted
 from llmops_components.reporting import report_error
 from llmops_components.result_schema import MAX_FINDINGS, check_result
@@ -67,6 +68,7 @@ def carry_out(
     """
     started = time.monotonic()
     logging.getLogger().setLevel(logging.WARNING)  # KFP's executor switches on what every library has to say
+    quiet_torchao()
     try:
         with naming_full_disk(Path(result).parent):
             report = call()

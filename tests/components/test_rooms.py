@@ -48,7 +48,7 @@ DATA_PLANE = House(
         ("data",),
         ("step",),
         ("passthrough",),
-        ("processes", "reporting", "result_schema", "uris"),
+        ("processes", "quiet", "reporting", "result_schema", "uris"),
         ("results",),
         ("comparison", "state_files"),
         ("errors",),

@@ -18,7 +18,7 @@ from llmops_components.models.directory import check_model_directory, read_setti
 from llmops_components.models.outputs import new_directory
 from llmops_components.models.precision import DTYPES
 from llmops_components.models.provenance import PROVENANCE_FILE, card_licence
-from llmops_components.models.quiet import quiet_libraries
+from llmops_components.quiet import quiet_libraries
 from llmops_components.redaction import redact
 from llmops_components.results import StepReport
 from llmops_components.state_files import write_json

@@ -20,8 +20,8 @@ from llmops_components.models.provenance import (
     describe_base,
     library_versions,
 )
-from llmops_components.models.quiet import quiet_libraries
 from llmops_components.models.saving import write_model
+from llmops_components.quiet import quiet_libraries
 from llmops_components.results import StepReport, digest_of
 from llmops_components.state_files import write_json
 

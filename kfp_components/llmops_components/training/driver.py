@@ -19,9 +19,9 @@ from llmops_components.models import loading
 from llmops_components.models.directory import check_model_directory
 from llmops_components.models.outputs import check_output
 from llmops_components.models.provenance import count_parameters
-from llmops_components.models.quiet import quiet_libraries
 from llmops_components.models.saving import save_trained
 from llmops_components.passthrough.training import TrainingOptions
+from llmops_components.quiet import quiet_libraries
 from llmops_components.results import StepReport
 from llmops_components.state_files import naming_full_disk
 from llmops_components.training import building, curves

@@ -26,8 +26,8 @@ from llmops_components.models.provenance import (
     describe_base,
     library_versions,
 )
-from llmops_components.models.quiet import quiet_libraries
 from llmops_components.models.saving import free_weights
+from llmops_components.quiet import quiet_libraries
 from llmops_components.results import StepReport
 from llmops_components.state_files import write_json
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import ComponentError, ModelError, SettingError
+from llmops_components.quiet import quiet_torchao
 from llmops_components.redaction import hide_in
 from llmops_components.reporting import words_of
 from llmops_components.serving.access.secret import read_secret
@@ -312,6 +313,7 @@ def main() -> int:
     """
     args = parse_arguments()
     logs.configure(args.log_file)
+    quiet_torchao()
     try:
         serve(args)
     except BaseException as error:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
+
+def quiet_torchao() -> None:
+    """Keep torch from saying, in every process, how torchao registers its types: Transformers and PEFT import it with every model.
+
+    Call it before they are imported.
+    """
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
 
 def quiet_libraries() -> None:
     """Switch off progress bars that redraw themselves: in a task log every redraw is another line."""
     import warnings
 
+    quiet_torchao()
     import datasets
     import huggingface_hub.constants
     import transformers
