@@ -52,8 +52,8 @@ def decided(monkeypatch, seen: Answers, *, over_for: float, patience: float = 60
         patience=patience,
         poll_interval=1.0,
     )
-    watch = CanaryStepWatch(SimpleNamespace(), step, logging.getLogger("test"), probes)
-    monkeypatch.setattr(watch, "read", lambda: service)
+    watch = CanaryStepWatch(SimpleNamespace(lags=False), step, logging.getLogger("test"), probes)
+    monkeypatch.setattr(watch, "read", lambda *, may_lag: service)
     monkeypatch.setattr(watch, "_take_back", lambda: given_up.append("2"))
     monkeypatch.setattr(
         canary,
