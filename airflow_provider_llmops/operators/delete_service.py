@@ -42,7 +42,7 @@ class DeleteServiceOperator(BaseOperator):
     :param delete_timeout: how long an attempt waits
     :param kserve_conn_id: connection of type ``kserve``
     :param deferrable: wait in the triggerer instead of in a worker
-    :param poll_interval: seconds between two looks; 0.5 on this machine and 5 on a cluster, unless given
+    :param poll_interval: seconds between two looks; 1 on this machine and 5 on a cluster, unless given
     """
 
     ui_color = "#e6f4ea"

@@ -93,7 +93,7 @@ class DeployModelOperator(RevisionOperator):
     as ``return_value``.
 
     Further arguments are those of :class:`~airflow_provider_llmops.remote.operator.RemoteRunOperator`, ``ready_timeout`` in place of its
-    ``run_timeout``. ``poll_interval`` is 0.5 on this machine, else 5, unless given. To cancel is to stop the new revision.
+    ``run_timeout``. ``poll_interval`` is 1 on this machine, else 5, unless given. To cancel is to stop the new revision.
 
     :param service_name: name of the service and of the model that clients ask for
     :param model: URI of the model

@@ -32,7 +32,7 @@ class LocalServingBackend:
     :param root: directory that holds ``services/``
     """
 
-    poll_interval = 0.5
+    poll_interval = 1.0
     rolls_out = False
     lags = False
 

@@ -90,7 +90,7 @@ def canary(model, **arguments):
         "min_requests": 10,
         "max_latency_ratio": 4.0,
         "undecided_timeout": timedelta(minutes=3),
-        "poll_interval": 0.2,
+        "poll_interval": 0.5,
     }
     return CanaryOperator(
         task_id="canary", service_name="tiny", model=str(model), **{**settings, **arguments}
