@@ -63,10 +63,11 @@ class ProbesWatch:
         run = self._backend.get(self._run_id)
         if not run.state.is_terminal:
             return _undecided(f"The answers are being compared: the run is {run.state}.")
-        self.is_over = True
         if not run.state.is_successful:
+            self.is_over = True
             return _undecided(f"The answers could not be compared: {run.reason}")
         result = read_component_result(self._backend, run.run_id, PipelineSpec.packaged(COMPARISON))
+        self.is_over = True  # not before: a store that does not answer is asked again
         return judge_answers(self._probes, result)
 
     def cancel(self) -> None:

@@ -84,6 +84,16 @@ def test_a_comparison_is_waited_for_and_read_once():
     assert backend.cancelled == []
 
 
+def test_a_result_whose_store_does_not_answer_is_asked_for_again():
+    backend = Runs(RunState.SUCCEEDED, result=ApiUnavailableError("The store is away."))
+    looks = watch(backend)
+    decision = looks.look()
+    assert (decision.outcome, looks.is_over, looks.cannot_decide) == ("undecided", False, False)
+    assert "cannot be read: The store is away" in decision.findings[0]
+    backend.result = RESULT
+    assert (looks.look().outcome, looks.is_over) == ("pass", True)
+
+
 @pytest.mark.parametrize(
     ("backend", "finding"),
     [
