@@ -83,6 +83,7 @@ class Canary:
         since = counts_of(service, self.revision, stable)
         probe = None
         if self._probes is not None:
+            since = self._probes.since(self._context, share, since)
             way_to = partial(kind.backend.way_to, service)
             probe = self._probes.start(self._context, self.revision, stable, share, way_to)
         trigger = CanaryStepTrigger(

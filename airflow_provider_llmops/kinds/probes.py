@@ -29,6 +29,7 @@ COMPARISON_ADDRESSES = {
     "checkpoints": Address(kind="directory", exists=False),
 }
 MAX_NAME_LENGTH = 120
+STEP_KEY = "llmops_canary_step"
 Way = tuple[str, str | None]
 
 
@@ -72,6 +73,24 @@ class ProbeRuns:
 
             refuse_secrets("probes", pipeline, self._environment())
 
+    def since(
+        self, context: Context, share: int, now: dict[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """What both had answered before they were first asked in a step: in an attempt that follows the questions are not put again, and count.
+
+        :param context: of the attempt
+        :param share: percent of the requests that the canary has
+        :param now: what canary and stable revision have answered by now
+        """
+        step: dict[str, Any] = {"of": _key_of(context), "share": share, "revisions": sorted(now)}
+        stored: Any = context["task_state_store"].get(STEP_KEY)
+        if stored and {**stored, **step} == stored:
+            found: dict[str, dict[str, Any]] = stored["since"]
+            return found
+        begun: dict[str, Any] = {**step, "since": now}
+        context["task_state_store"].set(STEP_KEY, begun)
+        return now
+
     def start(
         self, context: Context, revision: str, stable: str, share: int, way_to: Callable[[str], Way]
     ) -> dict[str, Any]:
@@ -86,7 +105,7 @@ class ProbeRuns:
         ti, intent = context["ti"], Intent.load(context)
         began = intent.began if intent else ti.try_number
         name = f"{ti.dag_id}.{ti.task_id}"[:MAX_NAME_LENGTH]
-        name += f" {self._service_name} {revision} {share}% {attempts_key(context, began)}"
+        name += f" {self._service_name} {revision} {share}% {_key_of(context)}"
         backend = self.hook.backend
         # One that has ended without a result is begun anew by the next attempt, which the one after that has to find.
         tries = range(began, ti.try_number + 1)
@@ -152,6 +171,12 @@ class ProbeRuns:
 
             pipeline = apply_settings(pipeline, probes.step_settings)
         return backend.place(pipeline, COMPARISON_ADDRESSES)
+
+
+def _key_of(context: Context) -> str:
+    """Shared by the attempts that follow each other until the task is cleared."""
+    intent = Intent.load(context)
+    return attempts_key(context, intent.began if intent else None)
 
 
 def _side_by_side(row: Mapping[str, Any]) -> str:

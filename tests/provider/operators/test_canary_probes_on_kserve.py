@@ -8,9 +8,10 @@ from datetime import timedelta
 
 import certifi
 import pytest
-from attempts import clear
+from airflow.sdk.exceptions import TaskDeferred
+from attempts import clear, retry
 from kserve_deployments import connect, deploy, serving
-from test_canary_on_kserve import canary, to_the_end
+from test_canary_on_kserve import canary, go_on, to_the_end
 
 from airflow_provider_llmops.delivery.probes import CanaryProbes
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
@@ -84,6 +85,28 @@ def test_each_revision_is_asked_at_the_address_of_its_own_predictor(
     decisions = context["ti"].xcom["decisions"]
     assert [each["outcome"] for each in decisions] == ["pass", "pass"]
     assert decisions[0]["evidence"]["answers"]["rows"] == 6
+
+
+def test_retry_counts_the_questions_that_the_attempt_before_has_put(gateway_kserve, pipelines, api, context):
+    """They are not put again: without users there would be no requests at all."""
+    deploy("1", context)
+    pipelines(0.0)
+    task, steps = canary(probes=PROBES, deferrable=True), []
+    for attempt in (clear(context), context):
+        with pytest.raises(TaskDeferred) as ready:
+            task.execute(attempt)
+        with pytest.raises(TaskDeferred) as step:
+            go_on(task, ready.value, context)
+        steps.append(step.value)
+        retry(context)
+        task = canary(probes=PROBES, deferrable=True)
+    first, again = (each.trigger for each in steps)
+    assert first.probe["run_id"] == again.probe["run_id"]
+    assert first.since == again.since
+    with pytest.raises(TaskDeferred) as following:  # which has questions of its own
+        go_on(task, steps[1], context)
+    assert following.value.trigger.since != first.since
+    assert len(api.runs) == 2
 
 
 def test_names_of_services_without_an_address_lead_to_the_ports_of_the_pods(
