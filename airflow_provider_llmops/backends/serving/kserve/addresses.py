@@ -37,6 +37,7 @@ def own_address(objects: ServiceObjects, revision: str, is_headless: Callable[[]
             f"Revision {revision} has no pod that is ready, and nothing answers at its address.", where
         )
     told = urlsplit((objects.status.get("address") or {}).get("url") or "").hostname or ""
-    domain = told.partition(".svc")[2]  # .cluster.local, as a rule
+    parts = told.split(".", 3)  # NAME.NAMESPACE.svc.cluster.local, as a rule
+    domain = f".{parts[3]}" if len(parts) == 4 and parts[2] == "svc" else ""
     port = f":{port_of(pods[0])}" if is_headless() else ""
     return f"http://{found.deployed_as}.{namespace}.svc{domain}{port}"

@@ -113,6 +113,18 @@ def test_address_of_a_revision_is_that_of_the_service_to_which_the_real_routes_l
             own_address(replace(objects, canary=replace(canary, pods=[])), revision, lambda: False)
 
 
+@pytest.mark.parametrize("namespace", ["svc", "svc-team", "team"])
+def test_address_of_a_revision_has_the_namespace_once(namespace):
+    pod = carried_out("ready_gateway", "one")["pods"][0]
+    told = f"http://chat-predictor.{namespace}.svc.cluster.local"
+    service = {
+        "metadata": {"namespace": namespace, "name": "chat"},
+        "spec": {"predictor": {"labels": {REVISION_LABEL: "one"}}},
+        "status": {"address": {"url": told}},
+    }
+    assert own_address(ServiceObjects(service, pods=[pod]), "one", lambda: False) == told
+
+
 DEPLOYED_CASES = [name for name in GATEWAY_CASES if recorded(name)["routes"].get("g")]
 
 
