@@ -84,7 +84,7 @@ class SharedWatch(Watch):
         """Look once; whether there is nothing more to wait for. What does not answer is asked again."""
         if self.lags and not self.is_over_time:
             with suppress(RunNotFoundError):
-                if not self.look_at(may_lag=True):
+                if not self.look_at(may_lag=True) and not self.is_over_time:  # by now
                     return False
         return self.look_at(may_lag=False)
 
