@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, task
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow_provider_llmops.conf import check_conf
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.canary import CanaryOperator
@@ -230,11 +231,11 @@ def given(name: str) -> Callable[..., Any]:
     return lambda context, **_: context["params"][name]
 
 
-def registered(context: Any) -> dict[str, str]:
+def registered(context: Any) -> dict[str, Any]:
     """What has started the run, if that is the registration of a version: its name and number."""
     events = [event for each in (context.get("triggering_asset_events") or {}).values() for event in each]
     newest = max(events, key=lambda event: event.timestamp, default=None)
-    known: dict[str, str] = newest.extra if newest else {}
+    known: dict[str, Any] = newest.extra if newest else {}
     if newest and not {"model_name", "model_version"} <= known.keys():
         raise ConfigurationError(
             "The event of the asset registered_model does not say which version there is. Let RegisterModelOperator have it as outlet, or "
@@ -294,8 +295,10 @@ with DAG(
 
     @task
     def check_settings(**context: Any) -> None:
-        """Refuses what the DAG does not take."""
+        """Refuses what the DAG does not take, and leaves what serves to no backfill."""
         check_conf(context)
+        if registered(context).get("is_backfill"):
+            raise AirflowSkipException("A backfill has registered the version: what serves is of newer data.")
 
     fetch_model = FetchModelOperator(
         task_id="fetch_model",

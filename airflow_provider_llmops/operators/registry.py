@@ -30,7 +30,8 @@ class RegisterModelOperator(ComponentOperator):
     An alias is moved by a decision, never by which run finishes last: a version of a newer date or partition keeps it, and
     in backfills it stays. What became of it, and why, is in ``details["alias_note"]``.
 
-    Events of assets among ``outlets`` have ``model_name`` and ``model_version`` as extra, so that a DAG that they start knows what to take.
+    Events of assets among ``outlets`` have ``model_name`` and ``model_version`` as extra, so that a DAG that they start knows what to take;
+    and ``is_backfill``, where the version is a backfill's, whose alias stays: what is served then is of newer data.
 
     :param model: URI of the model
     :param model_name: name in the model registry
@@ -148,7 +149,12 @@ class RegisterModelOperator(ComponentOperator):
         """Say in the events of assets which version there is."""
         from airflow.sdk import Asset
 
-        version = {"model_name": registered["name"], "model_version": str(registered["version"])}
+        version: dict[str, Any] = {
+            "model_name": registered["name"],
+            "model_version": str(registered["version"]),
+        }
+        if is_backfill(context) and not self.alias_in_backfill:
+            version["is_backfill"] = True
         for asset in self.outlets:
             if isinstance(asset, Asset):
                 context["outlet_events"][asset].extra.update(version)

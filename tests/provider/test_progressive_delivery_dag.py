@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk import Asset, AssetAll
 from airflow.sdk.definitions.param import process_params
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 from planes import REPO
 
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
@@ -95,6 +95,25 @@ def test_a_registration_starts_the_delivery_of_its_version(dag, rendered):
     assert rendered("canary", events).service_name == "newer"
     assert rendered("canary", events, service="chat").service_name == "chat"
     assert rendered("set_alias", events).model_name == "newer"
+
+
+@pytest.mark.parametrize("is_backfill", [True, False])
+def test_a_version_that_a_backfill_has_registered_is_not_delivered(dag, is_backfill):
+    """The run that it starts has the date of today, so that the canary would take it for a newer model."""
+    extra = {"model_name": "chat", "model_version": "3"} | ({"is_backfill": True} if is_backfill else {})
+    events = {Asset("registered_model"): [event(1, **extra)]}
+    context = {
+        "dag_run": SimpleNamespace(conf={}),
+        "params": dict(dag.params),
+        "triggering_asset_events": events,
+        "dag": dag,
+    }
+    check = dag.get_task("check_settings").python_callable
+    if is_backfill:
+        with pytest.raises(AirflowSkipException, match="A backfill has registered"):
+            check(**context)
+    else:
+        check(**context)
 
 
 def test_an_event_that_names_no_version_is_refused(rendered):
