@@ -323,9 +323,9 @@ def _told(decision: dict[str, Any]) -> str:
     if all(each["p95_seconds"] is not None for each in both):
         found.append("95% within {:.2f} and {:.2f} s".format(*(each["p95_seconds"] for each in both)))
     if answers := evidence.get("answers"):
-        found.append(
-            f"{decision['rules']['metric']} {answers['candidate']:.3f} and {answers['baseline']:.3f}"
-        )
+        scores = [answers[name] for name in ("candidate", "baseline")]
+        said = " and ".join("no score" if each is None else f"{each:.3f}" for each in scores)
+        found.append(f"{decision['rules']['metric']} {said}")
     return ", ".join(found)
 
 

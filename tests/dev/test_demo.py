@@ -129,6 +129,9 @@ def test_a_step_of_the_canary_is_told_in_a_line() -> None:
     unseen = {"rules": {}, "evidence": {"canary": nobody, "stable": nobody}}
     assert _demo._told(unseen) == "0 and 0 requests of canary and stable, 0 and 0 errors"
     assert _demo._told({"rules": {}, "evidence": {}}) == "nothing was compared"
+    unscored = {"candidate": None, "baseline": None, "rows": 8}
+    told = _demo._told({**STEP, "evidence": {**STEP["evidence"], "answers": unscored}})  # type: ignore[dict-item]
+    assert told.endswith(" and 2.50 s, rougeL no score and no score")
 
 
 def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_changed(
