@@ -92,7 +92,7 @@ class PromoteOperator(RevisionOperator):
             self.log,
             namespace=self.namespace,
             service_name=self.service_name,
-            revision=self.revision or None,
+            revision=None if self.revision in (None, "") else str(self.revision),
             only_if_newer=self.only_if_newer is True,
             cancel_on_kill=self.cancel_on_kill,
             stored_intent=self._stored_intent,

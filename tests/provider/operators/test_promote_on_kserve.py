@@ -236,3 +236,9 @@ def test_newer_model_that_serves_is_left_alone(cluster, context):
         finished(promote(only_if_newer="no"), of_another_task(context))
     promoted = finished(promote(only_if_newer=False), of_another_task(context))
     assert promoted["shares"] == {facts["revision"]: 100}
+
+
+def test_revision_of_digits_that_a_template_has_made_a_number_of_is_found():
+    """A DAG of native objects makes one of 0.9 percent of all revisions."""
+    assert promote(revision=1234567890).kind._revision == "1234567890"
+    assert promote(revision="").kind._revision is None
