@@ -8,6 +8,8 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
+
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.as_of import as_of
@@ -15,6 +17,7 @@ from airflow_provider_llmops.delivery.canary import CanaryPlan
 from airflow_provider_llmops.exceptions import ConfigurationError, check_is_flag
 from airflow_provider_llmops.kinds.canary import Canary
 from airflow_provider_llmops.kinds.probes import ProbeRuns
+from airflow_provider_llmops.kinds.revision import name_in
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.serving import DeployModelOperator
 from airflow_provider_llmops.remote.intent import Intent, concluding
@@ -178,6 +181,19 @@ class CanaryOperator(DeployModelOperator):
         with self._going_on(context, progress) as canary:
             canary.end_promotion(event)
             return super().bring_in(context, canary.revision, progress["answer"])
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the waiting. Where the trigger has failed and no attempt follows, the canary is given up.
+
+        :param next_method: what follows, as Airflow has stored it
+        :param next_kwargs: its arguments
+        """
+        self._context = context
+        intent = Intent.load(context)
+        if next_method != TRIGGER_FAIL_REPR or intent is None or intent.run_id is None:
+            return super().resume_execution(next_method, next_kwargs, context)
+        with self._canary(context, name_in(intent.run_id)).or_back():
+            return super().resume_execution(next_method, next_kwargs, context)
 
     @contextmanager
     def _going_on(self, context: Context, progress: Mapping[str, Any]) -> Iterator[Canary]:

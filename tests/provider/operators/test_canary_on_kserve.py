@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 from attempts import clear, retry
 from kserve_deployments import LIMITS, deploy, finished, fired, resumed, serving
 
@@ -156,6 +156,22 @@ def test_task_that_is_marked_in_a_step_gives_the_requests_back(cluster, context)
     step.value.trigger.cancel(KServeHook().backend)
     assert serving() == {first: 100}
     assert "canary" not in cluster.services["chat"]["spec"]
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_trigger_that_fails_leaves_the_canary_only_to_an_attempt_that_follows(cluster, context, retries):
+    """As when a connection cannot be read while the triggerer is restarted."""
+    first = deploy("1", context)["revision"]
+    task = canary(deferrable=True)
+    with pytest.raises(TaskDeferred) as ready:
+        task.execute(clear(context))
+    with pytest.raises(TaskDeferred) as step:
+        go_on(task, ready.value, context)
+    second = step.value.trigger.revision
+    context["ti"].max_tries = context["ti"].try_number - 1 + retries
+    with pytest.raises(TaskDeferralError, match="Trigger failure"):
+        canary(deferrable=True).resume_execution("__fail__", {"error": "Trigger failure"}, context)
+    assert serving() == ({first: 80, second: 20} if retries else {first: 100})
 
 
 def test_canary_that_somebody_deletes_is_given_up(cluster, context):
