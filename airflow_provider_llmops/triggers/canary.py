@@ -222,8 +222,11 @@ class CanaryStepTrigger(RevisionTrigger):
         self._pipelines: PipelineBackend | None = None
 
     async def connect(self) -> ServingBackend:
-        """Where the service runs; and where its answers are compared, if they are."""
-        await self._connect_comparison()
+        """Where the service runs; and where its answers are compared, if they are. The canary can be given up without that."""
+        try:
+            await self._connect_comparison()
+        except Exception as error:
+            self.log.warning("The comparison of the answers cannot be reached: %s", error)
         return await super().connect()
 
     @asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import time
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 
 from airflow_provider_llmops.backends.serving.base import Answers
 from airflow_provider_llmops.decision import Decision, Outcome
+from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.triggers import canary
 from airflow_provider_llmops.triggers.canary import CanaryStepTrigger, CanaryStepWatch
 
@@ -90,3 +93,33 @@ def test_limit_that_is_exceeded_decides_where_the_comparison_of_answers_cannot(m
     assert decided(monkeypatch, BY_CHANCE, over_for=5, probes=probes) == (True, "fail")
     assert decided(monkeypatch, NONE, over_for=5, probes=probes) == (True, "undecided")
     assert decided(monkeypatch, BY_CHANCE, over_for=5, probes=Probes(Outcome.PASS)) == (False, "undecided")
+
+
+def test_canary_is_given_up_where_its_comparison_cannot_be_reached(monkeypatch):
+    """Somebody has changed the connection to Kubeflow Pipelines since, or deleted it."""
+    wrong = json.dumps({"conn_type": "kubeflow", "host": "ftp://pipelines"})
+    monkeypatch.setenv("AIRFLOW_CONN_OF_PIPELINES", wrong)
+    given_up = []
+    services = SimpleNamespace(withdraw=lambda *place, **_: given_up.append(place))
+
+    async def backend(hook):
+        return services
+
+    monkeypatch.setattr(KServeHook, "aget_backend", backend)
+    probes = {"dataset": "/d", "min_difference": 0}
+    step = CanaryStepTrigger(
+        kserve_conn_id="kserve_default",
+        namespace="default",
+        name="chat",
+        revision="2",
+        stable="1",
+        share=20,
+        since={},
+        limits=LIMITS,
+        until=1.0,
+        patience=1.0,
+        poll_interval=1.0,
+        probe={"run_id": "r", "kubeflow_conn_id": "of_pipelines", "probes": probes},
+    )
+    asyncio.run(step.on_kill())
+    assert given_up == [("default", "chat", "2")]
