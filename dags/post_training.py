@@ -31,7 +31,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Context, Param, TaskGroup, task
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow_provider_llmops.conf import check_conf
-from airflow_provider_llmops.exceptions import RunNotFoundError
+from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
@@ -438,6 +438,8 @@ with DAG(
         """Refuses what the DAG does not take, and says which data it takes."""
         check_conf(context)
         params = context["params"]
+        if (steps := params["canary_steps"]) != sorted(steps):
+            raise ConfigurationError(f"canary_steps must rise, got {steps}.")
         made = data_made(params)
         for name in data_needed(params):
             log.info("%s data: %s", name, "a sample" if name in made else params[f"{name}_data"])

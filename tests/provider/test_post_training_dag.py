@@ -271,6 +271,11 @@ def check_settings(dag, conf: dict) -> None:
     task.python_callable(dag=dag, dag_run=run, params=params)
 
 
+def test_steps_that_do_not_rise_are_refused_before_anything_is_trained(dag):
+    with pytest.raises(ConfigurationError, match=r"canary_steps must rise, got \[50, 20\]"):
+        check_settings(dag, {"canary_steps": [50, 20]})
+
+
 def test_unknown_setting_is_refused_with_the_nearest_name(dag):
     with pytest.raises(ConfigurationError) as refused:
         check_settings(dag, {"max_step": 3, "method": "sft"})
