@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferralError
 
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.backends.serving.base import Revision
@@ -130,13 +130,31 @@ class PromoteOperator(RevisionOperator):
         if context is None:
             return error
         if isinstance(error, AirflowFailException) or not has_retry(context):
-            try:
-                self.kind.cancel(key)
-            except LLMOpsError as reason:  # it must not hide the failure
-                self.log.error("The requests stay as they are shared out: %s", reason)
+            self._share_again(key)
         elif intent := Intent.load(context):  # a retry has the time anew
             replace(intent, at=time.time()).store(context)
         return error
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the waiting. Where the trigger has failed and no attempt follows, the revision has what it had.
+
+        :param next_method: what follows, as Airflow has stored it
+        :param next_kwargs: its arguments
+        """
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralError:
+            intent = Intent.load(context)
+            if intent is not None and intent.run_id is not None and not has_retry(context):
+                self._begin(context)
+                self._share_again(intent.run_id)
+            raise
+
+    def _share_again(self, key: str) -> None:
+        try:
+            self.kind.cancel(key)
+        except LLMOpsError as reason:  # it must not hide the failure
+            self.log.error("The requests stay as they are shared out: %s", reason)
 
     def _leave_to_a_newer_model(self, context: Context, date: str | None) -> None:
         rollout = self.kind.rollout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError, TaskDeferred
 from attempts import clear, dag_run, retry
 from kserve_deployments import deploy, finished, fired, resumed, serving
 from test_canary_on_kserve import canary, roll_back, shared_out, to_the_end
@@ -134,6 +134,28 @@ def test_promotion_that_ends_before_it_has_begun_leaves_the_share(cluster, conte
     assert serving() == {first: 50, facts["revision"]: 50}
     retried = promote(deferrable=True, ready_timeout=timedelta(seconds=30))
     assert finished(retried, retry(store))["shares"] == {facts["revision"]: 100}
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_trigger_that_fails_leaves_the_requests_only_to_an_attempt_that_follows(
+    cluster, context, kept, retries
+):
+    cluster.taken = {
+        "type": "Accepted",
+        "status": "False",
+        "reason": "NotAllowed",
+    }  # it does not come to an end
+    store = of_another_task(context)
+    task = promote(deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(store)
+    assert deferred.value.trigger.watch(KServeHook().backend, task.log).look() is False
+    assert cluster.services["chat"]["spec"]["canary"][0]["trafficPercent"] == 100
+    store["ti"].max_tries = store["ti"].try_number - 1 + retries
+    with pytest.raises(TaskDeferralError, match="Trigger failure"):
+        promote(deferrable=True).resume_execution("__fail__", {"error": "Trigger failure"}, store)
+    share = cluster.services["chat"]["spec"]["canary"][0]["trafficPercent"]
+    assert share == (100 if retries else 50)
 
 
 def test_task_that_a_person_ends_before_the_promotion_gives_the_share_back(cluster, context, kept):
