@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from airflow_provider_llmops.backends.serving.kserve.reading import (
     ServiceObjects,
@@ -12,6 +11,7 @@ from airflow_provider_llmops.backends.serving.kserve.reading import (
     revision_in,
 )
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.uris import split_address
 
 
 def own_address(objects: ServiceObjects, revision: str, is_headless: Callable[[], bool]) -> str:
@@ -36,7 +36,7 @@ def own_address(objects: ServiceObjects, revision: str, is_headless: Callable[[]
         raise ConfigurationError(
             f"Revision {revision} has no pod that is ready, and nothing answers at its address.", where
         )
-    told = urlsplit((objects.status.get("address") or {}).get("url") or "").hostname or ""
+    told = split_address((objects.status.get("address") or {}).get("url") or "").hostname or ""
     parts = told.split(".", 3)  # NAME.NAMESPACE.svc.cluster.local, as a rule
     domain = f".{parts[3]}" if len(parts) == 4 and parts[2] == "svc" else ""
     port = f":{port_of(pods[0])}" if is_headless() else ""
