@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend
+from airflow_provider_llmops.delivery.revision_keys import key_of, parts_of
 from airflow_provider_llmops.delivery.rollback import described
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
@@ -29,7 +30,7 @@ class Promotion:
     @property
     def key(self) -> str:
         """The revision as :class:`~airflow_provider_llmops.kinds.revision.Revisions` knows it."""
-        return f"{self.revision}@{self.digest}"
+        return key_of(self.revision, self.digest)
 
     def __str__(self) -> str:
         """As it is stored."""
@@ -40,8 +41,8 @@ class Promotion:
         """Read what was stored."""
         before, _, key = text.partition(">")
         replaced, _, share = before.partition("=")
-        revision, _, digest = key.partition("@")
-        return cls(revision, replaced, int(share), None if digest == "None" else digest)
+        revision, digest = parts_of(key)
+        return cls(revision, replaced, int(share), digest)
 
 
 def promotion_in(service: Service, revision: str | None = None) -> Promotion:

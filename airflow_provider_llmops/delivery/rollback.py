@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from airflow_provider_llmops.backends.serving.base import Revision, Service
+from airflow_provider_llmops.delivery.revision_keys import key_of, parts_of
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
 
@@ -24,7 +25,7 @@ class StepBack:
     @property
     def key(self) -> str:
         """The revision as :class:`~airflow_provider_llmops.kinds.revision.Revisions` knows it."""
-        return f"{self.revision}@{self.digest}"
+        return key_of(self.revision, self.digest)
 
     @property
     def changes(self) -> bool:
@@ -39,8 +40,8 @@ class StepBack:
     def read(cls, text: str) -> StepBack:
         """Read what was stored."""
         replaced, _, key = text.partition(">")
-        revision, _, digest = key.partition("@")
-        return cls(revision, replaced, None if digest == "None" else digest)
+        revision, digest = parts_of(key)
+        return cls(revision, replaced, digest)
 
 
 def step_back(service: Service, to_revision: str | None = None) -> StepBack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_llmops.backends.serving.base import Revision
+from airflow_provider_llmops.backends.serving.base import Revision, Service
 from airflow_provider_llmops.delivery.promotion import (
     Promotion,
     check_promotion,
@@ -15,23 +15,21 @@ from airflow_provider_llmops.delivery.promotion import (
 )
 from airflow_provider_llmops.delivery.rollback import described
 from airflow_provider_llmops.exceptions import LLMOpsError, QualityGateFailed, RunFailedError
-from airflow_provider_llmops.kinds.revision import Revisions, name_in, service_of
+from airflow_provider_llmops.kinds.decided import DecidedRevisions
+from airflow_provider_llmops.kinds.revision import name_in
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.states import ServiceState
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from airflow_provider_llmops.triggers.canary import PromotionTrigger
 
 __all__ = ["Promotions"]
 
 
-class Promotions(Revisions):
+class Promotions(DecidedRevisions[Promotion]):
     """Revisions of one service that get all of the requests.
 
-    Which one does is decided once and stored before anything is changed. None is ever stopped by the task: one that is not promoted keeps
-    what it has.
+    None is ever stopped by the task: one that is not promoted keeps what it has.
 
     Arguments are those of :class:`~airflow_provider_llmops.kinds.revision.Revisions`, and:
 
@@ -41,23 +39,15 @@ class Promotions(Revisions):
     def __init__(self, *arguments: Any, revision: str | None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._revision = revision
-        self._decided: Promotion | None = None
         self._as_of: str | None = None
 
-    @property
-    def promotion(self) -> Promotion | None:
-        """What this task, or an attempt before, has decided."""
-        if self._decided is None and (intent := self._stored_intent()) is not None:
-            self._decided = _promotion_in(intent)
-        return self._decided
+    def decide(self, service: Service) -> Promotion:
+        """What is promoted, and what it has before."""
+        return promotion_in(service, self._revision)
 
-    def new_name(self, context: Context) -> str:
-        """The service, a token, and what is decided; a retry takes what was."""
-        former = Intent.load(context)
-        if former is not None and service_of(former) == (self.namespace, self.service_name):
-            return former.name
-        service = self.backend.get(self.namespace, self.service_name)
-        return f"{super().new_name(context)} {promotion_in(service, self._revision)}"
+    def read_decision(self, text: str) -> Promotion:
+        """A promotion from its text."""
+        return Promotion.read(text)
 
     def date_of(self, intent: Intent, otherwise: str | None) -> str | None:
         """Date or partition of the revision's model.
@@ -65,7 +55,7 @@ class Promotions(Revisions):
         :param intent: this attempt's
         :param otherwise: what it is where nobody has noted it
         """
-        self._decided = _promotion_in(intent)
+        self._decided = self.decision_in(intent)
         found = self.backend.get(self.namespace, self.service_name).revisions.get(self._decided.revision)
         self._as_of = (found.as_of if found is not None else None) or otherwise
         return self._as_of
@@ -75,7 +65,7 @@ class Promotions(Revisions):
 
         :raises ConfigurationError: it cannot
         """
-        promotion = self.promotion
+        promotion = self.decided
         assert promotion is not None
         service = self.backend.get(self.namespace, self.service_name)
         found = check_promotion(service, promotion)
@@ -85,10 +75,6 @@ class Promotions(Revisions):
             said = f"has {found.traffic}% of the requests, and gets all of them"
         self.log.info("Revision %s of service %s %s", found.revision, self.service_name, said)
         return lambda: promotion.key
-
-    def key_before(self, intent: Intent) -> str:
-        """The revision is there before it is promoted."""
-        return _promotion_in(intent).key
 
     def has_ended(self, key: str) -> bool:
         """Whether the revision has all of the requests already."""
@@ -104,7 +90,7 @@ class Promotions(Revisions):
 
     def cancel(self, key: str, *, patience: float | None = None) -> None:
         """Give the revision the share that it had, unless it is the stable one by now."""
-        promotion = self.promotion
+        promotion = self.decided
         if promotion is None:
             return
         place = (self.namespace, self.service_name)
@@ -139,7 +125,7 @@ class Promotions(Revisions):
         """What gives the revision the requests, and waits until it is the stable one."""
         from airflow_provider_llmops.triggers.canary import PromotionTrigger
 
-        promotion = self.promotion
+        promotion = self.decided
         assert promotion is not None
         return PromotionTrigger(
             kserve_conn_id=self.hook.kserve_conn_id,
@@ -153,7 +139,3 @@ class Promotions(Revisions):
             only_if_newer=self.only_if_newer,
             former_share=promotion.share,
         )
-
-
-def _promotion_in(intent: Intent) -> Promotion:
-    return Promotion.read(intent.name.rpartition(" ")[2])

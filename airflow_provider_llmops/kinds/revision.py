@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.backends.serving.base import Revision, Service, ServingBackend
 from airflow_provider_llmops.backends.serving.manifest import manifest_digest
+from airflow_provider_llmops.delivery.revision_keys import key_of, parts_of
 from airflow_provider_llmops.delivery.rollout import Rollout
 from airflow_provider_llmops.exceptions import RunNotFoundError
 from airflow_provider_llmops.hooks.kserve import KServeHook
@@ -104,7 +105,7 @@ class Revisions(RemoteKind[Revision]):
 
     def key_of(self, seen: Revision) -> str:
         """The revision's name, and the digest of its manifest."""
-        return f"{seen.revision}@{seen.digest}"
+        return key_of(seen.revision, seen.digest)
 
     def key_in(self, event: dict[str, Any]) -> str:
         """Name of the revision that was waited for."""
@@ -224,7 +225,7 @@ class Revisions(RemoteKind[Revision]):
 
 def name_in(key: str) -> str:
     """The revision's name in a key."""
-    return key.partition("@")[0]
+    return parts_of(key)[0]
 
 
 def service_of(intent: Intent) -> tuple[str, str]:
