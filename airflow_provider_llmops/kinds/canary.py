@@ -194,11 +194,15 @@ class Canary:
             raise
         except Exception as error:
             if isinstance(error, AirflowFailException) or not has_retry(self._context):
-                try:
-                    self._kind.rollout.discard(self.revision)
-                except LLMOpsError as reason:  # it must not hide the failure
-                    self._log.error("Revision %s keeps its share of the requests: %s", self.revision, reason)
+                self.take_back()
             raise
+
+    def take_back(self) -> None:
+        """Give the canary up; where that fails, which must not hide why, the log says so."""
+        try:
+            self._kind.rollout.discard(self.revision)
+        except LLMOpsError as reason:
+            self._log.error("Revision %s keeps its share of the requests: %s", self.revision, reason)
 
     def _leave_to_a_newer_model(self, service: Service | None) -> None:
         """Give the canary up where a model of a newer date serves by now; the task is skipped then."""

@@ -8,8 +8,6 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
-
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.as_of import as_of
@@ -182,18 +180,9 @@ class CanaryOperator(DeployModelOperator):
             canary.end_promotion(event)
             return super().bring_in(context, canary.revision, progress["answer"])
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after the waiting. Where the trigger has failed and no attempt follows, the canary is given up.
-
-        :param next_method: what follows, as Airflow has stored it
-        :param next_kwargs: its arguments
-        """
-        self._context = context
-        intent = Intent.load(context)
-        if next_method != TRIGGER_FAIL_REPR or intent is None or intent.run_id is None:
-            return super().resume_execution(next_method, next_kwargs, context)
-        with self._canary(context, name_in(intent.run_id)).or_back():
-            return super().resume_execution(next_method, next_kwargs, context)
+    def left_unwatched(self, context: Context, key: str) -> None:
+        """Give the canary up."""
+        self._canary(context, name_in(key)).take_back()
 
     @contextmanager
     def _going_on(self, context: Context, progress: Mapping[str, Any]) -> Iterator[Canary]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferralError
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.backends.serving.base import Revision
@@ -109,7 +109,7 @@ class PromoteOperator(RevisionOperator):
         self._begin(context)
         kind, name = self.kind, seen.revision
         service = kind.backend.get(self.namespace, self.service_name)
-        found, promotion = service.revisions.get(name), kind.promotion
+        found, promotion = service.revisions.get(name), kind.decided
         if not has_everything(service, name):
             self._leave_to_a_newer_model(context, (found.as_of if found else None) or as_of(context))
             has = f"has {found.traffic}% of the requests" if found else "is gone"
@@ -135,20 +135,10 @@ class PromoteOperator(RevisionOperator):
             replace(intent, at=time.time()).store(context)
         return error
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after the waiting. Where the trigger has failed and no attempt follows, the revision has what it had.
-
-        :param next_method: what follows, as Airflow has stored it
-        :param next_kwargs: its arguments
-        """
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralError:
-            intent = Intent.load(context)
-            if intent is not None and intent.run_id is not None and not has_retry(context):
-                self._begin(context)
-                self._share_again(intent.run_id)
-            raise
+    def left_unwatched(self, context: Context, key: str) -> None:
+        """Give the revision what it had."""
+        self._begin(context)
+        self._share_again(key)
 
     def _share_again(self, key: str) -> None:
         try:

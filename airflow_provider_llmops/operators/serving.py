@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError, TaskDeferralTimeout
 
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
@@ -22,7 +22,7 @@ from airflow_provider_llmops.exceptions import RunFailedError, check_is_flag, sh
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.kinds.revision import Revisions
 from airflow_provider_llmops.links import ServiceLink
-from airflow_provider_llmops.remote.ending import describe_limits
+from airflow_provider_llmops.remote.ending import describe_limits, has_retry
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 from airflow_provider_llmops.xcom import cut_to_fit
@@ -56,6 +56,28 @@ class RevisionOperator(RemoteRunOperator[Revision]):
     def _stored_intent(self) -> Intent | None:
         """What an attempt has stored; ``None`` while the task does not run."""
         return Intent.load(self._context) if self._context is not None else None
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the waiting. Where the trigger has failed and no attempt follows, nobody watches the revision any more.
+
+        :param next_method: what follows, as Airflow has stored it
+        :param next_kwargs: its arguments
+        """
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout):
+            self._context = context
+            intent = self._stored_intent()
+            if intent is not None and intent.run_id is not None and not has_retry(context):
+                self.left_unwatched(context, intent.run_id)
+            raise
+
+    def left_unwatched(self, context: Context, key: str) -> None:
+        """What is done with a revision that nobody watches any more: nothing, where no requests go to it yet.
+
+        :param context: of the task
+        :param key: of the revision
+        """
 
     def failure(self, key: str, seen: Revision | None, event: dict[str, Any]) -> Exception:
         """Why the revision is not ready; it is given up, and then the next attempt has time of its own."""
