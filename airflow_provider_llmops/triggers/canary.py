@@ -90,9 +90,8 @@ class CanaryStepWatch(ServingWatch):
         now, patience, answers = time.time(), step.patience, None
         if self._probes is not None:
             answers = self._probes.look()
-            if (
-                self._probes.cannot_decide
-            ):  # nothing more will be known of answers whose comparison has failed
+            # Nothing more will be known of answers whose comparison has failed.
+            if self._probes.cannot_decide:
                 patience = 0.0
         is_last = now >= step.until + patience
         self._decision = self._judged(service, is_over=now >= step.until, is_last=is_last)

@@ -102,9 +102,8 @@ def compress_model(
     compressed, tokenizer = loading.load_model(base_directory, dtype=dtype, compress=method)
     layers = _layers_of(compressed.eval(), base_directory)
     expected = Probe.of(compressed, len(tokenizer)).logits
-    if (
-        expected is None
-    ):  # it takes weights out of their layers and computes with them itself, as recurrent models may
+    # It takes weights out of their layers and computes with them itself, as recurrent models may.
+    if expected is None:
         raise ModelError(
             f"{name_of(compressed)} cannot compute with weights compressed by {method}. Serve it as it is. Model: {base_directory}."
         )
