@@ -57,6 +57,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.data",
                     "airflow_provider_llmops.operators.training",
                     "airflow_provider_llmops.operators.evaluation",
+                    "airflow_provider_llmops.operators.human",
                 ],
             },
             {
@@ -220,6 +221,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_llmops.links.ServiceLink",
             "airflow_provider_llmops.links.DataDocsLink",
             "airflow_provider_llmops.links.ReportLink",
+            "airflow_provider_llmops.links.ReviewSheetLink",
             "airflow_provider_llmops.links.ModelCardLink",
             "airflow_provider_llmops.links.MlflowRunLink",
         ],

@@ -23,6 +23,7 @@ __all__ = [
     "PipelineRunLink",
     "PushedLink",
     "ReportLink",
+    "ReviewSheetLink",
     "ServiceLink",
 ]
 
@@ -77,6 +78,14 @@ class ReportLink(PageLink):
     name = "Report"
     key = "report_url"
     artifact = "report"
+
+
+class ReviewSheetLink(PageLink):
+    """The page on which people judge answers."""
+
+    name = "Review sheet"
+    key = "review_sheet_url"
+    artifact = "sheet"
 
 
 class ModelCardLink(PageLink):

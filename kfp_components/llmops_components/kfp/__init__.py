@@ -18,6 +18,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
 
     from llmops_components.kfp.batch_inference import batch_inference
     from llmops_components.kfp.check_model import check_model
+    from llmops_components.kfp.collect_human_labels import collect_human_labels
     from llmops_components.kfp.compare_revisions import compare_revisions
     from llmops_components.kfp.compress_model import compress_model
     from llmops_components.kfp.deploy_model import deploy_model
@@ -36,6 +37,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.train_rloo import train_rloo
     from llmops_components.kfp.train_sft import train_sft
     from llmops_components.kfp.validate_dataset import validate_dataset
+    from llmops_components.kfp.write_review_sheet import write_review_sheet
 
     COMPONENTS: dict[str, BaseComponent] = {
         name: each for name, each in sorted(globals().items()) if isinstance(each, BaseComponent)

@@ -16,6 +16,7 @@ from airflow_provider_llmops.operators.evaluation import (
     EvaluateModelOperator,
     QualityGateOperator,
 )
+from airflow_provider_llmops.operators.human import CollectHumanLabelsOperator, WriteReviewSheetOperator
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
 from airflow_provider_llmops.operators.registry import (
     FetchModelOperator,
@@ -53,6 +54,8 @@ OPERATORS = {
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     CompareRevisionsOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
+    WriteReviewSheetOperator: {"scores": "/s"},
+    CollectHumanLabelsOperator: {"human_labels": "/l", "key": "/k"},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},
     FetchModelOperator: {"model_name": "name"},
     SetAliasOperator: {"model_name": "name", "model_version": "1", "alias": "production"},
