@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError, Task
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
 from airflow_provider_llmops.backends.serving.base import Revision, Service
-from airflow_provider_llmops.backends.serving.manifest import inference_service
+from airflow_provider_llmops.backends.serving.manifest import inference_service, without_gpus
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill
 from airflow_provider_llmops.delivery.rollout import SMOKE_PROMPT, facts_of, page_of
 from airflow_provider_llmops.exceptions import RunFailedError, check_is_flag, shown_value
@@ -124,12 +124,19 @@ class DeployModelOperator(RevisionOperator):
     :param predictor_args: arguments of KServe's huggingfaceserver; ``access_file`` is the path of the file that says who may
         ask, by default the connection's
     :param predictor_resources: Kubernetes requests and limits of the predictor; the connection's when left out
+    :param gpus: how many GPUs of NVIDIA each pod has; as many as ``predictor_resources`` say when left out
     :param runtime: name of the serving runtime that runs the model; the cluster chooses one when left out
     :param service_account: account of the pods, whose secrets fetch the model from a bucket; the connection's when left out
     :param min_replicas: fewest pods
     :param max_replicas: most pods, among which a cluster chooses by load; as many as ``min_replicas`` when left out
-    :param spec_overrides: further fields of the ``InferenceService``'s spec, merged into it as Kubernetes merges a pod's. Like the four
-        before it, it is for a cluster; this machine ignores what means nothing to it, says so in the log, and refuses the rest
+    :param autoscaling: by what a cluster chooses the number of pods: ``{"metric": "cpu", "target": 80}`` for percent of what a pod requests,
+        of ``cpu`` or ``memory``, or how much memory a pod has on average, such as ``"8Gi"``; 80 percent of the CPU when left out
+    :param logger: where a cluster sends requests and answers, with the fields of KServe's ``logger``: ``url``, ``mode`` (``all``, ``request``
+        or ``response``) and ``metadataHeaders``
+    :param lora_adapters: on a cluster, where LoRA adapters of the model lie, by the names that clients ask for; vLLM serves them. Each is asked
+        the smoke question, too
+    :param spec_overrides: further fields of the ``InferenceService``'s spec, merged into it as Kubernetes merges a pod's. Like the arguments from
+        ``gpus`` on, it is for a cluster; this machine ignores what means nothing to it, says so in the log, and refuses the rest
     :param smoke_prompt: question that the new revision has to answer before it gets traffic
     :param ready_timeout: how long the revision may take to become ready, however many attempts wait for it
     :param only_if_newer: leave a service alone that serves a model of a newer date or partition, and in a backfill any that
@@ -149,10 +156,14 @@ class DeployModelOperator(RevisionOperator):
         model_digest: str | None = None,
         predictor_args: Mapping[str, Any] | None = None,
         predictor_resources: Mapping[str, Any] | None = None,
+        gpus: int | str | None = None,
         runtime: str | None = None,
         service_account: str | None = None,
         min_replicas: int | str = 1,
         max_replicas: int | str | None = None,
+        autoscaling: Mapping[str, Any] | None = None,
+        logger: Mapping[str, Any] | None = None,
+        lora_adapters: Mapping[str, str] | None = None,
         spec_overrides: Mapping[str, Any] | None = None,
         smoke_prompt: str = SMOKE_PROMPT,
         ready_timeout: timedelta = READY_TIMEOUT,
@@ -167,10 +178,14 @@ class DeployModelOperator(RevisionOperator):
         self.model_digest = model_digest
         self.predictor_args = predictor_args
         self.predictor_resources = predictor_resources
+        self.gpus = gpus
         self.runtime = runtime
         self.service_account = service_account
         self.min_replicas = min_replicas
         self.max_replicas = max_replicas
+        self.autoscaling = autoscaling
+        self.logger = logger
+        self.lora_adapters = lora_adapters
         self.spec_overrides = spec_overrides
         self.smoke_prompt = smoke_prompt
         self.ready_timeout = ready_timeout
@@ -194,17 +209,22 @@ class DeployModelOperator(RevisionOperator):
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the service."""
+        usual = self.hook.usual_resources
         return inference_service(
             self.service_name,
             self.model,
             namespace=self.namespace,
             model_digest=self.model_digest,
             args=self.hook.with_access_file(self.predictor_args),
-            resources=self.predictor_resources or self.hook.usual_resources,
+            resources=self.predictor_resources or (usual if self.gpus is None else without_gpus(usual)),
+            gpus=self.gpus,
             runtime=self.runtime,
             service_account=self.service_account or self.hook.usual_service_account,
             min_replicas=self.min_replicas,
             max_replicas=self.max_replicas,
+            autoscaling=self.autoscaling,
+            logger=self.logger,
+            lora_adapters=self.lora_adapters,
             spec_overrides=self.spec_overrides,
         )
 

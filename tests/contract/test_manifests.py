@@ -79,9 +79,6 @@ def test_what_is_set_beyond_the_arguments_is_what_kserves_models_know():
         max_replicas=4,
         spec_overrides={
             "predictor": {
-                "scaleMetric": "cpu",
-                "scaleTarget": 60,
-                "logger": {"mode": "all", "url": "http://events"},
                 "nodeSelector": {"pool": "gpu"},
                 "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
                 "volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "1Gi"}}],
@@ -95,6 +92,67 @@ def test_what_is_set_beyond_the_arguments_is_what_kserves_models_know():
         },
     )
     assert through_the_sdk(manifest) == manifest
+
+
+def test_typed_settings_are_what_kserves_models_know():
+    manifest = inference_service(
+        "helper",
+        "s3://models/helper",
+        args={"max_lora_rank": 64},
+        gpus="2",
+        max_replicas=4,
+        autoscaling={"metric": "cpu", "target": "70"},
+        logger={"url": "http://events.team.svc/x", "metadataHeaders": ["x-request-id"]},
+        lora_adapters={"sql": "hf://org/sql", "law": "pvc://claim/law/2"},
+    )
+    assert through_the_sdk(manifest) == manifest
+    assert manifest["spec"] == {
+        "predictor": {
+            "minReplicas": 1,
+            "maxReplicas": 4,
+            "autoScaling": {
+                "metrics": [
+                    {
+                        "type": "Resource",
+                        "resource": {
+                            "name": "cpu",
+                            "target": {"type": "Utilization", "averageUtilization": 70},
+                        },
+                    }
+                ]
+            },
+            "logger": {"mode": "all", "url": "http://events.team.svc/x", "metadataHeaders": ["X-Request-Id"]},
+            "storageUris": [
+                {"uri": "s3://models/helper", "mountPath": "/mnt/models"},
+                {"uri": "hf://org/sql", "mountPath": "/mnt/adapters/sql"},
+                {"uri": "pvc://claim/law/2", "mountPath": "/claims/law"},
+            ],
+            "model": {
+                "modelFormat": {"name": "huggingface"},
+                "args": [
+                    "--model_name=helper",
+                    "--max_lora_rank=64",
+                    "--enable-lora",
+                    "--lora-modules",
+                    "sql=/mnt/adapters/sql",
+                    "law=/claims/law/law/2",
+                ],
+                "resources": {"limits": {"nvidia.com/gpu": "2"}},
+            },
+        }
+    }
+
+
+def test_memory_on_average_is_what_kserves_models_know():
+    manifest = inference_service(
+        "helper", "hf://a/b", max_replicas=2, autoscaling={"metric": "memory", "target": "8Gi"}
+    )
+    assert through_the_sdk(manifest) == manifest
+    metrics = manifest["spec"]["predictor"]["autoScaling"]["metrics"]
+    assert metrics[0]["resource"] == {
+        "name": "memory",
+        "target": {"type": "AverageValue", "averageValue": "8Gi"},
+    }
 
 
 def test_local_path_becomes_a_file_address():

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.manifests import DNS_LABEL, DNS_SUBDOMAIN, variables_from
+from airflow_provider_llmops.backends.serving.adapters import adapters_of
 from airflow_provider_llmops.backends.serving.overrides import overridden
+from airflow_provider_llmops.backends.serving.request_log import logger_of
+from airflow_provider_llmops.backends.serving.scaling import scale_of
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.specs.allowed_code import argument_name, is_short_for, refuse_switches
 from airflow_provider_llmops.specs.placeholders import refuse_expansions
 from airflow_provider_llmops.uris import file_address
 
 MODEL_DIGEST_ANNOTATION = "llmops/model-digest"
+GPU = "nvidia.com/gpu"
 # Arguments of KServe's huggingfaceserver, and of vLLM in it, that choose code.
 _CODE_OF_SERVERS = {
     "config": "names a file with further arguments",
@@ -54,6 +57,7 @@ def inference_service(
     model_digest: str | None = None,
     args: Mapping[str, Any] | None = None,
     resources: Mapping[str, Any] | None = None,
+    gpus: int | str | None = None,
     secrets_as_env: Mapping[str, Mapping[str, str]] | None = None,
     annotations: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
@@ -61,6 +65,9 @@ def inference_service(
     service_account: str | None = None,
     min_replicas: int | str = 1,
     max_replicas: int | str | None = None,
+    autoscaling: Mapping[str, Any] | None = None,
+    logger: Mapping[str, Any] | None = None,
+    lora_adapters: Mapping[str, str] | None = None,
     spec_overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build an ``InferenceService`` that serves a Hugging Face model.
@@ -73,6 +80,7 @@ def inference_service(
     :param model_digest: content digest of the model, kept as an annotation
     :param args: arguments of KServe's huggingfaceserver, for example ``{"dtype": "bfloat16", "max_model_len": 2048}``
     :param resources: Kubernetes requests and limits of the predictor
+    :param gpus: how many GPUs of NVIDIA a pod has; ``None`` for what ``resources`` say
     :param secrets_as_env: environment variables of the predictor from Kubernetes secrets, on a cluster only: by secret, the
         variable for each of its keys; ``{"team-keys": {"api-key": "VLLM_API_KEY"}}`` is how vLLM's server takes an API key
     :param annotations: further annotations
@@ -81,6 +89,9 @@ def inference_service(
     :param service_account: account of the pods, whose secrets fetch the model from a bucket
     :param min_replicas: fewest pods
     :param max_replicas: most pods, among which a cluster chooses by load; ``None`` for ``min_replicas``
+    :param autoscaling: by what that is chosen: see :mod:`.scaling`
+    :param logger: where requests and answers are sent: see :mod:`.request_log`
+    :param lora_adapters: where adapters of the model lie, by the names that clients ask for: see :mod:`.adapters`
     :param spec_overrides: further fields of the service's ``spec``, merged into it as Kubernetes merges a pod's: see
         :mod:`.overrides`
     :raises ConfigurationError: the name is not a DNS-1123 label, the URI is empty, or an argument would be changed on its way,
@@ -110,8 +121,13 @@ def inference_service(
         f"--model_name={name}",
         *(f"--{key}={value}" for key, value in (args or {}).items()),
     ]
-    # KServe hands the address to the container that fetches the model as an argument, too.
-    for what, text in (("model_uri", str(model_uri)), *(("args", argument) for argument in arguments)):
+    # KServe hands addresses to the container that fetches what is there as arguments, too.
+    addresses = [("model_uri", str(model_uri))]
+    adapters = None
+    if lora_adapters is not None:
+        adapters = adapters_of(name, model_uri, lora_adapters, args or {})
+        addresses += [("lora_adapters", str(uri)) for uri in lora_adapters.values()]
+    for what, text in (*addresses, *(("args", argument) for argument in arguments)):
         refuse_expansions(f"{what} of service {name!r}", text)
         if "{{" in text:
             raise ConfigurationError(
@@ -119,16 +135,19 @@ def inference_service(
                 "that must have it into the model's files."
             )
     noted = {**(annotations or {}), **({MODEL_DIGEST_ANNOTATION: model_digest} if model_digest else {})}
-    model: dict[str, Any] = {
-        "modelFormat": {"name": "huggingface"},
-        "storageUri": file_address(model_uri) if model_uri.startswith("/") else model_uri,
-        "args": list(arguments),
-    }
-    if resources:
-        model["resources"] = dict(resources)
+    model: dict[str, Any] = {"modelFormat": {"name": "huggingface"}}
+    predictor: dict[str, Any] = {**scale_of(name, min_replicas, max_replicas, autoscaling), "model": model}
+    if adapters is None:
+        model["storageUri"] = file_address(model_uri) if model_uri.startswith("/") else model_uri
+    else:
+        predictor["storageUris"] = adapters.storage
+    model["args"] = [*arguments, *(adapters.arguments if adapters is not None else ())]
+    if resources := _with_gpus(name, resources or {}, gpus):
+        model["resources"] = resources
+    if logger is not None:
+        predictor["logger"] = logger_of(name, logger)
     if secrets_as_env:
         model["env"] = variables_from("secretKeyRef", secrets_as_env)
-    predictor: dict[str, Any] = {**_scale(name, min_replicas, max_replicas), "model": model}
     for field, kind, given in (
         ("runtime", model, runtime),
         ("serviceAccountName", predictor, service_account),
@@ -148,21 +167,33 @@ def inference_service(
     }
 
 
-def _scale(name: str, least: Any, most: Any) -> dict[str, int]:
-    limits = {"minReplicas": least, **({} if most is None else {"maxReplicas": most})}
-    for field, given in limits.items():
-        value = int(given) if isinstance(given, str) and given.isdecimal() else given  # a template gives text
-        limits[field] = value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigurationError(
-                f"{field} of service {name!r} must be a whole number from 0 on, got {shown_value(value, 60)}."
-            )
-    fewest = limits["minReplicas"]
-    if limits.get("maxReplicas", math.inf) < max(fewest, 1):
+def without_gpus(resources: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Requests and limits that say nothing of GPUs, for a service that says how many it has.
+
+    :param resources: Kubernetes requests and limits
+    """
+    return {
+        kind: {what: amount for what, amount in amounts.items() if what != GPU}
+        if isinstance(amounts, Mapping)
+        else amounts
+        for kind, amounts in (resources or {}).items()
+    }
+
+
+def _with_gpus(name: str, resources: Mapping[str, Any], gpus: Any) -> dict[str, Any]:
+    if gpus is None:
+        return dict(resources)
+    number = int(gpus) if isinstance(gpus, str) and gpus.isdecimal() else gpus  # a template gives text
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ConfigurationError(
-            f"maxReplicas of service {name!r} is {most}, below minReplicas, which is {fewest}, or below 1."
+            f"gpus of service {name!r} must be a whole number from 0 on, got {shown_value(gpus, 60)}."
         )
-    return limits
+    limits = dict(resources.get("limits") or {})
+    if GPU in {**limits, **(resources.get("requests") or {})}:
+        raise ConfigurationError(
+            f"gpus and the resources of service {name!r} both say how many GPUs it has. Leave {GPU} out of predictor_resources."
+        )
+    return {**resources, "limits": {**limits, GPU: str(number)}} if number else dict(resources)
 
 
 def _checked_name(field: str, service: str, given: Any) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, shown_value
+from airflow_provider_llmops.exceptions import (
+    ApiUnavailableError,
+    ConfigurationError,
+    LLMOpsError,
+    shown_value,
+)
 
 # How our predictor and vLLM say it.
 _NO_CHAT_TEMPLATE = ("no_chat_template", "must provide a chat template")
@@ -43,6 +48,24 @@ def ask_model(
     body = {"model": model, "prompt": prompt, **others}
     path = "openai/v1/completions"
     return _text(post(path, body), "text", where=f"Address: {address}/{path}")
+
+
+def ask_each(ask: Callable[[str], str], models: Sequence[str]) -> str:
+    """The answer of the first model, when the others, which are its adapters, have answered as well.
+
+    :param ask: asks one of them
+    :param models: names of the model and of its adapters
+    :raises LLMOpsError: one does not answer
+    """
+    answer = ask(models[0])
+    for adapter in models[1:]:
+        try:
+            is_answered = bool(ask(adapter).strip())
+        except LLMOpsError as error:
+            raise type(error)(f"Adapter {adapter!r} does not answer: {error}") from error
+        if not is_answered:
+            raise ConfigurationError(f"Adapter {adapter!r} answered with nothing.")
+    return answer
 
 
 def _text(answer: Any, *path: str, where: str) -> str:

@@ -117,6 +117,22 @@ def test_connection_says_what_services_get_whose_task_says_nothing(cluster, cont
     assert (manifest["model"]["resources"], manifest["serviceAccountName"]) == (own, "other")
 
 
+def test_gpus_of_a_task_take_the_place_of_the_connections(cluster, monkeypatch):
+    usual = {"limits": {"cpu": "2", "memory": "3Gi", "nvidia.com/gpu": "1"}}
+    connect(monkeypatch, {"kubernetes_conn_id": "cluster", "predictor_resources": usual})
+
+    def resources(**given):
+        return operator("1", predictor_resources=None, **given).manifest()["spec"]["predictor"]["model"][
+            "resources"
+        ]
+
+    assert resources() == usual
+    assert resources(gpus="2") == {"limits": {**usual["limits"], "nvidia.com/gpu": "2"}}
+    assert resources(gpus=0) == {"limits": {"cpu": "2", "memory": "3Gi"}}
+    with pytest.raises(ConfigurationError, match="gpus and the resources of service 'chat' both say"):
+        operator("1", predictor_resources=usual, gpus=1).manifest()
+
+
 def test_resources_of_the_connection_have_to_be_an_object(cluster, context, monkeypatch):
     connect(monkeypatch, {"kubernetes_conn_id": "cluster", "predictor_resources": "4 CPUs"})
     with pytest.raises(ConfigurationError, match="'predictor_resources' in extra must be an object such as"):

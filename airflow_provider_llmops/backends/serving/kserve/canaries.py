@@ -15,6 +15,7 @@ from typing import Any
 from airflow_provider_llmops.backends.serving.base import Revision
 from airflow_provider_llmops.backends.serving.kserve.reading import ServiceObjects, revisions_of
 from airflow_provider_llmops.backends.serving.kserve.rules import (
+    AUTOSCALER_ANNOTATION,
     MAX_NAME,
     MAX_NAME_AND_NAMESPACE,
     revision_of,
@@ -22,12 +23,11 @@ from airflow_provider_llmops.backends.serving.kserve.rules import (
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.states import ServiceState
 
-AUTOSCALER_ANNOTATION = "serving.kserve.io/autoscalerClass"
 _HASH_CHARACTERS = 5
 # Of the stable predictor alone: KServe refuses them in a canary.
 _AUTOSCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 _NOT_HANDED_ON = (*_AUTOSCALING, "minReplicas", "name")
-_IGNORED = ("storageUris", "workerSpec")
+_IGNORED = {"storageUris": "lora_adapters", "workerSpec": "workerSpec"}
 
 
 def predictor_name(revision: str) -> str:
@@ -75,7 +75,7 @@ def check_canary(stable: Mapping[str, Any], manifest: Mapping[str, Any]) -> None
                 f"{most} of the {what} is {of[most]}: canaries of services with more than one pod are not built, since KServe takes the "
                 "canary's pods from those that serve. Deploy with DeployModelOperator."
             )
-    if ignored := [field for field in _IGNORED if wanted.get(field)]:
+    if ignored := [what for field, what in _IGNORED.items() if wanted.get(field)]:
         raise ConfigurationError(
             f"KServe ignores {', '.join(ignored)} of a canary. Deploy with DeployModelOperator."
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from airflow_provider_llmops.backends.serving.kserve.reading import CONTAINER, REVISION_LABEL
 from airflow_provider_llmops.backends.serving.manifest import MODEL_DIGEST_ANNOTATION
+from airflow_provider_llmops.backends.serving.overrides import PARTS
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.uris import scheme_of
 
@@ -21,6 +22,7 @@ GROUP, VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"  # of all that KServe makes of a service
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 MODE = "Standard"
+AUTOSCALER_ANNOTATION = "serving.kserve.io/autoscalerClass"
 # "-predictor" and the namespace go into one label of a host name with it.
 MAX_NAME = 48
 MAX_NAME_AND_NAMESPACE = 52
@@ -45,6 +47,13 @@ def on_cluster(manifest: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigurationError(
             f"canary of service {metadata['name']!r} is written by CanaryOperator, with the share of each step. Leave it out."
         )
+    for part in PARTS:
+        _check_scale(metadata["name"], sent["spec"].get(part) or {})
+    _check_autoscaler(
+        metadata["name"],
+        {**(metadata.get("annotations") or {}), **(predictor.get("annotations") or {})},
+        predictor,
+    )
     _check_predictor(metadata["name"], predictor)
     for container in _containers(predictor):
         container["resources"] = _resources(metadata["name"], container.get("resources") or {})
@@ -94,21 +103,51 @@ def _check_predictor(name: str, predictor: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"{field} of service {name!r} has no place in KServe's standard mode: {why}. Leave it out."
             )
-    if predictor.get("minReplicas") == 0:
+    given = (predictor.get("model") or {}).get("storageUri")
+    several = [each.get("uri") for each in predictor.get("storageUris") or ()]
+    for address in [*([] if given is None else [given]), *several]:
+        if scheme_of(str(address)) not in SCHEMES:
+            raise ConfigurationError(
+                f"KServe cannot fetch a model from {shown_value(address)}. Give an address that begins with "
+                f"{', '.join(scheme + '://' for scheme in SCHEMES)}; a bucket of MinIO has an address with s3://."
+            )
+        if several and scheme_of(str(address)) == "oci":
+            raise ConfigurationError(
+                f"{shown_value(address)} of service {name!r} with LoRA adapters: images beside other addresses are not built. Give the model and "
+                "its lora_adapters another address."
+            )
+
+
+def _check_scale(name: str, part: Mapping[str, Any]) -> None:
+    """Refuse numbers of pods, and what they are chosen by, that standard mode takes for others."""
+    if part.get("minReplicas") == 0:
         raise ConfigurationError(
             f"minReplicas of service {name!r} is 0, which KServe's standard mode takes for 1: nothing scales to zero there. Give 1 or "
             "more."
         )
-    if predictor.get("scaleMetric") in _SCALED_BY_REQUESTS:
+    if part.get("scaleMetric") in _SCALED_BY_REQUESTS:
         raise ConfigurationError(
-            f"scaleMetric {predictor['scaleMetric']!r} of service {name!r} is ignored in KServe's standard mode, which scales by CPU "
+            f"scaleMetric {part['scaleMetric']!r} of service {name!r} is ignored in KServe's standard mode, which scales by CPU "
             "or memory. Give 'cpu' or 'memory'."
         )
-    address = (predictor.get("model") or {}).get("storageUri")
-    if address is not None and scheme_of(address) not in SCHEMES:
+    scaled_by = part.get("autoScaling") or {}
+    other = {str(each.get("type")) for each in scaled_by.get("metrics") or ()} - {"Resource"}
+    if other or "behavior" in scaled_by:
+        ignored = ", ".join(sorted(other)) or "behavior"
         raise ConfigurationError(
-            f"KServe cannot fetch a model from {shown_value(address)}. Give an address that begins with "
-            f"{', '.join(scheme + '://' for scheme in SCHEMES)}; a bucket of MinIO has an address with s3://."
+            f"{ignored} in autoScaling of service {name!r} is ignored without KEDA, which is not built. Leave it out, and scale by CPU or memory."
+        )
+
+
+def _check_autoscaler(name: str, annotations: Mapping[str, str], predictor: Mapping[str, Any]) -> None:
+    chosen = annotations.get(AUTOSCALER_ANNOTATION, "hpa")
+    if chosen == "keda":
+        raise ConfigurationError(
+            f"Service {name!r} is to be scaled by KEDA, which is not built. Leave the annotation {AUTOSCALER_ANNOTATION} out."
+        )
+    if chosen != "hpa" and "autoScaling" in predictor:
+        raise ConfigurationError(
+            f"autoscaling of service {name!r} is ignored with the annotation {AUTOSCALER_ANNOTATION}: {chosen}. Leave one of them out."
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from airflow_provider_llmops.backends.kubernetes.asking import PATIENCE_SECONDS
 from airflow_provider_llmops.backends.kubernetes.pods import is_live
+from airflow_provider_llmops.backends.serving.adapters import adapter_names
 from airflow_provider_llmops.backends.serving.base import Revision, Service, check_wanted
 from airflow_provider_llmops.backends.serving.kserve import history
 from airflow_provider_llmops.backends.serving.kserve.addresses import own_address
@@ -39,7 +40,7 @@ from airflow_provider_llmops.backends.serving.kserve.rules import on_cluster, re
 from airflow_provider_llmops.backends.serving.kserve.service import service_of, with_answers
 from airflow_provider_llmops.backends.serving.kserve.shifting import CanaryShifts, apply_unless_stopped
 from airflow_provider_llmops.backends.serving.manifest import manifest_digest
-from airflow_provider_llmops.backends.serving.question import ask_model
+from airflow_provider_llmops.backends.serving.question import ask_each, ask_model
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -349,8 +350,9 @@ class StandardServingBackend:
         return self._cluster.left_of(namespace, name)
 
     def ask(self, namespace: str, name: str, revision: str, prompt: str, max_tokens: int) -> str:
-        """Ask one of the revision's own pods, through the API server."""
+        """Ask one of the revision's own pods, through the API server, and then each of its adapters."""
         objects = self._cluster.read(namespace, name)
+        models = [name, *adapter_names((objects.predictor.get("model") or {}).get("args") or ())]
         where = f"Revision: {revision} of service {namespace}/{name}"
         if self._ask_service is not None:
             url = objects.status.get("url")
@@ -358,7 +360,8 @@ class StandardServingBackend:
                 raise ConfigurationError(
                     "The service has no address yet, at which it could be asked with its API key.", where
                 )
-            return self._ask_service(url, name, prompt, max_tokens)
+            ask_service = self._ask_service
+            return ask_each(lambda model: ask_service(url, model, prompt, max_tokens), models)
         pods = [
             pod for pod in objects.all_pods if revision_in(pod) == revision and is_ready(pod) and is_live(pod)
         ]
@@ -367,7 +370,8 @@ class StandardServingBackend:
             raise RunNotFoundError(f"No pod of the revision is seen to be ready{seen}.", where)
         post = partial(self._cluster.post, namespace, pods[0])
         address = f"pod {namespace}/{pods[0]['metadata']['name']}"
-        return ask_model(post, name, prompt, {"max_tokens": max_tokens}, address=address)
+        settings = {"max_tokens": max_tokens}
+        return ask_each(lambda model: ask_model(post, model, prompt, settings, address=address), models)
 
     def way_to(self, service: Service, revision: str) -> tuple[str, None]:
         """The address of the revision's own predictor, for clients inside of the cluster."""

@@ -74,7 +74,6 @@ IGNORED_PREDICTOR_FIELDS = {
     "deploymentStrategy",
     "imagePullSecrets",
     "labels",
-    "logger",
     "maxReplicas",
     "minReplicas",
     "nodeSelector",
@@ -88,6 +87,12 @@ IGNORED_PREDICTOR_FIELDS = {
     "terminationGracePeriodSeconds",
     "tolerations",
     "topologySpreadConstraints",
+}
+
+# Without these the service would be another than the one that was asked for.
+REFUSED_PREDICTOR_FIELDS = {
+    "logger": "requests and answers are sent to no address. Leave logger out here",
+    "storageUris": "the local predictor serves one model without lora_adapters. Merge the adapter into the model, and serve that",
 }
 
 IGNORED_MODEL_FIELDS = {
@@ -171,6 +176,11 @@ def read_manifest(manifest: dict[str, Any]) -> ServiceSpec:
         spec, ("predictor",), "field in spec (the local predictor has no transformer and no explainer)"
     )
     predictor = _mapping(spec, "predictor", "spec.")
+    for name, why in REFUSED_PREDICTOR_FIELDS.items():
+        if name in predictor:
+            raise SettingError(
+                f"spec.predictor.{name} has no meaning on this machine: {why}, or use a cluster."
+            )
     check_known(predictor, {"model", "timeout"} | IGNORED_PREDICTOR_FIELDS, "field in spec.predictor")
     model = _mapping(predictor, "model", "spec.predictor.")
     check_known(

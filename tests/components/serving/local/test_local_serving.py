@@ -343,6 +343,20 @@ def test_arguments_of_gpu_servers_are_ignored_by_name(tiny_model: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("logger", {"url": "http://events"}, "requests and answers are sent to no address"),
+        ("storageUris", [{"uri": "hf://a"}], "the local predictor serves one model without lora_adapters"),
+    ],
+)
+def test_what_would_make_another_service_of_it_is_refused(tiny_model: Path, field, value, text) -> None:
+    manifest = manifest_for(tiny_model)
+    manifest["spec"]["predictor"][field] = value
+    with pytest.raises(SettingError, match=rf"spec\.predictor\.{field} .*: {text}"):
+        read_manifest(manifest)
+
+
 def test_more_replicas_than_run_here_are_ignored_by_name(tiny_model: Path) -> None:
     manifest = manifest_for(tiny_model)
     assert manifest["spec"]["predictor"]["minReplicas"] == 1

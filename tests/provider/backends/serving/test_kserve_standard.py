@@ -305,6 +305,11 @@ def test_address_that_kserve_cannot_fetch_from_is_refused(uri):
         ("name", "v2", "part of the service's address"),
         ("minReplicas", 0, "takes for 1"),
         ("scaleMetric", "concurrency", "is ignored"),
+        ("autoScaling", {"metrics": [{"type": "External"}]}, "External in autoScaling .* without KEDA"),
+        ("autoScaling", {"behavior": {}}, "behavior in autoScaling .* without KEDA"),
+        ("annotations", {"serving.kserve.io/autoscalerClass": "keda"}, "by KEDA, which is not built"),
+        ("storageUris", [{"uri": "/models/x"}], "KServe cannot fetch a model from"),
+        ("storageUris", [{"uri": "oci://models/x"}], "images beside other addresses are not built"),
     ],
 )
 def test_what_standard_mode_ignores_is_refused(field, value, text):
@@ -312,6 +317,33 @@ def test_what_standard_mode_ignores_is_refused(field, value, text):
     written["spec"]["predictor"][field] = value
     with pytest.raises(ConfigurationError, match=text):
         on_cluster(written)
+
+
+def test_what_a_transformer_is_scaled_by_is_refused_as_well():
+    written = manifest(spec_overrides={"transformer": {"scaleMetric": "rps"}})
+    with pytest.raises(ConfigurationError, match=r"scaleMetric 'rps' .* is ignored"):
+        on_cluster(written)
+
+
+def test_autoscaling_that_an_annotation_switches_off_is_refused():
+    annotation = {"serving.kserve.io/autoscalerClass": "none"}
+    on_cluster(manifest(annotations=annotation))
+    scaled = manifest(annotations=annotation, max_replicas=2, autoscaling={"metric": "cpu", "target": 50})
+    with pytest.raises(
+        ConfigurationError, match="autoscaling of service 'chat' is ignored with the annotation"
+    ):
+        on_cluster(scaled)
+
+
+def test_each_adapter_is_asked_after_the_model(backend, cluster):
+    adapters = {"sql": "hf://org/sql", "law": "s3://models/law"}
+    revision = backend.apply(manifest(lora_adapters=adapters))[0].revision
+    cluster.becomes("chat", "ready_gateway")
+    assert backend.ask("team", "chat", revision, "Who are you?", 8) == "An answer."
+    assert [body["model"] for _, body in cluster.proxied] == ["chat", "sql", "law"]
+    cluster.answer_codes = [200, 404]
+    with pytest.raises(ConfigurationError, match="Adapter 'sql' does not answer"):
+        backend.ask("team", "chat", revision, "Who are you?", 8)
 
 
 def test_canary_of_ones_own_is_refused():

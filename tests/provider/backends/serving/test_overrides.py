@@ -58,6 +58,11 @@ def test_entries_keep_their_place_and_new_ones_come_last():
         ({"canary": []}, "there is CanaryOperator"),
         ({"predictor": {"minReplicas": -3}}, "there is min_replicas"),
         ({"predictor": {"maxReplicas": None}}, "there is max_replicas"),
+        ({"predictor": {"autoScaling": {}}}, "there is autoscaling"),
+        ({"predictor": {"scaleMetric": "cpu"}}, "there is autoscaling"),
+        ({"predictor": {"scaleTarget": 5}}, "there is autoscaling"),
+        ({"predictor": {"logger": None}}, "there is logger"),
+        ({"predictor": {"storageUris": []}}, "there is model, and lora_adapters"),
         ({"predictor": {"serviceAccountName": "x"}}, "there is service_account"),
         ({"predictor": {"model": {"runtime": "x"}}}, "there is runtime"),
         ({"predictor": {"model": {"resources": {}}}}, "there is predictor_resources"),
@@ -105,14 +110,13 @@ def test_settings_of_a_service_are_where_kserve_reads_them():
         service_account="models-reader",
         min_replicas="2",  # as a template gives it
         max_replicas=5,
-        spec_overrides={"predictor": {"scaleMetric": "cpu", "nodeSelector": {"pool": "gpu"}}},
+        spec_overrides={"predictor": {"nodeSelector": {"pool": "gpu"}}},
     )
     assert manifest["spec"] == {
         "predictor": {
             "minReplicas": 2,
             "maxReplicas": 5,
             "serviceAccountName": "models-reader",
-            "scaleMetric": "cpu",
             "nodeSelector": {"pool": "gpu"},
             "model": {
                 "modelFormat": {"name": "huggingface"},
