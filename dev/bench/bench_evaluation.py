@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from llmops_components.data.files import read_rows
 from llmops_components.data.sample import prepare_sample_data
-from llmops_components.evaluation.metrics import plan_metrics, score_answers
+from llmops_components.evaluation.metrics.plan import plan_metrics
+from llmops_components.evaluation.metrics.scoring import score_answers
 from llmops_components.models import generation
 from llmops_components.models.importing import import_base_model
 from llmops_components.models.loading import load_to_answer

@@ -20,7 +20,7 @@ import json, sys, tempfile
 import numpy as np
 from llmops_components.comparison import Comparison, read_comparison
 from llmops_components.errors import SettingError
-from llmops_components.evaluation.metrics import METRICS
+from llmops_components.evaluation.metrics.registry import METRICS
 from llmops_components.evaluation.statistics import Scores, compare
 from llmops_components.result_schema import ResultRecord
 from llmops_components.results import StepReport

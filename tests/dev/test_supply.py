@@ -88,7 +88,7 @@ def test_known_vulnerability_is_answered_for_one_version() -> None:
 def test_evaluating_and_serving_import_no_diskcache() -> None:
     """The answer to CVE-2025-69872: its directory of pickles is never opened, because nothing imports it."""
     code = (
-        "import sys, json, llmops_components.evaluation.metrics, llmops_components.evaluation.evaluate, ragas, "
+        "import sys, json, llmops_components.evaluation.metrics.scoring, llmops_components.evaluation.evaluate, ragas, "
         "ragas.metrics.collections; json.dump('diskcache' in sys.modules, sys.stdout)"
     )
     answer = subprocess.run([DATA_PYTHON, "-c", code], capture_output=True, text=True, check=True)

@@ -49,7 +49,7 @@ def evaluate_model(
         scores: Output file, one JSON line a sample: row number, prompt, reference, answer, tokens, finish reason
             and every score.
         report: Output file, an HTML page without external parts.
-        metric_names: Names from ``llmops_components.evaluation.metrics.METRICS``; all of them by default. The first
+        metric_names: Names from ``llmops_components.evaluation.metrics.registry.METRICS``; all of them by default. The first
             orders the samples in the report.
         baseline_scores: The ``scores`` of another model on the same rows. Its answers are scored again, so that
             both models are measured in the same way.
@@ -69,12 +69,8 @@ def evaluate_model(
         ModelError: The model or the embedding model cannot be loaded.
     """
     from llmops_components.evaluation import statistics
-    from llmops_components.evaluation.metrics import (
-        plan_for_columns,
-        plan_metrics,
-        score_answers,
-        tokenizers_of,
-    )
+    from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
+    from llmops_components.evaluation.metrics.scoring import score_answers, tokenizers_of
     from llmops_components.evaluation.report import Facts, render_report
     from llmops_components.models.generation import generate_answers
     from llmops_components.models.loading import load_to_answer

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops_components.evaluation.metrics import METRICS
+from llmops_components.evaluation.metrics.registry import METRICS
 from llmops_components.evaluation.statistics import Estimate, PairedComparison
 
 SHOWN_AT_ENDS = 5

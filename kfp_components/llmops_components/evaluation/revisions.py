@@ -64,7 +64,7 @@ def compare_revisions(
         baseline_revision: Name of that revision.
         against: What answers are scored against: the row's ``reference``, or the ``baseline``'s answer to it, which tells how far both
             agree. Left out, it is the reference if the rows have one.
-        metric_names: Names from ``llmops_components.evaluation.metrics.METRICS``, but for ``reward``; all that can be computed by
+        metric_names: Names from ``llmops_components.evaluation.metrics.registry.METRICS``, but for ``reward``; all that can be computed by
             default. The first orders the rows in the report.
         embedding_model: Directory or ``package://name`` of the model behind ``semantic_similarity``.
         protocol: As for ``batch_inference``, as are ``request``, ``limits`` and ``checkpoints``.
@@ -83,7 +83,7 @@ def compare_revisions(
         SettingError: An argument cannot be meant, or a revision refuses everything.
         ServiceGoneError: A revision stopped to answer, and there is a directory to go on from.
     """
-    from llmops_components.evaluation.metrics import plan_metrics
+    from llmops_components.evaluation.metrics.plan import plan_metrics
 
     both = (url.rstrip("/"), revision), ((baseline_url or url).rstrip("/"), baseline_revision)
     if both[0] == both[1]:

@@ -16,7 +16,7 @@ from llmops_components.evaluation.statistics import CONFIDENCE, PairedComparison
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
-    from llmops_components.evaluation.metrics import Plan
+    from llmops_components.evaluation.metrics.plan import Plan
 
 Against = Literal["reference", "baseline"]
 _WORST_TOLD = 3  # in the result, cut short
@@ -116,7 +116,7 @@ class SideBySide:
             baseline: The same with the one that it is compared with.
             against: What answers are scored against.
         """
-        from llmops_components.evaluation.metrics import score_answers, tokenizers_of
+        from llmops_components.evaluation.metrics.scoring import score_answers, tokenizers_of
 
         pairs = zip(candidate.texts, baseline.texts, strict=True)
         both = [at for at, pair in enumerate(pairs) if None not in pair]

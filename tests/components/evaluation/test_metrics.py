@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from llmops_components.errors import ModelError, SettingError
-from llmops_components.evaluation import metrics, statistics
-from llmops_components.evaluation.metrics import METRICS, plan_metrics, score_answers
+from llmops_components.evaluation import statistics
+from llmops_components.evaluation.metrics import plan as planning
+from llmops_components.evaluation.metrics.plan import plan_metrics
+from llmops_components.evaluation.metrics.registry import METRICS
+from llmops_components.evaluation.metrics.scoring import score_answers
 from llmops_components.evaluation.statistics import Scores, compare, estimate
 from llmops_components.models import embeddings
 
@@ -178,7 +181,7 @@ def test_metrics_have_to_be_a_list_of_names(metrics):
 
 
 def test_semantic_similarity_needs_a_model_when_asked_for_and_is_skipped_otherwise(monkeypatch):
-    monkeypatch.setattr(metrics, "DEFAULT_PACKAGE", "no_such_package")
+    monkeypatch.setattr(planning, "DEFAULT_PACKAGE", "no_such_package")
     monkeypatch.setattr(embeddings, "DEFAULT_PACKAGE", "no_such_package")
     with pytest.raises(
         SettingError, match="'semantic_similarity' cannot be computed: no embedding_model was given"

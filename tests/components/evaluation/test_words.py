@@ -10,7 +10,8 @@ import string
 import unicodedata
 
 import pytest
-from llmops_components.evaluation.metrics import plan_metrics, score_answers, tokenizers_of
+from llmops_components.evaluation.metrics.plan import plan_metrics
+from llmops_components.evaluation.metrics.scoring import score_answers, tokenizers_of
 
 NAMES = ["rougeL", "rouge1", "rouge2", "bleu", "chrf"]
 # A sentence, and one that has nothing to do with it.

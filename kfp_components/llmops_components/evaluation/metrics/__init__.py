@@ -1,0 +1,1 @@
+"""Metrics by name: what each needs, and how answers are scored with it."""
