@@ -18,7 +18,7 @@ from yarl import URL
 from llmops_components.errors import SettingError, shortened
 from llmops_components.headers import COMPLETION_TOKENS_HEADER, PROMPT_TOKENS_HEADER, REVISION_HEADER
 from llmops_components.hosts import is_loopback
-from llmops_components.inference.protocols import Answer, NotAnAnswerError, Question
+from llmops_components.inference.protocols import Answer, DeclinedAnswerError, NotAnAnswerError, Question
 from llmops_components.inference.service import Access, Service
 from llmops_components.json_text import parse_json
 from llmops_components.redaction import redact
@@ -69,6 +69,10 @@ class RefusedError(AskError):
     """The server would refuse the same question again."""
 
 
+class DeclinedError(RefusedError):
+    """The model itself declines to answer."""
+
+
 class PassingError(AskError):
     """Asking again may help.
 
@@ -77,14 +81,22 @@ class PassingError(AskError):
         status: The server's HTTP status, if it sent one.
         is_try: Whether the server may have worked on the question. It has not where it could not be reached or was too busy.
         retry_after: Seconds after which the server wants to be asked again, where it says so.
+        is_late: Whether the answer took too long.
     """
 
     def __init__(
-        self, reason: str, status: int | None = None, *, is_try: bool = True, retry_after: float | None = None
+        self,
+        reason: str,
+        status: int | None = None,
+        *,
+        is_try: bool = True,
+        retry_after: float | None = None,
+        is_late: bool = False,
     ) -> None:
         super().__init__(reason, status)
         self.is_try = is_try
         self.retry_after = retry_after
+        self.is_late = is_late
 
 
 class Client:
@@ -110,6 +122,7 @@ class Client:
         self._connections = connections
         self._seconds = request_seconds
         self._proxy = _proxy_for(service.address)
+        self.key_variables = self._access.variables
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -155,14 +168,14 @@ class Client:
             status, headers, content = await self._post(address, body)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise SettingError(
-                f"The service's certificate or TLS is refused: {error}. Give its authority in LLMOPS_SERVICE_CA_FILE, or "
+                f"The service's certificate or TLS is refused: {error}. Give its authority in {self._access.ca_file_variable}, or "
                 f"correct the address. Address: {self.service.address}."
             ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             why = getattr(error, "strerror", None) or error
             raise PassingError(f"no connection: {why}", is_try=False) from None
         except TimeoutError:
-            raise PassingError(f"no whole answer within {self._seconds:g} s") from None
+            raise PassingError(f"no whole answer within {self._seconds:g} s", is_late=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise PassingError(f"the connection ended before the answer: {self._words(error)}") from None
         if status != 200:
@@ -198,6 +211,8 @@ class Client:
             raise RefusedError(f"the answer is larger than {MAX_REPLY_BYTES >> 20} MiB", 200)
         try:
             answer = self.service.speaks.of(question).answer(parse_json(content))
+        except DeclinedAnswerError as error:
+            raise DeclinedError(self._words(error), 200) from None
         except NotAnAnswerError as error:
             raise RefusedError(self._words(error), 200) from None
         except ValueError as error:  # no JSON, or cut off

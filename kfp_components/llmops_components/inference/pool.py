@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from llmops_components.errors import SettingError, UnavailableError, check_known
-from llmops_components.inference.client import Client, PassingError, RefusedError, Reply
+from llmops_components.inference.client import Client, DeclinedError, PassingError, RefusedError, Reply
 from llmops_components.inference.protocols import Question
 
 MAX_CONCURRENCY = 1024
@@ -25,7 +25,7 @@ _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 30.0
 _TELL_SECONDS = 5.0  # of trouble, after which it is worth a line in the log
 _NOT_LET_IN = 401
-_OF_THE_QUESTION = (200, 400, 413, 422)  # what other statuses refuse, they refuse whatever is asked
+OF_THE_QUESTION = (200, 400, 413, 422)  # what other statuses refuse, they refuse whatever is asked
 logger = logging.getLogger(__name__)
 
 
@@ -82,11 +82,15 @@ class Failure:
         reason: The server's reason, or what happened.
         status: The server's HTTP status, if it sent one.
         may_pass: Whether asking another time may help.
+        is_declined: Whether it is the model that declined to answer.
+        is_late: Whether the answer took too long.
     """
 
     reason: str
     status: int | None
     may_pass: bool
+    is_declined: bool = False
+    is_late: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,33 +170,34 @@ def check_concurrency(concurrency: int) -> None:
         )
 
 
-class _Pool:
-    def __init__(
-        self, client: Client, settle: Callable[[Outcome], None], limits: Limits, *, has_answered: bool
-    ) -> None:
+class Asker:
+    """Asks one question after the other, or many at a time, and each again where that may help.
+
+    Args:
+        client: Whom to ask.
+        limits: How long and how often is asked.
+    """
+
+    def __init__(self, client: Client, limits: Limits) -> None:
         self.limits = limits
         self._client = client
-        self._settle = settle
-        self._held: list[Outcome] = []
-        self._has_answered = has_answered
         self._troubled_since: float | None = None
         self._closed_until = 0.0
         self._is_told = False
         # An answer that takes its time is no outage.
         self._outage_seconds = max(limits.outage_seconds, limits.request_seconds)
 
-    async def work(self, source: Iterator[tuple[int, Question]]) -> None:
-        """Ask one question after the other, until there are no more."""
-        for number, question in source:
-            await self._ask(number, question)
+    async def ask(self, number: int, question: Question) -> Outcome:
+        """What becomes of a question.
 
-    def release(self) -> None:
-        """Settle what was held back."""
-        for outcome in self._held:
-            self._settle(outcome)
-        self._held.clear()
+        Args:
+            number: The question's number.
+            question: The question.
 
-    async def _ask(self, number: int, question: Question) -> None:
+        Raises:
+            ServiceGoneError: The service is given up, and may be back another time.
+            ServiceRefusesError: The service wants another key.
+        """
         began, attempts, tries = time.monotonic(), 0, 0
         while True:
             await self._opened()
@@ -200,32 +205,39 @@ class _Pool:
             try:
                 reply = await self._client.ask(question)
             except RefusedError as error:
-                failure = Failure(error.reason, error.status, may_pass=False)
-                self._refused(Outcome(number, attempts, failure=failure))
-                return
+                self._check_key(error)
+                failure = Failure(
+                    error.reason, error.status, may_pass=False, is_declined=isinstance(error, DeclinedError)
+                )
+                return Outcome(number, attempts, failure=failure)
             except PassingError as error:
                 tries += error.is_try
                 self._check_outage(error)
                 is_starved = not error.is_try and time.monotonic() - began > self._outage_seconds
                 if tries >= self.limits.attempts or is_starved:
-                    failure = Failure(error.reason, error.status, may_pass=True)
-                    self._held.append(Outcome(number, attempts, failure=failure))
-                    return
+                    failure = Failure(error.reason, error.status, may_pass=True, is_late=error.is_late)
+                    return Outcome(number, attempts, failure=failure)
                 await asyncio.sleep(_delay(attempts))
             else:
-                self._lives()
-                self._has_answered = True
-                self._settle(Outcome(number, attempts, reply=reply))
-                return
+                self.lives()
+                return Outcome(number, attempts, reply=reply)
+
+    def lives(self) -> None:
+        """The service has answered, or refused what it would not refuse of another question."""
+        self._troubled_since, self._is_told = None, False
 
     async def _opened(self) -> None:
         """Wait until the time that the service named, a little longer each, so that not all come at once."""
         while (left := self._closed_until - time.monotonic()) > 0:  # noqa: ASYNC110  a moment is waited for
             await asyncio.sleep(left + random.uniform(0, min(1.0, left)))  # noqa: S311  no secret
 
-    def _lives(self) -> None:
-        self._troubled_since, self._is_told = None, False
-        self.release()
+    def _check_key(self, error: RefusedError) -> None:
+        if error.status == _NOT_LET_IN:
+            variable, file_variable = self._client.key_variables
+            raise ServiceRefusesError(
+                f"The service wants another API key: {error.reason}. Give it in {variable}, or a file with it in "
+                f"{file_variable}. Address: {self._client.service.address}."
+            )
 
     def _check_outage(self, error: PassingError) -> None:
         now = time.monotonic()
@@ -249,23 +261,50 @@ class _Pool:
                 + f". Look at its log; run again to go on. Address: {self._client.service.address}."
             )
 
-    def _refused(self, outcome: Outcome) -> None:
-        assert outcome.failure is not None
-        status, where = outcome.failure.status, f"Address: {self._client.service.address}."
-        if status == _NOT_LET_IN:
-            raise ServiceRefusesError(
-                f"The service wants another API key: {outcome.failure.reason}. Give it in LLMOPS_SERVICE_KEY, or a file with it in "
-                f"LLMOPS_SERVICE_KEY_FILE. {where}"
-            )
-        self._held.append(outcome)
-        if status in _OF_THE_QUESTION and self._has_answered:
-            self._lives()
+
+class _Pool:
+    """Holds verdicts back until it is known whether they are of the question or of the service."""
+
+    def __init__(
+        self, client: Client, settle: Callable[[Outcome], None], limits: Limits, *, has_answered: bool
+    ) -> None:
+        self.limits = limits
+        self._client = client
+        self._asker = Asker(client, limits)
+        self._settle = settle
+        self._held: list[Outcome] = []
+        self._has_answered = has_answered
+
+    async def work(self, source: Iterator[tuple[int, Question]]) -> None:
+        """Ask one question after the other, until there are no more."""
+        for number, question in source:
+            outcome = await self._asker.ask(number, question)
+            if outcome.failure is None:
+                self._has_answered = True
+                self.release()
+                self._settle(outcome)
+            else:
+                self._held.append(outcome)
+                if not outcome.failure.may_pass:
+                    self._refused(outcome.failure)
+
+    def release(self) -> None:
+        """Settle what was held back."""
+        for outcome in self._held:
+            self._settle(outcome)
+        self._held.clear()
+
+    def _refused(self, failure: Failure) -> None:
+        if failure.status in OF_THE_QUESTION and self._has_answered:
+            self._asker.lives()
+            self.release()
             return
         refused = [each.failure for each in self._held if each.failure and not each.failure.may_pass]
         if len(refused) >= self.limits.refused_in_a_row:
             raise ServiceRefusesError(
                 f"The service refuses everything: {refused[0].reason}. {len(refused)} questions in a row were refused. Correct the "
-                f"address, the model's name, the request or the rows; limits has refused_in_a_row. {where}"
+                "address, the model's name, the request or the rows; limits has refused_in_a_row. "
+                f"Address: {self._client.service.address}."
             )
 
 

@@ -53,6 +53,10 @@ class NotAnAnswerError(ValueError):
     """A reply is JSON, and no answer of the protocol."""
 
 
+class DeclinedAnswerError(NotAnAnswerError):
+    """The model declines to answer, in the place that the protocol has for it."""
+
+
 class Protocol:
     """How one protocol asks for one answer."""
 
@@ -148,6 +152,8 @@ class _OpenAIChat(_OpenAI):
         if calls is not None:
             _list(calls)
         if text is None and calls is None:
+            if isinstance(refusal := message.get("refusal"), str):
+                raise DeclinedAnswerError(f"the model declines to answer: {refusal:.{_MAX_SHOWN}}")
             raise LookupError
         return (text if text is None else _text(text)), calls
 
@@ -172,6 +178,25 @@ class _OpenAIAsItStands(_OpenAI):
 
     def of(self, question: Question) -> Protocol:
         return PROTOCOLS["openai_completions" if isinstance(question.prompt, str) else "openai_chat"]
+
+
+class _OpenAIEmbeddings(Protocol):
+    """A text as numbers."""
+
+    reserved = _OF_OPENAI | {"input"}
+
+    def path(self, model_name: str) -> str:
+        return "/embeddings"
+
+    def body(self, model_name: str, question: Question, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": model_name, "input": question.prompt, "encoding_format": "float", **request}
+
+    def _read(self, reply: Any) -> Answer:
+        (found,) = _list(reply["data"])
+        numbers = [float(each) for each in _list(found["embedding"])]
+        if not numbers or not all(map(math.isfinite, numbers)):
+            raise LookupError
+        return Answer(numbers, prompt_tokens=_count((reply.get("usage") or {}).get("prompt_tokens")))
 
 
 class _V1(Protocol):
@@ -244,3 +269,4 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "v1": _V1(),
     "v2": _V2(),
 }
+OPENAI_EMBEDDINGS: Protocol = _OpenAIEmbeddings()  # of a text there is no answer, so it is none of those

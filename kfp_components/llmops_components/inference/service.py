@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
-from llmops_components.inference.protocols import PROTOCOL_NAMES, PROTOCOLS, Protocol, ProtocolName, Question
+from llmops_components.inference.protocols import (
+    OPENAI_EMBEDDINGS,
+    PROTOCOL_NAMES,
+    PROTOCOLS,
+    Protocol,
+    ProtocolName,
+    Question,
+)
 from llmops_components.uris import is_http, is_server, split_login
 
 # An API key is no argument: those are kept and shown. The first wins.
-KEY_VARIABLE = "LLMOPS_SERVICE_KEY"
-KEY_FILE_VARIABLE = "LLMOPS_SERVICE_KEY_FILE"
-CA_FILE_VARIABLE = "LLMOPS_SERVICE_CA_FILE"
+SERVICE_PREFIX, JUDGE_PREFIX = "LLMOPS_SERVICE", "LLMOPS_JUDGE"
+KEY_VARIABLE, KEY_FILE_VARIABLE, CA_FILE_VARIABLE = (
+    f"{SERVICE_PREFIX}{end}" for end in ("_KEY", "_KEY_FILE", "_CA_FILE")
+)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OPENAI_PREFIX = "/openai/v1"  # where KServe's runtimes and our predictor have OpenAI's API
 
@@ -91,6 +99,16 @@ class Service:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
+@dataclass(frozen=True)
+class EmbeddingService(Service):
+    """A served model that embeds texts, by OpenAI's API."""
+
+    @property
+    def speaks(self) -> Protocol:
+        """The protocol."""
+        return OPENAI_EMBEDDINGS
+
+
 def _check_address(url: str) -> None:
     how = "Give the service's address, for example http://127.0.0.1:8080."
     if not isinstance(url, str) or not is_http(url):
@@ -129,22 +147,32 @@ class Access:
     Args:
         key: Sent as a bearer token.
         context: How the certificate of an https address is verified; by the system's authorities when None.
+        variables: Where a key is given, for messages: the variable, and the one that names a file.
+        ca_file_variable: Where authorities are given.
     """
 
     key: str | None = field(default=None, repr=False)
     context: ssl.SSLContext | None = None
+    variables: tuple[str, str] = (KEY_VARIABLE, KEY_FILE_VARIABLE)
+    ca_file_variable: str = CA_FILE_VARIABLE
 
     @classmethod
-    def from_environment(cls) -> Access:
+    def from_environment(cls, prefix: str = SERVICE_PREFIX) -> Access:
         """What the environment says: ``LLMOPS_SERVICE_KEY``, or the file that ``LLMOPS_SERVICE_KEY_FILE`` names, and the
         authorities in ``LLMOPS_SERVICE_CA_FILE``.
+
+        Args:
+            prefix: What the variables begin with, for another service than the one that is put to use.
 
         Raises:
             SettingError: A file cannot be read, or no header can hold the key; the message does not repeat it.
         """
-        key, what = os.environ.get(KEY_VARIABLE) or None, KEY_VARIABLE
-        if key is None and (file := os.environ.get(KEY_FILE_VARIABLE)):
-            what = KEY_FILE_VARIABLE
+        key_variable, file_variable, ca_variable = (
+            f"{prefix}{end}" for end in ("_KEY", "_KEY_FILE", "_CA_FILE")
+        )
+        key, what = os.environ.get(key_variable) or None, key_variable
+        if key is None and (file := os.environ.get(file_variable)):
+            what = file_variable
             try:
                 key = Path(file).read_text(encoding="utf-8").strip() or None
             except (OSError, ValueError) as error:
@@ -154,7 +182,8 @@ class Access:
             raise SettingError(
                 f"The API key in {what} cannot be sent: a header takes visible ASCII, on one line. Give the key alone."
             )
-        return cls(key, _context(os.environ.get(CA_FILE_VARIABLE)))
+        context = _context(ca_variable, os.environ.get(ca_variable))
+        return cls(key, context, (key_variable, file_variable), ca_variable)
 
     def hidden(self, text: str) -> str:
         """A text without the key, should a server repeat it.
@@ -165,12 +194,12 @@ class Access:
         return text.replace(self.key, "***") if self.key else text
 
 
-def _context(ca_file: str | None) -> ssl.SSLContext | None:
+def _context(variable: str, ca_file: str | None) -> ssl.SSLContext | None:
     if not ca_file:
         return None
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise SettingError(
-            f"The authorities in {CA_FILE_VARIABLE} cannot be read as PEM: {error.strerror}. File: {ca_file}."
+            f"The authorities in {variable} cannot be read as PEM: {error.strerror}. File: {ca_file}."
         ) from None
