@@ -80,35 +80,58 @@ def embed(texts: Sequence[str], directory: Path) -> np.ndarray:
         ModelError: The model cannot be loaded, or pools its tokens in a way that is not supported.
         SettingError: Its configuration chooses kernels or other code that is not allowed here.
     """
-    import numpy as np
-    import torch
+    return Encoder(directory).embed(texts)
 
-    pooling = _pooling(directory)
-    model, tokenizer = load_encoder(directory)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    limit = (read_settings(directory / "sentence_bert_config.json") or {}).get("max_seq_length", _MAX_TOKENS)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
-    for start in range(0, len(order), _BATCH_SIZE):
-        batch = order[start : start + _BATCH_SIZE]
-        inputs = tokenizer(
-            [texts[i] for i in batch],
-            padding=True,
-            padding_side="right",  # behind the text, where no model and no pooling has to look past it
-            truncation=True,
-            max_length=limit,
-            return_tensors="pt",
-        )
-        with torch.inference_mode():
-            tokens = model(**inputs).last_hidden_state
-        if pooling == "cls":
-            pooled = tokens[:, 0]
-        else:
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            pooled = (tokens * mask).sum(1) / mask.sum(1)
-        vectors[batch] = torch.nn.functional.normalize(pooled, dim=1).numpy()
-    return vectors
+
+class Encoder:
+    """A loaded model for sentence embeddings.
+
+    Args:
+        directory: Directory of the model.
+
+    Raises:
+        ModelError: The model cannot be loaded, or pools its tokens in a way that is not supported.
+        SettingError: Its configuration chooses kernels or other code that is not allowed here.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._pooling = _pooling(directory)
+        self._model, self._tokenizer = load_encoder(directory)
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
+        settings = read_settings(directory / "sentence_bert_config.json") or {}
+        self._limit = settings.get("max_seq_length", _MAX_TOKENS)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit-length embeddings, one row a text.
+
+        Args:
+            texts: The sentences; longer ones are cut at the model's limit.
+        """
+        import numpy as np
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = np.empty((len(texts), self._model.config.hidden_size), dtype=np.float32)
+        for start in range(0, len(order), _BATCH_SIZE):
+            batch = order[start : start + _BATCH_SIZE]
+            inputs = self._tokenizer(
+                [texts[i] for i in batch],
+                padding=True,
+                padding_side="right",  # behind the text, where no model and no pooling has to look past it
+                truncation=True,
+                max_length=self._limit,
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                tokens = self._model(**inputs).last_hidden_state
+            if self._pooling == "cls":
+                pooled = tokens[:, 0]
+            else:
+                mask = inputs["attention_mask"].unsqueeze(-1)
+                pooled = (tokens * mask).sum(1) / mask.sum(1)
+            vectors[batch] = torch.nn.functional.normalize(pooled, dim=1).numpy()
+        return vectors
 
 
 def _pooling(directory: Path) -> str:
