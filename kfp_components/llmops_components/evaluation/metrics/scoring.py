@@ -34,7 +34,7 @@ def score_answers(
         prompts: The prompt of each answer; only a reward model looks at it.
 
     Returns:
-        Scores by metric, in the plan's order.
+        Scores by metric, in the plan's order, of those metrics that look at answer and reference alone.
     """
     from llmops_components.evaluation.words import normalised
 
@@ -51,9 +51,9 @@ def score_answers(
         from llmops_components.evaluation.rewards import score_rewards
 
         found["reward"] = Scores.mean_of(score_rewards(plan.reward_model, prompts, given))
-    if ragas := [name for name in plan.names if METRICS[name].ragas]:
+    if ragas := [name for name, metric in plan.metrics.items() if metric.ragas and metric.by_default]:
         found |= _ragas(ragas, answers, references, plan.embedding_model)
-    return {name: found[name] for name in plan.names}
+    return {name: found[name] for name in plan.names if name in found}
 
 
 def tokenizers_of(plan: Plan, answers: Sequence[str], references: Sequence[str]) -> dict[str, str]:
