@@ -158,6 +158,10 @@ SERVICES_FIELDS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
 }
+# Of an endpoint that speaks OpenAI's API.
+ENDPOINT_FIELDS: dict[str, dict[str, Any]] = {
+    name: SERVICES_FIELDS[name] for name in ("api_key_file", "verify_ssl", "ca_file")
+}
 # Of a Prometheus.
 PROMETHEUS_FIELDS: dict[str, dict[str, Any]] = {
     "verify_ssl": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_llmops.connections import (
+    ENDPOINT_FIELDS,
     KUBEFLOW_FIELDS,
     LOCAL_FIELDS,
     PROMETHEUS_FIELDS,
@@ -45,6 +46,11 @@ def get_provider_info() -> dict[str, Any]:
                 "external-doc-url": "https://prometheus.io/docs/",
                 "tags": ["software"],
             },
+            {
+                "integration-name": "OpenAI-compatible endpoints",
+                "external-doc-url": "https://platform.openai.com/docs/api-reference/chat",
+                "tags": ["service"],
+            },
         ],
         "operators": [
             {
@@ -58,6 +64,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.training",
                     "airflow_provider_llmops.operators.evaluation",
                     "airflow_provider_llmops.operators.human",
+                    "airflow_provider_llmops.operators.judged",
                 ],
             },
             {
@@ -108,6 +115,10 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Prometheus",
                 "python-modules": ["airflow_provider_llmops.hooks.prometheus"],
+            },
+            {
+                "integration-name": "OpenAI-compatible endpoints",
+                "python-modules": ["airflow_provider_llmops.hooks.openai_endpoint"],
             },
         ],
         "triggers": [
@@ -187,6 +198,17 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"host": "http://prometheus.monitoring:9090"},
                 },
                 "conn-fields": PROMETHEUS_FIELDS,
+            },
+            {
+                "connection-type": "openai_endpoint",
+                "hook-class-name": "airflow_provider_llmops.hooks.openai_endpoint.OpenAIEndpointHook",
+                "hook-name": "OpenAI-compatible endpoint",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema", "extra"],
+                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "placeholders": {"host": "https://api.example.com/v1"},
+                },
+                "conn-fields": ENDPOINT_FIELDS,
             },
         ],
         "config": {

@@ -18,6 +18,7 @@ from airflow_provider_llmops.exceptions import (
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.operators.judged import JudgedOperator
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
@@ -68,20 +69,23 @@ class CheckModelOperator(ComponentOperator):
         self.scan = scan
 
 
-class EvaluateModelOperator(ComponentOperator):
+class EvaluateModelOperator(JudgedOperator):
     """Answer every evaluation prompt and score the answers.
 
     Artifacts: ``scores`` (one JSON line a sample), ``report`` (page). The output ``comparison`` holds for each metric what model
     and baseline reach, how they differ, within which interval, and on how many rows; without ``baseline_scores`` it is empty.
 
     :param model: URI of the model
-    :param dataset: URI of rows with a ``prompt``, and a ``reference`` for all metrics but ``reward``
+    :param dataset: URI of rows with a ``prompt``, and what else the metrics need, which is a ``reference`` for most
     :param baseline_scores: ``scores`` of another model on the same rows, to compare with
-    :param metric_names: metrics to compute; all that need no judge when left out
+    :param metric_names: metrics to compute, by name, or functions of allowed packages as ``module:function``; all that look at answer
+        and reference alone when left out
     :param generation_args: passed to ``transformers.GenerationConfig``
     :param batch_size: prompts generated together
     :param embedding_model: directory or ``package://name`` of the sentence-embedding model
     :param reward_model: URI of the reward model behind the metric ``reward``
+
+    Metrics by a judge need ``judge``, ``judge_conn_id`` and the like: :class:`~airflow_provider_llmops.operators.judged.JudgedOperator`.
     """
 
     component = "evaluate_model"
@@ -91,6 +95,7 @@ class EvaluateModelOperator(ComponentOperator):
         "baseline_scores": Address(kind="file"),
         "embedding_model": Address(("package",), "directory"),
         "reward_model": Address(kind="directory"),
+        "checkpoints": Address(kind="directory", exists=False),
     }
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,

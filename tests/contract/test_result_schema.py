@@ -29,7 +29,7 @@ from llmops_components.step import carry_out
 print(json.dumps({"result": ResultRecord.model_json_schema(), "comparison": Comparison.model_json_schema()}))
 generator = np.random.default_rng(0)
 metrics = {}
-for name in METRICS:
+for name in [name for name, metric in METRICS.items() if metric.by_default]:
     model, baseline = generator.normal(size=(2, 48))
     if name == "reward":
         model[3], baseline[7] = np.nan, np.inf

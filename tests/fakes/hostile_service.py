@@ -41,6 +41,7 @@ class Server(ThreadingHTTPServer):
         self.behave = behave
         self.asked: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[dict[str, Any]] = []
         self.busy = self.most_busy = 0
         self.lock = threading.Lock()
 
@@ -58,13 +59,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][-1]["content"]
+        prompt = body["input"] if "input" in body else body["messages"][-1]["content"]
+        if isinstance(prompt, list):
+            prompt = json.dumps(prompt)
         with self.server.lock:
             self.server.asked[prompt] += 1
             self.server.busy += 1
             self.server.most_busy = max(self.server.most_busy, self.server.busy)
             nth = self.server.asked[prompt]
             self.server.headers.append(dict(self.headers))
+            self.server.bodies.append(body)
         try:
             self._do(self.server.behave(prompt, nth), prompt)
         finally:

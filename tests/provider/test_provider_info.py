@@ -40,7 +40,7 @@ def test_connection_type_belongs_to_its_hook(entry):
 
 def test_airflow_shows_the_connection_forms():
     manager = ProvidersManager()
-    assert {"kubeflow", "kserve", "mlflow", "prometheus"} <= set(manager.field_behaviours)
+    assert {"kubeflow", "kserve", "mlflow", "prometheus", "openai_endpoint"} <= set(manager.field_behaviours)
     widgets = manager.connection_form_widgets
     shown = {
         name.removeprefix("extra__kubeflow__") for name in widgets if name.startswith("extra__kubeflow__")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 ACCESS_FILE = "access_file"  # field in the extra of a connection that services are deployed through
 # By which a step of the data plane knows key and authorities, see its `inference.service`.
-KEY_VARIABLE = "LLMOPS_SERVICE_KEY"
-CA_FILE_VARIABLE = "LLMOPS_SERVICE_CA_FILE"
+SERVICE_PREFIX, JUDGE_PREFIX = "LLMOPS_SERVICE", "LLMOPS_JUDGE"
+KEY_VARIABLE = f"{SERVICE_PREFIX}_KEY"
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class ServiceAccess:
         extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
         return cls(_api_key(connection, extra, where), tls_context(extra, where), extra.get("ca_file"))
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, prefix: str = SERVICE_PREFIX) -> dict[str, str]:
         """The same for a step of the data plane.
 
+        :param prefix: what the variables begin with
         :raises ConfigurationError: certificates are not to be verified, which a step always does
         """
         if self.context is not None and self.context.verify_mode is ssl.CERT_NONE:
@@ -55,7 +56,7 @@ class ServiceAccess:
                 "Steps always verify certificates, and the connection has 'verify_ssl' false. Give 'ca_file' in extra the "
                 "authority of the service instead."
             )
-        found = {KEY_VARIABLE: self.api_key, CA_FILE_VARIABLE: self.ca_file}
+        found = {f"{prefix}_KEY": self.api_key, f"{prefix}_CA_FILE": self.ca_file}
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,17 @@ from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
 from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.data.valid_rows import read_valid_rows
-from llmops_components.errors import DataError
+from llmops_components.errors import DataError, SettingError
+from llmops_components.evaluation.judge.memory import Memory, digest
+from llmops_components.evaluation.judge.settings import JudgeSettings
+from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows, shown_answer
 from llmops_components.moved import old_names
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
+    from llmops_components.evaluation.facts import Facts, ServiceFacts
+    from llmops_components.evaluation.metrics.plan import Plan
     from llmops_components.evaluation.statistics import Estimate, Scores
-    from llmops_components.models.generation import Answer
 
 _ROWS_NAMED = 5
 _KEPT = ("prompt", "reference")  # the latter where a metric needs it
@@ -40,23 +45,33 @@ def evaluate_model(
     batch_size: int = 16,
     embedding_model: str | None = None,
     reward_model: str | os.PathLike[str] | None = None,
+    metric_args: Mapping[str, Any] | None = None,
+    judge: Mapping[str, Any] | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Answer every evaluation prompt and score the answers against the references.
 
     Args:
         model: Directory of the model, weights as safetensors.
-        dataset: Rows with a ``prompt`` and what else the metrics need, which is a ``reference`` for all but ``reward``.
-        scores: Output file, one JSON line a sample: row number, prompt, reference, answer, tokens, finish reason
-            and every score.
+        dataset: Rows with a ``prompt`` and what else the metrics need, which is a ``reference`` for most.
+        scores: Output file, one JSON line a sample: row number, prompt, reference, answer, tokens, finish reason,
+            every score, and as ``unscored`` by metric why there is none.
         report: Output file, an HTML page without external parts.
-        metric_names: Names from ``llmops_components.evaluation.metrics.registry.METRICS``; all of them by default. The first
-            orders the samples in the report.
+        metric_names: Names from ``llmops_components.evaluation.metrics.registry.METRICS`` or ``metric_args``, and functions of
+            allowed packages as ``module:function``; all that look at answer and reference alone by default. The first orders the
+            samples in the report.
         baseline_scores: The ``scores`` of another model on the same rows. Its answers are scored again, so that
             both models are measured in the same way.
         generation_args: Arguments of ``transformers.GenerationConfig``; greedy with 64 new tokens by default.
         batch_size: Prompts answered together.
-        embedding_model: Directory or ``package://name`` of the model behind ``semantic_similarity``.
+        embedding_model: Directory or ``package://name`` of the model behind ``semantic_similarity``, and behind metrics that a
+            judge without embeddings scores.
         reward_model: Directory of the model behind ``reward``.
+        metric_args: Arguments of metrics, see :func:`~llmops_components.evaluation.metrics.arguments.check_arguments`.
+        judge: Who judges, see :class:`~llmops_components.evaluation.judge.settings.JudgeSettings`. Its API key comes from the
+            environment variable ``LLMOPS_JUDGE_KEY``, or from the file that ``LLMOPS_JUDGE_KEY_FILE`` names.
+        checkpoints: Directory that outlives the step, where the judge's answers are kept: an evaluation that was killed asks no
+            question twice. Left out, the variable ``LLMOPS_CHECKPOINTS`` may name one.
 
     Returns:
         Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``. The comparison has for each metric
@@ -67,21 +82,24 @@ def evaluate_model(
         DataError: The dataset or the baseline cannot be used, or they hold different rows.
         SettingError: A metric or argument is unknown or not valid.
         ModelError: The model or the embedding model cannot be loaded.
+        ServiceGoneError: The judge stopped to answer, and there is a directory to go on from.
     """
-    from llmops_components.evaluation import statistics
+    from llmops_components.evaluation.facts import Facts
+    from llmops_components.evaluation.metrics.columns import check_columns, columns_of
     from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
-    from llmops_components.evaluation.metrics.scoring import score_answers, tokenizers_of
-    from llmops_components.evaluation.report import Facts, render_report
     from llmops_components.models.generation import generate_answers
     from llmops_components.models.loading import load_to_answer
 
     # Everything that can be wrong with the inputs is found before the long part.
-    plan = plan_metrics(metric_names, embedding_model, reward_model)
+    judges = None if judge is None else JudgeSettings.of(judge)
+    plan = plan_metrics(metric_names, embedding_model, reward_model, metric_args=metric_args, judge=judges)
+    _check_no_tool_calls(plan)
     rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))
-    plan = plan_for_columns(plan, found.fields, all_of_them=metric_names is not None)
-    baseline = _read_baseline(baseline_scores, rows)
+    plan = plan_for_columns(plan, columns_of(rows, found.fields), all_of_them=metric_names is not None)
+    check_columns(dataset, rows, plan)
+    baseline = read_baseline(baseline_scores, rows)
 
-    clock = _Clock()
+    clock = Clock()
     network, tokenizer = load_to_answer(model)
     parameters = network.num_parameters()
     print(f"loaded {parameters / 1e6:,.0f}M parameters, {network.dtype} on {network.device}", flush=True)
@@ -99,18 +117,6 @@ def evaluate_model(
     if found.conversational:
         named = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
         findings = [loss_finding(losses(tokenizer, named, found), len(rows))]
-    texts = [answer.text for answer in answers] + [row["answer"] for row in baseline]
-    times = 2 if baseline else 1
-    references, prompts = ([row.get(key, "") for row in rows] * times for key in ("reference", "prompt"))
-    scored = score_answers(plan, texts, references, prompts)
-    tokenizers = tokenizers_of(plan, texts, references)
-    ours = {name: each[: len(rows)] for name, each in scored.items()}
-    theirs = {name: each[len(rows) :] for name, each in scored.items() if baseline}
-    estimates = {name: statistics.estimate(each) for name, each in ours.items()}
-    comparisons = {name: statistics.compare(ours[name], each) for name, each in theirs.items()}
-    clock.lap("score")
-
-    samples = _samples(rows, answers, ours)
     tokens = sum(answer.tokens for answer in answers)
     facts = Facts(
         architecture=type(network).__name__,
@@ -118,11 +124,108 @@ def evaluate_model(
         tokens=tokens,
         tokens_per_second=tokens / clock.seconds["generate"],
         cut_off=sum(answer.finish_reason == "length" for answer in answers),
-        skipped=plan.skipped,
-        tokenizers=tokenizers,
+    )
+    del network, tokenizer  # what scores may need the memory
+    return conclude(
+        plan,
+        rows,
+        [
+            Answered(Given(answer.text), {"tokens": answer.tokens, "finish_reason": answer.finish_reason})
+            for answer in answers
+        ],
+        baseline,
+        scores,
+        report,
+        facts=facts,
+        metrics={"tokens_per_second": facts.tokens_per_second},
+        details={"answers_cut_off": facts.cut_off},
+        findings=findings,
+        judging=Judging(judges, checkpoints),
+        clock=clock,
+    )
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was answered to a row.
+
+    Args:
+        given: The answer.
+        more: What else the scores file says of it.
+    """
+
+    given: Given
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who judges, and where that is kept.
+
+    Args:
+        settings: The judge; None where no metric needs one.
+        checkpoints: Directory that outlives the step.
+    """
+
+    settings: JudgeSettings | None = None
+    checkpoints: str | os.PathLike[str] | None = None
+
+
+def conclude(
+    plan: Plan,
+    rows: Sequence[Mapping[str, Any]],
+    answers: Sequence[Answered],
+    baseline: Sequence[Mapping[str, Any]],
+    scores: str | os.PathLike[str],
+    report: str | os.PathLike[str],
+    *,
+    facts: Facts | ServiceFacts,
+    metrics: Mapping[str, float | int],
+    details: Mapping[str, Any],
+    findings: Sequence[str | None],
+    judging: Judging,
+    clock: Clock,
+) -> StepReport:
+    """Score answers, compare them with a baseline's, and report.
+
+    Args:
+        plan: The metrics.
+        rows: The rows.
+        answers: What was answered to each.
+        baseline: The rows of another evaluation's scores, or none.
+        scores: Output file, one JSON line a sample.
+        report: Output file, an HTML page.
+        facts: What the page says of who answered.
+        metrics: What the step says of it.
+        details: What else the step says of it.
+        findings: What is already found.
+        judging: Who judges.
+        clock: Times of what went before.
+    """
+    from llmops_components.evaluation import statistics
+    from llmops_components.evaluation.metrics.scoring import tokenizers_of
+    from llmops_components.evaluation.report import render_report
+
+    given = [each.given for each in answers] + [_given(row) for row in baseline]
+    times = 2 if baseline else 1
+    whole = _score(plan, [*rows] * times, given, judging, scores)
+    scored = whole.scores
+    texts = [each.text or "" for each in given]
+    tokenizers = tokenizers_of(plan, texts, [row.get("reference", "") for row in rows] * times)
+    ours = {name: each[: len(rows)] for name, each in scored.items()}
+    theirs = {name: each[len(rows) :] for name, each in scored.items() if baseline}
+    estimates = {name: statistics.estimate(each) for name, each in ours.items()}
+    comparisons = {name: statistics.compare(ours[name], each) for name, each in theirs.items()}
+    clock.lap("score")
+
+    samples = _samples(rows, answers, ours, whole)
+    facts = replace(
+        facts, skipped=plan.skipped, tokenizers=tokenizers, judge=whole.judge, prompts=whole.prompts
     )
     _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
-    _write(report, render_report(samples, estimates, facts, comparisons, [row["answer"] for row in baseline]))
+    shown = [shown_answer(row["answer"], row.get("reason")) for row in baseline]
+    cards = [{**each, "answer": shown_answer(each["answer"], each.get("reason"))} for each in samples]
+    _write(report, render_report(cards, estimates, facts, comparisons, shown, metrics=plan.metrics))
 
     comparison = Comparison(
         schema_version=SCHEMA_VERSION,
@@ -133,66 +236,156 @@ def evaluate_model(
     for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
         print(line, flush=True)
     values: dict[str, float | int] = {name: each.value for name, each in reached.items()}
-    values |= {"samples": len(rows), "tokens_per_second": facts.tokens_per_second}
+    values |= {"samples": len(rows), **metrics, **_spent(whole)}
     return StepReport(
         metrics={name: round(value, 6) for name, value in values.items()},
         details={
             "intervals": {name: [round(e.low, 6), round(e.high, 6)] for name, e in reached.items()},
             "skipped_metrics": plan.skipped,
             "tokenizers": tokenizers,
-            "answers_cut_off": facts.cut_off,
+            **details,
+            **_unscored_details(whole, len(rows)),
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
-        findings=[*filter(None, findings), *_unscored(ours, "model"), *_unscored(theirs, "baseline")],
+        findings=[
+            *filter(None, findings),
+            *_unscored(ours, "model", whole),
+            *_unscored(theirs, "baseline", whole, len(rows)),
+        ],
         comparison=comparison,
     )
 
 
+def _score(
+    plan: Plan,
+    rows: Sequence[Mapping[str, Any]],
+    given: Sequence[Given],
+    judging: Judging,
+    scores: str | os.PathLike[str],
+) -> Scored:
+    if not plan.asks_judge:
+        return score_rows(plan, rows, given)
+    what = digest([{key: row.get(key) for key in _KEPT} for row in rows])
+    with Memory.at(judging.checkpoints, what, Path(scores)) as memory:
+        scored = score_rows(plan, rows, given, judge=judging.settings, memory=memory)
+        if scored.stopped is not None and memory.outlives:
+            raise scored.stopped
+    return scored
+
+
+def _given(row: Mapping[str, Any]) -> Given:
+    """The answer in a line of a scores file."""
+    return Given(row["answer"], row.get("reason"), row.get("tool_calls"), row.get("retrieved_contexts"))
+
+
 def _samples(
-    rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer], scores: Mapping[str, Scores]
+    rows: Sequence[Mapping[str, Any]],
+    answers: Sequence[Answered],
+    scores: Mapping[str, Scores],
+    whole: Scored,
 ) -> list[dict[str, Any]]:
     """The lines of the scores file."""
-    return [
-        {
-            "row": number,
-            **{key: row[key] for key in _KEPT if key in row},
-            "answer": answer.text,
-            "tokens": answer.tokens,
-            "finish_reason": answer.finish_reason,
-            **{name: _score(each.values[number - 1]) for name, each in scores.items()},
+    samples = []
+    for place, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        given, why = answer.given, whole.reasons_of(place)
+        more = {
+            "reason": given.reason,
+            "tool_calls": given.tool_calls,
+            "retrieved_contexts": given.contexts,
+            "unscored": why or None,
         }
-        for number, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1)
-    ]
+        samples.append(
+            {
+                "row": place + 1,
+                **{key: row[key] for key in _KEPT if key in row},
+                "answer": given.text,
+                **answer.more,
+                **{name: _number(each.values[place]) for name, each in scores.items()},
+                **{name: value for name, value in more.items() if value is not None},
+            }
+        )
+    return samples
 
 
-def _score(value: float) -> float | None:
+def _number(value: float) -> float | None:
     return round(float(value), 6) if math.isfinite(value) else None
 
 
-def _unscored(scores: Mapping[str, Scores], whose: str) -> list[str]:
+def _spent(scored: Scored) -> dict[str, float | int]:
+    """What the judge took, for the step's metrics."""
+    if scored.judge is None:
+        return {}
+    names = ("questions", "prompt_tokens", "completion_tokens", "cost")
+    return {f"judge_{name}": scored.judge[name] for name in names if name in scored.judge}
+
+
+def _unscored_details(scored: Scored, count: int) -> dict[str, Any]:
+    """How many of the model's rows have no score, by metric, and what the judge was asked with."""
+    missing = {name: sum(place < count for place in found) for name, found in scored.reasons.items()}
+    told: dict[str, Any] = {"rows_unscored": {name: rows for name, rows in missing.items() if rows}}
+    if scored.judge is not None:
+        told["judge"] = {
+            **scored.judge,
+            "unscored": {name: dict(each) for name, each in scored.kinds.items()},
+        }
+    return {name: value for name, value in told.items() if value}
+
+
+def _unscored(scores: Mapping[str, Scores], whose: str, scored: Scored, start: int = 0) -> list[str]:
     """A sentence for each metric that has no score for some rows."""
-    return [
-        f"{name} has no score for {len(missing)} of {len(each.values)} answers of the {whose}: row "
-        f"{', '.join(map(str, missing[:_ROWS_NAMED]))}{' and others' if len(missing) > _ROWS_NAMED else ''}. What scores them "
-        "gave no finite number; they are left out of the aggregate."
-        for name, each in scores.items()
-        if (missing := [number for number, scored in enumerate(each.are_there, start=1) if not scored])
-    ]
+    found = []
+    for name, each in scores.items():
+        missing = [number for number, is_there in enumerate(each.are_there, start=1) if not is_there]
+        if not missing:
+            continue
+        first = scored.reasons[name][start + missing[0] - 1]
+        found.append(
+            f"{name} has no score for {len(missing)} of {len(each.values)} answers of the {whose}: row "
+            f"{', '.join(map(str, missing[:_ROWS_NAMED]))}{' and others' if len(missing) > _ROWS_NAMED else ''}. "
+            f"{'The first: ' if len(missing) > 1 and first != NO_NUMBER else ''}{first}; they are left out of the aggregate."
+        )
+    return found
 
 
-class _Clock:
+def _check_no_tool_calls(plan: Plan) -> None:
+    """A model's own text is no call that could be compared."""
+    for name, metric in plan.metrics.items():
+        if "reference_tool_calls" in metric.takes:
+            raise SettingError(
+                f"metric_names has {name}, which compares tool calls, and a model that is asked here answers with text. Leave it out, or "
+                "deploy the model and evaluate the service."
+            )
+
+
+class Clock:
+    """Seconds of what was done, one after the other."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
+        """Note how long something took.
+
+        Args:
+            name: What was done since the last time.
+        """
         now = time.monotonic()
         self.seconds[name], self._last = now - self._last, now
 
 
-def _read_baseline(
+def read_baseline(
     path: str | os.PathLike[str] | None, rows: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
+    """The scores of another evaluation of the same rows.
+
+    Args:
+        path: The file; None for no other evaluation.
+        rows: The rows.
+
+    Raises:
+        DataError: It is of other rows, or no such file.
+    """
     if path is None:
         return []
     baseline = read_rows(path)
@@ -204,7 +397,8 @@ def _read_baseline(
     for number, (theirs, row) in enumerate(zip(baseline, rows, strict=True), start=1):
         if isinstance(theirs.get("prompt"), list):  # an earlier release wrote parts as they came
             theirs["prompt"] = with_text_content(theirs["prompt"])
-        if not isinstance(theirs.get("answer"), str):
+        is_unanswered = "answer" in theirs and theirs["answer"] is None and theirs.get("reason")
+        if not isinstance(theirs.get("answer"), str) and not is_unanswered:
             raise DataError(
                 f"Baseline {os.fspath(path)}, row {number}: it has no answer. Pass the scores of an evaluation."
             )

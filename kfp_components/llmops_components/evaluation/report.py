@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from llmops_components.evaluation.metrics.registry import METRICS
+from llmops_components.evaluation.facts import Facts, RevisionFacts, ServiceFacts
+from llmops_components.evaluation.metrics.registry import METRICS, Metric
 from llmops_components.evaluation.statistics import Estimate, PairedComparison
 
 SHOWN_AT_ENDS = 5
@@ -15,93 +15,14 @@ MAX_SAMPLES = 200
 _AXIS_WIDTH = 200
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the page says besides scores.
-
-    Args:
-        architecture: Name of the model's class.
-        parameters: Number of its parameters.
-        tokens: Tokens generated.
-        tokens_per_second: Tokens generated per second.
-        cut_off: Answers that ended at ``max_new_tokens``.
-        skipped: Metrics that were left out, and why.
-        tokenizers: What counts as a word in each metric that compares words.
-    """
-
-    architecture: str
-    parameters: int
-    tokens: int
-    tokens_per_second: float
-    cut_off: int = 0
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    tokenizers: Mapping[str, str] = field(default_factory=dict)
-
-    def told_of(self, samples: int) -> str:
-        """The line below the title.
-
-        Args:
-            samples: How many samples there are.
-        """
-        millions = self.parameters / 1e6
-        parts = [
-            f"{self.architecture}, {millions:,.0f} M parameters"
-            if millions >= 10
-            else f"{self.architecture}, {millions:.1f} M parameters",
-            f"{samples} samples",
-            f"{self.tokens:,} tokens generated, {self.tokens_per_second:,.0f} a second",
-        ]
-        if self.cut_off:
-            parts.append(f"{self.cut_off} answer{'s' if self.cut_off > 1 else ''} cut off at the token limit")
-        return " · ".join(parts)
-
-
-@dataclass(frozen=True)
-class RevisionFacts:
-    """What the page says besides scores of two revisions of a service.
-
-    Args:
-        unanswered: Rows that the revision has not answered.
-        baseline_unanswered: Rows that the baseline has not answered.
-        seconds: Within which 95 percent of the revision's answers came; None without any.
-        baseline_seconds: The same of the baseline's.
-        against: ``reference``, or ``baseline`` where answers are scored against the baseline's.
-        skipped: Metrics that were left out, and why.
-        tokenizers: What counts as a word in each metric that compares words.
-    """
-
-    unanswered: int
-    baseline_unanswered: int
-    seconds: float | None
-    baseline_seconds: float | None
-    against: str
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    tokenizers: Mapping[str, str] = field(default_factory=dict)
-
-    def told_of(self, samples: int) -> str:
-        """The line below the title.
-
-        Args:
-            samples: How many samples there are.
-        """
-        parts = [f"Two revisions of a service · {samples} samples"]
-        for whose, missing, seconds in (
-            ("model", self.unanswered, self.seconds),
-            ("baseline", self.baseline_unanswered, self.baseline_seconds),
-        ):
-            took = "" if seconds is None else f", 95 % of the others within {seconds:.3g} s"
-            parts.append(f"{whose}: {missing} not answered{took}")
-        if self.against == "baseline":
-            parts.append("scored against the baseline's answers")
-        return " · ".join(parts)
-
-
 def render_report(
     samples: Sequence[Mapping[str, Any]],
     estimates: Mapping[str, Estimate | None],
-    facts: Facts | RevisionFacts,
+    facts: Facts | ServiceFacts | RevisionFacts,
     comparisons: Mapping[str, PairedComparison] | None = None,
     baseline_answers: Sequence[str] = (),
+    *,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> str:
     """The page. Without comparisons it shows one model, with them that model beside its baseline.
 
@@ -111,6 +32,7 @@ def render_report(
         facts: The rest.
         comparisons: Comparison with the baseline, by metric.
         baseline_answers: The baseline's answer to each sample.
+        metrics: What each metric is, by name.
     """
     from jinja2 import Environment
 
@@ -145,13 +67,13 @@ def render_report(
         title="Model against baseline" if comparisons else "Model evaluation",
         facts=facts,
         samples=samples,
-        metrics=METRICS,
+        metrics=metrics,
         estimates=estimates,
         comparisons=comparisons,
         first=first,
-        bars={name: _bar(name, each) for name, each in estimates.items() if each},
+        bars={name: _bar(metrics[name], each) for name, each in estimates.items() if each},
         unscored=_unscored(samples, estimates, comparisons),
-        axes=_axes(comparisons),
+        axes=_axes(comparisons, metrics),
         axis_width=_AXIS_WIDTH,
         verdict=_verdict(comparisons),
         groups=[
@@ -211,9 +133,9 @@ def _prompt_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
 _LOGITS_PER_PROBABILITY = 4.0  # where a probability changes fastest
 
 
-def _bar(name: str, each: Estimate) -> dict[str, float]:
+def _bar(metric: Metric, each: Estimate) -> dict[str, float]:
     """Ends of the bar and of the interval in percent of the best score."""
-    best = METRICS[name].best
+    best = metric.best
     if best is None:  # a reward is a logit; as a probability it has its place on a bar
         percent = {k: 50 * (1 + math.tanh(v / 2)) for k, v in vars(each).items()}
     else:
@@ -221,11 +143,13 @@ def _bar(name: str, each: Estimate) -> dict[str, float]:
     return {k: round(v, 2) for k, v in percent.items()}
 
 
-def _axes(comparisons: Mapping[str, PairedComparison]) -> dict[str, dict[str, Any]]:
+def _axes(
+    comparisons: Mapping[str, PairedComparison], metrics: Mapping[str, Metric]
+) -> dict[str, dict[str, Any]]:
     """Where the points and ends of the differences' intervals lie on one axis that is shared by all metrics."""
     relative = {
         name: {
-            end: getattr(each.difference, end) / (METRICS[name].best or _LOGITS_PER_PROBABILITY)
+            end: getattr(each.difference, end) / (metrics[name].best or _LOGITS_PER_PROBABILITY)
             for end in ("value", "low", "high")
         }
         for name, each in comparisons.items()
@@ -373,6 +297,7 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 <div><h3>Model{{ ", cut off" if c.sample.finish_reason == "length" }}</h3>
 <div class="text{{ "" if c.sample.answer else " empty" }}">{{ c.sample.answer }}</div></div>
 </div>
+{% for name, why in (c.sample.unscored or {}).items() %}<p><small>{{ name }}: {{ why }}</small></p>{% endfor %}
 {% if estimates | length > 1 %}
 <footer>{% for name in estimates if name != first %}{{ score(c, name) }}{% endfor %}</footer>
 {% endif %}
@@ -391,6 +316,15 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 </section>
 {% endfor %}
 {% if hidden %}<p class="soft">{{ hidden }} samples in the middle are not shown; the scores file has all.</p>{% endif %}
+{% if facts.judge %}
+<section><details><summary>The judge, and what it was asked</summary>
+<div class="text">{% for name, value in facts.judge.items() if name != "prompts" %}{{ name | replace("_", " ") }}: {{ value | tojson }}
+{% endfor %}</div>
+{% for name, texts in facts.prompts.items() %}{% for text in texts %}
+<details><summary>{{ name }}</summary><div class="text">{{ text }}</div></details>
+{% endfor %}{% endfor %}
+</details></section>
+{% endif %}
 </body>
 </html>
 """

@@ -99,6 +99,10 @@ def compare_revisions(
     if metric_names is not None and "reward" in metric_names:
         raise SettingError("metric_names has reward, which is not computed for services. Leave it out.")
     plan = plan_metrics(metric_names, embedding_model)
+    if others := [name for name, metric in plan.metrics.items() if not metric.by_default]:
+        raise SettingError(
+            f"metric_names has {others[0]}, which is not computed of two revisions. Leave it out, or evaluate each as a service."
+        )
     plan = replace(plan, skipped={name: why for name, why in plan.skipped.items() if name != "reward"})
     lines = usable_lines(dataset)
     # Beside the output, where a second call with the same one goes on.

@@ -183,7 +183,8 @@ class SideBySide:
         Args:
             lines: Of :meth:`lines`.
         """
-        from llmops_components.evaluation.report import RevisionFacts, render_report
+        from llmops_components.evaluation.facts import RevisionFacts
+        from llmops_components.evaluation.report import render_report
 
         samples = [
             {**line, **line["scores"], "answer": _shown(line, ""), "finish_reason": None} for line in lines

@@ -22,22 +22,34 @@ def evaluate_model(
     batch_size: int = 16,
     embedding_model: Optional[str] = None,
     reward_model: Input[Model] = None,
+    metric_args: Optional[dict] = None,
+    judge: Optional[dict] = None,
+    checkpoints: Optional[str] = None,
 ):
-    """Answer every evaluation prompt and score the answers with ROUGE, BLEU, RAGAS and embedding similarity.
+    """Answer every evaluation prompt and score the answers with ROUGE, BLEU, RAGAS, embedding similarity and a judge.
+
+    The judge's API key, where it wants one, is in the environment variable ``LLMOPS_JUDGE_KEY``, or in a file that
+    ``LLMOPS_JUDGE_KEY_FILE`` names; it is no argument.
 
     Args:
         model: Directory of the model to evaluate.
-        dataset: Rows with a ``prompt``, and a ``reference`` for all metrics but ``reward``.
+        dataset: Rows with a ``prompt``, and what else the metrics need, which is a ``reference`` for most.
         scores: One JSON line a sample: prompt, reference, answer and every score.
         report: A page with the scores, side by side with the baseline's where one is given.
         metrics: Means (corpus score for BLEU), for the pipelines UI.
         result: Digests, metrics and resources of this step.
         baseline_scores: The ``scores`` of another model on the same rows, to compare with.
-        metric_names: Metrics to compute; all that need no judge when left out.
+        metric_names: Metrics to compute, by name, or functions of allowed packages as ``module:function``; all that look at answer
+            and reference alone when left out.
         generation_args: Passed to ``transformers.GenerationConfig``; unknown names are errors.
         batch_size: Prompts generated together.
         embedding_model: Directory or ``package://name`` of the sentence-embedding model.
         reward_model: Directory of the reward model behind the metric ``reward``.
+        metric_args: Arguments of metrics, by name; a ``prompt`` makes a metric of a name of its own.
+        judge: Who judges: ``url`` and ``model_name`` of an OpenAI API, and ``request``, ``response_format``, ``asks``, ``embeddings``,
+            ``concurrency``, ``limits``, ``price``, ``max_tokens_total``, ``max_cost``.
+        checkpoints: Directory that outlives the step, on a cluster a mounted volume. An evaluation that was killed asks the judge
+            no question twice that is answered there.
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
     from llmops_components.kfp._run import as_page, run_step
@@ -57,6 +69,9 @@ def evaluate_model(
             batch_size=batch_size,
             embedding_model=embedding_model,
             reward_model=reward_model.path if reward_model else None,
+            metric_args=whole_numbers(metric_args),
+            judge=whole_numbers(judge),
+            checkpoints=checkpoints,
         ),
         outputs={"scores": scores, "report": report},
         metrics=metrics,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from chat_templates import chat_template
+from hostile_service import Does, answer_to, hostile_service
 from llmops_components.comparison import Comparison, Difference, MetricComparison
 from llmops_components.errors import DataError, ModelError, SettingError
 from llmops_components.evaluation.evaluate import evaluate_model
+from llmops_components.inference import pool
 from tiny_model import write_rows
 
 METRICS = ["rougeL", "bleu", "exact_match"]
@@ -296,3 +298,65 @@ def test_a_row_without_a_score_is_null_counted_and_told_and_the_others_are_compa
     page = (tmp_path / "model.html").read_text()
     assert "1 of 3 samples have no score by reward and are left out of it." in page
     assert "not scored" in page
+
+
+def test_a_judge_scores_what_it_can_and_the_rest_is_told_in_every_place(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.delenv("LLMOPS_CHECKPOINTS", raising=False)
+
+    def behave(prompt: str, nth: int) -> Does:
+        if "sky" in prompt:
+            return Does(400, {"error": {"message": "not about the sky"}})
+        return Does(body=answer_to("", json.dumps({"reason": "so it is", "value": "good"})))
+
+    rows = [{**row, "retrieved_contexts": row["contexts"]} for row in ROWS]
+    with hostile_service(behave) as server:
+        settings = {
+            "metric_names": ["grounded", "rougeL"],
+            "metric_args": {
+                "grounded": {
+                    "prompt": "{user_input} {response} {retrieved_contexts}",
+                    "values": {"good": 1, "bad": 0},
+                }
+            },
+            "judge": {"url": f"{server.url}/v1", "model_name": "judge", "price": {"input": 1e6, "output": 0}},
+            "checkpoints": tmp_path / "kept",
+        }
+        evaluate(rows, name="base", **settings)
+        asked = len(server.bodies)
+        report = evaluate(rows, baseline_scores=tmp_path / "base.jsonl", **settings)
+        # What is known is not asked again, by the second evaluation either.
+        assert len(server.bodies) - asked == 2
+    found = read_rows(tmp_path / "model.jsonl")
+    assert [row["grounded"] for row in found] == [1.0, None, 1.0]
+    reason = "the judge's server refused the question: HTTP 400: not about the sky"
+    assert [row.get("unscored") for row in found] == [None, {"grounded": reason}, None]
+    assert report.metrics["grounded"] == 1.0
+    assert {name: report.metrics[name] for name in report.metrics if name.startswith("judge_")} == {
+        "judge_questions": 2,
+        "judge_prompt_tokens": 6,
+        "judge_completion_tokens": 4,
+        "judge_cost": 6.0,
+    }
+    assert report.details["rows_unscored"] == {"grounded": 1}
+    assert report.details["judge"]["unscored"] == {"grounded": {"refused": 2}}
+    assert report.details["judge"]["settings"]["model_name"] == "judge"
+    assert report.findings == [
+        f"grounded has no score for 1 of 3 answers of the {whose}: row 2. {reason}; they are left out of the aggregate."
+        for whose in ("model", "baseline")
+    ]
+    page = (tmp_path / "model.html").read_text()
+    assert "not about the sky" in page and "{user_input} {response} {retrieved_contexts}" in page
+
+
+def test_metrics_that_a_local_model_cannot_have_and_columns_of_another_kind_are_refused(evaluate):
+    with pytest.raises(SettingError, match="tool_call_f1, which compares tool calls"):
+        evaluate(metric_names=["tool_call_f1"])
+    judge = {"url": "http://127.0.0.1:1/v1", "model_name": "m"}
+    with pytest.raises(
+        DataError, match="The rows have no retrieved_contexts, which the metrics faithfulness need"
+    ):
+        evaluate(metric_names=["faithfulness"], judge=judge)
+    rows = [{**row, "retrieved_contexts": "one text"} for row in ROWS]
+    with pytest.raises(DataError, match="line 1: retrieved_contexts is 'one text', and no list of texts"):
+        evaluate(rows, metric_names=["faithfulness"], judge=judge)

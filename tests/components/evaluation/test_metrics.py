@@ -190,7 +190,9 @@ def test_semantic_similarity_needs_a_model_when_asked_for_and_is_skipped_otherwi
     with pytest.raises(SettingError, match="'reward' cannot be computed: no reward_model was given"):
         plan_metrics(["reward"])
     plan = plan_metrics()
-    assert plan.names == tuple(name for name in METRICS if name not in ("semantic_similarity", "reward"))
+    assert plan.names == tuple(
+        name for name, metric in METRICS.items() if metric.by_default and not metric.needs
+    )
     assert plan.skipped == {
         "semantic_similarity": "no embedding_model was given and the package no_such_package is not installed",
         "reward": "no reward_model was given",

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 from llmops_components.evaluation import report
-from llmops_components.evaluation.report import Facts, render_report
+from llmops_components.evaluation.facts import Facts
+from llmops_components.evaluation.report import render_report
 from llmops_components.evaluation.statistics import Scores, compare, estimate
 
 FACTS = Facts(

@@ -20,6 +20,7 @@ from airflow_provider_llmops.exceptions import ApiUnavailableError, Configuratio
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 
 
@@ -411,3 +412,24 @@ def test_triggers_share_a_client_until_the_connection_changes_or_it_is_old(plugi
         "http://other",
         3,
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ((200, '{"data": [{"id": "a"}, {"id": "b"}]}'), (True, "/v1 serves a, b.")),
+        ((200, '{"data": []}'), (True, "/v1 serves no model.")),
+        (
+            (200, "hello"),
+            (False, "/v1/models does not list models as OpenAI's API does. Is this the base URL?"),
+        ),
+        ((401, "who are you?"), (False, "401")),
+        ((503, "busy"), (False, "503")),
+    ],
+)
+def test_openai_endpoint_lists_its_models_with_the_key(server, monkeypatch, answer, expected):
+    connect(monkeypatch, "openai_endpoint", host=f"{server.url}/v1", password="sk-1")  # noqa: S106  no secret
+    server.answer = answer
+    works, said = OpenAIEndpointHook().test_connection()
+    assert works is expected[0] and expected[1] in said and "sk-1" not in said
+    assert server.seen[0] == ("/v1/models", None) and server.keys[0] == "Bearer sk-1"

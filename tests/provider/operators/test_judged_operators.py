@@ -1,0 +1,53 @@
+"""Operators whose answers a judge may score: where it is, and how its key travels."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
+from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator
+
+JUDGE = {"model_name": "judge", "max_cost": 5, "price": {"input": 1, "output": 2}}
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"conn_type": "openai_endpoint", "host": "https://judge.example.com/v1/", "password": "sk-judge"}
+    monkeypatch.setenv("AIRFLOW_CONN_JUDGE", json.dumps(found))
+
+
+def operator(**more: object) -> EvaluateModelOperator:
+    return EvaluateModelOperator(task_id="evaluate", model="/m", dataset="/d", **more)
+
+
+def test_address_and_key_are_those_of_the_connection_and_the_key_is_in_the_environment_alone(connection):
+    found = operator(judge=JUDGE, judge_conn_id="judge")
+    assert found.arguments()["judge"] == JUDGE | {"url": "https://judge.example.com/v1"}
+    assert found.environment() == {"LLMOPS_JUDGE_KEY": "sk-judge"}
+    assert "judge_conn_id" not in found.arguments()
+    assert "sk-judge" not in json.dumps(found.arguments())
+
+
+def test_without_a_connection_the_judge_has_its_address_itself():
+    found = operator(judge=JUDGE | {"url": "http://127.0.0.1:1/v1"})
+    assert found.arguments()["judge"]["url"] == "http://127.0.0.1:1/v1"
+    assert found.environment() == {}
+
+
+def test_a_key_is_not_sent_to_another_address_and_nobody_judges_by_a_connection_alone(connection):
+    with pytest.raises(
+        ConfigurationError, match="judge has the url http://elsewhere/v1, and connection 'judge' another one"
+    ):
+        operator(judge=JUDGE | {"url": "http://elsewhere/v1"}, judge_conn_id="judge").arguments()
+    with pytest.raises(ConfigurationError, match="judge_conn_id is given and no judge"):
+        operator(judge_conn_id="judge").arguments()
+
+
+@pytest.mark.parametrize("host", ["", "ftp://x/v1", "https://a:b@x/v1"])
+def test_a_host_that_is_no_address_is_refused(host, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_JUDGE", json.dumps({"conn_type": "openai_endpoint", "host": host}))
+    with pytest.raises(ConfigurationError, match="the host must be the base URL of an OpenAI API"):
+        _ = OpenAIEndpointHook("judge").url
