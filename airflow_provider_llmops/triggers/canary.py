@@ -283,7 +283,10 @@ class PromotionWatch(ServingWatch):
         self._is_final = False
 
     def look_at(self, *, may_lag: bool) -> bool:
-        """Take the next step; whether there is none left."""
+        """Take the next step; whether there is none left. What is shared only says whether there is one to take yet."""
+        if may_lag:
+            seen = self.read(may_lag=True)
+            return seen is not None and not seen.has_pods_to_come
         try:
             service = self._backend.set_traffic(
                 *self._place, {self._revision: 100}, as_of=self._as_of, only_if_newer=self._only_if_newer
@@ -363,11 +366,6 @@ class PromotionTrigger(RevisionTrigger):
         self.deadline = deadline
         self.only_if_newer = only_if_newer
         self.former_share = former_share
-
-    @asynccontextmanager
-    async def looking(self) -> AsyncIterator[ServingBackend]:
-        """Where the service runs. Nothing is shared: each look may change it."""
-        yield await self.connect()
 
     def watch(self, backend: ServingBackend, logger: Any) -> PromotionWatch:
         """What takes the steps."""

@@ -146,6 +146,7 @@ class Service:
     :param is_managed: whether it was deployed by this provider
     :param is_settled: whether its requests are shared out as somebody has asked; where they are not, because that takes minutes,
         :meth:`ServingBackend.set_traffic` has to be called again
+    :param has_pods_to_come: whether there is nothing to call it for yet: what it waits for neither serves nor has failed
     """
 
     name: str
@@ -158,6 +159,7 @@ class Service:
     wanted: str | None = None
     is_managed: bool = True
     is_settled: bool = True
+    has_pods_to_come: bool = False
 
     @property
     def is_serving(self) -> bool:

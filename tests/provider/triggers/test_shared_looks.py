@@ -14,11 +14,13 @@ import pytest
 from kserve_deployments import connect, operator
 from kube_canaries import FakeGatewayKServe
 from kube_connection import kubernetes_connection
+from kube_services import carried_out
 
 from airflow_provider_llmops.backends.kubernetes import reflector
 from airflow_provider_llmops.backends.serving.kserve import shared
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.remote import settle
+from airflow_provider_llmops.triggers.canary import PromotionTrigger
 from airflow_provider_llmops.triggers.service import RevisionReadyTrigger, ServiceTrigger
 
 BAD = "hf://org/model-bad"
@@ -70,6 +72,27 @@ def later(service: str, **more) -> ServiceTrigger:
     """Waits for a revision that nobody has asked for yet."""
     place = {"namespace": "team", "name": service, "poll_interval": 0.02, "revision": "later"}
     return ServiceTrigger(**{"kserve_conn_id": "kserve_default", **place, **more})
+
+
+def promoted(service: str, cluster) -> PromotionTrigger:
+    """Waits for a canary that a worker has begun to make the stable revision; the pods that are to replace the canary's are not ready."""
+    backend = KServeHook().backend
+    first = apply(service, "1")
+    backend.set_traffic("team", service, {first: 100})
+    manifest = operator("2", service_name=service).manifest()
+    second = backend.apply(manifest, beside=True)[0].revision
+    backend.set_traffic("team", service, {second: 50, first: 50})
+    assert not backend.set_traffic("team", service, {second: 100}).is_settled
+    cluster.world[service] = carried_out("update_never_ready_t45", second, first)
+    return PromotionTrigger(
+        kserve_conn_id="kserve_default",
+        namespace="team",
+        name=service,
+        revision=second,
+        as_of=None,
+        poll_interval=0.02,
+        deadline=time.time() + 30,
+    )
 
 
 async def event_of(trigger) -> dict:
@@ -355,3 +378,58 @@ async def test_service_that_is_deleted_ends_the_waiting(cluster):
     assert event["error"].startswith(
         "The revision cannot be watched any more: There is no service of this name."
     )
+
+
+@pytest.mark.parametrize("services", [1, 3])
+@in_a_triggerer
+async def test_promotions_look_together_and_take_their_steps_at_the_api_server(cluster, services):
+    triggers = [promoted(f"chat-{number}", cluster) for number in range(services)]
+    async with waiting(*triggers) as tasks:
+        await until(lambda: len(threads()) == len(ALWAYS) + 1)  # and the routes
+        await asyncio.sleep(0.2)
+        cluster.requests.clear()
+        sent = len(cluster.applied)
+        await asyncio.sleep(0.3)  # some looks of each
+        assert cluster.requests == []
+        assert not any(task.done() for task in tasks)
+        for trigger in triggers:
+            cluster.reconcile(trigger.name)
+        events = await asyncio.gather(*tasks)
+    assert [(each["error"], each["timed_out"]) for each in events] == [(None, False)] * services
+    assert len(cluster.applied) == sent + 2 * services  # no requests for the canary, then no canary
+    for trigger in triggers:
+        service = KServeHook().get_service(trigger.name, "team")
+        assert (service.stable, service.is_settled) == (trigger.revision, True)
+    assert cluster.lost == []
+
+
+@in_a_triggerer
+async def test_promotion_whose_pods_fail_is_told_by_the_api_server(cluster):
+    trigger = promoted("chat", cluster)
+    async with waiting(trigger) as (task,):
+        await until(lambda: len(threads()) == len(ALWAYS) + 1)
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        cluster.world["chat"] = carried_out("update_crash_t45", trigger.revision, "former")
+        cluster.requests.clear()
+        event = await task
+    assert event["error"].startswith(f"The stable pods of revision {trigger.revision} fail:")
+    assert any(
+        path.endswith("/inferenceservices/chat") for method, path in cluster.requests if method == "GET"
+    )
+
+
+@in_a_triggerer
+async def test_watch_that_is_behind_ends_no_promotion(cluster):
+    trigger = promoted("chat", cluster)
+    async with waiting(later("chat")):
+        await settled(cluster)
+        cluster.lists.holds_back = True
+        cluster.reconcile("chat")
+        second = KServeHook().get_service("chat", "team")
+        assert not second.has_pods_to_come
+        async with waiting(trigger) as (task,):
+            await asyncio.sleep(0.3)
+            assert not task.done()  # it is late
+            cluster.lists.holds_back = False
+            assert (await task)["error"] is None

@@ -12,7 +12,12 @@ from airflow_provider_llmops.backends.serving.base import Revision, Service
 from airflow_provider_llmops.backends.serving.kserve.answered import answered_by
 from airflow_provider_llmops.backends.serving.kserve.canaries import shared_revisions
 from airflow_provider_llmops.backends.serving.kserve.history import Record
-from airflow_provider_llmops.backends.serving.kserve.reading import ServiceObjects, is_ready, revision_in
+from airflow_provider_llmops.backends.serving.kserve.reading import (
+    ServiceObjects,
+    is_ready,
+    revision_in,
+    revisions_of,
+)
 from airflow_provider_llmops.states import ServiceState
 
 
@@ -22,8 +27,10 @@ def service_of(objects: ServiceObjects, records: Mapping[str, Record]) -> Servic
     :param objects: what carries it out
     :param records: its specifications by revision
     """
-    found = shared_revisions(objects, now=time.time())
+    now = time.time()
+    found = shared_revisions(objects, now=now)
     canary = objects.canary.current if objects.canary is not None else None
+    is_settled = canary is None or canary != objects.current
     for record in records.values():
         stopped = Revision(
             record.revision, ServiceState.STOPPED, error=_why_stopped(record, objects, records)
@@ -54,7 +61,10 @@ def service_of(objects: ServiceObjects, records: Mapping[str, Record]) -> Servic
         stable=objects.current,
         wanted=canary or objects.current,
         is_managed=objects.is_managed,
-        is_settled=canary is None or canary != objects.current,
+        is_settled=is_settled,
+        # The canary's pods serve, and those that are to take their place may not yet.
+        has_pods_to_come=not is_settled
+        and revisions_of(objects, now=now)[canary or ""].state is ServiceState.STARTING,
     )
 
 
