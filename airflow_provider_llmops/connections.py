@@ -175,6 +175,24 @@ PROMETHEUS_FIELDS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
 }
+# Of keys that models are signed with.
+SIGNING_FIELDS: dict[str, dict[str, Any]] = {
+    "key_password": {
+        "label": "Password of the private key",
+        "description": "Where the key is encrypted.",
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
+    "key_file": {
+        "label": "File of the private key",
+        "description": "Path on the workers, instead of the key itself.",
+        "schema": _TEXT,
+    },
+    "public_key": {
+        "label": "Public keys",
+        "description": "In PEM, one below the other: whose signatures are accepted. Default: that of the private key.",
+        "schema": {"type": ["string", "null"], "format": "multiline"},
+    },
+}
 
 
 def names_of_type(fields: dict[str, dict[str, Any]], kind: str) -> frozenset[str]:

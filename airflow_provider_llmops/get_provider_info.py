@@ -11,6 +11,7 @@ from airflow_provider_llmops.connections import (
     PROMETHEUS_FIELDS,
     RUNS_FIELDS,
     SERVICES_FIELDS,
+    SIGNING_FIELDS,
 )
 
 
@@ -50,6 +51,11 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "OpenAI-compatible endpoints",
                 "external-doc-url": "https://platform.openai.com/docs/api-reference/chat",
                 "tags": ["service"],
+            },
+            {
+                "integration-name": "OpenSSF Model Signing",
+                "external-doc-url": "https://github.com/sigstore/model-transparency",
+                "tags": ["software"],
             },
         ],
         "operators": [
@@ -119,6 +125,10 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "OpenAI-compatible endpoints",
                 "python-modules": ["airflow_provider_llmops.hooks.openai_endpoint"],
+            },
+            {
+                "integration-name": "OpenSSF Model Signing",
+                "python-modules": ["airflow_provider_llmops.hooks.signing"],
             },
         ],
         "triggers": [
@@ -209,6 +219,17 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"host": "https://api.example.com/v1"},
                 },
                 "conn-fields": ENDPOINT_FIELDS,
+            },
+            {
+                "connection-type": "model_signing",
+                "hook-class-name": "airflow_provider_llmops.hooks.signing.SigningHook",
+                "hook-name": "Model signing",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["host", "port", "schema", "login", "extra"],
+                    "relabeling": {"password": "Private key in PEM; empty where signatures are only checked"},
+                    "placeholders": {"key_file": "/etc/llmops/signing-key.pem"},
+                },
+                "conn-fields": SIGNING_FIELDS,
             },
         ],
         "config": {

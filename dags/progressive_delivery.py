@@ -212,6 +212,15 @@ params = {
         description="Have modelscan look for code in the files.",
         section="Checks",
     ),
+    "signing_connection": Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        title="Signature",
+        description="Connection of type `model_signing` with the public key of who has to have signed the model; without a signature that holds it is "
+        "not served. Left empty: not looked at.",
+        section="Checks",
+    ),
     "namespace": Param(
         "default",
         type="string",
@@ -267,6 +276,12 @@ def fetched(name: str) -> Callable[..., Any]:
     return lambda context, **_: context["ti"].xcom_pull("fetch_model")["details"][name]
 
 
+def signature(context: Any, **_: Any) -> str | None:
+    """Address of the signature that the version was registered with; None where nobody asks for one, or it has none."""
+    wanted = context["params"]["signing_connection"]
+    return context["ti"].xcom_pull("fetch_model", key="signature") if wanted else None
+
+
 def probes(context: Any, **_: Any) -> dict[str, Any] | None:
     """What both revisions are asked in each step; None where no probe set is given."""
     params = context["params"]
@@ -315,6 +330,8 @@ with DAG(
         allowed_licenses=given("allowed_licenses"),
         max_parameters=given("max_parameters"),
         scan=given("scan"),
+        signature=signature,
+        signing_conn_id=given("signing_connection"),
         kubeflow_conn_id=given("kubeflow_connection"),
     )
     canary = CanaryOperator(

@@ -16,6 +16,7 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.judged import JudgedOperator
@@ -30,7 +31,7 @@ __all__ = ["CheckModelOperator", "EvaluateModelOperator", "QualityGateOperator"]
 
 
 class CheckModelOperator(ComponentOperator):
-    """Check a model's files, digest, licence and size before anything serves it; fails when a check is not passed.
+    """Check a model's files, digest, signature, licence and size before anything serves it; fails when a check is not passed.
 
     In any case: the weights are safetensors files that hold what their headers say, and every other file is JSON, text, a tokenizer or
     a picture. Pickles, code, weights in other formats, and links that lead out of the directory are refused by name. Nothing is loaded.
@@ -44,10 +45,16 @@ class CheckModelOperator(ComponentOperator):
     :param max_parameters: most parameters
     :param max_bytes: most bytes of the weight files
     :param scan: have modelscan look for code in the files; it needs a data plane on a Python below 3.13
+    :param signature: URI of the model's signature, as :class:`~airflow_provider_llmops.operators.registry.RegisterModelOperator` and
+        :class:`~airflow_provider_llmops.operators.registry.FetchModelOperator` give it
+    :param public_key: public key in PEM of who has to have signed the model; several, one below the other, where any of them will do. A
+        model without a signature does not pass then, nor one with a file more, less or other than was signed
+    :param signing_conn_id: connection of type ``model_signing`` that has the public key, instead of ``public_key``
     """
 
     component = "check_model"
-    addresses = {"model": Address(kind="directory")}
+    own_arguments = ("signing_conn_id",)
+    addresses = {"model": Address(kind="directory"), "signature": Address(kind="file")}
 
     def __init__(
         self,
@@ -58,6 +65,9 @@ class CheckModelOperator(ComponentOperator):
         max_parameters: int | str | None = None,
         max_bytes: int | str | None = None,
         scan: bool | str = True,
+        signature: str | None = None,
+        public_key: str | None = None,
+        signing_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,6 +77,20 @@ class CheckModelOperator(ComponentOperator):
         self.max_parameters = max_parameters
         self.max_bytes = max_bytes
         self.scan = scan
+        self.signature = signature
+        self.public_key = public_key
+        self.signing_conn_id = signing_conn_id
+
+    def arguments(self) -> dict[str, Any]:
+        """The component's arguments; the public key may be a connection's."""
+        given = super().arguments()
+        if not self.signing_conn_id:
+            return given
+        if self.public_key:
+            raise ConfigurationError(
+                "There are public_key and signing_conn_id: which of them says who has to have signed the model? Leave one out."
+            )
+        return given | {"public_key": SigningHook(self.signing_conn_id).public_key()}
 
 
 class EvaluateModelOperator(JudgedOperator):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
 from airflow_provider_llmops.exceptions import check_is_flag
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.remote.intent import dag_run_key
@@ -24,8 +25,8 @@ __all__ = ["FetchModelOperator", "RegisterModelOperator", "SetAliasOperator"]
 class RegisterModelOperator(ComponentOperator):
     """Log an MLflow run and make a model version; the same content is registered once.
 
-    Artifacts: ``registration``. ``return_value["details"]`` holds the version and its addresses. The version is tagged
-    with the DAG, its run, its place in time, and the digests of model and data.
+    Artifacts: ``registration``, and ``signature`` of a model that is signed. ``return_value["details"]`` holds the version and its
+    addresses. The version is tagged with the DAG, its run, its place in time, the digests of model and data, and by which key it was signed.
 
     An alias is moved by a decision, never by which run finishes last: a version of a newer date or partition keeps it, and
     in backfills it stays. What became of it, and why, is in ``details["alias_note"]``.
@@ -46,10 +47,12 @@ class RegisterModelOperator(ComponentOperator):
     :param model_metrics: metrics to log
     :param comparison: output ``comparison`` of an evaluation, kept with the run as ``comparison.json``
     :param tags: tags of run and version
+    :param signing_conn_id: connection of type ``model_signing``, with whose private key the model is signed; the key reaches the step
+        through its environment only. Left out, the model is not signed
     """
 
     component = "register_model"
-    own_arguments = ("mlflow_conn_id", "alias_in_backfill")
+    own_arguments = ("mlflow_conn_id", "alias_in_backfill", "signing_conn_id")
     addresses = {
         "model": Address(kind="directory"),
         "dataset": Address(),
@@ -79,6 +82,7 @@ class RegisterModelOperator(ComponentOperator):
         model_metrics: dict[str, Any] | None = None,
         comparison: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
+        signing_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,6 +99,7 @@ class RegisterModelOperator(ComponentOperator):
         self.model_metrics = model_metrics
         self.comparison = comparison
         self.tags = tags
+        self.signing_conn_id = signing_conn_id
 
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; where the model comes from is added to its tags."""
@@ -113,6 +118,7 @@ class RegisterModelOperator(ComponentOperator):
             "as_of": as_of(self._context, self.as_of) if self._context else self.as_of,
             "params_to_log": to_log,
             "tags": {**origin, **(self.tags or {})},
+            "sign": bool(self.signing_conn_id),
         }
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -129,8 +135,9 @@ class RegisterModelOperator(ComponentOperator):
         )
 
     def environment(self) -> dict[str, str]:
-        """MLflow's credentials."""
-        return MlflowHook(self.mlflow_conn_id).environment()
+        """MLflow's credentials, and the private key that the model is signed with."""
+        signing = SigningHook(self.signing_conn_id).environment() if self.signing_conn_id else {}
+        return {**MlflowHook(self.mlflow_conn_id).environment(), **signing}
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result, and the address of the version's page for the link."""
@@ -163,8 +170,8 @@ class RegisterModelOperator(ComponentOperator):
 class FetchModelOperator(ComponentOperator):
     """Fetch the files of a registered model version, as :class:`RegisterModelOperator` has kept them.
 
-    Fails when their digest is not the one that they were registered with. Artifacts: ``model``. ``return_value["details"]`` holds
-    ``version``, ``model_digest``, ``as_of`` and ``aliases``.
+    Fails when their digest is not the one that they were registered with. Artifacts: ``model``, and ``signature`` of a version that is
+    signed. ``return_value["details"]`` holds ``version``, ``model_digest``, ``as_of``, ``aliases``, ``signed_by`` and ``signed_at``.
 
     :param model_name: name in the model registry
     :param model_version: number of the version; or

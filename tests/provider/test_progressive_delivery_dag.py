@@ -11,6 +11,7 @@ from airflow.sdk import Asset, AssetAll
 from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 from planes import REPO
+from signing_keys import make_key, public_of
 
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.probes import CanaryProbes
@@ -136,6 +137,16 @@ def test_what_was_fetched_is_checked_served_and_gets_the_alias(rendered):
     assert rendered("canary", model_name="qa").service_name == "qa"
 
 
+def test_a_signature_is_looked_at_where_the_form_names_who_has_to_have_signed(rendered, monkeypatch):
+    public = public_of(make_key())
+    connection = {"conn_type": "model_signing", "extra": {"public_key": public}}
+    monkeypatch.setenv("AIRFLOW_CONN_RELEASES", json.dumps(connection))
+    arguments = rendered("check_model", signing_connection="releases").arguments()
+    assert (arguments["signature"], arguments["public_key"]) == ("/fetch_model/signature", public)
+    arguments = rendered("check_model").arguments()
+    assert (arguments["signature"], arguments["public_key"]) == (None, None)
+
+
 def test_the_form_is_the_plan_of_the_canary(rendered):
     plan = rendered("canary").plan()
     assert (plan.shares, plan.seconds, plan.patience, plan.probes) == ((5, 25, 50), 600, 1800, None)
@@ -174,6 +185,7 @@ def test_the_form_is_the_plan_of_the_canary(rendered):
         {"probe_data": "probes.jsonl"},
         {"probe_metric": "reward"},
         {"mlflow_connection": ""},
+        {"signing_connection": ""},
     ],
 )
 def test_form_refuses_what_cannot_be_delivered(rendered, conf):

@@ -18,6 +18,7 @@ from airflow_provider_llmops.connections import (
     PROMETHEUS_FIELDS,
     RUNS_FIELDS,
     SERVICES_FIELDS,
+    SIGNING_FIELDS,
 )
 from airflow_provider_llmops.get_provider_info import get_provider_info
 
@@ -40,7 +41,8 @@ def test_connection_type_belongs_to_its_hook(entry):
 
 def test_airflow_shows_the_connection_forms():
     manager = ProvidersManager()
-    assert {"kubeflow", "kserve", "mlflow", "prometheus", "openai_endpoint"} <= set(manager.field_behaviours)
+    expected = {"kubeflow", "kserve", "mlflow", "prometheus", "openai_endpoint", "model_signing"}
+    assert expected <= set(manager.field_behaviours)
     widgets = manager.connection_form_widgets
     shown = {
         name.removeprefix("extra__kubeflow__") for name in widgets if name.startswith("extra__kubeflow__")
@@ -56,7 +58,14 @@ def test_extra_links_can_be_imported(path):
 
 def test_every_field_of_a_connection_is_documented():
     page = (REPO / "airflow_provider_llmops" / "README.md").read_text()
-    fields = {*KUBEFLOW_FIELDS, *LOCAL_FIELDS, *RUNS_FIELDS, *SERVICES_FIELDS, *PROMETHEUS_FIELDS}
+    fields = {
+        *KUBEFLOW_FIELDS,
+        *LOCAL_FIELDS,
+        *RUNS_FIELDS,
+        *SERVICES_FIELDS,
+        *PROMETHEUS_FIELDS,
+        *SIGNING_FIELDS,
+    }
     assert [name for name in sorted(fields) if f"`{name}`" not in page] == []
 
 

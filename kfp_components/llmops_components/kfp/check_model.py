@@ -15,11 +15,13 @@ def check_model(
     metrics: Output[Metrics],
     result: Output[Artifact],
     passed: OutputPath(bool),
+    signature: Input[Artifact] = None,
     model_digest: Optional[str] = None,
     allowed_licenses: Optional[List[str]] = None,
     max_parameters: Optional[int] = None,
     max_bytes: Optional[int] = None,
     scan: bool = True,
+    public_key: Optional[str] = None,
 ):
     """Check a model's files, and what else is asked for, before anything loads it.
 
@@ -32,11 +34,13 @@ def check_model(
         metrics: Parameters, bytes, files and faults, for the pipelines UI.
         result: Verdict, findings and resources of this step.
         passed: Whether every check was passed.
+        signature: The model's signature, as ``register_model`` and ``fetch_model`` give it.
         model_digest: Digest that the model has to have, as a step's result or the registry states it.
         allowed_licenses: Licences as the hub names them, such as ``apache-2.0``; a model of which nothing is known does not pass.
         max_parameters: Most parameters.
         max_bytes: Most bytes of the weight files.
         scan: Have modelscan look for code in the files; it needs a Python below 3.13.
+        public_key: Public key in PEM of who has to have signed the model; several, one below the other, where any of them will do.
     """
     from llmops_components.kfp._run import run_step
     from llmops_components.models.checks.check import check_model as check
@@ -51,6 +55,8 @@ def check_model(
             max_parameters=max_parameters,
             max_bytes=max_bytes,
             scan=scan,
+            signature=signature.path if signature else None,
+            public_key=public_key,
         ),
         outputs={"report": report},
         metrics=metrics,

@@ -11,6 +11,7 @@ from llmops_components.kfp.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def fetch_model(
     model: Output[Model],
+    signature: Output[Artifact],
     result: Output[Artifact],
     passed: OutputPath(bool),
     model_name: str,
@@ -22,6 +23,7 @@ def fetch_model(
 
     Args:
         model: Directory of the model.
+        signature: Its signature, where it was registered with one.
         result: Which version it is, its digests, date and aliases.
         passed: Whether the digest of the files is the registry's, where the version has one.
         model_name: Name in the model registry.
@@ -37,12 +39,13 @@ def fetch_model(
         "fetch_model",
         lambda: fetch(
             model.path,
+            signature=signature.path,
             model_name=model_name,
             model_version=model_version,
             alias=alias,
             tracking_uri=tracking_uri,
         ),
-        outputs={"model": model},
+        outputs={"model": model, "signature": signature},
         result=result,
         passed=passed,
     )

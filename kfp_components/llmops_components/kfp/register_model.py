@@ -12,6 +12,7 @@ from llmops_components.kfp.image import IMAGE
 def register_model(
     model: Input[Model],
     registration: Output[Artifact],
+    signature: Output[Artifact],
     result: Output[Artifact],
     model_name: str,
     dataset: Input[Dataset] = None,
@@ -26,12 +27,14 @@ def register_model(
     model_metrics: Optional[dict] = None,
     comparison: Optional[dict] = None,
     tags: Optional[dict] = None,
+    sign: bool = False,
 ):
     """Log an MLflow run and make a model version of the same content once.
 
     Args:
         model: Directory of the model.
         registration: Run id, version and addresses, as JSON.
+        signature: The model's signature, where one is asked for.
         result: The same, with digests and resources of this step.
         model_name: Name in the model registry.
         dataset: The data that it was trained on; its digest becomes a tag.
@@ -48,6 +51,8 @@ def register_model(
         model_metrics: Metrics to log.
         comparison: The comparison of an evaluation, kept with the run as ``comparison.json``.
         tags: Tags of run and version, for example the digests of the components that made the model.
+        sign: Sign the model, and keep the signature with the version. The private key is in the environment, in ``LLMOPS_SIGNING_KEY`` or
+            the file that ``LLMOPS_SIGNING_KEY_FILE`` names, its password in ``LLMOPS_SIGNING_KEY_PASSWORD``; never here.
     """
     from llmops_components.kfp._run import run_step
     from llmops_components.passthrough.declared import whole_numbers
@@ -71,8 +76,15 @@ def register_model(
             tags=tags,
             datasets={"train": dataset.path} if dataset else None,
             artifacts={"evaluation.html": report.path} if report else None,
+            sign=sign,
+            signature=signature.path,
         )
         write_json(registration.path, done.details)
         return done
 
-    run_step("register_model", register_and_describe, outputs={"registration": registration}, result=result)
+    run_step(
+        "register_model",
+        register_and_describe,
+        outputs={"registration": registration, "signature": signature},
+        result=result,
+    )

@@ -15,6 +15,7 @@ from llmops_components.comparison import Comparison, read_comparison
 from llmops_components.errors import SettingError
 from llmops_components.models.compression.methods import method_of
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.signing.keys import SigningKey
 from llmops_components.moved import old_names
 from llmops_components.redaction import flat, redact, redacted
 from llmops_components.results import StepReport, digest_of
@@ -34,6 +35,7 @@ from llmops_components.tracking.server import (
     check_model_name,
     connection,
 )
+from llmops_components.tracking.signature import SIGNED_AT_TAG, SIGNED_BY_TAG, check_signable, sign_version
 from llmops_components.uris import is_http
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def register_model(
     tags: Mapping[str, str] | None = None,
     datasets: Mapping[str, str | os.PathLike[str]] | None = None,
     artifacts: Mapping[str, str | os.PathLike[str]] | None = None,
+    sign: bool = False,
+    signature: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Log a run and make a model version of a Transformers checkpoint.
 
@@ -91,9 +95,13 @@ def register_model(
         tags: Tags of both run and version, for example the digests of the components.
         datasets: Dataset files by name; their digests become inputs of the run and tags of run and version.
         artifacts: Files or directories by the path that they get in the run, for example ``report.html``.
+        sign: Sign the model, and keep the signature with the version, whose tags say by which key and when. The private key is in the
+            environment, see :class:`~llmops_components.models.signing.keys.SigningKey`.
+        signature: Output file, the signature of a model that is signed.
 
     Returns:
-        Run, version and links as details; the model's size as a metric.
+        Run, version and links as details, with ``signed_by``, the fingerprint of the key, and ``signed_at``, which are None of a version
+        without a signature; the model's size as a metric.
 
     Raises:
         ModelError: The directory is not a model that can be registered.
@@ -106,6 +114,10 @@ def register_model(
         check_parent("parent", parent)
     directory = Path(model)
     check_model_directory(directory)
+    key = None
+    if sign:
+        check_signable(directory)
+        key = SigningKey.from_environment()
     digest, size = digest_of(directory)
     all_tags = {
         **redacted({key: str(value) for key, value in (tags or {}).items()}),
@@ -136,6 +148,8 @@ def register_model(
             print(
                 f"{model_name} version {version.version} already has this model ({digest}); no new version is made."
             )
+        if key is not None:
+            sign_version(client, version, directory, key, None if signature is None else Path(signature))
         if as_of is not None:
             note_date(client, version, as_of)
         move = move_alias(client, version, alias, as_of) if alias is not None else None
@@ -156,6 +170,8 @@ def register_model(
         "experiment_id": experiment_id,
         "model_digest": digest,
         "reused": reused,
+        "signed_by": version.tags.get(SIGNED_BY_TAG),
+        "signed_at": version.tags.get(SIGNED_AT_TAG),
         "links": _links(address, model_name, str(version.version), experiment_id, version.run_id),
     }
     return StepReport(metrics={"model_bytes": size}, details=details)

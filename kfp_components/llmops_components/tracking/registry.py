@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.errors import InputError, SettingError
+from llmops_components.models.signing.files import SIGNATURE_FILE
 from llmops_components.results import StepReport, digest_of
 from llmops_components.tracking.alias import AS_OF_TAG, date_of, move_alias
 from llmops_components.tracking.register import MODEL_DIGEST_TAG
 from llmops_components.tracking.server import check_alias, check_as_of, check_model_name, connection
+from llmops_components.tracking.signature import SIGNED_AT_TAG, SIGNED_BY_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +30,7 @@ def fetch_model(
     model_version: str | None = None,
     alias: str | None = None,
     tracking_uri: str | None = None,
+    signature: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Fetch the files of a registered model version, as ``register_model`` has kept them.
 
@@ -37,10 +40,12 @@ def fetch_model(
         model_version: Number of the version; or
         alias: an alias, whose version is taken.
         tracking_uri: Address of MLflow; None for the variable ``MLFLOW_TRACKING_URI``.
+        signature: Output file, the signature of the model, where it was registered with one. Whether it holds says ``check_model``.
 
     Returns:
         Details: ``name``, ``version``, ``registered_digest`` (None where the version has none), ``model_digest`` of the files, ``as_of``,
-        ``aliases`` that point to the version. ``passed`` is False where the digests differ.
+        ``aliases`` that point to the version, ``signed_by`` and ``signed_at`` as the version says (None where it has no signature).
+        ``passed`` is False where the digests differ.
 
     Raises:
         SettingError: A setting has a wrong value, or there is no such version.
@@ -67,6 +72,8 @@ def fetch_model(
             if target.exists():
                 shutil.rmtree(target)
             shutil.move(files, target)
+            if signature is not None and (signed := Path(aside) / SIGNATURE_FILE).is_file():
+                shutil.move(signed, _beside(Path(signature)) / Path(signature).name)
         aliases = sorted(found.aliases or ())
     digest, size = digest_of(target)
     registered = found.tags.get(MODEL_DIGEST_TAG)
@@ -88,6 +95,8 @@ def fetch_model(
             "model_digest": digest,
             "as_of": found.tags.get(AS_OF_TAG),
             "aliases": aliases,
+            "signed_by": found.tags.get(SIGNED_BY_TAG),
+            "signed_at": found.tags.get(SIGNED_AT_TAG),
         },
         passed=registered in (None, digest),
         findings=findings,

@@ -110,6 +110,8 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
         "experiment_id": client.get_experiment_by_name("how-it-was-made").experiment_id,
         "model_digest": model_digest,
         "reused": False,
+        "signed_by": None,
+        "signed_at": None,
         "links": {
             "model_version": f"{server}/#/models/made/versions/1",
             "run": f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",

@@ -32,6 +32,8 @@ def test_what_was_registered_is_fetched_by_number_and_by_alias(server, client, n
         "model_digest": digest_of(tiny_model)[0],
         "as_of": "2026-11-25",
         "aliases": ["candidate"],
+        "signed_by": None,
+        "signed_at": None,
     }
     again = fetch_model(target, model_name=name, alias="candidate", tracking_uri=server)
     assert again.details == by_number.details

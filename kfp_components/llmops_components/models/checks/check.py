@@ -13,6 +13,8 @@ from llmops_components.models.checks.files import Weights, faults_of_files, read
 from llmops_components.models.checks.licence import licence_faults, licences_of
 from llmops_components.models.checks.scan import scan_files
 from llmops_components.models.directory import check_model_directory
+from llmops_components.models.signing.files import verify_files
+from llmops_components.models.signing.keys import read_public_keys
 from llmops_components.results import StepReport, digest_of
 from llmops_components.state_files import write_json
 
@@ -30,6 +32,8 @@ def check_model(
     max_parameters: int | None = None,
     max_bytes: int | None = None,
     scan: bool = True,
+    signature: str | os.PathLike[str] | None = None,
+    public_key: str | None = None,
 ) -> StepReport:
     """Check a model's files, and what else is asked for, before anything loads it.
 
@@ -46,15 +50,22 @@ def check_model(
         max_parameters: Most parameters.
         max_bytes: Most bytes of the weight files.
         scan: Have modelscan look for code in the files.
+        signature: The model's signature, as ``register_model`` and ``model-signing`` write it.
+        public_key: Public key in PEM of who has to have signed the model; several, one below the other, where any of them will do. A model
+            without a signature does not pass then, nor one with a file more, less or other than was signed.
 
     Returns:
         ``passed``, and a finding for each fault. Metrics: ``parameters``, ``weight_bytes``, ``files``, ``faults``. Details: ``digest``,
-        ``licenses``, ``checks`` (what came of each: ``passed``, ``failed`` or ``not asked for``).
+        ``licenses``, ``signed_by`` (fingerprint of the key by which the signature holds), ``checks`` (what came of each: ``passed``,
+        ``failed`` or ``not asked for``).
 
     Raises:
         SettingError: An argument has a wrong value, or the scanner is not installed.
     """
     _check_settings(model_digest, allowed_licenses, max_parameters, max_bytes)
+    if signature is not None and public_key is None:
+        raise SettingError("A signature says nothing without a key: give public_key, or leave signature out.")
+    keys = None if public_key is None else read_public_keys(public_key)
     directory = Path(model)
     digest = digest_of(directory)[0] if directory.exists() else "none"
     checks: dict[str, dict[str, Any]] = {}
@@ -90,6 +101,17 @@ def check_model(
             max_parameters=max_parameters,
             max_bytes=max_bytes,
         )
+    signed_by = None
+    if keys is not None:
+        verified = verify_files(directory, None if signature is None else Path(signature), keys)
+        signed_by = None if verified.faults else verified.signed_by
+        note(
+            "signature",
+            verified.faults,
+            signed_by=verified.signed_by,
+            signed_files=verified.files,
+            accepted=[key.fingerprint for key in keys],
+        )
     if scan and present:
         seen = scan_files(directory)
         note("scan", seen.faults, scanner=seen.scanner, scanned=seen.scanned)
@@ -100,6 +122,7 @@ def check_model(
         "license": allowed_licenses,
         "size": max_parameters or max_bytes,
         "scan": scan or None,
+        "signature": keys,
     }
     outcomes |= {check: "not asked for" for check, wanted in asked.items() if wanted is None}
     findings = list(dict.fromkeys(fault for found in checks.values() for fault in found["faults"]))
@@ -115,7 +138,7 @@ def check_model(
             "files": _count(directory),
             **({} if weights is None else {"parameters": weights.parameters, "weight_bytes": weights.bytes}),
         },
-        details={"digest": digest, "licenses": licences, "checks": outcomes},
+        details={"digest": digest, "licenses": licences, "signed_by": signed_by, "checks": outcomes},
         passed=not findings,
         findings=findings,
     )
