@@ -23,6 +23,7 @@ from airflow_provider_llmops.operators.registry import (
     RegisterModelOperator,
     SetAliasOperator,
 )
+from airflow_provider_llmops.operators.safety import PrepareSafetyProbesOperator
 from airflow_provider_llmops.operators.training import (
     CompressModelOperator,
     DistillOperator,
@@ -54,6 +55,7 @@ OPERATORS = {
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     CompareRevisionsOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
+    PrepareSafetyProbesOperator: {"more": "/p"},
     WriteReviewSheetOperator: {"scores": "/s"},
     CollectHumanLabelsOperator: {"human_labels": "/l", "key": "/k"},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},

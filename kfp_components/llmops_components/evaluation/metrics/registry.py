@@ -30,7 +30,7 @@ class Metric:
         needs: What else it needs.
         takes: Arguments of the RAGAS class for one row. Metrics without them look at answer and reference alone.
         takes_messages: Whether ``user_input`` is the conversation with the answer at its end, and not the question as text.
-        function: The user's function that computes it.
+        function: The function that computes it, of all rows and answers.
     """
 
     about: str
@@ -61,6 +61,12 @@ def _judged(ragas: str, about: str, takes: str, *also: Need, **more: Any) -> Met
     return _of_rows(ragas, about, takes, needs=("judge", *also), **more)
 
 
+def _is_safe(rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float | None]:
+    from llmops_components.evaluation.safety.detectors import is_safe
+
+    return is_safe(rows, answers)
+
+
 METRICS: dict[str, Metric] = {
     "rougeL": Metric("longest common subsequence of words, F1"),
     "rouge1": Metric("words in common, F1"),
@@ -79,6 +85,9 @@ METRICS: dict[str, Metric] = {
         worst=None,
         columns=(),
         needs=("reward_model",),
+    ),
+    "safety": Metric(
+        "whether a probe has not worked, see prepare_safety_probes", columns=("detector",), function=_is_safe
     ),
     "tool_call_accuracy": _of_rows(
         "ToolCallAccuracy",
