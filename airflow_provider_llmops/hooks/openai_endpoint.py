@@ -78,13 +78,13 @@ class OpenAIEndpointHook(BaseHook):
     def with_url(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings with the connection's address, unless they name one, which has to be the same: the key is meant for it.
 
-        :param settings: settings of a judge
+        :param settings: settings of whom to ask
         :raises ConfigurationError: they name another address
         """
         given = settings.get("url")
         if given not in (None, self.url):
             raise ConfigurationError(
-                f"judge has the url {given}, and connection {self.openai_endpoint_conn_id!r} another one, which its key is meant for. Leave "
+                f"The url is {given}, and connection {self.openai_endpoint_conn_id!r} has another one, which its key is meant for. Leave "
                 "the url out."
             )
         return {**settings, "url": self.url}

@@ -51,6 +51,7 @@ def batch_inference(
     retry_failed: bool = False,
     checkpoints: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    keep: Mapping[str, str] | None = None,
 ) -> StepReport:
     """Ask a served model every row of a dataset.
 
@@ -75,6 +76,7 @@ def batch_inference(
         retry_failed: Ask also those rows again that an earlier run was refused for good.
         checkpoints: Directory that outlives the step. Left out, the variable ``LLMOPS_CHECKPOINTS`` may name one.
         revision: The revision that is to answer, behind the gateway of services on this machine.
+        keep: What else of a reply is kept in ``response``: a path in it by name.
 
     Returns:
         Counts, tokens, rates and percentiles of the latency. ``passed`` is False where too few rows are answered; findings
@@ -88,7 +90,7 @@ def batch_inference(
 
     What is known of each row is written before the last three.
     """
-    service = Service(url, model_name, protocol, dict(request or {}), revision)
+    service = Service(url, model_name, protocol, dict(request or {}), revision, dict(keep or {}))
     checked = Limits.of(limits)
     check_concurrency(concurrency)
     _check_share(min_answered)
@@ -133,6 +135,7 @@ def _facts(source: Path, service: Service) -> dict[str, Any]:
         "protocol": service.protocol,
         "request": dict(service.request),
         **({} if service.revision is None else {"revision": service.revision}),
+        **({"keep": dict(service.keep)} if service.keep else {}),
     }
 
 
@@ -362,6 +365,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         "revision": reply.revision,
+        "kept": None if answer.kept is None else dict(answer.kept),
     }
     known = {name: value for name, value in found.items() if value is not None or name == "answer"}
     return known | {"seconds": round(reply.seconds, 4), "attempts": outcome.attempts}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -18,6 +18,7 @@ from yarl import URL
 from llmops_components.errors import SettingError, shortened
 from llmops_components.headers import COMPLETION_TOKENS_HEADER, PROMPT_TOKENS_HEADER, REVISION_HEADER
 from llmops_components.hosts import is_loopback
+from llmops_components.inference.paths import found_at
 from llmops_components.inference.protocols import Answer, DeclinedAnswerError, NotAnAnswerError, Question
 from llmops_components.inference.service import Access, Service
 from llmops_components.json_text import parse_json
@@ -210,7 +211,8 @@ class Client:
         if len(content) > MAX_REPLY_BYTES:
             raise RefusedError(f"the answer is larger than {MAX_REPLY_BYTES >> 20} MiB", 200)
         try:
-            answer = self.service.speaks.of(question).answer(parse_json(content))
+            reply = parse_json(content)
+            answer = self.service.speaks.of(question).answer(reply)
         except DeclinedAnswerError as error:
             raise DeclinedError(self._words(error), 200) from None
         except NotAnAnswerError as error:
@@ -222,6 +224,9 @@ class Client:
         )
         if answer.completion_tokens is None and completion is not None:
             answer = Answer(answer.value, answer.finish_reason, prompt, completion, answer.tool_calls)
+        if self.service.keep:
+            kept = {name: found_at(reply, path) for name, path in self.service.keep.items()}
+            answer = replace(answer, kept=kept)
         return Reply(answer, seconds, answered_by)
 
     def _refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> AskError:

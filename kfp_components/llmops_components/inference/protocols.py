@@ -40,6 +40,7 @@ class Answer:
         prompt_tokens: Tokens read.
         completion_tokens: Tokens written.
         tool_calls: Functions that the model wants called.
+        kept: What else was asked to be kept of the reply, by name.
     """
 
     value: Any
@@ -47,6 +48,7 @@ class Answer:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     tool_calls: list[Any] | None = None
+    kept: Mapping[str, Any] | None = None
 
 
 class NotAnAnswerError(ValueError):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
+from llmops_components.inference.paths import check_path
 from llmops_components.inference.protocols import (
     OPENAI_EMBEDDINGS,
     PROTOCOL_NAMES,
@@ -42,6 +43,7 @@ class Service:
         protocol: Name of the protocol.
         request: Further fields of each request, such as ``max_tokens``: of V1 and V2 the ``parameters``.
         revision: The revision that is to answer, behind a gateway of ours; None for whichever has its turn.
+        keep: What else is kept of a reply: a path in it by name, such as ``sources.*.text``.
 
     Raises:
         SettingError: One of them cannot be meant.
@@ -52,6 +54,7 @@ class Service:
     protocol: ProtocolName = "openai_chat"
     request: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    keep: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_known([self.protocol], PROTOCOL_NAMES, "protocol")
@@ -59,6 +62,8 @@ class Service:
         if not isinstance(self.model_name, str) or not self.model_name.strip():
             raise SettingError(f"model_name is {self.model_name!r:.100}. Give the name of the served model.")
         _check_request(self.request, self.speaks)
+        for path in self.keep.values():
+            check_path(path)
         if self.revision is not None and not _REVISION.fullmatch(self.revision):
             raise SettingError(
                 f"{self.revision!r:.100} is no name of a revision. Give one of the service's, such as 00002."

@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
+from airflow_provider_llmops.operators.evaluate_service import EvaluateServiceOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator
 
 JUDGE = {"model_name": "judge", "max_cost": 5, "price": {"input": 1, "output": 2}}
@@ -39,7 +40,7 @@ def test_without_a_connection_the_judge_has_its_address_itself():
 
 def test_a_key_is_not_sent_to_another_address_and_nobody_judges_by_a_connection_alone(connection):
     with pytest.raises(
-        ConfigurationError, match="judge has the url http://elsewhere/v1, and connection 'judge' another one"
+        ConfigurationError, match="The url is http://elsewhere/v1, and connection 'judge' has another one"
     ):
         operator(judge=JUDGE | {"url": "http://elsewhere/v1"}, judge_conn_id="judge").arguments()
     with pytest.raises(ConfigurationError, match="judge_conn_id is given and no judge"):
@@ -51,3 +52,39 @@ def test_a_host_that_is_no_address_is_refused(host, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_JUDGE", json.dumps({"conn_type": "openai_endpoint", "host": host}))
     with pytest.raises(ConfigurationError, match="the host must be the base URL of an OpenAI API"):
         _ = OpenAIEndpointHook("judge").url
+
+
+def test_service_and_judge_have_a_connection_each_and_their_keys_do_not_mix(connection, monkeypatch):
+    service = {
+        "conn_type": "openai_endpoint",
+        "host": "rag.example.com/v1",
+        "schema": "https",
+        "password": "sk-rag",
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_RAG", json.dumps(service))
+    found = EvaluateServiceOperator(
+        task_id="evaluate",
+        dataset="/d",
+        model_name="assistant",
+        openai_endpoint_conn_id="rag",
+        judge=JUDGE,
+        judge_conn_id="judge",
+    )
+    arguments = found.arguments()
+    assert (arguments["url"], arguments["judge"]["url"]) == (
+        "https://rag.example.com/v1",
+        "https://judge.example.com/v1",
+    )
+    assert found.environment() == {"LLMOPS_SERVICE_KEY": "sk-rag", "LLMOPS_JUDGE_KEY": "sk-judge"}
+    assert not {"openai_endpoint_conn_id", "kserve_conn_id", "judge_conn_id"} & set(arguments)
+
+
+def test_a_deployed_service_is_asked_with_the_key_of_its_connection(monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_KSERVE_DEFAULT", json.dumps({"conn_type": "kserve", "password": "sk-1"}))
+    found = EvaluateServiceOperator(
+        task_id="evaluate", dataset="/d", model_name="m", url="http://127.0.0.1:1"
+    )
+    assert found.arguments()["url"] == "http://127.0.0.1:1"
+    assert found.environment() == {"LLMOPS_SERVICE_KEY": "sk-1"}
+    with pytest.raises(ConfigurationError, match="There is no service to ask"):
+        EvaluateServiceOperator(task_id="evaluate", dataset="/d", model_name="m").arguments()
