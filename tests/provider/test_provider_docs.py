@@ -56,6 +56,7 @@ def test_front_page_lists_every_operator_and_component():
         "TrainingOperator",
         "ReinforcementOperator",
         "RevisionOperator",
+        "JudgedOperator",
     }  # bases
     assert {name for name in operators | components if f"`{name}`" not in page} == set()
 

@@ -11,6 +11,7 @@ from airflow_provider_llmops.arguments import constructors_of
 from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
+from airflow_provider_llmops.operators.evaluate_service import EvaluateServiceOperator
 from airflow_provider_llmops.operators.evaluation import (
     CheckModelOperator,
     EvaluateModelOperator,
@@ -53,6 +54,7 @@ OPERATORS = {
     CompressModelOperator: {"base_model": "/m"},
     CheckModelOperator: {"model": "/m"},
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
+    EvaluateServiceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     CompareRevisionsOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     PrepareSafetyProbesOperator: {"more": "/p"},
