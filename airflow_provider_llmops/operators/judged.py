@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow_provider_llmops.backends.serving.access import JUDGE_PREFIX
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -25,7 +25,7 @@ class JudgedOperator(ComponentOperator):
         machine the attempts of a task share one by themselves
     """
 
-    own_arguments = ("judge_conn_id",)
+    own_arguments: ClassVar[tuple[str, ...]] = ("judge_conn_id",)
 
     def __init__(
         self,

@@ -85,6 +85,8 @@ FROM_THE_RUN = {
     FetchModelOperator: {"tracking_uri"},
     SetAliasOperator: {"tracking_uri"},
 }
+# What a connection may tell in place of the DAG.
+FROM_A_CONNECTION = {EvaluateServiceOperator: {"url"}}
 TYPES = {
     "str": "STRING",
     "int": "NUMBER_INTEGER",
@@ -125,6 +127,7 @@ def test_arguments_of_operator_and_component_have_the_same_types(operator):
         assert expected in {TYPES[kind] for kind in kinds}, name
         assert {TYPES[kind] for kind in kinds} <= {expected, "STRING"}, name
         is_optional = "defaultValue" in declared or declared.get("isOptional", False)
+        is_optional = is_optional or name in FROM_A_CONNECTION.get(operator, ())
         assert is_optional == (argument.default is not inspect.Parameter.empty), name
 
 
