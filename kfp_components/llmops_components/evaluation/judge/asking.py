@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -155,7 +156,7 @@ class Judge:
             raise case.failure
         schema = _schema(kind)
         case.asked[prompt] += 1
-        asked = {"judge": self._who, "prompt": prompt, "schema": schema, "nth": case.asked[prompt]}
+        asked = {"judge": self._who, "prompt": prompt, "schema": _digest_of(kind), "nth": case.asked[prompt]}
         said: list[dict[str, str]] = []
         try:
             for _ in range(self.settings.asks):
@@ -313,13 +314,14 @@ class Judge:
         return NoVerdictError(REFUSED, f"the judge's server refused the question: {failure.reason}")
 
 
-_SCHEMAS: dict[type[BaseModel], dict[str, Any]] = {}
-
-
+@cache
 def _schema(kind: type[BaseModel]) -> dict[str, Any]:
-    if kind not in _SCHEMAS:
-        _SCHEMAS[kind] = kind.model_json_schema()
-    return _SCHEMAS[kind]
+    return kind.model_json_schema()
+
+
+@cache
+def _digest_of(kind: type[BaseModel]) -> str:
+    return digest(_schema(kind))
 
 
 def _question(

@@ -185,6 +185,8 @@ def _build(job: Job, judge: Judge | None) -> dict[str, Any]:
             maker = AuthoredMetric if metric.ragas is None else getattr(collections, metric.ragas)
             _refuse_unknown(maker, name, args)
             built[name] = maker(**needed, **args)
+            for prompt in _prompts_in(built[name]):
+                prompt.output_model = _KnownSchema(prompt.output_model)
         except (TypeError, ValueError) as error:
             raise SettingError(f"metric_args of {name} are not valid: {error}. Correct them.") from None
     return built
@@ -241,10 +243,29 @@ def _embeddings(judge: Judge | None, directory: Path | None) -> Any:
 
 def _prompts_of(metric: Any) -> list[str]:
     """The questions of a metric, with the names of a row's fields in place of what they hold."""
+    return [_unfilled(each) for each in _prompts_in(metric)] + list(getattr(metric, "questions", []))
+
+
+def _prompts_in(metric: Any) -> list[Any]:
     from ragas.prompt.metrics.base_prompt import BasePrompt
 
-    prompts = [each for each in vars(metric).values() if isinstance(each, BasePrompt)]
-    return [_unfilled(each) for each in prompts] + list(getattr(metric, "questions", []))
+    return [each for each in vars(metric).values() if isinstance(each, BasePrompt)]
+
+
+class _KnownSchema:
+    """The model of a prompt's answer, whose schema RAGAS makes anew for each question: half of what a question takes."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._schema = model.model_json_schema()
+
+    def model_json_schema(self) -> dict[str, Any]:
+        """The schema of the answer."""
+        found: dict[str, Any] = self._schema
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def _unfilled(prompt: Any) -> str:
