@@ -52,9 +52,10 @@ class CanaryOperator(DeployModelOperator):
     up, too.
 
     Requires requests that are shared out: on this machine, or on a cluster where KServe uses the Gateway API; on another one it is refused
-    before anything is applied. There the canary that has kept to its limits gets all of the requests, and then its specification is rolled out as
-    the stable one, which is waited for, up to ``ready_timeout``. From the beginning of that on it is the one that serves, and is not taken back;
-    an attempt that follows goes on with it.
+    before anything is applied, and so are ``logger`` and ``lora_adapters``, which KServe leaves out of a canary. There the canary that has
+    kept to its limits gets all of the requests, and then its specification is rolled out as the stable one, which is waited for, up to
+    ``ready_timeout``. From the beginning of that on it is the one that serves, and is not taken back; an attempt that follows goes on with
+    it.
 
     :param steps: percent of the requests, rising, each below 100; 100 follows by itself. Empty to deploy at once, where requests cannot be
         split for example: then nothing is compared

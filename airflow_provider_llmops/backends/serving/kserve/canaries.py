@@ -27,7 +27,13 @@ _HASH_CHARACTERS = 5
 # Of the stable predictor alone: KServe refuses them in a canary.
 _AUTOSCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 _NOT_HANDED_ON = (*_AUTOSCALING, "minReplicas", "name")
-_IGNORED = {"storageUris": "lora_adapters", "workerSpec": "workerSpec"}
+# Its Service leads past the agent that logs and batches: it is made of the number of pods alone.
+_IGNORED = {
+    "storageUris": "lora_adapters",
+    "logger": "logger",
+    "batcher": "batcher",
+    "workerSpec": "workerSpec",
+}
 
 
 def predictor_name(revision: str) -> str:

@@ -521,6 +521,7 @@ def test_service_whose_route_no_gateway_has_taken_gets_no_canary(backend, cluste
         ({"maxReplicas": 3}, {}, "maxReplicas of the service that serves is 3"),
         ({}, {"minReplicas": 2}, "minReplicas of the new revision is 2"),
         ({}, {"storageUris": [{"uri": "hf://a"}]}, "KServe ignores lora_adapters of a canary"),
+        ({}, {"logger": {"url": "http://events"}}, "KServe ignores logger of a canary"),
     ],
 )
 def test_canary_that_would_be_another_than_what_serves_afterwards_is_refused(stable, new, text):
