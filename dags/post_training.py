@@ -117,7 +117,7 @@ params = {
         0.05,
         type="number",
         title="Gate: margin",
-        description="How much the tuned model must beat the base model by, in the metric's own unit.",
+        description="How much the tuned model must beat the base model by, for all that chance may add, in the metric's own unit.",
     ),
     "metric": Param(
         "rougeL",
@@ -555,8 +555,7 @@ with DAG(
         quality_gate = QualityGateOperator(
             task_id="quality_gate",
             comparison=evaluate_tuned.output["comparison"],
-            metric="{{ params.metric }}",
-            min_improvement="{{ params.min_improvement }}",
+            rules=[{"metric": "{{ params.metric }}", "better_by": "{{ params.min_improvement }}"}],
             report=evaluate_tuned.output["report"],
         )
 

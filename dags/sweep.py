@@ -89,7 +89,7 @@ params = {
         0.05,
         type="number",
         title="Gate: margin",
-        description="How much the best model must beat the base model by, in the metric's own unit.",
+        description="How much the best model must beat the base model by, for all that chance may add, in the metric's own unit.",
         section="Gate",
     ),
 }
@@ -163,7 +163,7 @@ with DAG(
         candidates = list(zip(trained, evaluated, settings, strict=True))
         compared = [evaluation["comparison"]["metrics"][params["metric"]] for evaluation in evaluated]
         # The gate takes none of which a row has no score, and the mean of the others would be of other rows than its rivals'.
-        scores = [-math.inf if each["rows_unscored"] else each["candidate"] for each in compared]
+        scores = [-math.inf if each["rows_unscored"] else each["candidate"]["value"] for each in compared]
         for score, setting in zip(scores, settings, strict=True):
             print(f"learning rate {setting['learning_rate']}: {score:.4g}")
         model, evaluation, setting = candidates[scores.index(max(scores))]
@@ -179,8 +179,7 @@ with DAG(
     quality_gate = QualityGateOperator(
         task_id="quality_gate",
         comparison=chosen["comparison"],
-        metric="{{ params.metric }}",
-        min_improvement="{{ params.min_improvement }}",
+        rules=[{"metric": "{{ params.metric }}", "better_by": "{{ params.min_improvement }}"}],
         report=chosen["report"],
     )
     register_model = RegisterModelOperator(

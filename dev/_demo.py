@@ -204,7 +204,11 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome, api_key: str | None
     results = {task_id: api.xcom(DAG_ID, run_id, task_id) or {} for task_id in outcome.tasks}
     tuned, base = results.get("evaluate_tuned", {}), results.get("evaluate_base", {})
     outcome.metrics = {
-        name: {"base": each["baseline"], "tuned": each["candidate"], "change": each["difference"]["value"]}
+        name: {
+            "base": each["baseline"]["value"],
+            "tuned": each["candidate"]["value"],
+            "change": each["difference"]["value"],
+        }
         for name, each in tuned.get("comparison", {}).get("metrics", {}).items()
         if each["difference"] is not None
     }

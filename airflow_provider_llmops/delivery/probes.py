@@ -13,6 +13,7 @@ from airflow_provider_llmops.specs.declared import Kinds, converted
 from airflow_provider_llmops.xcom import cut_to_fit
 
 if TYPE_CHECKING:
+    from airflow_provider_llmops.comparison import MetricComparison
     from airflow_provider_llmops.results import StageResult
 
 __all__ = ["COMPARISON", "CanaryProbes", "judge_answers", "together"]
@@ -140,25 +141,25 @@ def judge_answers(probes: CanaryProbes, result: StageResult) -> Decision:
     if found is None:
         finding = f"The answers were not compared by {probes.metric}."
         return Decision(Outcome.UNDECIDED, (finding,), rules)
-    rows = found.rows_scored + found.rows_unscored
+    rows, unscored = found.rows_scored + found.rows_unscored, _unscored(found)
     missed = int(result.metrics.get("candidate_unanswered", 0))
     difference = found.difference
     figures = {
-        "candidate": found.candidate,
-        "baseline": found.baseline,
+        "candidate": found.candidate and found.candidate.value,
+        "baseline": found.baseline and found.baseline.value,
         "difference": difference and difference.value,
         "interval": difference and [difference.low, difference.high],
         "rows": rows,
-        "rows_unscored": found.rows_unscored,
+        "rows_unscored": unscored,
         "candidate_unanswered": missed,
         "report": result.outputs().get("report"),
     }
     outcome = Outcome.FAIL
     if missed > probes.max_unscored * rows:
         finding = f"The canary left {missed} of {rows} questions unanswered; at most {probes.max_unscored:.3g} of them may be."
-    elif difference is None or found.rows_unscored > probes.max_unscored * rows:
+    elif difference is None or unscored > probes.max_unscored * rows:
         outcome = Outcome.UNDECIDED
-        finding = f"{found.rows_unscored} of {rows} questions have no {probes.metric}; at most {probes.max_unscored:.3g} of them may."
+        finding = f"{unscored} of {rows} questions have no {probes.metric}; at most {probes.max_unscored:.3g} of them may."
     elif difference.value < probes.min_difference:
         finding = f"The canary's answers are worse: {_compared(probes, figures)}."
     else:
@@ -169,6 +170,11 @@ def judge_answers(probes: CanaryProbes, result: StageResult) -> Decision:
     if outcome is not Outcome.PASS:
         figures["worst"] = _side_by_side(result)
     return Decision(outcome, (finding, *result.findings[:2]), rules, {"answers": figures})
+
+
+def _unscored(found: MetricComparison) -> int:
+    """Questions that one of both has no score for."""
+    return found.rows_scored + found.rows_unscored - found.pairs_scored
 
 
 def together(requests: Decision, answers: Decision) -> Decision:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.bases.branch import BranchMixIn
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
@@ -21,11 +21,10 @@ from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.judged import JudgedOperator
 from airflow_provider_llmops.uris import Address
+from airflow_provider_llmops.xcom import cut_to_fit, summary_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
-
-    from airflow_provider_llmops.comparison import MetricComparison
 
 __all__ = ["CheckModelOperator", "EvaluateModelOperator", "QualityGateOperator"]
 
@@ -97,7 +96,7 @@ class EvaluateModelOperator(JudgedOperator):
     """Answer every evaluation prompt and score the answers.
 
     Artifacts: ``scores`` (one JSON line a sample), ``report`` (page). The output ``comparison`` holds for each metric what model
-    and baseline reach, how they differ, within which interval, and on how many rows; without ``baseline_scores`` it is empty.
+    and baseline reach, how they differ, within which interval, and on how many rows; without ``baseline_scores`` what the model reaches.
 
     :param model: URI of the model
     :param dataset: URI of rows with a ``prompt``, and what else the metrics need, which is a ``reference`` for most
@@ -108,6 +107,9 @@ class EvaluateModelOperator(JudgedOperator):
     :param batch_size: prompts generated together
     :param embedding_model: directory or ``package://name`` of the sentence-embedding model
     :param reward_model: URI of the reward model behind the metric ``reward``
+    :param composites: weighted sums of metrics row by row, such as ``{"quality": {"rougeL": 0.5, "chrf": 0.005}}``: metrics like the others
+    :param slices: columns by whose values rows are compared for themselves, such as ``["language", "prompt_length"]``, the latter in quarters
+    :param slice_metrics: metrics to compare in slices; the first when left out
 
     Metrics by a judge need ``judge``, ``judge_conn_id`` and the like: :class:`~airflow_provider_llmops.operators.judged.JudgedOperator`.
     """
@@ -137,6 +139,9 @@ class EvaluateModelOperator(JudgedOperator):
         batch_size: int | str = 16,
         embedding_model: str | None = None,
         reward_model: str | None = None,
+        composites: dict[str, dict[str, float]] | None = None,
+        slices: list[str] | None = None,
+        slice_metrics: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -148,85 +153,128 @@ class EvaluateModelOperator(JudgedOperator):
         self.batch_size = batch_size
         self.embedding_model = embedding_model
         self.reward_model = reward_model
+        self.composites = composites
+        self.slices = slices
+        self.slice_metrics = slice_metrics
 
 
-class QualityGateOperator(BaseOperator):
-    """Fail unless a model beats its baseline by a margin on one metric, judged on every row.
+class QualityGateOperator(BaseOperator, BranchMixIn):
+    """Hold a model to rules, on the evidence that an evaluation has brought home.
 
-    Runs in the worker: it decides by numbers that an evaluation has already brought home. ``return_value`` has them, beside
-    ``metric``, ``min_improvement`` and ``passed``.
+    A rule is a dict with ``metric`` and one limit, in the metric's own unit: ``at_least`` or ``at_most``; against the baseline
+    ``not_worse_by`` or ``better_by``. With ``slice``, such as ``{"language": "de"}``, it is about those rows alone; with ``{"language": "*"}``
+    each value is a rule of its own. With ``min_rows`` fewer rows leave it undecided. All rules have to hold, each with ``confidence``.
 
-    :param comparison: output ``comparison`` of an evaluation that was given ``baseline_scores``
-    :param metric: metric to decide by; higher is better
-    :param min_improvement: smallest difference to the baseline that passes, in the metric's own unit
+    Passed is what the bounds say, not the number that was found. The outcome is ``fail`` where a rule is broken for sure, else
+    ``undecided`` where one is not shown to hold. Rows without a score count as failed, and no rule against the baseline holds with such
+    rows. Without a baseline only the others decide.
+
+    ``return_value`` is the decision: ``outcome``, ``findings``, ``rules`` and ``evidence``. It is pushed before the task fails, skips or
+    branches.
+
+    :param comparison: output ``comparison`` of an evaluation
+    :param rules: the rules
+    :param confidence: how sure it has to be that a rule holds: 0.9, 0.95, 0.99 or 0.999
+    :param on_fail: ``fail``, ``skip``, or ids of the tasks to go on with; those are skipped where the outcome is another one
+    :param on_undecided: the same where there is not enough evidence
     :param report: URI of the evaluation's page, to name and link
     :param kubeflow_conn_id: connection that the evaluation ran with, by which the page is reached
     """
 
-    template_fields: Sequence[str] = ("comparison", "metric", "min_improvement", "report", "kubeflow_conn_id")
+    template_fields: Sequence[str] = (
+        "comparison",
+        "rules",
+        "confidence",
+        "on_fail",
+        "on_undecided",
+        "report",
+        "kubeflow_conn_id",
+    )
     operator_extra_links = (ReportLink(),)
     ui_color = "#fef3e0"
+    # A task that a branch has skipped stays so when it is cleared by itself.
+    inherits_from_skipmixin = True
 
     def __init__(
         self,
         *,
         comparison: Mapping[str, Any],
-        metric: str,
-        min_improvement: float | str = 0.0,
+        rules: Sequence[Mapping[str, Any]],
+        confidence: float | str = 0.95,
+        on_fail: str | Sequence[str] = "fail",
+        on_undecided: str | Sequence[str] = "fail",
         report: str | None = None,
         kubeflow_conn_id: str = KubeflowPipelinesHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.comparison = comparison
-        self.metric = metric
-        self.min_improvement = min_improvement
+        self.rules = rules
+        self.confidence = confidence
+        self.on_fail = on_fail
+        self.on_undecided = on_undecided
         self.report = report
         self.kubeflow_conn_id = kubeflow_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Compare; the numbers are pushed whether or not the gate is passed."""
-        compared = self._compared()
-        asked = self._margin()
-        fault = _shortfall(self.metric, compared, asked)
-        verdict = {
-            "metric": self.metric,
-            **compared.model_dump(),
-            "min_improvement": asked,
-            "passed": fault is None,
-        }
-        report = self._link_report(context)
-        if fault is not None:
-            context["ti"].xcom_push(key="return_value", value=verdict)
-            self.log.error("%s", fault)
-            raise QualityGateFailed(fault, report)
-        self.log.info(
-            "Gate passed: %s", "\n".join(filter(None, (_summary(self.metric, compared, asked), report)))
-        )
-        return verdict
-
-    def _compared(self) -> MetricComparison:
+        """Decide; the decision is pushed whatever it is."""
         from airflow_provider_llmops.comparison import read_comparison  # whoever reads DAGs runs nothing
+        from airflow_provider_llmops.decision import Outcome
+        from airflow_provider_llmops.gate import decide, read_confidence, read_rules
 
-        metrics = read_comparison(self.comparison).metrics
-        if unknown := describe_unknown([self.metric], metrics):
-            raise ConfigurationError(
-                f"The evaluation compared no metric {unknown}. It compared: {', '.join(metrics) or 'nothing'}; give "
-                "the evaluation baseline_scores, or choose one of these."
-            )
-        return metrics[self.metric]
+        ways = {Outcome.FAIL: self._way("on_fail"), Outcome.UNDECIDED: self._way("on_undecided")}
+        decision = decide(
+            read_rules(self.rules), read_comparison(self.comparison), read_confidence(self.confidence)
+        )
+        report = self._link_report(context)
+        value = {**decision.to_json(), **({"report": self.report} if self.report else {})}
+        context["ti"].xcom_push(key="return_value", value=cut_to_fit(value))
+        for finding in decision.findings:
+            self.log.info("%s", finding)
+        if decision.outcome is Outcome.PASS:
+            self.log.info("Gate passed. %s", report or "")
+            self._follow(context, None, ways)
+            return value
+        way = ways[decision.outcome]
+        reason = summary_of(decision.findings)
+        if way == "skip":
+            raise AirflowSkipException(f"The gate is not passed ({decision.outcome}): {reason}")
+        if way == "fail":
+            raise QualityGateFailed(reason, report)
+        self.log.warning("The gate is not passed (%s): %s", decision.outcome, reason)
+        self._follow(context, way, ways)
+        return value
 
-    def _margin(self) -> float:
-        try:
-            margin = float(self.min_improvement)
-        except (TypeError, ValueError):
-            margin = math.nan
-        if not math.isfinite(margin):
+    def _way(self, name: str) -> str | list[str]:
+        """What to do where the gate is not passed."""
+        given = getattr(self, name)
+        if given in ("fail", "skip"):
+            return str(given)
+        ids = [given] if isinstance(given, str) else given
+        if (
+            not isinstance(ids, Sequence)
+            or not ids
+            or not all(isinstance(each, str) and each for each in ids)
+        ):
+            raise ConfigurationError(f"{name} must be fail, skip, or ids of tasks, got {shown_value(given)}.")
+        known = {*self.dag.task_ids, *self.dag.task_group_dict}
+        if unknown := describe_unknown(ids, known):
             raise ConfigurationError(
-                f"min_improvement is {shown_value(self.min_improvement)}, and no finite number. Give the smallest difference to the "
-                "baseline that passes."
+                f"{name}: the DAG has no task {unknown}. Give ids of tasks after the gate."
             )
-        return margin
+        return list(ids)
+
+    def _follow(
+        self, context: Context, way: str | list[str] | None, ways: Mapping[Any, str | list[str]]
+    ) -> None:
+        """Go on with the tasks of one way; where the gate is passed, with all but those of the others."""
+        branches = [each for ids in ways.values() if not isinstance(ids, str) for each in ids]
+        if not branches:
+            return
+        if way is None:
+            others = set(self._expand_task_group_roots(context["ti"], branches))
+            way = [each for each in self.downstream_task_ids if each not in others]
+        self.do_branch(context, way)
 
     def _link_report(self, context: Context) -> str | None:
         if not self.report:
@@ -238,31 +286,3 @@ class QualityGateOperator(BaseOperator):
             self.log.warning("The report is not linked: %s", error)
         ReportLink().push(context["ti"], url)
         return f"Report: {url or self.report}"
-
-
-def _shortfall(metric: str, compared: MetricComparison, asked: float) -> str | None:
-    """Why the gate is not passed. A row without a score may be the one that the model answers worst."""
-    if compared.rows_unscored or compared.difference is None:
-        rows = compared.rows_scored + compared.rows_unscored
-        return (
-            f"{metric} has no score for {compared.rows_unscored} of {rows} rows, so that the model cannot be judged by it. Look for "
-            f"the rows whose {metric} is null in the evaluation's scores; correct them or what scores them, or choose another "
-            "metric."
-        )
-    if compared.difference.value >= asked:
-        return None
-    return (
-        f"{_summary(metric, compared, asked)}: the model is not good enough. Train longer, look at the evaluation's report, or "
-        "lower min_improvement."
-    )
-
-
-def _summary(metric: str, compared: MetricComparison, asked: float) -> str:
-    assert compared.difference is not None
-    reached = compared.difference.value
-    # As many digits as tell the two apart, should it have been close.
-    digits = next((n for n in range(4, 17) if f"{reached:.{n}g}" != f"{asked:.{n}g}"), 4)
-    return (
-        f"{metric} {compared.candidate:.4g} against {compared.baseline:.4g}, at least {asked:+.{digits}g} asked for and "
-        f"{reached:+.{digits}g} reached"
-    )

@@ -12,17 +12,20 @@ from pydantic_core import PydanticCustomError
 
 from llmops_components.errors import SettingError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_METRICS = 50
+MAX_SLICES = 100
 _SLACK = 1e-5  # numbers are rounded to six decimals
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Ends = Annotated[list[Finite], Field(max_length=20)]
 
 
-class Difference(BaseModel):
-    """Candidate minus baseline, and the interval that the difference lies in."""
+class Estimated(BaseModel):
+    """A number, and the interval that it lies in."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -31,45 +34,62 @@ class Difference(BaseModel):
     high: Finite
 
     @model_validator(mode="after")
-    def _check(self) -> Difference:
+    def _check_interval(self) -> Estimated:
         if self.low > self.high:
             raise PydanticCustomError("interval", "the interval ends before it begins")
         return self
 
 
+class Bounded(Estimated):
+    """The same, with what it is not below and not above: one bound for each of the comparison's levels, none where none is known."""
+
+    lower: Ends
+    upper: Ends
+
+
 class MetricComparison(BaseModel):
-    """Both models on the rows that both have a score for; nothing but counts where there is no such row."""
+    """Both models by one metric; nothing but counts of a model that no row has a score of.
+
+    Each model has what it reaches on the rows that it has a score for itself. The candidate's bounds count its other rows as failed, as
+    ``worst_case`` does; there are none where nobody knows what a failed row gets. The difference is that of the rows that both have a
+    score for.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    candidate: Finite | None
-    baseline: Finite | None
-    difference: Difference | None
+    higher_is_better: bool
+    candidate: Bounded | None
+    baseline: Estimated | None
+    difference: Bounded | None
+    worst_case: Finite | None
     rows_scored: Count
     rows_unscored: Count
+    pairs_scored: Count
 
     @model_validator(mode="after")
     def _check(self) -> MetricComparison:
-        if self.candidate is None or self.baseline is None or self.difference is None:
-            if self.rows_scored or (self.candidate, self.baseline, self.difference) != (None, None, None):
-                raise PydanticCustomError("numbers", "some of its numbers are missing")
-        elif not self.rows_scored:
-            raise PydanticCustomError("numbers", "it has numbers, and no row that has a score")
-        elif abs(self.candidate - self.baseline - self.difference.value) > _SLACK * max(
-            1.0, abs(self.candidate), abs(self.baseline)
+        if (self.candidate is None) != (not self.rows_scored) or (self.difference is None) != (
+            not self.pairs_scored
         ):
-            raise PydanticCustomError("numbers", "its difference is not that of candidate and baseline")
+            raise PydanticCustomError("numbers", "its numbers are not those of as many rows")
+        if self.pairs_scored > self.rows_scored or (self.difference is not None and self.baseline is None):
+            raise PydanticCustomError("numbers", "some of its numbers are missing")
+        if self.worst_case is not None and not self.rows_unscored:
+            raise PydanticCustomError("numbers", "it has a worst case, and no row without a score")
         return self
 
 
 class Comparison(BaseModel):
-    """By metric. Without metrics: the evaluation had no baseline."""
+    """By metric, and by value of a column and metric for slices of the rows."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    schema_version: Literal[1]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    schema_version: Literal[2]
+    confidence: Share
+    levels: Annotated[list[Share], Field(max_length=20)]
+    has_baseline: bool
     metrics: Annotated[dict[Name, MetricComparison], Field(max_length=MAX_METRICS)]
+    slices: dict[Name, Annotated[dict[Name, dict[Name, MetricComparison]], Field(max_length=MAX_SLICES)]]
 
     @model_validator(mode="before")
     @classmethod
@@ -84,9 +104,20 @@ class Comparison(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _check_rows(self) -> Comparison:
+    def _check_metrics(self) -> Comparison:
         if len({each.rows_scored + each.rows_unscored for each in self.metrics.values()}) > 1:
             raise PydanticCustomError("rows", "its metrics are of different numbers of rows")
+        slices = [each for values in self.slices.values() for each in values.values()]
+        for name, each in [*self.metrics.items(), *(pair for metrics in slices for pair in metrics.items())]:
+            if not self.has_baseline and (each.baseline is not None or each.difference is not None):
+                raise PydanticCustomError(
+                    "baseline", "{name} has a baseline, and there is none", {"name": name}
+                )
+            for bounded in filter(None, (each.candidate, each.difference)):
+                if {len(bounded.lower), len(bounded.upper)} not in ({0}, {len(self.levels)}):
+                    raise PydanticCustomError(
+                        "bounds", "{name} has not one bound for each level", {"name": name}
+                    )
         return self
 
 

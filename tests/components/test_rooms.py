@@ -82,7 +82,7 @@ CONTROL_PLANE = House(
         ("backends",),
         ("settings",),
         ("specs",),
-        ("conf", "http", "mapping", "results"),
+        ("conf", "gate", "http", "mapping", "results"),
         ("comparison", "decision", "states", "state_files", "uris", "xcom"),
         ("exceptions",),
         ("redaction",),

@@ -85,7 +85,7 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
 
     metrics = airflow.xcom("post_training", run, "evaluate_tuned", "metrics")
     compared = airflow.xcom("post_training", run, "evaluate_tuned", "comparison")["metrics"]["rougeL"]
-    assert compared["candidate"] == metrics["rougeL"]
+    assert compared["candidate"]["value"] == metrics["rougeL"]
     assert (compared["rows_scored"], compared["rows_unscored"]) == (metrics["samples"], 0)
     registered = airflow.xcom("post_training", run, "register_model")["details"]
     assert (registered["name"], str(registered["version"]), registered["alias"]) == ("tiny", "1", "candidate")

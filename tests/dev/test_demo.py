@@ -14,6 +14,7 @@ import _progress
 import pytest
 from _demo import Outcome
 from _progress import Progress
+from comparisons import comparison, metric
 
 
 class FakeApi:
@@ -153,23 +154,11 @@ def test_collects_metrics_model_endpoint_and_the_first_question_whose_answer_cha
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return {"scores": {"uri": str(path)}, "report": {"uri": str(page)}}
 
-    rouge = {
-        "candidate": 0.4,
-        "baseline": 0.1,
-        "difference": {"value": 0.3, "low": 0.2, "high": 0.4},
-        "rows_scored": 2,
-        "rows_unscored": 0,
-    }
-    nothing = {"candidate": None, "baseline": None, "difference": None, "rows_scored": 0, "rows_unscored": 2}
-    comparison = {
-        "schema_version": 1,
-        "confidence": 0.95,
-        "metrics": {"rougeL": rouge, "reward": nothing},
-    }
+    compared = comparison(rougeL=metric(0.4, 0.1, rows=2), reward=metric(None, rows=2))
     model = {"name": "helper", "version": "2", "alias": "candidate"}
     xcoms = {
         "evaluate_base": {"artifacts": scores("base", ["same", "before"])},
-        "evaluate_tuned": {"artifacts": scores("tuned", ["same ", "after"]), "comparison": comparison},
+        "evaluate_tuned": {"artifacts": scores("tuned", ["same ", "after"]), "comparison": compared},
         "register_model": {"details": model},
         "deploy_model": {"url": endpoint},
         "deploy_model.decisions": [STEP],

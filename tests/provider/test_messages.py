@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 
 import pytest
+from comparisons import comparison
+from comparisons import metric as of_metric
 
 import airflow_provider_llmops
 from airflow_provider_llmops import exceptions
@@ -100,16 +102,9 @@ def of_run(run: Run):
     return fail
 
 
-def of_gate(**change):
-    rouge = {
-        "candidate": 0.41,
-        "baseline": 0.52,
-        "difference": {"value": -0.11, "low": -0.2, "high": -0.02},
-        "rows_scored": 48,
-        "rows_unscored": 0,
-    }
-    comparison = {"schema_version": 1, "confidence": 0.95, "metrics": {"rougeL": rouge}}
-    arguments = {"comparison": comparison, "metric": "rougeL", "min_improvement": 0.05, **change}
+def of_gate(metric="rougeL"):
+    rules = [{"metric": metric, "better_by": 0.05}]
+    arguments = {"comparison": comparison(rougeL=of_metric(0.41, 0.52, error=0.02)), "rules": rules}
 
     class Ti:
         def xcom_push(self, **_):

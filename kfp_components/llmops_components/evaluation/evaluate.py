@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops_components.comparison import SCHEMA_VERSION, Comparison
+from llmops_components.comparison import Comparison
 from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
 from llmops_components.data.rendering import loss_finding, losses
@@ -24,6 +24,7 @@ from llmops_components.moved import old_names
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
+    from llmops_components.evaluation.comparing import Parts
     from llmops_components.evaluation.facts import Facts, ServiceFacts
     from llmops_components.evaluation.metrics.plan import Plan
     from llmops_components.evaluation.statistics import Estimate, Scores
@@ -48,6 +49,9 @@ def evaluate_model(
     metric_args: Mapping[str, Any] | None = None,
     judge: Mapping[str, Any] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
+    composites: Mapping[str, Mapping[str, float]] | None = None,
+    slices: Sequence[str] | None = None,
+    slice_metrics: Sequence[str] | None = None,
 ) -> StepReport:
     """Answer every evaluation prompt and score the answers against the references.
 
@@ -72,10 +76,16 @@ def evaluate_model(
             environment variable ``LLMOPS_JUDGE_KEY``, or from the file that ``LLMOPS_JUDGE_KEY_FILE`` names.
         checkpoints: Directory that outlives the step, where the judge's answers are kept: an evaluation that was killed asks no
             question twice. Left out, the variable ``LLMOPS_CHECKPOINTS`` may name one.
+        composites: Weighted sums of metrics row by row, such as ``{"quality": {"rougeL": 0.5, "chrf": 0.005}}``: each is a metric like the
+            others, and higher is better. A row that lacks one of its parts has no score.
+        slices: Names of columns: each value's rows are compared for themselves. Numbers of many kinds are cut in quarters, as is
+            ``prompt_length``, the characters of the prompt, which needs no column. Small slices are put together where the result has no
+            room for them, and named in a finding.
+        slice_metrics: Metrics to compare in slices; the first by default.
 
     Returns:
         Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``. The comparison has for each metric
-        what model and baseline reach and how they differ; without a baseline it has no metrics. A sample whose score is no
+        what model and baseline reach and how they differ; without a baseline what the model reaches. A sample whose score is no
         finite number is ``null`` in ``scores``, left out of the aggregate, counted, and told in a finding.
 
     Raises:
@@ -84,6 +94,7 @@ def evaluate_model(
         ModelError: The model or the embedding model cannot be loaded.
         ServiceGoneError: The judge stopped to answer, and there is a directory to go on from.
     """
+    from llmops_components.evaluation.comparing import Parts
     from llmops_components.evaluation.facts import Facts
     from llmops_components.evaluation.metrics.columns import check_columns, columns_of
     from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
@@ -97,6 +108,7 @@ def evaluate_model(
     rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))
     plan = plan_for_columns(plan, columns_of(rows, found.fields), all_of_them=metric_names is not None)
     check_columns(dataset, rows, plan)
+    parts = Parts.of(plan, rows, composites, slices, slice_metrics)
     baseline = read_baseline(baseline_scores, rows)
 
     clock = Clock()
@@ -142,6 +154,7 @@ def evaluate_model(
         findings=findings,
         judging=Judging(judges, checkpoints),
         clock=clock,
+        parts=parts,
     )
 
 
@@ -185,6 +198,7 @@ def conclude(
     findings: Sequence[str | None],
     judging: Judging,
     clock: Clock,
+    parts: Parts | None = None,
 ) -> StepReport:
     """Score answers, compare them with a baseline's, and report.
 
@@ -201,21 +215,28 @@ def conclude(
         findings: What is already found.
         judging: Who judges.
         clock: Times of what went before.
+        parts: What is compared besides the metrics; nothing by default.
     """
     from llmops_components.evaluation import statistics
+    from llmops_components.evaluation.comparing import Parts, comparison_of
+    from llmops_components.evaluation.composites import with_composites
     from llmops_components.evaluation.metrics.scoring import tokenizers_of
     from llmops_components.evaluation.report import render_report
+    from llmops_components.evaluation.slices import slices_of
 
+    parts = parts or Parts.of(plan, rows)
     given = [each.given for each in answers] + [_given(row) for row in baseline]
     times = 2 if baseline else 1
     whole = _score(plan, [*rows] * times, given, judging, scores)
-    scored = whole.scores
+    scored = with_composites(whole.scores, parts.composites, parts.metrics)
     texts = [each.text or "" for each in given]
     tokenizers = tokenizers_of(plan, texts, [row.get("reference", "") for row in rows] * times)
     ours = {name: each[: len(rows)] for name, each in scored.items()}
     theirs = {name: each[len(rows) :] for name, each in scored.items() if baseline}
     estimates = {name: statistics.estimate(each) for name, each in ours.items()}
     comparisons = {name: statistics.compare(ours[name], each) for name, each in theirs.items()}
+    slices, put_together = slices_of(rows, parts.columns, parts.sliced, ours, theirs)
+    comparison = comparison_of(ours, theirs, comparisons, slices)
     clock.lap("score")
 
     samples = _samples(rows, answers, ours, whole)
@@ -225,13 +246,8 @@ def conclude(
     _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
     shown = [shown_answer(row["answer"], row.get("reason")) for row in baseline]
     cards = [{**each, "answer": shown_answer(each["answer"], each.get("reason"))} for each in samples]
-    _write(report, render_report(cards, estimates, facts, comparisons, shown, metrics=plan.metrics))
+    _write(report, render_report(cards, estimates, facts, comparisons, shown, metrics=parts.metrics))
 
-    comparison = Comparison(
-        schema_version=SCHEMA_VERSION,
-        confidence=statistics.CONFIDENCE,
-        metrics={name: each.record() for name, each in comparisons.items()},
-    )
     reached = {name: each for name, each in estimates.items() if each is not None}
     for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
         print(line, flush=True)
@@ -240,7 +256,6 @@ def conclude(
     return StepReport(
         metrics={name: round(value, 6) for name, value in values.items()},
         details={
-            "intervals": {name: [round(e.low, 6), round(e.high, 6)] for name, e in reached.items()},
             "skipped_metrics": plan.skipped,
             "tokenizers": tokenizers,
             **details,
@@ -249,6 +264,7 @@ def conclude(
         },
         findings=[
             *filter(None, findings),
+            *put_together,
             *_unscored(ours, "model", whole),
             *_unscored(theirs, "baseline", whole, len(rows)),
         ],
@@ -336,7 +352,7 @@ def _unscored(scores: Mapping[str, Scores], whose: str, scored: Scored, start: i
     found = []
     for name, each in scores.items():
         missing = [number for number, is_there in enumerate(each.are_there, start=1) if not is_there]
-        if not missing:
+        if not missing or name not in scored.reasons:  # a composite lacks what its parts lack
             continue
         first = scored.reasons[name][start + missing[0] - 1]
         found.append(
@@ -422,7 +438,7 @@ def _compared_lines(comparison: Comparison) -> list[str]:
             continue
         value, low, high = each.difference.value, each.difference.low, each.difference.high
         lines.append(
-            f"{name:<20}{each.baseline:>9.3f}{each.candidate:>9.3f}{value:>+9.3f}  {low:+.3f} to {high:+.3f}"
+            f"{name:<20}{each.baseline.value:>9.3f}{each.candidate.value:>9.3f}{value:>+9.3f}  {low:+.3f} to {high:+.3f}"
         )
     return lines
 

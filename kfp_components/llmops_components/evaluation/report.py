@@ -90,10 +90,9 @@ def render_report(
 
 
 def _verdict(comparisons: Mapping[str, PairedComparison]) -> str:
-    differences = {name: each.difference for name, each in comparisons.items()}
-    better = [name for name, each in differences.items() if each and each.low > 0]
-    worse = [name for name, each in differences.items() if each and each.high < 0]
-    unknown = [name for name, each in differences.items() if each is None]
+    better = [name for name, each in comparisons.items() if each.direction > 0]
+    worse = [name for name, each in comparisons.items() if each.direction < 0]
+    unknown = [name for name, each in comparisons.items() if each.difference is None]
     unclear = [name for name in comparisons if name not in (*better, *worse, *unknown)]
     parts = [
         f"{words} {', '.join(names)}"
@@ -135,11 +134,13 @@ _LOGITS_PER_PROBABILITY = 4.0  # where a probability changes fastest
 
 def _bar(metric: Metric, each: Estimate) -> dict[str, float]:
     """Ends of the bar and of the interval in percent of the best score."""
-    best = metric.best
-    if best is None:  # a reward is a logit; as a probability it has its place on a bar
-        percent = {k: 50 * (1 + math.tanh(v / 2)) for k, v in vars(each).items()}
+    ends = {"value": each.value, "low": each.low, "high": each.high}
+    if (
+        metric.best is None or metric.best <= 0
+    ):  # a reward is a logit; as a probability it has its place on a bar
+        percent = {k: 50 * (1 + math.tanh(v / 2)) for k, v in ends.items()}
     else:
-        percent = {k: min(100.0, max(0.0, 100 * v / best)) for k, v in vars(each).items()}
+        percent = {k: min(100.0, max(0.0, 100 * v / metric.best)) for k, v in ends.items()}
     return {k: round(v, 2) for k, v in percent.items()}
 
 
@@ -159,7 +160,7 @@ def _axes(
     half = _AXIS_WIDTH / 2
     axes: dict[str, dict[str, Any]] = {}
     for name, ends in relative.items():
-        kind = "up" if ends["low"] > 0 else "down" if ends["high"] < 0 else "even"
+        kind = ("even", "up", "down")[comparisons[name].direction]
         axes[name] = {end: round(half + v / reach * (half - 6), 1) for end, v in ends.items()} | {
             "kind": kind
         }
@@ -275,7 +276,7 @@ section > details > summary { font-size: 1.05rem; margin: 2rem 0 1rem; }
 </table>
 </div>
 <p><small>BLEU and chrF go to 100, the others to 1
-{%- if "reward" in estimates %}; a reward has no ends, its bar is the logistic function of it{% endif %}. Intervals are percentile bootstraps over the samples
+{%- if "reward" in estimates %}; a reward has no ends, its bar is the logistic function of it{% endif %}. Intervals are bias-corrected, accelerated bootstraps over the samples, and exact ones where few of them differ
 {%- if comparisons %}; both models are resampled together, so the interval is that of the paired change{% endif %}.
 {% for name, count in unscored.items() %}{{ count }} of {{ samples | length }} samples have no score by {{ name }} and are left out of it. {% endfor %}
 {% for name, words in facts.tokenizers.items() %}Words of {{ name }}: {{ words }}. {% endfor %}

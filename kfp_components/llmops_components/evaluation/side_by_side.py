@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from llmops_components.comparison import SCHEMA_VERSION, Comparison
 from llmops_components.errors import shortened
-from llmops_components.evaluation.statistics import CONFIDENCE, PairedComparison, Scores, compare
+from llmops_components.evaluation.comparing import comparison_of
+from llmops_components.evaluation.statistics import PairedComparison, Scores, compare
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class SideBySide:
             baseline: The same with the one that it is compared with.
             against: What answers are scored against.
         """
+        from llmops_components.evaluation.composites import with_composites
         from llmops_components.evaluation.metrics.scoring import score_answers, tokenizers_of
 
         pairs = zip(candidate.texts, baseline.texts, strict=True)
@@ -123,6 +124,7 @@ class SideBySide:
         ours, theirs = ([str(each.texts[at]) for at in both] for each in (candidate, baseline))
         expected = theirs if against == "baseline" else [str(rows[at]["reference"]) for at in both]
         scored = score_answers(plan, ours + theirs, expected * 2) if both else {}
+        scored = with_composites(scored, None, plan.metrics)
         count = len(both)
         scores = {
             name: (
@@ -217,11 +219,7 @@ def report_of(compared: SideBySide, worst: Sequence[Mapping[str, Any]]) -> StepR
     for whose, asked in (("candidate", compared.candidate), ("baseline", compared.baseline)):
         metrics[f"{whose}_unanswered"] = len(asked.unanswered)
         metrics |= {f"{whose}_{name}": asked.metrics[name] for name in _LATENCIES if name in asked.metrics}
-    comparison = Comparison(
-        schema_version=SCHEMA_VERSION,
-        confidence=CONFIDENCE,
-        metrics={name: each.record() for name, each in compared.comparisons.items()},
-    )
+    ours, theirs = ({name: pair[which] for name, pair in compared.scores.items()} for which in (0, 1))
     return StepReport(
         metrics=metrics,
         details={
@@ -231,7 +229,7 @@ def report_of(compared: SideBySide, worst: Sequence[Mapping[str, Any]]) -> StepR
             "worst": [_told(row, compared.first) for row in worst[:_WORST_TOLD]],
         },
         findings=_findings(compared),
-        comparison=comparison,
+        comparison=comparison_of(ours, theirs, compared.comparisons),
     )
 
 
@@ -260,7 +258,7 @@ def _spread(part: Scores, places: Sequence[int], count: int) -> Scores:
     whole = np.full(count, np.nan)
     statistics = np.zeros((count, part.statistics.shape[1]))
     whole[list(places)], statistics[list(places)] = part.values, part.statistics
-    return Scores(whole, statistics, part.combine)
+    return replace(part, values=whole, statistics=statistics)
 
 
 def _nothing(count: int) -> Scores:

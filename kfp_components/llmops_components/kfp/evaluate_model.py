@@ -25,6 +25,9 @@ def evaluate_model(
     metric_args: Optional[dict] = None,
     judge: Optional[dict] = None,
     checkpoints: Optional[str] = None,
+    composites: Optional[dict] = None,
+    slices: Optional[list] = None,
+    slice_metrics: Optional[list] = None,
 ):
     """Answer every evaluation prompt and score the answers with ROUGE, BLEU, RAGAS, embedding similarity and a judge.
 
@@ -50,6 +53,9 @@ def evaluate_model(
             ``concurrency``, ``limits``, ``price``, ``max_tokens_total``, ``max_cost``.
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. An evaluation that was killed asks the judge
             no question twice that is answered there.
+        composites: Weighted sums of metrics row by row, weights by metric by name of the composite.
+        slices: Columns by whose values rows are compared for themselves.
+        slice_metrics: Metrics to compare in slices; the first when left out.
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
     from llmops_components.kfp._run import as_page, run_step
@@ -72,6 +78,9 @@ def evaluate_model(
             metric_args=whole_numbers(metric_args),
             judge=whole_numbers(judge),
             checkpoints=checkpoints,
+            composites=composites,
+            slices=slices,
+            slice_metrics=slice_metrics,
         ),
         outputs={"scores": scores, "report": report},
         metrics=metrics,

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from chat_templates import chat_template
 from hostile_service import Does, answer_to, hostile_service
-from llmops_components.comparison import Comparison, Difference, MetricComparison
 from llmops_components.errors import DataError, ModelError, SettingError
 from llmops_components.evaluation.evaluate import evaluate_model
 from llmops_components.inference import pool
@@ -66,7 +65,11 @@ def test_scores_hold_every_sample_with_every_metric(evaluate, tmp_path):
     assert report.metrics["samples"] == 3
     assert report.metrics["rougeL"] == pytest.approx(sum(row["rougeL"] for row in scores) / 3, abs=1e-6)
     assert report.details["skipped_metrics"] == {}
-    assert report.details["intervals"].keys() == set(METRICS)
+    assert not report.comparison.has_baseline
+    for name in METRICS:
+        each = report.comparison.metrics[name]
+        assert (each.candidate.value, each.rows_scored, each.baseline) == (report.metrics[name], 3, None)
+        assert each.candidate.low <= each.candidate.lower[0] <= each.candidate.value
     assert report.passed
     assert (tmp_path / "model.html").read_text().startswith("<!doctype html>")
 
@@ -79,37 +82,41 @@ def test_the_same_evaluation_writes_the_same_scores(evaluate, tmp_path):
 
 def test_a_model_against_itself_is_no_improvement(evaluate, tmp_path):
     alone = evaluate(name="base")
-    assert alone.comparison == Comparison(schema_version=1, confidence=0.95, metrics={})
     report = evaluate(baseline_scores=tmp_path / "base.jsonl")
     assert report.metrics.keys() == alone.metrics.keys()
-    assert report.comparison.metrics == {
-        name: MetricComparison(
-            candidate=alone.metrics[name],
-            baseline=alone.metrics[name],
-            difference=Difference(value=0, low=0, high=0),
-            rows_scored=3,
-            rows_unscored=0,
+    assert report.comparison.has_baseline
+    for name in METRICS:
+        before, each = (said.comparison.metrics[name] for said in (alone, report))
+        assert each.candidate == before.candidate
+        assert each.baseline.model_dump() == each.candidate.model_dump(include={"value", "low", "high"})
+        assert (each.difference.value, each.rows_scored, each.rows_unscored, each.pairs_scored) == (
+            0,
+            3,
+            0,
+            3,
         )
-        for name in METRICS
-    }
+        assert each.difference.lower[0] < 0 < each.difference.upper[0]
     assert "No clear difference in rougeL" in (tmp_path / "model.html").read_text()
 
 
-def test_a_better_baseline_is_a_loss_on_every_metric(evaluate, tmp_path, capsys):
+def test_a_better_baseline_is_a_loss_on_every_metric_and_three_rows_are_no_proof_of_it(
+    evaluate, tmp_path, capsys
+):
     evaluate(name="base")
     perfect = [row | {"answer": row["reference"]} for row in read_rows(tmp_path / "base.jsonl")]
     write_rows(tmp_path / "base.jsonl", perfect)
     report = evaluate(baseline_scores=tmp_path / "base.jsonl")
     compared = report.comparison.metrics
     # Scored again from the answers, whatever the file says of their scores.
-    assert [compared[name].baseline for name in METRICS] == pytest.approx([1, 100, 1])
+    assert [compared[name].baseline.value for name in METRICS] == pytest.approx([1, 100, 1])
     for name in METRICS:
-        assert compared[name].candidate == report.metrics[name]
+        assert compared[name].candidate.value == report.metrics[name]
         assert compared[name].difference.value == pytest.approx(
-            compared[name].candidate - compared[name].baseline, abs=2e-6
+            compared[name].candidate.value - compared[name].baseline.value, abs=2e-6
         )
-        assert compared[name].difference.high < 0
-    assert "Worse in rougeL, bleu, exact_match." in (tmp_path / "model.html").read_text()
+        # Three of three are worse, which happens to equal models one time in eight.
+        assert compared[name].difference.upper[0] > 0 > compared[name].difference.value
+    assert "No clear difference in rougeL, bleu, exact_match." in (tmp_path / "model.html").read_text()
     assert "rougeL                  1.000" in capsys.readouterr().out
 
 
@@ -283,13 +290,11 @@ def test_a_row_without_a_score_is_null_counted_and_told_and_the_others_are_compa
     assert [row["reward"] is None for row in rows] == [False, True, False]
     reward = (rows[0]["reward"] + rows[2]["reward"]) / 2
     assert report.metrics["reward"] == pytest.approx(reward, abs=1e-6)
-    assert report.comparison.metrics["reward"] == MetricComparison(
-        candidate=report.metrics["reward"],
-        baseline=report.metrics["reward"],
-        difference=Difference(value=0, low=0, high=0),
-        rows_scored=2,
-        rows_unscored=1,
-    )
+    compared = report.comparison.metrics["reward"]
+    assert compared.candidate.value == compared.baseline.value == report.metrics["reward"]
+    assert (compared.rows_scored, compared.rows_unscored, compared.pairs_scored) == (2, 1, 2)
+    # A reward has no end: nobody knows what a failed row would get.
+    assert (compared.worst_case, compared.candidate.lower) == (None, [])
     assert report.comparison.metrics["rougeL"].rows_unscored == 0
     assert [finding.partition(":")[0] for finding in report.findings] == [
         "reward has no score for 1 of 3 answers of the model",
@@ -360,3 +365,32 @@ def test_metrics_that_a_local_model_cannot_have_and_columns_of_another_kind_are_
     rows = [{**row, "retrieved_contexts": "one text"} for row in ROWS]
     with pytest.raises(DataError, match="line 1: retrieved_contexts is 'one text', and no list of texts"):
         evaluate(rows, metric_names=["faithfulness"], judge=judge)
+
+
+def test_composites_and_slices_are_compared_as_metrics_are(evaluate, tmp_path):
+    rows = [{**row, "language": language} for row, language in zip(ROWS, ("en", "de", "en"), strict=True)]
+    settings = {
+        "composites": {"quality": {"rougeL": 0.5, "bleu": 0.005}},
+        "slices": ["language", "prompt_length"],
+    }
+    alone = evaluate(rows, name="base", **settings)
+    assert list(alone.metrics)[:4] == [*METRICS, "quality"]
+    report = evaluate(
+        rows, baseline_scores=tmp_path / "base.jsonl", slice_metrics=["quality", "exact_match"], **settings
+    )
+    for line in read_rows(tmp_path / "model.jsonl"):
+        assert line["quality"] == pytest.approx(0.5 * line["rougeL"] + 0.005 * line["bleu"], abs=2e-6)
+    compared = report.comparison
+    assert compared.metrics["quality"].candidate.value == report.metrics["quality"]
+    assert {value: list(each) for value, each in compared.slices["language"].items()} == {
+        "en": ["quality", "exact_match"],
+        "de": ["quality", "exact_match"],
+    }
+    assert compared.slices["language"]["en"]["quality"].pairs_scored == 2
+    assert set(compared.slices) == {"language", "prompt_length"}
+    assert "0.5 rougeL + 0.005 bleu" in (tmp_path / "model.html").read_text()
+
+
+def test_slice_of_a_column_that_no_row_has_is_found_before_the_model_is_loaded(evaluate):
+    with pytest.raises(DataError, match="no row has 'langage'"):
+        evaluate(slices=["langage"], model="/no/such/model")

@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand or by the reference libraries, and the bootstrap."""
+"""Metrics against values worked out by hand or by the reference libraries."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from llmops_components.errors import ModelError, SettingError
-from llmops_components.evaluation import statistics
 from llmops_components.evaluation.metrics import plan as planning
 from llmops_components.evaluation.metrics.plan import plan_metrics
 from llmops_components.evaluation.metrics.registry import METRICS
 from llmops_components.evaluation.metrics.scoring import score_answers
-from llmops_components.evaluation.statistics import Scores, compare, estimate
+from llmops_components.evaluation.statistics import Scores
 from llmops_components.models import embeddings
 
 ANSWERS = ["the cat on mat", "Return the sum of all numbers.", "", "kitten", "It is red, I think"]
@@ -219,90 +218,3 @@ def test_an_embedding_model_in_an_installed_package_is_found_without_importing_i
 def test_a_missing_embedding_model_is_named(source, error, message):
     with pytest.raises(error, match=message):
         plan_metrics(["semantic_similarity"], source)
-
-
-def test_the_interval_is_deterministic_and_that_of_the_mean():
-    values = np.random.default_rng(5).normal(2.0, 3.0, size=400)
-    found = estimate(Scores.mean_of(values))
-    assert found == estimate(Scores.mean_of(values))
-    half = 1.96 * values.std() / 20
-    assert (found.low, found.high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.1 * half
-    )
-
-
-def test_the_interval_does_not_depend_on_how_much_is_drawn_at_once(monkeypatch):
-    scores = Scores.mean_of([0.0, 0.2, 0.9, 1.0])
-    whole = estimate(scores)
-    monkeypatch.setattr(statistics, "_BLOCK_NUMBERS", 28)
-    assert estimate(scores) == whole
-
-
-def test_one_sample_has_an_interval_without_width():
-    found = estimate(Scores.mean_of([0.25]))
-    assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
-
-
-def test_the_interval_of_corpus_bleu_holds_it():
-    found = estimate(scores_of("bleu")["bleu"])
-    assert found.low < found.value < found.high
-
-
-def test_models_are_compared_sample_by_sample():
-    baseline = Scores.mean_of([0.1, 0.9, 0.5, 0.3, 0.7])
-    same_gain = compare(Scores.mean_of([0.2, 1.0, 0.6, 0.4, 0.8]), baseline)
-    # Paired: every sample gains the same, so there is no doubt, however much the samples differ.
-    assert (same_gain.difference.low, same_gain.difference.high) == pytest.approx((0.1, 0.1))
-    assert same_gain.baseline.high - same_gain.baseline.low > 0.3
-
-    mixed = compare(Scores.mean_of([0.2, 0.8, 0.5, 0.3, 0.9]), baseline)
-    assert (mixed.wins, mixed.ties, mixed.losses) == (2, 2, 1)
-    assert mixed.difference.value == pytest.approx(0.04)
-    assert mixed.difference.low < 0 < mixed.difference.high
-
-
-def test_the_interval_of_a_difference_is_that_of_scipys_paired_bootstrap():
-    from scipy.stats import bootstrap
-
-    generator = np.random.default_rng(7)
-    baseline = generator.normal(size=200)
-    model = baseline + generator.normal(0.2, 0.5, size=200)
-    ours = compare(Scores.mean_of(model), Scores.mean_of(baseline)).difference
-    theirs = bootstrap(
-        (model, baseline),
-        lambda a, b, axis: a.mean(axis) - b.mean(axis),
-        paired=True,
-        method="percentile",
-        rng=generator,
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.value == pytest.approx(model.mean() - baseline.mean())
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.1 * width)
-
-
-@pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
-def test_samples_without_a_score_of_both_models_are_left_out_and_counted(nothing):
-    model = Scores.mean_of([0.2, nothing, 0.6, 0.4, 0.8])
-    baseline = Scores.mean_of([0.1, 0.9, 0.5, nothing, 0.9])
-    assert estimate(model) == estimate(Scores.mean_of([0.2, 0.6, 0.4, 0.8]))
-    found = compare(model, baseline)
-    whole = compare(Scores.mean_of([0.2, 0.6, 0.8]), Scores.mean_of([0.1, 0.5, 0.9]))
-    assert (found.candidate, found.baseline, found.difference) == (
-        whole.candidate,
-        whole.baseline,
-        whole.difference,
-    )
-    assert (found.scored, found.unscored) == (3, 2)
-    assert (found.wins, found.ties, found.losses) == (2, 0, 1)
-
-
-def test_without_any_score_there_is_nothing_but_the_count():
-    assert estimate(Scores.mean_of([np.nan, np.inf])) is None
-    found = compare(Scores.mean_of([np.nan, 1.0]), Scores.mean_of([0.5, np.nan]))
-    assert found.record().model_dump() == {
-        "candidate": None,
-        "baseline": None,
-        "difference": None,
-        "rows_scored": 0,
-        "rows_unscored": 2,
-    }

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from comparisons import comparison, metric
 from llmops_components.errors import ModelError, SettingError, UnavailableError
 from llmops_components.models.compression.compress import compress_model
 from llmops_components.models.compression.methods import compressed_layers
@@ -55,19 +56,7 @@ def test_server_on_this_machine_is_asked_past_the_proxy_of_the_environment(serve
     assert past_proxies("http://mlflow.example:5000") == {}
 
 
-COMPARISON = {
-    "schema_version": 1,
-    "confidence": 0.95,
-    "metrics": {
-        "rouge_l": {
-            "candidate": 0.5,
-            "baseline": 0.4,
-            "difference": {"value": 0.1, "low": 0.05, "high": 0.2},
-            "rows_scored": 3,
-            "rows_unscored": 0,
-        }
-    },
-}
+COMPARISON = comparison(rouge_l=metric(rows=3))
 
 
 def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, tmp_path):
@@ -346,8 +335,8 @@ def test_no_address_is_an_error_instead_of_a_local_directory(checkpoint, monkeyp
         ({"model_metrics": {"loss": "low"}}, r"model_metrics\['loss'\] is 'low'"),
         ({"comparison": {"rouge_l": 0.5}}, "comparison is not one of evaluate_model"),
         (
-            {"comparison": {**COMPARISON, "schema_version": 2}},
-            r"it has schema version 2; version 1 is read here",
+            {"comparison": {**COMPARISON, "schema_version": 1}},
+            r"it has schema version 1; version 2 is read here",
         ),
         ({"artifacts": {"../up": "."}}, "artifacts has the name '../up'"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import comparisons as compared
 import pytest
 
 from airflow_provider_llmops.comparison import Comparison
@@ -20,16 +21,8 @@ WORST = [
 
 def result(difference=-0.1, scored=10, unscored=0, missed=0, metric="rougeL"):
     candidate = None if difference is None else 0.8 + difference
-    found = {
-        "candidate": candidate,
-        "baseline": None if difference is None else 0.8,
-        "difference": difference and {"value": difference, "low": difference - 0.1, "high": difference + 0.1},
-        "rows_scored": scored,
-        "rows_unscored": unscored,
-    }
-    if difference == 0:
-        found["difference"] = {"value": 0.0, "low": 0.0, "high": 0.0}
-    value = {"schema_version": 1, "confidence": 0.95, "metrics": {metric: found}}
+    found = compared.metric(candidate, 0.8, rows=scored + unscored, unscored=unscored)
+    value = compared.comparison(**{metric: found})
     return StageResult(
         component="compare_revisions",
         run_id="r",

@@ -6,6 +6,7 @@ import json
 import logging
 
 import pytest
+from comparisons import comparison, metric
 
 from airflow_provider_llmops.backends.pipelines.base import Run
 from airflow_provider_llmops.backends.serving.base import Answers, Revision, Service
@@ -24,7 +25,6 @@ PROBE = {
     "run_id": "r",
     "probes": {"dataset": "/d", "min_difference": -0.1},
 }
-METRIC = {"candidate": 0.7, "baseline": 0.7, "rows_scored": 4, "rows_unscored": 0}
 RESULT = {
     "schema_version": 1,
     "component": "compare_revisions",
@@ -34,11 +34,7 @@ RESULT = {
     "metrics": {"rows": 4, "candidate_unanswered": 0},
     "details": {},
     "resources": {},
-    "comparison": {
-        "schema_version": 1,
-        "confidence": 0.95,
-        "metrics": {"rougeL": {**METRIC, "difference": {"value": 0.0, "low": 0.0, "high": 0.0}}},
-    },
+    "comparison": comparison(rougeL=metric(0.7, 0.7, rows=4)),
 }
 
 

@@ -52,13 +52,15 @@ def compare_and_gate(questions, context):
     operator.execute(context)
     pushed = context["ti"].xcom
     each = pushed["comparison"]["metrics"]["rougeL"]
-    assert (each["baseline"], each["rows_scored"]) == (1.0, 6)  # the references are its own answers
-    assert each["candidate"] < 0.5 and each["difference"]["high"] < 0
+    assert (each["baseline"]["value"], each["rows_scored"]) == (1.0, 6)  # the references are its own answers
+    assert each["candidate"]["value"] < 0.5 and each["difference"]["value"] < 0
     rows = [json.loads(line) for line in Path(urlsplit(pushed["scores"]).path).read_text().splitlines()]
     assert [row["baseline_answer"] for row in rows] == [row["reference"] for row in rows]
     assert json.loads(Path(urlsplit(pushed["worst"]).path).read_text())["rows"]
     gate = QualityGateOperator(
-        task_id="gate", comparison=pushed["comparison"], metric="rougeL", min_improvement=-0.02
+        task_id="gate",
+        comparison=pushed["comparison"],
+        rules=[{"metric": "rougeL", "not_worse_by": 0.02}],
     )
     with pytest.raises(QualityGateFailed, match=r"^rougeL 0[.\d]* against 1, at least -0\.02 asked for"):
         gate.execute(context)

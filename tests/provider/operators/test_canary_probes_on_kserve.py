@@ -10,6 +10,7 @@ import certifi
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from attempts import clear, retry
+from comparisons import comparison, metric
 from kserve_deployments import connect, deploy, serving
 from test_canary_on_kserve import canary, go_on, to_the_end
 
@@ -33,8 +34,6 @@ def pipelines(api, tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_KUBEFLOW_DEFAULT", json.dumps(connection))
 
     def answer(difference):
-        metric = {"candidate": 0.8 + difference, "baseline": 0.8, "rows_scored": 6, "rows_unscored": 0}
-        metric["difference"] = {"value": difference, "low": difference, "high": difference}
         result = {
             "schema_version": 1,
             "component": "compare_revisions",
@@ -44,7 +43,7 @@ def pipelines(api, tmp_path, monkeypatch):
             "metrics": {"rows": 6, "candidate_unanswered": 0},
             "details": {},
             "resources": {},
-            "comparison": {"schema_version": 1, "confidence": 0.95, "metrics": {"rougeL": metric}},
+            "comparison": comparison(rougeL=metric(0.8 + difference, 0.8, rows=6)),
         }
 
         def carry_out(run):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.plugins_manager import get_fastapi_plugins
+from comparisons import comparison, metric
 from fastapi.testclient import TestClient
 
 from airflow_provider_llmops.backends.pipelines.base import Run
@@ -205,16 +206,11 @@ def test_nothing_is_linked_that_is_not_there(context, artifacts, root):
 
 def test_gate_names_and_links_the_report(context, artifacts, root):
     (artifacts / "report.html").write_text("fine")
-    rouge = {
-        "candidate": 0.41,
-        "baseline": 0.52,
-        "difference": {"value": -0.11, "low": -0.2, "high": -0.02},
-        "rows_scored": 48,
-        "rows_unscored": 0,
-    }
-    comparison = {"schema_version": 1, "confidence": 0.95, "metrics": {"rougeL": rouge}}
     gate = QualityGateOperator(
-        task_id="gate", comparison=comparison, metric="rougeL", report=str(artifacts / "report.html")
+        task_id="gate",
+        comparison=comparison(rougeL=metric(0.41, 0.52)),
+        rules=[{"metric": "rougeL", "better_by": 0}],
+        report=str(artifacts / "report.html"),
     )
     with pytest.raises(QualityGateFailed) as caught:
         gate.execute(context)

@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from llmops_components.comparison import SCHEMA_VERSION, Comparison
 from llmops_components.data.files import read_lines, write_rows
 from llmops_components.data.lines import Line
 from llmops_components.errors import DataError, SettingError
 from llmops_components.evaluation import statistics
 from llmops_components.evaluation.agreement import mean_pairwise_kappa
+from llmops_components.evaluation.comparing import comparison_of
 from llmops_components.evaluation.human.key import Item, Key
 from llmops_components.results import StepReport
 
 METRIC = "human_preference"
 CHOICES = ("left", "right", "tie", "skip")
 _TIE = 0.5
+_LIMITS = (0.0, 1.0)
 _LONGEST_NAME = 100
 _NAMED = 5
 
@@ -201,7 +202,7 @@ def _report(
     for label in taken:
         if label.choice != "skip":
             by_item.setdefault(label.item, {})[label.rater] = _preferred(key.items[label.item], label.choice)
-    ours = statistics.Scores.mean_of(values)
+    ours = statistics.Scores.mean_of(values, _LIMITS)
     metrics: dict[str, float | int] = {
         "pairs": len(values),
         "judged": judged,
@@ -225,15 +226,12 @@ def _report(
         findings.append(
             f"{len(refused) - _NAMED} more lines that were not used are in the artifact `rejected`."
         )
-    compared = statistics.compare(ours, statistics.Scores.mean_of(1 - values))
+    theirs = statistics.Scores.mean_of(1 - values, _LIMITS)
+    compared = statistics.compare(ours, theirs)
     return StepReport(
         metrics=metrics,
         details={"sheet": key.sheet, "preference_rows": int((np.isfinite(values) & (values != _TIE)).sum())},
         passed=is_enough,
         findings=findings,
-        comparison=Comparison(
-            schema_version=SCHEMA_VERSION,
-            confidence=statistics.CONFIDENCE,
-            metrics={METRIC: compared.record()},
-        ),
+        comparison=comparison_of({METRIC: ours}, {METRIC: theirs}, {METRIC: compared}),
     )

@@ -77,7 +77,7 @@ METRICS: dict[str, Metric] = {
     "string_presence": Metric("the reference occurs in the answer", ragas="StringPresence"),
     "string_similarity": Metric("one minus the relative edit distance", ragas="NonLLMStringSimilarity"),
     "semantic_similarity": Metric(
-        "cosine of sentence embeddings", ragas="SemanticSimilarity", needs=("embeddings",)
+        "cosine of sentence embeddings", ragas="SemanticSimilarity", worst=-1.0, needs=("embeddings",)
     ),
     "reward": Metric(
         "what the reward model gives for the answer",
