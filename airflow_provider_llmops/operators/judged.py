@@ -18,7 +18,7 @@ class JudgedOperator(ComponentOperator):
     :param metric_args: arguments of metrics, by name; one with a ``prompt`` is a metric of yours, for example
         ``{"polite": {"prompt": "Is this polite? {response}", "values": {"yes": 1, "no": 0}}}``
     :param judge: who judges: ``model_name``, ``url`` unless the connection has it, and ``request``, ``response_format``, ``asks``,
-        ``embeddings``, ``concurrency``, ``limits``, ``price``, ``max_tokens_total``, ``max_cost``
+        ``embeddings``, ``concurrency``, ``limits``, ``price``, ``max_tokens_total``, ``max_cost``, ``labels``
     :param judge_conn_id: connection of type ``openai_endpoint`` whose host is the judge's address; its API key reaches the step through
         the environment only
     :param checkpoints: directory that outlives the run, where answers are kept; a run that was killed asks nothing twice. On this

@@ -17,6 +17,7 @@ from llmops_components.data.files import read_rows
 from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import DataError, SettingError
+from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.memory import Memory, digest
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows, shown_answer
@@ -109,6 +110,8 @@ def evaluate_model(
     plan = plan_for_columns(plan, columns_of(rows, found.fields), all_of_them=metric_names is not None)
     check_columns(dataset, rows, plan)
     parts = Parts.of(plan, rows, composites, slices, slice_metrics)
+    judging = Judging(judges, checkpoints)
+    judging.check_labels(plan, rows)
     baseline = read_baseline(baseline_scores, rows)
 
     clock = Clock()
@@ -152,7 +155,7 @@ def evaluate_model(
         metrics={"tokens_per_second": facts.tokens_per_second},
         details={"answers_cut_off": facts.cut_off},
         findings=findings,
-        judging=Judging(judges, checkpoints),
+        judging=judging,
         clock=clock,
         parts=parts,
     )
@@ -169,19 +172,6 @@ class Answered:
 
     given: Given
     more: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Judging:
-    """Who judges, and where that is kept.
-
-    Args:
-        settings: The judge; None where no metric needs one.
-        checkpoints: Directory that outlives the step.
-    """
-
-    settings: JudgeSettings | None = None
-    checkpoints: str | os.PathLike[str] | None = None
 
 
 def conclude(
@@ -248,6 +238,7 @@ def conclude(
     cards = [{**each, "answer": shown_answer(each["answer"], each.get("reason"))} for each in samples]
     _write(report, render_report(cards, estimates, facts, comparisons, shown, metrics=parts.metrics))
 
+    agreements, disagreements = judging.agreements(rows, ours)
     reached = {name: each for name, each in estimates.items() if each is not None}
     for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
         print(line, flush=True)
@@ -260,9 +251,12 @@ def conclude(
             "tokenizers": tokenizers,
             **details,
             **_unscored_details(whole, len(rows)),
+            **({"agreement": agreements} if agreements else {}),
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
+        passed=not disagreements,
         findings=[
+            *disagreements,
             *filter(None, findings),
             *put_together,
             *_unscored(ours, "model", whole),

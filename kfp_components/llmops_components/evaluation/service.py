@@ -12,8 +12,9 @@ from typing import Any
 from llmops_components.data.files import raise_problems, usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import UnavailableError, check_known
-from llmops_components.evaluation.evaluate import Answered, Clock, Judging, conclude, read_baseline
+from llmops_components.evaluation.evaluate import Answered, Clock, conclude, read_baseline
 from llmops_components.evaluation.facts import ServiceFacts
+from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.metrics.columns import check_columns, columns_of
 from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
@@ -90,6 +91,8 @@ def evaluate_service(
     columns = [*columns_of(rows, found.fields), *([_CONTEXTS] if contexts is not None else [])]
     plan = plan_for_columns(plan, columns, all_of_them=metric_names is not None)
     check_columns(dataset, rows, plan)
+    judging = Judging(judges, checkpoints)
+    judging.check_labels(plan, rows)
     baseline = read_baseline(baseline_scores, rows)
 
     clock = Clock()
@@ -137,7 +140,7 @@ def evaluate_service(
             if missing
             else None
         ],
-        judging=Judging(judges, checkpoints),
+        judging=judging,
         clock=clock,
     )
     shutil.rmtree(place)

@@ -50,7 +50,7 @@ def evaluate_model(
         reward_model: Directory of the reward model behind the metric ``reward``.
         metric_args: Arguments of metrics, by name; a ``prompt`` makes a metric of a name of its own.
         judge: Who judges: ``url`` and ``model_name`` of an OpenAI API, and ``request``, ``response_format``, ``asks``, ``embeddings``,
-            ``concurrency``, ``limits``, ``price``, ``max_tokens_total``, ``max_cost``.
+            ``concurrency``, ``limits``, ``price``, ``max_tokens_total``, ``max_cost``, ``labels``.
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. An evaluation that was killed asks the judge
             no question twice that is answered there.
         composites: Weighted sums of metrics row by row, weights by metric by name of the composite.

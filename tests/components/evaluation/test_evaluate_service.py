@@ -190,6 +190,36 @@ def test_a_service_or_judge_that_dies_is_asked_nothing_twice_by_the_next_attempt
     assert sum(times > 1 for times in judge.asked.values()) == 1  # the one that was asked in vain
 
 
+@pytest.mark.parametrize(("minimum", "passes"), [(-1, True), (0.9, False)])
+def test_a_judge_that_people_do_not_agree_with_enough_does_not_pass_and_everything_is_written(
+    tmp_path, minimum, passes
+):
+    rows = [{**row, "human": number % 2} for number, row in enumerate(ROWS)]
+
+    def judges(prompt: str, nth: int) -> Does:
+        return Does(body=answer_to("", json.dumps({"reason": "x", "value": float("sky" in prompt)})))
+
+    evaluation = Evaluation(tmp_path, rows)
+    with hostile_service(knows) as service, hostile_service(judges) as judge:
+        report = evaluation.run(
+            service.url,
+            metric_names=["polite"],
+            metric_args={"polite": {"prompt": "{response}", "bounds": [0, 1]}},
+            judge={
+                "url": f"{judge.url}/v1",
+                "model_name": "judge",
+                "labels": {"polite": {"column": "human", "threshold": 0.5, "min_kappa": minimum}},
+            },
+        )
+    assert report.passed is passes
+    assert report.details["agreement"]["polite"]["kappa"] == 0.5
+    assert report.details["agreement"]["polite"]["rows"] == 4
+    assert [line.partition(":")[0] for line in report.findings] == (
+        [] if passes else ["The judge does not agree enough with people by polite"]
+    )
+    assert len(evaluation.rows()) == 4
+
+
 def test_a_service_that_answers_nothing_is_no_evaluation(evaluation):
     with (
         hostile_service(lambda prompt, nth: Does(400, {"error": {"message": "no"}})) as server,

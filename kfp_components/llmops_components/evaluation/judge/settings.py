@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from llmops_components.errors import SettingError, check_known
+from llmops_components.evaluation.judge.agreement import Labels
 from llmops_components.inference.pool import Limits, check_concurrency
 from llmops_components.inference.service import EmbeddingService, Service
 
@@ -36,6 +37,7 @@ class JudgeSettings:
         price: What a million tokens cost, by ``input`` and ``output``, in a currency of yours.
         max_tokens_total: Most tokens, read and written. At the end of them rows are unscored.
         max_cost: Most that it may cost, by ``price``.
+        labels: By metric where people's labels are, see :class:`~llmops_components.evaluation.judge.agreement.Labels`.
 
     Raises:
         SettingError: One of them cannot be meant.
@@ -52,9 +54,10 @@ class JudgeSettings:
     price: Mapping[str, float] | None = None
     max_tokens_total: int | None = None
     max_cost: float | None = None
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _ = self.service, self.embedder, self.checked_limits
+        _ = self.service, self.embedder, self.checked_limits, self.human_labels
         if taken := sorted({"response_format", "messages"}.intersection(self.request)):
             raise SettingError(
                 f"judge: request has {taken[0]!r}, which is set for each question. Leave it out."
@@ -106,6 +109,13 @@ class JudgeSettings:
     def checked_limits(self) -> Limits:
         """How long and how often it is asked."""
         return Limits.of(self.limits)
+
+    @property
+    def human_labels(self) -> dict[str, Labels]:
+        """Where people's labels are, by metric."""
+        if not isinstance(self.labels, Mapping):
+            raise SettingError(f"judge: labels is {self.labels!r:.100}. Give an object by metric.")
+        return {metric: Labels.of(metric, given) for metric, given in self.labels.items()}
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """What tokens cost; None where no price is known.
