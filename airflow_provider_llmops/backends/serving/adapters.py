@@ -106,6 +106,11 @@ def _check(what: str, service: str, adapter: Any, uri: Any) -> None:
         raise ConfigurationError(
             f"{what}: adapter {adapter!r} needs an address such as s3://bucket/path, got {shown_value(uri, 60)}."
         )
+    if scheme_of(uri) == "pvc" and set("=,") & set(uri):
+        raise ConfigurationError(
+            f"{what}: vLLM cannot be given the place of adapter {adapter!r}, since it has '=' or ',' in it: {shown_value(uri, 60)}. Call the "
+            "directory otherwise."
+        )
 
 
 def _check_arguments(what: str, args: Mapping[str, Any]) -> None:

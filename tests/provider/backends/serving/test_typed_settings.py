@@ -61,6 +61,7 @@ def predictor(**settings) -> dict:
         ({"lora_adapters": {"chat": "hf://a"}}, "is the name of the model itself"),
         ({"lora_adapters": {"sql": "org/sql"}}, "needs an address such as"),
         ({"lora_adapters": {"sql": None}}, "needs an address such as"),
+        ({"lora_adapters": {"sql": "pvc://claim/step=3"}}, "has '=' or ',' in it"),
         ({"lora_adapters": {"sql": "s3://b/$(KEY)"}}, r"^lora_adapters of service 'chat' has "),
         ({"lora_adapters": {"sql": "hf://a"}, "args": {"lora-modules": "x=/y"}}, "say the same"),
         ({"lora_adapters": {"sql": "hf://a"}, "args": {"enable_lora": True}}, "say the same"),
