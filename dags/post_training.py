@@ -571,6 +571,7 @@ with DAG(
             params_to_log="{{ params }}",
             model_metrics=evaluate_tuned.output["metrics"],
             comparison=evaluate_tuned.output["comparison"],
+            decision=quality_gate.output,
             tags="{{ dict(ti.xcom_pull('tuned_model', key='tags'), "
             "**{'component.evaluate_model': ti.xcom_pull('evaluate_tuned')['component_digest']}) }}",
         )

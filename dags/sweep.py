@@ -192,6 +192,7 @@ with DAG(
         params_to_log=chosen["settings"],
         model_metrics=chosen["metrics"],
         comparison=chosen["comparison"],
+        decision=quality_gate.output,
         outlets=[Asset("registered_model")],
     )
     quality_gate >> register_model

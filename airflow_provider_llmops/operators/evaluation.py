@@ -227,8 +227,9 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
             read_rules(self.rules), read_comparison(self.comparison), read_confidence(self.confidence)
         )
         report = self._link_report(context)
-        value = {**decision.to_json(), **({"report": self.report} if self.report else {})}
-        context["ti"].xcom_push(key="return_value", value=cut_to_fit(value))
+        found = {**decision.to_json(), **({"report": self.report} if self.report else {})}
+        value: dict[str, Any] = cut_to_fit(found)
+        context["ti"].xcom_push(key="return_value", value=value)
         for finding in decision.findings:
             self.log.info("%s", finding)
         if decision.outcome is Outcome.PASS:

@@ -46,6 +46,8 @@ class RegisterModelOperator(ComponentOperator):
     :param params_to_log: parameters to log
     :param model_metrics: metrics to log
     :param comparison: output ``comparison`` of an evaluation, kept with the run as ``comparison.json``
+    :param decision: what a :class:`~airflow_provider_llmops.operators.evaluation.QualityGateOperator` returns, kept as ``decision.json``; its
+        outcome is the version's tag ``llmops.decision``
     :param tags: tags of run and version
     :param signing_conn_id: connection of type ``model_signing``, with whose private key the model is signed; the key reaches the step
         through its environment only. Left out, the model is not signed
@@ -81,6 +83,7 @@ class RegisterModelOperator(ComponentOperator):
         params_to_log: dict[str, Any] | None = None,
         model_metrics: dict[str, Any] | None = None,
         comparison: dict[str, Any] | None = None,
+        decision: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
         signing_conn_id: str | None = None,
         **kwargs: Any,
@@ -98,6 +101,7 @@ class RegisterModelOperator(ComponentOperator):
         self.params_to_log = params_to_log
         self.model_metrics = model_metrics
         self.comparison = comparison
+        self.decision = decision
         self.tags = tags
         self.signing_conn_id = signing_conn_id
 

@@ -26,6 +26,7 @@ def register_model(
     params_to_log: Optional[dict] = None,
     model_metrics: Optional[dict] = None,
     comparison: Optional[dict] = None,
+    decision: Optional[dict] = None,
     tags: Optional[dict] = None,
     sign: bool = False,
 ):
@@ -50,6 +51,7 @@ def register_model(
         params_to_log: Parameters to log.
         model_metrics: Metrics to log.
         comparison: The comparison of an evaluation, kept with the run as ``comparison.json``.
+        decision: What a gate has decided on the model, kept as ``decision.json``; its outcome is the version's tag ``llmops.decision``.
         tags: Tags of run and version, for example the digests of the components that made the model.
         sign: Sign the model, and keep the signature with the version. The private key is in the environment, in ``LLMOPS_SIGNING_KEY`` or
             the file that ``LLMOPS_SIGNING_KEY_FILE`` names, its password in ``LLMOPS_SIGNING_KEY_PASSWORD``; never here.
@@ -73,6 +75,7 @@ def register_model(
             params_to_log=whole_numbers(params_to_log),
             model_metrics=model_metrics,
             comparison=whole_numbers(comparison),
+            decision=whole_numbers(decision),
             tags=tags,
             datasets={"train": dataset.path} if dataset else None,
             artifacts={"evaluation.html": report.path} if report else None,

@@ -28,6 +28,7 @@ from llmops_components.tracking.client import (
     find_dag_run,
     find_experiment,
 )
+from llmops_components.tracking.decision import check_decision, keep_decision
 from llmops_components.tracking.server import (
     MODEL_NAME,
     check_alias,
@@ -61,6 +62,7 @@ def register_model(
     params_to_log: Mapping[str, Any] | None = None,
     model_metrics: Mapping[str, float] | None = None,
     comparison: Mapping[str, Any] | None = None,
+    decision: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     datasets: Mapping[str, str | os.PathLike[str]] | None = None,
     artifacts: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -92,6 +94,8 @@ def register_model(
         model_metrics: Metrics of the run; finite numbers.
         comparison: Of ``evaluate_model``. Metrics in MLflow are numbers of one model each, by which runs are sorted and charted;
             how two models differ, within which interval and on how many rows is a record, kept whole in ``comparison.json``.
+        decision: What a gate has decided on the model, kept as ``decision.json``; its outcome is the tag ``llmops.decision`` of run and
+            version, also where the version is used again.
         tags: Tags of both run and version, for example the digests of the components.
         datasets: Dataset files by name; their digests become inputs of the run and tags of run and version.
         artifacts: Files or directories by the path that they get in the run, for example ``report.html``.
@@ -110,6 +114,7 @@ def register_model(
     """
     _check_settings(model_name, alias, as_of, model_metrics or {}, datasets or {}, artifacts or {})
     compared = read_comparison(comparison) if comparison is not None else None
+    decided = check_decision(decision) if decision is not None else None
     if parent is not None:
         check_parent("parent", parent)
     directory = Path(model)
@@ -150,6 +155,8 @@ def register_model(
             )
         if key is not None:
             sign_version(client, version, directory, key, None if signature is None else Path(signature))
+        if decided is not None:
+            keep_decision(client, version, decided)
         if as_of is not None:
             note_date(client, version, as_of)
         move = move_alias(client, version, alias, as_of) if alias is not None else None

@@ -56,6 +56,12 @@ def test_server_on_this_machine_is_asked_past_the_proxy_of_the_environment(serve
     assert past_proxies("http://mlflow.example:5000") == {}
 
 
+DECISION = {
+    "outcome": "pass",
+    "findings": ["rougeL 0.5, at least 0.4 asked for and 0.5 reached."],
+    "rules": {"confidence": 0.95, "rules": [{"metric": "rougeL", "at_least": 0.4}]},
+    "evidence": {"rules": []},
+}
 COMPARISON = comparison(rouge_l=metric(rows=3))
 
 
@@ -77,6 +83,7 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
         params_to_log={"training_args": {"max_steps": 40, "optim": "x" * 7000}, "targets": ["q", "v"]},
         model_metrics={"rouge_l": 0.5, "rows": 3},
         comparison=COMPARISON,
+        decision=DECISION,
         tags={"llmops.component.train_sft.digest": "sha256:11"},
         datasets={"train": dataset},
         artifacts={"reports/evaluation.html": page, "scores": folder},
@@ -116,6 +123,8 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
     assert run.data.metrics == {"rouge_l": 0.5, "rows": 3.0}
     kept = client.download_artifacts(run.info.run_id, "comparison.json", str(tmp_path))
     assert json.loads(Path(kept).read_text()) == COMPARISON
+    kept = client.download_artifacts(run.info.run_id, "decision.json", str(tmp_path))
+    assert json.loads(Path(kept).read_text()) == DECISION
     tags = {
         "llmops.component.train_sft.digest": "sha256:11",
         "llmops.dataset.train.digest": data_digest,
@@ -123,10 +132,11 @@ def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, 
     }
     assert version.tags == {
         **tags,
+        "llmops.decision": "pass",
         "llmops.as_of": "2026-11-25",
         "llmops.alias.candidate": "moved 2026-11-25",
     }
-    assert tags.items() <= run.data.tags.items()
+    assert (tags | {"llmops.decision": "pass"}).items() <= run.data.tags.items()
     assert [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs] == [
         ("train", data_digest[7:43])
     ]
@@ -192,6 +202,13 @@ def test_same_model_again_reuses_version_and_moves_alias_another_model_gets_its_
         "reused": True,
     }
     assert client.get_registered_model("twice").aliases == {"candidate": "1", "champion": "1"}
+
+    for outcome in ("pass", "undecided"):
+        decision = {**DECISION, "outcome": outcome}
+        register_model(
+            checkpoint, model_name="twice", tracking_uri=server, experiment="twice", decision=decision
+        )
+        assert client.get_model_version("twice", "1").tags["llmops.decision"] == outcome
 
     (checkpoint / "generation_config.json").write_text('{"do_sample": true}')
     other = register_model(
@@ -338,6 +355,9 @@ def test_no_address_is_an_error_instead_of_a_local_directory(checkpoint, monkeyp
             {"comparison": {**COMPARISON, "schema_version": 1}},
             r"it has schema version 1; version 2 is read here",
         ),
+        ({"decision": {"outcome": "pass"}}, "without findings and rules and evidence"),
+        ({"decision": {**DECISION, "outcome": "passed"}}, r"decision is none of a gate \(outcome 'passed'\)"),
+        ({"decision": "pass"}, "decision is none of a gate"),
         ({"artifacts": {"../up": "."}}, "artifacts has the name '../up'"),
         (
             {"datasets": {"train": "/does/not/exist"}},
