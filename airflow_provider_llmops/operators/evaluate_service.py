@@ -42,6 +42,9 @@ class EvaluateServiceOperator(JudgedOperator):
     :param reward_model: URI of the reward model behind the metric ``reward``
     :param concurrency: questions at a time
     :param limits: ``request_seconds``, ``run_minutes``, ``attempts``, ``outage_seconds``, ``refused_in_a_row``
+    :param composites: weighted sums of metrics row by row, as ``EvaluateModelOperator`` takes them
+    :param slices: columns by whose values rows are compared for themselves
+    :param slice_metrics: metrics to compare in slices; the first when left out
     :param openai_endpoint_conn_id: connection of type ``openai_endpoint`` with the service's address and API key
     :param kserve_conn_id: without it, connection of type ``kserve`` whose password is the service's API key; the default one need not
         exist. Either key reaches the step through its environment only
@@ -78,6 +81,9 @@ class EvaluateServiceOperator(JudgedOperator):
         reward_model: str | None = None,
         concurrency: int | str = 16,
         limits: dict[str, Any] | None = None,
+        composites: dict[str, dict[str, float]] | None = None,
+        slices: list[str] | None = None,
+        slice_metrics: list[str] | None = None,
         openai_endpoint_conn_id: str | None = None,
         kserve_conn_id: str = KServeHook.default_conn_name,
         **kwargs: Any,
@@ -95,6 +101,9 @@ class EvaluateServiceOperator(JudgedOperator):
         self.reward_model = reward_model
         self.concurrency = concurrency
         self.limits = limits
+        self.composites = composites
+        self.slices = slices
+        self.slice_metrics = slice_metrics
         self.openai_endpoint_conn_id = openai_endpoint_conn_id
         self.kserve_conn_id = kserve_conn_id
 

@@ -12,6 +12,7 @@ from typing import Any
 from llmops_components.data.files import raise_problems, usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import UnavailableError, check_known
+from llmops_components.evaluation.comparing import Parts
 from llmops_components.evaluation.evaluate import Answered, Clock, conclude, read_baseline
 from llmops_components.evaluation.facts import ServiceFacts
 from llmops_components.evaluation.judge.judging import Judging
@@ -48,6 +49,9 @@ def evaluate_service(
     concurrency: int = 16,
     limits: Mapping[str, Any] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
+    composites: Mapping[str, Mapping[str, float]] | None = None,
+    slices: Sequence[str] | None = None,
+    slice_metrics: Sequence[str] | None = None,
 ) -> StepReport:
     """Ask a service every evaluation row and score the answers, as :func:`~llmops_components.evaluation.evaluate.evaluate_model` does.
 
@@ -74,6 +78,9 @@ def evaluate_service(
         concurrency: Questions at a time.
         limits: How long and how often is asked, by name.
         checkpoints: Directory that outlives the step, where answers and verdicts are kept: nothing is asked twice.
+        composites: As for ``evaluate_model``, as are ``slices`` and ``slice_metrics``.
+        slices: Columns by whose values rows are compared for themselves.
+        slice_metrics: Metrics to compare in slices.
 
     Returns:
         Metrics: each metric's aggregate by name, ``samples``, ``unanswered``, and what the answers took.
@@ -93,6 +100,7 @@ def evaluate_service(
     check_columns(dataset, rows, plan)
     judging = Judging(judges, checkpoints)
     judging.check_labels(plan, rows)
+    parts = Parts.of(plan, rows, composites, slices, slice_metrics)
     baseline = read_baseline(baseline_scores, rows)
 
     clock = Clock()
@@ -142,6 +150,7 @@ def evaluate_service(
         ],
         judging=judging,
         clock=clock,
+        parts=parts,
     )
     shutil.rmtree(place)
     return done

@@ -29,6 +29,9 @@ def evaluate_service(
     concurrency: int = 16,
     limits: Optional[dict] = None,
     checkpoints: Optional[str] = None,
+    composites: Optional[dict] = None,
+    slices: Optional[list] = None,
+    slice_metrics: Optional[list] = None,
 ):
     """Ask a service every evaluation row and score the answers as ``evaluate_model`` does, with a judge where one is given.
 
@@ -59,6 +62,9 @@ def evaluate_service(
             ``refused_in_a_row`` (100).
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. A run that was killed goes on with the
             answers and verdicts there; without it, it starts again.
+        composites: Weighted sums of metrics row by row, weights by metric by name of the composite.
+        slices: Columns by whose values rows are compared for themselves.
+        slice_metrics: Metrics to compare in slices; the first when left out.
     """
     from llmops_components.evaluation.service import evaluate_service as evaluate
     from llmops_components.kfp._run import as_page, run_step
@@ -85,6 +91,9 @@ def evaluate_service(
             concurrency=concurrency,
             limits=whole_numbers(limits),
             checkpoints=checkpoints,
+            composites=composites,
+            slices=slices,
+            slice_metrics=slice_metrics,
         ),
         outputs={"scores": scores, "report": report},
         metrics=metrics,

@@ -100,6 +100,24 @@ def test_answers_are_scored_compared_and_reported_and_a_row_without_one_is_unsco
     assert other.comparison.metrics["exact_match"].rows_unscored == 1  # of model and baseline alike
 
 
+def test_slices_and_composites_are_compared_as_those_of_a_model_are(tmp_path):
+    evaluation = Evaluation(tmp_path, [{**row, "kind": "ab"[i % 2]} for i, row in enumerate(ROWS)])
+    with hostile_service(lambda prompt, nth: Does(body=answer_to("", "The sky is blue."))) as server:
+        evaluation.run(server.url, "base")
+    with hostile_service(knows) as server:
+        report = evaluation.run(
+            server.url,
+            baseline_scores=tmp_path / "base.jsonl",
+            composites={"both": {"rougeL": 0.5, "exact_match": 0.5}},
+            slices=["kind"],
+            slice_metrics=["exact_match"],
+        )
+    assert report.comparison.metrics["both"].candidate.value == 1.0
+    kinds = report.comparison.slices["kind"]
+    assert {name: kinds[name]["exact_match"].rows_scored for name in kinds} == {"a": 2, "b": 2}
+    assert [kinds[name]["exact_match"].baseline.value for name in "ab"] == [0.0, 0.5]
+
+
 def test_contexts_that_the_service_looks_up_are_judged_in_place_of_the_rows(tmp_path):
     evaluation = Evaluation(tmp_path, [{**row, "retrieved_contexts": ["of the row"]} for row in ROWS])
 
