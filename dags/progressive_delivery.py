@@ -332,6 +332,9 @@ with DAG(
         scan=given("scan"),
         signature=signature,
         signing_conn_id=given("signing_connection"),
+        model_name=model_name,
+        model_version=fetched("version"),
+        mlflow_conn_id=given("mlflow_connection"),
         kubeflow_conn_id=given("kubeflow_connection"),
     )
     canary = CanaryOperator(

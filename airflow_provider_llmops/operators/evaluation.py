@@ -16,6 +16,7 @@ from airflow_provider_llmops.exceptions import (
     shown_value,
 )
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
+from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
@@ -49,10 +50,13 @@ class CheckModelOperator(ComponentOperator):
     :param public_key: public key in PEM of who has to have signed the model; several, one below the other, where any of them will do. A
         model without a signature does not pass then, nor one with a file more, less or other than was signed
     :param signing_conn_id: connection of type ``model_signing`` that has the public key, instead of ``public_key``
+    :param model_name: name in the model registry, with
+    :param model_version: the number of a version, in whose tags it is noted what was checked, and what came of it
+    :param mlflow_conn_id: connection of type ``mlflow`` for that; its credentials reach the step through its environment only
     """
 
     component = "check_model"
-    own_arguments = ("signing_conn_id",)
+    own_arguments = ("signing_conn_id", "mlflow_conn_id")
     addresses = {"model": Address(kind="directory"), "signature": Address(kind="file")}
 
     def __init__(
@@ -67,6 +71,9 @@ class CheckModelOperator(ComponentOperator):
         signature: str | None = None,
         public_key: str | None = None,
         signing_conn_id: str | None = None,
+        model_name: str | None = None,
+        model_version: str | None = None,
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -79,10 +86,17 @@ class CheckModelOperator(ComponentOperator):
         self.signature = signature
         self.public_key = public_key
         self.signing_conn_id = signing_conn_id
+        self.model_name = model_name
+        self.model_version = model_version
+        self.mlflow_conn_id = mlflow_conn_id
 
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; the public key may be a connection's."""
-        given = super().arguments()
+        given = super().arguments() | {
+            "model_name": self.model_name or None,
+            "model_version": None if self.model_version in (None, "") else str(self.model_version),
+            "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri() if self.model_name else None,
+        }
         if not self.signing_conn_id:
             return given
         if self.public_key:
@@ -90,6 +104,10 @@ class CheckModelOperator(ComponentOperator):
                 "There are public_key and signing_conn_id: which of them says who has to have signed the model? Leave one out."
             )
         return given | {"public_key": SigningHook(self.signing_conn_id).public_key()}
+
+    def environment(self) -> dict[str, str]:
+        """MLflow's credentials, where something is noted there."""
+        return MlflowHook(self.mlflow_conn_id).environment() if self.model_name else {}
 
 
 class EvaluateModelOperator(JudgedOperator):

@@ -126,6 +126,8 @@ def test_what_was_fetched_is_checked_served_and_gets_the_alias(rendered):
     check = rendered("check_model", allowed_licenses=["mit"], scan=False)
     assert (check.model, check.model_digest) == ("/fetch_model/model", "sha256:1")
     assert (check.allowed_licenses, check.scan) == (["mit"], False)
+    noted = check.arguments()
+    assert (noted["model_name"], noted["model_version"]) == ("stdlib-helper", "7")
     canary = rendered("canary", service="e5", steps=[1, 50], kserve_connection="kserve_team")
     assert (canary.service_name, canary.model, canary.kserve_conn_id) == (
         "e5",

@@ -22,6 +22,9 @@ def check_model(
     max_bytes: Optional[int] = None,
     scan: bool = True,
     public_key: Optional[str] = None,
+    model_name: Optional[str] = None,
+    model_version: Optional[str] = None,
+    tracking_uri: Optional[str] = None,
 ):
     """Check a model's files, and what else is asked for, before anything loads it.
 
@@ -41,13 +44,18 @@ def check_model(
         max_bytes: Most bytes of the weight files.
         scan: Have modelscan look for code in the files; it needs a Python below 3.13.
         public_key: Public key in PEM of who has to have signed the model; several, one below the other, where any of them will do.
+        model_name: Name in the model registry, with
+        model_version: the number of a version, in whose tags it is noted what was checked, and what came of it.
+        tracking_uri: Address of the MLflow server; ``MLFLOW_TRACKING_URI`` when left out. Credentials belong in the
+            environment, never here.
     """
     from llmops_components.kfp._run import run_step
     from llmops_components.models.checks.check import check_model as check
+    from llmops_components.results import StepReport
+    from llmops_components.tracking.checked import record_checks
 
-    run_step(
-        "check_model",
-        lambda: check(
+    def check_and_record() -> StepReport:
+        done = check(
             model.path,
             report.path,
             model_digest=model_digest,
@@ -57,7 +65,14 @@ def check_model(
             scan=scan,
             signature=signature.path if signature else None,
             public_key=public_key,
-        ),
+        )
+        return record_checks(
+            done, model_name=model_name, model_version=model_version, tracking_uri=tracking_uri
+        )
+
+    run_step(
+        "check_model",
+        check_and_record,
         outputs={"report": report},
         metrics=metrics,
         result=result,

@@ -59,7 +59,7 @@ def fetch_model(
         check_alias(alias)
     target = Path(model)
     with connection(tracking_uri) as (client, _):
-        found = _version(client, model_name, model_version, alias)
+        found = find_version(client, model_name, model_version, alias)
         number = str(found.version)
         with tempfile.TemporaryDirectory(dir=_beside(target)) as aside:
             _download(f"models:/{model_name}/{number}", Path(aside))
@@ -136,7 +136,7 @@ def set_alias(
     check_alias(alias)
     check_as_of(as_of)
     with connection(tracking_uri) as (client, _):
-        found = _version(client, model_name, model_version, None)
+        found = find_version(client, model_name, model_version, None)
         former = client.get_registered_model(model_name).aliases.get(alias)
         move = move_alias(client, found, alias, as_of or date_of(found), only_if_newer=only_if_newer)
     print(move.note, flush=True)
@@ -152,7 +152,18 @@ def set_alias(
     return StepReport(details=details)
 
 
-def _version(client: MlflowClient, name: str, version: str | None, alias: str | None) -> ModelVersion:
+def find_version(client: MlflowClient, name: str, version: str | None, alias: str | None) -> ModelVersion:
+    """A registered version, by its number or by an alias.
+
+    Args:
+        client: Of the server.
+        name: Name in the registry.
+        version: Number of the version; or
+        alias: an alias.
+
+    Raises:
+        SettingError: There is no such version.
+    """
     from mlflow.exceptions import MlflowException
 
     what = f"version {version}" if alias is None else f"alias {alias!r}"

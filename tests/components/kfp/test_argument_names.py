@@ -17,6 +17,7 @@ PACKAGE = Path(inspect.getfile(TrainingOptions)).parents[1]
 # Arguments of a step that are not the function's: of a training, how many processes call it.
 OF_THE_STEP = {name: {"processes", "preset"} for name in COMPONENTS if name.startswith("train_")} | {
     "distill": {"processes", "preset"},
+    "check_model": {"model_name", "model_version", "tracking_uri"},  # where it is noted what was checked
     "register_model": {"dataset", "report"},  # one of the function's datasets, one of its artifacts
     "validate_dataset": {"base_model"},  # the function takes what loads its tokenizer
 }

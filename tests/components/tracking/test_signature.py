@@ -12,6 +12,7 @@ from llmops_components.errors import ModelError, SettingError
 from llmops_components.models.checks.check import check_model
 from llmops_components.models.signing.keys import KEY_VARIABLE, read_public_keys
 from llmops_components.results import digest_of
+from llmops_components.tracking.checked import record_checks
 from llmops_components.tracking.register import register_model
 from llmops_components.tracking.registry import fetch_model
 from llmops_components.tracking.signature import SIGNED_AT_TAG, SIGNED_BY_TAG
@@ -149,3 +150,35 @@ def test_nothing_is_registered_that_cannot_be_signed(
     monkeypatch.setenv(KEY_VARIABLE, private)
     with pytest.raises(SettingError, match=f"version {version.version} cannot be signed"):
         register()
+
+
+def test_version_says_what_was_checked_of_it_and_what_came_of_it(
+    server, client, name, private, tiny_model, tmp_path
+):
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    register_model(model, model_name=name, tracking_uri=server, sign=True, signature=tmp_path / "model.sig")
+    public = public_of(private)
+
+    def check(model_version="1", **arguments):
+        done = check_model(model, tmp_path / "report.json", scan=False, **arguments)
+        done = record_checks(done, model_name=name, model_version=model_version, tracking_uri=server)
+        tags = client.get_model_version(name, "1").tags
+        assert tags["llmops.checked_at"]
+        return done, [tags[f"llmops.check{each}"] for each in ("ed", ".signature", "_signed_by", "_finding")]
+
+    fingerprint = read_public_keys(public)[0].fingerprint
+    done, tags = check(signature=tmp_path / "model.sig", public_key=public)
+    assert done.passed and tags == ["passed", "passed", fingerprint, "none"]
+    (model / "notes.txt").write_text("more")
+    done, tags = check(signature=tmp_path / "model.sig", public_key=public)
+    assert not done.passed
+    assert tags == ["failed", "failed", "nobody", "notes.txt was not signed with the model."]
+    # Other files that pass everything are not what the version has.
+    done, tags = check()
+    assert not done.passed and tags[:3] == ["failed", "not asked for", "nobody"]
+    assert done.findings[0].startswith(f"What was checked is not {name} version 1: its digest is sha256:")
+    with pytest.raises(SettingError, match="There is no version 9"):
+        check("9")
+    with pytest.raises(SettingError, match="both or neither"):
+        check(None)
+    assert record_checks(done, model_name=None, model_version=None) is done

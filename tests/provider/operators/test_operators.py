@@ -81,6 +81,7 @@ def test_every_component_operator_is_covered():
 # Inputs that the worker knows: they are told by a connection or by the run of the DAG.
 FROM_THE_RUN = {
     RegisterModelOperator: {"tracking_uri", "run_name", "parent", "sign"},
+    CheckModelOperator: {"tracking_uri"},
     FetchModelOperator: {"tracking_uri"},
     SetAliasOperator: {"tracking_uri"},
 }
