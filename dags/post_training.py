@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, Context, Param, TaskGroup, task
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow_provider_llmops.conf import check_conf
@@ -132,6 +133,14 @@ params = {
         pattern=NAMESPACE,
         title="Namespace",
         description="Namespace of the service.",
+        section="Serving",
+    ),
+    "approval": Param(
+        False,
+        type="boolean",
+        title="A person approves",
+        description="After the gate, wait among Airflow's required actions until somebody approves or rejects. Who waits for three days "
+        "is rejected.",
         section="Serving",
     ),
     "serve_base": Param(
@@ -367,6 +376,12 @@ def validation(name: str) -> dict[str, Any]:
     }
 
 
+def only_with_approval(context: Context) -> None:
+    """A hook that skips the question to a person, unless it was asked for."""
+    if not context["params"]["approval"]:
+        raise AirflowSkipException("Not asked for.")
+
+
 def only_where_nothing_serves(context: Context) -> None:
     """A hook that skips what would take the requests away from a model that somebody uses."""
     params = context["params"]
@@ -558,10 +573,21 @@ with DAG(
             rules=[{"metric": "{{ params.metric }}", "better_by": "{{ params.min_improvement }}"}],
             report=evaluate_tuned.output["report"],
         )
+        approve = ApprovalOperator(
+            task_id="approve",
+            subject="Is the tuned model to be registered as {{ params.model_name }}, and served?",
+            body="[The evaluation]({{ ti.xcom_pull('evaluate_tuned', key='report_url') or ti.xcom_pull('evaluate_tuned', key='report') }}). "
+            "The gate: {{ ti.xcom_pull('quality_gate')['findings'] | join(' ') }}",
+            defaults=ApprovalOperator.REJECT,
+            response_timeout=timedelta(days=3),
+            ignore_downstream_trigger_rules=True,  # what is rejected is not served either
+            pre_execute=only_with_approval,
+        )
 
     with TaskGroup("delivery", prefix_group_id=False, tooltip="Registered, served and asked"):
         register_model = RegisterModelOperator(
             task_id="register_model",
+            trigger_rule="none_failed_min_one_success",  # nobody is asked, mostly
             model=tuned["model"],
             model_name=text("model_name"),
             alias="candidate",
@@ -607,4 +633,5 @@ with DAG(
     check_settings() >> [prepare_data, import_base_model]
     prepare_data >> [validate_train, validate_preferences, validate_evaluation]
     [train_sft, train_dpo, train_kto, train_grpo, train_rloo] >> tuned
-    quality_gate >> register_model >> serve_base >> deploy_model >> smoke_test
+    quality_gate >> [approve, register_model]
+    approve >> register_model >> serve_base >> deploy_model >> smoke_test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,7 @@ STAGES = {
     ("rlhf", "grpo"): ["train_sft", "train_reward", "train_grpo"],
     ("rlhf", "rloo"): ["train_sft", "train_reward", "train_rloo"],
 }
+AFTER_APPROVAL = {"register_model", "serve_base", "deploy_model", "smoke_test"}
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def rendered(dag, monkeypatch):
             "return_value": {
                 "component_digest": f"sha256:{task_ids}",
                 "artifacts": {"model": {"uri": f"/{task_ids}", "digest": "sha256:0"}},
+                "findings": ["rougeL is better."],
             },
             "metrics": {"rougeL": 0.5, "accepted_rows": 12},
             "comparison": {"metrics": {"rougeL": {"candidate": 0.5}}},
@@ -168,7 +171,7 @@ def test_tasks_are_in_groups_and_keep_short_names(dag):
             "tuned_model",
             *(f"train_{name}" for name in ("sft", "dpo", "kto", "reward", "grpo", "rloo")),
         },
-        "evaluation": {"evaluate_base", "evaluate_tuned", "quality_gate"},
+        "evaluation": {"evaluate_base", "evaluate_tuned", "quality_gate", "approve"},
         "delivery": {"register_model", "serve_base", "deploy_model", "smoke_test"},
     }
 
@@ -194,6 +197,31 @@ def test_canary_without_questions_waits_for_users_and_one_without_steps_is_none(
     assert plan.limits.max_latency_ratio is None
     task = rendered("deploy_model", canary_steps=[])
     assert (task.plan().shares, task.plan().probes, task.starts_beside) == ((), None, False)
+
+
+def test_a_person_is_asked_where_the_form_says_so(dag, rendered):
+    task = rendered("approve", approval=True, model_name="chat")
+    assert task.subject == "Is the tuned model to be registered as chat, and served?"
+    assert "(/evaluate_tuned/report_url)" in task.body and task.body.endswith("rougeL is better.")
+    assert (task.defaults, task.response_timeout.days) == (["Reject"], 3)
+    asked = {"params": {"approval": True}}
+    task._pre_execute_hook(asked)
+    with pytest.raises(AirflowSkipException, match="Not asked for"):
+        task._pre_execute_hook({"params": {"approval": False}})
+
+
+@pytest.mark.parametrize(("answer", "skipped"), [("Approve", set()), ("Reject", AFTER_APPROVAL)])
+def test_who_rejects_has_all_skipped_that_follows(dag, monkeypatch, answer, skipped):
+    task, seen = dag.get_task("approve"), set()
+    monkeypatch.setattr(task, "skip", lambda ti, tasks: seen.update(each.task_id for each in tasks))
+    event = {
+        "chosen_options": [answer],
+        "params_input": {},
+        "responded_at": datetime.now(tz=UTC),
+        "responded_by_user": {"id": "1", "name": "Ada"},
+    }
+    task.execute_complete({"ti": SimpleNamespace(), "task": task}, event)
+    assert seen == skipped
 
 
 class Backend:
@@ -241,6 +269,7 @@ def test_skipped_data_skip_no_task_that_is_needed(dag):
         "validate_preferences": "none_failed",
         "validate_evaluation": "none_failed",
         "tuned_model": "none_failed_min_one_success",
+        "register_model": "none_failed_min_one_success",
         "deploy_model": "none_failed",
     }
     assert dag.get_task("check_settings").upstream_task_ids == set()
