@@ -21,7 +21,7 @@ from llmops_components.models.signing.keys import (
 )
 from signing_keys import make_key, public_of
 
-CLI = [str(Path(sys.executable).with_name("model_signing"))]
+CLI = [sys.executable, "-m", "model_signing"]
 
 
 @pytest.fixture
