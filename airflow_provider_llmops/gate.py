@@ -23,7 +23,8 @@ RELATIVE = ("not_worse_by", "better_by")
 EACH_VALUE = "*"
 MAX_RULES = 50
 MAX_FINDINGS_IN_XCOM = 20
-_BYTES_FOR_EVIDENCE = 7 * 1024
+_BYTES_FOR_EVIDENCE = 6 * 1024
+_BYTES_FOR_RULES = 4 * 1024
 _FIELDS = ("metric", *ABSOLUTE, *RELATIVE, "slice", "min_rows")
 _EXAMPLE = "such as {'metric': 'rougeL', 'not_worse_by': 0.02}"
 _SAME_LEVEL = 1e-9
@@ -303,7 +304,11 @@ def _decision(
     findings += [f"{sentence}." for _, found, sentence in by_outcome if found is Outcome.PASS]
     if len(findings) > MAX_FINDINGS_IN_XCOM:
         findings[MAX_FINDINGS_IN_XCOM:] = [f"... and {len(findings) - MAX_FINDINGS_IN_XCOM} more."]
-    told = {"confidence": confidence, "rules": [rule.to_json() for rule in rules]}
+    given: Any = [rule.to_json() for rule in rules]
+    kept = cut_to_fit(given, _BYTES_FOR_RULES)
+    told = {"confidence": confidence, "rules": kept}
+    if left_out := len(given) - len(kept):
+        told["left_out"] = left_out
     figures: Any = [_figures(each, found) for each, found, _ in by_outcome]
     fitting = cut_to_fit(figures, _BYTES_FOR_EVIDENCE) if figures else []
     evidence = {"rules": fitting}

@@ -38,3 +38,14 @@ def failing(rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[f
 
 def bleu(rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
     return [0.0 for _ in answers]
+
+
+def outside(rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+    return [2.0 for _ in answers]
+
+
+outside.bounds = (0, 1)  # type: ignore[attr-defined]
+
+
+def samples(rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+    return [0.0 for _ in answers]

@@ -384,3 +384,20 @@ def test_gate_that_cannot_be_meant_is_refused(arguments, message):
 def test_gate_decides_by_nothing_but_a_comparison(value):
     with pytest.raises(ConfigurationError, match=r"^The comparison is not one of an evaluation \("):
         QualityGateOperator(task_id="gate", comparison=value, rules=[NOT_WORSE]).execute({"ti": None})
+
+
+def test_decision_on_many_rules_with_long_names_is_pushed_and_says_what_it_left_out():
+    name = "数" * 15
+    found = comparison(rougeL=metric(0.5, 0.1, rows=40))
+    found["slices"] = {
+        "source": {f"{name}{number}": {"rougeL": metric(0.5, 0.1, rows=40)} for number in range(16)}
+    }
+    rules = [
+        {"metric": "rougeL", kind: 0.01, "slice": {"source": f"{name}{number}"}}
+        for number in range(16)
+        for kind in ("better_by", "at_least")
+    ]
+    decision = decided(rules, found).to_json()
+    assert len(json.dumps(decision)) <= MAX_XCOM_BYTES
+    assert decision["rules"]["left_out"] + len(decision["rules"]["rules"]) == 32
+    assert decision["evidence"]["left_out"] + len(decision["evidence"]["rules"]) == 32

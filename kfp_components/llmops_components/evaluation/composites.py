@@ -9,11 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from llmops_components.errors import SettingError, check_known
-from llmops_components.evaluation.metrics.registry import Metric
+from llmops_components.evaluation.metrics.registry import TAKEN, Metric
 from llmops_components.evaluation.statistics import Scores
 
 Composites = Mapping[str, Mapping[str, float]]
-_COLUMNS = ("row", "prompt", "reference", "answer", "tokens", "finish_reason")
 
 
 def check_composites(composites: Composites | None, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -27,7 +26,7 @@ def check_composites(composites: Composites | None, metrics: Mapping[str, Metric
         The composites, described as metrics are.
 
     Raises:
-        SettingError: A name is taken or unknown, or a weight is no finite number.
+        SettingError: A name is taken or unknown, or a weight is no finite number, or one by which a worse model would gain.
     """
     if not isinstance(composites, Mapping | None):
         raise SettingError(
@@ -36,7 +35,7 @@ def check_composites(composites: Composites | None, metrics: Mapping[str, Metric
     found = {}
     for name, weights in (composites or {}).items():
         what = f"composites[{name!r}]"
-        if not isinstance(name, str) or not name or name in (*metrics, *_COLUMNS):
+        if not isinstance(name, str) or not name or name in (*metrics, *TAKEN):
             raise SettingError(
                 f"{what}: that is no name, or one of a metric or of a column of the scores. Give another one."
             )
@@ -54,6 +53,12 @@ def check_composites(composites: Composites | None, metrics: Mapping[str, Metric
             ):
                 raise SettingError(
                     f"{what}[{metric!r}] is {weight!r:.60}. Give a finite number that is not 0."
+                )
+            if (weight > 0) != metrics[metric].higher_is_better:
+                better = "higher" if metrics[metric].higher_is_better else "lower"
+                raise SettingError(
+                    f"{what}[{metric!r}] is {weight:g}, and {metric} is better the {better} it is, so that a worse model would gain. Give "
+                    f"{-weight:g}."
                 )
         found[name] = _described(weights, metrics)
     return found

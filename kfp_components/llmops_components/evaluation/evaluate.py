@@ -217,7 +217,7 @@ def conclude(
     parts = parts or Parts.of(plan, rows)
     given = [each.given for each in answers] + [_given(row) for row in baseline]
     times = 2 if baseline else 1
-    whole = _score(plan, [*rows] * times, given, judging, scores)
+    whole = _score(plan, rows, times, given, judging, scores)
     scored = with_composites(whole.scores, parts.composites, parts.metrics)
     texts = [each.text or "" for each in given]
     tokenizers = tokenizers_of(plan, texts, [row.get("reference", "") for row in rows] * times)
@@ -269,15 +269,18 @@ def conclude(
 def _score(
     plan: Plan,
     rows: Sequence[Mapping[str, Any]],
+    times: int,
     given: Sequence[Given],
     judging: Judging,
     scores: str | os.PathLike[str],
 ) -> Scored:
+    """Score the answers of one model, or of two after each other."""
+    of_each, rows = len(rows), [*rows] * times
     if not plan.asks_judge:
-        return score_rows(plan, rows, given)
+        return score_rows(plan, rows, given, of_each=of_each)
     what = digest([{key: row.get(key) for key in _KEPT} for row in rows])
     with Memory.at(judging.checkpoints, what, Path(scores)) as memory:
-        scored = score_rows(plan, rows, given, judge=judging.settings, memory=memory)
+        scored = score_rows(plan, rows, given, of_each=of_each, judge=judging.settings, memory=memory)
         if scored.stopped is not None and memory.outlives:
             raise scored.stopped
     return scored

@@ -83,6 +83,7 @@ def score_rows(
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[Given],
     *,
+    of_each: int | None = None,
     judge: JudgeSettings | None = None,
     memory: Memory | None = None,
 ) -> Scored:
@@ -92,6 +93,8 @@ def score_rows(
         plan: The metrics.
         rows: The rows.
         given: What was answered to each.
+        of_each: How many rows are of one model, where those of several follow each other: functions see one model's at a time. All,
+            when left out.
         judge: Who judges.
         memory: What the judge has answered before, open.
 
@@ -107,7 +110,13 @@ def score_rows(
         parts = score_answers(plan, texts, references, prompts)
         for name, metric in plan.metrics.items():
             if metric.function is not None:
-                parts[name] = Scores.mean_of(call_function(name, metric, theirs, texts))
+                values = np.full(len(rows), np.nan)
+                for start in range(0, len(rows), of_each or len(rows)):
+                    mine = [place for place in answered if start <= place < start + (of_each or len(rows))]
+                    if mine:
+                        of_model = [rows[place] for place in mine], [str(given[place].text) for place in mine]
+                        values[mine] = call_function(name, metric, *of_model)
+                parts[name] = Scores.mean_of(values[answered])
         scores = {name: spread(part, answered, len(rows)) for name, part in parts.items()}
     judged = _judged(plan, rows, given, judge, memory)
     if judged is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,9 +20,11 @@ NO_VALUE = "(none)"
 MAX_SLICES = 16
 MAX_COMPARED = 24
 _MAX_KINDS_OF_NUMBERS = 8
+_GREATEST = 1e300
 _QUARTERS = (0.25, 0.5, 0.75)
 _LONGEST_NAME = 60
 _NAMED = 5
+_DIGEST = 8  # characters
 
 
 def check_slices(
@@ -106,16 +110,18 @@ def slices_of(
     room = _room(columns, metrics, list(ours))
     for column in columns:
         value_of = _values(rows, column)
-        by_size = sorted(set(value_of), key=lambda value: (-value_of.count(value), value))
+        counts = Counter(value_of)
+        by_size = sorted(counts, key=lambda value: (-counts[value], value))
         if len(by_size) > room:
             together = by_size[room - 1 :]
             name = f"({len(together)} others)"
-            count = sum(value in together for value in value_of)
+            count = sum(counts[value] for value in together)
             findings.append(
                 f"{column} has {len(by_size)} values, and the result has room for {room}: {len(together)} of them, with {count} rows, are compared "
                 f"together as {name!r}: {', '.join(together[:_NAMED])}{' and others' if len(together) > _NAMED else ''}."
             )
-            value_of = [name if value in together else value for value in value_of]
+            few = set(together)
+            value_of = [name if value in few else value for value in value_of]
             by_size = [*by_size[: room - 1], name]
         each_value = np.array(value_of)
         found[column] = {
@@ -150,10 +156,25 @@ def _values(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
         len(numbers) == sum(value is not None for value in values)
         and len(set(numbers)) > _MAX_KINDS_OF_NUMBERS
     ):
+        if max(map(abs, numbers)) > _GREATEST:
+            raise DataError(
+                f"slices: {column!r} has numbers above {_GREATEST:g}. Leave it out, or make texts of them."
+            )
         return _quarters(values, np.array(numbers, dtype=float))
-    return [
-        NO_VALUE if value is None else shortened(str(value) or NO_VALUE, _LONGEST_NAME) for value in values
-    ]
+    return [NO_VALUE if value is None else _name(str(value) or NO_VALUE) for value in values]
+
+
+def _name(text: str) -> str:
+    """A value as the name of its slice; of a long one the middle is left out, and a digest tells it from others."""
+    longest = _LONGEST_NAME if text.isascii() else _LONGEST_NAME // 4  # in JSON, six bytes each
+    if len(text) <= longest:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
+    return (
+        f"{shortened(text, longest - _DIGEST - 1)} {digest}"
+        if text.isascii()
+        else f"{text[: longest - _DIGEST + 1]}... {digest}"
+    )
 
 
 def _length(prompt: str | Sequence[Mapping[str, Any]]) -> int:
@@ -167,10 +188,14 @@ def _quarters(values: Sequence[float | None], numbers: np.ndarray) -> list[str]:
     """The quarter that each number is in, named by the least and the greatest number in it."""
     edges = np.unique(np.quantile(numbers, _QUARTERS))
     quarter_of = np.searchsorted(edges, numbers, side="left")
-    names = {
-        int(quarter): f"{numbers[quarter_of == quarter].min():g} to {numbers[quarter_of == quarter].max():g}"
+    ends = {
+        int(quarter): (numbers[quarter_of == quarter].min(), numbers[quarter_of == quarter].max())
         for quarter in set(quarter_of.tolist())
     }
+    # As few digits as tell all ends apart.
+    distinct = sorted({float(end) for pair in ends.values() for end in pair})
+    digits = next((n for n in range(6, 17) if len({f"{end:.{n}g}" for end in distinct}) == len(distinct)), 17)
+    names = {quarter: f"{low:.{digits}g} to {high:.{digits}g}" for quarter, (low, high) in ends.items()}
     return [
         NO_VALUE if value is None else names[int(np.searchsorted(edges, value, side="left"))]
         for value in values

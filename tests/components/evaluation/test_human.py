@@ -200,6 +200,13 @@ def test_judgements_become_a_comparison_and_preferences_to_train_with(review, tm
     assert checked.passed and checked.metrics["accepted_rows"] == 4
 
 
+def test_share_that_is_judged_is_compared_without_errors_of_rounding(review):
+    review.write(scored("tuned", 100), scored("base", 100), pairs=100)
+    labels = [review.label(item, "tie") for item in list(review.items)[:55]]
+    assert review.collect(labels, min_judged=0.55).passed
+    assert not review.collect(labels, min_judged=0.56).passed
+
+
 def test_conversations_become_preferences_of_conversations(review):
     prompt = [
         {"role": "system", "content": "Kurz."},

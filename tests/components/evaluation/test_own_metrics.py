@@ -48,7 +48,8 @@ def test_its_columns_have_to_be_there():
         ("os:getcwd", "functions of the module os are not allowed here"),
         ("toy_metrics:getcwd", "toy_metrics:getcwd is not a function that toy_metrics defines"),
         ("toy_metrics:brevvity", "brevity"),
-        ("toy_metrics:bleu", "has the name of a metric that there is, bleu"),
+        ("toy_metrics:bleu", "has the name of a metric or of a column that there is, bleu"),
+        ("toy_metrics:samples", "has the name of a metric or of a column that there is, samples"),
         ("toy_metrics:__doc__", "does not name a function"),
         ("toy-metrics:x", "does not name a function"),
     ],
@@ -69,6 +70,7 @@ def test_without_permission_nothing_is_imported(monkeypatch):
     [
         ("short", "the function short gave 1 values for 2 rows"),
         ("worded", "the function worded gave 'good'. It has to give one number"),
+        ("outside", "the function outside gave 2, and its bounds are 0 and 1"),
         ("failing", "the function failing failed: RuntimeError: no luck"),
     ],
 )

@@ -137,7 +137,7 @@ def test_composite_is_the_weighted_sum_of_each_row_and_lacks_what_a_part_lacks()
 
 def test_composite_knows_its_limits_where_all_parts_have_some():
     found = check_composites(
-        {"brief": {"rougeL": 1, "chrf": -0.01}, "liked": {"rougeL": 1, "reward": 1}}, PARTS
+        {"brief": {"rougeL": 1, "noise_sensitivity": -1}, "liked": {"rougeL": 1, "reward": 1}}, METRICS
     )
     assert (found["brief"].worst, found["brief"].best) == (-1, 1)
     assert (found["liked"].worst, found["liked"].best) == (None, None)
@@ -160,3 +160,38 @@ def test_composite_knows_its_limits_where_all_parts_have_some():
 def test_composites_that_cannot_be_meant_are_refused(composites, message):
     with pytest.raises(SettingError, match=message):
         check_composites(composites, PARTS)
+
+
+def test_values_that_look_alike_are_slices_of_their_own():
+    at = [{"at": 1764300000 + number} for number in range(40)]
+    assert rows_of(sliced(at, "at")[0]["at"]) == {
+        "1764300000 to 1764300009": 10,
+        "1764300010 to 1764300019": 10,
+        "1764300020 to 1764300029": 10,
+        "1764300030 to 1764300039": 10,
+    }
+    places = [f"/data/{'x' * 40}/{middle}/{'y' * 40}" for middle in ("human", "legal")]
+    rows = [{"source": place} for place in places for _ in range(5)]
+    assert list(rows_of(sliced(rows, "source")[0]["source"]).values()) == [5, 5]
+    names = rows_of(sliced([{"source": "数据" * 40 + end} for end in "ab"], "source")[0]["source"])
+    assert len(names) == 2 and all(len(name) <= 30 for name in names)
+    with pytest.raises(DataError, match="numbers above"):
+        sliced([{"at": 10**310 + number} for number in range(9)], "at")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"noise_sensitivity": 0.5}, "better the lower it is, so that a worse model would gain. Give -0.5"),
+        ({"rougeL": -1}, "better the higher it is, so that a worse model would gain. Give 1"),
+    ],
+)
+def test_weight_by_which_a_worse_model_would_gain_is_refused(weights, message):
+    with pytest.raises(SettingError, match=message):
+        check_composites({"quality": weights}, METRICS)
+
+
+@pytest.mark.parametrize("name", ["samples", "retrieved_contexts", "answer"])
+def test_composite_has_no_name_that_results_use(name):
+    with pytest.raises(SettingError, match="Give another one"):
+        check_composites({name: {"rougeL": 1}}, METRICS)

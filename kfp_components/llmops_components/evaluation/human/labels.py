@@ -25,6 +25,7 @@ _TIE = 0.5
 _LIMITS = (0.0, 1.0)
 _LONGEST_NAME = 100
 _NAMED = 5
+_ROUNDING = 1e-9  # 0.55 of 100 is a little more than 55
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def collect_human_labels(
         key: ``key`` of the sheet, which says whose answer is whose.
         judgements: Output, a JSON line a judgement: row, prompt, both answers, rater, whose answer is ``preferred`` (``candidate``,
             ``baseline``, ``tie`` or ``skip``), comment.
-        preferences: Output, rows with ``prompt``, ``chosen`` and ``rejected`` as trainings take them: a row for each pair of which most
-            people prefer one side.
+        preferences: Output, rows with ``prompt``, ``chosen`` and ``rejected`` as trainings take them: a row for each pair of which more
+            people prefer one side than the other.
         rejected: Output, a JSON line for each line that was not used: file, line, reasons, and the line as it was.
         min_judged: Share of the sheet's pairs, 0 to 1, of which somebody has said something other than "I cannot tell"; below it the gate is
             not passed.
@@ -214,7 +215,7 @@ def _report(
         metrics[METRIC] = round(ours[ours.are_there].aggregate, 6)
     if (kappa := mean_pairwise_kappa(list(by_item.values()))) is not None:
         metrics["raters_kappa"] = round(kappa, 6)
-    is_enough = judged >= min_judged * len(values)
+    is_enough = judged >= min_judged * len(values) - _ROUNDING
     findings = []
     if not is_enough:
         findings.append(f"{judged} of {len(values)} pairs are judged, and {min_judged:.6g} of them must be.")

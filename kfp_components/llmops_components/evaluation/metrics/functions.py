@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from llmops_components.errors import SettingError, check_known
-from llmops_components.evaluation.metrics.registry import METRICS, Metric
+from llmops_components.evaluation.metrics.registry import METRICS, TAKEN, Metric
 from llmops_components.passthrough.code import ALLOWED_ENVIRONMENT, is_allowed
 
 _FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z]\w*)")
 _UNBOUNDED = (None, None)
+_ROUNDING = 1e-6
 
 
 def metric_of_function(name: str) -> tuple[str, Metric]:
@@ -50,9 +51,9 @@ def metric_of_function(name: str) -> tuple[str, Metric]:
             f"metrics: functions of the module {match['module']} are not allowed here. Whoever runs the component allows them by "
             f"naming the module in the environment variable {ALLOWED_ENVIRONMENT}."
         )
-    if match["function"] in METRICS:
+    if match["function"] in (*METRICS, *TAKEN):
         raise SettingError(
-            f"metrics: {name} has the name of a metric that there is, {match['function']}. Give the function another name."
+            f"metrics: {name} has the name of a metric or of a column that there is, {match['function']}. Give the function another name."
         )
     function = _import(match["module"], match["function"])
     worst, best = _bounds(name, getattr(function, "bounds", _UNBOUNDED))
@@ -121,7 +122,19 @@ def call_function(
         raise SettingError(
             f"metrics: the function {name} gave {what}. It has to give one number, or None, for each row."
         )
+    for each in given:
+        if each is not None and not _is_within(each, metric):
+            raise SettingError(
+                f"metrics: the function {name} gave {each:g}, and its bounds are {metric.worst} and {metric.best}. Correct one of them."
+            )
     return np.array([math.nan if each is None else float(each) for each in given])
+
+
+def _is_within(score: float, metric: Metric) -> bool:
+    """Whether a score is one that the metric can have; one that is no finite number is none, and counted as such."""
+    least = -math.inf if metric.worst is None else metric.worst
+    most = math.inf if metric.best is None else metric.best
+    return not math.isfinite(score) or least - _ROUNDING <= score <= most + _ROUNDING
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,11 @@ from typing import Any, Literal
 Need = Literal["judge", "embeddings", "reward_model"]
 # Of all rows, and the text of each answer.
 Function = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], Sequence[float | None]]
+# Names that the lines of the scores file, and the step's own numbers, have for something else.
+TAKEN = (
+    *("row", "prompt", "reference", "answer", "tokens", "finish_reason", "reason", "tool_calls"),
+    *("retrieved_contexts", "unscored", "samples", "tokens_per_second"),
+)
 # What the argument of a RAGAS metric is taken from, where that is no column: the question and the answer.
 NO_COLUMNS = ("user_input", "response")
 

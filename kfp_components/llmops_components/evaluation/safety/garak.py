@@ -12,6 +12,7 @@ from typing import Any
 
 from llmops_components.data.files import read_lines
 from llmops_components.data.lines import Line
+from llmops_components.evaluation.safety.rows import problem_of
 
 _ROLES = ("system", "user", "assistant")
 
@@ -65,11 +66,13 @@ def _row(line: Line, attempt: Mapping[str, Any]) -> tuple[dict[str, Any] | None,
         if isinstance(triggers, list)
         else []
     )
-    return {
+    row = {
         "prompt": messages,
         "probe": f"{name}_{line.number}",
         "category": name.partition(".")[0],
         "language": language if isinstance(language, str) and language != "*" else "",
         "detector": "forbidden" if signs else "refusal",
         "signs": signs,
-    }, None
+    }
+    problem = problem_of(row)
+    return (None, problem) if problem else (row, None)

@@ -15,6 +15,7 @@ from llmops_components.evaluation.safety.rows import CATEGORIES, problem_of
 from llmops_components.results import StepReport
 
 _NAMED = 5
+_COLUMNS = ("prompt", "probe", "category", "language", "detector", "signs", "pair", "group")
 
 
 def prepare_safety_probes(
@@ -77,16 +78,37 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[dict
         if line.row is not None and "entry_type" in line.row:  # a report begins with its settings
             rows, rejected = read_attempts(path)
             break
-        problem = str(line.problem) if line.row is None else problem_of(line.row)
-        if problem is None and not line.row.get("category"):
-            problem = "has no category"
-        if problem is None:
-            rows.append(dict(line.row or {}))
+        row, problem = (None, line.problem) if line.row is None else _own(line.row)
+        if row is not None:
+            rows.append(row)
         else:
-            rejected.append({"line": line.number, "reasons": [problem], "raw": line.raw})
+            rejected.append({"line": line.number, "reasons": [str(problem)], "raw": line.raw})
     if not rows:
         first = f" Line {rejected[0]['line']} {rejected[0]['reasons'][0]}." if rejected else ""
         raise DataError(
             f"There is no probe in {os.fspath(path)}.{first} Give rows with prompt, category, detector and signs, or a report of garak."
         )
     return rows, rejected
+
+
+def _own(row: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """A row of somebody's own with the columns that all probes have, or what is wrong with it."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and prompt.strip():
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list) or not prompt or not all(map(_is_message, prompt)):
+        return None, "has no prompt that is text, or messages with role and content"
+    found = {**{name: row[name] for name in _COLUMNS if name in row}, "prompt": prompt}
+    if (problem := problem_of(found)) is not None:
+        return None, problem
+    if not isinstance(found.get("category"), str) or not found["category"].strip():
+        return None, "has no category that is text"
+    return {"language": "", "signs": [], "probe": "", **found}, None
+
+
+def _is_message(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("role"), str)
+        and isinstance(value.get("content"), str)
+    )

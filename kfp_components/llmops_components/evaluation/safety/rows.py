@@ -67,6 +67,8 @@ def problem_of(row: Mapping[str, Any]) -> str | None:
     signs = row.get("signs") or []
     if not isinstance(signs, list) or not all(isinstance(sign, str) and sign.strip() for sign in signs):
         return f"signs are {signs!r:.60}, and no list of texts"
+    if dead := [sign for sign in signs if not any(map(str.isalnum, sign))]:
+        return f"signs has {dead[0]!r:.60}, without a letter or digit, by which nothing can be found"
     if row["detector"] in ("forbidden", "secrets", "decision") and not signs:
         return f"signs are empty, by which {row['detector']} judges"
     if row["detector"] == "decision" and not isinstance(row.get("pair"), str):
