@@ -81,12 +81,14 @@ class OpenAIEndpointHook(BaseHook):
         :param settings: settings of whom to ask
         :raises ConfigurationError: they name another address
         """
-        given = settings.get("url")
-        if given not in (None, self.url):
-            raise ConfigurationError(
-                f"The url is {given}, and connection {self.openai_endpoint_conn_id!r} has another one, which its key is meant for. Leave "
-                "the url out."
-            )
+        embeddings = settings.get("embeddings")
+        also = embeddings.get("url") if isinstance(embeddings, dict) else None
+        for what, given in (("url", settings.get("url")), ("url of embeddings", also)):
+            if (given or self.url).rstrip("/") != self.url.rstrip("/"):
+                raise ConfigurationError(
+                    f"The {what} is {given}, and connection {self.openai_endpoint_conn_id!r} has another one, which its key is meant for. "
+                    f"Leave the {what} out."
+                )
         return {**settings, "url": self.url}
 
     def test_connection(self) -> tuple[bool, str]:

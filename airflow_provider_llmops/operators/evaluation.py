@@ -97,6 +97,11 @@ class CheckModelOperator(ComponentOperator):
             "model_version": None if self.model_version in (None, "") else str(self.model_version),
             "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri() if self.model_name else None,
         }
+        if "PRIVATE KEY" in str(self.public_key or ""):
+            raise ConfigurationError(
+                "public_key is a private key, which everybody could read who may see the run. Give the public key alone, as `openssl pkey "
+                "-pubout` writes it, and make a new pair."
+            )
         if not self.signing_conn_id:
             return given
         if self.public_key:

@@ -57,7 +57,9 @@ def digest_of(path: str | os.PathLike[str]) -> tuple[str, int]:
     total, tree = 0, hashlib.sha256()
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         total += file.stat().st_size
-        tree.update(f"{file.relative_to(root).as_posix()}\0{_hash_file(file)}\n".encode())
+        tree.update(
+            f"{file.relative_to(root).as_posix()}\0{_hash_file(file)}\n".encode(errors="surrogateescape")
+        )
     return f"sha256:{tree.hexdigest()}", total
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 from airflow_provider_llmops.backends.kubernetes.manifests import DNS_LABEL, DNS_SUBDOMAIN, variables_from
 from airflow_provider_llmops.backends.serving.adapters import adapters_of
@@ -17,9 +18,10 @@ from airflow_provider_llmops.backends.serving.overrides import overridden
 from airflow_provider_llmops.backends.serving.request_log import logger_of
 from airflow_provider_llmops.backends.serving.scaling import scale_of
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+from airflow_provider_llmops.redaction.signs import is_secret_name
 from airflow_provider_llmops.specs.allowed_code import argument_name, is_short_for, refuse_switches
 from airflow_provider_llmops.specs.placeholders import refuse_expansions
-from airflow_provider_llmops.uris import file_address
+from airflow_provider_llmops.uris import file_address, scheme_of, split_address
 
 MODEL_DIGEST_ANNOTATION = "llmops/model-digest"
 GPU = "nvidia.com/gpu"
@@ -127,6 +129,8 @@ def inference_service(
     if lora_adapters is not None:
         adapters = adapters_of(name, model_uri, lora_adapters, args or {})
         addresses += [("lora_adapters", str(uri)) for uri in lora_adapters.values()]
+    for what, uri in addresses:
+        _refuse_secrets(f"{what} of service {name!r}", uri)
     for what, text in (*addresses, *(("args", argument) for argument in arguments)):
         refuse_expansions(f"{what} of service {name!r}", text)
         if "{{" in text:
@@ -165,6 +169,16 @@ def inference_service(
         "metadata": metadata,
         "spec": overridden({"predictor": predictor}, spec_overrides or {}),
     }
+
+
+def _refuse_secrets(what: str, uri: str) -> None:
+    if not scheme_of(uri):
+        return
+    if secret := next((key for key, _ in parse_qsl(split_address(uri).query) if is_secret_name(key)), None):
+        raise ConfigurationError(
+            f"{what} has {secret} in it, which everybody could read who may see the service. Leave it out: what may be fetched is the service "
+            "account's to know."
+        )
 
 
 def without_gpus(resources: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -216,9 +217,14 @@ def messages_of(prompt: str | Sequence[Mapping[str, Any]], given: Given) -> list
 def _tool_call(call: Any) -> Any:
     from ragas.messages import ToolCall
 
-    called = call.get("function", call)
-    args = called.get("arguments", called.get("args", {}))
-    return ToolCall(name=called["name"], args=parse_json(args) if isinstance(args, str) else args)
+    called = call.get("function", call) if isinstance(call, dict) else {"name": call}
+    args = called.get("arguments", called.get("args"))
+    if isinstance(args, str):
+        with suppress(ValueError):  # what is no JSON is other than any that is expected
+            args = parse_json(args) if args.strip() else {}
+    if not isinstance(args, dict):
+        args = {} if args is None else {"arguments": args}
+    return ToolCall(name=str(called.get("name")), args=args)
 
 
 def spread(part: Scores, places: Sequence[int], count: int) -> Scores:

@@ -106,7 +106,7 @@ def evaluate_service(
     clock = Clock()
     place = Path(
         f"{os.fspath(scores)}.answers"
-    )  # beside the output, where a second call with the same one goes on
+    )  # beside the output, where a second call goes on if this one is killed
     answers, rejected = place / "answers.jsonl", place / "rejected.jsonl"
     said = batch_inference(
         dataset,
@@ -194,7 +194,7 @@ def _answered(answers: Path, rejected: Path, numbers: Sequence[int]) -> list[Ans
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _text(answer: Any) -> str:

@@ -22,7 +22,7 @@ from llmops_components.inference.protocols import (
     ProtocolName,
     Question,
 )
-from llmops_components.uris import is_http, is_server, split_login
+from llmops_components.uris import is_http, is_server, place_of, scheme_of, split_login
 
 # An API key is no argument: those are kept and shown. The first wins.
 SERVICE_PREFIX, JUDGE_PREFIX = "LLMOPS_SERVICE", "LLMOPS_JUDGE"
@@ -112,6 +112,15 @@ class EmbeddingService(Service):
     def speaks(self) -> Protocol:
         """The protocol."""
         return OPENAI_EMBEDDINGS
+
+
+def origin_of(url: str) -> tuple[str, str]:
+    """Scheme, host and port of a service: whom a key is meant for.
+
+    Args:
+        url: Its address.
+    """
+    return scheme_of(url), place_of(url).partition("/")[0].lower()
 
 
 def _check_address(url: str) -> None:

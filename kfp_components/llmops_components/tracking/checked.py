@@ -52,7 +52,13 @@ def record_checks(
     with connection(tracking_uri) as (client, _):
         version = find_version(client, model_name, model_version, None)
         registered = version.tags.get(MODEL_DIGEST_TAG)
-        if report.passed and registered not in (None, report.details["digest"]):
+        if report.passed and registered is None:
+            unknown = (
+                f"{model_name} version {model_version} was registered without a digest, so that nobody knows whether these are its files. "
+                "Register it with register_model, or leave model_name and model_version out."
+            )
+            report = replace(report, passed=False, findings=[unknown])
+        elif report.passed and registered != report.details["digest"]:
             other = (
                 f"What was checked is not {model_name} version {model_version}: its digest is {report.details['digest']}, and the version's "
                 f"{registered}."

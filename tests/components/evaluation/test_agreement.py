@@ -64,13 +64,25 @@ def test_the_interval_holds_the_true_kappa_as_often_as_it_says():
 
 
 def test_where_all_say_the_same_there_is_no_kappa_and_no_minimum_is_reached():
-    found = agreement_of(GOOD, rows_of([1, 1, 1]), np.array([1.0, 1.0, 1.0]))
-    assert found == Agreement(None, None, None, 1.0, 3, 0)
+    found = agreement_of(GOOD, rows_of([1] * 20), np.ones(20))
+    assert found == Agreement(None, None, None, 1.0, 20, 0)
     assert findings_of("polite", Labels("human", 0.5, 0.0), found) == [
-        "The judge does not agree enough with people by polite: kappa is not defined, on 3 rows, and the lower end must be at least 0. Take "
+        "The judge does not agree enough with people by polite: kappa is not defined, on 20 rows, and the lower end must be at least 0. Take "
         "another judge or question, or label more rows."
     ]
     assert findings_of("polite", GOOD, found) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "start"),
+    [
+        (Agreement(1.0, 1.0, 1.0, 1.0, 2, 98), "98 rows that people have labelled have no score by polite"),
+        (Agreement(1.0, 1.0, 1.0, 1.0, 19, 0), "People have labelled 19 rows for polite, and at least 20"),
+    ],
+)
+def test_a_minimum_is_not_reached_by_few_rows_or_with_some_unscored(found, start):
+    (finding,) = findings_of("polite", Labels("human", 0.5, 0.4), found)
+    assert finding.startswith(start)
 
 
 @pytest.mark.parametrize(("minimum", "is_enough"), [(0.4, True), (0.41, False)])

@@ -100,6 +100,29 @@ def test_answers_are_scored_compared_and_reported_and_a_row_without_one_is_unsco
     assert other.comparison.metrics["exact_match"].rows_unscored == 1  # of model and baseline alike
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_an_answer_may_have_any_character_that_others_take_for_the_end_of_a_line(character, evaluation):
+    answer = f"The sky{character}is blue."
+    with hostile_service(lambda prompt, nth: Does(body=answer_to("", answer))) as server:
+        assert evaluation.run(server.url).metrics["unanswered"] == 0
+    lines = (evaluation.directory / "model.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line)["answer"] for line in lines if line] == [answer] * len(ROWS)
+
+
+@pytest.mark.parametrize("arguments", ["", "{", "[1]", "null", None])
+def test_a_call_of_a_tool_that_is_none_is_another_one_than_expected(arguments, tmp_path):
+    rows = [{**row, "reference_tool_calls": [{"name": "look", "args": {"x": 1}}]} for row in ROWS]
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    body = answer_to("", "")
+    body["choices"][0]["message"] |= {"content": None, "tool_calls": [call]}
+    with hostile_service(lambda prompt, nth: Does(body=body)) as server:
+        report = Evaluation(tmp_path, rows).run(server.url, metric_names=["tool_call_accuracy"])
+    assert report.metrics["tool_call_accuracy"] == 0
+    bad = [{**rows[0], "reference_tool_calls": [{"name": "look", "args": "{bad"}]}]
+    with pytest.raises(DataError, match="reference_tool_calls is"):
+        Evaluation(tmp_path, bad).run("http://127.0.0.1:1", metric_names=["tool_call_accuracy"])
+
+
 def test_slices_and_composites_are_compared_as_those_of_a_model_are(tmp_path):
     evaluation = Evaluation(tmp_path, [{**row, "kind": "ab"[i % 2]} for i, row in enumerate(ROWS)])
     with hostile_service(lambda prompt, nth: Does(body=answer_to("", "The sky is blue."))) as server:
@@ -212,7 +235,7 @@ def test_a_service_or_judge_that_dies_is_asked_nothing_twice_by_the_next_attempt
 def test_a_judge_that_people_do_not_agree_with_enough_does_not_pass_and_everything_is_written(
     tmp_path, minimum, passes
 ):
-    rows = [{**row, "human": number % 2} for number, row in enumerate(ROWS)]
+    rows = [{**row, "human": number % 2} for number, row in enumerate(ROWS)] * 6
 
     def judges(prompt: str, nth: int) -> Does:
         return Does(body=answer_to("", json.dumps({"reason": "x", "value": float("sky" in prompt)})))
@@ -231,11 +254,11 @@ def test_a_judge_that_people_do_not_agree_with_enough_does_not_pass_and_everythi
         )
     assert report.passed is passes
     assert report.details["agreement"]["polite"]["kappa"] == 0.5
-    assert report.details["agreement"]["polite"]["rows"] == 4
+    assert report.details["agreement"]["polite"]["rows"] == 24
     assert [line.partition(":")[0] for line in report.findings] == (
         [] if passes else ["The judge does not agree enough with people by polite"]
     )
-    assert len(evaluation.rows()) == 4
+    assert len(evaluation.rows()) == 24
 
 
 def test_a_service_that_answers_nothing_is_no_evaluation(evaluation):

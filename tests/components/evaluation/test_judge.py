@@ -263,6 +263,44 @@ def test_a_judge_that_refuses_everybody_is_an_error_of_the_settings(status, mess
         Polite(tmp_path, server.url).score()
 
 
+@pytest.mark.parametrize(("count", "limit", "most"), [(6, 100, 12), (40, 5, 14)])
+def test_a_judge_that_refuses_every_question_ends_it_as_an_error(count, limit, most, tmp_path):
+    refused = Does(400, {"error": {"message": "max_tokens is not supported"}})
+    with hostile_service(lambda prompt, nth: refused) as server:
+        judge = Polite(tmp_path, server.url, count=count, limits={"refused_in_a_row": limit})
+        with pytest.raises(
+            ServiceRefusesError, match="The judge refuses to be asked: HTTP 400: max_tokens is not"
+        ):
+            judge.score()
+        assert len(server.bodies) <= most
+
+
+def test_a_judge_is_asked_no_longer_than_it_may_be(tmp_path):
+    with hostile_service(lambda prompt, nth: Does(body=answer_to("", SCORE), seconds=0.2)) as server:
+        judge = Polite(tmp_path, server.url, count=40, concurrency=1, limits={"run_minutes": 0.02})
+        values = judge.values()
+    assert 0 < values.count(0.25) < 20
+    assert "run_minutes is 0.02" in judge.scored.reasons["polite"][39]
+
+
+def test_the_judges_key_goes_to_no_other_host(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMOPS_JUDGE_KEY", "judge-key")
+    rows, given = rows_of(1)
+    with hostile_service(verdict) as server, hostile_service(verdict) as other:
+        settings = JudgeSettings.of(
+            {
+                "url": f"{server.url}/v1",
+                "model_name": "j",
+                "embeddings": {"url": f"{other.url}/v1", "model_name": "e"},
+            }
+        )
+        plan = plan_metrics(["answer_relevancy"], judge=settings)
+        with Memory(tmp_path / "judge.jsonl", outlives=True) as memory:
+            score_rows(plan, rows, given, judge=settings, memory=memory)
+        assert {headers.get("Authorization") for headers in server.headers} == {"Bearer judge-key"}
+        assert other.headers and {headers.get("Authorization") for headers in other.headers} == {None}
+
+
 def test_the_key_of_the_judge_is_its_own_and_is_nowhere_written_down(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMOPS_JUDGE_KEY", "judge-key")
     monkeypatch.setenv("LLMOPS_SERVICE_KEY", "service-key")
@@ -388,6 +426,7 @@ def test_a_judge_that_dies_in_the_middle_leaves_rows_unscored_and_is_not_asked_a
         ({"url": "http://x/v1", "model_name": "m", "asks": 11}, "asks is 11"),
         ({"url": "http://x/v1", "model_name": "m", "request": {"messages": []}}, "request has 'messages'"),
         ({"url": "http://x/v1", "model_name": "m", "embeddings": {}}, "model_name is ''"),
+        ({"url": "http://x/v1", "model_name": "m", "request": "x"}, "request is 'x'. Give an object"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings, message):
@@ -415,6 +454,21 @@ JUDGE = JudgeSettings.of({"url": "http://127.0.0.1:1/v1", "model_name": "m"})
         ),
         (["polite"], {"polite": {"prompt": "{response}", "bounds": [1, 0]}}, JUDGE, "give bounds such as"),
         (["politeness"], {}, JUDGE, "politeness"),
+        (["rougeL"], "polite", None, "metric_args is 'polite'. Give an object by metric"),
+        (["p"], {"p": {"prompt": "{response}", "bounds": [float("nan"), 1]}}, JUDGE, "give bounds such as"),
+        (["answer"], {"answer": {"prompt": "{response}"}}, JUDGE, "answer is the name of a column"),
+        (
+            ["judge_cost"],
+            {"judge_cost": {"prompt": "{response}"}},
+            JUDGE,
+            "judge_cost is the name of a column",
+        ),
+        (
+            ["rubrics_score"],
+            {"rubrics_score": {"rubrics": {"score7_description": "best"}}},
+            JUDGE,
+            "score1_description to score5_description",
+        ),
     ],
 )
 def test_metrics_that_cannot_be_computed_are_refused_before_anything_runs(names, args, judge, message):

@@ -76,6 +76,12 @@ def compared(tmp_path: Path) -> Compared:
     return Compared(tmp_path)
 
 
+def test_an_answer_may_have_any_character_that_others_take_for_the_end_of_a_line(compared):
+    odd = {question: f"{answer}\u2028\x85\x0b." for question, answer in GOOD.items()}
+    with saying(odd) as one, saying(GOOD) as other:
+        assert compared.run(one, other).metrics["candidate_unanswered"] == 0
+
+
 def test_answers_are_scored_as_the_libraries_do_and_compared_row_by_row(compared):
     some = GOOD | {ROWS[1]["prompt"]: "The sun is green."}
     with saying(BAD) as bad, saying(some) as good:

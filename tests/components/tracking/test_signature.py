@@ -13,7 +13,7 @@ from llmops_components.models.checks.check import check_model
 from llmops_components.models.signing.keys import KEY_VARIABLE, read_public_keys
 from llmops_components.results import digest_of
 from llmops_components.tracking.checked import record_checks
-from llmops_components.tracking.register import register_model
+from llmops_components.tracking.register import MODEL_DIGEST_TAG, register_model
 from llmops_components.tracking.registry import fetch_model
 from llmops_components.tracking.signature import SIGNED_AT_TAG, SIGNED_BY_TAG
 from signing_keys import make_key, public_of
@@ -177,6 +177,10 @@ def test_version_says_what_was_checked_of_it_and_what_came_of_it(
     done, tags = check()
     assert not done.passed and tags[:3] == ["failed", "not asked for", "nobody"]
     assert done.findings[0].startswith(f"What was checked is not {name} version 1: its digest is sha256:")
+    client.delete_model_version_tag(name, "1", MODEL_DIGEST_TAG)
+    (model / "notes.txt").unlink()
+    done, tags = check(signature=tmp_path / "model.sig", public_key=public)
+    assert not done.passed and "was registered without a digest" in done.findings[0]
     with pytest.raises(SettingError, match="There is no version 9"):
         check("9")
     with pytest.raises(SettingError, match="both or neither"):

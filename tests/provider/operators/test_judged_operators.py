@@ -43,6 +43,14 @@ def test_a_key_is_not_sent_to_another_address_and_nobody_judges_by_a_connection_
         ConfigurationError, match="The url is http://elsewhere/v1, and connection 'judge' has another one"
     ):
         operator(judge=JUDGE | {"url": "http://elsewhere/v1"}, judge_conn_id="judge").arguments()
+    elsewhere = {"embeddings": {"url": "http://elsewhere/v1", "model_name": "e"}}
+    with pytest.raises(
+        ConfigurationError, match="The url of embeddings is http://elsewhere/v1, and connection"
+    ):
+        operator(judge=JUDGE | elsewhere, judge_conn_id="judge").arguments()
+    for same in ("", "https://judge.example.com/v1/"):
+        found = operator(judge=JUDGE | {"url": same}, judge_conn_id="judge").arguments()
+        assert found["judge"]["url"] == "https://judge.example.com/v1"
     with pytest.raises(ConfigurationError, match="judge_conn_id is given and no judge"):
         operator(judge_conn_id="judge").arguments()
 

@@ -56,6 +56,8 @@ def test_public_key_is_given_or_a_connections():
     assert arguments(signing_conn_id="signer")["public_key"] == public
     assert arguments(public_key=public)["public_key"] == public
     assert arguments(signing_conn_id="")["public_key"] is None
+    with pytest.raises(ConfigurationError, match="public_key is a private key"):
+        arguments(public_key=PRIVATE)
     with pytest.raises(ConfigurationError, match="Leave one out"):
         arguments(public_key=public, signing_conn_id="checker")
 

@@ -131,7 +131,12 @@ def _check_scale(name: str, part: Mapping[str, Any]) -> None:
             "or memory. Give 'cpu' or 'memory'."
         )
     scaled_by = part.get("autoScaling") or {}
-    other = {str(each.get("type")) for each in scaled_by.get("metrics") or ()} - {"Resource"}
+    metrics = scaled_by.get("metrics") or () if isinstance(scaled_by, Mapping) else (scaled_by,)
+    if any(not isinstance(each, Mapping) for each in metrics):
+        raise ConfigurationError(
+            f"autoScaling of service {name!r} must have metrics as Kubernetes has them, got {shown_value(scaled_by, 60)}."
+        )
+    other = {str(each.get("type")) for each in metrics} - {"Resource"}
     if other or "behavior" in scaled_by:
         ignored = ", ".join(sorted(other)) or "behavior"
         raise ConfigurationError(

@@ -14,6 +14,7 @@ from llmops_components.errors import DataError, SettingError, check_known
 RESAMPLES = 1000
 _TAILS = (2.5, 97.5)
 _SEED = 0
+_FEWEST_FOR_MINIMUM = 20  # below, the interval of a kappa means little
 _FEWEST = 2
 
 
@@ -147,7 +148,19 @@ def findings_of(metric: str, labels: Labels, found: Agreement) -> list[str]:
         labels: What is asked for.
         found: How far the judge agrees.
     """
-    if labels.min_kappa is None or (found.low is not None and found.low >= labels.min_kappa):
+    if labels.min_kappa is None:
+        return []
+    if found.unscored:
+        return [
+            f"{found.unscored} rows that people have labelled have no score by {metric}, so that nobody knows how far the judge agrees with "
+            "them. Look why they have none."
+        ]
+    if found.rows < _FEWEST_FOR_MINIMUM:
+        return [
+            f"People have labelled {found.rows} rows for {metric}, and at least {_FEWEST_FOR_MINIMUM} are needed to ask for a min_kappa. "
+            "Label more, or leave min_kappa out."
+        ]
+    if found.low is not None and found.low >= labels.min_kappa:
         return []
     said = (
         f"kappa is {found.kappa:.3g}, {found.low:.3g} to {found.high:.3g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -27,7 +28,7 @@ from llmops_components.inference.pool import (
     ServiceRefusesError,
 )
 from llmops_components.inference.protocols import Question
-from llmops_components.inference.service import JUDGE_PREFIX, Access
+from llmops_components.inference.service import JUDGE_PREFIX, Access, origin_of
 
 DECLINED, REFUSED, MALFORMED, CUT_OFF = "declined", "refused", "malformed", "cut_off"
 LATE, UNAVAILABLE, LIMIT, NO_SCORE = "timed_out", "unavailable", "limit", "no_score"
@@ -115,6 +116,9 @@ class Judge:
         self._coming: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._used: set[str] = set()
         self._has_answered = False
+        self._refused = 0
+        self._refusal = ""
+        self._began = time.monotonic()
         self._numbers = 0
         self._stack = AsyncExitStack()
 
@@ -125,7 +129,7 @@ class Judge:
         async def asker(service: Any) -> Asker:
             client = Client(
                 service,
-                access,
+                access if origin_of(service.url) == origin_of(self.settings.url) else Access(),
                 connections=self.settings.concurrency,
                 request_seconds=limits.request_seconds,
             )
@@ -270,6 +274,9 @@ class Judge:
             raise NoVerdictError(UNAVAILABLE, f"the judge gave no more answers: {error}") from None
 
     def _check_limits(self) -> None:
+        minutes = self.settings.checked_limits.run_minutes
+        if minutes is not None and time.monotonic() - self._began > minutes * 60:
+            raise NoVerdictError(LIMIT, f"the judge's limit is reached: run_minutes is {minutes:g}")
         prompt, completion = self._memory.tokens_of(self._who)  # what earlier attempts took counts, too
         most, cost = self.settings.max_tokens_total, self.settings.cost(prompt, completion)
         if most is not None and prompt + completion >= most:
@@ -283,10 +290,10 @@ class Judge:
         if outcome.reply is None:
             assert outcome.failure is not None
             raise self._no_answer(outcome.failure)
-        self._has_answered = True
         answer = outcome.reply.answer
         limited = self.settings.max_tokens_total or self.settings.max_cost
         is_verdict = not isinstance(answer.value, list)
+        self._has_answered = self._has_answered or is_verdict
         if limited and is_verdict and None in (answer.prompt_tokens, answer.completion_tokens):
             raise SettingError(
                 "The judge's server does not say how many tokens an answer takes (usage), so that max_tokens_total and max_cost cannot be "
@@ -306,12 +313,22 @@ class Judge:
             return NoVerdictError(LATE, f"the judge took too long: {failure.reason}")
         if failure.may_pass:
             return NoVerdictError(UNAVAILABLE, f"the judge gave no answer: {failure.reason}")
-        if failure.status not in OF_THE_QUESTION and not self._has_answered:
-            return ServiceRefusesError(
-                f"The judge refuses to be asked: {failure.reason}. Correct its address, model_name or request. Address: "
-                f"{self.settings.service.address}."
-            )
+        self._refused, self._refusal = self._refused + 1, failure.reason
+        are_many = self._refused >= self.settings.checked_limits.refused_in_a_row
+        if not self._has_answered and (failure.status not in OF_THE_QUESTION or are_many):
+            return self._refuses()
         return NoVerdictError(REFUSED, f"the judge's server refused the question: {failure.reason}")
+
+    def check_has_answered(self) -> None:
+        """Raise :class:`ServiceRefusesError` where every question was refused: not the rows are wrong then, but the settings."""
+        if self._refused and not self._has_answered and not self.spent.remembered:
+            raise self._refuses()
+
+    def _refuses(self) -> ServiceRefusesError:
+        return ServiceRefusesError(
+            f"The judge refuses to be asked: {self._refusal}. Correct its address, model_name or request. Address: "
+            f"{self.settings.service.address}."
+        )
 
 
 @cache

@@ -108,6 +108,7 @@ async def _judge_rows(
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         if judge is not None:
+            judge.check_has_answered()
             found.stopped, found.judge = judge.gone, _record(judge, found)
     return found
 

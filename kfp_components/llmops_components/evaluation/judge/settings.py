@@ -57,6 +57,10 @@ class JudgeSettings:
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.request, Mapping):
+            raise SettingError(
+                f"judge: request is {self.request!r:.100}. Give an object with further fields of each question."
+            )
         _ = self.service, self.embedder, self.checked_limits, self.human_labels
         if taken := sorted({"response_format", "messages"}.intersection(self.request)):
             raise SettingError(

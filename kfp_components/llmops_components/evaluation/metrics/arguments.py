@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
-from llmops_components.evaluation.metrics.registry import METRICS, NO_COLUMNS, Metric
+from llmops_components.evaluation.metrics.registry import METRICS, NO_COLUMNS, RUBRIC_LEVELS, TAKEN, Metric
 
+_OF_JUDGE = "judge_"
 _AUTHORED = ("prompt", "bounds", "values")
 # What a question may name of a row.
 _FIELDS = (*NO_COLUMNS, "reference", "retrieved_contexts", "reference_contexts")
@@ -33,6 +35,13 @@ def check_arguments(args: Mapping[str, Any], metrics: Mapping[str, Metric]) -> N
             )
         if not isinstance(given, Mapping):
             raise SettingError(f"metric_args of {name} are {given!r:.100}. Give an object.")
+        if (rubrics := given.get("rubrics")) is not None and not (
+            isinstance(rubrics, Mapping) and rubrics and set(rubrics) <= RUBRIC_LEVELS
+        ):
+            raise SettingError(
+                f"metric_args: the rubrics of {name} are {rubrics!r:.100}. Give a text for each score, score1_description to "
+                "score5_description."
+            )
         if given and not metrics[name].takes:
             raise SettingError(f"metric_args: {name} takes no arguments. Leave them out.")
 
@@ -49,6 +58,10 @@ def authored_metric(name: str, args: Any) -> Metric | None:
     """
     if name in METRICS or not isinstance(args, Mapping) or "prompt" not in args:
         return None
+    if name in TAKEN or name.startswith(_OF_JUDGE):
+        raise SettingError(
+            f"metric_args: {name} is the name of a column or number of the results. Give the metric another one."
+        )
     check_known(args, _AUTHORED, f"argument in metric_args[{name!r}]")
     worst, best = _range(name, args)
     takes = _fields_of(name, args["prompt"])
@@ -85,7 +98,10 @@ def _range(name: str, args: Mapping[str, Any]) -> tuple[float, float]:
         numbers = list(values.values()) if isinstance(values, Mapping) else []
     elif bounds is not None:
         numbers = bounds if isinstance(bounds, Sequence) and len(bounds) == 2 else []
-    good = all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
+    good = all(
+        isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each)
+        for each in numbers
+    )
     if not good or len(numbers) < 2 or min(numbers) >= max(numbers) or (bounds and bounds[0] > bounds[1]):
         raise SettingError(
             f"metric_args of {name}: give bounds such as [0, 10], or values with the number that each counts, such as "

@@ -8,6 +8,8 @@ from typing import Any
 
 from llmops_components.data.files import raise_problems
 from llmops_components.evaluation.metrics.plan import Plan
+from llmops_components.evaluation.metrics.registry import RUBRIC_LEVELS
+from llmops_components.json_text import parse_json
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[str]:
@@ -58,11 +60,21 @@ def _is_call(value: Any) -> bool:
     if not isinstance(called, dict) or not isinstance(called.get("name"), str):
         return False
     args = called.get("arguments", called.get("args", {}))
-    return isinstance(args, dict | str)
+    if isinstance(args, str):
+        try:
+            args = parse_json(args)
+        except ValueError:
+            return False
+    return isinstance(args, dict)
 
 
 def _is_rubric(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(_is_text, value.values()))
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and set(value) <= RUBRIC_LEVELS
+        and all(map(_is_text, value.values()))
+    )
 
 
 _TEXTS = ("list of texts", _are_texts)
@@ -72,5 +84,5 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "reference_contexts": _TEXTS,
     "reference_topics": _TEXTS,
     "reference_tool_calls": ("list of calls with name and args", _are_calls),
-    "rubrics": ("object with a text for each score, such as score1_description", _is_rubric),
+    "rubrics": ("object with a text for each score, score1_description to score5_description", _is_rubric),
 }

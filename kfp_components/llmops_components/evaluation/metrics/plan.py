@@ -85,6 +85,8 @@ def plan_metrics(
         SettingError: A name is unknown, or a metric was asked for which lacks a model or the judge.
         ModelError: A model that was asked for does not exist.
     """
+    if not isinstance(metric_args, Mapping | None):
+        raise SettingError(f"metric_args is {metric_args!r:.100}. Give an object by metric.")
     args = dict(metric_args or {})
     names, own = _named(metrics, args)
     plan = Plan(names, None, None, {}, own, args)

@@ -17,6 +17,7 @@ TAKEN = (
     *("row", "prompt", "reference", "answer", "tokens", "finish_reason", "reason", "tool_calls"),
     *("retrieved_contexts", "unscored", "samples", "tokens_per_second"),
 )
+RUBRIC_LEVELS = {f"score{level}_description" for level in range(1, 6)}  # RAGAS has no others
 # What the argument of a RAGAS metric is taken from, where that is no column: the question and the answer.
 NO_COLUMNS = ("user_input", "response")
 
@@ -155,6 +156,7 @@ METRICS: dict[str, Metric] = {
         "statements in common with the reference, and likeness to it",
         "user_input response reference",
         "embeddings",
+        worst=-1.0,  # unlike texts may have a cosine below 0
     ),
     "answer_accuracy": _judged(
         "AnswerAccuracy", "agreement of answer and reference", "user_input response reference"

@@ -62,6 +62,13 @@ def predictor(**settings) -> dict:
         ({"lora_adapters": {"sql": "org/sql"}}, "needs an address such as"),
         ({"lora_adapters": {"sql": None}}, "needs an address such as"),
         ({"lora_adapters": {"sql": "pvc://claim/step=3"}}, "has '=' or ',' in it"),
+        ({"lora_adapters": {"sql": "https://me:hunter2@host/x"}}, "with a login in them"),
+        ({"lora_adapters": {"sql": "s3://AKIA:hunter2@b/x"}}, "with a login in them"),
+        (
+            {"lora_adapters": {"sql": "https://host/x?token=hunter2"}},
+            "lora_adapters of service 'chat' has token in it",
+        ),
+        ({"uri": "https://host/x?api_key=hunter2"}, "model_uri of service 'chat' has api_key in it"),
         ({"lora_adapters": {"sql": "s3://b/$(KEY)"}}, r"^lora_adapters of service 'chat' has "),
         ({"lora_adapters": {"sql": "hf://a"}, "args": {"lora-modules": "x=/y"}}, "say the same"),
         ({"lora_adapters": {"sql": "hf://a"}, "args": {"enable_lora": True}}, "say the same"),
