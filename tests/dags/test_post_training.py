@@ -43,7 +43,7 @@ def airflow(real_airflow: RealAirflow) -> RealAirflow:
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):
     params = airflow.api.call("GET", "/dags/post_training/details")["params"]
-    assert len(params) == 30
+    assert len(params) == 31
     for name, param in params.items():
         assert param["description"], name
         assert {"type", "title"} <= param["schema"].keys(), name
