@@ -110,7 +110,7 @@ class EvaluateServiceOperator(JudgedOperator):
     def arguments(self) -> dict[str, Any]:
         """Value of each input of the component; addresses are those of the connections."""
         found = super().arguments()
-        if self.openai_endpoint_conn_id is not None:
+        if self.openai_endpoint_conn_id:
             found["url"] = OpenAIEndpointHook(self.openai_endpoint_conn_id).with_url({"url": self.url})["url"]
         elif not self.url:
             raise ConfigurationError(
@@ -120,7 +120,7 @@ class EvaluateServiceOperator(JudgedOperator):
 
     def environment(self) -> dict[str, str]:
         """The API keys of service and judge, and the authorities that their certificates are verified with."""
-        if self.openai_endpoint_conn_id is not None:
+        if self.openai_endpoint_conn_id:
             asked = OpenAIEndpointHook(self.openai_endpoint_conn_id).environment()
         else:
             asked = KServeHook(self.kserve_conn_id).access.environment()

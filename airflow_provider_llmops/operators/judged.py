@@ -45,7 +45,7 @@ class JudgedOperator(ComponentOperator):
     def arguments(self) -> dict[str, Any]:
         """Value of each input of the component; the judge's address is that of its connection."""
         found = super().arguments()
-        if self.judge_conn_id is not None:
+        if self.judge_conn_id:
             if not isinstance(found["judge"], dict):
                 raise ConfigurationError(
                     "judge_conn_id is given and no judge. Give judge an object with the model_name of who judges, or leave both out."
@@ -56,6 +56,6 @@ class JudgedOperator(ComponentOperator):
     def environment(self) -> dict[str, str]:
         """The judge's API key, and the authorities that its certificate is verified with."""
         found = super().environment()
-        if self.judge_conn_id is not None:
+        if self.judge_conn_id:
             found = {**found, **OpenAIEndpointHook(self.judge_conn_id).environment(JUDGE_PREFIX)}
         return found

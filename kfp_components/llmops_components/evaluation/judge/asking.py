@@ -118,7 +118,7 @@ class Judge:
         self._has_answered = False
         self._refused = 0
         self._refusal = ""
-        self._began = time.monotonic()
+        self._began: float | None = None
         self._numbers = 0
         self._stack = AsyncExitStack()
 
@@ -274,8 +274,10 @@ class Judge:
             raise NoVerdictError(UNAVAILABLE, f"the judge gave no more answers: {error}") from None
 
     def _check_limits(self) -> None:
+        now = time.monotonic()
+        self._began = self._began or now  # with the first question
         minutes = self.settings.checked_limits.run_minutes
-        if minutes is not None and time.monotonic() - self._began > minutes * 60:
+        if minutes is not None and now - self._began > minutes * 60:
             raise NoVerdictError(LIMIT, f"the judge's limit is reached: run_minutes is {minutes:g}")
         prompt, completion = self._memory.tokens_of(self._who)  # what earlier attempts took counts, too
         most, cost = self.settings.max_tokens_total, self.settings.cost(prompt, completion)
