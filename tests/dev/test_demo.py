@@ -214,7 +214,7 @@ def test_params_are_checked_by_name_type_and_range_before_airflow_is_started(
         "train_rows: 1 is less than the minimum of 16",
         "lora_rank: 'many' is not of type 'integer'",
     ]
-    assert said[-1].startswith("Its parameters: algorithm, base_model, ")
+    assert said[-1].startswith("Its parameters: algorithm, approval, ")
     assert list(tmp_path.iterdir()) == []
 
 
