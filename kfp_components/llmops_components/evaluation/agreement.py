@@ -10,8 +10,8 @@ import numpy as np
 
 from llmops_components.errors import DataError
 
-_RESAMPLES = 2000
-_CONFIDENCE = 0.95
+RESAMPLES = 1000
+_TAILS = (2.5, 97.5)
 _SEED = 0
 
 
@@ -72,10 +72,12 @@ def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreemen
     agreed = float(counts.reshape(labels, labels).trace() / items)
     if kappa is None:
         return Agreement(None, None, None, agreed, items)
-    drawn = np.random.default_rng(_SEED).multinomial(items, counts / items, size=_RESAMPLES)
+    generator = np.random.default_rng(_SEED)
+    drawn = (
+        np.bincount(codes[generator.integers(0, items, items)], minlength=labels**2) for _ in range(RESAMPLES)
+    )
     resampled = [found for each in drawn if (found := _kappa(each, labels)) is not None]
-    tail = 50 * (1 - _CONFIDENCE)
-    low, high = np.percentile(resampled, [tail, 100 - tail])
+    low, high = np.percentile(resampled, _TAILS)
     return Agreement(kappa, float(low), float(high), agreed, items)
 
 

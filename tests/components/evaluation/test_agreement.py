@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 from llmops_components.errors import DataError, SettingError
+from llmops_components.evaluation.agreement import cohens_kappa
 from llmops_components.evaluation.judge.agreement import (
     Agreement,
     Labels,
     agreement_of,
     check_labels,
     findings_of,
-    kappa,
 )
 
 GOOD = Labels("human", threshold=0.5)
@@ -27,7 +27,7 @@ def test_kappa_is_that_of_a_published_example():
     """https://en.wikipedia.org/wiki/Cohen%27s_kappa: 50 proposals, 20 and 15 alike, 5 and 10 not; kappa is 0.4."""
     one = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
     other = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
-    assert kappa(one, other) == pytest.approx(0.4)
+    assert cohens_kappa(one, other) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -38,7 +38,7 @@ def test_kappa_is_that_of_scikit_learn(classes):
     for _ in range(20):
         one, noise = generator.integers(0, classes, (2, 60))
         other = np.where(generator.random(60) < 0.6, one, noise)
-        assert kappa(one, other) == pytest.approx(cohen_kappa_score(one, other))
+        assert cohens_kappa(one, other) == pytest.approx(cohen_kappa_score(one, other))
 
 
 def test_rows_without_a_label_or_score_are_left_out_and_counted():

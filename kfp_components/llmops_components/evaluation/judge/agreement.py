@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmops_components.errors import DataError, SettingError, check_known
+from llmops_components.evaluation.agreement import agreement
 
-RESAMPLES = 1000
-_TAILS = (2.5, 97.5)
-_SEED = 0
 _FEWEST_FOR_MINIMUM = 20  # below, the interval of a kappa means little
 _FEWEST = 2
 
@@ -114,30 +112,11 @@ def agreement_of(labels: Labels, rows: Sequence[Mapping[str, Any]], scores: np.n
     both = labelled & np.isfinite(scores)
     ours, theirs = _classes(scores[both], labels), _classes(given[both], labels)
     count, unscored = int(both.sum()), int((labelled & ~both).sum())
-    value = kappa(ours, theirs)
-    agreed = round(float(np.mean(ours == theirs)), 6) if count else None
-    if value is None:
-        return Agreement(None, None, None, agreed, count, unscored)
-    generator = np.random.default_rng(_SEED)
-    draws = [generator.integers(0, count, count) for _ in range(RESAMPLES)]
-    resampled = [each for draw in draws if (each := kappa(ours[draw], theirs[draw])) is not None]
-    low, high = np.percentile(resampled, _TAILS)
-    return Agreement(round(value, 6), round(float(low), 6), round(float(high), 6), agreed, count, unscored)
-
-
-def kappa(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Cohen's kappa of two raters; None where chance alone explains all agreement.
-
-    Args:
-        one: The class that one gives each row.
-        other: The class that the other gives it.
-    """
-    if not len(one):
-        return None
-    by_chance = sum(float(np.mean(one == each) * np.mean(other == each)) for each in np.union1d(one, other))
-    if math.isclose(by_chance, 1.0):
-        return None
-    return (float(np.mean(one == other)) - by_chance) / (1 - by_chance)
+    if not count:
+        return Agreement(None, None, None, None, count, unscored)
+    found = agreement(ours.tolist(), theirs.tolist())
+    numbers = (None if each is None else round(each, 6) for each in (found.kappa, found.low, found.high))
+    return Agreement(*numbers, round(found.agreed, 6), count, unscored)
 
 
 def findings_of(metric: str, labels: Labels, found: Agreement) -> list[str]:
