@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from llmops_components.data.files import raise_problems, usable_lines, write_rows
+from llmops_components.data.files import usable_lines, write_rows
 from llmops_components.data.formats import with_our_names
 from llmops_components.data.lines import Line
 from llmops_components.errors import DataError, SettingError, check_known
 from llmops_components.evaluation.side_by_side import Against, Asked, SideBySide, named, report_of
 from llmops_components.inference.batch import batch_inference
-from llmops_components.inference.protocols import PROTOCOL_NAMES, ProtocolName
-from llmops_components.inference.rows import RowError, question_of
+from llmops_components.inference.protocols import ProtocolName
+from llmops_components.inference.rows import check_questions
 from llmops_components.results import StepReport
 from llmops_components.state_files import write_json
 
@@ -111,7 +111,7 @@ def compare_revisions(
     if max_rows is not None:
         questions = _first_rows(lines, max_rows, Path(f"{os.fspath(scores)}.questions", "rows.jsonl"))
         lines = usable_lines(questions)
-    _check_questions(dataset, lines, protocol)
+    check_questions(dataset, lines, protocol)
     rows = [with_our_names(line.row or {}) for line in lines]
     scored_against = _against(rows, against)
 
@@ -156,18 +156,6 @@ def _first_rows(lines: Sequence[Line], count: int, path: Path) -> Path:
         raise SettingError(f"max_rows is {count!r:.60}. Give a whole number from 1 on, or leave it out.")
     write_rows(path, [line.row or {} for line in lines[:count]])
     return path
-
-
-def _check_questions(dataset: str | os.PathLike[str], lines: Sequence[Line], protocol: ProtocolName) -> None:
-    """A row that asks nothing would count against both revisions."""
-    check_known([protocol], PROTOCOL_NAMES, "protocol")
-    problems = []
-    for line in lines:
-        try:
-            question_of(line.row or {}, protocol)
-        except RowError as error:
-            problems.append(f"line {line.number}: {error}")
-    raise_problems(dataset, problems)
 
 
 def _against(rows: Sequence[Mapping[str, Any]], given: Against | None) -> Against:

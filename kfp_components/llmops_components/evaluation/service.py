@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops_components.data.files import raise_problems, usable_lines
+from llmops_components.data.files import usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
-from llmops_components.errors import UnavailableError, check_known
+from llmops_components.errors import UnavailableError
 from llmops_components.evaluation.comparing import Parts
 from llmops_components.evaluation.evaluate import Answered, Clock, conclude, read_baseline
 from llmops_components.evaluation.facts import ServiceFacts
@@ -22,8 +21,8 @@ from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_met
 from llmops_components.evaluation.scored import Given
 from llmops_components.evaluation.side_by_side import named
 from llmops_components.inference.batch import batch_inference
-from llmops_components.inference.protocols import PROTOCOL_NAMES, ProtocolName
-from llmops_components.inference.rows import RowError, question_of
+from llmops_components.inference.protocols import ProtocolName
+from llmops_components.inference.rows import answer_text, check_questions, read_outcomes
 from llmops_components.results import StepReport
 
 _CONTEXTS = "retrieved_contexts"
@@ -94,7 +93,8 @@ def evaluate_service(
     judges = None if judge is None else JudgeSettings.of(judge)
     plan = plan_metrics(metric_names, embedding_model, reward_model, metric_args=metric_args, judge=judges)
     rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))
-    numbers = _check_questions(dataset, protocol)
+    lines = usable_lines(dataset)
+    check_questions(dataset, lines, protocol)
     columns = [*columns_of(rows, found.fields), *([_CONTEXTS] if contexts is not None else [])]
     plan = plan_for_columns(plan, columns, all_of_them=metric_names is not None)
     check_columns(dataset, rows, plan)
@@ -123,7 +123,7 @@ def evaluate_service(
         keep=None if contexts is None else {_CONTEXTS: contexts},
     )
     clock.lap("ask")
-    given = _answered(answers, rejected, numbers)
+    given = _answered(answers, rejected, [line.number for line in lines])
     missing = [number for number, each in enumerate(given, start=1) if each.given.text is None]
     reason = next((each.given.reason for each in given if each.given.reason), "")
     if len(missing) == len(rows):
@@ -156,23 +156,10 @@ def evaluate_service(
     return done
 
 
-def _check_questions(dataset: str | os.PathLike[str], protocol: ProtocolName) -> list[int]:
-    """Numbers of the rows' lines. A row that asks nothing would count against the service."""
-    check_known([protocol], PROTOCOL_NAMES, "protocol")
-    problems, lines = [], usable_lines(dataset)
-    for line in lines:
-        try:
-            question_of(line.row or {}, protocol)
-        except RowError as error:
-            problems.append(f"line {line.number}: {error}")
-    raise_problems(dataset, problems)
-    return [line.number for line in lines]
-
-
 def _answered(answers: Path, rejected: Path, numbers: Sequence[int]) -> list[Answered]:
     """What became of each row, in their order."""
     found: dict[int, Answered] = {}
-    for row in _lines(answers):
+    for row in read_outcomes(answers):
         how = row["response"]
         more = {
             "tokens": how.get("completion_tokens"),
@@ -181,27 +168,16 @@ def _answered(answers: Path, rejected: Path, numbers: Sequence[int]) -> list[Ans
         }
         found[how["line"]] = Answered(
             Given(
-                _text(row["answer"]),
+                "" if row["answer"] is None else answer_text(row["answer"]),
                 tool_calls=how.get("tool_calls"),
                 contexts=_texts(how["kept"].get(_CONTEXTS)) if "kept" in how else None,
             ),
             more,
         )
-    for row in _lines(rejected):
+    for row in read_outcomes(rejected):
         nothing = dict.fromkeys(("tokens", "finish_reason", "seconds"))
         found[row["line"]] = Answered(Given(None, row["reasons"][0]), nothing)
     return [found[number] for number in numbers]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-
-
-def _text(answer: Any) -> str:
-    """An answer as text: what a model of KServe's predicts is its JSON, and beside calls of tools there may be none."""
-    if answer is None or isinstance(answer, str):
-        return answer or ""
-    return json.dumps(answer, ensure_ascii=False, sort_keys=True)
 
 
 def _texts(found: Any) -> list[str]:

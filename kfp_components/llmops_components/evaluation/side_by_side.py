@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from llmops_components.errors import shortened
 from llmops_components.evaluation.comparing import comparison_of
 from llmops_components.evaluation.statistics import PairedComparison, Scores, compare
+from llmops_components.inference.rows import answer_text, read_outcomes
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
@@ -55,11 +55,12 @@ class Asked:
         seconds: list[float | None] = [None] * len(numbers)
         reasons: list[str | None] = [None] * len(numbers)
         place_of = {number: at for at, number in enumerate(numbers)}
-        for row in _lines(answers):
+        for row in read_outcomes(answers):
             how = row["response"]
             at = place_of[how["line"]]
-            texts[at], seconds[at] = _text(row["answer"], how.get("tool_calls")), how["seconds"]
-        for row in _lines(rejected):
+            found = row["answer"] if row["answer"] is not None else how.get("tool_calls")
+            texts[at], seconds[at] = answer_text(found), how["seconds"]
+        for row in read_outcomes(rejected):
             reasons[place_of[row["line"]]] = row["reasons"][0]
         return cls(texts, seconds, reasons, asked.metrics)
 
@@ -67,16 +68,6 @@ class Asked:
     def unanswered(self) -> list[int]:
         """Numbers of the rows without an answer."""
         return [number for number, text in enumerate(self.texts, start=1) if text is None]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-
-
-def _text(answer: Any, tool_calls: Any) -> str:
-    """An answer as text: a call of tools, or what a model of KServe's predicts, is its JSON."""
-    found = answer if answer is not None else tool_calls
-    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True)
