@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -66,6 +67,15 @@ class Scores:
     @property
     def aggregate(self) -> float:
         return self.combine(self.statistics.sum(axis=0))
+
+    @cached_property
+    def estimated(self) -> Estimate | None:
+        """What :func:`estimate` says: resampling takes the longest of all, and several ask."""
+        found = self if self.are_there.all() else self[self.are_there]
+        if not len(found.values):
+            return None
+        ends = ends_of(found.values, found.statistics, found.aggregates, found.limits)
+        return Estimate.of(found.aggregate, ends)
 
     def aggregates(self, sums: np.ndarray) -> np.ndarray:
         """The aggregate of each line of sums."""
@@ -165,11 +175,7 @@ def estimate(scores: Scores) -> Estimate | None:
     Args:
         scores: One metric over all samples.
     """
-    found = scores[scores.are_there]
-    if not len(found.values):
-        return None
-    ends = ends_of(found.values, found.statistics, found.aggregates, found.limits)
-    return Estimate.of(found.aggregate, ends)
+    return scores.estimated
 
 
 def compare(model: Scores, baseline: Scores) -> PairedComparison:
@@ -186,7 +192,7 @@ def compare(model: Scores, baseline: Scores) -> PairedComparison:
     changes[both] = model.values[both] - baseline.values[both]
     if not both.any():
         return PairedComparison(None, None, None, changes, model.higher_is_better)
-    ours, theirs = model[both], baseline[both]
+    ours, theirs = (model, baseline) if both.all() else (model[both], baseline[both])
     width = ours.statistics.shape[1]
 
     def differences(sums: np.ndarray) -> np.ndarray:
@@ -213,9 +219,7 @@ def record(
         compared: What :func:`compare` says of both.
     """
     compared = compared or (compare(model, baseline) if baseline is not None else None)
-    is_paired = compared is not None and not compared.unscored
-    ours = compared.candidate if compared and is_paired else estimate(model)
-    theirs = compared.baseline if compared and is_paired else baseline and estimate(baseline)
+    ours, theirs = estimate(model), baseline and estimate(baseline)
     scored = int(model.are_there.sum())
     unscored = len(model.values) - scored
     filled = model.with_failed() if unscored else None
