@@ -17,11 +17,12 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llmops_components.redaction import hide_in, redact
 
 SHOWN_CHARACTERS = 80
+NAMED = 5  # of things that a sentence names
 MAX_CHARACTERS = 10_000  # of a message: what a library refuses, it may repeat
 _LONG_PLACE = re.compile(r"(?:[A-Za-z][\w+.-]{0,20}://|(?<![\w/.~])/)[^\s'\"`,;()<>]{24,}")
 _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?=\s|$)")
@@ -76,6 +77,16 @@ def shortened(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]} ... {text[-(limit // 2 - 5) :]}"
+
+
+def named(things: Sequence[object]) -> str:
+    """The first of some things, for a sentence.
+
+    Args:
+        things: Numbers of rows, or names.
+    """
+    shown = ", ".join(map(str, things[:NAMED]))
+    return f"{shown}{' and others' if len(things) > NAMED else ''}"
 
 
 def check_known(given: Iterable[str], valid: Iterable[str], what: str) -> None:

@@ -16,7 +16,7 @@ from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
 from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.data.valid_rows import read_valid_rows
-from llmops_components.errors import DataError, SettingError
+from llmops_components.errors import DataError, SettingError, named
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.memory import Memory, digest
 from llmops_components.evaluation.judge.settings import JudgeSettings
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from llmops_components.evaluation.metrics.plan import Plan
     from llmops_components.evaluation.statistics import Estimate, Scores
 
-_ROWS_NAMED = 5
 _KEPT = ("prompt", "reference")  # the latter where a metric needs it
 
 
@@ -354,7 +353,7 @@ def _unscored(scores: Mapping[str, Scores], whose: str, scored: Scored, start: i
         first = scored.reasons[name][start + missing[0] - 1]
         found.append(
             f"{name} has no score for {len(missing)} of {len(each.values)} answers of the {whose}: row "
-            f"{', '.join(map(str, missing[:_ROWS_NAMED]))}{' and others' if len(missing) > _ROWS_NAMED else ''}. "
+            f"{named(missing)}. "
             f"{'The first: ' if len(missing) > 1 and first != NO_NUMBER else ''}{first}; they are left out of the aggregate."
         )
     return found

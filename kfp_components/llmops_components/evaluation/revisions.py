@@ -14,8 +14,8 @@ from typing import Any, get_args
 from llmops_components.data.files import usable_lines, write_rows
 from llmops_components.data.formats import with_our_names
 from llmops_components.data.lines import Line
-from llmops_components.errors import DataError, SettingError, check_known
-from llmops_components.evaluation.side_by_side import Against, Asked, SideBySide, named, report_of
+from llmops_components.errors import DataError, SettingError, check_known, named
+from llmops_components.evaluation.side_by_side import Against, Asked, SideBySide, report_of
 from llmops_components.inference.batch import batch_inference
 from llmops_components.inference.protocols import ProtocolName
 from llmops_components.inference.rows import check_questions

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmops_components.data.files import usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
-from llmops_components.errors import UnavailableError
+from llmops_components.errors import UnavailableError, named
 from llmops_components.evaluation.comparing import Parts
 from llmops_components.evaluation.evaluate import Answered, Clock, conclude, read_baseline
 from llmops_components.evaluation.facts import ServiceFacts
@@ -19,7 +19,6 @@ from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.metrics.columns import check_columns, columns_of
 from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
 from llmops_components.evaluation.scored import Given
-from llmops_components.evaluation.side_by_side import named
 from llmops_components.inference.batch import batch_inference
 from llmops_components.inference.protocols import ProtocolName
 from llmops_components.inference.rows import answer_text, check_questions, read_outcomes

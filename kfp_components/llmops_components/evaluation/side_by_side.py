@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from llmops_components.errors import shortened
+from llmops_components.errors import named, shortened
 from llmops_components.evaluation.comparing import comparison_of
 from llmops_components.evaluation.statistics import PairedComparison, Scores, compare
 from llmops_components.inference.rows import answer_text, read_outcomes
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Against = Literal["reference", "baseline"]
 _WORST_TOLD = 3  # in the result, cut short
 _LONGEST_TOLD = 200
-_ROWS_NAMED = 5
 _LATENCIES = ("seconds_p50", "seconds_p95")
 
 
@@ -283,13 +282,3 @@ def _told(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
         "score": row["scores"][metric],
         "baseline_score": row["baseline_scores"][metric],
     }
-
-
-def named(numbers: Sequence[int]) -> str:
-    """The first of some rows, for a sentence.
-
-    Args:
-        numbers: Their numbers.
-    """
-    shown = ", ".join(map(str, numbers[:_ROWS_NAMED]))
-    return f"{shown}{' and others' if len(numbers) > _ROWS_NAMED else ''}"

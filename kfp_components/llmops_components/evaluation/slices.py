@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmops_components.comparison import MetricComparison
-from llmops_components.errors import DataError, SettingError, check_known, shortened
+from llmops_components.errors import DataError, SettingError, check_known, named, shortened
 from llmops_components.evaluation.statistics import Scores, record
 
 PROMPT_LENGTH = "prompt_length"
@@ -23,7 +23,6 @@ _MAX_KINDS_OF_NUMBERS = 8
 _GREATEST = 1e300
 _QUARTERS = (0.25, 0.5, 0.75)
 _LONGEST_NAME = 60
-_NAMED = 5
 _DIGEST = 8  # characters
 
 
@@ -118,7 +117,7 @@ def slices_of(
             count = sum(counts[value] for value in together)
             findings.append(
                 f"{column} has {len(by_size)} values, and the result has room for {room}: {len(together)} of them, with {count} rows, are compared "
-                f"together as {name!r}: {', '.join(together[:_NAMED])}{' and others' if len(together) > _NAMED else ''}."
+                f"together as {name!r}: {named(together)}."
             )
             few = set(together)
             value_of = [name if value in few else value for value in value_of]
