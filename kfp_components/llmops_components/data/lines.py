@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,34 @@ class Line:
     raw: str
     row: dict[str, Any] | None = None
     problem: str | None = None
+
+
+def rejected_line(line: Line, reason: str, **where: Any) -> dict[str, Any]:
+    """What is kept of a line that was not used.
+
+    Args:
+        line: The line.
+        reason: Why.
+        where: What else says where it was, before the number.
+    """
+    return {**where, "line": line.number, "reasons": [reason], "raw": line.raw}
+
+
+def rejected_findings(
+    rejected: Sequence[Mapping[str, Any]], told: Callable[[Mapping[str, Any]], str]
+) -> list[str]:
+    """Sentences on the first lines that were not used, and on how many more there are in the artifact ``rejected``.
+
+    Args:
+        rejected: Of :func:`rejected_line`.
+        told: The sentence on one.
+    """
+    found = [told(each) for each in rejected[:_NAMED]]
+    if len(rejected) > _NAMED:
+        found.append(
+            f"{len(rejected) - _NAMED} more lines that were not used are in the artifact `rejected`."
+        )
+    return found
 
 
 HALF_PAIR = "has half of a Unicode surrogate pair (\\udXXX), which is not text"

@@ -7,8 +7,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Scoring:
+    """How answers were scored.
+
+    Args:
+        skipped: Metrics that were left out, and why.
+        tokenizers: What counts as a word in each metric that compares words.
+        judge: What the judge was asked with, and what that took.
+        prompts: The judge's questions, by metric.
+    """
+
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
+    judge: Mapping[str, Any] | None = None
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
-class Facts:
+class Facts(_Scoring):
     """What the page says besides scores.
 
     Args:
@@ -17,10 +34,6 @@ class Facts:
         tokens: Tokens generated.
         tokens_per_second: Tokens generated per second.
         cut_off: Answers that ended at ``max_new_tokens``.
-        skipped: Metrics that were left out, and why.
-        tokenizers: What counts as a word in each metric that compares words.
-        judge: What the judge was asked with, and what that took.
-        prompts: The judge's questions, by metric.
     """
 
     architecture: str
@@ -28,10 +41,6 @@ class Facts:
     tokens: int
     tokens_per_second: float
     cut_off: int = 0
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    tokenizers: Mapping[str, str] = field(default_factory=dict)
-    judge: Mapping[str, Any] | None = None
-    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def told_of(self, samples: int) -> str:
         """The line below the title.
@@ -53,7 +62,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class ServiceFacts:
+class ServiceFacts(_Scoring):
     """What the page says besides scores of a service.
 
     Args:
@@ -61,20 +70,12 @@ class ServiceFacts:
         url: Address of the service.
         unanswered: Rows that it has not answered.
         seconds: Within which 95 percent of the answers came; None without any.
-        skipped: Metrics that were left out, and why.
-        tokenizers: What counts as a word in each metric that compares words.
-        judge: What the judge was asked with, and what that took.
-        prompts: The judge's questions, by metric.
     """
 
     model_name: str
     url: str
     unanswered: int
     seconds: float | None
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    tokenizers: Mapping[str, str] = field(default_factory=dict)
-    judge: Mapping[str, Any] | None = None
-    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def told_of(self, samples: int) -> str:
         """The line below the title.
@@ -91,7 +92,7 @@ class ServiceFacts:
 
 
 @dataclass(frozen=True)
-class RevisionFacts:
+class RevisionFacts(_Scoring):
     """What the page says besides scores of two revisions of a service.
 
     Args:
@@ -100,8 +101,6 @@ class RevisionFacts:
         seconds: Within which 95 percent of the revision's answers came; None without any.
         baseline_seconds: The same of the baseline's.
         against: ``reference``, or ``baseline`` where answers are scored against the baseline's.
-        skipped: Metrics that were left out, and why.
-        tokenizers: What counts as a word in each metric that compares words.
     """
 
     unanswered: int
@@ -109,8 +108,6 @@ class RevisionFacts:
     seconds: float | None
     baseline_seconds: float | None
     against: str
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    tokenizers: Mapping[str, str] = field(default_factory=dict)
 
     def told_of(self, samples: int) -> str:
         """The line below the title.

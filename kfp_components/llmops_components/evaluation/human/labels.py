@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmops_components.data.files import read_lines, write_rows
-from llmops_components.data.lines import Line
+from llmops_components.data.lines import Line, rejected_findings, rejected_line
 from llmops_components.errors import DataError, SettingError
 from llmops_components.evaluation import statistics
 from llmops_components.evaluation.agreement import mean_pairwise_kappa
@@ -24,7 +24,6 @@ CHOICES = ("left", "right", "tie", "skip")
 _TIE = 0.5
 _LIMITS = (0.0, 1.0)
 _LONGEST_NAME = 100
-_NAMED = 5
 _ROUNDING = 1e-9  # 0.55 of 100 is a little more than 55
 
 
@@ -121,20 +120,18 @@ def _sorted_out(key: Key, labels: Path) -> tuple[list[Label], list[dict[str, Any
         for line in read_lines(file):
             label, problem = _read(key, file.name, line)
             if label is None:
-                refused.append(_refused(file.name, line, str(problem)))
+                refused.append(rejected_line(line, str(problem), file=file.name))
                 continue
             same = label.rater, label.item
             if (before := taken.get(same)) is not None:
                 label, before = (label, before) if label.at >= before.at else (before, label)
                 refused.append(
-                    _refused(before.file, before.line, f"{label.rater} has judged this pair again later")
+                    rejected_line(
+                        before.line, f"{label.rater} has judged this pair again later", file=before.file
+                    )
                 )
             taken[same] = label
     return list(taken.values()), refused
-
-
-def _refused(file: str, line: Line, reason: str) -> dict[str, Any]:
-    return {"file": file, "line": line.number, "reasons": [reason], "raw": line.raw}
 
 
 def _read(key: Key, file: str, line: Line) -> tuple[Label | None, str | None]:
@@ -219,14 +216,9 @@ def _report(
     findings = []
     if not is_enough:
         findings.append(f"{judged} of {len(values)} pairs are judged, and {min_judged:.6g} of them must be.")
-    findings += [
-        f"{each['file']}, line {each['line']} was not used: {each['reasons'][0]}."
-        for each in refused[:_NAMED]
-    ]
-    if len(refused) > _NAMED:
-        findings.append(
-            f"{len(refused) - _NAMED} more lines that were not used are in the artifact `rejected`."
-        )
+    findings += rejected_findings(
+        refused, lambda each: f"{each['file']}, line {each['line']} was not used: {each['reasons'][0]}."
+    )
     theirs = statistics.Scores.mean_of(1 - values, _LIMITS)
     compared = statistics.compare(ours, theirs)
     return StepReport(

@@ -47,7 +47,7 @@ class Labels:
         known = {name: value for name, value in given.items() if value is not None}
         check_known(known, ("column", "threshold", "min_kappa"), f"judge: labels of {metric}")
         numbers = [known[name] for name in ("threshold", "min_kappa") if name in known]
-        if not isinstance(known.get("column"), str) or not all(map(_is_number, numbers)):
+        if not isinstance(known.get("column"), str) or not all(map(is_number, numbers)):
             raise SettingError(how)
         if not -1 <= known.get("min_kappa", 0) < 1:
             raise SettingError(
@@ -95,7 +95,7 @@ def check_labels(
                 f"{len(found)} of {len(rows)} rows have a label in {each.column}, with which the judge's {metric} is compared. Label at "
                 f"least {_FEWEST}, or leave labels out."
             )
-        if odd := [value for value in found if not isinstance(value, bool) and not _is_number(value)]:
+        if odd := [value for value in found if not isinstance(value, bool) and not is_number(value)]:
             raise DataError(f"A label in {each.column} is {odd[0]!r:.60}. Give numbers, or true and false.")
 
 
@@ -160,5 +160,10 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a setting or label is a finite number.
+
+    Args:
+        value: Anything.
+    """
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from llmops_components.errors import SettingError, check_known
-from llmops_components.evaluation.judge.agreement import Labels
+from llmops_components.evaluation.judge.agreement import Labels, is_number
 from llmops_components.inference.pool import Limits, check_concurrency
 from llmops_components.inference.service import EmbeddingService, Service
 
@@ -146,7 +145,7 @@ class JudgeSettings:
                 )
             return
         good = isinstance(self.price, Mapping) and set(self.price) == {"input", "output"}
-        if not good or not all(_is_number(each) and each >= 0 for each in self.price.values()):
+        if not good or not all(is_number(each) and each >= 0 for each in self.price.values()):
             raise SettingError(
                 f"judge: price is {self.price!r:.100}. Give what a million tokens cost as {{'input': 0.15, 'output': 0.6}}."
             )
@@ -155,11 +154,7 @@ class JudgeSettings:
 def _check_number(name: str, value: Any, *, whole: bool = False) -> None:
     if value is None:
         return
-    if not _is_number(value) or value <= 0 or (whole and not isinstance(value, int)):
+    if not is_number(value) or value <= 0 or (whole and not isinstance(value, int)):
         raise SettingError(
             f"judge: {name} is {value!r:.60}. Give a {'whole ' if whole else ''}number above 0."
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmops_components.data.files import read_lines
-from llmops_components.data.lines import Line
+from llmops_components.data.lines import Line, rejected_line
 from llmops_components.evaluation.safety.rows import problem_of
 
 _ROLES = ("system", "user", "assistant")
@@ -36,7 +36,7 @@ def read_attempts(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], l
             continue
         row, problem = (None, line.problem) if entry is None else _row(line, entry)
         if row is None:
-            rejected.append({"line": line.number, "reasons": [str(problem)], "raw": line.raw})
+            rejected.append(rejected_line(line, str(problem)))
         else:
             rows.setdefault(str((row["probe"].rpartition("_")[0], row["prompt"], row["signs"])), row)
     return list(rows.values()), rejected

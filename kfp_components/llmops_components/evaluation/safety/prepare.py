@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops_components.data.files import read_lines, write_rows
+from llmops_components.data.lines import rejected_findings, rejected_line
 from llmops_components.errors import DataError, SettingError, check_known
 from llmops_components.evaluation.safety.garak import read_attempts
 from llmops_components.evaluation.safety.probes import all_probes
 from llmops_components.evaluation.safety.rows import CATEGORIES, problem_of
 from llmops_components.results import StepReport
 
-_NAMED = 5
 _COLUMNS = ("prompt", "probe", "category", "language", "detector", "signs", "pair", "group")
 
 
@@ -55,13 +55,9 @@ def prepare_safety_probes(
     write_rows(probes, rows)
     write_rows(rejected, refused)
     counts = Counter(row["category"] for row in rows)
-    findings = [
-        f"Line {each['line']} of more was not used: it {each['reasons'][0]}." for each in refused[:_NAMED]
-    ]
-    if len(refused) > _NAMED:
-        findings.append(
-            f"{len(refused) - _NAMED} more lines that were not used are in the artifact `rejected`."
-        )
+    findings = rejected_findings(
+        refused, lambda each: f"Line {each['line']} of more was not used: it {each['reasons'][0]}."
+    )
     return StepReport(
         metrics={
             "rows": len(rows),
@@ -82,7 +78,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[dict
         if row is not None:
             rows.append(row)
         else:
-            rejected.append({"line": line.number, "reasons": [str(problem)], "raw": line.raw})
+            rejected.append(rejected_line(line, str(problem)))
     if not rows:
         first = f" Line {rejected[0]['line']} {rejected[0]['reasons'][0]}." if rejected else ""
         raise DataError(
