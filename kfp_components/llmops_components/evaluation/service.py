@@ -12,7 +12,7 @@ from llmops_components.data.files import usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import UnavailableError, named
 from llmops_components.evaluation.comparing import Parts
-from llmops_components.evaluation.evaluate import Answered, Clock, conclude, read_baseline
+from llmops_components.evaluation.conclusion import Answered, Clock, conclude, read_baseline
 from llmops_components.evaluation.facts import ServiceFacts
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings

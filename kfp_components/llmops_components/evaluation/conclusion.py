@@ -1,0 +1,304 @@
+"""What follows from answers, whoever gave them: scores, the comparison with another model's, the page, and what the step says."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops_components.comparison import Comparison
+from llmops_components.data.content import with_text_content
+from llmops_components.data.files import read_rows
+from llmops_components.errors import DataError, named
+from llmops_components.evaluation.judge.judging import Judging
+from llmops_components.evaluation.judge.memory import Memory, digest
+from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows, shown_answer
+from llmops_components.results import StepReport
+
+if TYPE_CHECKING:
+    from llmops_components.evaluation.comparing import Parts
+    from llmops_components.evaluation.facts import Facts, ServiceFacts
+    from llmops_components.evaluation.metrics.plan import Plan
+    from llmops_components.evaluation.statistics import Estimate, Scores
+
+_KEPT = ("prompt", "reference")  # the latter where a metric needs it
+
+
+class Clock:
+    """Seconds of what was done, one after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Note how long something took.
+
+        Args:
+            name: What was done since the last time.
+        """
+        now = time.monotonic()
+        self.seconds[name], self._last = now - self._last, now
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was answered to a row.
+
+    Args:
+        given: The answer.
+        more: What else the scores file says of it.
+    """
+
+    given: Given
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def conclude(
+    plan: Plan,
+    rows: Sequence[Mapping[str, Any]],
+    answers: Sequence[Answered],
+    baseline: Sequence[Mapping[str, Any]],
+    scores: str | os.PathLike[str],
+    report: str | os.PathLike[str],
+    *,
+    facts: Facts | ServiceFacts,
+    metrics: Mapping[str, float | int],
+    details: Mapping[str, Any],
+    findings: Sequence[str | None],
+    judging: Judging,
+    clock: Clock,
+    parts: Parts | None = None,
+) -> StepReport:
+    """Score answers, compare them with a baseline's, and report.
+
+    Args:
+        plan: The metrics.
+        rows: The rows.
+        answers: What was answered to each.
+        baseline: The rows of another evaluation's scores, or none.
+        scores: Output file, one JSON line a sample.
+        report: Output file, an HTML page.
+        facts: What the page says of who answered.
+        metrics: What the step says of it.
+        details: What else the step says of it.
+        findings: What is already found.
+        judging: Who judges.
+        clock: Times of what went before.
+        parts: What is compared besides the metrics; nothing by default.
+    """
+    from llmops_components.evaluation import statistics
+    from llmops_components.evaluation.comparing import Parts, comparison_of
+    from llmops_components.evaluation.composites import with_composites
+    from llmops_components.evaluation.metrics.scoring import tokenizers_of
+    from llmops_components.evaluation.report import render_report
+    from llmops_components.evaluation.slices import slices_of
+
+    parts = parts or Parts.of(plan, rows)
+    given = [each.given for each in answers] + [_given(row) for row in baseline]
+    times = 2 if baseline else 1
+    whole = _score(plan, rows, times, given, judging, scores)
+    scored = with_composites(whole.scores, parts.composites, parts.metrics)
+    texts = [each.text or "" for each in given]
+    tokenizers = tokenizers_of(plan, texts, [row.get("reference", "") for row in rows] * times)
+    ours = {name: each[: len(rows)] for name, each in scored.items()}
+    theirs = {name: each[len(rows) :] for name, each in scored.items() if baseline}
+    estimates = {name: statistics.estimate(each) for name, each in ours.items()}
+    comparisons = {name: statistics.compare(ours[name], each) for name, each in theirs.items()}
+    slices, put_together = slices_of(rows, parts.columns, parts.sliced, ours, theirs)
+    comparison = comparison_of(ours, theirs, comparisons, slices)
+    clock.lap("score")
+
+    samples = _samples(rows, answers, ours, whole)
+    facts = replace(
+        facts, skipped=plan.skipped, tokenizers=tokenizers, judge=whole.judge, prompts=whole.prompts
+    )
+    _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+    shown = [shown_answer(row["answer"], row.get("reason")) for row in baseline]
+    cards = [{**each, "answer": shown_answer(each["answer"], each.get("reason"))} for each in samples]
+    _write(report, render_report(cards, estimates, facts, comparisons, shown, metrics=parts.metrics))
+
+    agreements, disagreements = judging.agreements(rows, ours)
+    reached = {name: each for name, each in estimates.items() if each is not None}
+    for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
+        print(line, flush=True)
+    values: dict[str, float | int] = {name: each.value for name, each in reached.items()}
+    values |= {"samples": len(rows), **metrics, **_spent(whole)}
+    return StepReport(
+        metrics={name: round(value, 6) for name, value in values.items()},
+        details={
+            "skipped_metrics": plan.skipped,
+            "tokenizers": tokenizers,
+            **details,
+            **_unscored_details(whole, len(rows)),
+            **({"agreement": agreements} if agreements else {}),
+            "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
+        },
+        passed=not disagreements,
+        findings=[
+            *disagreements,
+            *filter(None, findings),
+            *put_together,
+            *_unscored(ours, "model", whole),
+            *_unscored(theirs, "baseline", whole, len(rows)),
+        ],
+        comparison=comparison,
+    )
+
+
+def _score(
+    plan: Plan,
+    rows: Sequence[Mapping[str, Any]],
+    times: int,
+    given: Sequence[Given],
+    judging: Judging,
+    scores: str | os.PathLike[str],
+) -> Scored:
+    """Score the answers of one model, or of two after each other."""
+    of_each, rows = len(rows), [*rows] * times
+    if not plan.asks_judge:
+        return score_rows(plan, rows, given, of_each=of_each)
+    what = digest([{key: row.get(key) for key in _KEPT} for row in rows])
+    with Memory.at(judging.checkpoints, what, Path(scores)) as memory:
+        scored = score_rows(plan, rows, given, of_each=of_each, judge=judging.settings, memory=memory)
+        if scored.stopped is not None and memory.outlives:
+            raise scored.stopped
+    return scored
+
+
+def _given(row: Mapping[str, Any]) -> Given:
+    """The answer in a line of a scores file."""
+    return Given(row["answer"], row.get("reason"), row.get("tool_calls"), row.get("retrieved_contexts"))
+
+
+def _samples(
+    rows: Sequence[Mapping[str, Any]],
+    answers: Sequence[Answered],
+    scores: Mapping[str, Scores],
+    whole: Scored,
+) -> list[dict[str, Any]]:
+    """The lines of the scores file."""
+    samples = []
+    for place, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        given, why = answer.given, whole.reasons_of(place)
+        more = {
+            "reason": given.reason,
+            "tool_calls": given.tool_calls,
+            "retrieved_contexts": given.contexts,
+            "unscored": why or None,
+        }
+        samples.append(
+            {
+                "row": place + 1,
+                **{key: row[key] for key in _KEPT if key in row},
+                "answer": given.text,
+                **answer.more,
+                **{name: _number(each.values[place]) for name, each in scores.items()},
+                **{name: value for name, value in more.items() if value is not None},
+            }
+        )
+    return samples
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def _spent(scored: Scored) -> dict[str, float | int]:
+    """What the judge took, for the step's metrics."""
+    if scored.judge is None:
+        return {}
+    names = ("questions", "prompt_tokens", "completion_tokens", "cost")
+    return {f"judge_{name}": scored.judge[name] for name in names if name in scored.judge}
+
+
+def _unscored_details(scored: Scored, count: int) -> dict[str, Any]:
+    """How many of the model's rows have no score, by metric, and what the judge was asked with."""
+    missing = {name: sum(place < count for place in found) for name, found in scored.reasons.items()}
+    told: dict[str, Any] = {"rows_unscored": {name: rows for name, rows in missing.items() if rows}}
+    if scored.judge is not None:
+        told["judge"] = {
+            **scored.judge,
+            "unscored": {name: dict(each) for name, each in scored.kinds.items()},
+        }
+    return {name: value for name, value in told.items() if value}
+
+
+def _unscored(scores: Mapping[str, Scores], whose: str, scored: Scored, start: int = 0) -> list[str]:
+    """A sentence for each metric that has no score for some rows."""
+    found = []
+    for name, each in scores.items():
+        missing = [number for number, is_there in enumerate(each.are_there, start=1) if not is_there]
+        if not missing or name not in scored.reasons:  # a composite lacks what its parts lack
+            continue
+        first = scored.reasons[name][start + missing[0] - 1]
+        found.append(
+            f"{name} has no score for {len(missing)} of {len(each.values)} answers of the {whose}: row "
+            f"{named(missing)}. "
+            f"{'The first: ' if len(missing) > 1 and first != NO_NUMBER else ''}{first}; they are left out of the aggregate."
+        )
+    return found
+
+
+def _scored_lines(reached: Mapping[str, Estimate]) -> list[str]:
+    return [f"{name:<20}{each.value:>9.3f}" for name, each in reached.items()]
+
+
+def _compared_lines(comparison: Comparison) -> list[str]:
+    lines = [f"{'':<20}{'baseline':>9}{'model':>9}{'change':>9}  95% interval"]
+    for name, each in comparison.metrics.items():
+        if each.difference is None:
+            lines.append(f"{name:<20} no row has a score")
+            continue
+        value, low, high = each.difference.value, each.difference.low, each.difference.high
+        lines.append(
+            f"{name:<20}{each.baseline.value:>9.3f}{each.candidate.value:>9.3f}{value:>+9.3f}  {low:+.3f} to {high:+.3f}"
+        )
+    return lines
+
+
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+
+
+def read_baseline(
+    path: str | os.PathLike[str] | None, rows: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The scores of another evaluation of the same rows.
+
+    Args:
+        path: The file; None for no other evaluation.
+        rows: The rows.
+
+    Raises:
+        DataError: It is of other rows, or no such file.
+    """
+    if path is None:
+        return []
+    baseline = read_rows(path)
+    again = "Evaluate both models on the same dataset."
+    if len(baseline) != len(rows):
+        raise DataError(
+            f"Baseline {os.fspath(path)} has {len(baseline)} rows, the dataset {len(rows)}. {again}"
+        )
+    for number, (theirs, row) in enumerate(zip(baseline, rows, strict=True), start=1):
+        if isinstance(theirs.get("prompt"), list):  # an earlier release wrote parts as they came
+            theirs["prompt"] = with_text_content(theirs["prompt"])
+        is_unanswered = "answer" in theirs and theirs["answer"] is None and theirs.get("reason")
+        if not isinstance(theirs.get("answer"), str) and not is_unanswered:
+            raise DataError(
+                f"Baseline {os.fspath(path)}, row {number}: it has no answer. Pass the scores of an evaluation."
+            )
+        if different := [key for key in _KEPT if theirs.get(key) != row.get(key)]:
+            raise DataError(
+                f"Baseline {os.fspath(path)}, row {number}: its {' and '.join(different)} differ from the dataset's. "
+                f"{again}"
+            )
+    return baseline
