@@ -14,41 +14,19 @@ import asyncio
 import contextlib
 import io
 import json
-import multiprocessing
-import socket
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chat_server import chat_server
+
 REQUEST = {"max_tokens": 64, "temperature": 0}
 
 
-def serve(sock: socket.socket, seconds: float) -> None:
-    from aiohttp import web
-
-    async def answer(request: web.Request) -> web.Response:
-        asked = await request.json()
-        await asyncio.sleep(seconds)
-        message = {
-            "role": "assistant",
-            "content": f"An answer to {asked['messages'][-1]['content']} " + "word " * 60,
-        }
-        return web.json_response(
-            {
-                "id": "chatcmpl-1",
-                "object": "chat.completion",
-                "created": 1,
-                "model": asked["model"],
-                "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 64, "total_tokens": 74},
-            }
-        )
-
-    app = web.Application()
-    app.router.add_post("/openai/v1/chat/completions", answer)
-    web.run_app(app, sock=sock, print=None, handle_signals=False)
+def says(question: str) -> str:
+    return f"An answer to {question} " + "word " * 60
 
 
 def loop_requests(url: str, prompts: list[str], concurrency: int) -> None:
@@ -128,23 +106,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="how long an answer takes")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    sock = socket.create_server(("127.0.0.1", 0), backlog=512)
-    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    server = multiprocessing.get_context("fork").Process(target=serve, args=(sock, args.seconds), daemon=True)
-    server.start()
     cases: dict[str, tuple[Any, int]] = {
         "loop with requests": (loop_requests, args.loop_rows),
         "loop with httpx": (loop_httpx, args.loop_rows),
         "gather with openai": (gather_openai, args.rows),
         "batch_inference": (ours, args.rows),
     }
-    for ask, _ in cases.values():
-        measure(ask, url, 20, args.concurrency)  # imports
-    best = dict.fromkeys(cases, 0.0)
-    for _ in range(args.rounds):
-        for name, (ask, rows) in cases.items():
-            best[name] = max(best[name], measure(ask, url, rows, args.concurrency))
-    server.kill()
+    with chat_server(args.seconds, "/openai/v1", says, (10, 64)) as url:
+        for ask, _ in cases.values():
+            measure(ask, url, 20, args.concurrency)  # imports
+        best = dict.fromkeys(cases, 0.0)
+        for _ in range(args.rounds):
+            for name, (ask, rows) in cases.items():
+                best[name] = max(best[name], measure(ask, url, rows, args.concurrency))
     print(
         f"answers take {args.seconds:g} s, {args.concurrency} at a time, {args.rows} rows; best of {args.rounds}"
     )

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,34 +23,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chat_server import chat_server
+
 VERDICT = json.dumps(
     {"feedback": "It answers the question in one sentence, and leaves nothing out.", "score": 4}
 )
 METRIC = "rubrics_score"
 WAYS = ("bare", "ours", "ragas", "ragas, telemetry on")
-
-
-def serve(sock: socket.socket, seconds: float) -> None:
-    from aiohttp import web
-
-    async def answer(request: web.Request) -> web.Response:
-        asked = await request.json()
-        await asyncio.sleep(seconds)
-        message = {"role": "assistant", "content": VERDICT}
-        return web.json_response(
-            {
-                "id": "chatcmpl-1",
-                "object": "chat.completion",
-                "created": 1,
-                "model": asked["model"],
-                "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 400, "completion_tokens": 24, "total_tokens": 424},
-            }
-        )
-
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", answer)
-    web.run_app(app, sock=sock, print=None, handle_signals=False)
 
 
 def samples_of(count: int) -> list[dict[str, str]]:
@@ -156,21 +133,18 @@ def main() -> None:
     if args.way:
         print(json.dumps(measure(args.way, args.url, args.samples, args.concurrency)))
         return
-    sock = socket.create_server(("127.0.0.1", 0), backlog=512)
-    url = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
-    server = multiprocessing.get_context("fork").Process(target=serve, args=(sock, args.seconds), daemon=True)
-    server.start()
-    best = dict.fromkeys(WAYS, 0.0)
-    for _ in range(args.rounds):
-        for way in WAYS:
-            on = way.endswith("on")
-            count = args.telemetry_samples if on else args.samples
-            command = [sys.executable, __file__, "--way", way, "--url", url, "--samples", str(count)]
-            command += ["--concurrency", str(args.concurrency)]
-            environment = {**os.environ, "RAGAS_DO_NOT_TRACK": str(not on).lower()}
-            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-            best[way] = max(best[way], json.loads(done.stdout.splitlines()[-1]))
-    server.terminate()
+    with chat_server(args.seconds, "/v1", lambda question: VERDICT, (400, 24)) as address:
+        url = f"{address}/v1"
+        best = dict.fromkeys(WAYS, 0.0)
+        for _ in range(args.rounds):
+            for way in WAYS:
+                on = way.endswith("on")
+                count = args.telemetry_samples if on else args.samples
+                command = [sys.executable, __file__, "--way", way, "--url", url, "--samples", str(count)]
+                command += ["--concurrency", str(args.concurrency)]
+                environment = {**os.environ, "RAGAS_DO_NOT_TRACK": str(not on).lower()}
+                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+                best[way] = max(best[way], json.loads(done.stdout.splitlines()[-1]))
     print(
         f"{args.samples} samples, {args.concurrency} at a time, {args.seconds * 1000:.0f} ms each; most possible "
         f"{args.concurrency / args.seconds:.0f} samples/s"
