@@ -57,7 +57,7 @@ def check_composites(composites: Composites | None, metrics: Mapping[str, Metric
             if (weight > 0) != metrics[metric].higher_is_better:
                 better = "higher" if metrics[metric].higher_is_better else "lower"
                 raise SettingError(
-                    f"{what}[{metric!r}] is {weight:g}, and {metric} is better the {better} it is, so that a worse model would gain. Give "
+                    f"A worse model would gain by {what}[{metric!r}], which is {weight:g}: {metric} is better the {better} it is. Give "
                     f"{-weight:g}."
                 )
         found[name] = _described(weights, metrics)

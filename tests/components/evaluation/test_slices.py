@@ -182,8 +182,8 @@ def test_values_that_look_alike_are_slices_of_their_own():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"noise_sensitivity": 0.5}, "better the lower it is, so that a worse model would gain. Give -0.5"),
-        ({"rougeL": -1}, "better the higher it is, so that a worse model would gain. Give 1"),
+        ({"noise_sensitivity": 0.5}, "noise_sensitivity is better the lower it is. Give -0.5"),
+        ({"rougeL": -1}, "rougeL is better the higher it is. Give 1"),
     ],
 )
 def test_weight_by_which_a_worse_model_would_gain_is_refused(weights, message):
