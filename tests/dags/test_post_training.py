@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_stack import RealAirflow
+from airflow_stack import TERMINAL_STATES, RealAirflow
 from planes import DATA_PYTHON, REPO
 
 SMALL = {
@@ -68,14 +68,24 @@ def test_parameter_out_of_range_is_refused_at_the_door(airflow, conf):
 
 
 def approve(airflow: RealAirflow, run: str) -> None:
-    """Wait until somebody is asked, and say yes as the page of required actions does."""
+    """Say yes whenever somebody is asked, as the page of required actions does: a task that is tried again asks again."""
     path = f"/dags/post_training/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
-    airflow.wait_for_task("post_training", run, "approve", ("awaiting_input", "deferred"), timeout=1200)
-    asked = airflow.api.call("GET", path)
-    assert asked["body"].startswith("[The evaluation](http") and asked["options"] == ["Approve", "Reject"]
-    states = airflow.tasks("post_training", run)
-    assert states["quality_gate"] == "success" and states["register_model"] is None
-    airflow.api.call("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {}})
+
+    def is_over() -> bool:
+        task = airflow.task("post_training", run, "approve")
+        if task["state"] == "awaiting_input":
+            asked = airflow.api.call("GET", path)
+            assert asked["body"].startswith("[The evaluation](http") and asked["options"] == [
+                "Approve",
+                "Reject",
+            ]
+            states = airflow.tasks("post_training", run)
+            assert states["quality_gate"] == "success" and states["register_model"] is None
+            if not asked["response_received"]:
+                airflow.api.call("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {}})
+        return task["state"] in TERMINAL_STATES
+
+    airflow.wait_until(is_over, "the approval", 1200, lambda: airflow.task("post_training", run, "approve"))
 
 
 def run_to_success(airflow: RealAirflow, base_model: Path, **conf: Any) -> str:
