@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,9 @@ import pytest
 from attempts import dag_run
 from fresh_kfp_api import fresh_kfp_api
 from planes import DATA_PYTHON, REPO
+
+# What tests take from those of another folder is found also where that folder's are not run.
+sys.path += [str(Path(__file__).parent / folder) for folder in ("backends", "operators")]
 
 # Before Airflow is imported: it reads its configuration, and makes its home, at import.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")

@@ -1,0 +1,47 @@
+"""How ``dev/test`` shares the tests out: each is run, once, and what each group says is heard in its turn."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from _tests import GROUPS, _side_by_side
+from planes import REPO
+
+
+def test_every_test_is_in_one_group():
+    for path in (REPO / "tests").rglob("test_*.py"):
+        found = [
+            group.title
+            for group in GROUPS
+            if any(path.is_relative_to(REPO / folder) for folder in group.folders)
+            and not any(path.is_relative_to(REPO / folder) for folder in group.without)
+        ]
+        assert len(found) == 1, (path, found)
+
+
+def test_each_command_is_heard_whole_and_in_turn(capfdbinary):
+    def command(word, seconds, code):
+        text = f"import time; print('{word} begins', flush=True); time.sleep({seconds}); print('{word} ends'); exit({code})"
+        return [sys.executable, "-c", text]
+
+    codes = _side_by_side({"a": command("a", 0.6, 0), "b": command("b", 0, 3), "c": command("c", 0, 0)})
+    assert codes == {"a": 0, "b": 3, "c": 0}
+    words = capfdbinary.readouterr().out.decode().split("\n")
+    assert words == [
+        "== a",
+        "a begins",
+        "a ends",
+        "== b",
+        "b begins",
+        "b ends",
+        "== c",
+        "c begins",
+        "c ends",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_folders_of_a_group_are_there(group):
+    assert all((REPO / folder).is_dir() for folder in (*group.folders, *group.without))
