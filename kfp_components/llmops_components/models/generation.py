@@ -128,7 +128,7 @@ def generate_answers(
         raise SettingError(f"batch_size is {batch_size}; it has to be at least 1.")
     config = generation_config(generation_args, model, tokenizer)
     model.generation_config = transformers.GenerationConfig()  # generate() fills gaps in `config` from here
-    inputs = _encode(tokenizer, rows)
+    inputs = encode_prompts(tokenizer, rows)
     _check_lengths(inputs, model, config)
     transformers.set_seed(SAMPLING_SEED)
 
@@ -177,7 +177,17 @@ def _batches(order: Sequence[int], lengths: Sequence[int], size: int, how: str) 
             yield group[start : start + size]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The tokens of each prompt, as a model is asked them.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        rows: Each with a ``prompt``, all of them chat messages or all plain text.
+
+    Raises:
+        DataError: The chat template refuses a prompt; names the row.
+        ModelError: The prompts are chat messages and the tokenizer has no chat template.
+    """
     chat = not isinstance(rows[0]["prompt"], str)
     if chat and not tokenizer.chat_template:
         raise ModelError(
