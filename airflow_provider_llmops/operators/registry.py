@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
 from airflow_provider_llmops.exceptions import check_is_flag
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
@@ -47,7 +49,7 @@ class RegisterModelOperator(ComponentOperator):
     :param model_metrics: metrics to log
     :param comparison: output ``comparison`` of an evaluation, kept with the run as ``comparison.json``
     :param decision: what a :class:`~airflow_provider_llmops.operators.evaluation.QualityGateOperator` returns, kept as ``decision.json``; its
-        outcome is the version's tag ``llmops.decision``
+        outcome is the version's tag ``llmops.decision``, and its ``baseline`` the tag ``llmops.decision.baseline``
     :param tags: tags of run and version
     :param signing_conn_id: connection of type ``model_signing``, with whose private key the model is signed; the key reaches the step
         through its environment only. Left out, the model is not signed
@@ -180,6 +182,8 @@ class FetchModelOperator(ComponentOperator):
     :param model_name: name in the model registry
     :param model_version: number of the version; or
     :param alias: an alias, whose version is taken
+    :param required: whether the task fails where there is no such version, or no such model; otherwise it is skipped, and
+        ``return_value["details"]["version"]`` is ``None``. A server that does not answer fails it in any case
     :param mlflow_conn_id: connection of type ``mlflow``; its credentials reach the step through its environment only
     """
 
@@ -192,6 +196,7 @@ class FetchModelOperator(ComponentOperator):
         model_name: str,
         model_version: str | None = None,
         alias: str | None = None,
+        required: bool | str = True,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -199,6 +204,7 @@ class FetchModelOperator(ComponentOperator):
         self.model_name = model_name
         self.model_version = model_version
         self.alias = alias
+        self.required = required
         self.mlflow_conn_id = mlflow_conn_id
 
     def arguments(self) -> dict[str, Any]:
@@ -212,6 +218,14 @@ class FetchModelOperator(ComponentOperator):
     def environment(self) -> dict[str, str]:
         """MLflow's credentials."""
         return MlflowHook(self.mlflow_conn_id).environment()
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The result; the task is skipped where there is no such version, and there need be none."""
+        value = super().outcome(context, run)
+        if value["details"]["version"] is None:
+            context["ti"].xcom_push(key="return_value", value=value)
+            raise AirflowSkipException(value["findings"][0])
+        return value
 
 
 class SetAliasOperator(ComponentOperator):

@@ -18,6 +18,7 @@ def fetch_model(
     model_version: Optional[str] = None,
     alias: Optional[str] = None,
     tracking_uri: Optional[str] = None,
+    required: bool = True,
 ):
     """Fetch the files of a registered model version, as ``register_model`` has kept them, and compare their digest with the registry's.
 
@@ -31,6 +32,7 @@ def fetch_model(
         alias: an alias, whose version is taken.
         tracking_uri: Address of the MLflow server; ``MLFLOW_TRACKING_URI`` when left out. Credentials belong in the
             environment, never here.
+        required: Whether there has to be such a version; otherwise nothing is fetched where there is none.
     """
     from llmops_components.kfp._run import run_step
     from llmops_components.tracking.registry import fetch_model as fetch
@@ -44,6 +46,7 @@ def fetch_model(
             model_version=model_version,
             alias=alias,
             tracking_uri=tracking_uri,
+            required=required,
         ),
         outputs={"model": model, "signature": signature},
         result=result,

@@ -31,6 +31,7 @@ def fetch_model(
     alias: str | None = None,
     tracking_uri: str | None = None,
     signature: str | os.PathLike[str] | None = None,
+    required: bool = True,
 ) -> StepReport:
     """Fetch the files of a registered model version, as ``register_model`` has kept them.
 
@@ -41,11 +42,12 @@ def fetch_model(
         alias: an alias, whose version is taken.
         tracking_uri: Address of MLflow; None for the variable ``MLFLOW_TRACKING_URI``.
         signature: Output file, the signature of the model, where it was registered with one. Whether it holds says ``check_model``.
+        required: Whether there has to be such a version. Otherwise nothing is fetched where there is none, and a finding says so.
 
     Returns:
         Details: ``name``, ``version``, ``registered_digest`` (None where the version has none), ``model_digest`` of the files, ``as_of``,
         ``aliases`` that point to the version, ``signed_by`` and ``signed_at`` as the version says (None where it has no signature).
-        ``passed`` is False where the digests differ.
+        ``passed`` is False where the digests differ. Where there is no such version, and there need be none, ``version`` is None.
 
     Raises:
         SettingError: A setting has a wrong value, or there is no such version.
@@ -59,7 +61,12 @@ def fetch_model(
         check_alias(alias)
     target = Path(model)
     with connection(tracking_uri) as (client, _):
-        found = find_version(client, model_name, model_version, alias)
+        find = find_version if required else look_up_version
+        found = find(client, model_name, model_version, alias)
+        if found is None:
+            missing = _missing(model_name, model_version, alias)
+            print(missing, flush=True)
+            return StepReport(details={"name": model_name, "version": None}, findings=[missing])
         number = str(found.version)
         with tempfile.TemporaryDirectory(dir=_beside(target)) as aside:
             _download(f"models:/{model_name}/{number}", Path(aside))
@@ -164,9 +171,28 @@ def find_version(client: MlflowClient, name: str, version: str | None, alias: st
     Raises:
         SettingError: There is no such version.
     """
+    found = look_up_version(client, name, version, alias)
+    if found is None:
+        raise SettingError(f"{_missing(name, version, alias)} Look at its page in MLflow.")
+    return found
+
+
+def look_up_version(
+    client: MlflowClient, name: str, version: str | None, alias: str | None
+) -> ModelVersion | None:
+    """The same, or None where there is no such version, or no such model.
+
+    Args:
+        client: Of the server.
+        name: Name in the registry.
+        version: Number of the version; or
+        alias: an alias.
+
+    Raises:
+        SettingError: The number is none.
+    """
     from mlflow.exceptions import MlflowException
 
-    what = f"version {version}" if alias is None else f"alias {alias!r}"
     if alias is None and not str(version).isdecimal():
         raise SettingError(f"model_version is {version!r:.40}; give the number of a version of {name}.")
     try:
@@ -176,9 +202,12 @@ def find_version(client: MlflowClient, name: str, version: str | None, alias: st
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        raise SettingError(
-            f"There is no {what} of a registered model {name!r}. Look at its page in MLflow."
-        ) from None
+        return None
+
+
+def _missing(name: str, version: str | None, alias: str | None) -> str:
+    what = f"version {version}" if alias is None else f"alias {alias!r}"
+    return f"There is no {what} of a registered model {name!r}."
 
 
 def _beside(target: Path) -> Path:

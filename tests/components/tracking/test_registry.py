@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from llmops_components.errors import InputError, SettingError
+from llmops_components.errors import InputError, SettingError, UnavailableError
 from llmops_components.results import digest_of
 from llmops_components.tracking.register import MODEL_DIGEST_TAG, register_model
 from llmops_components.tracking.registry import fetch_model, set_alias
@@ -44,6 +44,26 @@ def test_what_was_registered_is_fetched_by_number_and_by_alias(server, client, n
     client.delete_model_version_tag(name, "1", MODEL_DIGEST_TAG)
     unknown = fetch_model(target, model_name=name, model_version="1", tracking_uri=server)
     assert unknown.passed and "was registered without a digest" in unknown.findings[0]
+
+
+def test_version_that_need_not_be_there_is_not_fetched_and_told(server, client, name, tiny_model, tmp_path):
+    target = tmp_path / "model"
+
+    def fetch(alias: str, address: str = server):
+        return fetch_model(target, model_name=name, alias=alias, tracking_uri=address, required=False)
+
+    told = [fetch("champion")]
+    client.create_registered_model(name)
+    told.append(fetch("champion"))
+    for done in told:
+        assert (done.passed, done.details, done.metrics) == (True, {"name": name, "version": None}, {})
+        assert done.findings == [f"There is no alias 'champion' of a registered model '{name}'."]
+        assert not target.exists()
+    with pytest.raises(UnavailableError):
+        fetch("champion", "http://127.0.0.1:1")
+    register_model(tiny_model, model_name=name, tracking_uri=server, alias="champion")
+    assert fetch("champion").details["version"] == "1"
+    assert digest_of(target) == digest_of(tiny_model)
 
 
 def test_what_is_no_version_or_no_checkpoint_is_refused_by_name(server, client, name, tmp_path):

@@ -6,9 +6,11 @@ import json
 
 import pytest
 from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_llmops.delivery.as_of import as_of
+from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.registry import (
     FetchModelOperator,
     RegisterModelOperator,
@@ -32,6 +34,20 @@ def test_a_version_is_a_text_whatever_a_template_makes_of_it(given, taken):
     assert arguments["tracking_uri"] == "https://mlflow.example.com"
     assert SECRET not in json.dumps(arguments)
     assert operator.environment() == {"MLFLOW_TRACKING_TOKEN": SECRET}
+
+
+@pytest.mark.parametrize("version", ["3", None])
+def test_task_is_skipped_where_the_version_that_need_not_be_there_is_not(context, monkeypatch, version):
+    value = {"details": {"version": version}, "findings": ["There is no alias 'champion'."]}
+    monkeypatch.setattr(ComponentOperator, "outcome", lambda self, context, run: value)
+    operator = FetchModelOperator(task_id="fetch", model_name="m", alias="champion", required=False)
+    assert operator.arguments()["required"] is False
+    if version:
+        assert operator.outcome(context, None) is value
+        return
+    with pytest.raises(AirflowSkipException, match="There is no alias 'champion'"):
+        operator.outcome(context, None)
+    assert context["ti"].xcom["return_value"] == value
 
 
 def test_events_of_assets_say_which_version_there_is(context):
