@@ -201,6 +201,7 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
     :param on_fail: ``fail``, ``skip``, or ids of the tasks to go on with; those are skipped where the outcome is another one
     :param on_undecided: the same where there is not enough evidence
     :param report: URI of the evaluation's page, to name and link
+    :param baseline: what the model was compared with, in words, such as ``chat version 3``: it is kept with the decision
     :param kubeflow_conn_id: connection that the evaluation ran with, by which the page is reached
     """
 
@@ -211,6 +212,7 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         "on_fail",
         "on_undecided",
         "report",
+        "baseline",
         "kubeflow_conn_id",
     )
     operator_extra_links = (ReportLink(),)
@@ -227,6 +229,7 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         on_fail: str | Sequence[str] = "fail",
         on_undecided: str | Sequence[str] = "fail",
         report: str | None = None,
+        baseline: str | None = None,
         kubeflow_conn_id: str = KubeflowPipelinesHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -237,6 +240,7 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         self.on_fail = on_fail
         self.on_undecided = on_undecided
         self.report = report
+        self.baseline = baseline
         self.kubeflow_conn_id = kubeflow_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -250,7 +254,8 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
             read_rules(self.rules), read_comparison(self.comparison), read_confidence(self.confidence)
         )
         report = self._link_report(context)
-        found = {**decision.to_json(), **({"report": self.report} if self.report else {})}
+        named = {"report": self.report, "baseline": self.baseline}
+        found = {**decision.to_json(), **{name: text for name, text in named.items() if text}}
         value: dict[str, Any] = cut_to_fit(found)
         context["ti"].xcom_push(key="return_value", value=value)
         for finding in decision.findings:

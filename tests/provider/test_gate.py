@@ -321,6 +321,11 @@ BETTER, WORSE, UNKNOWN = metric(0.5, 0.4, error=0.02), metric(0.3, 0.4, error=0.
 def test_passed_gate_returns_its_decision():
     assert run(BETTER)["outcome"] == "pass"
     assert pushed["return_value"]["outcome"] == "pass"
+    assert "baseline" not in pushed["return_value"]
+
+
+def test_decision_says_what_was_compared_with():
+    assert run(BETTER, baseline="chat version 3")["baseline"] == "chat version 3"
 
 
 @pytest.mark.parametrize(("found", "outcome"), [(WORSE, "fail"), (UNKNOWN, "undecided")])

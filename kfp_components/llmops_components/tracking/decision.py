@@ -1,4 +1,4 @@
-"""What a gate has decided on a model, kept with its version: the record with the run, the outcome as a tag."""
+"""What a gate has decided on a model, kept with its version: the record with the run, outcome and baseline as tags."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 DECISION_FILE = "decision.json"
 DECISION_TAG = "llmops.decision"
+BASELINE_TAG = "llmops.decision.baseline"
 _OUTCOMES = ("pass", "fail", "undecided")
 _FIELDS = ("findings", "rules", "evidence")
+_MAX_CHARACTERS = 500
 
 
 def check_decision(decision: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +36,12 @@ def check_decision(decision: Mapping[str, Any]) -> dict[str, Any]:
             f"decision is none of a gate (outcome {outcome!r:.60}{', without ' + ' and '.join(missing) if missing else ''}). Pass on what "
             "QualityGateOperator returns."
         )
+    baseline = decision.get("baseline")
+    if baseline is not None and not (isinstance(baseline, str) and 0 < len(baseline) <= _MAX_CHARACTERS):
+        raise SettingError(
+            f"decision says what the model was compared with as {baseline!r:.60}. Give QualityGateOperator a baseline of 1 to "
+            f"{_MAX_CHARACTERS} characters, or none."
+        )
     found: dict[str, Any] = redacted(dict(decision))
     return found
 
@@ -50,3 +58,7 @@ def keep_decision(client: MlflowClient, version: ModelVersion, decision: Mapping
         client.log_dict(version.run_id, dict(decision), DECISION_FILE)
         client.set_tag(version.run_id, DECISION_TAG, decision["outcome"])
     client.set_model_version_tag(version.name, version.version, DECISION_TAG, decision["outcome"])
+    if baseline := decision.get("baseline"):
+        client.set_model_version_tag(version.name, version.version, BASELINE_TAG, baseline)
+    elif BASELINE_TAG in version.tags:
+        client.delete_model_version_tag(version.name, version.version, BASELINE_TAG)

@@ -95,7 +95,8 @@ def register_model(
         comparison: Of ``evaluate_model``. Metrics in MLflow are numbers of one model each, by which runs are sorted and charted;
             how two models differ, within which interval and on how many rows is a record, kept whole in ``comparison.json``.
         decision: What a gate has decided on the model, kept as ``decision.json``; its outcome is the tag ``llmops.decision`` of run and
-            version, also where the version is used again.
+            version, also where the version is used again, and what the model was compared with the version's tag
+            ``llmops.decision.baseline``.
         tags: Tags of both run and version, for example the digests of the components.
         datasets: Dataset files by name; their digests become inputs of the run and tags of run and version.
         artifacts: Files or directories by the path that they get in the run, for example ``report.html``.

@@ -203,12 +203,18 @@ def test_same_model_again_reuses_version_and_moves_alias_another_model_gets_its_
     }
     assert client.get_registered_model("twice").aliases == {"candidate": "1", "champion": "1"}
 
-    for outcome in ("pass", "undecided"):
-        decision = {**DECISION, "outcome": outcome}
+    baselines = []
+    for decision in (
+        {**DECISION, "baseline": "twice version 7"},
+        {**DECISION, "outcome": "undecided"},
+    ):
         register_model(
             checkpoint, model_name="twice", tracking_uri=server, experiment="twice", decision=decision
         )
-        assert client.get_model_version("twice", "1").tags["llmops.decision"] == outcome
+        tags = client.get_model_version("twice", "1").tags
+        assert tags["llmops.decision"] == decision["outcome"]
+        baselines.append(tags.get("llmops.decision.baseline"))
+    assert baselines == ["twice version 7", None]  # the later decision takes the place of the earlier one
 
     (checkpoint / "generation_config.json").write_text('{"do_sample": true}')
     other = register_model(
@@ -358,6 +364,8 @@ def test_no_address_is_an_error_instead_of_a_local_directory(checkpoint, monkeyp
         ({"decision": {"outcome": "pass"}}, "without findings and rules and evidence"),
         ({"decision": {**DECISION, "outcome": "passed"}}, r"decision is none of a gate \(outcome 'passed'\)"),
         ({"decision": "pass"}, "decision is none of a gate"),
+        ({"decision": {**DECISION, "baseline": 3}}, "what the model was compared with as 3"),
+        ({"decision": {**DECISION, "baseline": ""}}, "a baseline of 1 to 500 characters"),
         ({"artifacts": {"../up": "."}}, "artifacts has the name '../up'"),
         (
             {"datasets": {"train": "/does/not/exist"}},
