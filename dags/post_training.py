@@ -17,6 +17,9 @@ How it is trained is chosen by `method`, and that decides which data are needed:
 `evaluation_data` are prompts with a `reference` answer, for every method. What a method does not need is neither made nor
 validated, and its tasks are skipped.
 
+With `champion`, an alias of the registered model such as `production`, the tuned model has to beat the version that has it instead
+of the base model: that version answers the same questions. Where there is no such model or alias yet, it is the base model after all.
+
 Where it runs is decided by the connections `kubeflow_default` and `kserve_default`; where models are registered by
 `mlflow_default`. Tasks hand on addresses of artifacts, never data.
 """
@@ -37,7 +40,7 @@ from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
-from airflow_provider_llmops.operators.registry import RegisterModelOperator
+from airflow_provider_llmops.operators.registry import FetchModelOperator, RegisterModelOperator
 from airflow_provider_llmops.operators.serving import AskModelOperator, DeployModelOperator
 from airflow_provider_llmops.operators.training import (
     ImportBaseModelOperator,
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
 COMPARABLE_METRICS = ["rougeL", "rouge1", "rouge2", "bleu", "chrf", "semantic_similarity"]
+ALIAS = "^(?!(latest|v[0-9]+)$)[A-Za-z0-9_-]{1,255}$"  # MLflow keeps those two for itself
 NAMESPACE = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 ADDRESS = {"type": ["null", "string"], "pattern": "^(/|[a-z][a-z0-9]*://)."}
 # Data sets by the start of their parameters' names, with the artifact that holds the sample.
@@ -118,7 +122,8 @@ params = {
         0.05,
         type="number",
         title="Gate: margin",
-        description="How much the tuned model must beat the base model by, for all that chance may add, in the metric's own unit.",
+        description="How much the tuned model must beat the base model, or the champion, by, for all that chance may add, in the metric's own "
+        "unit.",
     ),
     "metric": Param(
         "rougeL",
@@ -126,6 +131,20 @@ params = {
         enum=COMPARABLE_METRICS,
         title="Gate: metric",
         description="Metric that decides whether the tuned model goes on.",
+    ),
+    "champion": Param(
+        None,
+        type=["null", "string"],
+        pattern=ALIAS,
+        title="Gate: champion",
+        description="Alias in the model registry, such as production, whose version is compared with instead of the base model; with the base "
+        "model where nothing has the alias yet. Left empty: the base model.",
+    ),
+    "min_score": Param(
+        None,
+        type=["null", "number"],
+        title="Gate: floor",
+        description="What the tuned model must reach by itself in the metric, for all that chance may add. Left empty: anything.",
     ),
     "namespace": Param(
         "default",
@@ -376,6 +395,49 @@ def validation(name: str) -> dict[str, Any]:
     }
 
 
+def only_with_champion(context: Context) -> None:
+    """A hook that skips the look for a champion, unless one was asked for."""
+    if not context["params"]["champion"]:
+        raise AirflowSkipException("Not asked for.")
+
+
+def champion_of(ti: Any) -> str | None:
+    """Number of the version that has the champion's alias; None where nobody asks for one, or nothing has it."""
+    found = ti.xcom_pull("fetch_champion")
+    number: str | None = found["details"]["version"] if found else None
+    return number
+
+
+def only_without_champion(context: Context) -> None:
+    """A hook that skips the base model where the champion is compared with."""
+    if number := champion_of(context["ti"]):
+        raise AirflowSkipException(f"The tuned model is compared with version {number}, the champion.")
+
+
+def compared_with(context: Context, **_: Any) -> str:
+    """What the tuned model is compared with, in words."""
+    params = context["params"]
+    if number := champion_of(context["ti"]):
+        return f"{params['model_name']} version {number}, which had the alias {params['champion']}"
+    return "the base model"
+
+
+def baseline_scores(context: Context, **_: Any) -> str:
+    """Scores of the champion; of the base model where there is none."""
+    task_id = "evaluate_champion" if champion_of(context["ti"]) else "evaluate_base"
+    scores: str = context["ti"].xcom_pull(task_id, key="scores")
+    return scores
+
+
+def rules(context: Context, **_: Any) -> list[dict[str, Any]]:
+    """What the gate holds the tuned model to."""
+    params = context["params"]
+    found = [{"metric": params["metric"], "better_by": params["min_improvement"]}]
+    if params["min_score"] is not None:
+        found.append({"metric": params["metric"], "at_least": params["min_score"]})
+    return found
+
+
 def only_with_approval(context: Context) -> None:
     """A hook that skips the question to a person, unless it was asked for."""
     if not context["params"]["approval"]:
@@ -554,30 +616,48 @@ with DAG(
 
         tuned = tuned_model()
 
-    with TaskGroup("evaluation", prefix_group_id=False, tooltip="Base and tuned model side by side"):
+    with TaskGroup(
+        "evaluation", prefix_group_id=False, tooltip="Tuned model beside the champion or the base model"
+    ):
+        fetch_champion = FetchModelOperator(
+            task_id="fetch_champion",
+            model_name=text("model_name"),
+            alias=text("champion"),
+            required=False,  # before the first registration there is none
+            pre_execute=only_with_champion,
+        )
+        evaluate_champion = EvaluateModelOperator(
+            task_id="evaluate_champion",
+            model=fetch_champion.output["model"],
+            dataset=validate_evaluation.output["validated"],
+        )
         evaluate_base = EvaluateModelOperator(
             task_id="evaluate_base",
             model=import_base_model.output["model"],
             dataset=validate_evaluation.output["validated"],
+            pre_execute=only_without_champion,
+            trigger_rule="none_failed",  # mostly there is no champion
         )
         evaluate_tuned = EvaluateModelOperator(
             task_id="evaluate_tuned",
             model=tuned["model"],
             dataset=validate_evaluation.output["validated"],
-            baseline_scores=evaluate_base.output["scores"],
+            baseline_scores=baseline_scores,
             reward_model="{{ ti.xcom_pull('train_reward', key='model') }}",
+            trigger_rule="none_failed",  # the champion is skipped, or the base model
         )
         quality_gate = QualityGateOperator(
             task_id="quality_gate",
             comparison=evaluate_tuned.output["comparison"],
-            rules=[{"metric": "{{ params.metric }}", "better_by": "{{ params.min_improvement }}"}],
+            rules=rules,
+            baseline=compared_with,
             report=evaluate_tuned.output["report"],
         )
         approve = ApprovalOperator(
             task_id="approve",
             subject="Is the tuned model to be registered as {{ params.model_name }}, and served?",
             body="[The evaluation]({{ ti.xcom_pull('evaluate_tuned', key='report_url') or ti.xcom_pull('evaluate_tuned', key='report') }}). "
-            "The gate: {{ ti.xcom_pull('quality_gate')['findings'] | join(' ') }}",
+            "Compared with {{ ti.xcom_pull('quality_gate')['baseline'] }}. The gate: {{ ti.xcom_pull('quality_gate')['findings'] | join(' ') }}",
             defaults=ApprovalOperator.REJECT,
             response_timeout=timedelta(days=3),
             ignore_downstream_trigger_rules=True,  # what is rejected is not served either
@@ -630,8 +710,10 @@ with DAG(
             request={"max_tokens": 64, "temperature": 0},
         )
 
-    check_settings() >> [prepare_data, import_base_model]
+    check_settings() >> [prepare_data, import_base_model, fetch_champion]
     prepare_data >> [validate_train, validate_preferences, validate_evaluation]
     [train_sft, train_dpo, train_kto, train_grpo, train_rloo] >> tuned
+    fetch_champion >> evaluate_base
+    [evaluate_champion, evaluate_base] >> evaluate_tuned
     quality_gate >> [approve, register_model]
     approve >> register_model >> serve_base >> deploy_model >> smoke_test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from airflow_stack import TERMINAL_STATES, RealAirflow
 from planes import DATA_PYTHON, REPO
 
+NO_CHAMPION = {"fetch_champion", "evaluate_champion"}
 SMALL = {
     "train_rows": 16,
     "preference_rows": 8,
@@ -43,7 +45,7 @@ def airflow(real_airflow: RealAirflow) -> RealAirflow:
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):
     params = airflow.api.call("GET", "/dags/post_training/details")["params"]
-    assert len(params) == 31
+    assert len(params) == 33
     for name, param in params.items():
         assert param["description"], name
         assert {"type", "title"} <= param["schema"].keys(), name
@@ -103,7 +105,7 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     states = airflow.tasks("post_training", run)
     skipped = {task for task, state in states.items() if state == "skipped"}
     trainers = {"train_dpo", "train_kto", "train_reward", "train_grpo", "train_rloo"}
-    assert skipped == {*trainers, "validate_preferences", "approve"}
+    assert skipped == {*trainers, "validate_preferences", "approve", *NO_CHAMPION}
     assert set(states.values()) == {"success", "skipped"}
 
     metrics = airflow.xcom("post_training", run, "evaluate_tuned", "metrics")
@@ -172,6 +174,7 @@ def test_reinforcement_learning_goes_through_reward_model_and_policy(airflow, ti
         "train_rloo",
         "serve_base",
         "approve",
+        *NO_CHAMPION,
     }
     policy = airflow.xcom("post_training", run, "train_grpo")
     assert {"first_reward", "final_reward"} <= policy["metrics"].keys()
@@ -216,11 +219,41 @@ def own_data(directory: Path) -> dict[str, str]:
     return {name: str(directory / name) for name in rows}
 
 
-def test_dpo_on_data_of_ones_own_makes_none_and_ends_with_a_served_model(airflow, tiny_model, tmp_path):
+def register_champion(airflow: RealAirflow, model: Path, name: str) -> None:
+    """A version with the alias ``production``."""
+    login = dict(zip(("USERNAME", "PASSWORD"), airflow.stack.mlflow_login, strict=True))
+    call = f"register_model({str(model)!r}, model_name={name!r}, alias='production')"
+    subprocess.run(
+        [DATA_PYTHON, "-c", f"from llmops_components.tracking.register import register_model; {call}"],
+        env=os.environ
+        | {"MLFLOW_TRACKING_URI": airflow.stack.mlflow_url}
+        | {f"MLFLOW_TRACKING_{key}": value for key, value in login.items()},
+        check=True,
+    )
+
+
+def test_dpo_on_data_of_ones_own_is_held_against_the_champion_and_ends_with_a_served_model(
+    airflow, tiny_model, tmp_path
+):
+    import httpx
+
     data = own_data(tmp_path)
-    run = run_to_success(airflow, tiny_model, model_name="tiny-dpo", method="dpo", approval=True, **data)
-    assert_trained_by(airflow, run, "dpo", "prepare_data", "serve_base")
+    register_champion(airflow, tiny_model, "tiny-dpo")
+    how = {"model_name": "tiny-dpo", "method": "dpo", "approval": True, "champion": "production"}
+    run = run_to_success(airflow, tiny_model, **how, **data)
+    assert_trained_by(airflow, run, "dpo", "prepare_data", "serve_base", "evaluate_base")
     assert airflow.tasks("post_training", run)["approve"] == "success"
+    baseline = "tiny-dpo version 1, which had the alias production"
+    assert airflow.xcom("post_training", run, "quality_gate")["baseline"] == baseline
+    compared = airflow.xcom("post_training", run, "evaluate_tuned", "comparison")
+    champion = airflow.xcom("post_training", run, "evaluate_champion", "metrics")
+    assert compared["metrics"]["rougeL"]["baseline"]["value"] == champion["rougeL"]
+    version = httpx.get(
+        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get",
+        params={"name": "tiny-dpo", "version": "2"},
+        auth=airflow.stack.mlflow_login,
+    ).json()["model_version"]
+    assert {"key": "llmops.decision.baseline", "value": baseline} in version["tags"]
     counts = {
         task_id: airflow.xcom("post_training", run, task_id)["metrics"]["accepted_rows"]
         for task_id in ("validate_preferences", "validate_evaluation")
@@ -250,10 +283,13 @@ def test_gate_that_is_not_passed_by_kto_stops_before_registration(airflow, tiny_
         "model_name": "never",
         "method": "kto",
         "min_improvement": 1.0,
+        "champion": "production",
     }
     run = airflow.trigger("post_training", conf)
     assert airflow.wait("post_training", run, timeout=1200) == "failed"
-    assert_trained_by(airflow, run, "kto")
+    assert_trained_by(airflow, run, "kto", *NO_CHAMPION)
+    said = airflow.log("post_training", run, "fetch_champion")
+    assert "There is no alias 'production' of a registered model 'never'." in said
     states = airflow.tasks("post_training", run)
     assert states["quality_gate"] == "failed"
     assert {states[task] for task in ("register_model", "serve_base", "deploy_model", "smoke_test")} == {

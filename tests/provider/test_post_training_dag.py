@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -40,12 +41,14 @@ def rendered(dag, monkeypatch):
     """A task as it is in a run with given parameters, after tasks that have pushed what such tasks push."""
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": "mlflow"}))
 
-    def xcom_pull(task_ids, key="return_value", **_):
+    def xcom_pull(task_ids, key="return_value", champion=None, **_):
         values = {
             "return_value": {
                 "component_digest": f"sha256:{task_ids}",
                 "artifacts": {"model": {"uri": f"/{task_ids}", "digest": "sha256:0"}},
                 "findings": ["rougeL is better."],
+                "baseline": "the base model",
+                "details": {"version": champion},
             },
             "metrics": {"rougeL": 0.5, "accepted_rows": 12},
             "comparison": {"metrics": {"rougeL": {"candidate": 0.5}}},
@@ -53,9 +56,10 @@ def rendered(dag, monkeypatch):
         }
         return values.get(key, f"/{task_ids}/{key}")
 
-    def render(task_id, **conf):
+    def render(task_id, found=None, **conf):
         task = dag.get_task(task_id).prepare_for_execution()
-        ti = SimpleNamespace(xcom_pull=xcom_pull, dag_id=dag.dag_id, run_id="r", task_id=task_id)
+        pull = partial(xcom_pull, champion=found)
+        ti = SimpleNamespace(xcom_pull=pull, dag_id=dag.dag_id, run_id="r", task_id=task_id)
         params = process_params(dag, task, conf, suppress_exception=False)
         task.render_template_fields({"task": task, "ti": ti, "params": params})
         return task
@@ -171,7 +175,14 @@ def test_tasks_are_in_groups_and_keep_short_names(dag):
             "tuned_model",
             *(f"train_{name}" for name in ("sft", "dpo", "kto", "reward", "grpo", "rloo")),
         },
-        "evaluation": {"evaluate_base", "evaluate_tuned", "quality_gate", "approve"},
+        "evaluation": {
+            "fetch_champion",
+            "evaluate_champion",
+            "evaluate_base",
+            "evaluate_tuned",
+            "quality_gate",
+            "approve",
+        },
         "delivery": {"register_model", "serve_base", "deploy_model", "smoke_test"},
     }
 
@@ -202,12 +213,63 @@ def test_canary_without_questions_waits_for_users_and_one_without_steps_is_none(
 def test_a_person_is_asked_where_the_form_says_so(dag, rendered):
     task = rendered("approve", approval=True, model_name="chat")
     assert task.subject == "Is the tuned model to be registered as chat, and served?"
-    assert "(/evaluate_tuned/report_url)" in task.body and task.body.endswith("rougeL is better.")
+    assert "(/evaluate_tuned/report_url)" in task.body
+    assert task.body.endswith("Compared with the base model. The gate: rougeL is better.")
     assert (task.defaults, task.response_timeout.days) == (["Reject"], 3)
     asked = {"params": {"approval": True}}
     task._pre_execute_hook(asked)
     with pytest.raises(AirflowSkipException, match="Not asked for"):
         task._pre_execute_hook({"params": {"approval": False}})
+
+
+def runs(dag, task_id: str, found: str | None, **params) -> bool:
+    """Whether a task lets itself be run after the look for a champion."""
+    details = None if found is None else {"details": {"version": found}}
+    ti = SimpleNamespace(xcom_pull=lambda task_id: details)
+    try:
+        dag.get_task(task_id)._pre_execute_hook({"params": params, "ti": ti})
+    except AirflowSkipException as skipped:
+        assert str(skipped) in (
+            "Not asked for.",
+            "The tuned model is compared with version 3, the champion.",
+        )
+        return False
+    return True
+
+
+def test_champion_is_looked_for_where_the_form_says_so_and_takes_the_place_of_the_base_model(dag, rendered):
+    assert not runs(dag, "fetch_champion", None, champion=None)
+    assert runs(dag, "fetch_champion", None, champion="production")
+    asked = rendered("fetch_champion", champion="production", model_name="chat").arguments()
+    assert {name: asked[name] for name in ("model_name", "alias", "required")} == {
+        "model_name": "chat",
+        "alias": "production",
+        "required": False,
+    }
+    assert rendered("evaluate_champion").model == "/fetch_champion/model"
+    # Where nothing has the alias, the task that looks for it is skipped, and so is the champion's evaluation.
+    for found, baseline in ((None, "base"), ("3", "champion")):
+        assert runs(dag, "evaluate_base", found) == (found is None)
+        tuned = rendered("evaluate_tuned", found=found, champion="production")
+        assert tuned.baseline_scores == f"/evaluate_{baseline}/scores"
+    told = [
+        rendered("quality_gate", found=found, champion="production", model_name="chat").baseline
+        for found in (None, "3")
+    ]
+    assert told == ["the base model", "chat version 3, which had the alias production"]
+
+
+def test_gate_holds_the_tuned_model_to_a_floor_where_there_is_one(rendered):
+    better = {"metric": "bleu", "better_by": 1}
+    assert rendered("quality_gate", metric="bleu", min_improvement=1).rules == [better]
+    floor = rendered("quality_gate", metric="bleu", min_improvement=1, min_score=0)
+    assert floor.rules == [better, {"metric": "bleu", "at_least": 0}]
+
+
+@pytest.mark.parametrize("alias", ["latest", "v3", "my alias", ""])
+def test_alias_that_mlflow_does_not_take_is_refused_at_the_door(rendered, alias):
+    with pytest.raises(ParamValidationError, match="champion"):
+        rendered("fetch_champion", champion=alias)
 
 
 @pytest.mark.parametrize(("answer", "skipped"), [("Approve", set()), ("Reject", AFTER_APPROVAL)])
@@ -269,6 +331,8 @@ def test_skipped_data_skip_no_task_that_is_needed(dag):
         "validate_preferences": "none_failed",
         "validate_evaluation": "none_failed",
         "tuned_model": "none_failed_min_one_success",
+        "evaluate_base": "none_failed",
+        "evaluate_tuned": "none_failed",
         "register_model": "none_failed_min_one_success",
         "deploy_model": "none_failed",
     }
@@ -289,6 +353,8 @@ def test_what_a_user_must_look_at_is_in_the_section_that_the_form_opens(dag):
         "max_steps",
         "min_improvement",
         "metric",
+        "champion",
+        "min_score",
     ]
     assert set(sections.values()) == {None, "Training", "Reinforcement learning", "Sample data", "Serving"}
 
