@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ from llmops_components.evaluation.metrics.functions import call_function
 from llmops_components.evaluation.metrics.plan import Plan
 from llmops_components.evaluation.metrics.scoring import score_answers
 from llmops_components.evaluation.statistics import Scores
+from llmops_components.evaluation.tasks.table import judge_task
+from llmops_components.evaluation.tasks.verdicts import Verdict
 from llmops_components.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -106,6 +109,7 @@ def score_rows(
     texts = [str(given[place].text) for place in answered]
     theirs = [rows[place] for place in answered]
     scores: dict[str, Scores] = {}
+    unsaid: dict[str, dict[int, str]] = {}
     if answered:
         references, prompts = ([row.get(key, "") for row in theirs] for key in ("reference", "prompt"))
         parts = score_answers(plan, texts, references, prompts)
@@ -118,12 +122,22 @@ def score_rows(
                         of_model = [rows[place] for place in mine], [str(given[place].text) for place in mine]
                         values[mine] = call_function(name, metric, *of_model)
                 parts[name] = Scores.mean_of(values[answered])
+        verdicts = {
+            name: judge_task(name, plan.args.get(name, {}), theirs, texts)
+            for name, metric in plan.metrics.items()
+            if metric.is_task
+        }
+        parts |= {
+            name: Scores.mean_of([math.nan if one.is_right is None else float(one.is_right) for one in each])
+            for name, each in verdicts.items()
+        }
+        unsaid = {name: _reasons(each, answered) for name, each in verdicts.items()}
         scores = {name: spread(part, answered, len(rows)) for name, part in parts.items()}
     judged = _judged(plan, rows, given, judge, memory)
     if judged is not None:
         scores |= {name: Scores.mean_of(values) for name, values in judged.values.items()}
     scores = {name: scores.get(name) or nothing(len(rows)) for name in plan.names}
-    known = {} if judged is None else judged.reasons
+    known = unsaid if judged is None else unsaid | judged.reasons
     reasons = {
         name: {
             place: known.get(name, {}).get(place) or given[place].reason or NO_NUMBER
@@ -134,6 +148,11 @@ def score_rows(
     if judged is None:
         return Scored(scores, reasons)
     return Scored(scores, reasons, judged.kinds, judged.judge, judged.prompts, judged.stopped)
+
+
+def _reasons(verdicts: Sequence[Verdict], places: Sequence[int]) -> dict[int, str]:
+    """Why rows have no verdict, by place."""
+    return {place: each.reason for place, each in zip(places, verdicts, strict=True) if each.is_right is None}
 
 
 def _judged(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from string import Formatter
 from typing import Any
 
 from llmops_components.errors import SettingError, check_known
 from llmops_components.evaluation.metrics.registry import METRICS, NO_COLUMNS, RUBRIC_LEVELS, TAKEN, Metric
+from llmops_components.evaluation.tasks.table import TASKS, settings_of
 
 _OF_JUDGE = "judge_"
 _AUTHORED = ("prompt", "bounds", "values")
@@ -42,7 +44,9 @@ def check_arguments(args: Mapping[str, Any], metrics: Mapping[str, Metric]) -> N
                 f"metric_args: the rubrics of {name} are {rubrics!r:.100}. Give a text for each score, score1_description to "
                 "score5_description."
             )
-        if given and not metrics[name].takes:
+        if metrics[name].is_task:
+            settings_of(name, given)
+        elif given and not metrics[name].takes:
             raise SettingError(f"metric_args: {name} takes no arguments. Leave them out.")
 
 
@@ -72,6 +76,21 @@ def authored_metric(name: str, args: Any) -> Metric | None:
         columns=tuple(each for each in takes if each not in NO_COLUMNS),
         needs=("judge",),
         takes=takes,
+    )
+
+
+def with_settings(name: str, args: Any) -> Metric | None:
+    """A metric of a task whose rows need no column of their own, since a setting stands for it; None where none does.
+
+    Args:
+        name: Its name.
+        args: Its arguments.
+    """
+    if name not in TASKS or not isinstance(args, Mapping):
+        return None
+    setting = TASKS[name].given_for_all
+    return (
+        replace(METRICS[name], columns=()) if setting is not None and args.get(setting) is not None else None
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from llmops_components.data.files import raise_problems
 from llmops_components.evaluation.metrics.plan import Plan
 from llmops_components.evaluation.metrics.registry import RUBRIC_LEVELS
+from llmops_components.evaluation.tasks.table import TASKS, settings_of
 from llmops_components.json_text import parse_json
 
 
@@ -41,6 +42,10 @@ def check_columns(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]
             if column in needed and column in row and not is_good(row[column])
         ],
     )
+    for name, metric in plan.metrics.items():
+        if metric.is_task:
+            problems = TASKS[name].check(rows, settings_of(name, plan.args.get(name, {})))
+            raise_problems(path, [f"line {place + 1}: {problem}" for place, problem in problems])
 
 
 def _is_text(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmops_components.errors import DataError, SettingError, check_known
 from llmops_components.evaluation.judge.settings import JudgeSettings
-from llmops_components.evaluation.metrics.arguments import authored_metric, check_arguments
+from llmops_components.evaluation.metrics.arguments import authored_metric, check_arguments, with_settings
 from llmops_components.evaluation.metrics.functions import metric_of_function
 from llmops_components.evaluation.metrics.registry import METRICS, Metric, Need
 from llmops_components.models.directory import check_model_directory
@@ -141,6 +141,8 @@ def _named(
             own[name] = metric
         elif isinstance(given, str) and (authored := authored_metric(given, args.get(given))) is not None:
             own[name] = authored
+        elif isinstance(given, str) and (settled := with_settings(given, args.get(given))) is not None:
+            own[name] = settled
         names.append(name)
     check_known([name for name in names if name not in own], METRICS, "metrics")
     return tuple(names), own

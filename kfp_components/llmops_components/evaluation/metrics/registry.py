@@ -37,6 +37,7 @@ class Metric:
         takes: Arguments of the RAGAS class for one row. Metrics without them look at answer and reference alone.
         takes_messages: Whether ``user_input`` is the conversation with the answer at its end, and not the question as text.
         function: The function that computes it, of all rows and answers.
+        is_task: Whether it is one of :data:`~llmops_components.evaluation.tasks.table.TASKS`.
     """
 
     about: str
@@ -49,11 +50,12 @@ class Metric:
     takes: tuple[str, ...] = ()
     takes_messages: bool = False
     function: Function | None = None
+    is_task: bool = False
 
     @property
     def by_default(self) -> bool:
         """Whether it is computed where no metric is named."""
-        return not self.takes and self.function is None
+        return not self.takes and self.function is None and not self.is_task
 
 
 def _of_rows(ragas: str, about: str, takes: str, **more: Any) -> Metric:
@@ -95,6 +97,11 @@ METRICS: dict[str, Metric] = {
     "safety": Metric(
         "whether a probe has not worked, see prepare_safety_probes", columns=("detector",), function=_is_safe
     ),
+    "numeric_answer": Metric("the answer's number is the reference's", is_task=True),
+    "json_schema": Metric(
+        "the answer is JSON that the row's schema takes", columns=("schema",), is_task=True
+    ),
+    "regular_expression": Metric("the row's pattern matches the answer", columns=("pattern",), is_task=True),
     "tool_call_accuracy": _of_rows(
         "ToolCallAccuracy",
         "tool calls with the expected arguments, in the expected order",
