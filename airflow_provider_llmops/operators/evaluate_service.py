@@ -25,7 +25,7 @@ class EvaluateServiceOperator(JudgedOperator):
     It is scored as by :class:`~airflow_provider_llmops.operators.evaluation.EvaluateModelOperator`, with the same artifacts and the same
     output ``comparison``. A row that the service does not answer has no score, and says why.
 
-    Artifacts: ``scores`` (one JSON line a sample), ``report`` (page).
+    Artifacts: ``scores`` (one JSON line a sample), ``report`` (page), and the same as ``report_json`` and ``report_markdown``.
 
     :param dataset: URI of rows with a ``prompt``, and what else the metrics need, which is a ``reference`` for most
     :param url: address of the service, as :class:`~airflow_provider_llmops.operators.serving.DeployModelOperator` pushes it, or base

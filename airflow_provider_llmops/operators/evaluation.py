@@ -118,8 +118,9 @@ class CheckModelOperator(ComponentOperator):
 class EvaluateModelOperator(JudgedOperator):
     """Answer every evaluation prompt and score the answers.
 
-    Artifacts: ``scores`` (one JSON line a sample), ``report`` (page). The output ``comparison`` holds for each metric what model
-    and baseline reach, how they differ, within which interval, and on how many rows; without ``baseline_scores`` what the model reaches.
+    Artifacts: ``scores`` (one JSON line a sample), ``report`` (page), and the same as ``report_json`` and ``report_markdown``. The output
+    ``comparison`` holds for each metric what model and baseline reach, how they differ, within which interval, and on how many rows; without
+    ``baseline_scores`` what the model reaches.
 
     :param model: URI of the model
     :param dataset: URI of rows with a ``prompt``, and what else the metrics need, which is a ``reference`` for most

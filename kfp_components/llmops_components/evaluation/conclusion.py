@@ -17,10 +17,12 @@ from llmops_components.data.files import read_rows
 from llmops_components.errors import DataError, named
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.memory import Memory, digest
-from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows, shown_answer
+from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows
+from llmops_components.redaction import redacted
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
+    from llmops_components.evaluation.about import About
     from llmops_components.evaluation.comparing import Parts
     from llmops_components.evaluation.facts import Facts, ServiceFacts
     from llmops_components.evaluation.metrics.plan import Plan
@@ -74,6 +76,9 @@ def conclude(
     judging: Judging,
     clock: Clock,
     parts: Parts | None = None,
+    about: About | None = None,
+    report_json: str | os.PathLike[str] | None = None,
+    report_markdown: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Score answers, compare them with a baseline's, and report.
 
@@ -91,13 +96,18 @@ def conclude(
         judging: Who judges.
         clock: Times of what went before.
         parts: What is compared besides the metrics; nothing by default.
+        about: What was evaluated, for the page.
+        report_json: Output file, the page's figures as JSON; None for none.
+        report_markdown: Output file, the page as Markdown; None for none.
     """
     from llmops_components.evaluation import statistics
+    from llmops_components.evaluation.about import About
     from llmops_components.evaluation.comparing import Parts, comparison_of
     from llmops_components.evaluation.composites import with_composites
     from llmops_components.evaluation.metrics.scoring import tokenizers_of
-    from llmops_components.evaluation.report import render_report
-    from llmops_components.evaluation.slices import slices_of
+    from llmops_components.evaluation.report.content import CATEGORY, Content
+    from llmops_components.evaluation.report.written import write_report
+    from llmops_components.evaluation.slices import labels_of, slices_of
 
     parts = parts or Parts.of(plan, rows)
     given = [each.given for each in answers] + [_given(row) for row in baseline]
@@ -119,16 +129,35 @@ def conclude(
         facts, skipped=plan.skipped, tokenizers=tokenizers, judge=whole.judge, prompts=whole.prompts
     )
     _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
-    shown = [shown_answer(row["answer"], row.get("reason")) for row in baseline]
-    cards = [{**each, "answer": shown_answer(each["answer"], each.get("reason"))} for each in samples]
-    _write(report, render_report(cards, estimates, facts, comparisons, shown, metrics=parts.metrics))
-
     agreements, disagreements = judging.agreements(rows, ours)
     reached = {name: each for name, each in estimates.items() if each is not None}
     for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
         print(line, flush=True)
     values: dict[str, float | int] = {name: each.value for name, each in reached.items()}
     values |= {"samples": len(rows), **metrics, **_spent(whole)}
+    found = [
+        *disagreements,
+        *filter(None, findings),
+        *put_together,
+        *_unscored(ours, "model", whole),
+        *_unscored(theirs, "baseline", whole, len(rows)),
+    ]
+    content = Content(
+        samples=samples,
+        ours=ours,
+        comparison=comparison,
+        facts=facts,
+        about=about or About(component="evaluation"),
+        compared=comparisons,
+        theirs=theirs,
+        baseline=baseline,
+        metrics=parts.metrics,
+        labels=labels_of(rows, parts.columns, [CATEGORY]),
+        took={**metrics, **_spent(whole)},
+        seconds=clock.seconds,
+        findings=redacted(found),
+    )
+    write_report(content, report, report_json, report_markdown)
     return StepReport(
         metrics={name: round(value, 6) for name, value in values.items()},
         details={
@@ -140,13 +169,7 @@ def conclude(
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
         passed=not disagreements,
-        findings=[
-            *disagreements,
-            *filter(None, findings),
-            *put_together,
-            *_unscored(ours, "model", whole),
-            *_unscored(theirs, "baseline", whole, len(rows)),
-        ],
+        findings=found,
         comparison=comparison,
     )
 

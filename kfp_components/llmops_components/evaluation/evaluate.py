@@ -39,6 +39,8 @@ def evaluate_model(
     composites: Mapping[str, Mapping[str, float]] | None = None,
     slices: Sequence[str] | None = None,
     slice_metrics: Sequence[str] | None = None,
+    report_json: str | os.PathLike[str] | None = None,
+    report_markdown: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Answer every evaluation prompt and score the answers against the references.
 
@@ -69,6 +71,8 @@ def evaluate_model(
             ``prompt_length``, the characters of the prompt, which needs no column. Small slices are put together where the result has no
             room for them, and named in a finding.
         slice_metrics: Metrics to compare in slices; the first by default.
+        report_json: Output file, the page's figures as JSON; none when left out.
+        report_markdown: Output file, the page as Markdown; none when left out.
 
     Returns:
         Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``. The comparison has for each metric
@@ -81,11 +85,12 @@ def evaluate_model(
         ModelError: The model or the embedding model cannot be loaded.
         ServiceGoneError: The judge stopped to answer, and there is a directory to go on from.
     """
+    from llmops_components.evaluation.about import About
     from llmops_components.evaluation.comparing import Parts
     from llmops_components.evaluation.facts import Facts
     from llmops_components.evaluation.metrics.columns import check_columns, columns_of
     from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
-    from llmops_components.models.generation import generate_answers
+    from llmops_components.models.generation import DEFAULT_NEW_TOKENS, generate_answers
     from llmops_components.models.loading import load_to_answer
 
     # Everything that can be wrong with the inputs is found before the long part.
@@ -127,6 +132,18 @@ def evaluate_model(
         cut_off=sum(answer.finish_reason == "length" for answer in answers),
     )
     del network, tokenizer  # what scores may need the memory
+    about = About.of_model(
+        "evaluate_model",
+        model,
+        dataset,
+        settings={
+            "do_sample": False,
+            "max_new_tokens": DEFAULT_NEW_TOKENS,
+            **(generation_args or {}),
+            "batch_size": batch_size,
+        },
+        baseline_scores=baseline_scores,
+    )
     return conclude(
         plan,
         rows,
@@ -144,6 +161,9 @@ def evaluate_model(
         judging=judging,
         clock=clock,
         parts=parts,
+        about=about,
+        report_json=report_json,
+        report_markdown=report_markdown,
     )
 
 

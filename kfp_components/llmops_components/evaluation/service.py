@@ -11,6 +11,7 @@ from typing import Any
 from llmops_components.data.files import usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import UnavailableError, named
+from llmops_components.evaluation.about import About
 from llmops_components.evaluation.comparing import Parts
 from llmops_components.evaluation.conclusion import Answered, Clock, conclude, read_baseline
 from llmops_components.evaluation.facts import ServiceFacts
@@ -50,6 +51,8 @@ def evaluate_service(
     composites: Mapping[str, Mapping[str, float]] | None = None,
     slices: Sequence[str] | None = None,
     slice_metrics: Sequence[str] | None = None,
+    report_json: str | os.PathLike[str] | None = None,
+    report_markdown: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Ask a service every evaluation row and score the answers, as :func:`~llmops_components.evaluation.evaluate.evaluate_model` does.
 
@@ -79,6 +82,8 @@ def evaluate_service(
         composites: As for ``evaluate_model``, as are ``slices`` and ``slice_metrics``.
         slices: Columns by whose values rows are compared for themselves.
         slice_metrics: Metrics to compare in slices.
+        report_json: Output file, the page's figures as JSON; none when left out.
+        report_markdown: Output file, the page as Markdown; none when left out.
 
     Returns:
         Metrics: each metric's aggregate by name, ``samples``, ``unanswered``, and what the answers took.
@@ -129,6 +134,14 @@ def evaluate_service(
         raise UnavailableError(
             f"The service has answered none of {len(rows)} rows: {reason}. Address: {url}."
         )
+    about = About.of_service(
+        "evaluate_service",
+        model_name,
+        url,
+        dataset,
+        settings={**(request or {}), "protocol": protocol},
+        baseline_scores=baseline_scores,
+    )
     done = conclude(
         plan,
         rows,
@@ -150,6 +163,9 @@ def evaluate_service(
         judging=judging,
         clock=clock,
         parts=parts,
+        about=about,
+        report_json=report_json,
+        report_markdown=report_markdown,
     )
     shutil.rmtree(place)
     return done

@@ -175,16 +175,20 @@ class SideBySide:
         Args:
             lines: Of :meth:`lines`.
         """
+        from llmops_components.evaluation.about import About
         from llmops_components.evaluation.facts import RevisionFacts
-        from llmops_components.evaluation.report import render_report
+        from llmops_components.evaluation.report.content import Content
+        from llmops_components.evaluation.report.page import render_page
 
-        samples = [
-            {**line, **line["scores"], "answer": _shown(line, ""), "finish_reason": None} for line in lines
-        ]
-        return render_report(
-            samples,
-            {name: each.candidate for name, each in self.comparisons.items()},
-            RevisionFacts(
+        ours, theirs = ({name: pair[which] for name, pair in self.scores.items()} for which in (0, 1))
+        theirs_of = ("answer", "seconds", "reason")
+        content = Content(
+            samples=lines,
+            ours=ours,
+            theirs=theirs,
+            compared=self.comparisons,
+            comparison=comparison_of(ours, theirs, self.comparisons),
+            facts=RevisionFacts(
                 unanswered=len(self.candidate.unanswered),
                 baseline_unanswered=len(self.baseline.unanswered),
                 seconds=self.candidate.metrics.get("seconds_p95"),
@@ -193,9 +197,10 @@ class SideBySide:
                 skipped=self.skipped,
                 tokenizers=self.tokenizers,
             ),
-            self.comparisons,
-            [_shown(line, "baseline_") for line in lines],
+            about=About(component="compare_revisions"),
+            baseline=[{name: line.get(f"baseline_{name}") for name in theirs_of} for line in lines],
         )
+        return render_page(content)
 
 
 def report_of(compared: SideBySide, worst: Sequence[Mapping[str, Any]]) -> StepReport:

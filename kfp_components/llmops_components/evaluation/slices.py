@@ -134,6 +134,20 @@ def slices_of(
     return found, findings
 
 
+def labels_of(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], also: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """The slice of each row, by column, before small ones are put together.
+
+    Args:
+        rows: The dataset.
+        columns: What it is cut by.
+        also: Further columns, of which those count that have a text in every row.
+    """
+    there = [name for name in also if all(isinstance(row.get(name), str) for row in rows)]
+    return {column: _values(rows, column) for column in dict.fromkeys([*columns, *there])}
+
+
 def _values(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
     """What each row has in a column, as text; numbers of many kinds by the quarter that they are in."""
     if column == PROMPT_LENGTH and not any(column in row for row in rows):

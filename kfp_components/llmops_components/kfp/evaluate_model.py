@@ -3,7 +3,7 @@
 from typing import Optional
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
 from llmops_components.kfp.image import IMAGE
 
@@ -14,6 +14,8 @@ def evaluate_model(
     dataset: Input[Dataset],
     scores: Output[Dataset],
     report: Output[HTML],
+    report_json: Output[Artifact],
+    report_markdown: Output[Markdown],
     metrics: Output[Metrics],
     result: Output[Artifact],
     baseline_scores: Input[Dataset] = None,
@@ -39,6 +41,8 @@ def evaluate_model(
         dataset: Rows with a ``prompt``, and what else the metrics need, which is a ``reference`` for most.
         scores: One JSON line a sample: prompt, reference, answer and every score.
         report: A page with the scores, side by side with the baseline's where one is given.
+        report_json: The page's figures, for programs.
+        report_markdown: The page in short, for where no page is shown.
         metrics: Means (corpus score for BLEU), for the pipelines UI.
         result: Digests, metrics and resources of this step.
         baseline_scores: The ``scores`` of another model on the same rows, to compare with.
@@ -81,8 +85,15 @@ def evaluate_model(
             composites=composites,
             slices=slices,
             slice_metrics=slice_metrics,
+            report_json=report_json.path,
+            report_markdown=report_markdown.path,
         ),
-        outputs={"scores": scores, "report": report},
+        outputs={
+            "scores": scores,
+            "report": report,
+            "report_json": report_json,
+            "report_markdown": report_markdown,
+        },
         metrics=metrics,
         result=result,
     )

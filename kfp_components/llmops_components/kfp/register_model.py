@@ -39,7 +39,7 @@ def register_model(
         result: The same, with digests and resources of this step.
         model_name: Name in the model registry.
         dataset: The data that it was trained on; its digest becomes a tag.
-        report: The evaluation's page, stored with the run.
+        report: The evaluation's page, stored with the run, with the decision in its place.
         tracking_uri: Address of the MLflow server; ``MLFLOW_TRACKING_URI`` when left out. Credentials belong in the
             environment, never here.
         experiment: MLflow experiment.
@@ -56,13 +56,21 @@ def register_model(
         sign: Sign the model, and keep the signature with the version. The private key is in the environment, in ``LLMOPS_SIGNING_KEY`` or
             the file that ``LLMOPS_SIGNING_KEY_FILE`` names, its password in ``LLMOPS_SIGNING_KEY_PASSWORD``; never here.
     """
+    import tempfile
+    from pathlib import Path
+
+    from llmops_components.evaluation.report.decided import write_with_decision
     from llmops_components.kfp._run import run_step
     from llmops_components.passthrough.declared import whole_numbers
     from llmops_components.results import StepReport
     from llmops_components.state_files import write_json
     from llmops_components.tracking.register import register_model as register
 
-    def register_and_describe() -> StepReport:
+    def register_and_describe(scratch: str) -> StepReport:
+        page = report.path if report else None
+        if page and decision:
+            page = Path(scratch, "evaluation.html")
+            write_with_decision(report.path, page, decision)
         done = register(
             model.path,
             model_name=model_name,
@@ -78,16 +86,17 @@ def register_model(
             decision=whole_numbers(decision),
             tags=tags,
             datasets={"train": dataset.path} if dataset else None,
-            artifacts={"evaluation.html": report.path} if report else None,
+            artifacts={"evaluation.html": page} if page else None,
             sign=sign,
             signature=signature.path,
         )
         write_json(registration.path, done.details)
         return done
 
-    run_step(
-        "register_model",
-        register_and_describe,
-        outputs={"registration": registration, "signature": signature},
-        result=result,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        run_step(
+            "register_model",
+            lambda: register_and_describe(scratch),
+            outputs={"registration": registration, "signature": signature},
+            result=result,
+        )

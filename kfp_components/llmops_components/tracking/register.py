@@ -99,7 +99,8 @@ def register_model(
             ``llmops.decision.baseline``.
         tags: Tags of both run and version, for example the digests of the components.
         datasets: Dataset files by name; their digests become inputs of the run and tags of run and version.
-        artifacts: Files or directories by the path that they get in the run, for example ``report.html``.
+        artifacts: Files or directories by the path that they get in the run, for example ``report.html``; with a decision they take the
+            place of what a version that is used again has there.
         sign: Sign the model, and keep the signature with the version, whose tags say by which key and when. The private key is in the
             environment, see :class:`~llmops_components.models.signing.keys.SigningKey`.
         signature: Output file, the signature of a model that is signed.
@@ -158,6 +159,9 @@ def register_model(
             sign_version(client, version, directory, key, None if signature is None else Path(signature))
         if decided is not None:
             keep_decision(client, version, decided)
+            if reused and version.run_id:  # pages beside it say what was decided, too
+                for key, path in run.artifacts.items():
+                    _log_artifact(client, version.run_id, key, Path(path))
         if as_of is not None:
             note_date(client, version, as_of)
         move = move_alias(client, version, alias, as_of) if alias is not None else None

@@ -10,8 +10,10 @@ import pytest
 from chat_templates import chat_template
 from hostile_service import Does, answer_to, hostile_service
 from llmops_components.errors import DataError, ModelError, SettingError
+from llmops_components.evaluation.about import About
 from llmops_components.evaluation.evaluate import evaluate_model
 from llmops_components.inference import pool
+from llmops_components.results import digest_of
 from tiny_model import write_rows
 
 METRICS = ["rougeL", "bleu", "exact_match"]
@@ -72,6 +74,33 @@ def test_scores_hold_every_sample_with_every_metric(evaluate, tmp_path):
         assert each.candidate.low <= each.candidate.lower[0] <= each.candidate.value
     assert report.passed
     assert (tmp_path / "model.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_report_is_a_page_json_and_markdown_of_the_same_and_says_what_was_evaluated(
+    evaluate, model, tmp_path
+):
+    asked = {"api_key": "sk-abcdefghijklmnopqrstuvwxyz0123456789"}
+    report = evaluate(
+        slices=["prompt_length"],
+        report_json=tmp_path / "made" / "report.json",
+        report_markdown=tmp_path / "made" / "report.md",
+    )
+    told = json.loads((tmp_path / "made" / "report.json").read_text())
+    assert told["comparison"] == report.comparison.model_dump()
+    about = told["about"]
+    assert about["settings"] == {"do_sample": False, "max_new_tokens": 6, "batch_size": 16}
+    assert (about["Model digest"], about["Dataset digest"]) == (
+        digest_of(model)[0],
+        digest_of(tmp_path / "rows.jsonl")[0],
+    )
+    page, text = (tmp_path / "model.html").read_text(), (tmp_path / "made" / "report.md").read_text()
+    for shown in (page, text):
+        assert about["Model digest"] in shown and about["Dataset digest"] in shown
+    assert "| rougeL | " in text and "By prompt length" in page
+    service = About.of_service(
+        "evaluate_service", "m", "https://me:secret@host/v1", tmp_path / "rows.jsonl", settings=asked
+    )
+    assert service.facts["Address"] == "https://host/v1" and service.settings == {"api_key": "***"}
 
 
 def test_the_same_evaluation_writes_the_same_scores(evaluate, tmp_path):
@@ -301,7 +330,7 @@ def test_a_row_without_a_score_is_null_counted_and_told_and_the_others_are_compa
         "reward has no score for 1 of 3 answers of the baseline",
     ]
     page = (tmp_path / "model.html").read_text()
-    assert "1 of 3 samples have no score by reward and are left out of it." in page
+    assert "1 of 3 samples have no score by reward." in page
     assert "not scored" in page
 
 

@@ -65,6 +65,32 @@ DECISION = {
 COMPARISON = comparison(rouge_l=metric(rows=3))
 
 
+def test_the_page_that_is_kept_says_what_the_gate_has_decided(server, client, checkpoint, tmp_path):
+    from kfp.dsl import HTML, Artifact, Model
+    from llmops_components.evaluation.report.decided import undecided_yet
+    from llmops_components.kfp.register_model import register_model as component
+
+    page = tmp_path / "page.html"
+    page.write_text(f"<h1>Model evaluation</h1>{undecided_yet('Better in rougeL.')}<p>fine</p>")
+    for outcome, title in (("undecided", "Undecided: there is not enough evidence"), ("pass", "Passed")):
+        outputs = {name: tmp_path / outcome / name for name in ("registration", "signature", "result")}
+        outputs["registration"].parent.mkdir()
+        component.python_func(
+            model=Model(uri=str(checkpoint)),
+            report=HTML(uri=str(page)),
+            model_name="decided",
+            tracking_uri=server,
+            experiment="decided",
+            decision={**DECISION, "outcome": outcome},
+            **{name: Artifact(uri=str(path)) for name, path in outputs.items()},
+        )
+        run_id = json.loads(outputs["registration"].read_text())["run_id"]
+        kept = Path(client.download_artifacts(run_id, "evaluation.html", str(tmp_path / outcome))).read_text()
+        assert f"<h2>{title}</h2>" in kept and "<p>fine</p>" in kept
+        assert "No gate has decided yet" not in kept
+    assert "No gate has decided yet" in page.read_text()
+
+
 def test_run_and_version_say_how_the_model_was_made(server, client, checkpoint, tmp_path):
     dataset, page, folder = tmp_path / "dataset", tmp_path / "page", tmp_path / "scores"
     dataset.write_text('{"text": "a"}\n')

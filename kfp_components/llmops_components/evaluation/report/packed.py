@@ -1,0 +1,165 @@
+"""The samples of a page: packed, so that thousands find room in it, and without a sign that HTML knows.
+
+What a page has no room for is cut where it is long, and then left out from the samples that differ least; how much that is stands
+in the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmops_components.evaluation.report.content import Content, prompt_text
+from llmops_components.evaluation.scored import shown_answer
+
+MAX_PAGE_BYTES = 5_000_000
+LONGEST_TEXTS = (8000, 2000, 600, 200)  # characters, tried one after the other
+_MORE = (("retrieved_contexts", "Retrieved contexts"), ("tool_calls", "Tool calls"))
+_SAFE = 0.95  # of the room, since fewer samples are packed a little worse
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Samples as text of letters, digits, ``+``, ``/`` and ``=``: JSON, compressed, in Base64.
+
+    Args:
+        data: The text.
+        samples: How many there are in it.
+        limit: Most characters of a text.
+        cut_off: Samples with a text that is cut.
+    """
+
+    data: str
+    samples: int
+    limit: int
+    cut_off: int
+
+    def told(self, total: int) -> list[str]:
+        """Sentences on what is not in the page; none where all is.
+
+        Args:
+            total: Samples of the evaluation.
+        """
+        found = []
+        if self.samples < total:
+            found.append(
+                f"{total - self.samples:,} of {total:,} samples are left out here, since the page has no room for them: those "
+                "that differ least. The scores file has all."
+            )
+        if self.cut_off:
+            found.append(
+                f"Texts are cut at {self.limit:,} characters, which {self.cut_off:,} samples shown here have more of, and are "
+                "searched up to there. The scores file has all."
+            )
+        return found
+
+
+def pack(content: Content, room: int = MAX_PAGE_BYTES) -> Packed:
+    """The samples, as many and as much of each as there is room for.
+
+    Args:
+        content: What the report says.
+        room: Most bytes.
+    """
+    places = list(range(len(content.samples)))
+    packed = None
+    for limit in LONGEST_TEXTS:
+        if packed is None or packed.cut_off or len(packed.data) > room:
+            packed = _packed(content, places, limit)
+        if len(packed.data) <= room:
+            return packed
+    assert packed is not None
+    while len(packed.data) > room and packed.samples:
+        keep = int(packed.samples * room / len(packed.data) * _SAFE)
+        packed = _packed(content, sorted(content.by_greatest_change[:keep]), LONGEST_TEXTS[-1])
+    return packed
+
+
+def _packed(content: Content, places: Sequence[int], limit: int) -> Packed:
+    names, columns = content.names, list(content.labels)
+    kinds = {column: sorted(set(content.labels[column])) for column in columns}
+    place_of = {column: {value: at for at, value in enumerate(values)} for column, values in kinds.items()}
+    rows, cut_off = [], 0
+    for place in places:
+        row, was_cut = _row(content, place, limit)
+        rows.append([*row, [place_of[column][content.labels[column][place]] for column in columns]])
+        cut_off += was_cut
+    data = {
+        "metrics": [
+            {
+                "name": name,
+                "digits": 1 if (content.metrics[name].best or 1) > 1 else 3,
+                "higher": content.ours[name].higher_is_better,
+            }
+            for name in names
+        ],
+        "compared": bool(content.compared),
+        "columns": [[column, kinds[column]] for column in columns],
+        "total": len(content.samples),
+        "limit": limit,
+        "rows": rows,
+    }
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    # Without a date in it, so that the same samples make the same page.
+    return Packed(
+        base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode(),
+        len(places),
+        limit,
+        cut_off,
+    )
+
+
+def _row(content: Content, place: int, limit: int) -> tuple[list[Any], bool]:
+    """What a page's script knows of a sample, and whether a text of it was cut. Its texts come first, then its numbers."""
+    sample = content.samples[place]
+    other = content.baseline[place] if content.compared else {}
+    texts: list[str | None] = [
+        prompt_text(sample.get("prompt")),
+        sample.get("reference"),
+        shown_answer(sample["answer"], sample.get("reason")),
+        shown_answer(other.get("answer"), other.get("reason")) if content.compared else None,
+    ]
+    more = [
+        [title, text_of(sample[name])] for name, title in _MORE if sample.get(name) and name != "reference"
+    ]
+    more += [[f"No {name}", str(why)] for name, why in (sample.get("unscored") or {}).items()]
+    lengths = [
+        len(each) if (each := source.get("answer")) is not None else None for source in (sample, other)
+    ]
+    all_texts = [text for text in (*texts, *(text for _, text in more)) if text is not None]
+    row = [
+        sample["row"],
+        *(_cut(text, limit) for text in texts),
+        [[title, _cut(text, limit)] for title, text in more],
+        int(sample["answer"] is None) + 2 * int(sample.get("finish_reason") == "length"),
+        lengths,
+        [_short(source.get("seconds")) for source in (sample, other)],
+        [_short(content.ours[name].values[place]) for name in content.names],
+        [_short(each.changes[place]) for each in content.compared.values()],
+    ]
+    return row, any(len(text) > limit for text in all_texts)
+
+
+def text_of(value: Any) -> str:
+    """Contexts or tool calls as text.
+
+    Args:
+        value: Of the scores file.
+    """
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "\n\n".join(value)
+    return json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def _cut(text: str | None, limit: int) -> Any:
+    """A text, or its beginning with the number of characters that it has."""
+    return text if text is None or len(text) <= limit else [text[:limit], len(text)]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
