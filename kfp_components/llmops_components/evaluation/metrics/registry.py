@@ -102,6 +102,9 @@ METRICS: dict[str, Metric] = {
         "the answer is JSON that the row's schema takes", columns=("schema",), is_task=True
     ),
     "regular_expression": Metric("the row's pattern matches the answer", columns=("pattern",), is_task=True),
+    "code_tests": Metric(
+        "the answer's code passes the row's tests, in a sandbox", columns=("tests",), is_task=True
+    ),
     "tool_call_accuracy": _of_rows(
         "ToolCallAccuracy",
         "tool calls with the expected arguments, in the expected order",

@@ -9,6 +9,7 @@ from typing import Any
 from llmops_components.errors import check_known
 from llmops_components.evaluation.tasks.numeric import NumericSettings, check_numbers, judge_numbers
 from llmops_components.evaluation.tasks.patterns import PatternSettings, check_patterns, judge_patterns
+from llmops_components.evaluation.tasks.programs import ProgramSettings, check_programs, judge_programs
 from llmops_components.evaluation.tasks.schemas import SchemaSettings, check_schemas, judge_schemas
 from llmops_components.evaluation.tasks.verdicts import Row, Task, Verdict
 
@@ -16,6 +17,7 @@ TASKS: dict[str, Task] = {
     "numeric_answer": Task(NumericSettings, check_numbers, judge_numbers),
     "json_schema": Task(SchemaSettings, check_schemas, judge_schemas, "schema"),
     "regular_expression": Task(PatternSettings, check_patterns, judge_patterns, "pattern"),
+    "code_tests": Task(ProgramSettings, check_programs, judge_programs),
 }
 
 
