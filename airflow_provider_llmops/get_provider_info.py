@@ -70,6 +70,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.training",
                     "airflow_provider_llmops.operators.evaluation",
                     "airflow_provider_llmops.operators.evaluate_service",
+                    "airflow_provider_llmops.operators.explaining",
                     "airflow_provider_llmops.operators.human",
                     "airflow_provider_llmops.operators.safety",
                     "airflow_provider_llmops.operators.judged",

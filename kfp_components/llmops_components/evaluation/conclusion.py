@@ -306,22 +306,20 @@ def read_baseline(
     if path is None:
         return []
     baseline = read_rows(path)
-    again = "Evaluate both models on the same dataset."
+    again = "Pass the scores of an evaluation of the same dataset."
     if len(baseline) != len(rows):
         raise DataError(
-            f"Baseline {os.fspath(path)} has {len(baseline)} rows, the dataset {len(rows)}. {again}"
+            f"Scores {os.fspath(path)} are of {len(baseline)} rows, and the dataset has {len(rows)}. {again}"
         )
     for number, (theirs, row) in enumerate(zip(baseline, rows, strict=True), start=1):
         if isinstance(theirs.get("prompt"), list):  # an earlier release wrote parts as they came
             theirs["prompt"] = with_text_content(theirs["prompt"])
         is_unanswered = "answer" in theirs and theirs["answer"] is None and theirs.get("reason")
         if not isinstance(theirs.get("answer"), str) and not is_unanswered:
-            raise DataError(
-                f"Baseline {os.fspath(path)}, row {number}: it has no answer. Pass the scores of an evaluation."
-            )
+            raise DataError(f"Scores {os.fspath(path)}, row {number}: there is no answer. {again}")
         if different := [key for key in _KEPT if theirs.get(key) != row.get(key)]:
             raise DataError(
-                f"Baseline {os.fspath(path)}, row {number}: its {' and '.join(different)} differ from the dataset's. "
+                f"Scores {os.fspath(path)}, row {number}: its {' and '.join(different)} differ from the dataset's. "
                 f"{again}"
             )
     return baseline

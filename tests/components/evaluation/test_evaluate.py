@@ -152,12 +152,15 @@ def test_a_better_baseline_is_a_loss_on_every_metric_and_three_rows_are_no_proof
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:2], r"has 2 rows, the dataset 3\. Evaluate both models on the same dataset"),
+        (
+            lambda rows: rows[:2],
+            r"are of 2 rows, and the dataset has 3\. Pass the scores of an evaluation of the same dataset",
+        ),
         (lambda rows: [rows[0], rows[2], rows[1]], "row 2: its prompt and reference differ"),
         (lambda rows: [*rows[:2], rows[2] | {"reference": "other"}], "row 3: its reference differ"),
         (
             lambda rows: [{k: v for k, v in rows[0].items() if k != "answer"}, *rows[1:]],
-            "row 1: it has no answer",
+            "row 1: there is no answer",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from airflow_provider_llmops.operators.evaluation import (
     EvaluateModelOperator,
     QualityGateOperator,
 )
+from airflow_provider_llmops.operators.explaining import ExplainAnswersOperator
 from airflow_provider_llmops.operators.human import CollectHumanLabelsOperator, WriteReviewSheetOperator
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
 from airflow_provider_llmops.operators.registry import (
@@ -56,6 +57,7 @@ OPERATORS = {
     EvaluateServiceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     CompareRevisionsOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
+    ExplainAnswersOperator: {"model": "/m", "dataset": "/d", "scores": "/s"},
     PrepareSafetyProbesOperator: {"more": "/p"},
     WriteReviewSheetOperator: {"scores": "/s"},
     CollectHumanLabelsOperator: {"human_labels": "/l", "key": "/k"},

@@ -1,0 +1,116 @@
+"""Which rows of the training data are closest to an answer and its question, by sentence embeddings.
+
+Closeness is no proof that a row has made the model answer so; it is where to look first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmops_components.models.embeddings import Encoder
+
+_EMBEDDED_TOGETHER = 1024
+
+
+@dataclass(frozen=True)
+class Said:
+    """A question and its answer.
+
+    Args:
+        question: What was asked; empty where nothing was.
+        answer: What was answered.
+    """
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Near:
+    """A row that is close to an answer.
+
+    Args:
+        row: Its number, from 1.
+        said: What it says.
+        similarity: Mean of the cosines of both questions and of both answers, -1 to 1; that of the answers where one has no question.
+        of_questions: Cosine of the questions; None where one has none.
+        of_answers: Cosine of the answers.
+    """
+
+    row: int
+    said: Said
+    similarity: float
+    of_questions: float | None
+    of_answers: float
+
+
+def said_in(row: Mapping[str, Any]) -> Said:
+    """What a row of any format says: the last message, completion, chosen answer or text, and what went before it.
+
+    Args:
+        row: The row.
+    """
+    messages: list[str] = []
+    for field in ("prompt", "messages", "completion", "chosen", "text"):
+        value = row.get(field)
+        if isinstance(value, str):
+            messages.append(value)
+        elif isinstance(value, list):
+            messages += [str(each.get("content") or "") for each in value if each.get("role") != "system"]
+    if not messages:
+        return Said("", "")
+    return Said("\n".join(messages[:-1]).strip(), messages[-1].strip())
+
+
+def nearest_rows(
+    answers: Sequence[Said], rows: Sequence[Mapping[str, Any]], count: int, embedding_model: Path
+) -> list[list[Near]]:
+    """The rows that are closest to each answer.
+
+    Args:
+        answers: Answers with their questions.
+        rows: Rows of the training data.
+        count: How many rows an answer.
+        embedding_model: Directory of the embedding model.
+
+    Returns:
+        For each answer its rows, the closest first.
+    """
+    encoder = Encoder(embedding_model)
+    asked = encoder.embed([each.question for each in answers])
+    answered = encoder.embed([each.answer for each in answers])
+    has_question = np.array([bool(each.question) for each in answers])
+    said = [said_in(row) for row in rows]
+    of_questions = np.empty((len(answers), len(rows)), dtype=np.float32)
+    of_answers = np.empty_like(of_questions)
+    for start in range(0, len(said), _EMBEDDED_TOGETHER):
+        part = said[start : start + _EMBEDDED_TOGETHER]
+        place = slice(start, start + len(part))
+        of_questions[:, place] = asked @ encoder.embed([each.question for each in part]).T
+        of_answers[:, place] = answered @ encoder.embed([each.answer for each in part]).T
+        print(f"embedded {start + len(part)}/{len(said)} training rows", flush=True)
+    have_both = has_question[:, None] & np.array([bool(each.question) for each in said])[None, :]
+    similarity = np.where(have_both, (of_questions + of_answers) / 2, of_answers)
+    similarity[:, [not each.answer for each in said]] = -np.inf
+    found = []
+    for line in range(len(answers)):
+        order = np.argsort(-similarity[line], kind="stable")[:count]
+        found.append(
+            [
+                Near(
+                    row=int(place) + 1,
+                    said=said[place],
+                    similarity=float(similarity[line, place]),
+                    of_questions=float(of_questions[line, place]) if have_both[line, place] else None,
+                    of_answers=float(of_answers[line, place]),
+                )
+                for place in order
+                if np.isfinite(similarity[line, place])
+            ]
+        )
+    return found
