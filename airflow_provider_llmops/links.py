@@ -25,6 +25,7 @@ __all__ = [
     "ReportLink",
     "ReviewSheetLink",
     "ServiceLink",
+    "TrendLink",
 ]
 
 
@@ -78,6 +79,14 @@ class ReportLink(PageLink):
     name = "Report"
     key = "report_url"
     artifact = "report"
+
+
+class TrendLink(PageLink):
+    """What evaluations have reached, partition by partition."""
+
+    name = "Trend"
+    key = "trend_url"
+    artifact = "trend"
 
 
 class ReviewSheetLink(PageLink):

@@ -17,6 +17,7 @@ from airflow_provider_llmops.operators.evaluation import (
     QualityGateOperator,
 )
 from airflow_provider_llmops.operators.explaining import ExplainAnswersOperator
+from airflow_provider_llmops.operators.history import RecordEvaluationOperator
 from airflow_provider_llmops.operators.human import CollectHumanLabelsOperator, WriteReviewSheetOperator
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
 from airflow_provider_llmops.operators.registry import (
@@ -61,6 +62,7 @@ OPERATORS = {
     PrepareSafetyProbesOperator: {"more": "/p"},
     WriteReviewSheetOperator: {"scores": "/s"},
     CollectHumanLabelsOperator: {"human_labels": "/l", "key": "/k"},
+    RecordEvaluationOperator: {"scores": "/s", "history": "/h", "partition": "2026-11-25", "comparison": {}},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},
     FetchModelOperator: {"model_name": "name"},
     SetAliasOperator: {"model_name": "name", "model_version": "1", "alias": "production"},

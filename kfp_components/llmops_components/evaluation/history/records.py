@@ -1,0 +1,154 @@
+"""The records of a history: one file for each partition, which is replaced as a whole.
+
+The first line of a file says what was reached, and the others are the lines of the evaluation's scores. Who writes one never looks at another
+one's, so that partitions may be evaluated in any order, side by side, and again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmops_components.comparison import Count, MetricComparison, Name, first_of
+from llmops_components.errors import DataError, SettingError
+from llmops_components.json_text import parse_json
+from llmops_components.state_files import raise_if_full
+
+_PARTITION = re.compile(r"[^\W_][^\x00-\x1f\x7f]*")
+_MAX_BYTES = 200  # of a file's name, less its end
+_END = ".jsonl"
+
+
+class Record(BaseModel):
+    """What an evaluation of a partition has reached."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    partition: Annotated[str, Field(min_length=1)]
+    rows: Count
+    rows_digest: str
+    settings: dict[str, Any]
+    metrics: dict[Name, MetricComparison]
+
+    def differences(self, other: Record) -> list[str]:
+        """In what two of them differ that may not differ if they are to be compared.
+
+        Args:
+            other: The other one.
+        """
+        found = {
+            "rows": self.rows_digest != other.rows_digest,
+            "metrics": self.metrics.keys() != other.metrics.keys(),
+            "settings": self.settings != other.settings,
+        }
+        return [name for name, differs in found.items() if differs]
+
+
+def check_partition(partition: str) -> None:
+    """Raise :class:`SettingError` unless a partition can have a record.
+
+    Args:
+        partition: Its key.
+    """
+    is_text = isinstance(partition, str) and _PARTITION.fullmatch(partition)
+    if not is_text or len(_name_of(partition)) > _MAX_BYTES:
+        raise SettingError(
+            f"partition is {partition!r:.60}. Give its key, such as 2026-11-25: text of one line that begins with a letter or digit, at most "
+            f"{_MAX_BYTES} bytes as an address has it."
+        )
+
+
+def _name_of(partition: str) -> str:
+    return quote(partition, safe="")
+
+
+class History:
+    """The records in a directory.
+
+    Args:
+        directory: Where they are; made when needed.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+
+    def put(self, record: Record, scores: Sequence[Mapping[str, Any]]) -> None:
+        """Keep a record in place of the one that the partition has.
+
+        Args:
+            record: The record.
+            scores: The lines of the evaluation's scores.
+        """
+        lines = [record.model_dump(), *scores]
+        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+        replace_file(self._path(record.partition), text)
+
+    def records(self) -> list[Record]:
+        """All records, in the order of their partitions as text."""
+        found = []
+        for file in self.directory.glob(f"[!.]*{_END}"):
+            with file.open(encoding="utf-8", errors="replace") as handle:
+                found.append(self._read(file, handle.readline()))
+        return sorted(found, key=lambda each: each.partition)
+
+    def scores(self, partition: str) -> list[dict[str, Any]]:
+        """The lines of the scores that a partition has a record of.
+
+        Args:
+            partition: Its key.
+        """
+        path = self._path(partition)
+        _, *lines = path.read_text(encoding="utf-8").split("\n")
+        try:
+            return [parse_json(line) for line in lines if line]
+        except ValueError:
+            raise _broken(path, "a line of it is no JSON") from None
+
+    def _path(self, partition: str) -> Path:
+        return self.directory / f"{_name_of(partition)}{_END}"
+
+    def _read(self, file: Path, line: str) -> Record:
+        try:
+            found = Record.model_validate(parse_json(line))
+        except ValidationError as error:
+            raise _broken(file, first_of(error)) from None
+        except ValueError:
+            raise _broken(file, "its first line is no JSON") from None
+        if self._path(found.partition) != file:
+            raise _broken(file, f"it is of partition {found.partition!r:.60}, by whose name it should go")
+        return found
+
+
+def _broken(file: Path, why: str) -> DataError:
+    return DataError(
+        f"A record of the history cannot be read: {why}. Take it away, and evaluate its partition again. File: {file}."
+    )
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it, or what was there before.
+
+    Args:
+        path: The file; its directory is made when needed.
+        text: What is to stand in it.
+    """
+    aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise_if_full(error, path)
+        raise
