@@ -41,7 +41,8 @@ class EvaluateServiceOperator(JudgedOperator):
     :param embedding_model: directory or ``package://name`` of the sentence-embedding model
     :param reward_model: URI of the reward model behind the metric ``reward``
     :param concurrency: questions at a time
-    :param limits: ``request_seconds``, ``run_minutes``, ``attempts``, ``outage_seconds``, ``refused_in_a_row``
+    :param limits: ``request_seconds``, ``run_minutes``, ``attempts``, ``outage_seconds``, ``refused_in_a_row``,
+        ``requests_per_minute``
     :param composites: weighted sums of metrics row by row, as ``EvaluateModelOperator`` takes them
     :param slices: columns by whose values rows are compared for themselves
     :param slice_metrics: metrics to compare in slices; the first when left out

@@ -33,7 +33,8 @@ class BatchInferenceOperator(ComponentOperator):
         ``EvaluateModelOperator`` has them read), or KServe's ``v1`` or ``v2``
     :param request: further fields of each request, for example ``{"max_tokens": 64, "temperature": 0}``
     :param concurrency: questions at a time
-    :param limits: ``request_seconds``, ``run_minutes``, ``attempts``, ``outage_seconds``, ``refused_in_a_row``
+    :param limits: ``request_seconds``, ``run_minutes``, ``attempts``, ``outage_seconds``, ``refused_in_a_row``,
+        ``requests_per_minute``
     :param min_answered: share of the rows, 0 to 1, that must be answered
     :param retry_failed: ask also those rows again that an earlier run with the same ``checkpoints`` was refused for good
     :param checkpoints: directory that outlives the run; a run that was killed goes on with the answers there. On this machine

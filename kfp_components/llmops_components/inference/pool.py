@@ -18,6 +18,7 @@ from typing import Any
 
 from llmops_components.errors import SettingError, UnavailableError, check_known
 from llmops_components.inference.client import Client, DeclinedError, PassingError, RefusedError, Reply
+from llmops_components.inference.pace import Pace
 from llmops_components.inference.protocols import Question
 
 MAX_CONCURRENCY = 1024
@@ -39,6 +40,7 @@ class Limits:
         attempts: How often one question is tried. A service that cannot be reached or is too busy (429, 503) does not count.
         outage_seconds: After how much time without any answer, while questions fail, the service is given up.
         refused_in_a_row: After how many refusals without an answer between them the service is given up.
+        requests_per_minute: Most requests a minute, those that are sent again among them; without it there is no limit.
 
     Raises:
         SettingError: One of them is no number, or too small.
@@ -49,6 +51,7 @@ class Limits:
     attempts: int = 5
     outage_seconds: float = 300
     refused_in_a_row: int = 100
+    requests_per_minute: float | None = None
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -183,9 +186,10 @@ class Asker:
         self._client = client
         self._troubled_since: float | None = None
         self._closed_until = 0.0
+        self._pace = Pace(limits.requests_per_minute)
         self._is_told = False
-        # An answer that takes its time is no outage.
-        self._outage_seconds = max(limits.outage_seconds, limits.request_seconds)
+        # An answer that takes its time is no outage, nor is a question that is not sent yet.
+        self._outage_seconds = max(limits.outage_seconds, limits.request_seconds, 3 * self._pace.interval)
 
     async def ask(self, number: int, question: Question) -> Outcome:
         """What becomes of a question.
@@ -200,7 +204,7 @@ class Asker:
         """
         began, attempts, tries = time.monotonic(), 0, 0
         while True:
-            await self._opened()
+            began += await self._opened()  # its turn is nobody's outage
             attempts += 1
             try:
                 reply = await self._client.ask(question)
@@ -226,10 +230,20 @@ class Asker:
         """The service has answered, or refused what it would not refuse of another question."""
         self._troubled_since, self._is_told = None, False
 
-    async def _opened(self) -> None:
-        """Wait until the time that the service named, a little longer each, so that not all come at once."""
+    async def _opened(self) -> float:
+        """Wait for the question's turn; how many seconds that took.
+
+        Where there is no limit on requests a minute, all wait until the time that the service named, a little longer each, so that not
+        all come at once.
+        """
+        if self._pace.interval:
+            waited = await self._pace.wait(self._closed_until)
+            while self._closed_until > time.monotonic():  # it named a time meanwhile
+                waited += await self._pace.wait(self._closed_until)
+            return waited
         while (left := self._closed_until - time.monotonic()) > 0:  # noqa: ASYNC110  a moment is waited for
             await asyncio.sleep(left + random.uniform(0, min(1.0, left)))  # noqa: S311  no secret
+        return 0.0
 
     def _check_key(self, error: RefusedError) -> None:
         if error.status == _NOT_LET_IN:

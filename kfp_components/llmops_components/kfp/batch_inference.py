@@ -45,7 +45,7 @@ def batch_inference(
         request: Further fields of each request, such as ``max_tokens``; of ``v1`` and ``v2`` the ``parameters``.
         concurrency: Questions at a time.
         limits: ``request_seconds`` (120), ``run_minutes``, ``attempts`` (5), ``outage_seconds`` (300) and
-            ``refused_in_a_row`` (100).
+            ``refused_in_a_row`` (100), ``requests_per_minute`` (no limit).
         min_answered: Share of the rows, from 0 to 1, that must be answered for the gate to pass.
         retry_failed: Ask also those rows again that an earlier run was refused for good.
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. A run that was killed goes on with the

@@ -58,7 +58,7 @@ def compare_revisions(
         max_rows: Ask only the first so many rows; all when left out.
         concurrency: Questions at a time, of each revision.
         limits: ``request_seconds`` (120), ``run_minutes``, ``attempts`` (5), ``outage_seconds`` (300) and
-            ``refused_in_a_row`` (100).
+            ``refused_in_a_row`` (100), ``requests_per_minute`` (no limit).
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. A run that was killed goes on with the
             answers there; without it, it starts again.
     """

@@ -63,7 +63,7 @@ def evaluate_service(
         judge: Who judges: ``url`` and ``model_name`` of an OpenAI API, and what else ``evaluate_model`` takes.
         concurrency: Questions at a time.
         limits: ``request_seconds`` (120), ``run_minutes``, ``attempts`` (5), ``outage_seconds`` (300) and
-            ``refused_in_a_row`` (100).
+            ``refused_in_a_row`` (100), ``requests_per_minute`` (no limit).
         checkpoints: Directory that outlives the step, on a cluster a mounted volume. A run that was killed goes on with the
             answers and verdicts there; without it, it starts again.
         composites: Weighted sums of metrics row by row, weights by metric by name of the composite.
