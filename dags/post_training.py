@@ -633,6 +633,7 @@ with DAG(
         )
         evaluate_base = EvaluateModelOperator(
             task_id="evaluate_base",
+            mlflow_conn_id="mlflow_default",  # a run of its own, whether or not the model is registered
             model=import_base_model.output["model"],
             dataset=validate_evaluation.output["validated"],
             pre_execute=only_without_champion,
@@ -640,6 +641,7 @@ with DAG(
         )
         evaluate_tuned = EvaluateModelOperator(
             task_id="evaluate_tuned",
+            mlflow_conn_id="mlflow_default",  # a run of its own, whether or not the model is registered
             model=tuned["model"],
             dataset=validate_evaluation.output["validated"],
             baseline_scores=baseline_scores,

@@ -149,11 +149,13 @@ with DAG(
     ).expand(training_args=tried)
     evaluate_base = EvaluateModelOperator(
         task_id="evaluate_base",
+        mlflow_conn_id="mlflow_default",
         model=import_base_model.output["model"],
         dataset=validate_evaluation.output["validated"],
     )
     evaluate = EvaluateModelOperator.partial(
         task_id="evaluate",
+        mlflow_conn_id="mlflow_default",
         dataset=validate_evaluation.output["validated"],
         baseline_scores=evaluate_base.output["scores"],
     ).expand(model=train.output.map(artifact("model")))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
-from airflow_provider_llmops.links import ReportLink
-from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.operators.judged import JudgedOperator
+from airflow_provider_llmops.operators.judged import EvaluationOperator
 from airflow_provider_llmops.uris import Address
-
-if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink
 
 __all__ = ["EvaluateServiceOperator"]
 
 
-class EvaluateServiceOperator(JudgedOperator):
+class EvaluateServiceOperator(EvaluationOperator):
     """Ask a service every evaluation row and score the answers: a deployed model, or any application behind an OpenAI-compatible endpoint.
 
     It is scored as by :class:`~airflow_provider_llmops.operators.evaluation.EvaluateModelOperator`, with the same artifacts and the same
@@ -50,11 +44,12 @@ class EvaluateServiceOperator(JudgedOperator):
     :param kserve_conn_id: without it, connection of type ``kserve`` whose password is the service's API key; the default one need not
         exist. Either key reaches the step through its environment only
 
-    A judge has ``judge``, ``judge_conn_id`` and the like: :class:`~airflow_provider_llmops.operators.judged.JudgedOperator`.
+    A judge has ``judge``, ``judge_conn_id`` and the like: :class:`~airflow_provider_llmops.operators.judged.JudgedOperator`; MLflow has
+    ``mlflow_conn_id`` and ``tracking``: :class:`~airflow_provider_llmops.operators.judged.EvaluationOperator`.
     """
 
     component = "evaluate_service"
-    own_arguments = (*JudgedOperator.own_arguments, "openai_endpoint_conn_id", "kserve_conn_id")
+    own_arguments = (*EvaluationOperator.own_arguments, "openai_endpoint_conn_id", "kserve_conn_id")
     addresses = {
         "dataset": Address(kind="file"),
         "baseline_scores": Address(kind="file"),
@@ -62,10 +57,6 @@ class EvaluateServiceOperator(JudgedOperator):
         "reward_model": Address(kind="directory"),
         "checkpoints": Address(kind="directory", exists=False),
     }
-    operator_extra_links: Collection[BaseOperatorLink] = (
-        *ComponentOperator.operator_extra_links,
-        ReportLink(),
-    )
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -20,12 +20,12 @@ from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.operators.judged import JudgedOperator
+from airflow_provider_llmops.operators.judged import EvaluationOperator
 from airflow_provider_llmops.uris import Address
 from airflow_provider_llmops.xcom import cut_to_fit, summary_of
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import Context
 
 __all__ = ["CheckModelOperator", "EvaluateModelOperator", "QualityGateOperator"]
 
@@ -115,7 +115,7 @@ class CheckModelOperator(ComponentOperator):
         return MlflowHook(self.mlflow_conn_id).environment() if self.model_name else {}
 
 
-class EvaluateModelOperator(JudgedOperator):
+class EvaluateModelOperator(EvaluationOperator):
     """Answer every evaluation prompt and score the answers.
 
     Artifacts: ``scores`` (one JSON line a sample), ``report`` (page), and the same as ``report_json`` and ``report_markdown``. The output
@@ -135,7 +135,8 @@ class EvaluateModelOperator(JudgedOperator):
     :param slices: columns by whose values rows are compared for themselves, such as ``["language", "prompt_length"]``, the latter in quarters
     :param slice_metrics: metrics to compare in slices; the first when left out
 
-    Metrics by a judge need ``judge``, ``judge_conn_id`` and the like: :class:`~airflow_provider_llmops.operators.judged.JudgedOperator`.
+    Metrics by a judge need ``judge``, ``judge_conn_id`` and the like: :class:`~airflow_provider_llmops.operators.judged.JudgedOperator`; MLflow
+    needs ``mlflow_conn_id``: :class:`~airflow_provider_llmops.operators.judged.EvaluationOperator`.
     """
 
     component = "evaluate_model"
@@ -147,10 +148,6 @@ class EvaluateModelOperator(JudgedOperator):
         "reward_model": Address(kind="directory"),
         "checkpoints": Address(kind="directory", exists=False),
     }
-    operator_extra_links: Collection[BaseOperatorLink] = (
-        *ComponentOperator.operator_extra_links,
-        ReportLink(),
-    )
 
     def __init__(
         self,

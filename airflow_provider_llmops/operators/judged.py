@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.backends.serving.access import JUDGE_PREFIX
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
+from airflow_provider_llmops.links import MlflowRunLink, ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.operators.pipeline_run import task_label, tracking_of
+from airflow_provider_llmops.remote.intent import dag_run_key
 
-__all__ = ["JudgedOperator"]
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.specs.pipeline import BoundPipeline
+
+__all__ = ["EvaluationOperator", "JudgedOperator"]
 
 
 class JudgedOperator(ComponentOperator):
@@ -59,3 +71,54 @@ class JudgedOperator(ComponentOperator):
         if self.judge_conn_id:
             found = {**found, **OpenAIEndpointHook(self.judge_conn_id).environment(JUDGE_PREFIX)}
         return found
+
+
+class EvaluationOperator(JudgedOperator):
+    """A judged component that writes a report, and becomes a run of its own in MLflow.
+
+    The report names the DAG's run and the task, whether or not it is kept in MLflow.
+
+    :param tracking: where it is kept in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; no credentials
+    :param mlflow_conn_id: connection of type ``mlflow``: gives ``tracking`` the address; the run lies where those of the trainings of the same
+        run of the DAG do. Its credentials reach the step through its environment only
+    """
+
+    own_arguments: ClassVar[tuple[str, ...]] = (*JudgedOperator.own_arguments, "mlflow_conn_id")
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        *ComponentOperator.operator_extra_links,
+        ReportLink(),
+        MlflowRunLink(),
+    )
+
+    def __init__(
+        self, *, tracking: dict[str, str] | None = None, mlflow_conn_id: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.tracking = tracking
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def arguments(self) -> dict[str, Any]:
+        """The component's arguments; the connection and the DAG's run say where it is kept."""
+        found = super().arguments()
+        if self.mlflow_conn_id:
+            found["tracking"] = tracking_of(self, self.mlflow_conn_id, self.tracking)
+        elif self._context is not None:
+            names = {"parent": dag_run_key(self._context), "run_name": task_label(self, self._context)}
+            found["tracking"] = {**names, **(self.tracking or {})}
+        return found
+
+    def environment(self) -> dict[str, str]:
+        """MLflow's credentials, beside the judge's API key."""
+        found = super().environment()
+        return {**found, **MlflowHook(self.mlflow_conn_id).environment()} if self.mlflow_conn_id else found
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The result, and the address of its run in MLflow for the link."""
+        value = super().outcome(context, run)
+        MlflowRunLink().push(context["ti"], value["details"].get("tracking", {}).get("url", ""))
+        return value
+
+    def deciding(self, pipeline: BoundPipeline) -> BoundPipeline:
+        """Without where it is kept, which differs from run to run, and does not change what comes out."""
+        kept = {name: value for name, value in pipeline.parameters.items() if name != "tracking"}
+        return replace(pipeline, parameters=kept)

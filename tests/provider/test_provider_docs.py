@@ -57,6 +57,7 @@ def test_front_page_lists_every_operator_and_component():
         "ReinforcementOperator",
         "RevisionOperator",
         "JudgedOperator",
+        "EvaluationOperator",
     }  # bases
     assert {name for name in operators | components if f"`{name}`" not in page} == set()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from llmops_components.models.directory import read_settings
 from llmops_components.models.provenance import PROVENANCE_FILE, lineage_of
 from llmops_components.redaction import redact, redacted, without_paths
 from llmops_components.results import digest_of
+from llmops_components.tracking.settings import Tracking
 from llmops_components.uris import is_http, split_login
 
 
@@ -32,6 +33,7 @@ class About:
         settings: How answers were asked for: arguments of the generation, or fields of the request.
         dag_run: The run of the DAG that it belongs to, as ``dag_id/run_id``.
         task: The task.
+        tracking: Where it is kept in MLflow; None for nowhere.
         date: When it was evaluated, in UTC.
     """
 
@@ -46,6 +48,7 @@ class About:
     settings: Mapping[str, Any] = field(default_factory=dict)
     dag_run: str | None = None
     task: str | None = None
+    tracking: Tracking | None = None
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @classmethod
@@ -58,7 +61,7 @@ class About:
             component: Name of the component.
             model: Directory of the model.
             dataset: The rows.
-            more: Other fields.
+            more: Other fields: ``settings``, ``baseline_scores``, and ``tracking`` as the caller gives it.
         """
         return cls(
             component=component,
@@ -80,7 +83,7 @@ class About:
             model_name: Name of the served model.
             url: Its address.
             dataset: The rows.
-            more: Other fields.
+            more: As for :meth:`of_model`.
         """
         address = split_login(url, "url")[0] if is_http(url) else url
         return cls(
@@ -90,6 +93,15 @@ class About:
             **_of_dataset(dataset),
             **_clean(more),
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the evaluation what it is, but for when it was made."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in ("tracking", "date")
+        }
 
     @property
     def facts(self) -> dict[str, str]:
@@ -118,7 +130,9 @@ def _clean(more: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in more.items() if name != "baseline_scores"}
     found["baseline_digest"] = None if scores is None else digest_of(scores)[0]
     found["settings"] = redacted(dict(found.get("settings") or {}))
-    return found
+    tracked = found.get("tracking")
+    found["tracking"] = Tracking.find(tracked)
+    return {"dag_run": (tracked or {}).get("parent"), "task": (tracked or {}).get("run_name"), **found}
 
 
 def _base_of(model: Path) -> str | None:

@@ -96,7 +96,7 @@ def conclude(
         judging: Who judges.
         clock: Times of what went before.
         parts: What is compared besides the metrics; nothing by default.
-        about: What was evaluated, for the page.
+        about: What was evaluated, for the page, and where it is kept in MLflow; None for a page alone.
         report_json: Output file, the page's figures as JSON; None for none.
         report_markdown: Output file, the page as Markdown; None for none.
     """
@@ -108,6 +108,7 @@ def conclude(
     from llmops_components.evaluation.report.content import CATEGORY, Content
     from llmops_components.evaluation.report.written import write_report
     from llmops_components.evaluation.slices import labels_of, slices_of
+    from llmops_components.tracking.evaluation import EvaluationRun, log_evaluation
 
     parts = parts or Parts.of(plan, rows)
     given = [each.given for each in answers] + [_given(row) for row in baseline]
@@ -135,6 +136,7 @@ def conclude(
         print(line, flush=True)
     values: dict[str, float | int] = {name: each.value for name, each in reached.items()}
     values |= {"samples": len(rows), **metrics, **_spent(whole)}
+    values = {name: round(value, 6) for name, value in values.items()}
     found = [
         *disagreements,
         *filter(None, findings),
@@ -158,14 +160,30 @@ def conclude(
         findings=redacted(found),
     )
     write_report(content, report, report_json, report_markdown)
+    logged: dict[str, Any] = {}
+    if about is not None:
+        files = {"evaluation.html": report, "evaluation.json": report_json, "evaluation.md": report_markdown}
+        run = EvaluationRun(
+            component=about.component,
+            identity={**about.identity, "metrics": list(ours), "judge": judging.settings},
+            params={**about.identity, "judge": whole.judge and whole.judge["settings"]},
+            metrics=values,
+            comparison=comparison,
+            files={name: Path(path) for name, path in files.items() if path is not None},
+            model_digest=about.model_digest,
+            dataset_digest=about.dataset_digest,
+        )
+        logged["tracking"], not_logged = log_evaluation(about.tracking, run)
+        found += [not_logged] if not_logged else []
     return StepReport(
-        metrics={name: round(value, 6) for name, value in values.items()},
+        metrics=values,
         details={
             "skipped_metrics": plan.skipped,
             "tokenizers": tokenizers,
             **details,
             **_unscored_details(whole, len(rows)),
             **({"agreement": agreements} if agreements else {}),
+            **logged,
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
         passed=not disagreements,

@@ -41,6 +41,7 @@ def evaluate_model(
     slice_metrics: Sequence[str] | None = None,
     report_json: str | os.PathLike[str] | None = None,
     report_markdown: str | os.PathLike[str] | None = None,
+    tracking: Mapping[str, str] | None = None,
 ) -> StepReport:
     """Answer every evaluation prompt and score the answers against the references.
 
@@ -73,6 +74,8 @@ def evaluate_model(
         slice_metrics: Metrics to compare in slices; the first by default.
         report_json: Output file, the page's figures as JSON; none when left out.
         report_markdown: Output file, the page as Markdown; none when left out.
+        tracking: Where it becomes a run of its own in MLflow, see :class:`~llmops_components.passthrough.training.TrackingSettings`; what the
+            environment says when left out. The page names the DAG's run in it in any case.
 
     Returns:
         Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``. The comparison has for each metric
@@ -143,6 +146,7 @@ def evaluate_model(
             "batch_size": batch_size,
         },
         baseline_scores=baseline_scores,
+        tracking=tracking,
     )
     return conclude(
         plan,

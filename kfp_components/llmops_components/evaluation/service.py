@@ -53,6 +53,7 @@ def evaluate_service(
     slice_metrics: Sequence[str] | None = None,
     report_json: str | os.PathLike[str] | None = None,
     report_markdown: str | os.PathLike[str] | None = None,
+    tracking: Mapping[str, str] | None = None,
 ) -> StepReport:
     """Ask a service every evaluation row and score the answers, as :func:`~llmops_components.evaluation.evaluate.evaluate_model` does.
 
@@ -84,6 +85,8 @@ def evaluate_service(
         slice_metrics: Metrics to compare in slices.
         report_json: Output file, the page's figures as JSON; none when left out.
         report_markdown: Output file, the page as Markdown; none when left out.
+        tracking: Where it becomes a run of its own in MLflow, see :class:`~llmops_components.passthrough.training.TrackingSettings`; what the
+            environment says when left out. The page names the DAG's run in it in any case.
 
     Returns:
         Metrics: each metric's aggregate by name, ``samples``, ``unanswered``, and what the answers took.
@@ -141,6 +144,7 @@ def evaluate_service(
         dataset,
         settings={**(request or {}), "protocol": protocol},
         baseline_scores=baseline_scores,
+        tracking=tracking,
     )
     done = conclude(
         plan,

@@ -30,6 +30,7 @@ def evaluate_model(
     composites: Optional[dict] = None,
     slices: Optional[list] = None,
     slice_metrics: Optional[list] = None,
+    tracking: Optional[dict] = None,
 ):
     """Answer every evaluation prompt and score the answers with ROUGE, BLEU, RAGAS, embedding similarity and a judge.
 
@@ -60,6 +61,8 @@ def evaluate_model(
         composites: Weighted sums of metrics row by row, weights by metric by name of the composite.
         slices: Columns by whose values rows are compared for themselves.
         slice_metrics: Metrics to compare in slices; the first when left out.
+        tracking: Where it becomes a run of its own in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``. Credentials
+            belong in the environment, never here.
     """
     from llmops_components.evaluation.evaluate import evaluate_model as evaluate
     from llmops_components.kfp._run import as_page, run_step
@@ -87,6 +90,7 @@ def evaluate_model(
             slice_metrics=slice_metrics,
             report_json=report_json.path,
             report_markdown=report_markdown.path,
+            tracking=tracking,
         ),
         outputs={
             "scores": scores,

@@ -34,6 +34,7 @@ def evaluate_service(
     composites: Optional[dict] = None,
     slices: Optional[list] = None,
     slice_metrics: Optional[list] = None,
+    tracking: Optional[dict] = None,
 ):
     """Ask a service every evaluation row and score the answers as ``evaluate_model`` does, with a judge where one is given.
 
@@ -69,6 +70,8 @@ def evaluate_service(
         composites: Weighted sums of metrics row by row, weights by metric by name of the composite.
         slices: Columns by whose values rows are compared for themselves.
         slice_metrics: Metrics to compare in slices; the first when left out.
+        tracking: Where it becomes a run of its own in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``. Credentials
+            belong in the environment, never here.
     """
     from llmops_components.evaluation.service import evaluate_service as evaluate
     from llmops_components.kfp._run import as_page, run_step
@@ -100,6 +103,7 @@ def evaluate_service(
             slice_metrics=slice_metrics,
             report_json=report_json.path,
             report_markdown=report_markdown.path,
+            tracking=tracking,
         ),
         outputs={
             "scores": scores,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,3 +97,47 @@ def find_dag_run(client: MlflowClient, experiment_id: str, key: str) -> str | No
     """
     runs = client.search_runs([experiment_id], f"tags.`{DAG_RUN_TAG}` = '{key}'")
     return min(((run.info.start_time, run.info.run_id) for run in runs), default=(0, None))[1]
+
+
+def find_or_make_dag_run(
+    client: MlflowClient, experiment_id: str, key: str, own: str | None = None
+) -> tuple[str, str | None]:
+    """The MLflow run that stands for a DAG's run, made if there is none.
+
+    MLflow cannot make it only once. So of those that were made in the same moment the oldest counts, and whoever made another deletes it.
+
+    Args:
+        client: Of the server.
+        experiment_id: Where it is.
+        key: ``dag_id/run_id``.
+        own: The one that the caller has made before, if it has.
+
+    Returns:
+        It, and the one that the caller has made, if that still stands.
+    """
+    found = find_dag_run(client, experiment_id, key)
+    if found is None:
+        own = str(client.create_run(experiment_id, run_name=key, tags={DAG_RUN_TAG: key}).info.run_id)
+        found = find_dag_run(client, experiment_id, key) or own
+    if own not in (None, found):
+        client.delete_run(own)
+        own = None
+    return found, own
+
+
+def log_under_name(client: MlflowClient, run_id: str, name: str, path: Path) -> None:
+    """Keep a file or a directory with a run under another name than its own, which in a pipeline says nothing.
+
+    Args:
+        client: Of the server.
+        run_id: The run.
+        name: The name, with folders.
+        path: The file or directory.
+    """
+    if path.is_dir():
+        client.log_artifacts(run_id, str(path), name)
+        return
+    folder, _, file_name = name.rpartition("/")
+    with tempfile.TemporaryDirectory() as aside:  # MLflow keeps the file's own name
+        (Path(aside) / file_name).symlink_to(path.absolute())
+        client.log_artifact(run_id, str(Path(aside) / file_name), folder or None)

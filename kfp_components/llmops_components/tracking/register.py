@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from llmops_components.tracking.client import (
     check_parent,
     find_dag_run,
     find_experiment,
+    log_under_name,
 )
 from llmops_components.tracking.decision import check_decision, keep_decision
 from llmops_components.tracking.server import (
@@ -161,7 +161,7 @@ def register_model(
             keep_decision(client, version, decided)
             if reused and version.run_id:  # pages beside it say what was decided, too
                 for key, path in run.artifacts.items():
-                    _log_artifact(client, version.run_id, key, Path(path))
+                    log_under_name(client, version.run_id, key, Path(path))
         if as_of is not None:
             note_date(client, version, as_of)
         move = move_alias(client, version, alias, as_of) if alias is not None else None
@@ -268,7 +268,7 @@ def _log_run(client: MlflowClient, directory: Path, made: _Run) -> str:
         if inputs:
             client.log_inputs(run_id, inputs)
         for key, path in made.artifacts.items():
-            _log_artifact(client, run_id, key, Path(path))
+            log_under_name(client, run_id, key, Path(path))
         info = Model.log(
             artifact_path=None,
             name="model",
@@ -277,18 +277,6 @@ def _log_run(client: MlflowClient, directory: Path, made: _Run) -> str:
             checkpoint=directory,
         )
         return info.model_uri
-
-
-def _log_artifact(client: MlflowClient, run_id: str, name: str, path: Path) -> None:
-    if path.is_dir():
-        client.log_artifacts(run_id, str(path), name)
-        return
-    folder, _, file_name = name.rpartition("/")
-    with (
-        tempfile.TemporaryDirectory() as aside
-    ):  # MLflow keeps the file's own name, which in a pipeline says nothing
-        (Path(aside) / file_name).symlink_to(path.absolute())
-        client.log_artifact(run_id, str(Path(aside) / file_name), folder or None)
 
 
 def _make_version(name: str, model_uri: str, tags: Mapping[str, str]) -> ModelVersion:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from llmops_components.redaction import flat, redact
 from llmops_components.state_files import StateFileError, read_json, write_json
 from llmops_components.tracking.client import (
-    DAG_RUN_TAG,
     MAX_PARAM_CHARACTERS,
     PARAMS_PER_REQUEST,
-    find_dag_run,
     find_experiment,
+    find_or_make_dag_run,
 )
 from llmops_components.tracking.environment import environment
 from llmops_components.tracking.settings import Tracking
@@ -30,7 +29,7 @@ ERROR_TAG = "llmops.error"
 STOPPED_TAG = "llmops.stopped_by"
 SEND_SECONDS = 2.0
 LAST_CHANCE_SECONDS = 30.0
-_NOT_IN_A_METRIC = re.compile(r"[^0-9A-Za-z_\-. :/]")
+NOT_IN_A_METRIC = re.compile(r"[^0-9A-Za-z_\-. :/]")
 _METRICS_PER_REQUEST = 1000  # MLflow's limit
 _MAX_TAG_CHARACTERS = 5000  # MLflow's limit
 
@@ -69,7 +68,7 @@ class Sender(threading.Thread):
         """Points of the curves; those of a training that goes on are left out where an earlier attempt has sent them."""
         now = int(time.time() * 1000)
         points = [
-            (live, (_NOT_IN_A_METRIC.sub("_", name), float(value), now, step))
+            (live, (NOT_IN_A_METRIC.sub("_", name), float(value), now, step))
             for name, value in values.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         ]
@@ -209,25 +208,10 @@ class Sender(threading.Thread):
         self._run_id = run_id
 
     def _find_parent(self, client: MlflowClient) -> None:
-        """The MLflow run of the DAG's run: the oldest with its key, made if there is none.
-
-        MLflow cannot make it only once. So of those that trainings made in the same moment the oldest counts, whoever
-        made another deletes it, and every training looks again at its end, when none is made any more.
-        """
-
-        def oldest() -> str | None:
-            return find_dag_run(client, self._experiment_id or "", self._where.parent or "")
-
-        found = oldest()
-        if found is None:
-            own = client.create_run(
-                self._experiment_id or "", run_name=self._where.parent, tags={DAG_RUN_TAG: self._where.parent}
-            )
-            self._own_parent_id = own.info.run_id
-            found = oldest() or self._own_parent_id
-        if self._own_parent_id not in (None, found):
-            client.delete_run(self._own_parent_id)
-            self._own_parent_id = None
+        """The MLflow run of the DAG's run. Every training looks again at its end, when none is made any more."""
+        found, self._own_parent_id = find_or_make_dag_run(
+            client, self._experiment_id or "", self._where.parent or "", self._own_parent_id
+        )
         if found != self._parent_id:
             client.update_run(found, status="RUNNING")
             self._parent_id = found
@@ -237,7 +221,7 @@ class Sender(threading.Thread):
 
         run_id = self._run_id or ""
         params = [
-            Param(_NOT_IN_A_METRIC.sub("_", name), value[:MAX_PARAM_CHARACTERS])
+            Param(NOT_IN_A_METRIC.sub("_", name), value[:MAX_PARAM_CHARACTERS])
             for name, value in flat(self._run).items()
         ]
         for start in range(0, len(params), PARAMS_PER_REQUEST):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,3 +97,42 @@ def test_a_deployed_service_is_asked_with_the_key_of_its_connection(monkeypatch)
     assert found.environment() == {"LLMOPS_SERVICE_KEY": "sk-1"}
     with pytest.raises(ConfigurationError, match="There is no service to ask"):
         EvaluateServiceOperator(task_id="evaluate", dataset="/d", model_name="m").arguments()
+
+
+@pytest.fixture
+def in_a_run(monkeypatch):
+    """A context as Airflow gives it, and a connection to MLflow."""
+    found = {"conn_type": "mlflow", "host": "http://mlflow.example.com", "login": "me", "password": "pw"}
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps(found))
+
+    def enter(task: EvaluateModelOperator) -> EvaluateModelOperator:
+        ti = SimpleNamespace(dag_id="dag", run_id="run", task_id="evaluate", map_index=-1)
+        task._context = {"ti": ti, "dag_run": SimpleNamespace(dag_id="dag", run_id="run")}
+        return task
+
+    return enter
+
+
+def test_evaluation_is_kept_in_mlflow_under_the_run_of_its_dag(in_a_run):
+    found = in_a_run(operator(mlflow_conn_id="mlflow_default", tracking={"experiment": "mine"}))
+    assert found.arguments()["tracking"] == {
+        "tracking_uri": "http://mlflow.example.com",
+        "parent": "dag/run",
+        "run_name": "evaluate",
+        "experiment": "mine",
+    }
+    assert found.environment() == {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "pw"}
+    assert "mlflow_conn_id" not in found.arguments() and "pw" not in json.dumps(found.arguments())
+
+
+def test_the_report_names_the_run_of_the_dag_where_nothing_is_kept_either(in_a_run):
+    assert in_a_run(operator()).arguments()["tracking"] == {"parent": "dag/run", "run_name": "evaluate"}
+    assert operator().arguments()["tracking"] is None
+    assert in_a_run(operator()).environment() == {}
+
+
+def test_what_an_evaluation_comes_to_is_found_again_whatever_run_it_was_part_of(in_a_run):
+    found = in_a_run(operator(mlflow_conn_id="mlflow_default"))
+    bound = found.spec().bind({name: value for name, value in found.arguments().items() if value is not None})
+    assert "tracking" in bound.parameters
+    assert set(bound.parameters) - set(found.deciding(bound).parameters) == {"tracking"}
