@@ -165,6 +165,15 @@ params = {
         description="Connection of type `openai_endpoint` of what is evaluated.",
         section="Connections",
     ),
+    "mlflow_connection": Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        title="Tracking",
+        description="Connection of type `mlflow`, where a run of this history gets each metric, with the partition's date as the step. Left "
+        "empty: nothing is logged there.",
+        section="Connections",
+    ),
     "kubeflow_connection": Param(
         "kubeflow_default",
         type="string",
@@ -291,6 +300,7 @@ with DAG(
         partition=partition,
         settings=measured,
         title="{{ params.model_name }}, by partition",
+        mlflow_conn_id=given("mlflow_connection"),
         kubeflow_conn_id=given("kubeflow_connection"),
     )
     quality_gate = QualityGateOperator(

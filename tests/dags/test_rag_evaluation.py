@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from airflow_stack import RealAirflow
 from hostile_service import Does, Server, answer_to, hostile_service
@@ -103,6 +104,7 @@ def test_backfill_backwards_and_side_by_side_leaves_the_history_of_one_in_order(
         "history": str(history),
         "metric_names": ["rougeL", "bleu"],
         "endpoint_connection": "assistant",
+        "mlflow_connection": "mlflow_default",
     }
     runs = backfill(airflow, conf)
     assert sorted(runs) == DAYS
@@ -138,7 +140,16 @@ def test_backfill_backwards_and_side_by_side_leaves_the_history_of_one_in_order(
     reached = [json.loads(content[0][f"{day}.jsonl"].split("\n")[0])["metrics"]["rougeL"] for day in DAYS]
     assert [round(each["candidate"]["value"], 6) for each in reached] == [1.0, 0.9]
 
+    (series,) = {recorded[day]["details"]["mlflow"]["run_id"] for day in DAYS}
+    points = httpx.get(
+        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/metrics/get-history",
+        params={"run_id": series, "metric_key": "rougeL"},
+        auth=airflow.stack.mlflow_login,
+    ).json()["metrics"]
+    steps = [recorded[day]["details"]["mlflow"]["step"] for day in DAYS]
+    assert {each["step"]: each["value"] for each in points} == dict(zip(steps, [1.0, 0.9], strict=True))
     for day in DAYS:
+        assert airflow.links(DAG_ID, runs[day], "record")["MLflow run"].endswith(series)
         assert recorded[day]["details"]["compared_with"] is None  # other questions
         assert airflow.xcom(DAG_ID, runs[day], "quality_gate")["outcome"] == "pass"
         page = airflow.api.page(airflow.links(DAG_ID, runs[day], "record")["Trend"])
@@ -147,7 +158,7 @@ def test_backfill_backwards_and_side_by_side_leaves_the_history_of_one_in_order(
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):
     params = airflow.api.call("GET", f"/dags/{DAG_ID}/details")["params"]
-    assert len(params) == 18
+    assert len(params) == 19
     for name, param in params.items():
         assert param["description"], name
         assert {"type", "title"} <= param["schema"].keys(), name

@@ -55,6 +55,9 @@ def rendered(monkeypatch):
         connection = {"conn_type": "openai_endpoint", "host": f"http://{name.replace('_', '-')}/v1"}
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
 
+    mlflow = {"conn_type": "mlflow", "host": "https://mlflow.example.com", "password": "s3cret"}
+    monkeypatch.setenv("AIRFLOW_CONN_TRACKING", json.dumps(mlflow))
+
     def render(task_id, run=None, judge=None, compared=None, **conf):
         dag = read_dag()
         task = dag.get_task(task_id).prepare_for_execution()
@@ -132,7 +135,13 @@ def test_record_says_how_it_was_measured(rendered):
     judged = {"url": "http://j/v1", "model_name": "j", "embeddings": None, "request": {}}
     judged |= {"prompts": {"faithfulness": "sha256:1"}}
     assert rendered("record", judge=JUDGE).settings == {**plain, "judge": judged}
-    recorded.spec().bind(recorded.arguments())
+    arguments = recorded.arguments()
+    recorded.spec().bind(arguments)
+    assert (arguments["tracking_uri"], recorded.environment()) == (None, {})
+    tracked = rendered("record", mlflow_connection="tracking")
+    assert tracked.arguments()["tracking_uri"] == "https://mlflow.example.com"
+    assert tracked.environment() == {"MLFLOW_TRACKING_TOKEN": "s3cret"}
+    assert "s3cret" not in json.dumps(tracked.arguments())
 
 
 def test_gate_has_a_floor_and_looks_back_where_the_form_says_so(rendered):

@@ -19,6 +19,8 @@ def record_evaluation(
     comparison: dict,
     settings: Optional[dict] = None,
     title: str = "Evaluation by partition",
+    tracking_uri: Optional[str] = None,
+    experiment: str = "llmops",
 ):
     """Record the evaluation of a partition in a history, compare it with the partition before, and draw the trend of all.
 
@@ -31,7 +33,10 @@ def record_evaluation(
         partition: Key of the partition; keys are put in order as text.
         comparison: Output ``comparison`` of the evaluation.
         settings: How it was measured, such as the judge's model: partitions with other settings are not compared.
-        title: Title of the page.
+        title: Title of the page, and name of the run in MLflow.
+        tracking_uri: Address of an MLflow server, whose run of this history gets the metrics, with the partition's date as the step; nothing is
+            logged when left out. Credentials belong in the environment, never here.
+        experiment: Experiment of that run.
     """
     from llmops_components.evaluation.history.record import record_evaluation as record
     from llmops_components.kfp._run import as_page, run_step
@@ -48,6 +53,8 @@ def record_evaluation(
             comparison=whole_numbers(comparison),
             settings=whole_numbers(settings),
             title=title,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
         ),
         outputs={"trend": trend},
         metrics=metrics,

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from hostile_service import Does, answer_to, hostile_service
-from llmops_components.errors import DataError, SettingError
+from llmops_components.errors import DataError, SettingError, UnavailableError
 from llmops_components.evaluation.history.record import record_evaluation
 from llmops_components.evaluation.history.records import History
+from llmops_components.evaluation.history.series import find_run, step_of
 from llmops_components.evaluation.service import evaluate_service
 from tiny_model import write_rows
 
@@ -221,3 +222,81 @@ def test_page_works_alone_and_takes_no_text_for_html(days, tmp_path):
     assert page.count("<svg ") == 4 and page.count("<polyline ") == 4
     assert "a/b &lt;script&gt;" in page and "region é" in page
     assert len(History(history).records()) == 2
+
+
+@pytest.fixture
+def mlflow_url(mlflow_port: int) -> str:
+    return f"http://127.0.0.1:{mlflow_port}"
+
+
+def test_mlflow_has_a_point_for_each_partition_at_its_date_whatever_the_order(days, tmp_path, mlflow_url):
+    import mlflow
+
+    client, history = mlflow.MlflowClient(mlflow_url), tmp_path / "h"
+
+    def record(day: str, evaluated: Evaluated | None = None) -> dict[str, Any]:
+        done = (evaluated or days[day]).record(
+            history, tracking_uri=mlflow_url, experiment="history", title="chat"
+        )
+        return done.details["mlflow"]
+
+    logged = [record(day) for day in (DAYS[2], DAYS[0], DAYS[1])]
+    (run,) = client.search_runs([logged[0]["experiment_id"]])
+    assert {each["run_id"] for each in logged} == {run.info.run_id}
+    assert logged[0]["links"] == {
+        "run": f"{mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    }
+    assert (run.info.run_name, run.info.status, run.data.params) == (
+        "chat",
+        "FINISHED",
+        {"history": str(history)},
+    )
+    assert run.data.metrics.keys() == {*METRICS, "quality"}
+
+    def points() -> list[tuple[int, float]]:
+        found = client.get_metric_history(run.info.run_id, "exact_match")
+        return [
+            (each.step, round(each.value, 6))
+            for each in sorted(found, key=lambda each: (each.step, each.timestamp))
+        ]
+
+    first = 20780  # 2026-11-23, in days since 1970
+    expected = [(first, 0.666667), (first + 1, 0.875), (first + 2, 1.0)]
+    assert points() == expected
+    record(DAYS[0])  # the same again
+    assert points() == expected
+    record(DAYS[1], Evaluated(tmp_path, DAYS[1], silent=5))
+    record(DAYS[1], Evaluated(tmp_path, DAYS[1], silent=5))
+    assert points() == [expected[0], expected[1], (first + 1, 0.869565), expected[2]]
+
+
+def test_histories_that_begin_at_the_same_time_share_one_run(mlflow_url):
+    import mlflow
+
+    client = mlflow.MlflowClient(mlflow_url)
+    experiment = client.create_experiment("history-race")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(find_run, client, experiment, "/h", "chat") for _ in range(4)]
+    found = {each.result() for each in asked}
+    (run,) = client.search_runs([experiment])
+    assert find_run(client, experiment, "/h", "chat") == run.info.run_id and run.info.run_id in found
+    assert find_run(client, experiment, "/other", "chat") != run.info.run_id
+
+
+@pytest.mark.parametrize(
+    ("partition", "step"),
+    [("1970-01-02", 1), ("2026-11-25T06:00:00", 1795586400), ("2026-11-25T08:00:00+02:00", 1795586400)],
+)
+def test_step_is_the_date_of_the_partition(partition, step):
+    assert step_of(partition) == step
+
+
+def test_partition_without_a_date_is_refused_before_anything_is_kept_where_mlflow_needs_a_number(
+    days, tmp_path
+):
+    with pytest.raises(SettingError, match="partition is 'north', which is no date"):
+        days[DAYS[0]].record(tmp_path / "h", partition="north", tracking_uri="http://127.0.0.1:1")
+    assert not (tmp_path / "h").exists()
+    with pytest.raises(UnavailableError):
+        days[DAYS[0]].record(tmp_path / "h", tracking_uri="http://127.0.0.1:1")
+    assert [each.partition for each in History(tmp_path / "h").records()] == [DAYS[0]]

@@ -88,6 +88,7 @@ FROM_THE_RUN = {
     CheckModelOperator: {"tracking_uri"},
     FetchModelOperator: {"tracking_uri"},
     SetAliasOperator: {"tracking_uri"},
+    RecordEvaluationOperator: {"tracking_uri"},
 }
 # What a connection may tell in place of the DAG.
 FROM_A_CONNECTION = {EvaluateServiceOperator: {"url"}}

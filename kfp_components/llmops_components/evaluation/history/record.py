@@ -26,6 +26,8 @@ def record_evaluation(
     comparison: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     title: str = "Evaluation by partition",
+    tracking_uri: str | None = None,
+    experiment: str = "llmops",
 ) -> StepReport:
     """Record the evaluation of a partition in a history, and compare it with the partition before where both are of the same rows.
 
@@ -39,20 +41,27 @@ def record_evaluation(
         partition: Key of the partition; keys are put in order as text.
         comparison: Output ``comparison`` of the evaluation.
         settings: How it was measured, such as the judge's model: partitions with other settings are not compared.
-        title: Title of the page.
+        title: Title of the page, and name of the run in MLflow.
+        tracking_uri: Address of an MLflow server, whose run of this history gets the metrics, with the partition's date as the step; None to
+            log nothing.
+        experiment: Experiment of that run.
 
     Returns:
         Metrics: each metric's value by name, ``samples`` and ``partitions``. The comparison is with the partition before; without one of
         the same rows, metrics and settings what the model reaches, and a finding says why. Details: ``partition``, ``compared_with`` (None
-        without one), ``rows_digest`` and ``history``.
+        without one), ``rows_digest``, ``history``, and ``mlflow``, the run and the step, where that is asked for.
 
     Raises:
         DataError: Scores and comparison are not of one evaluation, or a record cannot be read.
         SettingError: An argument cannot be meant.
+        UnavailableError: MLflow could not be reached; the record is kept.
     """
     from llmops_components.evaluation.history.changes import alone, check_scores
+    from llmops_components.evaluation.history.series import log_partition, step_of
 
     check_partition(partition)
+    if tracking_uri is not None:
+        step_of(partition)
     if not isinstance(settings, Mapping | None):
         raise SettingError(f"settings is {settings!r:.60}. Give an object, such as the judge's model_name.")
     told = read_comparison(comparison)
@@ -87,6 +96,11 @@ def record_evaluation(
         (each for each in known if each.partition < partition), key=lambda each: each.partition, default=None
     )
     told, compared, findings = _compared(kept, record, lines, told, before)
+    logged = {}
+    if tracking_uri is not None:
+        logged["mlflow"] = log_partition(
+            record, history=history, title=title, experiment=experiment, tracking_uri=tracking_uri
+        )
     values = {name: each.candidate.value for name, each in metrics.items() if each.candidate is not None}
     for finding in findings:
         print(finding, flush=True)
@@ -97,6 +111,7 @@ def record_evaluation(
             "compared_with": compared,
             "rows_digest": rows_digest,
             "history": os.fspath(kept.directory),
+            **logged,
         },
         findings=findings,
         comparison=told,
