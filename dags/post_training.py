@@ -630,6 +630,7 @@ with DAG(
             task_id="evaluate_champion",
             model=fetch_champion.output["model"],
             dataset=validate_evaluation.output["validated"],
+            mlflow_conn_id="mlflow_default",  # a run of its own, whether or not the model is registered
         )
         evaluate_base = EvaluateModelOperator(
             task_id="evaluate_base",

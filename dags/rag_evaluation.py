@@ -125,6 +125,14 @@ params = {
         description="How many questions are asked at the same time.",
         section="Questions",
     ),
+    "requests_per_minute": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        title="Questions a minute",
+        description="Most requests a minute, for a provider that counts them. Left empty: any number.",
+        section="Questions",
+    ),
     "judge_connection": Param(
         None,
         type=["null", "string"],
@@ -170,8 +178,8 @@ params = {
         type=["null", "string"],
         minLength=1,
         title="Tracking",
-        description="Connection of type `mlflow`, where a run of this history gets each metric, with the partition's date as the step. Left "
-        "empty: nothing is logged there.",
+        description="Connection of type `mlflow`, where each evaluation is a run of its own, and one more of this history gets each metric, with the "
+        "partition's date as the step. Left empty: nothing is logged there.",
         section="Connections",
     ),
     "kubeflow_connection": Param(
@@ -202,6 +210,12 @@ def dataset(context: Any, **_: Any) -> str:
     """Address of the partition's questions."""
     address: str = context["params"]["dataset"].replace(PLACE, partition(context))
     return address
+
+
+def limits(context: Any, **_: Any) -> dict[str, Any] | None:
+    """How fast the service is asked; None for no limit."""
+    most = context["params"]["requests_per_minute"]
+    return {"requests_per_minute": most} if most else None
 
 
 def judge(context: Any, **_: Any) -> dict[str, Any] | None:
@@ -287,9 +301,11 @@ with DAG(
         contexts=given("contexts"),
         metric_names=given("metric_names"),
         concurrency=given("concurrency"),
+        limits=limits,
         judge=judge,
         judge_conn_id=given("judge_connection"),
         openai_endpoint_conn_id=given("endpoint_connection"),
+        mlflow_conn_id=given("mlflow_connection"),
         kubeflow_conn_id=given("kubeflow_connection"),
     )
     record = RecordEvaluationOperator(

@@ -158,7 +158,7 @@ def test_backfill_backwards_and_side_by_side_leaves_the_history_of_one_in_order(
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):
     params = airflow.api.call("GET", f"/dags/{DAG_ID}/details")["params"]
-    assert len(params) == 19
+    assert len(params) == 20
     for name, param in params.items():
         assert param["description"], name
         assert {"type", "title"} <= param["schema"].keys(), name

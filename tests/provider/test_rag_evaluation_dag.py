@@ -115,6 +115,8 @@ def test_nobody_judges_unless_the_form_says_so(rendered):
         None,
         "http://openai-endpoint-default/v1",
     )
+    assert alone["limits"] is None
+    assert rendered("evaluate", requests_per_minute=30).arguments()["limits"] == {"requests_per_minute": 30}
     form = {"judge_connection": "judge", "judge_model": "1e5", "metric_names": ["faithfulness"]}
     judged = rendered("evaluate", **form, judge_embeddings="e", judge_max_tokens=1000)
     arguments = judged.arguments()
