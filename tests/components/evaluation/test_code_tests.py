@@ -186,7 +186,7 @@ CONFINED: dict[str, tuple[str, Any]] = {
     ),
     "writing": (
         "import sys\ndef f(paths):\n    found = []\n    for path in paths:\n        try: open(path, 'w'); found.append(path)\n        except OSError: pass\n    return found\ndef lib(): return sys.prefix + '/lib/x'",
-        "assert f(['/x', '/dev/x', '/usr/lib/x', '/sandbox/confined/x', '/sandbox/x', lib(), '/tmp/x']) == ['/tmp/x']",
+        "assert f(['/x', '/dev/x', '/usr/lib/x', '/sandbox/llmops_components/evaluation/tasks/confined/x', '/sandbox/x', lib(), '/tmp/x']) == ['/tmp/x']",
     ),
     "environment": ("import os\ndef f(): return dict(os.environ)", "assert f() == {}"),
     "who it is": (

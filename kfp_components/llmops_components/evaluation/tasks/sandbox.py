@@ -24,6 +24,7 @@ DISK_BYTES = 16 << 20
 _HERE = Path(__file__).parent
 _JAIL = _HERE / "jail.py"
 _CODE = "/sandbox"
+_CONFINED = "llmops_components.evaluation.tasks.confined"
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _DEVICES = ("/dev/null", "/dev/urandom")
 _START_SECONDS = 60  # of a process on a busy machine
@@ -57,7 +58,7 @@ class Sandbox:
     Its standard streams are ``/dev/null``, its environment is empty, and of descriptors it has those alone that it is given.
 
     Args:
-        call: Python that it runs; the package ``confined`` can be imported.
+        call: Python that it runs; modules of ``confined`` can be imported.
         descriptors: File descriptors that it has, by the same numbers.
         bounds: What it may use.
 
@@ -160,7 +161,9 @@ def _files() -> dict[str, str]:
     if not any(libraries == each or libraries.startswith(each + "/") for each in found):
         found[libraries] = libraries
     found[python] = python
-    found[f"{_CODE}/confined"] = str(_HERE / "confined")
+    found[f"{_CODE}/{_CONFINED.replace('.', '/')}"] = str(
+        _HERE / "confined"
+    )  # and nothing else of the package
     return found
 
 
@@ -171,11 +174,11 @@ def _links() -> dict[str, str]:
 
 
 def calling(module: str, function: str, *args: int) -> str:
-    """Python that calls a function of the package ``confined``.
+    """Python that calls a function of ``confined``.
 
     Args:
         module: Its module.
         function: Its name.
         args: Its arguments.
     """
-    return f"import sys; sys.path.insert(0, {_CODE!r}); from confined.{module} import {function}; {function}({', '.join(map(str, args))})"
+    return f"import sys; sys.path.insert(0, {_CODE!r}); from {_CONFINED}.{module} import {function}; {function}({', '.join(map(str, args))})"

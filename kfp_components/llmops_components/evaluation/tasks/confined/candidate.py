@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .wire import Peer, decode, encode
+from llmops_components.evaluation.tasks.confined.wire import Peer, decode, encode
 
 # Base classes of what is shown with its data: a named tuple equals a tuple.
 _MIRRORED: tuple[tuple[type, Callable[[Any], Any]], ...] = (

@@ -15,7 +15,7 @@ import unittest
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .wire import Peer, WireError, decode, encode
+from llmops_components.evaluation.tasks.confined.wire import Peer, WireError, decode, encode
 
 _PLAIN = (int, float, str, bool)
 _MAX_WHY = 500
