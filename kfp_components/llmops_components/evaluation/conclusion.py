@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from llmops_components.comparison import Comparison
 from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
-from llmops_components.errors import DataError, named
+from llmops_components.errors import DataError, SettingError, named
+from llmops_components.evaluation import likelihoods
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.memory import Memory, digest
 from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows
@@ -141,6 +142,7 @@ def conclude(
         *disagreements,
         *filter(None, findings),
         *put_together,
+        *_places(whole, ours),
         *_unscored(ours, "model", whole),
         *_unscored(theirs, "baseline", whole, len(rows)),
     ]
@@ -214,7 +216,13 @@ def _score(
 
 def _given(row: Mapping[str, Any]) -> Given:
     """The answer in a line of a scores file."""
-    return Given(row["answer"], row.get("reason"), row.get("tool_calls"), row.get("retrieved_contexts"))
+    return Given(
+        row["answer"],
+        row.get("reason"),
+        row.get("tool_calls"),
+        row.get("retrieved_contexts"),
+        likelihoods.read(row),
+    )
 
 
 def _samples(
@@ -286,6 +294,25 @@ def _unscored(scores: Mapping[str, Scores], whose: str, scored: Scored, start: i
     return found
 
 
+def _places(scored: Scored, ours: Mapping[str, Scores]) -> list[str]:
+    """A sentence for each pairwise metric: who won, and what the answers' places did to it."""
+    found = []
+    for name, each in ((scored.judge or {}).get("places") or {}).items():
+        values = ours[name].values
+        wins, ties, losses = (int((values == value).sum()) for value in (1.0, 0.5, 0.0))
+        line = (
+            f"{name}: the judge prefers the model's answer in {wins} of {len(values)} rows and the baseline's in {losses}; {ties} are ties. It "
+            f"was asked about {each['pairs_asked']} pairs, and with the answers' places changed its verdict on {each['position_dependent']} of "
+            "them, which are ties"
+        )
+        first = each["first_preferred"]
+        found.append(
+            line
+            + (f"; {first:.0%} of its verdicts for one were for the first." if first is not None else ".")
+        )
+    return found
+
+
 def _scored_lines(reached: Mapping[str, Estimate]) -> list[str]:
     return [f"{name:<20}{each.value:>9.3f}" for name, each in reached.items()]
 
@@ -341,3 +368,18 @@ def read_baseline(
                 f"{again}"
             )
     return baseline
+
+
+def check_has_baseline(plan: Plan, baseline: Sequence[Mapping[str, Any]]) -> None:
+    """Raise :class:`SettingError` for a metric that compares with another model's answers where there are none.
+
+    Args:
+        plan: The metrics.
+        baseline: The rows of another evaluation's scores, or none.
+    """
+    pairwise = [name for name, metric in plan.metrics.items() if metric.is_pairwise]
+    if pairwise and not baseline:
+        raise SettingError(
+            f"metric_names has {pairwise[0]}, which compares the answers with another model's, and there are none. Pass baseline_scores, the "
+            "scores of an evaluation of that model, or leave the metric out."
+        )

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import SettingError
-from llmops_components.evaluation.conclusion import Answered, Clock, conclude, read_baseline
+from llmops_components.evaluation import likelihoods
+from llmops_components.evaluation.conclusion import (
+    Answered,
+    Clock,
+    check_has_baseline,
+    conclude,
+    read_baseline,
+)
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.scored import Given
@@ -18,6 +25,8 @@ from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
     from llmops_components.evaluation.metrics.plan import Plan
+    from llmops_components.models.generation import Answer
+    from llmops_components.models.likelihood import Likelihood
 
 
 @old_names(metrics="metric_names")
@@ -94,6 +103,7 @@ def evaluate_model(
     from llmops_components.evaluation.metrics.columns import check_columns, columns_of
     from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
     from llmops_components.models.generation import DEFAULT_NEW_TOKENS, generate_answers
+    from llmops_components.models.likelihood import answer_likelihoods
     from llmops_components.models.loading import load_to_answer
 
     # Everything that can be wrong with the inputs is found before the long part.
@@ -107,12 +117,18 @@ def evaluate_model(
     judging = Judging(judges, checkpoints)
     judging.check_labels(plan, rows)
     baseline = read_baseline(baseline_scores, rows)
+    check_has_baseline(plan, baseline)
 
     clock = Clock()
     network, tokenizer = load_to_answer(model)
     parameters = network.num_parameters()
     print(f"loaded {parameters / 1e6:,.0f}M parameters, {network.dtype} on {network.device}", flush=True)
     clock.lap("load")
+    known = None
+    if "perplexity" in plan.names:
+        references = [row["reference"] for row in rows]
+        known = answer_likelihoods(network, tokenizer, rows, references, batch_size=batch_size)
+        clock.lap("likelihoods")
     answers = generate_answers(
         network,
         tokenizer,
@@ -151,10 +167,7 @@ def evaluate_model(
     return conclude(
         plan,
         rows,
-        [
-            Answered(Given(answer.text), {"tokens": answer.tokens, "finish_reason": answer.finish_reason})
-            for answer in answers
-        ],
+        [_answered(answer, None if known is None else known[place]) for place, answer in enumerate(answers)],
         baseline,
         scores,
         report,
@@ -169,6 +182,14 @@ def evaluate_model(
         report_json=report_json,
         report_markdown=report_markdown,
     )
+
+
+def _answered(answer: Answer, likelihood: Likelihood | None) -> Answered:
+    more: dict[str, Any] = {"tokens": answer.tokens, "finish_reason": answer.finish_reason}
+    if likelihood is None:
+        return Answered(Given(answer.text), more)
+    given = Given(answer.text, likelihood=(likelihood.log_probability, likelihood.tokens))
+    return Answered(given, more | likelihoods.told(likelihood))
 
 
 def _check_no_tool_calls(plan: Plan) -> None:

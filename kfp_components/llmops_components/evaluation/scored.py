@@ -14,8 +14,10 @@ import numpy as np
 from llmops_components.errors import ComponentError
 from llmops_components.evaluation.judge.memory import Memory
 from llmops_components.evaluation.judge.settings import JudgeSettings
+from llmops_components.evaluation.likelihoods import perplexity_of
 from llmops_components.evaluation.metrics.functions import call_function
 from llmops_components.evaluation.metrics.plan import Plan
+from llmops_components.evaluation.metrics.registry import BASELINE_RESPONSE
 from llmops_components.evaluation.metrics.scoring import score_answers
 from llmops_components.evaluation.statistics import Scores
 from llmops_components.evaluation.tasks.table import judge_task
@@ -45,12 +47,14 @@ class Given:
         reason: Why there is none.
         tool_calls: Functions that it wants called, as OpenAI's API has them.
         contexts: What it says that it has looked up.
+        likelihood: Logarithm of how likely it takes the row's reference to be, and the reference's tokens, where that is known.
     """
 
     text: str | None
     reason: str | None = None
     tool_calls: list[Any] | None = None
     contexts: list[str] | None = None
+    likelihood: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,10 @@ def score_rows(
         }
         unsaid = {name: _reasons(each, answered) for name, each in verdicts.items()}
         scores = {name: spread(part, answered, len(rows)) for name, part in parts.items()}
-    judged = _judged(plan, rows, given, judge, memory)
+    if "perplexity" in plan.names:
+        likelihoods = [each.likelihood for each in given]
+        scores["perplexity"], unsaid["perplexity"] = perplexity_of(likelihoods, of_each or len(rows))
+    judged = _judged(plan, rows, given, of_each or len(rows), judge, memory)
     if judged is not None:
         scores |= {name: Scores.mean_of(values) for name, values in judged.values.items()}
     scores = {name: scores.get(name) or nothing(len(rows)) for name in plan.names}
@@ -159,6 +166,7 @@ def _judged(
     plan: Plan,
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[Given],
+    of_each: int,
     judge: JudgeSettings | None,
     memory: Memory | None,
 ) -> Judged | None:
@@ -167,7 +175,11 @@ def _judged(
         return None
     from llmops_components.evaluation.judge.ragas import Job, judge_rows
 
-    arguments = [arguments_of(row, each) for row, each in zip(rows, given, strict=True)]
+    others = [*given[of_each:], *given[:of_each]] if len(given) == 2 * of_each else [None] * len(given)
+    arguments = [
+        arguments_of(row, each) | ({} if other is None else {BASELINE_RESPONSE: other.text})
+        for row, each, other in zip(rows, given, others, strict=True)
+    ]
     return judge_rows(Job(metrics, plan.args, plan.embedding_model), arguments, judge, memory)
 
 

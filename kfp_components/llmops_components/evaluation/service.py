@@ -10,15 +10,21 @@ from typing import Any
 
 from llmops_components.data.files import usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
-from llmops_components.errors import UnavailableError, named
+from llmops_components.errors import SettingError, UnavailableError, named
 from llmops_components.evaluation.about import About
 from llmops_components.evaluation.comparing import Parts
-from llmops_components.evaluation.conclusion import Answered, Clock, conclude, read_baseline
+from llmops_components.evaluation.conclusion import (
+    Answered,
+    Clock,
+    check_has_baseline,
+    conclude,
+    read_baseline,
+)
 from llmops_components.evaluation.facts import ServiceFacts
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.metrics.columns import check_columns, columns_of
-from llmops_components.evaluation.metrics.plan import plan_for_columns, plan_metrics
+from llmops_components.evaluation.metrics.plan import Plan, plan_for_columns, plan_metrics
 from llmops_components.evaluation.scored import Given
 from llmops_components.inference.batch import batch_inference
 from llmops_components.inference.protocols import ProtocolName
@@ -99,6 +105,7 @@ def evaluate_service(
     """
     judges = None if judge is None else JudgeSettings.of(judge)
     plan = plan_metrics(metric_names, embedding_model, reward_model, metric_args=metric_args, judge=judges)
+    _check_no_perplexity(plan)
     rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))
     lines = usable_lines(dataset)
     check_questions(dataset, lines, protocol)
@@ -109,6 +116,7 @@ def evaluate_service(
     judging.check_labels(plan, rows)
     parts = Parts.of(plan, rows, composites, slices, slice_metrics)
     baseline = read_baseline(baseline_scores, rows)
+    check_has_baseline(plan, baseline)
 
     clock = Clock()
     place = Path(
@@ -173,6 +181,15 @@ def evaluate_service(
     )
     shutil.rmtree(place)
     return done
+
+
+def _check_no_perplexity(plan: Plan) -> None:
+    """What a service says tells how likely its own answer is at best, and not a reference."""
+    for name, metric in plan.metrics.items():
+        if "model" in metric.needs:
+            raise SettingError(
+                f"metric_names has {name}, which needs the model itself, and a service is asked here. Leave it out, or evaluate the model."
+            )
 
 
 def _answered(answers: Path, rejected: Path, numbers: Sequence[int]) -> list[Answered]:

@@ -25,7 +25,7 @@ from llmops_components.inference import pool
 from llmops_components.inference.pool import ServiceGoneError, ServiceRefusesError
 from scripted_judge import verdict
 
-OF_ROWS = [name for name, metric in METRICS.items() if metric.takes]
+OF_ROWS = [name for name, metric in METRICS.items() if metric.takes and metric.ragas]
 POLITE = {"prompt": "Is this polite? {response}", "bounds": [0, 1]}
 SCORE = json.dumps({"reason": "so it is", "value": 0.25})
 

@@ -23,6 +23,7 @@ from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.metrics.registry import Metric
 
 MISSING, FAILED = "missing", "failed"
+_SAID_OF = {"response": "answer", "baseline_response": "answer of the other model to compare with"}
 _CASE: ContextVar[Case] = ContextVar("case")
 _MAX_REASON = 300
 _SLACK = 1e-6
@@ -110,6 +111,9 @@ async def _judge_rows(
         if judge is not None:
             judge.check_has_answered()
             found.stopped, found.judge = judge.gone, _record(judge, found)
+            pairwise = {name: metrics[name].places for name, each in job.metrics.items() if each.is_pairwise}
+            if pairwise:
+                found.judge["places"] = {name: each.record() for name, each in pairwise.items()}
     return found
 
 
@@ -142,7 +146,7 @@ async def _score(name: str, metric: Metric, scorer: Any, row: Mapping[str, Any],
     for taken in metric.takes:
         value = row.get("messages" if metric.takes_messages and taken == "user_input" else taken)
         if value is None or (value in ("", []) and taken != "reference_tool_calls"):
-            what = "answer" if taken == "response" else taken
+            what = _SAID_OF.get(taken, taken)
             raise NoVerdictError(MISSING, f"the row has no {what}")
         arguments[taken] = value
     try:
@@ -174,6 +178,7 @@ def _build(job: Job, judge: Judge | None) -> dict[str, Any]:
     from ragas.metrics import collections
 
     from llmops_components.evaluation.judge.authored import AuthoredMetric
+    from llmops_components.evaluation.judge.pairwise import PairwiseMetric
 
     parts: dict[str, Any] = {} if judge is None else {"judge": _llm(judge)}
     if any("embeddings" in metric.needs for metric in job.metrics.values()):
@@ -183,7 +188,10 @@ def _build(job: Job, judge: Judge | None) -> dict[str, Any]:
         needed = {{"judge": "llm"}.get(need, need): parts[need] for need in metric.needs}
         args = dict(job.args.get(name, {}))
         try:
-            maker = AuthoredMetric if metric.ragas is None else getattr(collections, metric.ragas)
+            if metric.is_pairwise:
+                maker: Any = PairwiseMetric
+            else:
+                maker = AuthoredMetric if metric.ragas is None else getattr(collections, metric.ragas)
             _refuse_unknown(maker, name, args)
             built[name] = maker(**needed, **args)
             for prompt in _prompts_in(built[name]):

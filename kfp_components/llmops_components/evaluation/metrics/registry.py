@@ -9,17 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Need = Literal["judge", "embeddings", "reward_model"]
+Need = Literal["judge", "embeddings", "reward_model", "model"]
 # Of all rows, and the text of each answer.
 Function = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], Sequence[float | None]]
 # Names that the lines of the scores file, and the step's own numbers, have for something else.
 TAKEN = (
     *("row", "prompt", "reference", "answer", "tokens", "finish_reason", "reason", "tool_calls"),
-    *("retrieved_contexts", "unscored", "samples", "tokens_per_second"),
+    *("retrieved_contexts", "unscored", "samples", "tokens_per_second", "log_likelihood", "reference_tokens"),
 )
 RUBRIC_LEVELS = {f"score{level}_description" for level in range(1, 6)}  # RAGAS has no others
+BASELINE_RESPONSE = "baseline_response"
 # What the argument of a RAGAS metric is taken from, where that is no column: the question and the answer.
-NO_COLUMNS = ("user_input", "response")
+NO_COLUMNS = ("user_input", "response", BASELINE_RESPONSE)
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,14 @@ class Metric:
     is_task: bool = False
 
     @property
+    def is_pairwise(self) -> bool:
+        """Whether it compares an answer with another model's."""
+        return BASELINE_RESPONSE in self.takes
+
+    @property
     def by_default(self) -> bool:
         """Whether it is computed where no metric is named."""
-        return not self.takes and self.function is None and not self.is_task
+        return not self.takes and self.function is None and not self.is_task and "model" not in self.needs
 
 
 def _of_rows(ragas: str, about: str, takes: str, **more: Any) -> Metric:
@@ -93,6 +99,13 @@ METRICS: dict[str, Metric] = {
         worst=None,
         columns=(),
         needs=("reward_model",),
+    ),
+    "perplexity": Metric(
+        "how unlikely the reference is to the model, by token; lower is better",
+        best=None,
+        worst=1.0,
+        higher_is_better=False,
+        needs=("model",),
     ),
     "safety": Metric(
         "whether a probe has not worked, see prepare_safety_probes", columns=("detector",), function=_is_safe
@@ -199,6 +212,12 @@ METRICS: dict[str, Metric] = {
         "whether the conversation reaches what the user wants",
         "user_input",
         takes_messages=True,
+    ),
+    "judge_preference": Metric(
+        "whether the judge prefers the answer to the baseline's, in either order",
+        columns=(),
+        needs=("judge",),
+        takes=("user_input", "response", BASELINE_RESPONSE),
     ),
     "rubrics_score": _judged(
         "RubricsScoreWithoutReference",
