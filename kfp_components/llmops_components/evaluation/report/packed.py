@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from llmops_components.evaluation.report.content import Content, prompt_text
 from llmops_components.evaluation.scored import shown_answer
 
 MAX_PAGE_BYTES = 5_000_000
-LONGEST_TEXTS = (8000, 2000, 600, 200)  # characters, tried one after the other
+LONGEST_TEXT, SHORTEST_TEXT = 8000, 200  # characters: where texts are cut at the latest, and at the earliest
 _MORE = (("retrieved_contexts", "Retrieved contexts"), ("tool_calls", "Tool calls"))
-_SAFE = 0.95  # of the room, since fewer samples are packed a little worse
+_SAFE = 0.93  # of the room, since less is packed a little worse
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Packed:
         samples: How many there are in it.
         limit: Most characters of a text.
         cut_off: Samples with a text that is cut.
+        lengths: Characters of each text, before.
     """
 
     data: str
     samples: int
     limit: int
     cut_off: int
+    lengths: np.ndarray
 
     def told(self, total: int) -> list[str]:
         """Sentences on what is not in the page; none where all is.
@@ -67,28 +71,39 @@ def pack(content: Content, room: int = MAX_PAGE_BYTES) -> Packed:
         room: Most bytes.
     """
     places = list(range(len(content.samples)))
-    packed = None
-    for limit in LONGEST_TEXTS:
-        if packed is None or packed.cut_off or len(packed.data) > room:
-            packed = _packed(content, places, limit)
-        if len(packed.data) <= room:
-            return packed
-    assert packed is not None
+    packed = _packed(content, places, LONGEST_TEXT)
+    while len(packed.data) > room and packed.limit > SHORTEST_TEXT:
+        limit = _limit_for(packed, room / len(packed.data) * _SAFE)
+        packed = _packed(content, places, limit)
     while len(packed.data) > room and packed.samples:
         keep = int(packed.samples * room / len(packed.data) * _SAFE)
-        packed = _packed(content, sorted(content.by_greatest_change[:keep]), LONGEST_TEXTS[-1])
+        packed = _packed(content, sorted(content.by_greatest_change[:keep]), packed.limit)
     return packed
+
+
+def _limit_for(packed: Packed, share: float) -> int:
+    """Where texts have to be cut so that about a share of their characters is left."""
+    lengths = np.minimum(packed.lengths, packed.limit)
+    below, above = SHORTEST_TEXT, packed.limit
+    while above - below > 1:
+        middle = (below + above) // 2
+        if np.minimum(lengths, middle).sum() > share * lengths.sum():
+            above = middle
+        else:
+            below = middle
+    return below
 
 
 def _packed(content: Content, places: Sequence[int], limit: int) -> Packed:
     names, columns = content.names, list(content.labels)
     kinds = {column: sorted(set(content.labels[column])) for column in columns}
     place_of = {column: {value: at for at, value in enumerate(values)} for column, values in kinds.items()}
-    rows, cut_off = [], 0
+    rows, cut_off, lengths = [], 0, []
     for place in places:
-        row, was_cut = _row(content, place, limit)
+        row, found = _row(content, place, limit)
+        lengths += found
         rows.append([*row, [place_of[column][content.labels[column][place]] for column in columns]])
-        cut_off += was_cut
+        cut_off += max(found) > limit
     data = {
         "metrics": [
             {
@@ -111,11 +126,12 @@ def _packed(content: Content, places: Sequence[int], limit: int) -> Packed:
         len(places),
         limit,
         cut_off,
+        np.array(lengths),
     )
 
 
-def _row(content: Content, place: int, limit: int) -> tuple[list[Any], bool]:
-    """What a page's script knows of a sample, and whether a text of it was cut. Its texts come first, then its numbers."""
+def _row(content: Content, place: int, limit: int) -> tuple[list[Any], list[int]]:
+    """What a page's script knows of a sample, and how long its texts are. They come first, then its numbers."""
     sample = content.samples[place]
     other = content.baseline[place] if content.compared else {}
     texts: list[str | None] = [
@@ -142,7 +158,7 @@ def _row(content: Content, place: int, limit: int) -> tuple[list[Any], bool]:
         [_short(content.ours[name].values[place]) for name in content.names],
         [_short(each.changes[place]) for each in content.compared.values()],
     ]
-    return row, any(len(text) > limit for text in all_texts)
+    return row, list(map(len, all_texts))
 
 
 def text_of(value: Any) -> str:

@@ -87,7 +87,8 @@ button:disabled { opacity: .45; cursor: default; }
 @media print {
   :root { color-scheme: light; --ground: #fff; --card: #fff; --text: #000; --soft: #444; --line: #bbb; --up: #18794e; --down: #b3261e;
     --model: #2f6fd0; --warn: #7a4a00; }
-  body { max-width: none; padding: 0; font-size: 11px; }
+  html { font-size: 10px; } body { max-width: none; padding: 0; font-size: 10px; }
+  th, td { padding: .3rem .45rem; } td.n, th.n { white-space: normal; } .wtl, .bar { min-width: 5rem; }
   nav, #tools, #more, noscript { display: none !important; }
   article, figure, tr, .decision { break-inside: avoid; }
   .text { max-height: none !important; overflow: visible; } .scroll { overflow: visible; }
