@@ -15,6 +15,7 @@ from llmops_components.data.files import usable_lines, write_rows
 from llmops_components.data.formats import with_our_names
 from llmops_components.data.lines import Line
 from llmops_components.errors import DataError, SettingError, check_known, named
+from llmops_components.evaluation.about import About
 from llmops_components.evaluation.side_by_side import Against, Asked, SideBySide, report_of
 from llmops_components.inference.batch import batch_inference
 from llmops_components.inference.protocols import ProtocolName
@@ -143,7 +144,14 @@ def compare_revisions(
     compared = SideBySide.of(plan, rows, candidate, baseline, scored_against)
     found = compared.lines()
     _write(scores, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
-    _write(report, compared.page(found))
+    settings = {
+        **(request or {}),
+        "protocol": protocol,
+        "revision": revision,
+        "baseline_revision": baseline_revision,
+    }
+    about = About.of_service("compare_revisions", model_name, url, dataset, settings=settings)
+    _write(report, compared.page(found, about))
     worse = compared.worst(found)
     write_json(Path(worst), {"against": scored_against, "metric": compared.first, "rows": worse[:MAX_WORST]})
     for place in [*places, *([Path(questions).parent] if max_rows is not None else [])]:

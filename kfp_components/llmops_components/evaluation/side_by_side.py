@@ -16,6 +16,7 @@ from llmops_components.inference.rows import answer_text, read_outcomes
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
+    from llmops_components.evaluation.about import About
     from llmops_components.evaluation.metrics.plan import Plan
 
 Against = Literal["reference", "baseline"]
@@ -169,13 +170,13 @@ class SideBySide:
         worse = [at for at in np.argsort(changes) if changes[at] < 0]  # NaN is not
         return unanswered + [{**lines[at], "change": _score(changes[at])} for at in worse]
 
-    def page(self, lines: Sequence[Mapping[str, Any]]) -> str:
+    def page(self, lines: Sequence[Mapping[str, Any]], about: About) -> str:
         """The HTML page.
 
         Args:
             lines: Of :meth:`lines`.
+            about: What was asked.
         """
-        from llmops_components.evaluation.about import About
         from llmops_components.evaluation.facts import RevisionFacts
         from llmops_components.evaluation.report.content import Content
         from llmops_components.evaluation.report.page import render_page
@@ -197,7 +198,7 @@ class SideBySide:
                 skipped=self.skipped,
                 tokenizers=self.tokenizers,
             ),
-            about=About(component="compare_revisions"),
+            about=about,
             baseline=[{name: line.get(f"baseline_{name}") for name in theirs_of} for line in lines],
         )
         return render_page(content)

@@ -14,6 +14,7 @@ from llmops_components.errors import DataError, SettingError
 from llmops_components.evaluation.revisions import compare_revisions
 from llmops_components.inference import pool
 from llmops_components.inference.pool import ServiceGoneError
+from llmops_components.results import digest_of
 from rapidfuzz.distance import Levenshtein
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -118,6 +119,7 @@ def test_answers_are_scored_as_the_libraries_do_and_compared_row_by_row(compared
     assert told[0]["answer"] == "mumble mumble is" and told[0]["baseline_answer"].endswith(".")
     page = compared.page.read_text()
     assert "No clear difference in rougeL, string_similarity" in page and "mumble mumble" in page
+    assert f"<dt>Dataset digest<dd>{digest_of(compared.dataset)[0]}" in page
     assert sorted(file.name for file in compared.scores.parent.iterdir()) == [
         *("report.html", "rows.jsonl", "scores.jsonl", "worst.json")
     ]

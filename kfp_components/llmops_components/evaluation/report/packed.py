@@ -140,9 +140,7 @@ def _row(content: Content, place: int, limit: int) -> tuple[list[Any], list[int]
         shown_answer(sample["answer"], sample.get("reason")),
         shown_answer(other.get("answer"), other.get("reason")) if content.compared else None,
     ]
-    more = [
-        [title, text_of(sample[name])] for name, title in _MORE if sample.get(name) and name != "reference"
-    ]
+    more = [[title, text_of(sample[name])] for name, title in _MORE if sample.get(name)]
     more += [[f"No {name}", str(why)] for name, why in (sample.get("unscored") or {}).items()]
     lengths = [
         len(each) if (each := source.get("answer")) is not None else None for source in (sample, other)
