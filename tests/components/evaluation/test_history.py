@@ -212,6 +212,15 @@ def test_record_that_cannot_be_read_is_named(days, tmp_path, broken, why):
         days[DAYS[1]].record(history)
 
 
+def test_questions_in_the_directory_of_the_history_are_left_alone(days, tmp_path):
+    questions = write_rows(tmp_path / f"{DAYS[1]}.jsonl", ROWS)
+    before = questions.read_bytes()
+    for day in DAYS[:2]:
+        with pytest.raises(DataError, match="give history a directory of its own"):
+            days[day].record(tmp_path)
+    assert questions.read_bytes() == before and not (tmp_path / f"{DAYS[0]}.jsonl").exists()
+
+
 def test_page_works_alone_and_takes_no_text_for_html(days, tmp_path):
     history = tmp_path / "h"
     for name in ("a/b <script>alert(1)</script>", "region é"):
@@ -268,6 +277,25 @@ def test_mlflow_has_a_point_for_each_partition_at_its_date_whatever_the_order(da
     record(DAYS[1], Evaluated(tmp_path, DAYS[1], silent=5))
     record(DAYS[1], Evaluated(tmp_path, DAYS[1], silent=5))
     assert points() == [expected[0], expected[1], (first + 1, 0.869565), expected[2]]
+
+
+def test_metric_whose_name_mlflow_does_not_take_is_logged_under_one_that_it_does(days, tmp_path, mlflow_url):
+    import mlflow
+
+    told, scores = json.loads(json.dumps(days[DAYS[0]].comparison)), tmp_path / "scores.jsonl"
+    told["metrics"] = {"quality (all)": told["metrics"]["quality"]}
+    lines = [json.loads(line) for line in days[DAYS[0]].scores.read_text().split("\n") if line]
+    write_rows(scores, [{**line, "quality (all)": line["quality"]} for line in lines])
+    done = record_evaluation(
+        scores,
+        tmp_path / "t.html",
+        history=tmp_path / "h",
+        partition=DAYS[0],
+        comparison=told,
+        tracking_uri=mlflow_url,
+    )
+    run = mlflow.MlflowClient(mlflow_url).get_run(done.details["mlflow"]["run_id"])
+    assert run.data.metrics.keys() == {"quality _all_"}
 
 
 def test_histories_that_begin_at_the_same_time_share_one_run(mlflow_url):

@@ -90,6 +90,7 @@ def record_evaluation(
         settings=dict(settings or {}),
         metrics=metrics,
     )
+    kept.records()  # a file that is none may be somebody's questions, and the partition's record goes by the same name
     kept.put(record, lines)
     known = _draw(kept, trend, title)
     before = max(

@@ -131,7 +131,8 @@ class History:
 
 def _broken(file: Path, why: str) -> DataError:
     return DataError(
-        f"A record of the history cannot be read: {why}. Take it away, and evaluate its partition again. File: {file}."
+        f"A record of the history cannot be read: {why}. Take it away, and evaluate its partition again; if it is no record, such as a "
+        f"partition's questions, give history a directory of its own. File: {file}."
     )
 
 

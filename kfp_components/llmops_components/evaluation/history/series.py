@@ -14,6 +14,7 @@ from llmops_components.errors import SettingError
 from llmops_components.evaluation.history.records import Record
 from llmops_components.redaction import redact
 from llmops_components.tracking.client import find_experiment
+from llmops_components.tracking.sender import NOT_IN_A_METRIC
 from llmops_components.tracking.server import connection
 from llmops_components.uris import is_http
 
@@ -75,7 +76,9 @@ def log_partition(
         run_id = find_run(client, experiment_id, os.fspath(Path(history).absolute()), redact(title))
         now = int(time.time() * 1000)
         values = {
-            name: each.candidate.value for name, each in record.metrics.items() if each.candidate is not None
+            NOT_IN_A_METRIC.sub("_", name): each.candidate.value
+            for name, each in record.metrics.items()
+            if each.candidate is not None
         }
         new = {
             name: value for name, value in values.items() if not _is_there(client, run_id, name, step, value)
