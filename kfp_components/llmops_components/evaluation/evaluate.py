@@ -22,6 +22,7 @@ from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.scored import Given
 from llmops_components.moved import old_names
 from llmops_components.results import StepReport
+from llmops_components.tracking.settings import Tracking
 
 if TYPE_CHECKING:
     from llmops_components.evaluation.metrics.plan import Plan
@@ -108,6 +109,7 @@ def evaluate_model(
 
     # Everything that can be wrong with the inputs is found before the long part.
     judges = None if judge is None else JudgeSettings.of(judge)
+    Tracking.find(tracking)
     plan = plan_metrics(metric_names, embedding_model, reward_model, metric_args=metric_args, judge=judges)
     _check_no_tool_calls(plan)
     rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))

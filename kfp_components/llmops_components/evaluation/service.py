@@ -30,6 +30,7 @@ from llmops_components.inference.batch import batch_inference
 from llmops_components.inference.protocols import ProtocolName
 from llmops_components.inference.rows import answer_text, check_questions, read_outcomes
 from llmops_components.results import StepReport
+from llmops_components.tracking.settings import Tracking
 
 _CONTEXTS = "retrieved_contexts"
 _TOLD = ("seconds_p50", "seconds_p95", "rows_per_second", "prompt_tokens", "completion_tokens")
@@ -104,6 +105,7 @@ def evaluate_service(
         UnavailableError: The service answers no row at all.
     """
     judges = None if judge is None else JudgeSettings.of(judge)
+    Tracking.find(tracking)  # refused before anything is asked
     plan = plan_metrics(metric_names, embedding_model, reward_model, metric_args=metric_args, judge=judges)
     _check_no_perplexity(plan)
     rows, found = read_valid_rows(dataset, ("evaluation", "prompt_only"))

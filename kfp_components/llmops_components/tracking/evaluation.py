@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.comparison import Comparison
-from llmops_components.errors import ComponentError, reason_first
+from llmops_components.errors import reason_first
 from llmops_components.redaction import flat, redact
 from llmops_components.tracking.client import (
     MAX_PARAM_CHARACTERS,
@@ -41,7 +42,7 @@ class EvaluationRun:
 
     Args:
         component: Name of the component.
-        identity: What makes the evaluation what it is. Another one of the same becomes the same run.
+        identity: What makes the evaluation what it is. Another one of the same in the same run of a DAG becomes the same run.
         params: Parameters; secrets in them are hidden.
         metrics: Numbers of the model.
         comparison: Both models, with their intervals.
@@ -96,8 +97,8 @@ def log_evaluation(where: Tracking | None, run: EvaluationRun) -> tuple[dict[str
         with connection(where.tracking_uri) as (client, address):
             experiment_id = find_experiment(client, where.experiment)
             run_id = _log(client, experiment_id, where, run)
-    except (ComponentError, OSError) as error:
-        why = reason_first(redact(str(error)))
+    except Exception as error:  # a store of artifacts raises errors of its own library, or lacks it
+        why = reason_first(redact(str(error) or type(error).__name__))
         return {"not_logged": why[:500]}, f"The evaluation is not logged to MLflow: {why}"
     found = {"run_id": run_id, "experiment_id": experiment_id}
     if is_http(address):
@@ -106,20 +107,35 @@ def log_evaluation(where: Tracking | None, run: EvaluationRun) -> tuple[dict[str
 
 
 def _log(client: MlflowClient, experiment_id: str, where: Tracking, run: EvaluationRun) -> str:
-    from mlflow.entities import Metric, RunTag
-
     above, own = (
         find_or_make_dag_run(client, experiment_id, where.parent)
         if where.parent is not None
         else (None, None)
     )
     tags = {**run.tags, **({"mlflow.parentRunId": above} if above else {})}
-    run_id = _find(client, experiment_id, run.key)
+    # Without a run of a DAG nobody can tell a retry from an evaluation of another day.
+    run_id = _find(client, experiment_id, run.key) if where.parent is not None else None
     if run_id is None:
         name = redact(where.run_name or run.component)
         run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
     else:
         client.update_run(run_id, status="RUNNING")
+    try:
+        _fill(client, run_id, run, tags)
+    except Exception:
+        with contextlib.suppress(Exception):  # what is told is why it could not be kept
+            client.set_terminated(run_id, "FAILED")
+        raise
+    finally:
+        if own is not None:  # nothing else of the DAG's run is tracked, so far
+            with contextlib.suppress(Exception):
+                client.set_terminated(own, "FINISHED")
+    return run_id
+
+
+def _fill(client: MlflowClient, run_id: str, run: EvaluationRun, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import Metric, RunTag
+
     _describe(client, run_id, run)
     now = int(time.time() * 1000)
     client.log_batch(
@@ -133,9 +149,6 @@ def _log(client: MlflowClient, experiment_id: str, where: Tracking, run: Evaluat
     for name, path in run.files.items():
         log_under_name(client, run_id, name, path)
     client.set_terminated(run_id, "FINISHED")
-    if own is not None:  # nothing else of the DAG's run is tracked, so far
-        client.set_terminated(own, "FINISHED")
-    return run_id
 
 
 def _find(client: MlflowClient, experiment_id: str, key: str) -> str | None:

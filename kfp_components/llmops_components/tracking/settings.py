@@ -33,11 +33,11 @@ class Tracking:
         check_known(given, _KEYS, "tracking")
         if wrong := [key for key, value in given.items() if not isinstance(value, str) or not value]:
             raise SettingError(f"tracking: {', '.join(wrong)} is not a text.")
-        if "parent" in given:
-            check_parent("tracking: parent", given["parent"])
         uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
             return None
+        if "parent" in given:
+            check_parent("tracking: parent", given["parent"])
         if "experiment" not in given and (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
             given["experiment"] = name
         return cls(uri, **given)

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llmops_components.comparison import Comparison
 from llmops_components.errors import SettingError
 from llmops_components.evaluation.evaluate import evaluate_model
 from llmops_components.results import StepReport, digest_of
 from llmops_components.tracking.client import DAG_RUN_TAG
+from llmops_components.tracking.evaluation import EvaluationRun, log_evaluation
+from llmops_components.tracking.settings import Tracking
 from mlflow_server import free_port
 from tiny_model import write_rows
 
@@ -101,6 +104,47 @@ def test_evaluation_is_one_run_under_the_run_of_its_dag_however_often_it_is_trie
     assert "Run of the DAG" not in page  # of the last
 
 
+def kept(address: str, experiment: str, value: float, files: dict[str, Path] | None = None, **where: str):
+    """An evaluation of a service, which tells nothing of the model behind it."""
+    run = EvaluationRun(
+        component="evaluate_service",
+        identity={"model": "chat", **where},
+        params={},
+        metrics={"rougeL": value},
+        comparison=Comparison(
+            schema_version=2, confidence=0.95, levels=[], has_baseline=False, metrics={}, slices={}
+        ),
+        files=files or {},
+    )
+    return log_evaluation(Tracking(address, experiment, **where), run)
+
+
+def test_evaluation_of_another_day_is_another_run_where_no_dag_tells_it_from_a_retry(server, client):
+    alone = [kept(server, "days", value)[0]["run_id"] for value in (0.9, 0.1)]
+    assert [client.get_run(each).data.metrics["rougeL"] for each in alone] == [0.9, 0.1]
+    tried = {kept(server, "days", 0.5, parent="dag/run")[0]["run_id"] for _ in range(2)}
+    assert len(tried) == 1 and not tried & set(alone)
+
+
+def test_store_of_artifacts_that_cannot_be_written_costs_the_evaluation_nothing(server, client, monkeypatch):
+    def no_library(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'boto3'")
+
+    monkeypatch.setattr("mlflow.MlflowClient.log_dict", no_library)
+    told, finding = kept(server, "no-store", 0.5)
+    assert told == {"not_logged": "No module named 'boto3'"}
+    assert finding == "The evaluation is not logged to MLflow: No module named 'boto3'"
+    (run,) = client.search_runs([client.get_experiment_by_name("no-store").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_run_whose_name_mlflow_cannot_look_for_is_evaluated_where_nothing_is_kept():
+    given = {"parent": "rag/scheduled__2026-11-25__l'Aquila", "run_name": "evaluate"}
+    assert Tracking.find(given) is None
+    with pytest.raises(SettingError, match="without quotes"):
+        Tracking.find({**given, "tracking_uri": "http://127.0.0.1:1"})
+
+
 def test_without_a_server_nothing_is_kept_and_the_result_says_so(evaluate, tmp_path):
     report = evaluate(tracking={"parent": "dag/run", "run_name": "evaluate"})
     assert report.details["tracking"] == {"not_logged": "no MLflow server is configured"}
@@ -121,7 +165,8 @@ def test_a_server_that_is_down_costs_the_evaluation_nothing_and_is_told(evaluate
     assert "s3cret-word" not in told
 
 
-def test_settings_that_nobody_knows_are_refused_before_anything_runs(evaluate, tmp_path):
+def test_settings_that_nobody_knows_are_refused_before_anything_runs(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmops_components.models.loading.load_to_answer", lambda model: pytest.fail("runs"))
     with pytest.raises(SettingError, match="Unknown tracking: 'uri'"):
         evaluate(tracking={"uri": "http://127.0.0.1:1"})
     assert not (tmp_path / "scores.jsonl").exists()
