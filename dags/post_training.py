@@ -655,6 +655,8 @@ with DAG(
             rules=rules,
             baseline=compared_with,
             report=evaluate_tuned.output["report"],
+            evaluation=evaluate_tuned.output,
+            mlflow_conn_id="mlflow_default",
         )
         approve = ApprovalOperator(
             task_id="approve",

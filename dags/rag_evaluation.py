@@ -325,6 +325,8 @@ with DAG(
         rules=rules,
         baseline=before,
         report=evaluate.output["report"],
+        evaluation=evaluate.output,
+        mlflow_conn_id=given("mlflow_connection"),
         kubeflow_conn_id=given("kubeflow_connection"),
     )
 

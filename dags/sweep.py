@@ -178,6 +178,7 @@ with DAG(
             "report": artifact("report")(evaluation),
             "metrics": evaluation["metrics"],
             "comparison": evaluation["comparison"],
+            "evaluation": {"details": {"tracking": evaluation["details"].get("tracking")}},
             "settings": setting,
         }
 
@@ -188,6 +189,8 @@ with DAG(
         confidence=chosen["confidence"],
         rules=[{"metric": "{{ params.metric }}", "better_by": "{{ params.min_improvement }}"}],
         report=chosen["report"],
+        evaluation=chosen["evaluation"],
+        mlflow_conn_id="mlflow_default",
     )
     register_model = RegisterModelOperator(
         task_id="register_model",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["MlflowHook"]
 
 CHECK_TIMEOUT_SECONDS = 10
+REQUEST_TIMEOUT_SECONDS = 30
+MAX_TAG_CHARACTERS = 5000  # https://mlflow.org/docs/latest/rest-api.html#request-limits
 
 
 class MlflowHook(BaseHook):
@@ -56,19 +59,42 @@ class MlflowHook(BaseHook):
 
         :raises ConfigurationError: the token cannot be sent; MLflow would say so in words that repeat it
         """
+        found = self._credentials()
+        if "login" in found:
+            user, password = found["login"]
+            return {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+        return {"MLFLOW_TRACKING_TOKEN": found["api_key"]} if found else {}
+
+    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run; values that are too long are cut.
+
+        :param run_id: the run
+        :param tags: values by name
+        :raises ConfigurationError: the connection is none, or the server refuses it
+        :raises ApiUnavailableError: the server cannot be reached, or failed
+        """
+        request(
+            f"{self.tracking_uri()}/api/2.0/mlflow/runs/log-batch",
+            body={
+                "run_id": run_id,
+                "tags": [{"key": name, "value": value[:MAX_TAG_CHARACTERS]} for name, value in tags.items()],
+            },
+            timeout=REQUEST_TIMEOUT_SECONDS,
+            **self._credentials(),
+        )
+
+    def _credentials(self) -> dict[str, Any]:
+        """As a request takes them: ``login`` or ``api_key``, or neither."""
         connection = self.get_conn()
         if connection.password and connection.login:
-            return {
-                "MLFLOW_TRACKING_USERNAME": connection.login,
-                "MLFLOW_TRACKING_PASSWORD": connection.password,
-            }
+            return {"login": (connection.login, connection.password)}
         if connection.password:
             if fault := header_fault(connection.password):
                 raise ConfigurationError(
                     f"Connection {self.mlflow_conn_id!r}: the password is sent as a token in a header, which cannot hold it: {fault}. "
                     "Give the token alone, or a login beside the password."
                 )
-            return {"MLFLOW_TRACKING_TOKEN": connection.password}
+            return {"api_key": connection.password}
         return {}
 
     def test_connection(self) -> tuple[bool, str]:

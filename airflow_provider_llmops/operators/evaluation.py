@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipExceptio
 
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
+    LLMOpsError,
     QualityGateFailed,
     describe_unknown,
     shown_value,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 __all__ = ["CheckModelOperator", "EvaluateModelOperator", "QualityGateOperator"]
+
+DECISION_TAG = "llmops.decision"
+NOTE_TAG = "mlflow.note.content"  # MLflow shows it as the run's description
 
 
 class CheckModelOperator(ComponentOperator):
@@ -201,6 +205,8 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
     :param report: URI of the evaluation's page, to name and link
     :param baseline: what the model was compared with, in words, such as ``chat version 3``: it is kept with the decision
     :param kubeflow_conn_id: connection that the evaluation ran with, by which the page is reached
+    :param evaluation: what the evaluation's task returns, whose run in MLflow gets the decision as its description and as tags
+    :param mlflow_conn_id: connection of type ``mlflow`` for that. Where the server does not take it, the decision holds all the same
     """
 
     template_fields: Sequence[str] = (
@@ -212,6 +218,8 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         "report",
         "baseline",
         "kubeflow_conn_id",
+        "evaluation",
+        "mlflow_conn_id",
     )
     operator_extra_links = (ReportLink(),)
     ui_color = "#fef3e0"
@@ -229,6 +237,8 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         report: str | None = None,
         baseline: str | None = None,
         kubeflow_conn_id: str = KubeflowPipelinesHook.default_conn_name,
+        evaluation: Mapping[str, Any] | None = None,
+        mlflow_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -240,6 +250,8 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         self.report = report
         self.baseline = baseline
         self.kubeflow_conn_id = kubeflow_conn_id
+        self.evaluation = evaluation
+        self.mlflow_conn_id = mlflow_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Decide; the decision is pushed whatever it is."""
@@ -247,6 +259,7 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         from airflow_provider_llmops.decision import Outcome
         from airflow_provider_llmops.gate import decide, read_confidence, read_rules
 
+        run_id = self._run_in_mlflow()
         ways = {Outcome.FAIL: self._way("on_fail"), Outcome.UNDECIDED: self._way("on_undecided")}
         decision = decide(
             read_rules(self.rules), read_comparison(self.comparison), read_confidence(self.confidence)
@@ -258,6 +271,8 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         context["ti"].xcom_push(key="return_value", value=value)
         for finding in decision.findings:
             self.log.info("%s", finding)
+        if run_id:
+            self._tell_mlflow(run_id, str(decision.outcome), decision.findings)
         if decision.outcome is Outcome.PASS:
             self.log.info("Gate passed. %s", report or "")
             self._follow(context, None, ways)
@@ -271,6 +286,34 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         self.log.warning("The gate is not passed (%s): %s", decision.outcome, reason)
         self._follow(context, way, ways)
         return value
+
+    def _run_in_mlflow(self) -> str | None:
+        """Id of the evaluation's run, where the decision is to be kept there, too."""
+        if not self.mlflow_conn_id:
+            return None
+        if not isinstance(self.evaluation, Mapping):
+            raise ConfigurationError(
+                "mlflow_conn_id is given, and no evaluation whose run could get the decision. Give evaluation what its task returns, or leave "
+                "both out."
+            )
+        tracking = (self.evaluation.get("details") or {}).get("tracking") or {}
+        if not tracking.get("run_id"):
+            self.log.warning(
+                "The decision is not in MLflow, where the evaluation has no run: %s",
+                tracking.get("not_logged") or "it was made without mlflow_conn_id",
+            )
+        return tracking.get("run_id")
+
+    def _tell_mlflow(self, run_id: str, outcome: str, findings: Sequence[str]) -> None:
+        """Describe the evaluation's run by the decision."""
+        told = "\n".join(f"- {' '.join(finding.split())}" for finding in findings)
+        tags = {DECISION_TAG: outcome, NOTE_TAG: f"**Gate: {outcome}**\n\n{told}"}
+        if self.baseline:
+            tags[f"{DECISION_TAG}.baseline"] = self.baseline
+        try:
+            MlflowHook(self.mlflow_conn_id or "").tag_run(run_id, tags)
+        except (AirflowNotFoundException, LLMOpsError) as error:
+            self.log.warning("The decision is not in MLflow: %s", error)
 
     def _way(self, name: str) -> str | list[str]:
         """What to do where the gate is not passed."""

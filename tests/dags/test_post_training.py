@@ -131,6 +131,9 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     assert tags["component.train_sft"] == trained["component_digest"]
     assert tags["airflow.run_id"] == run
     assert tags["llmops.decision"] == airflow.xcom("post_training", run, "quality_gate")["outcome"] == "pass"
+    evaluated = airflow.xcom("post_training", run, "evaluate_tuned")["details"]["tracking"]["run_id"]
+    told = tags_of(ask_mlflow("runs", run_id=evaluated)["run"]["data"])
+    assert told["llmops.decision"] == "pass" and told["mlflow.note.content"].startswith("**Gate: pass**")
     tracked = trained["details"]["tracking"]["run_id"]
     parents = [
         tags_of(ask_mlflow("runs", run_id=run_id)["run"]["data"])["mlflow.parentRunId"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -328,6 +331,66 @@ def test_decision_says_what_was_compared_with():
     assert run(BETTER, baseline="chat version 3")["baseline"] == "chat version 3"
 
 
+EVALUATED = {"details": {"tracking": {"run_id": "0123456789abcdef0123456789abcdef"}}}
+
+
+class Mlflow(BaseHTTPRequestHandler):
+    """As much of MLflow as sets tags."""
+
+    def do_POST(self):
+        self.server.seen.append(
+            (self.path, self.headers["Authorization"], self.rfile.read(int(self.headers["Content-Length"])))
+        )
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture
+def mlflow(monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), Mlflow) as server:
+        server.seen, server.status = [], 200
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fields = {
+            "conn_type": "mlflow",
+            "host": "127.0.0.1",
+            "port": server.server_port,
+            "login": "u",
+            "password": "secret",
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_TRACKED", json.dumps(fields))
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("found", "outcome"), [(BETTER, "pass"), (WORSE, "fail"), (UNKNOWN, "undecided")])
+def test_run_of_the_evaluation_in_mlflow_is_told_the_decision(found, outcome, mlflow):
+    with contextlib.suppress(QualityGateFailed):
+        run(found, evaluation=EVALUATED, mlflow_conn_id="tracked", baseline="chat version 3")
+    ((path, login, body),) = mlflow.seen
+    assert path == "/api/2.0/mlflow/runs/log-batch" and login == "Basic dTpzZWNyZXQ="
+    told = json.loads(body)
+    tags = {tag["key"]: tag["value"] for tag in told["tags"]}
+    assert told["run_id"] == EVALUATED["details"]["tracking"]["run_id"]
+    note = tags.pop("mlflow.note.content")
+    assert note.startswith(f"**Gate: {outcome}**\n\n- rougeL 0.")
+    assert tags == {"llmops.decision": outcome, "llmops.decision.baseline": "chat version 3"}
+
+
+@pytest.mark.parametrize(
+    "evaluation", [EVALUATED, {"details": {"tracking": {"not_logged": "it is down"}}}, {}]
+)
+def test_decision_holds_where_mlflow_does_not_take_it(evaluation, mlflow, capsys):
+    mlflow.status = 500
+    assert run(BETTER, evaluation=evaluation, mlflow_conn_id="tracked")["outcome"] == "pass"
+    said = capsys.readouterr().out
+    assert "The decision is not in MLflow" in said and "secret" not in said
+
+
 @pytest.mark.parametrize(("found", "outcome"), [(WORSE, "fail"), (UNKNOWN, "undecided")])
 def test_gate_that_is_not_passed_fails_after_it_has_pushed_its_decision(found, outcome):
     with pytest.raises(
@@ -376,6 +439,7 @@ def test_one_outcome_may_branch_while_the_other_fails():
         ({"confidence": "high"}, r"^confidence must be a finite number, got 'high'"),
         ({"confidence": 95}, r"^confidence must be between 0 and 1, such as 0\.95, got 95"),
         ({"rules": []}, r"^rules must be a list of dicts"),
+        ({"mlflow_conn_id": "tracked"}, r"^mlflow_conn_id is given, and no evaluation"),
     ],
 )
 def test_gate_that_cannot_be_meant_is_refused(arguments, message):
