@@ -13,7 +13,7 @@ import pytest
 import torch
 from llmops_components.errors import DataError, SettingError
 from llmops_components.evaluation.attribution.contexts import Asked, Supports, context_supports, without
-from llmops_components.evaluation.attribution.explain import explain_answers, worst_of
+from llmops_components.evaluation.attribution.explain import contexts_of, explain_answers, worst_of
 from llmops_components.evaluation.attribution.page import words_of
 from llmops_components.evaluation.attribution.training_rows import Said, nearest_rows, said_in
 from llmops_components.evaluation.evaluate import evaluate_model
@@ -112,6 +112,15 @@ def test_what_is_not_known_says_why_and_leaves_the_others(asked, reason, tokeniz
     assert reason in first and isinstance(second, Supports)
 
 
+def test_numbers_that_are_none_are_no_support(tokenizer):
+    class Broken(Copier):
+        def forward(self, **given: Any) -> Any:
+            return SimpleNamespace(logits=super().forward(**given).logits * math.nan)
+
+    (found,) = context_supports(Broken(len(tokenizer)), tokenizer, flags(False)[0][:1])
+    assert isinstance(found, str) and "nothing can be compared" in found
+
+
 def test_context_that_is_not_in_the_prompt_has_no_support_of_its_own(tokenizer):
     asked = flags(False)[0][0]
     more = Asked(asked.row, asked.answer, [*asked.contexts, "Not there."])
@@ -205,6 +214,33 @@ def test_similarity_is_the_cosine_of_the_models_own_vectors():
     assert near.similarity == pytest.approx(float(ours @ theirs), abs=1e-5) and near.of_questions is None
 
 
+def test_what_is_not_there_is_not_compared():
+    question = "How do I change my password?"
+    rows = [
+        {
+            "prompt": "How do I reset a password?",
+            "completion": ".",
+        },  # near to an empty answer, by its embedding
+        {"prompt": question, "completion": "Open the settings."},
+    ]
+    model = find_embedding_model(None)
+    ((near, _), (of_prompt, _)) = (
+        nearest_rows([Said(question, "")], rows, 2, model)[0],
+        nearest_rows(
+            [Said(question, "Open the shop.")], [{"prompt": each["prompt"]} for each in rows], 2, model
+        )[0],
+    )
+    for found in (near, of_prompt):
+        assert (found.row, found.of_answers) == (2, None)
+        assert found.similarity == found.of_questions == pytest.approx(1, abs=1e-5)
+
+
+def test_contexts_are_texts_whatever_holds_them():
+    assert contexts_of({"contexts": [None, "None of it.", 3]}, {}) == ["None of it.", "3"]
+    assert contexts_of({"contexts": "One text."}, {}) == ["One text."]
+    assert contexts_of({"contexts": ["a"]}, {"retrieved_contexts": []}) == []
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -213,6 +249,12 @@ def test_similarity_is_the_cosine_of_the_models_own_vectors():
         ({"text": " a "}, Said("", "a")),
         (
             {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]},
+            Said("q", ""),
+        ),
+        ({"prompt": "q"}, Said("q", "")),
+        ({"prompt": "q", "reference": "a"}, Said("q", "a")),
+        (
+            {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]},
             Said("q", ""),
         ),
         ({}, Said("", "")),
@@ -280,6 +322,18 @@ def test_worst_answers_are_explained_and_what_is_not_known_is_a_finding(evaluate
     assert page.count("<article>") == 4
 
 
+def test_rows_without_a_score_are_counted_and_not_passed_over(evaluated, tmp_path):
+    lines = [json.loads(line) for line in evaluated["scores"].read_text().splitlines()]
+    lines[1]["chrf"] = None
+    (tmp_path / "scores").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = {**evaluated, "scores": tmp_path / "scores"}
+    done, explained, _ = explain(scores, tmp_path, samples=4, training_data=None)
+    assert done.findings[0] == (
+        "1 of 4 rows have no score by chrf, and are not looked at, however bad their answers are: row 2."
+    )
+    assert {line["row"] for line in explained} == {1, 3, 4}
+
+
 def test_without_training_data_contexts_alone_are_looked_at(evaluated, tmp_path):
     done, lines, page = explain(evaluated, tmp_path, samples=1, training_data=None, metric_name="rougeL")
     assert (
@@ -293,6 +347,11 @@ def test_without_training_data_contexts_alone_are_looked_at(evaluated, tmp_path)
         ({"samples": 0}, SettingError, "samples must be a whole number from 1 to 200, got 0"),
         ({"training_rows": True}, SettingError, "training_rows must be"),
         ({"metric_name": "luck"}, SettingError, "'luck' is in none of the scores, which have chrf, rougeL"),
+        (
+            {"training_data": None, "embedding_model": "/m"},
+            SettingError,
+            "embedding_model is given, and no training_data",
+        ),
         ({"metric_name": "tokens"}, SettingError, "higher_is_better is needed"),
         ({"metric_name": "chrf", "higher_is_better": False}, SettingError, "the higher score is the better"),
     ],

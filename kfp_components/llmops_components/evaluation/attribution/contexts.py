@@ -5,6 +5,7 @@ Leave-one-out attribution of contexts, see Cohen-Wang et al., ContextCite (2024)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,9 @@ def context_supports(
         whole, *without_one, without_any = (
             each.log_probability for each in likelihoods[start : start + len(inside) + 2]
         )
+        if not all(map(math.isfinite, (whole, *without_one, without_any))):
+            found[place] = "The model gives no finite probability of it, so that nothing can be compared."
+            continue
         drops = dict(zip(inside, (whole - each for each in without_one), strict=True))
         count = len(asked[place].contexts)
         found[place] = Supports(

@@ -75,6 +75,10 @@ def explain_answers(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise SettingError(f"{name} must be a whole number from 1 to {most}, got {value!r:.60}.")
+    if embedding_model is not None and training_data is None:
+        raise SettingError(
+            "embedding_model is given, and no training_data whose rows it would compare. Give training_data, or leave it out."
+        )
     rows, _ = read_valid_rows(dataset, ("evaluation", "prompt_only"))
     lines = read_baseline(scores, rows)
     metric = _metric_of(lines, metric_name)
@@ -113,7 +117,7 @@ def explain_answers(
             "training_rows": len(trained),
         },
         details={"metric": metric, "rows": [each.sample["row"] for each in found]},
-        findings=_findings(found),
+        findings=[*_unscored(lines, metric), *_findings(found)],
     )
 
 
@@ -129,11 +133,7 @@ def worst_of(lines: Sequence[Mapping[str, Any]], metric: str, count: int, *, is_
     Raises:
         DataError: No answer has a score.
     """
-    scored = {
-        place: float(line[metric])
-        for place, line in enumerate(lines)
-        if isinstance(line.get("answer"), str) and _is_score(line.get(metric))
-    }
+    scored = {place: float(line[metric]) for place, line in enumerate(lines) if _is_scored(line, metric)}
     if not scored:
         raise DataError(f"No answer of the scores has a score by {metric}, so that none is the worst.")
     return sorted(scored, key=lambda place: scored[place] if is_better else -scored[place])[:count]
@@ -147,8 +147,10 @@ def contexts_of(row: Mapping[str, Any], line: Mapping[str, Any]) -> list[str]:
         line: Its line of the scores.
     """
     for value in (line.get("retrieved_contexts"), row.get("retrieved_contexts"), row.get("contexts")):
+        if isinstance(value, str):
+            return [value]
         if isinstance(value, list):
-            return [str(each) for each in value]
+            return [str(each) for each in value if each is not None]
     return []
 
 
@@ -187,6 +189,10 @@ def _question(asked: Asked) -> str:
     return text_of(without(asked.row["prompt"], list(asked.contexts))).strip()
 
 
+def _is_scored(line: Mapping[str, Any], metric: str) -> bool:
+    return isinstance(line.get("answer"), str) and _is_score(line.get(metric))
+
+
 def _is_score(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -217,13 +223,24 @@ def _line(each: Explained, metric: str) -> dict[str, Any]:
                 "row": row.row,
                 "similarity": round(row.similarity, 4),
                 "of_questions": None if row.of_questions is None else round(row.of_questions, 4),
-                "of_answers": round(row.of_answers, 4),
+                "of_answers": None if row.of_answers is None else round(row.of_answers, 4),
                 "question": row.said.question,
                 "answer": row.said.answer,
             }
             for row in each.near
         ]
     return told
+
+
+def _unscored(lines: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """How many answers nobody can tell from the worst."""
+    missing = [place for place, line in enumerate(lines, start=1) if not _is_scored(line, metric)]
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} of {len(lines)} rows have no score by {metric}, and are not looked at, however bad their answers are: row "
+        f"{named(missing)}."
+    ]
 
 
 def _findings(found: Sequence[Explained]) -> list[str]:

@@ -148,7 +148,7 @@ likely without it. A training row is shown when its question and answer are clos
 {% endif %}
 {% if c.near %}<h3>Training rows</h3>
 <ol>{% for each in c.near %}<li><span>Row {{ each.row }} <span class="soft">similarity</span> {{ each.similarity }}</span>
-<details><summary>{{ each.said.answer | truncate(140) }}</summary><div class="text">{{ each.said.question }}</div>
+<details><summary>{{ (each.said.answer or each.said.question) | truncate(140) }}</summary><div class="text">{{ each.said.question }}</div>
 <div class="text">{{ each.said.answer }}</div></details></li>{% endfor %}</ol>
 {% endif %}
 </article>

@@ -23,7 +23,7 @@ class Said:
 
     Args:
         question: What was asked; empty where nothing was.
-        answer: What was answered.
+        answer: What was answered; empty where nothing was.
     """
 
     question: str
@@ -37,20 +37,22 @@ class Near:
     Args:
         row: Its number, from 1.
         said: What it says.
-        similarity: Mean of the cosines of both questions and of both answers, -1 to 1; that of the answers where one has no question.
+        similarity: Mean of the cosines of both questions and of both answers, -1 to 1; that of the answers where one has no question, and that
+            of the questions where one has no answer.
         of_questions: Cosine of the questions; None where one has none.
-        of_answers: Cosine of the answers.
+        of_answers: Cosine of the answers; None where one has none.
     """
 
     row: int
     said: Said
     similarity: float
     of_questions: float | None
-    of_answers: float
+    of_answers: float | None
 
 
 def said_in(row: Mapping[str, Any]) -> Said:
-    """What a row of any format says: the last message, completion, chosen answer or text, and what went before it.
+    """What a row of any format says: the last message, completion, chosen answer or text, and what went before it; of a row that asks alone
+    the reference, if it has one.
 
     Args:
         row: The row.
@@ -64,6 +66,9 @@ def said_in(row: Mapping[str, Any]) -> Said:
             messages += [str(each.get("content") or "") for each in value if each.get("role") != "system"]
     if not messages:
         return Said("", "")
+    if not any(row.get(field) for field in ("messages", "completion", "chosen", "text")):
+        reference = row.get("reference")
+        return Said("\n".join(messages).strip(), reference.strip() if isinstance(reference, str) else "")
     return Said("\n".join(messages[:-1]).strip(), messages[-1].strip())
 
 
@@ -84,7 +89,6 @@ def nearest_rows(
     encoder = Encoder(embedding_model)
     asked = encoder.embed([each.question for each in answers])
     answered = encoder.embed([each.answer for each in answers])
-    has_question = np.array([bool(each.question) for each in answers])
     said = [said_in(row) for row in rows]
     of_questions = np.empty((len(answers), len(rows)), dtype=np.float32)
     of_answers = np.empty_like(of_questions)
@@ -94,9 +98,10 @@ def nearest_rows(
         of_questions[:, place] = asked @ encoder.embed([each.question for each in part]).T
         of_answers[:, place] = answered @ encoder.embed([each.answer for each in part]).T
         print(f"embedded {start + len(part)}/{len(said)} training rows", flush=True)
-    have_both = has_question[:, None] & np.array([bool(each.question) for each in said])[None, :]
-    similarity = np.where(have_both, (of_questions + of_answers) / 2, of_answers)
-    similarity[:, [not each.answer for each in said]] = -np.inf
+    have_questions = _have("question", answers)[:, None] & _have("question", said)[None, :]
+    have_answers = _have("answer", answers)[:, None] & _have("answer", said)[None, :]
+    one_of_both = np.where(have_answers, of_answers, np.where(have_questions, of_questions, -np.inf))
+    similarity = np.where(have_questions & have_answers, (of_questions + of_answers) / 2, one_of_both)
     found = []
     for line in range(len(answers)):
         order = np.argsort(-similarity[line], kind="stable")[:count]
@@ -106,11 +111,15 @@ def nearest_rows(
                     row=int(place) + 1,
                     said=said[place],
                     similarity=float(similarity[line, place]),
-                    of_questions=float(of_questions[line, place]) if have_both[line, place] else None,
-                    of_answers=float(of_answers[line, place]),
+                    of_questions=float(of_questions[line, place]) if have_questions[line, place] else None,
+                    of_answers=float(of_answers[line, place]) if have_answers[line, place] else None,
                 )
                 for place in order
                 if np.isfinite(similarity[line, place])
             ]
         )
     return found
+
+
+def _have(what: str, said: Sequence[Said]) -> np.ndarray:
+    return np.array([bool(getattr(each, what)) for each in said])
