@@ -14,9 +14,11 @@ connections below.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from airflow.sdk import DAG, CronPartitionTimetable, Param, task
 from airflow_provider_llmops.conf import check_conf
@@ -30,6 +32,10 @@ log = logging.getLogger(__name__)
 ADDRESS = "^(/|[a-z][a-z0-9]*://)."
 PARTITION = r"^\w[^/\x00-\x1f]{0,99}$"  # it may be part of an address
 PLACE = "{partition}"
+RECORDED = re.compile(
+    r"[^\W_][^\x00-\x1f\x7f]*"
+)  # what the history takes, of at most so many bytes as an address has it
+RECORDED_BYTES = 200
 
 params = {
     "model_name": Param(
@@ -235,12 +241,34 @@ def measured(context: Any, **_: Any) -> dict[str, Any]:
     """How it was measured: partitions that were measured otherwise are not compared."""
     params = context["params"]
     found = {name: params[name] for name in ("protocol", "request", "contexts")}
-    told = context["ti"].xcom_pull("evaluate")["details"].get("judge")
+    details = context["ti"].xcom_pull("evaluate")["details"]
+    if params["judge_connection"] and not details:
+        raise ConfigurationError(
+            "How the judge was asked had no room in the evaluation's result, so that nobody could tell what may be compared. Name fewer metrics."
+        )
+    told = details.get("judge")
     if told:
         settings = told["settings"]
         found["judge"] = {name: settings.get(name) for name in ("url", "model_name", "embeddings", "request")}
         found["judge"]["prompts"] = told["prompts"]
     return found
+
+
+def check_key(key: str, *, needs_date: bool) -> None:
+    """Refuses what the history could not keep, before anything is asked."""
+    if not RECORDED.fullmatch(key) or len(quote(key, safe="")) > RECORDED_BYTES:
+        raise ConfigurationError(
+            f"The partition {key!r:.80} cannot have a record. Give partition a key of one line that begins with a letter or digit, at most "
+            f"{RECORDED_BYTES} bytes as an address has it."
+        )
+    if needs_date:
+        try:
+            datetime.fromisoformat(key)
+        except ValueError:
+            raise ConfigurationError(
+                f"The partition {key!r:.80} is no date, and MLflow puts its points in order by one. Give partition a date, or leave "
+                "mlflow_connection empty."
+            ) from None
 
 
 def rules(context: Any, **_: Any) -> list[dict[str, Any]]:
@@ -254,7 +282,9 @@ def rules(context: Any, **_: Any) -> list[dict[str, Any]]:
 
 def before(context: Any, **_: Any) -> str | None:
     """The partition that was compared with."""
-    compared = context["ti"].xcom_pull("record")["details"]["compared_with"]
+    compared = (
+        context["ti"].xcom_pull("record")["details"].get("compared_with")
+    )  # without room it is left out
     return f"partition {compared}" if compared else None
 
 
@@ -290,6 +320,7 @@ with DAG(
             raise ConfigurationError(
                 f"The partition {key!r:.80} cannot be part of an address. Give partition another key."
             )
+        check_key(key, needs_date=bool(params["mlflow_connection"]))
         log.info("Partition %s, questions %s", key, dataset(context))
 
     evaluate = EvaluateServiceOperator(

@@ -58,10 +58,11 @@ def rendered(monkeypatch):
     mlflow = {"conn_type": "mlflow", "host": "https://mlflow.example.com", "password": "s3cret"}
     monkeypatch.setenv("AIRFLOW_CONN_TRACKING", json.dumps(mlflow))
 
-    def render(task_id, run=None, judge=None, compared=None, **conf):
+    def render(task_id, run=None, judge=None, compared=None, has_room=True, **conf):
         dag = read_dag()
         task = dag.get_task(task_id).prepare_for_execution()
         details = {"compared_with": compared} | ({"judge": judge} if judge else {})
+        details = details if has_room else {}
 
         def xcom_pull(task_ids, key="return_value", **_):
             values = {"return_value": {"details": details}, "comparison": {"of": task_ids}}
@@ -146,6 +147,13 @@ def test_record_says_how_it_was_measured(rendered):
     assert "s3cret" not in json.dumps(tracked.arguments())
 
 
+def test_result_without_room_for_the_judge_is_not_compared_as_if_nobody_had_judged(rendered):
+    with pytest.raises(ConfigurationError, match="had no room"):
+        rendered("record", judge_connection="judge", judge_model="j", has_room=False)
+    assert "judge" not in rendered("record", has_room=False).settings
+    assert rendered("quality_gate", has_room=False).baseline is None
+
+
 def test_gate_has_a_floor_and_looks_back_where_the_form_says_so(rendered):
     gate = rendered("quality_gate", metric="bleu", min_score=20, max_drop=2, compared="2026-11-24")
     assert gate.rules == [{"metric": "bleu", "at_least": 20}, {"metric": "bleu", "not_worse_by": 2}]
@@ -199,7 +207,17 @@ def test_settings_that_do_not_go_together_are_refused_before_anything_is_asked(d
 def test_key_that_leads_out_of_the_directory_of_the_questions_is_refused(dag, key):
     with pytest.raises(ConfigurationError, match="cannot be part of an address"):
         check_settings(dag, run_of(key))
-    check_settings(dag, run_of(key), dataset="/data/questions.jsonl")
+
+
+def test_key_that_could_not_be_recorded_is_refused_before_anything_is_asked(dag):
+    form = {"dataset": "/data/questions.jsonl"}
+    check_settings(dag, run_of("a/b"), **form)
+    for key in ("../../etc", "_hidden", "a\nb", "ü" * 34):
+        with pytest.raises(ConfigurationError, match="cannot have a record"):
+            check_settings(dag, run_of(key), **form)
+    check_settings(dag, run_of("2026-11-25T06:00:00"), **form, mlflow_connection="tracking")
+    with pytest.raises(ConfigurationError, match="'north' is no date"):
+        check_settings(dag, run_of("north"), **form, mlflow_connection="tracking")
 
 
 def test_unknown_setting_is_refused_and_the_partition_is_said(dag, caplog):
