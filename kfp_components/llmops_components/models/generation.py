@@ -177,12 +177,17 @@ def _batches(order: Sequence[int], lengths: Sequence[int], size: int, how: str) 
             yield group[start : start + size]
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    numbers: Sequence[int] | None = None,
+) -> list[list[int]]:
     """The tokens of each prompt, as a model is asked them.
 
     Args:
         tokenizer: The model's tokenizer.
         rows: Each with a ``prompt``, all of them chat messages or all plain text.
+        numbers: Their numbers, for messages; from 1 on by default.
 
     Raises:
         DataError: The chat template refuses a prompt; names the row.
@@ -195,7 +200,10 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[st
             "Use prompts of plain text, or add chat_template.jinja to the model's directory."
         )
     texts = (
-        [render_prompt(tokenizer, row, number) for number, row in enumerate(rows, start=1)]
+        [
+            render_prompt(tokenizer, row, number)
+            for number, row in zip(numbers or range(1, len(rows) + 1), rows, strict=True)
+        ]
         if chat
         else [row["prompt"] for row in rows]
     )

@@ -34,6 +34,7 @@ def answer_likelihoods(
     rows: Sequence[Mapping[str, Any]],
     answers: Sequence[str],
     *,
+    numbers: Sequence[int] | None = None,
     batch_size: int = 16,
 ) -> list[Likelihood]:
     """How likely the model takes each answer to be.
@@ -46,6 +47,7 @@ def answer_likelihoods(
         tokenizer: Its tokenizer.
         rows: Each with a ``prompt``.
         answers: One a row.
+        numbers: Numbers of the rows, for messages; from 1 on by default.
         batch_size: Most answers that are looked at together; fewer where the scores of their tokens would not fit in half a GiB.
 
     Returns:
@@ -60,9 +62,10 @@ def answer_likelihoods(
 
     if batch_size < 1:
         raise SettingError(f"batch_size is {batch_size}; it has to be at least 1.")
-    prompts = encode_prompts(tokenizer, rows)
+    numbers = numbers or range(1, len(rows) + 1)
+    prompts = encode_prompts(tokenizer, rows, numbers)
     texts = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
-    _check_lengths(prompts, texts, model)
+    _check_lengths(prompts, texts, numbers, model)
     found: dict[int, Likelihood] = {}
     vocabulary = model.config.get_text_config().vocab_size
     lengths = [len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)]
@@ -98,13 +101,15 @@ def _batches(lengths: Sequence[int], size: int, vocabulary: int) -> Iterator[lis
         yield batch
 
 
-def _check_lengths(prompts: Sequence[list[int]], texts: Sequence[list[int]], model: PreTrainedModel) -> None:
-    if empty := [number for number, prompt in enumerate(prompts, start=1) if not prompt]:
+def _check_lengths(
+    prompts: Sequence[list[int]], texts: Sequence[list[int]], numbers: Sequence[int], model: PreTrainedModel
+) -> None:
+    if empty := [number for number, prompt in zip(numbers, prompts, strict=True) if not prompt]:
         raise DataError(
             f"The prompt of row {empty[0]} has no token, so that the model has nothing to tell the answer's first from. Fill it."
         )
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), start=1):
+    for number, prompt, text in zip(numbers, prompts, texts, strict=True):
         if context is not None and len(prompt) + len(text) > context:
             raise DataError(
                 f"Row {number} does not fit in the model's context of {context} tokens: its prompt has {len(prompt)}, its answer "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,14 @@ def test_what_is_not_known_says_why_and_leaves_the_others(asked, reason, tokeniz
         known = flags(True)[0][0]
     first, second = context_supports(Copier(len(tokenizer)), tokenizer, [asked, known])
     assert reason in first and isinstance(second, Supports)
+
+
+def test_row_that_does_not_fit_is_named_by_its_number_in_the_dataset(tokenizer):
+    model, asked = Copier(len(tokenizer)), flags(False)[0][:3]
+    model.config.get_text_config().max_position_embeddings = 8
+    numbered = [replace(each, number=number) for each, number in zip(asked, (40, 7, 12), strict=True)]
+    with pytest.raises(DataError, match=r"^Row 40 does not fit"):
+        context_supports(model, tokenizer, numbered)
 
 
 def test_numbers_that_are_none_are_no_support(tokenizer):

@@ -26,11 +26,13 @@ class Asked:
         row: The row, with its ``prompt``.
         answer: The answer.
         contexts: Texts that were looked up for it.
+        number: Number of the row, for messages.
     """
 
     row: Mapping[str, Any]
     answer: str
     contexts: Sequence[str]
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def context_supports(
     found: list[Supports | str] = []
     rows: list[Mapping[str, Any]] = []
     answers: list[str] = []
+    numbers: list[int] = []
     wanted: dict[
         int, tuple[int, list[int]]
     ] = {}  # by place: where its prompts begin, and which contexts they lack
@@ -82,13 +85,14 @@ def context_supports(
             continue
         wanted[place] = len(rows), inside
         left_out = [[], *([number] for number in inside), inside]
-        for numbers in left_out:
-            prompt = without(each.row["prompt"], [each.contexts[number] for number in numbers])
+        for gone in left_out:
+            prompt = without(each.row["prompt"], [each.contexts[number] for number in gone])
             rows.append({**each.row, "prompt": prompt})
             answers.append(each.answer)
+            numbers.append(each.number)
     if not rows:
         return found
-    likelihoods = answer_likelihoods(model, tokenizer, rows, answers, batch_size=batch_size)
+    likelihoods = answer_likelihoods(model, tokenizer, rows, answers, numbers=numbers, batch_size=batch_size)
     for place, (start, inside) in wanted.items():
         whole, *without_one, without_any = (
             each.log_probability for each in likelihoods[start : start + len(inside) + 2]

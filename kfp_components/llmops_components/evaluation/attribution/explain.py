@@ -92,7 +92,8 @@ def explain_answers(
     trained = read_valid_rows(training_data)[0] if training_data is not None else []
 
     asked = [
-        Asked(rows[place], lines[place]["answer"], contexts_of(rows[place], lines[place])) for place in worst
+        Asked(rows[place], lines[place]["answer"], contexts_of(rows[place], lines[place]), place + 1)
+        for place in worst
     ]
     network, tokenizer = load_to_answer(model)
     supports = context_supports(network, tokenizer, asked, batch_size=batch_size)
