@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_llmops.arguments import constructors_of, names_of, names_of_objects
 from airflow_provider_llmops.backends.pipelines.component import bind_component, read_component_result
 from airflow_provider_llmops.exceptions import QualityGateFailed
-from airflow_provider_llmops.links import PageLink
+from airflow_provider_llmops.links import MlflowRunLink, PageLink
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.xcom import summary_of, table_of
@@ -102,6 +102,8 @@ class ComponentOperator(PipelineRunOperator):
         for link in self.operator_extra_links:
             if isinstance(link, PageLink) and (uri := result.outputs().get(link.artifact, "")):
                 link.push(ti, self.hook.page_url(f"{uri}{link.file}"))
+            if isinstance(link, MlflowRunLink):
+                link.push(ti, (value["details"].get("tracking") or {}).get("url", ""))
         ti.xcom_push(key="metrics", value=value["metrics"])
         if "comparison" in value:
             ti.xcom_push(key="comparison", value=value["comparison"])

@@ -16,9 +16,8 @@ from airflow_provider_llmops.operators.pipeline_run import task_label, tracking_
 from airflow_provider_llmops.remote.intent import dag_run_key
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import BaseOperatorLink
 
-    from airflow_provider_llmops.backends.pipelines.base import Run
     from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
 __all__ = ["EvaluationOperator", "JudgedOperator"]
@@ -111,12 +110,6 @@ class EvaluationOperator(JudgedOperator):
         """MLflow's credentials, beside the judge's API key."""
         found = super().environment()
         return {**found, **MlflowHook(self.mlflow_conn_id).environment()} if self.mlflow_conn_id else found
-
-    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
-        """The result, and the address of its run in MLflow for the link."""
-        value = super().outcome(context, run)
-        MlflowRunLink().push(context["ti"], value["details"].get("tracking", {}).get("url", ""))
-        return value
 
     def deciding(self, pipeline: BoundPipeline) -> BoundPipeline:
         """Without where it is kept, which differs from run to run, and does not change what comes out."""

@@ -13,9 +13,8 @@ from airflow_provider_llmops.operators.pipeline_run import tracking_of
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import BaseOperatorLink
 
-    from airflow_provider_llmops.backends.pipelines.base import Run
     from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
 __all__ = [
@@ -139,12 +138,6 @@ class TrainingOperator(ComponentOperator):
     def environment(self) -> dict[str, str]:
         """MLflow's credentials."""
         return MlflowHook(self.mlflow_conn_id).environment() if self.mlflow_conn_id else {}
-
-    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
-        """The result, and the address of its run in MLflow for the link."""
-        value = super().outcome(context, run)
-        MlflowRunLink().push(context["ti"], value["details"].get("tracking", {}).get("url", ""))
-        return value
 
     def deciding(self, pipeline: BoundPipeline) -> BoundPipeline:
         """Without where it is tracked, which differs from run to run, and does not change what comes out."""

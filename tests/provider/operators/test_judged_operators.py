@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFailed
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
 from airflow_provider_llmops.operators.evaluate_service import EvaluateServiceOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator
+from airflow_provider_llmops.results import StageResult
 
 JUDGE = {"model_name": "judge", "max_cost": 5, "price": {"input": 1, "output": 2}}
 
@@ -136,3 +138,22 @@ def test_what_an_evaluation_comes_to_is_found_again_whatever_run_it_was_part_of(
     bound = found.spec().bind({name: value for name, value in found.arguments().items() if value is not None})
     assert "tracking" in bound.parameters
     assert set(bound.parameters) - set(found.deciding(bound).parameters) == {"tracking"}
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_run_in_mlflow_is_linked_also_where_the_judge_is_not_agreed_with(passed, context, monkeypatch):
+    found = operator(mlflow_conn_id="tracked")
+    result = StageResult(
+        component="evaluate_model",
+        run_id="r",
+        component_digest="sha256:0",
+        passed=passed,
+        findings=["The judge agrees too rarely."],
+        details={
+            "tracking": {"run_id": "0" * 32, "url": "https://mlflow.example.com/#/experiments/1/runs/0"}
+        },
+    )
+    monkeypatch.setattr(EvaluateModelOperator, "_result", lambda self, run: result)
+    with nullcontext() if passed else pytest.raises(QualityGateFailed):
+        found.outcome(context, SimpleNamespace(run_id="r", places=lambda what: ()))
+    assert context["ti"].xcom["mlflow_run_url"] == result.details["tracking"]["url"]
