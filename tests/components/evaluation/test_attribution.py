@@ -212,6 +212,16 @@ def test_training_row_that_says_the_same_comes_first():
         assert near[0].similarity == pytest.approx((near[0].of_questions + near[0].of_answers) / 2)
 
 
+def test_answer_that_was_taught_not_to_be_given_says_so():
+    rows = [{"prompt": "When?", "chosen": "At nine.", "rejected": "Never, go away."}]
+    ((first, second),) = nearest_rows([Said("When?", "Never. Go away!")], rows, 3, find_embedding_model(None))
+    assert (first.row, first.said.is_wanted) == (1, False) and (second.row, second.said.is_wanted) == (
+        1,
+        True,
+    )
+    assert nearest_rows([Said("When?", "Now.")], [{}], 3, find_embedding_model(None)) == [[]]
+
+
 def test_similarity_is_the_cosine_of_the_models_own_vectors():
     from llmops_components.models.embeddings import embed
 
@@ -253,23 +263,25 @@ def test_contexts_are_texts_whatever_holds_them():
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "q", "completion": "a"}, Said("q", "a")),
-        ({"prompt": "q", "chosen": "a", "rejected": "b"}, Said("q", "a")),
-        ({"text": " a "}, Said("", "a")),
+        ({"prompt": "q", "completion": "a"}, [Said("q", "a")]),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, [Said("q", "a"), Said("q", "b", is_wanted=False)]),
+        ({"prompt": "q", "completion": "a", "label": False}, [Said("q", "a", is_wanted=False)]),
+        ({"prompt": "q", "completion": "a", "label": True}, [Said("q", "a")]),
+        ({"text": " a "}, [Said("", "a")]),
         (
             {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]},
-            Said("q", ""),
+            [Said("q", "")],
         ),
-        ({"prompt": "q"}, Said("q", "")),
-        ({"prompt": "q", "reference": "a"}, Said("q", "a")),
+        ({"prompt": "q"}, [Said("q", "")]),
+        ({"prompt": "q", "reference": "a"}, [Said("q", "a")]),
         (
             {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]},
-            Said("q", ""),
+            [Said("q", "")],
         ),
-        ({}, Said("", "")),
+        ({}, []),
     ],
 )
-def test_a_row_of_any_format_has_a_question_and_an_answer(row, said):
+def test_a_row_of_any_format_has_a_question_and_answers(row, said):
     assert said_in(row) == said
 
 

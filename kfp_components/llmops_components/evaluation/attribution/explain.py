@@ -227,6 +227,7 @@ def _line(each: Explained, metric: str) -> dict[str, Any]:
                 "of_answers": None if row.of_answers is None else round(row.of_answers, 4),
                 "question": row.said.question,
                 "answer": row.said.answer,
+                "is_wanted": row.said.is_wanted,
             }
             for row in each.near
         ]

@@ -147,7 +147,8 @@ likely without it. A training row is shown when its question and answer are clos
 <details><summary>{{ each.text | truncate(140) }}</summary><div class="text">{{ each.text }}</div></details></li>{% endfor %}</ol>
 {% endif %}
 {% if c.near %}<h3>Training rows</h3>
-<ol>{% for each in c.near %}<li><span>Row {{ each.row }} <span class="soft">similarity</span> {{ each.similarity }}</span>
+<ol>{% for each in c.near %}<li><span>Row {{ each.row }} <span class="soft">similarity</span> {{ each.similarity }}
+{%- if not each.said.is_wanted %}, taught as an answer not to give{% endif %}</span>
 <details><summary>{{ (each.said.answer or each.said.question) | truncate(140) }}</summary><div class="text">{{ each.said.question }}</div>
 <div class="text">{{ each.said.answer }}</div></details></li>{% endfor %}</ol>
 {% endif %}

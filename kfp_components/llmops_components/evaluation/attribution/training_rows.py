@@ -24,10 +24,12 @@ class Said:
     Args:
         question: What was asked; empty where nothing was.
         answer: What was answered; empty where nothing was.
+        is_wanted: Whether it was taught as an answer to give; otherwise as one not to give.
     """
 
     question: str
     answer: str
+    is_wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Near:
 
     Args:
         row: Its number, from 1.
-        said: What it says.
+        said: What it says; of a preference the answer that is close.
         similarity: Mean of the cosines of both questions and of both answers, -1 to 1; that of the answers where one has no question, and that
             of the questions where one has no answer.
         of_questions: Cosine of the questions; None where one has none.
@@ -50,26 +52,29 @@ class Near:
     of_answers: float | None
 
 
-def said_in(row: Mapping[str, Any]) -> Said:
+def said_in(row: Mapping[str, Any]) -> list[Said]:
     """What a row of any format says: the last message, completion, chosen answer or text, and what went before it; of a row that asks alone
-    the reference, if it has one.
+    the reference, if it has one. A preference has a rejected answer as well.
 
     Args:
         row: The row.
     """
-    messages: list[str] = []
-    for field in ("prompt", "messages", "completion", "chosen", "text"):
-        value = row.get(field)
-        if isinstance(value, str):
-            messages.append(value)
-        elif isinstance(value, list):
-            messages += [str(each.get("content") or "") for each in value if each.get("role") != "system"]
-    if not messages:
-        return Said("", "")
-    if not any(row.get(field) for field in ("messages", "completion", "chosen", "text")):
-        reference = row.get("reference")
-        return Said("\n".join(messages).strip(), reference.strip() if isinstance(reference, str) else "")
-    return Said("\n".join(messages[:-1]).strip(), messages[-1].strip())
+    asked = _texts(row.get("prompt"))
+    found = []
+    for field in ("messages", "completion", "chosen", "rejected", "text"):
+        if texts := _texts(row.get(field)):
+            is_wanted = field != "rejected" and row.get("label") is not False
+            found.append(Said("\n".join([*asked, *texts[:-1]]).strip(), texts[-1].strip(), is_wanted))
+    if found or not asked:
+        return found
+    reference = row.get("reference")
+    return [Said("\n".join(asked).strip(), reference.strip() if isinstance(reference, str) else "")]
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(each.get("content") or "") for each in value if each.get("role") != "system"]
+    return [value] if isinstance(value, str) else []
 
 
 def nearest_rows(
@@ -89,15 +94,16 @@ def nearest_rows(
     encoder = Encoder(embedding_model)
     asked = encoder.embed([each.question for each in answers])
     answered = encoder.embed([each.answer for each in answers])
-    said = [said_in(row) for row in rows]
-    of_questions = np.empty((len(answers), len(rows)), dtype=np.float32)
+    places = [(number, said) for number, row in enumerate(rows, start=1) for said in said_in(row)]
+    said = [each for _, each in places]
+    of_questions = np.empty((len(answers), len(said)), dtype=np.float32)
     of_answers = np.empty_like(of_questions)
     for start in range(0, len(said), _EMBEDDED_TOGETHER):
         part = said[start : start + _EMBEDDED_TOGETHER]
         place = slice(start, start + len(part))
         of_questions[:, place] = asked @ encoder.embed([each.question for each in part]).T
         of_answers[:, place] = answered @ encoder.embed([each.answer for each in part]).T
-        print(f"embedded {start + len(part)}/{len(said)} training rows", flush=True)
+        print(f"compared with {start + len(part)}/{len(said)} answers of the training data", flush=True)
     have_questions = _have("question", answers)[:, None] & _have("question", said)[None, :]
     have_answers = _have("answer", answers)[:, None] & _have("answer", said)[None, :]
     one_of_both = np.where(have_answers, of_answers, np.where(have_questions, of_questions, -np.inf))
@@ -108,7 +114,7 @@ def nearest_rows(
         found.append(
             [
                 Near(
-                    row=int(place) + 1,
+                    row=places[place][0],
                     said=said[place],
                     similarity=float(similarity[line, place]),
                     of_questions=float(of_questions[line, place]) if have_questions[line, place] else None,
@@ -122,4 +128,4 @@ def nearest_rows(
 
 
 def _have(what: str, said: Sequence[Said]) -> np.ndarray:
-    return np.array([bool(getattr(each, what)) for each in said])
+    return np.array([bool(getattr(each, what)) for each in said], dtype=bool)
