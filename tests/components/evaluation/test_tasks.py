@@ -98,7 +98,16 @@ def test_numbers_of_gsm8k_are_those_of_lm_evaluation_harness():
 
 def test_a_number_takes_time_in_proportion_to_its_text():
     began = time.monotonic()
-    for text in ("9" * 200_000, "1," * 100_000, "1 " * 100_000, r"\frac{" * 40_000, "-$" * 100_000):
+    for text in (
+        "9" * 200_000,
+        "1," * 100_000,
+        "1 " * 100_000,
+        r"\frac{" * 40_000,
+        "-$" * 100_000,
+        "^" + " " * 100_000 + "x 5",
+        r"\sqrt" + " " * 100_000 + "x 5",
+        "**" * 100_000 + "5",
+    ):
         number_in(text)
     assert time.monotonic() - began < 10
 
@@ -127,6 +136,19 @@ def test_a_number_takes_time_in_proportion_to_its_text():
         ("<think>first 72, or 70</think>It is 71", "71", {}, True),
         ("<think>it is 72", "72", {}, False),
         ("it is 71 or so</think>72", "72", {}, True),
+        ("The answer is **42**.", "42", {}, True),
+        ("**Answer:** 42", "42", {}, True),
+        ("**Total: $1,234.50** in all", "1234.5", {}, True),
+        ("***5%***", "0.05", {}, True),
+        ("It is 2**5", "5", {}, False),
+        ("It is 2 ** 5", "5", {}, False),
+        ("It is 2**5", "2", {}, False),
+        ("It is 10\u00b2", "10", {}, False),
+        (r"\boxed{\frac34}", "0.75", {}, True),
+        (r"\boxed{\frac34}", "34", {}, False),
+        (r"\boxed{\frac{3}4}", "3/4", {}, True),
+        (r"\boxed{\frac{-3}{-4}}", "3/4", {}, True),
+        (r"\boxed{\frac{\pi}{2}}", "2", {}, False),
     ],
 )
 def test_a_numeric_answer_is_right_or_wrong(answer, reference, args, is_right):

@@ -42,11 +42,11 @@ def _pattern(*, decimal_comma: bool) -> re.Pattern[str]:
         rf"""
         (?P<sign>(?<![\w)\]}}.])[-+])?[$€£¥₹]?(?P<second>(?<=[$€£¥₹])-)?
         (?:
-            (?:(?P<mixed>[0-9]+)\s*)?\\frac\{{(?P<over>[-+]?{plain})\}}\{{(?P<under>{plain})\}}
+            (?:(?P<mixed>[0-9]+)\s*)?\\frac\{{(?P<over>[-+]?{plain})\}}\{{(?P<under>[-+]?{plain})\}}
           | (?:(?P<mixed2>[0-9]+)\ )?(?P<over2>{plain})\s?/\s?(?P<under2>{plain})(?![\w/])
           | (?P<number>{plain})(?:[eE](?P<exponent>[-+]?[0-9]+)|\s*(?:\\times|\u00d7|\*|x)\s*10\s*(?:\^|\*\*)\s*\{{?(?P<power>[-+]?[0-9]+)\}}?)?
         )
-        (?P<raised>\s*(?:\^|\*\*))?
+        (?P<raised>\s*\^|\*\*(?=[\w({{+-])|\s\*\*\s|[\u00b2\u00b3\u00b9\u2070-\u2079])?
         (?P<percent>\s?(?:%|percent\b))?
         """,
         re.VERBOSE,
@@ -55,8 +55,12 @@ def _pattern(*, decimal_comma: bool) -> re.Pattern[str]:
 
 _NUMBERS = {comma: _pattern(decimal_comma=comma) for comma in (False, True)}
 # What a number behind it is part of, and not all of.
-_BEFORE = re.compile(r"(?:\^|\*\*|\\sqrt|√)\s*[{(]?\s*\Z")
-_BESIDE = re.compile(r"\\sqrt\s*(?:\[[^]]*\])?\s*\{?\s*\Z|√\s*\Z")
+_BEFORE = re.compile(r"(?:\^|(?<=[\w)}\]])(?:\*\*|\s\*\*\s)|\\sqrt|√)\s*[{(]?\s*\Z")
+_BESIDE = re.compile(r"\\sqrt\s*(?:\[[^]]*\])?\s*\{?\s*\Z|√\s*\Z|\\frac\s*(?:\{[^{}]*\}\s*)?\{[^{}]*\Z")
+_LOOKS_BACK = 100  # characters: these patterns take more than their share of time where white space is long
+# Bold type of Markdown, whose asterisks raise nothing to a power.
+_BOLD = re.compile(r"(?<![\w)}\]*])(\*{2,3})(?=[^\s*])([^\n*]+)(?<=\S)\1(?!\*)")
+_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))")
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ def _read(text: str, decimal_comma: bool, *, first: bool) -> Number | None:
     if not found:
         return None
     match = found[0 if first else -1]
-    if match["raised"] or _BEFORE.search(text, 0, match.start()) or _BESIDE.search(text, 0, match.start()):
+    begins = max(0, match.start() - _LOOKS_BACK)
+    if match["raised"] or any(each.search(text, begins, match.start()) for each in (_BEFORE, _BESIDE)):
         return None
     thousands, decimals = _GROUPS[decimal_comma]
 
@@ -232,6 +237,8 @@ def _plain(text: str, thousands: str) -> str:
         ("\\$", "$"),
     ):
         text = text.replace(written, meant)
+    text = _BOLD.sub(r" \2 ", text)
+    text = _FRACTION.sub(lambda found: f"\\frac{{{found[2] or found[1]}}}{{{found[4] or found[3]}}}", text)
     return re.sub(r"(?<=[0-9])(?:\\,|\\!|\\ |[\u00a0\u2009\u202f])+(?=[0-9]{3}(?![0-9]))", thousands, text)
 
 
