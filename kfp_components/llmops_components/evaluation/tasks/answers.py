@@ -30,8 +30,14 @@ def blocks(text: str) -> list[tuple[str, str]]:
         if opened is None:
             opened = fence
         elif fence[1].startswith(opened[1]) and not fence[2]:
-            found.append((opened[2].lower(), text[opened.end() + 1 : fence.start()]))
+            found.append((opened[2].lower(), _inside(text[opened.end() + 1 : fence.start()], opened)))
             opened = None
     if opened is not None:
-        found.append((opened[2].lower(), text[opened.end() + 1 :]))
+        found.append((opened[2].lower(), _inside(text[opened.end() + 1 :], opened)))
     return found
+
+
+def _inside(text: str, opened: re.Match[str]) -> str:
+    """A block's text, without the indentation of the fence, as of one within a list."""
+    indent = len(opened[0]) - len(opened[0].lstrip())
+    return re.sub(rf"^[ \t]{{1,{indent}}}", "", text, flags=re.MULTILINE) if indent else text

@@ -6,6 +6,7 @@ import builtins
 import json
 import operator
 import os
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -101,6 +102,7 @@ class Candidate:
 
     def _load(self, code: str) -> dict[str, Any]:
         module = types.ModuleType("answer")
+        sys.modules["answer"] = module  # dataclasses look there for what their class's module means
         exec(compile(code, "answer.py", "exec"), module.__dict__)  # noqa: S102  what the sandbox is for
         names = {}
         for name, value in list(module.__dict__.items()):
