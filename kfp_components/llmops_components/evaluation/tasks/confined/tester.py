@@ -193,6 +193,9 @@ def _plainly(value: Any, kind: type) -> Any:
     return value
 
 
+_COMPARE = ("lt", "le", "gt", "ge", "sub", "truediv", "floordiv", "mod", "xor")  # with data of the tests
+
+
 def _operator(name: str, swapped: bool) -> Callable[..., Any]:
     def operate(self: Remote, *others: Any) -> Any:
         import operator
@@ -201,7 +204,9 @@ def _operator(name: str, swapped: bool) -> Callable[..., Any]:
             plain = [each._data[0] if isinstance(each, Remote) and each._data else each for each in others]
             values = [self._data[0], *plain]
             return getattr(operator, name)(*(reversed(values) if swapped else values))
-        if not self._is_named:
+        # Whoever is told what the tests expect can say that it is near it, or more.
+        is_told = name in _COMPARE and not all(isinstance(each, Remote) for each in others)
+        if not self._is_named or is_told:
             return NotImplemented if others else _plainly(None, object)
         return self._tester.ask(name, *([*others, self] if swapped else [self, *others]))
 
