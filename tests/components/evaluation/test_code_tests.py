@@ -85,6 +85,14 @@ RIGHT: dict[str, tuple[str, Any]] = {
         "def f(): return 1",
         "import unittest\nclass T(unittest.TestCase):\n    def test_it(self): self.assertEqual(f(), 1)",
     ),
+    "a dataclass": (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    y: int = 0\ndef f(x): return P(x)",
+        "assert f(3) == P(3) and f(3) != P(4) and f(3).x == 3",
+    ),
+    "a block within a list": (
+        "1. Here:\n\n   ```python\n   def f(x):\n       return x\n   ```",
+        "assert f(1) == 1",
+    ),
     "a close number": ("def f(): return 0.1 + 0.2", "assert abs(f() - 0.3) < 1e-9"),
     "temporary files": (
         "import tempfile\ndef f():\n    with tempfile.TemporaryFile() as file:\n        return file.write(b'abc')",
@@ -125,6 +133,14 @@ FAKES: dict[str, tuple[str, Any]] = {
     "is near everything": (EQUAL_TO_ALL.format(base=""), "assert abs(f() - 0.3) < 1e-9"),
     "is near everything as a number": (EQUAL_TO_ALL.format(base="(float)"), "assert abs(f() - 0.3) < 1e-9"),
     "is more than everything": (EQUAL_TO_ALL.format(base=""), "assert f() > 3"),
+    "is near everything, of a class that the tests name": (
+        EQUAL_TO_ALL.format(base="").replace("All", "f").replace("def f(): return f()", ""),
+        "assert abs(f() - 0.3) < 1e-9",
+    ),
+    "is more than everything, of a class that the tests name": (
+        EQUAL_TO_ALL.format(base="").replace("All", "f").replace("def f(): return f()", ""),
+        "assert f() > 3",
+    ),
     "names of Python's": (
         "import builtins, math\ndef all(x): return True\ndef abs(x): return 0\nbuiltins.all = all\ndef f(x): return 0",
         "assert all(f(x) == x + 1 for x in range(3))\nassert abs(f(1) - 5) < 1",
@@ -207,6 +223,12 @@ CONFINED: dict[str, tuple[str, Any]] = {
         "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\ndef f():\n    found = []\n    for call in (lambda: libc.unshare(0x10000000), lambda: libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None), lambda: libc.chroot(b'/tmp'), lambda: libc.ptrace(16, 1, 0, 0), lambda: libc.setuid(0)):\n"
         "        found.append((call(), ctypes.get_errno()))\n    return found",
         "assert [each for each, _ in f()] == [-1] * 5",
+    ),
+    "memory that no limit counts": (
+        "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\ndef f():\n    found = [libc.shmget(0, 4096, 0o1600), libc.msgget(0, 0o1600)]\n"
+        "    try: os.memfd_create('x')\n    except PermissionError: found.append(-1)\n"
+        "    try:\n        for n in range(10000): open(f'/tmp/{n}', 'x').close()\n    except OSError: found.append(-1)\n    return found",
+        "assert f() == [-1, -1, -1, -1]",
     ),
     "a full disk": (
         "import os\ndef f():\n    try:\n        with open('/tmp/x', 'wb') as file:\n            for _ in range(64): file.write(bytes(1 << 20))\n    except OSError: return 'full'\n    return 'not'",
