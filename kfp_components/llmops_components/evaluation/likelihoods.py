@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LOG_LIKELIHOOD, TOKENS = "log_likelihood", "reference_tokens"  # of the scores file
 _NOT_KNOWN = "what was evaluated does not say how likely the reference is to it"
+_NOT_FINITE = "its likelihood is no finite number, as where the model's own numbers overflow"
 _NO_TOKENS = "the reference has no token"
 _OTHER_TOKENS = "its model has other tokens than the one that it is compared with, so that the perplexities of both are no numbers of one kind"
 
@@ -56,6 +57,8 @@ def perplexity_of(known: Sequence[tuple[float, int] | None], of_each: int) -> tu
     for place, each in enumerate(known):
         if each is None:
             reasons[place] = _NOT_KNOWN
+        elif not math.isfinite(each[0]):
+            reasons[place] = _NOT_FINITE
         elif are_others and place >= of_each:
             reasons[place] = _OTHER_TOKENS
         elif not each[1]:

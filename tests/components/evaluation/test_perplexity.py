@@ -151,6 +151,13 @@ def test_its_interval_is_of_rows_drawn_again_with_their_tokens():
     assert found.low == pytest.approx(low, rel=0.15) and found.high == pytest.approx(high, rel=0.15)
 
 
+@pytest.mark.parametrize("overflown", [math.nan, -math.inf])
+def test_a_likelihood_that_is_no_number_leaves_its_row_without_a_score_and_says_why(overflown):
+    found, reasons = perplexity_of([(overflown, 3), (-1.0, 2)], 2)
+    assert found.are_there.tolist() == [False, True]
+    assert reasons == {0: "its likelihood is no finite number, as where the model's own numbers overflow"}
+
+
 def test_a_row_that_does_not_fit_in_the_context_is_named_before_anything_is_answered(tmp_path, gpt2):
     rows = [*CHATS, CHATS[0] | {"reference": "red " * 300}]
     with pytest.raises(DataError, match=r"Row 9 does not fit in the model's context of 256 tokens"):
