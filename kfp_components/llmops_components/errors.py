@@ -89,6 +89,19 @@ def named(things: Sequence[object]) -> str:
     return f"{shown}{' and others' if len(things) > NAMED else ''}"
 
 
+def check_whole_number(name: str, value: object, least: int, most: int) -> None:
+    """Raise :class:`SettingError` where a setting is no whole number within its ends.
+
+    Args:
+        name: The setting.
+        value: What was given.
+        least: The lowest.
+        most: The highest.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise SettingError(f"{name} must be a whole number from {least} to {most}, got {value!r:.60}.")
+
+
 def check_known(given: Iterable[str], valid: Iterable[str], what: str) -> None:
     """Raise :class:`SettingError` naming every unknown key and the nearest valid one.
 

@@ -52,8 +52,21 @@ def write_json(path: str | os.PathLike[str], value: Any, *, private: bool = Fals
     Raises:
         DiskFullError: There is no room for it.
     """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n", private=private)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, private: bool = False) -> None:
+    """Write text so that a reader sees the whole file, or what was there before, also after a power cut.
+
+    Args:
+        path: Destination; parent directories are made.
+        text: What is to stand in it.
+        private: Whether only the owner may read it, whatever the process's umask says.
+
+    Raises:
+        DiskFullError: There is no room for it.
+    """
     target = Path(path)
-    text = json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n"
     # Not the process's number: on a shared volume those of two containers are often the same.
     aside = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:

@@ -306,6 +306,18 @@ def raise_problems(path: str | os.PathLike[str], problems: Sequence[str], how: s
         )
 
 
+def write_output(path: str | os.PathLike[str], text: str) -> None:
+    """Write text to an output of a step.
+
+    Args:
+        path: Destination; parent directories are made.
+        text: What is to stand in it.
+    """
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
 def write_rows(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
     """Write rows as JSON Lines.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.content import content_text
-from llmops_components.data.files import read_lines, write_rows
+from llmops_components.data.files import read_lines, write_output, write_rows
 from llmops_components.data.formats import (
     FORMAT_NAMES,
     DatasetFormat,
@@ -392,6 +392,4 @@ def _write_data_docs(
     heading = (
         f"Dataset validation: {found_format or 'unknown format'}, {'passed' if result.success else 'failed'}"
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render_data_docs(result, heading, findings), encoding="utf-8")
+    write_output(path, render_data_docs(result, heading, findings))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops_components.comparison import Comparison
 from llmops_components.data.content import with_text_content
-from llmops_components.data.files import read_rows
+from llmops_components.data.files import read_rows, write_output
 from llmops_components.errors import DataError, SettingError, named
 from llmops_components.evaluation import likelihoods
 from llmops_components.evaluation.judge.judging import Judging
@@ -130,7 +130,7 @@ def conclude(
     facts = replace(
         facts, skipped=plan.skipped, tokenizers=tokenizers, judge=whole.judge, prompts=whole.prompts
     )
-    _write(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+    write_output(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
     agreements, disagreements = judging.agreements(rows, ours)
     reached = {name: each for name, each in estimates.items() if each is not None}
     for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
@@ -328,12 +328,6 @@ def _compared_lines(comparison: Comparison) -> list[str]:
             f"{name:<20}{each.baseline.value:>9.3f}{each.candidate.value:>9.3f}{value:>+9.3f}  {low:+.3f} to {high:+.3f}"
         )
     return lines
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
 
 
 def read_baseline(

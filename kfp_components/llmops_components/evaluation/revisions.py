@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from llmops_components.data.files import usable_lines, write_rows
+from llmops_components.data.files import usable_lines, write_output, write_rows
 from llmops_components.data.formats import with_our_names
 from llmops_components.data.lines import Line
 from llmops_components.errors import DataError, SettingError, check_known, named
@@ -143,7 +143,7 @@ def compare_revisions(
         candidate, baseline = threads.map(lambda place, whom: ask(place, *whom), places, both)
     compared = SideBySide.of(plan, rows, candidate, baseline, scored_against)
     found = compared.lines()
-    _write(scores, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
+    write_output(scores, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
     settings = {
         **(request or {}),
         "protocol": protocol,
@@ -151,7 +151,7 @@ def compare_revisions(
         "baseline_revision": baseline_revision,
     }
     about = About.of_service("compare_revisions", model_name, url, dataset, settings=settings)
-    _write(report, compared.page(found, about))
+    write_output(report, compared.page(found, about))
     worse = compared.worst(found)
     write_json(Path(worst), {"against": scored_against, "metric": compared.first, "rows": worse[:MAX_WORST]})
     for place in [*places, *([Path(questions).parent] if max_rows is not None else [])]:
@@ -181,9 +181,3 @@ def _against(rows: Sequence[Mapping[str, Any]], given: Against | None) -> Agains
             "answers against the baseline's: against is 'baseline'."
         )
     return "reference"
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from llmops_components.data.files import write_output, write_rows
 from llmops_components.data.valid_rows import read_valid_rows
-from llmops_components.errors import DataError, SettingError, named
+from llmops_components.errors import DataError, SettingError, check_whole_number, named
 from llmops_components.evaluation.attribution.contexts import Asked, Supports, context_supports, without
 from llmops_components.evaluation.attribution.explained import Explained
 from llmops_components.evaluation.attribution.page import render_explanations
@@ -69,12 +68,8 @@ def explain_answers(
     from llmops_components.models.embeddings import find_embedding_model
     from llmops_components.models.loading import load_to_answer
 
-    for name, value, most in (
-        ("samples", samples, MAX_SAMPLES),
-        ("training_rows", training_rows, MAX_TRAINING_ROWS),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise SettingError(f"{name} must be a whole number from 1 to {most}, got {value!r:.60}.")
+    check_whole_number("samples", samples, 1, MAX_SAMPLES)
+    check_whole_number("training_rows", training_rows, 1, MAX_TRAINING_ROWS)
     if embedding_model is not None and training_data is None:
         raise SettingError(
             "embedding_model is given, and no training_data whose rows it would compare. Give training_data, or leave it out."
@@ -106,11 +101,8 @@ def explain_answers(
         Explained(lines[place], each.contexts, support, rows_near)
         for place, each, support, rows_near in zip(worst, asked, supports, near, strict=True)
     ]
-    _write(
-        explanations,
-        "".join(json.dumps(_line(each, metric), ensure_ascii=False) + "\n" for each in found),
-    )
-    _write(report, render_explanations(found, metric))
+    write_rows(explanations, (_line(each, metric) for each in found))
+    write_output(report, render_explanations(found, metric))
     return StepReport(
         metrics={
             "explained": len(found),
@@ -255,9 +247,3 @@ def _findings(found: Sequence[Explained]) -> list[str]:
         f"What speaks for {len(rows)} of {len(found)} answers is not told by contexts, row {named(rows)}: {reason}"
         for reason, rows in reasons.items()
     ]
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops_components.evaluation.attribution.explained import Explained
+from llmops_components.evaluation.report.content import prompt_text
 
 _MOST_TIMES = 1e6  # beyond it a number says no more than that it is large
 _LEAST = math.log(1.05)  # what is below one in twenty counts as nothing
@@ -52,7 +53,7 @@ def _card(each: Explained, metric: str) -> dict[str, Any]:
     card: dict[str, Any] = {
         "row": sample["row"],
         "score": f"{sample[metric]:.3f}".replace("-", "\u2212"),
-        "prompt": _prompt_text(sample["prompt"]),
+        "prompt": prompt_text(sample["prompt"]),
         "answer": sample["answer"],
         "reference": sample.get("reference"),
         "near": [
@@ -84,12 +85,6 @@ def _card(each: Explained, metric: str) -> dict[str, Any]:
         "contexts": contexts,
         "together": words_of(each.supports.of_all, "all of them"),
     }
-
-
-def _prompt_text(prompt: str | Sequence[dict[str, Any]]) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(f"{message['role']}: {message.get('content') or ''}" for message in prompt)
 
 
 _PAGE = """\

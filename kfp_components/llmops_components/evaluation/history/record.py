@@ -9,9 +9,10 @@ from typing import Any
 from llmops_components.comparison import Comparison, read_comparison
 from llmops_components.data.files import read_rows
 from llmops_components.errors import DataError, SettingError
-from llmops_components.evaluation.history.records import History, Record, check_partition, replace_file
+from llmops_components.evaluation.history.records import History, Record, check_partition
 from llmops_components.evaluation.judge.memory import digest
 from llmops_components.results import StepReport
+from llmops_components.state_files import write_text
 
 TREND_FILE = "trend.html"
 _ROW = ("prompt", "reference")
@@ -167,7 +168,7 @@ def _draw(kept: History, trend: str | os.PathLike[str], title: str) -> list[Reco
     drawn: list[Record] | None = None
     while (known := kept.records()) != drawn:
         page = render_trend(title, known)
-        replace_file(kept.directory / TREND_FILE, page)
-        replace_file(Path(trend), page)
+        write_text(kept.directory / TREND_FILE, page)
+        write_text(Path(trend), page)
         drawn = known
     return known

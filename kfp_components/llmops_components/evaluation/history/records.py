@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -21,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llmops_components.comparison import Count, MetricComparison, Name, first_of
 from llmops_components.errors import DataError, SettingError
 from llmops_components.json_text import parse_json
-from llmops_components.state_files import raise_if_full
+from llmops_components.state_files import write_text
 
 _PARTITION = re.compile(r"[^\W_][^\x00-\x1f\x7f]*")
 _MAX_BYTES = 200  # of a file's name, less its end
@@ -91,7 +89,7 @@ class History:
         """
         lines = [record.model_dump(), *scores]
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-        replace_file(self._path(record.partition), text)
+        write_text(self._path(record.partition), text)
 
     def records(self) -> list[Record]:
         """All records, in the order of their partitions as text."""
@@ -134,22 +132,3 @@ def _broken(file: Path, why: str) -> DataError:
         f"A record of the history cannot be read: {why}. Take it away, and evaluate its partition again; if it is no record, such as a "
         f"partition's questions, give history a directory of its own. File: {file}."
     )
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it, or what was there before.
-
-    Args:
-        path: The file; its directory is made when needed.
-        text: What is to stand in it.
-    """
-    aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise_if_full(error, path)
-        raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from llmops_components.errors import DataError, SettingError
+from llmops_components.data.files import write_output
+from llmops_components.errors import DataError, SettingError, check_whole_number
 from llmops_components.evaluation.human.key import Key
 from llmops_components.evaluation.human.page import render_sheet
 from llmops_components.evaluation.human.pairs import read_pairs
@@ -63,9 +63,7 @@ def write_review_sheet(
         )
     drawn = Key.drawn(differing, pairs, seed)
     drawn.write(key)
-    target = Path(sheet)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render_sheet(drawn, question, show_reference=show_reference), encoding="utf-8")
+    write_output(sheet, render_sheet(drawn, question, show_reference=show_reference))
     same, unanswered = len(answered) - len(differing), len(found) - len(answered)
     findings = []
     if same:
@@ -89,9 +87,8 @@ def write_review_sheet(
 
 
 def _check(pairs: int, question: str, seed: int) -> None:
-    for name, value, least, most in (("pairs", pairs, 1, MAX_PAIRS), ("seed", seed, 0, MAX_SEED)):
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise SettingError(f"{name} must be a whole number from {least} to {most}, got {value!r:.60}.")
+    check_whole_number("pairs", pairs, 1, MAX_PAIRS)
+    check_whole_number("seed", seed, 0, MAX_SEED)
     if not isinstance(question, str) or not question.strip() or len(question) > _LONGEST_QUESTION:
         raise SettingError(
             f"question must be text of 1 to {_LONGEST_QUESTION} characters, got {question!r:.60}. Say what is to be judged, for "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from llmops_components.data.files import write_output
 from llmops_components.evaluation.report.content import Content
 from llmops_components.evaluation.report.page import render_page
 from llmops_components.evaluation.report.text import render_json, render_markdown
@@ -26,6 +26,4 @@ def write_report(
     """
     for path, render in ((page, render_page), (report_json, render_json), (report_markdown, render_markdown)):
         if path is not None:
-            target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(render(content), encoding="utf-8")
+            write_output(path, render(content))
