@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops_components.evaluation.attribution.explained import Explained
+from llmops_components.evaluation.palette import PALETTE
 from llmops_components.evaluation.report.content import prompt_text
 
 _MOST_TIMES = 1e6  # beyond it a number says no more than that it is large
@@ -24,7 +25,7 @@ def render_explanations(explained: Sequence[Explained], metric: str) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_PAGE).render(
-        metric=metric, cards=[_card(each, metric) for each in explained]
+        palette=PALETTE, metric=metric, cards=[_card(each, metric) for each in explained]
     )
 
 
@@ -96,11 +97,7 @@ _PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>What speaks for the answers</title>
 <style>
-:root { color-scheme: light dark; --ground: #fbfbfa; --card: #fff; --text: #1c2024; --soft: #60666c; --line: #e2e4e6;
-  --up: #2f6fd0; --down: #c62a2f; --even: #80878e; }
-@media (prefers-color-scheme: dark) { :root { --ground: #141618; --card: #1c1f22; --text: #e8eaed; --soft: #9aa2aa;
-  --line: #32373c; --up: #6ea8fe; --down: #ff7b72; --even: #8b949e; } }
-* { box-sizing: border-box; }
+{{ palette | safe }}* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 64rem; padding: 2rem 1.25rem 4rem; background: var(--ground); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; }
@@ -119,7 +116,7 @@ li:first-child { border-top: 0; }
 @media (max-width: 34rem) { .what { grid-template-columns: 1fr; } }
 .bar { height: .6rem; background: var(--line); border-radius: .3rem; overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--even); }
-.bar .up { background: var(--up); } .bar .down { background: var(--down); }
+.bar .up { background: var(--model); } .bar .down { background: var(--down); }
 summary { cursor: pointer; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 li .text { margin-top: .25rem; max-height: 16rem; overflow: auto; }
 </style>

@@ -8,6 +8,7 @@ from itertools import groupby, pairwise
 
 from llmops_components.comparison import MetricComparison
 from llmops_components.evaluation.history.records import Record
+from llmops_components.evaluation.palette import PALETTE
 
 _WIDTH, _HEIGHT = 760, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 28
@@ -27,7 +28,11 @@ def render_trend(title: str, records: Sequence[Record]) -> str:
     span = latest.partition if len(records) == 1 else f"{records[0].partition} to {latest.partition}"
     many = f"{len(records)} partition{'s' * (len(records) > 1)}"
     return _PAGE.format(
-        title=escape(title), about=escape(f"{many}, {span}"), sections=sections, table=_table(records, names)
+        palette=PALETTE,
+        title=escape(title),
+        about=escape(f"{many}, {span}"),
+        sections=sections,
+        table=_table(records, names),
     )
 
 
@@ -147,11 +152,7 @@ _PAGE = """\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --ground: #fbfbfa; --card: #fff; --text: #1c2024; --soft: #60666c; --line: #dcdfe2; --model: #2f6fd0; --warn: #9a5b00; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ground: #141618; --card: #1c1f22; --text: #e8eaed; --soft: #9aa2aa; --line: #363b40; --model: #6ea8fe; --warn: #f0b35a; }}
-}}
-body {{ margin: 0 auto; max-width: 76rem; padding: 1.25rem; background: var(--ground); color: var(--text);
+{palette}body {{ margin: 0 auto; max-width: 76rem; padding: 1.25rem; background: var(--ground); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }}
 h1 {{ font-size: 1.35rem; margin: 0; }}
 h2 {{ font-size: 1rem; margin: 0 0 .3rem; }}

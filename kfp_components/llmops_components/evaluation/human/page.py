@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmops_components.evaluation.human.key import Key
+from llmops_components.evaluation.palette import PALETTE
 
 
 def render_sheet(key: Key, question: str, *, show_reference: bool) -> str:
@@ -29,7 +30,8 @@ def render_sheet(key: Key, question: str, *, show_reference: bool) -> str:
     ]
     data = json.dumps({"sheet": key.sheet, "question": question, "items": items}, ensure_ascii=False)
     # Inside of a script element nothing but its end, or the beginning of a comment, means anything.
-    return _PAGE.replace("%DATA%", data.replace("<", "\\u003c").replace("\u2028", "\\u2028"))
+    page = _PAGE.replace("%PALETTE%", PALETTE)
+    return page.replace("%DATA%", data.replace("<", "\\u003c").replace("\u2028", "\\u2028"))
 
 
 def _messages(prompt: str | Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -58,18 +60,7 @@ _PAGE = """\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <title>Review sheet</title>
 <style>
-:root {
-  color-scheme: light dark;
-  --ground: #fbfbfa; --card: #fff; --text: #1c2024; --soft: #60666c; --line: #dcdfe2; --model: #2f6fd0; --on: #fff;
-  --warn: #9a5b00;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ground: #141618; --card: #1c1f22; --text: #e8eaed; --soft: #9aa2aa; --line: #363b40; --model: #6ea8fe; --on: #0d1520;
-    --warn: #f0b35a;
-  }
-}
-* { box-sizing: border-box; }
+%PALETTE%* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.25rem 1.25rem 9rem; background: var(--ground); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.35rem; margin: 0; }

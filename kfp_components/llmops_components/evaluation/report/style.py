@@ -1,17 +1,10 @@
 """How the page looks: light and dark, narrow and printed."""
 
-STYLE = """\
-:root {
-  color-scheme: light dark;
-  --ground: #fbfbfa; --card: #fff; --text: #1c2024; --soft: #60666c; --line: #e2e4e6;
-  --up: #18794e; --down: #c62a2f; --even: #80878e; --model: #2f6fd0; --on: #fff; --warn: #8a5200;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ground: #141618; --card: #1c1f22; --text: #e8eaed; --soft: #9aa2aa; --line: #32373c;
-    --up: #4cc38a; --down: #ff7b72; --even: #8b949e; --model: #6ea8fe; --on: #0d1520; --warn: #f0b35a;
-  }
-}
+from llmops_components.evaluation.palette import PALETTE
+
+STYLE = (
+    PALETTE
+    + """\
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 74rem; padding: 2rem 1.25rem 4rem; background: var(--ground); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
@@ -95,3 +88,4 @@ button:disabled { opacity: .45; cursor: default; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+)
