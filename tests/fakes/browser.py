@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import subprocess
@@ -24,6 +25,10 @@ _OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"),
 )
 _SECONDS = 60
+
+
+class Navigated(Exception):
+    """The page that was asked has gone."""
 
 
 class Page:
@@ -48,6 +53,8 @@ class Page:
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 self.said.append(json.dumps(message["params"])[:500])
             if message.get("id") == self._number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise Navigated(message)
                 assert "error" not in message, message
                 return message["result"]
 
@@ -62,6 +69,18 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
             await self.send("Input.dispatchKeyEvent", type=kind, key=key, **text)
+
+    async def reload(self) -> None:
+        """Load the page again, and return when another one has taken the place of this one."""
+        await self.run("window.isFormerPage = true")
+        await self.send("Page.reload")
+        until = time.monotonic() + _SECONDS
+        is_there = False
+        while not is_there:
+            assert time.monotonic() < until, f"The page is not loaded again: {self.said}"
+            with contextlib.suppress(Navigated):  # it was asked just as it went
+                is_there = await self.run("!window.isFormerPage && document.readyState === 'complete'")
+            await asyncio.sleep(0.05)
 
     async def wait_for(self, script: str) -> None:
         """Wait until a script's value is true."""
@@ -98,7 +117,8 @@ def in_browser(address: str, what: Any, downloads: Path | None = None) -> Any:
                 return await what(page)
 
     assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory() as profile:
+    # Its processes may write there for a moment after it has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

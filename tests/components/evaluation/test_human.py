@@ -333,7 +333,7 @@ def test_a_person_fills_the_sheet_in_and_the_file_is_read(review, tmp_path):
             assert time.monotonic() < until, page.said
             await page.run("new Promise(done => setTimeout(done, 50))")
         # A reload, or another day, goes on where it was.
-        await page.send("Page.reload")
+        await page.reload()
         await page.wait_for(
             "document.readyState === 'complete' && at('place').textContent.endsWith('5 judged')"
         )

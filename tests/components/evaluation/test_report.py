@@ -489,7 +489,7 @@ def test_where_scripts_are_forbidden_the_page_says_so_and_shows_some(tmp_path):
 
     async def look(page):
         await page.send("Emulation.setScriptExecutionDisabled", value=True)
-        await page.send("Page.reload")
+        await page.reload()
         await page.wait_for("document.readyState === 'complete'")
         return await page.run("[document.getElementById('all').hidden, document.body.innerText]")
 
