@@ -198,6 +198,18 @@ def _run(stack: Stack, conf: dict[str, Any], outcome: Outcome) -> None:
             }
     if outcome.succeeded:
         _collect(api, run_id, outcome, stack.api_key)
+        if stack.with_mlflow:
+            _keep_decided_page(str(stack.mlflow_url), stack.mlflow_login, outcome)
+
+
+def _keep_decided_page(mlflow: str, login: tuple[str, str], outcome: Outcome) -> None:
+    """The evaluation's page with what the gate has decided, which the registration keeps, in place of the one from before."""
+    run = outcome.model.get("run_id")
+    if run and "Report" in outcome.files:
+        question = {"path": "evaluation.html", "run_uuid": run}
+        page = httpx.get(f"{mlflow}/get-artifact", params=question, auth=login, trust_env=False)
+        if page.is_success:
+            Path(outcome.files["Report"]).write_bytes(page.content)
 
 
 def _collect(api: AirflowApi, run_id: str, outcome: Outcome, api_key: str | None = None) -> None:

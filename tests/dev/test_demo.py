@@ -111,6 +111,36 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
+def test_page_that_is_shown_says_what_the_gate_has_decided(tmp_path: Path) -> None:
+    """It is the one that the registration keeps, asked for as MLflow serves it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path == "/get-artifact?path=evaluation.html&run_uuid=abc"
+            self.send_response(200 if known and self.headers["Authorization"] else 404)
+            self.end_headers()
+            self.wfile.write(b"<p>passed</p>")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    page = tmp_path / "report.html"
+    page.write_text("<p>No gate has decided yet</p>")
+    outcome = Outcome(succeeded=True, stack=str(tmp_path), files={"Report": str(page)}, model={"run_id": "abd"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        _demo._keep_decided_page(address, ("admin", "word"), outcome)
+        assert page.read_text() == "<p>No gate has decided yet</p>"
+        outcome.model["run_id"] = "abc"
+        _demo._keep_decided_page(address, ("admin", "word"), outcome)
+        assert page.read_text() == "<p>passed</p>"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 STEP = {
     "outcome": "pass",
     "findings": ["The canary kept to every limit with 9 requests."],
