@@ -7,13 +7,11 @@ rows are checked as training comes to them, and never all in memory.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from llmops_components.data.files import is_compressed, read_lines
 from llmops_components.data.formats import (
@@ -24,9 +22,9 @@ from llmops_components.data.formats import (
     with_our_names,
     with_text,
 )
-from llmops_components.data.parquet_lines import plain_row
+from llmops_components.data.hub import HubDataset, open_hub
 from llmops_components.data.valid_rows import read_valid_rows, row_problems
-from llmops_components.errors import DataError, SettingError, UnavailableError, check_known
+from llmops_components.errors import DataError
 from llmops_components.results import digest_of
 from llmops_components.uris import hub_name, local_path
 
@@ -40,11 +38,7 @@ _SAMPLE_ROWS = 1000
 _ABSENT: dict[str, Any] = {
     "chat_template_kwargs": {}
 }  # TRL unpacks it; of other columns null is what is absent
-_MEDIA = re.compile(r"\b(Image|Audio|Video|Pdf)\(")  # types of features in the library datasets
 _SHUFFLE_BUFFER_ROWS = 1000
-_HUB = re.compile(
-    r"datasets/(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?(\?(?P<query>.*))?"
-)
 
 
 @dataclass(frozen=True)
@@ -202,49 +196,9 @@ def _uneven_columns(dataset: Dataset) -> dict[str, Any]:
 
 
 def _from_hub(uri: str, formats: Sequence[FormatName], limit: int) -> Source:
-    match = _HUB.fullmatch(hub_name(uri) or "")
-    if not match:
-        raise SettingError(
-            f"{uri!r} does not name a dataset on the hub: expected hf://datasets/org/name@revision, and "
-            "?config=...&split=... where they are needed."
-        )
-    query = dict(parse_qsl(match["query"] or ""))
-    check_known(query, ("config", "split"), f"part of {uri!r}")
-
-    import datasets
-    from httpx import TransportError
-    from huggingface_hub import HfApi
-    from huggingface_hub import errors as hub
-
-    name = match["name"]
-    try:
-        # The commit that the branch or tag points to now, so that the provenance names exactly these rows.
-        commit = HfApi().dataset_info(name, revision=match["revision"]).sha
-        config, split = query.get("config"), query.get("split", "train")
-        size = datasets.load_dataset_builder(name, config, revision=commit).info.dataset_size
-        is_large = size is None or size > limit
-        rows = datasets.load_dataset(name, config, split=split, revision=commit, streaming=is_large)
-    except (hub.GatedRepoError, hub.RevisionNotFoundError, hub.RepositoryNotFoundError) as error:
-        raise DataError(
-            f"Dataset {uri} cannot be read from the hub: {type(error).__name__}. Check its name and revision; if it is "
-            "private or gated, set HF_TOKEN to a token that may read it."
-        ) from error
-    except (TransportError, hub.HfHubHTTPError, hub.OfflineModeIsEnabled, ConnectionError) as error:
-        raise UnavailableError(
-            f"The Hugging Face hub cannot be reached for {uri} ({type(error).__name__}). Check the network and "
-            "HF_ENDPOINT, or give the dataset as a file."
-        ) from error
-    except (ValueError, FileNotFoundError) as error:  # no such config or split
-        raise DataError(f"Dataset {uri} cannot be loaded: {error}") from error
-    for column, feature in (rows.features or {}).items():
-        if _MEDIA.search(repr(feature)):
-            raise DataError(
-                f"Column {column} holds pictures, sound or video; only text is taken here. Write a dataset without it. "
-                f"Dataset: {uri}."
-            )
-    origin = {"source": f"hf://datasets/{name}", "revision": commit, "config": config, "split": split}
-    streamed = _streamed(uri, formats, partial(_enumerated, uri, rows), origin)
-    if is_large:
+    found = open_hub(uri, limit)
+    streamed = _streamed(uri, formats, partial(_with_our_names, found), found.origin)
+    if found.is_streamed:
         return streamed
     everything = list(streamed.read())
     return Source(
@@ -256,9 +210,6 @@ def _from_hub(uri: str, formats: Sequence[FormatName], limit: int) -> Source:
     )
 
 
-def _enumerated(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(rows, start=1):
-        try:
-            yield number, with_our_names(plain_row(row))
-        except ValueError as error:
-            raise DataError(f"Rows cannot be used: row {number} {error}. Dataset: {name}.") from error
+def _with_our_names(dataset: HubDataset) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in dataset.read():
+        yield number, with_our_names(row)
