@@ -53,6 +53,11 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             },
             {
+                "integration-name": "Amazon S3",
+                "external-doc-url": "https://docs.aws.amazon.com/s3/",
+                "tags": ["service"],
+            },
+            {
                 "integration-name": "OpenSSF Model Signing",
                 "external-doc-url": "https://github.com/sigstore/model-transparency",
                 "tags": ["software"],
@@ -134,6 +139,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "OpenSSF Model Signing",
                 "python-modules": ["airflow_provider_llmops.hooks.signing"],
             },
+            {"integration-name": "Amazon S3", "python-modules": ["airflow_provider_llmops.hooks.storage"]},
         ],
         "triggers": [
             {

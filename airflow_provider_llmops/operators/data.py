@@ -1,10 +1,11 @@
-"""Operators for datasets: make sample data, validate what is given."""
+"""Operators for datasets: fetch them, make sample data, validate what is given."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.hooks.storage import StorageHook
 from airflow_provider_llmops.links import DataDocsLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
@@ -12,7 +13,34 @@ from airflow_provider_llmops.uris import Address
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
 
-__all__ = ["PrepareSampleDataOperator", "ValidateDatasetOperator"]
+__all__ = ["FetchDatasetOperator", "PrepareSampleDataOperator", "ValidateDatasetOperator"]
+
+
+class FetchDatasetOperator(ComponentOperator):
+    """Bring a dataset from a disk, a bucket or the hub into the run, and say exactly what was brought.
+
+    One file is copied as it is; several become one of JSON Lines, in the order of their names. Artifacts: ``dataset``, and ``sources``: each
+    file's address, digest, size and rows, or the commit on the hub. ``return_value["details"]`` holds ``source`` and, of the hub, ``revision``.
+
+    :param source: path, ``file:///path``, ``s3://bucket/key``, ``gs://bucket/key`` or
+        ``hf://datasets/org/name@revision?config=...&split=train``. An address that ends with a slash names all files of a directory, and one
+        with ``*`` in its last part those whose names fit
+    :param storage_conn_id: connection of type ``aws``, whose keys reach the step through its environment only; without it the step has those of its
+        pod, or of the worker
+    """
+
+    component = "fetch_dataset"
+    own_arguments = ("storage_conn_id",)
+    addresses = {"source": Address(schemes=("s3", "gs", "hf"), exists=False)}
+
+    def __init__(self, *, source: str, storage_conn_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.source = source
+        self.storage_conn_id = storage_conn_id
+
+    def environment(self) -> dict[str, str]:
+        """Keys of the object store, where a connection has them."""
+        return StorageHook(self.storage_conn_id).environment() if self.storage_conn_id else {}
 
 
 class PrepareSampleDataOperator(ComponentOperator):

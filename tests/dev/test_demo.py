@@ -126,7 +126,9 @@ def test_page_that_is_shown_says_what_the_gate_has_decided(tmp_path: Path) -> No
 
     page = tmp_path / "report.html"
     page.write_text("<p>No gate has decided yet</p>")
-    outcome = Outcome(succeeded=True, stack=str(tmp_path), files={"Report": str(page)}, model={"run_id": "abd"})
+    outcome = Outcome(
+        succeeded=True, stack=str(tmp_path), files={"Report": str(page)}, model={"run_id": "abd"}
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -222,7 +222,7 @@ def _array(
 
 def _is_json(raw: bytes) -> bool:
     try:
-        json.loads(raw)
+        json.loads(raw.decode("utf-8", errors="replace"))  # what is not UTF-8 is a fault of that line
     except RecursionError:
         return True
     except ValueError:

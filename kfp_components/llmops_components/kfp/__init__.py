@@ -26,6 +26,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.evaluate_model import evaluate_model
     from llmops_components.kfp.evaluate_service import evaluate_service
     from llmops_components.kfp.explain_answers import explain_answers
+    from llmops_components.kfp.fetch_dataset import fetch_dataset
     from llmops_components.kfp.fetch_model import fetch_model
     from llmops_components.kfp.import_base_model import import_base_model
     from llmops_components.kfp.merge_adapter import merge_adapter

@@ -308,3 +308,10 @@ def test_directory_of_datasets_is_told_how_to_write_a_file(tmp_path: Path):
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(DataError, match=r"written by save_to_disk\(\): use Dataset.to_parquet"):
         read_rows(tmp_path)
+
+
+def test_first_line_that_is_not_utf8_is_the_only_one_that_is_lost(tmp_path):
+    """It was taken for an object that is written over several lines, and the whole file refused."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"text": "\xff"}\n{"text": "fine"}\n')
+    assert [line.problem for line in read_lines(file)] == ["is not UTF-8 at byte 11 of the line", None]

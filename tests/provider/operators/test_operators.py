@@ -9,7 +9,11 @@ import pytest
 
 from airflow_provider_llmops.arguments import constructors_of
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
+from airflow_provider_llmops.operators.data import (
+    FetchDatasetOperator,
+    PrepareSampleDataOperator,
+    ValidateDatasetOperator,
+)
 from airflow_provider_llmops.operators.evaluate_service import EvaluateServiceOperator
 from airflow_provider_llmops.operators.evaluation import (
     CheckModelOperator,
@@ -42,6 +46,7 @@ from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 OPERATORS = {
     PrepareSampleDataOperator: {},
+    FetchDatasetOperator: {"source": "/d"},
     ValidateDatasetOperator: {"dataset": "/d"},
     ImportBaseModelOperator: {"source": "hf://org/name"},
     TrainSFTOperator: {"dataset": "/d", "base_model": "/m"},

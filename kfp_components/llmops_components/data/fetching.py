@@ -1,0 +1,153 @@
+"""Bring rows from where they lie into a file of the run, and say exactly what was brought."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, BinaryIO
+
+from llmops_components.data.files import read_lines, write_rows
+from llmops_components.data.hub import open_hub
+from llmops_components.data.lines import Line, parse_line
+from llmops_components.data.stores import Place, StoredFile
+from llmops_components.errors import DataError, SettingError
+from llmops_components.results import StepReport
+from llmops_components.state_files import write_json
+from llmops_components.uris import hub_name
+
+_CHUNK_BYTES = 4 << 20
+_TOLD_EVERY_SECONDS = 10.0
+_HELD_BYTES = 256 << 20  # of a dataset on the hub, above which it is streamed
+
+
+def fetch_dataset(
+    source: str, dataset: str | os.PathLike[str], sources: str | os.PathLike[str]
+) -> StepReport:
+    """Fetch a dataset: what comes after reads this copy, and not what the source may hold by then.
+
+    One file is copied as it is, whatever its format. Several become one file of JSON Lines, in the order of their names; a line that cannot be
+    read stays in it as it was, for a validation to reject. A dataset on the hub becomes JSON Lines, of the commit that its revision names.
+
+    Args:
+        source: Path, ``file:///path``, ``s3://bucket/key``, ``gs://bucket/key`` or ``hf://datasets/org/name@revision?config=...&split=train``.
+            Of files, an address that ends with a slash, or has ``*`` in its last part, names several. See :class:`~llmops_components.data.stores.Place`.
+        dataset: Output, the rows.
+        sources: Output, JSON with each file's address, digest, size and rows, or the commit on the hub.
+
+    Returns:
+        ``files`` and ``bytes`` read, and ``rows`` where they were counted, as metrics; ``details["source"]`` is what was asked for, and
+        ``details["revision"]`` the commit on the hub.
+
+    Raises:
+        DataError: There is nothing, or it may not be read.
+        SettingError: The address makes no sense.
+        UnavailableError: The store or the hub does not answer.
+    """
+    if not isinstance(source, str) or not source.strip():
+        raise SettingError(f"source is {source!r:.60}. Give the path or address of a dataset.")
+    Path(dataset).parent.mkdir(parents=True, exist_ok=True)
+    if hub_name(source) is not None:
+        return _from_hub(source, dataset, sources)
+    place = Place(source)
+    files = place.files()
+    total = sum(file.bytes for file in files)
+    progress = _Progress(total)
+    with Path(dataset).open("wb") as output:
+        if place.is_several:
+            brought = [_append_rows(place, file, output, progress) for file in files]
+        else:
+            brought = [_copy(place, files[0], output, progress)]
+    write_json(sources, {"source": source, "files": brought})
+    size = sum(each["bytes"] for each in brought)
+    metrics: dict[str, float | int] = {"files": len(brought), "bytes": size}
+    if place.is_several:
+        metrics["rows"] = sum(each["rows"] for each in brought)
+    print(f"Fetched {len(brought)} file(s), {size:,} bytes from {source}.")
+    return StepReport(metrics=metrics, details={"source": source})
+
+
+class _Progress:
+    """Says now and then how far it is."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._told = total, 0, time.monotonic()
+
+    def add(self, size: int) -> None:
+        self._done += size
+        if time.monotonic() - self._told >= _TOLD_EVERY_SECONDS:
+            self._told = time.monotonic()
+            print(f"{self._done:,} of {self._total:,} bytes", flush=True)
+
+
+def _copy(place: Place, file: StoredFile, output: BinaryIO, progress: _Progress) -> dict[str, Any]:
+    sha, size = hashlib.sha256(), 0
+    with place.open(file) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            output.write(chunk)
+            sha.update(chunk)
+            size += len(chunk)
+            progress.add(len(chunk))
+    if size != file.bytes:
+        raise DataError(
+            f"The source changed while it was read: {size:,} bytes came of {file.bytes:,}. Fetch it again when nobody writes to it. File: {file.address}."
+        )
+    return {"address": file.address, "digest": f"sha256:{sha.hexdigest()}", "bytes": size}
+
+
+def _append_rows(place: Place, file: StoredFile, output: BinaryIO, progress: _Progress) -> dict[str, Any]:
+    """Write a file's rows, by way of a copy on disk: Parquet is read from its end."""
+    with NamedTemporaryFile() as copy:
+        brought = _copy(place, file, copy.file, progress)
+        copy.flush()
+        rows = 0
+        try:
+            for line in read_lines(copy.name):
+                output.write(_kept(line).encode("utf-8", errors="surrogateescape") + b"\n")
+                rows += 1
+        except DataError as error:
+            raise DataError(str(error).replace(copy.name, file.address)) from None
+    return {**brought, "rows": rows}
+
+
+def _kept(line: Line) -> str:
+    """A line of JSON Lines; of one that cannot be read, what no reader takes for a row."""
+    if line.problem and (
+        "\n" in line.raw or parse_line(line.number, line.raw.encode("utf-8", "replace")).row
+    ):
+        return json.dumps(f"{line.problem}: {line.raw}")
+    return line.raw
+
+
+def _from_hub(source: str, dataset: str | os.PathLike[str], sources: str | os.PathLike[str]) -> StepReport:
+    found = open_hub(source, _HELD_BYTES)
+    counted = _Counted(row for _, row in found.read())
+    write_rows(dataset, counted)
+    if not counted.rows:
+        raise DataError(f"The dataset has no rows: {source}. Check its split.")
+    write_json(sources, {**found.origin, "rows": counted.rows})
+    print(f"Fetched {counted.rows:,} rows of {found.origin['source']}, commit {found.origin['revision']}.")
+    return StepReport(
+        metrics={"rows": counted.rows, "bytes": Path(dataset).stat().st_size},
+        details={"source": source, "revision": found.origin["revision"]},
+    )
+
+
+class _Counted:
+    """Rows, and how many of them there were."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self._rows, self.rows = rows, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        told = time.monotonic()
+        for row in self._rows:
+            self.rows += 1
+            if time.monotonic() - told >= _TOLD_EVERY_SECONDS:
+                told = time.monotonic()
+                print(f"{self.rows:,} rows", flush=True)
+            yield row
