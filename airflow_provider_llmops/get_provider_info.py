@@ -72,6 +72,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.pipeline_run",
                     "airflow_provider_llmops.operators.component",
                     "airflow_provider_llmops.operators.data",
+                    "airflow_provider_llmops.operators.versions",
                     "airflow_provider_llmops.operators.training",
                     "airflow_provider_llmops.operators.evaluation",
                     "airflow_provider_llmops.operators.evaluate_service",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.cli import CommandError
+from airflow_provider_llmops.cli.connection import find_connections, settings_of_connection
 from airflow_provider_llmops.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
     :param options: as :func:`add_parser` declares them
     """
-    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # or connections in Airflow's database are not found
+    find_connections()
     from airflow_provider_llmops.backends.data_plane import DataPlane
     from airflow_provider_llmops.exceptions import LLMOpsError
 
@@ -114,23 +114,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name in ("root", "python") if (value := getattr(options, name))}
     if len(given) == 2 and options.older_than is not None:
         return {**given, "root": _root(given["root"])}
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
-    from airflow_provider_llmops.exceptions import LLMOpsError
-    from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook, local_settings
-
-    try:
-        connection = KubeflowPipelinesHook.get_connection(options.conn_id)
-        if connection.host:
-            raise CommandError(
-                f"connection {options.conn_id!r} names the host {connection.host!r}: its runs are not on this machine."
-            )
-        settings = local_settings(connection, "slots", "retention")
-    except (LLMOpsError, AirflowNotFoundException) as error:
-        raise CommandError(
-            f"connection {options.conn_id!r} cannot be used: {str(error).rstrip('.')}. Name another with --conn-id, or give --root, --python and "
-            "--older-than."
-        ) from error
+    settings = settings_of_connection(
+        options.conn_id, "Name another with --conn-id, or give --root, --python and --older-than."
+    )
     if "root" in given:
         given["root"] = _root(given["root"])
     return settings | given

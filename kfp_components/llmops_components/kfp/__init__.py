@@ -22,6 +22,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.compare_revisions import compare_revisions
     from llmops_components.kfp.compress_model import compress_model
     from llmops_components.kfp.deploy_model import deploy_model
+    from llmops_components.kfp.diff_datasets import diff_datasets
     from llmops_components.kfp.distill import distill
     from llmops_components.kfp.evaluate_model import evaluate_model
     from llmops_components.kfp.evaluate_service import evaluate_service
