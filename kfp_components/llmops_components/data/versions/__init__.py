@@ -10,17 +10,29 @@ from llmops_components.data.versions.manifest import (
     step_record,
     write_manifest,
 )
+from llmops_components.data.versions.policy import (
+    Policy,
+    check_policy,
+    load_policy,
+    refuse_unless_allowed,
+    with_verdict,
+)
 
 __all__ = [
     "Content",
     "ContentDigest",
+    "Policy",
+    "check_policy",
     "content_digest",
     "content_of",
     "file_record",
     "load_manifest",
+    "load_policy",
     "make_manifest",
     "manifest_text",
+    "refuse_unless_allowed",
     "source_record",
     "step_record",
+    "with_verdict",
     "write_manifest",
 ]
