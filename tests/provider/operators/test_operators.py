@@ -24,6 +24,7 @@ from airflow_provider_llmops.operators.explaining import ExplainAnswersOperator
 from airflow_provider_llmops.operators.history import RecordEvaluationOperator
 from airflow_provider_llmops.operators.human import CollectHumanLabelsOperator, WriteReviewSheetOperator
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
+from airflow_provider_llmops.operators.publishing import PublishDatasetOperator
 from airflow_provider_llmops.operators.registry import (
     FetchModelOperator,
     RegisterModelOperator,
@@ -47,6 +48,7 @@ from airflow_provider_llmops.specs.pipeline import PipelineSpec
 OPERATORS = {
     PrepareSampleDataOperator: {},
     FetchDatasetOperator: {"source": "/d"},
+    PublishDatasetOperator: {"prepared": "/d", "manifest": "/m", "catalog": "/c"},
     ValidateDatasetOperator: {"dataset": "/d"},
     ImportBaseModelOperator: {"source": "hf://org/name"},
     TrainSFTOperator: {"dataset": "/d", "base_model": "/m"},

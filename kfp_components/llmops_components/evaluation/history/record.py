@@ -8,8 +8,9 @@ from typing import Any
 
 from llmops_components.comparison import Comparison, read_comparison
 from llmops_components.data.files import read_rows
+from llmops_components.data.partitions import check_partition
 from llmops_components.errors import DataError, SettingError
-from llmops_components.evaluation.history.records import History, Record, check_partition
+from llmops_components.evaluation.history.records import History, Record
 from llmops_components.evaluation.judge.memory import digest
 from llmops_components.results import StepReport
 from llmops_components.state_files import write_text

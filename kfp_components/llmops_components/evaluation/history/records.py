@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmops_components.comparison import Count, MetricComparison, Name, first_of
-from llmops_components.errors import DataError, SettingError
+from llmops_components.data.partitions import name_of_partition
+from llmops_components.errors import DataError
 from llmops_components.json_text import parse_json
 from llmops_components.state_files import write_text
 
-_PARTITION = re.compile(r"[^\W_][^\x00-\x1f\x7f]*")
-_MAX_BYTES = 200  # of a file's name, less its end
 _END = ".jsonl"
 
 
@@ -50,24 +47,6 @@ class Record(BaseModel):
             "settings": self.settings != other.settings,
         }
         return [name for name, differs in found.items() if differs]
-
-
-def check_partition(partition: str) -> None:
-    """Raise :class:`SettingError` unless a partition can have a record.
-
-    Args:
-        partition: Its key.
-    """
-    is_text = isinstance(partition, str) and _PARTITION.fullmatch(partition)
-    if not is_text or len(_name_of(partition)) > _MAX_BYTES:
-        raise SettingError(
-            f"partition is {partition!r:.60}. Give its key, such as 2026-11-25: text of one line that begins with a letter or digit, at most "
-            f"{_MAX_BYTES} bytes as an address has it."
-        )
-
-
-def _name_of(partition: str) -> str:
-    return quote(partition, safe="")
 
 
 class History:
@@ -113,7 +92,7 @@ class History:
             raise _broken(path, "a line of it is no JSON") from None
 
     def _path(self, partition: str) -> Path:
-        return self.directory / f"{_name_of(partition)}{_END}"
+        return self.directory / f"{name_of_partition(partition)}{_END}"
 
     def _read(self, file: Path, line: str) -> Record:
         try:
