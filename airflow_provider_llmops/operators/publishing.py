@@ -32,6 +32,7 @@ class PublishDatasetOperator(ComponentOperator):
     :param held_out: URI of the rows that were held out
     :param name: name of the data set; that of the manifest when left out
     :param partition: key of the partition, such as ``2026-11-25``; that of the manifest when left out
+    :param policy: URI of a policy as YAML or JSON, which the manifest has to pass; when left out, the verdict that the manifest has, if it has one
     """
 
     component = "publish_dataset"
@@ -39,6 +40,7 @@ class PublishDatasetOperator(ComponentOperator):
         "prepared": Address(kind="file"),
         "manifest": Address(kind="file"),
         "held_out": Address(kind="file"),
+        "policy": Address(kind="file"),
         "catalog": Address(kind="directory", exists=False),
     }
 
@@ -51,6 +53,7 @@ class PublishDatasetOperator(ComponentOperator):
         held_out: str | None = None,
         name: str | None = None,
         partition: str | None = None,
+        policy: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -60,6 +63,7 @@ class PublishDatasetOperator(ComponentOperator):
         self.held_out = held_out
         self.name = name
         self.partition = partition
+        self.policy = policy
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result, which the events of assets say, too."""

@@ -17,6 +17,7 @@ def publish_dataset(
     passed: dsl.OutputPath(bool),
     catalog: str,
     held_out: Input[Dataset] = None,
+    policy: Input[Artifact] = None,
     name: Optional[str] = None,
     partition: Optional[str] = None,
 ):
@@ -30,6 +31,7 @@ def publish_dataset(
         passed: Whether the policy that the manifest names lets it be used; otherwise nothing is published.
         catalog: Directory that outlives the step, on a cluster a mounted volume.
         held_out: Rows that were held out.
+        policy: A policy as YAML or JSON, which the manifest has to pass; when left out, the verdict that the manifest has, if it has one.
         name: Name of the data set; that of the manifest when left out.
         partition: Key of the partition that the version is of; that of the manifest when left out.
     """
@@ -46,6 +48,7 @@ def publish_dataset(
             held_out=held_out.path if held_out else None,
             name=name,
             partition=partition,
+            policy=policy.path if policy else None,
         ),
         outputs={"publication": publication},
         result=result,

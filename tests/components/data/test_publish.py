@@ -129,6 +129,21 @@ def test_version_that_no_policy_lets_pass_is_not_published(tmp_path, made, publi
     assert not (tmp_path / "catalog").exists()
 
 
+def test_policy_decides_today_and_what_is_published_stays_the_version_that_it_is(
+    tmp_path, made, publish, monkeypatch
+):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("schema_version: 1\nname: ours\nmin_rows: 2\n")
+    made(["one"])
+    report = publish(policy=policy)
+    assert not report.passed and "2" in report.findings[0]
+    made(["one", "two"])
+    version = publish(policy=policy).details["version"]
+    policy.write_text("schema_version: 1\nname: ours, of tomorrow\nmin_rows: 1\n")
+    again = publish(policy=policy).details
+    assert (again["version"], again["is_new"]) == (version, False)
+
+
 def test_manifest_of_another_partition_is_refused(made, publish):
     made(["one"], partition="2026-11-02")
     assert publish().details["partition"] == "2026-11-02"

@@ -1,7 +1,7 @@
 """Versions of data sets in a directory that outlives the runs: one that is there is never changed.
 
 A version is known by a digest of its manifest, which has the digests of its files: the same rows, made in the same way, of the same sources
-are the same version, whoever publishes them and however often. ::
+are the same version, whoever publishes them and however often. What a policy said when it was first published stands in its manifest. ::
 
     NAME/versions/VERSION/manifest.json, train.jsonl ...
     NAME/partitions/KEY.json    the version that a partition has
@@ -135,19 +135,23 @@ class Catalog:
                     f"A published version was changed: its file {path.name} has the digest {found}, its manifest {file.file_digest}. Remove the "
                     f"directory, and publish it again. Directory: {directory}."
                 )
-        if load_manifest(directory / MANIFEST) != manifest:
+        if _itself(load_manifest(directory / MANIFEST)) != _itself(manifest):
             raise DataError(
                 f"A published version was changed: its manifest is another one. Remove the directory, and publish it again. Directory: {directory}."
             )
 
 
 def version_of(manifest: Manifest) -> str:
-    """The id of a version: the first digits of its manifest's SHA-256.
+    """The id of a version: the first digits of its manifest's SHA-256, without what a policy said, which may be another word tomorrow.
 
     Args:
         manifest: Its manifest.
     """
-    return hashlib.sha256(manifest_text(manifest).encode()).hexdigest()[:_VERSION_DIGITS]
+    return hashlib.sha256(manifest_text(_itself(manifest)).encode()).hexdigest()[:_VERSION_DIGITS]
+
+
+def _itself(manifest: Manifest) -> Manifest:
+    return manifest.model_copy(update={"policy": None})
 
 
 def file_name(name: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 from llmops_components.data.partitions import check_partition
 from llmops_components.data.versions.catalog import Catalog, file_name
 from llmops_components.data.versions.manifest import load_manifest
+from llmops_components.data.versions.policy import check_policy, load_policy, with_verdict
 from llmops_components.dataset_manifest import Manifest, PolicyVerdict, read_manifest
 from llmops_components.errors import DataError
 from llmops_components.results import StepReport, digest_of
@@ -25,6 +27,7 @@ def publish_dataset(
     held_out: str | os.PathLike[str] | None = None,
     name: str | None = None,
     partition: str | None = None,
+    policy: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Keep a version of a data set in a catalog, once it is known to be what its manifest says.
 
@@ -38,6 +41,8 @@ def publish_dataset(
         held_out: Rows that were held out, the file ``held_out`` of the manifest; an empty one is none.
         name: Name of the data set; that of the manifest when left out.
         partition: Key of the partition that the version is of; that of the manifest when left out.
+        policy: File of a policy that the manifest has to pass today, see :mod:`~llmops_components.data.versions.policy`; when left out, the
+            verdict that the manifest has, if it has one.
 
     Returns:
         Rows and bytes as metrics. Details are ``name``, ``version``, ``partition``, ``digest``, ``directory``, ``files``, ``is_new`` and
@@ -50,6 +55,8 @@ def publish_dataset(
     told = _named(load_manifest(manifest), name, partition)
     if told.partition is not None:
         check_partition(told.partition)
+    if policy is not None:
+        told = with_verdict(told, check_policy(told, load_policy(policy), datetime.now(UTC)))
     kept = Catalog(catalog, told.name)
     files = _files(told, prepared, held_out)
     if told.policy and told.policy.outcome != "pass":
