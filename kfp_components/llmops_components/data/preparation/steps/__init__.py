@@ -1,0 +1,1 @@
+"""The steps that a preparation may declare, a theme a module."""

@@ -1,0 +1,169 @@
+"""What happens to a batch of rows between two barriers, in whatever process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from llmops_components.data.preparation.ledger import Ledger, StepCounts
+from llmops_components.data.preparation.records import (
+    Broken,
+    body_of,
+    json_of,
+    output_line,
+    record_of,
+    row_of,
+    without_id,
+)
+from llmops_components.data.preparation.step import (
+    Changed,
+    Dropped,
+    Inputs,
+    Outcome,
+    Row,
+    RowStep,
+    Several,
+    WholeStep,
+)
+from llmops_components.errors import ComponentError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The steps from one barrier to the next.
+
+    Args:
+        first: Position of the first of them, from 1.
+        steps: Steps that judge rows.
+        whole: The step at the barrier that ends the segment; None where the rows are written instead.
+    """
+
+    first: int
+    steps: tuple[RowStep, ...]
+    whole: WholeStep | None = None
+
+
+@dataclass
+class Result:
+    """What has become of a batch.
+
+    Args:
+        records: Where a barrier follows: the rows that go on.
+        keys: Their keys.
+        written: Else the lines of each output.
+        rows: How many lines of them are source rows, and how many were added.
+        ledger: Lines of the ledger.
+        counts: What each step did.
+    """
+
+    records: list[bytes] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    written: dict[str, list[bytes]] = field(default_factory=dict)
+    rows: list[int] = field(default_factory=lambda: [0, 0])
+    ledger: list[bytes] = field(default_factory=list)
+    counts: list[StepCounts] = field(default_factory=list)
+
+
+class Worker:
+    """Carries out segments. What their steps need is loaded when a segment has its first batch.
+
+    Args:
+        names: Names of all steps.
+        segments: The segments.
+        inputs: What came with the call.
+    """
+
+    def __init__(self, names: Sequence[str], segments: Sequence[Segment], inputs: Inputs) -> None:
+        self._names, self._segments, self._inputs = list(names), segments, inputs
+        self._judges: dict[int, list[Callable[[Row], Outcome]]] = {}
+        self._keys: dict[int, Callable[[Row], bytes]] = {}
+
+    def carry_out(self, number: int, batch: Sequence[bytes]) -> Result:
+        """Carry out a segment for a batch.
+
+        Args:
+            number: Of the segment, from 0.
+            batch: Records.
+
+        Returns:
+            What has become of them, which depends on the rows alone.
+        """
+        segment = self._segments[number]
+        if number not in self._judges:
+            self._judges[number] = [step.start(self._inputs) for step in segment.steps]
+            if segment.whole is not None:
+                self._keys[number] = segment.whole.start(self._inputs)
+        ledger, result = Ledger(self._names), Result()
+        for record in batch:
+            row = row_of(record)
+            if isinstance(row, Broken):
+                ledger.broken(row)
+                continue
+            if number == 0:
+                row, body = without_id(row), None
+            else:
+                body = body_of(record)
+            self._follow(number, 0, row, body, ledger, result)
+        result.ledger, result.counts = ledger.lines, ledger.counts
+        return result
+
+    def _follow(
+        self, number: int, start: int, row: Row, body: bytes | None, ledger: Ledger, result: Result
+    ) -> None:
+        """Take a row through the steps of a segment from one of them on, and those that are added, each after the other."""
+        segment = self._segments[number]
+        for index, judge in enumerate(self._judges[number][start:], start=start):
+            position = segment.first + index
+            ledger.seen(position, row)
+            outcome = self._judged(position, judge, row)
+            match outcome:
+                case Dropped():
+                    ledger.dropped(position, row, outcome)
+                    return
+                case Changed():
+                    ledger.changed(position, row, outcome)
+                    row, body = replace(row, value=outcome.value), None
+                case Several():
+                    for each, value in enumerate(outcome.values[1:], start=2):
+                        new = ledger.added(position, row, each, outcome.reason)
+                        self._follow(number, index + 1, replace(new, value=value), None, ledger, result)
+                    row, body = replace(row, value=outcome.values[0]), None
+        self._finish(number, row, body, ledger, result)
+
+    def _judged(self, position: int, judge: Callable[[Row], Outcome], row: Row) -> Outcome:
+        try:
+            outcome = judge(row)
+            if isinstance(outcome, Changed | Several):  # refused here, where the step is known
+                for value in [outcome.value] if isinstance(outcome, Changed) else outcome.values:
+                    json_of(value)
+            if isinstance(outcome, Several) and not outcome.values:
+                raise ValueError("no row was given in place of one")
+        except ComponentError:
+            raise
+        except Exception as error:
+            name = self._names[position - 1]
+            raise RuntimeError(
+                f"Step {position} ({name}) failed at row {row.row_id}: {type(error).__name__}: {error}"
+            ) from error
+        return outcome
+
+    def _finish(self, number: int, row: Row, body: bytes | None, ledger: Ledger, result: Result) -> None:
+        segment = self._segments[number]
+        body = json_of(row.value) if body is None else body
+        if segment.whole is None:
+            result.written.setdefault(row.side, []).append(output_line(row.row_id, body))
+            result.rows[row.added] += 1
+            return
+        position = segment.first + len(segment.steps)
+        ledger.seen(position, row)
+        try:
+            key = self._keys[number](row)
+        except ComponentError:
+            raise
+        except Exception as error:
+            name = self._names[position - 1]
+            raise RuntimeError(
+                f"Step {position} ({name}) failed at row {row.row_id}: {type(error).__name__}: {error}"
+            ) from error
+        result.records.append(record_of(row, body))
+        result.keys.append(bytes(key))
