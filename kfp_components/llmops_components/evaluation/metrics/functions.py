@@ -15,19 +15,16 @@ the environment variable ``LLMOPS_ALLOWED_CODE``: an argument alone never choose
 
 from __future__ import annotations
 
-import importlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from llmops_components.errors import SettingError, check_known
+from llmops_components.errors import SettingError
 from llmops_components.evaluation.metrics.registry import METRICS, TAKEN, Metric
-from llmops_components.passthrough.code import ALLOWED_ENVIRONMENT, is_allowed
+from llmops_components.passthrough.functions import named_function
 
-_FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z]\w*)")
 _UNBOUNDED = (None, None)
 _ROUNDING = 1e-6
 
@@ -41,23 +38,14 @@ def metric_of_function(name: str) -> tuple[str, Metric]:
     Raises:
         SettingError: It does not name a function, or one that is not allowed here.
     """
-    match = _FUNCTION.fullmatch(name)
-    if not match:
+    function = named_function(name, "metrics")
+    called = name.rpartition(":")[2]
+    if called in (*METRICS, *TAKEN):
         raise SettingError(
-            f"metrics: {name!r} does not name a function. Write it as module:function, for example my_package.metrics:brevity."
+            f"metrics: {name} has the name of a metric or of a column that there is, {called}. Give the function another name."
         )
-    if not is_allowed(match["module"], ALLOWED_ENVIRONMENT):
-        raise SettingError(
-            f"metrics: functions of the module {match['module']} are not allowed here. Whoever runs the component allows them by "
-            f"naming the module in the environment variable {ALLOWED_ENVIRONMENT}."
-        )
-    if match["function"] in (*METRICS, *TAKEN):
-        raise SettingError(
-            f"metrics: {name} has the name of a metric or of a column that there is, {match['function']}. Give the function another name."
-        )
-    function = _import(match["module"], match["function"])
     worst, best = _bounds(name, getattr(function, "bounds", _UNBOUNDED))
-    return match["function"], Metric(
+    return called, Metric(
         about=(function.__doc__ or name).strip().partition("\n")[0],
         best=best,
         worst=worst,
@@ -65,25 +53,6 @@ def metric_of_function(name: str) -> tuple[str, Metric]:
         higher_is_better=bool(getattr(function, "higher_is_better", True)),
         function=function,
     )
-
-
-def _import(module_name: str, function_name: str) -> Any:
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise SettingError(
-            f"metrics: the module {module_name} cannot be imported: {error}. Install its package where the component runs."
-        ) from error
-    if (function := getattr(module, function_name, None)) is None:
-        check_known(
-            [function_name], [n for n in vars(module) if not n.startswith("_")], f"name in {module_name}"
-        )
-    if not callable(function) or not is_allowed(getattr(function, "__module__", ""), ALLOWED_ENVIRONMENT):
-        # A module also holds what it imported: that was not allowed.
-        raise SettingError(
-            f"metrics: {module_name}:{function_name} is not a function that {module_name} defines."
-        )
-    return function
 
 
 def _bounds(name: str, bounds: Any) -> tuple[float | None, float | None]:
