@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmops_components.data.preparation.records import Broken, json_of
-from llmops_components.data.preparation.step import Changed, Dropped, Row
+from llmops_components.data.preparation.row import Row
+from llmops_components.data.preparation.step import Changed, Dropped
 
 READING = "read"  # the step that broken lines are dropped by
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops_components.data.lines import Line
-from llmops_components.data.preparation.step import PREPARED, Row
+from llmops_components.data.preparation.row import PREPARED, Row
 
 ROW_ID = "row_id"
 SOURCE_ROW_ID = "source_row_id"  # the id that a row had in its file, when that was prepared itself

@@ -17,18 +17,9 @@ from llmops_components.data.files import read_lines
 from llmops_components.data.preparation.ledger import Ledger, StepCounts
 from llmops_components.data.preparation.pool import Crew, Processes, ThisProcess
 from llmops_components.data.preparation.records import body_of, head_of, record_of, record_of_line, row_of
+from llmops_components.data.preparation.row import SIDES, Row
 from llmops_components.data.preparation.spool import Spool
-from llmops_components.data.preparation.step import (
-    SIDES,
-    Dropped,
-    Inputs,
-    Repeated,
-    Row,
-    RowStep,
-    Sent,
-    Step,
-    WholeStep,
-)
+from llmops_components.data.preparation.step import Dropped, Inputs, Repeated, RowStep, Sent, Step, WholeStep
 from llmops_components.data.preparation.worker import Result, Segment, Worker
 from llmops_components.errors import DataError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from llmops_components.data.preparation.records import row_of
-from llmops_components.data.preparation.step import Row
+from llmops_components.data.preparation.row import Row
 
 if TYPE_CHECKING:
     import numpy as np

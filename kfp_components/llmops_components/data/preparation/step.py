@@ -17,36 +17,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from llmops_components.data.preparation.spool import Keys, Rows
+from llmops_components.data.preparation.row import SIDES, Row
+from llmops_components.data.preparation.spool import Keys, Rows
 
-PREPARED = "prepared"
-HELD_OUT = "held_out"
-SIDES = (PREPARED, HELD_OUT)
-Inputs = Mapping[
-    str, Path
-]  # what came with the call beside the rows, by name: ``base_model``, ``evaluation``
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row on its way through the steps.
-
-    Args:
-        row_id: ``FILE:LINE`` of the row that it comes from; one that a step has added has ``#STEP.NUMBER`` behind it.
-        source: Name of the file.
-        value: The row. It belongs to the runner: a step makes a new one, and never changes it.
-        added: Whether a step has added it.
-        side: The output that it goes to, one of :data:`SIDES`.
-    """
-
-    row_id: str
-    source: str
-    value: dict[str, Any]
-    added: bool = False
-    side: str = PREPARED
+__all__ = [
+    "KEPT",
+    "SIDES",
+    "Changed",
+    "Dropped",
+    "Inputs",
+    "Kept",
+    "Keys",
+    "Outcome",
+    "Repeated",
+    "Row",
+    "RowStep",
+    "Rows",
+    "Sent",
+    "Several",
+    "Step",
+    "Verdict",
+    "WholeStep",
+]
+# What came with the call beside the rows, by name: ``base_model``, ``evaluation``.
+Inputs = Mapping[str, Path]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from llmops_components.data.preparation.records import (
     row_of,
     without_id,
 )
+from llmops_components.data.preparation.row import Row
 from llmops_components.data.preparation.step import (
     Changed,
     Dropped,
     Inputs,
     Outcome,
-    Row,
     RowStep,
     Several,
     WholeStep,

@@ -14,17 +14,16 @@ import pytest
 from llmops_components.data.preparation import run as running
 from llmops_components.data.preparation.declared import read_steps
 from llmops_components.data.preparation.pool import BrokenWorkerError
+from llmops_components.data.preparation.row import HELD_OUT, Row
 from llmops_components.data.preparation.run import Source, Tally, run
 from llmops_components.data.preparation.spool import Keys, Rows
 from llmops_components.data.preparation.step import (
-    HELD_OUT,
     KEPT,
     Changed,
     Dropped,
     Inputs,
     Outcome,
     Repeated,
-    Row,
     RowStep,
     Sent,
     Several,

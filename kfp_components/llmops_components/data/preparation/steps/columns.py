@@ -9,15 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from llmops_components.data.formats import FormatName
-from llmops_components.data.preparation.step import (
-    KEPT,
-    Changed,
-    Dropped,
-    Inputs,
-    Outcome,
-    Row,
-    RowStep,
-)
+from llmops_components.data.preparation.step import KEPT, Changed, Dropped, Inputs, Outcome, Row, RowStep
 from llmops_components.errors import SettingError
 
 _PLACE = re.compile(r"\{(\w+)\}")

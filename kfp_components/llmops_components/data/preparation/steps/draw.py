@@ -14,18 +14,9 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from llmops_components.data.preparation.row import HELD_OUT, PREPARED, Row
 from llmops_components.data.preparation.spool import Keys, Rows
-from llmops_components.data.preparation.step import (
-    HELD_OUT,
-    PREPARED,
-    Dropped,
-    Inputs,
-    Repeated,
-    Row,
-    Sent,
-    Verdict,
-    WholeStep,
-)
+from llmops_components.data.preparation.step import Dropped, Inputs, Repeated, Sent, Verdict, WholeStep
 from llmops_components.data.preparation.texts import text_of
 from llmops_components.errors import DataError, SettingError
 

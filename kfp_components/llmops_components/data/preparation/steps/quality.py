@@ -8,15 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import MinLen
 
-from llmops_components.data.preparation.step import (
-    KEPT,
-    Changed,
-    Dropped,
-    Inputs,
-    Outcome,
-    Row,
-    RowStep,
-)
+from llmops_components.data.preparation.step import KEPT, Changed, Dropped, Inputs, Outcome, Row, RowStep
 from llmops_components.data.preparation.texts import text_of, with_texts
 from llmops_components.data.quality import c4, fineweb, gopher
 from llmops_components.data.quality.rules import Rule, limits_of
