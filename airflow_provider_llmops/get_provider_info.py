@@ -88,7 +88,13 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Kubeflow Trainer",
                 "python-modules": ["airflow_provider_llmops.operators.train_job"],
             },
-            {"integration-name": "MLflow", "python-modules": ["airflow_provider_llmops.operators.registry"]},
+            {
+                "integration-name": "MLflow",
+                "python-modules": [
+                    "airflow_provider_llmops.operators.lineage",
+                    "airflow_provider_llmops.operators.registry",
+                ],
+            },
             {
                 "integration-name": "KServe",
                 "python-modules": [

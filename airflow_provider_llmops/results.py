@@ -78,6 +78,7 @@ class StageResult:
     :param details: short facts that are not metrics
     :param resources: seconds, CPU seconds and peak memory of the step
     :param comparison: of an evaluation: both models, metric by metric
+    :param image: that the step ran in; ``None`` where there are no containers
     """
 
     component: str
@@ -90,15 +91,19 @@ class StageResult:
     details: dict[str, Any] = field(default_factory=dict)
     resources: dict[str, float] = field(default_factory=dict)
     comparison: Comparison | None = None
+    image: str | None = None
 
     @classmethod
-    def parse(cls, text: str, *, run_id: str, component_digest: str, where: str) -> StageResult:
+    def parse(
+        cls, text: str, *, run_id: str, component_digest: str, where: str, image: str | None = None
+    ) -> StageResult:
         """Read a ``result.json``.
 
         :param text: content of the file
         :param run_id: run that wrote it
         :param component_digest: digest of the specification that ran
         :param where: the file's address, for messages
+        :param image: that the step ran in
         :raises ResultError: the text is cut off, or of a schema version that this provider does not know
         """
         places = (f"Run: {run_id}", f"Result: {where}")
@@ -137,6 +142,7 @@ class StageResult:
             details=redacted(known.details),
             resources=dict(known.resources),
             comparison=known.comparison,
+            image=image,
         )
 
     def to_xcom(self) -> dict[str, Any]:

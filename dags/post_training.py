@@ -438,6 +438,26 @@ def rules(context: Context, **_: Any) -> list[dict[str, Any]]:
     return found
 
 
+def made_by(context: Context, **_: Any) -> list[dict[str, Any]]:
+    """What the tasks have returned that made and measured the tuned model; nothing of those that were skipped."""
+    tasks = [
+        "validate_train",
+        "validate_preferences",
+        "import_base_model",
+        *stages(context["params"]),
+        "evaluate_tuned",
+    ]
+    return [context["ti"].xcom_pull(each) for each in tasks]
+
+
+def approved_by(context: Context, **_: Any) -> dict[str, str]:
+    """Who has approved of the tuned model, as a tag of its version; nothing where nobody was asked."""
+    answer = context["ti"].xcom_pull("approve") or {}
+    user = answer.get("responded_by_user") or {}
+    name = user.get("name") or user.get("id")
+    return {"llmops.decision.approved_by": str(name)} if name else {}
+
+
 def only_with_approval(context: Context) -> None:
     """A hook that skips the question to a person, unless it was asked for."""
     if not context["params"]["approval"]:
@@ -603,16 +623,9 @@ with DAG(
 
         @task(multiple_outputs=True, trigger_rule="none_failed_min_one_success")
         def tuned_model(params: dict[str, Any], ti: Any) -> dict[str, Any]:
-            """The model of the last stage, and which components it went through."""
-            results = {stage: ti.xcom_pull(stage) for stage in stages(params)}
-            model = list(results.values())[-1]["artifacts"]["model"]
-            return {
-                "model": model["uri"],
-                "digest": model["digest"],
-                "tags": {
-                    f"component.{stage}": result["component_digest"] for stage, result in results.items()
-                },
-            }
+            """The model of the last stage."""
+            model = ti.xcom_pull(stages(params)[-1])["artifacts"]["model"]
+            return {"model": model["uri"], "digest": model["digest"]}
 
         tuned = tuned_model()
 
@@ -683,8 +696,8 @@ with DAG(
             model_metrics=evaluate_tuned.output["metrics"],
             comparison=evaluate_tuned.output["comparison"],
             decision=quality_gate.output,
-            tags="{{ dict(ti.xcom_pull('tuned_model', key='tags'), "
-            "**{'component.evaluate_model': ti.xcom_pull('evaluate_tuned')['component_digest']}) }}",
+            made_by=made_by,
+            tags=approved_by,
         )
         serve_base = DeployModelOperator(
             task_id="serve_base",

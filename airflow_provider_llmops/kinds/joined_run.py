@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class JoinedRun:
     :param hook: of the connection
     :param links: buttons of the task, for pages among the artifacts
     :param logger: of the task
+    :param image_of: tells the image that a step ran in
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class JoinedRun:
         hook: KubeflowPipelinesHook,
         links: Collection[BaseOperatorLink],
         logger: Any,
+        image_of: Callable[[str], str | None],
     ) -> None:
         self.run = run
         self.plan = plan
         self.hook = hook
         self.links = links
         self.log = logger
+        self.image_of = image_of
 
     @property
     def succeeded(self) -> list[str]:
@@ -157,7 +160,10 @@ class JoinedRun:
         try:
             text, address = self.hook.backend.read_result(self.run.run_id, *self._place(name))
             digest = step.spec.digest
-            return StageResult.parse(text, run_id=self.run.run_id, component_digest=digest, where=address)
+            image = self.image_of(name)
+            return StageResult.parse(
+                text, run_id=self.run.run_id, component_digest=digest, where=address, image=image
+            )
         except ResultError as error:
             if name in self.plan.packaged:
                 raise

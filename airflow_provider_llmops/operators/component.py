@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.arguments import constructors_of, names_of, names_of_objects
-from airflow_provider_llmops.backends.pipelines.component import bind_component, read_component_result
+from airflow_provider_llmops.backends.pipelines.component import (
+    bind_component,
+    place_of_step,
+    read_component_result,
+)
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.links import MlflowRunLink, PageLink
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
@@ -80,9 +83,13 @@ class ComponentOperator(PipelineRunOperator):
 
     def _own_image(self) -> str | None:
         """The image that the operator's own settings name."""
-        settings = self.step_settings
-        image = settings.get("image") if isinstance(settings, Mapping) else getattr(settings, "image", None)
-        return image if isinstance(image, str) else None
+        if not self.step_settings:
+            return None
+        from airflow_provider_llmops.settings.kubernetes import (
+            image_set_for,
+        )  # whoever reads DAGs runs nothing
+
+        return image_set_for(self.step_settings, place_of_step(self.spec())[1])
 
     def labels(self) -> dict[str, str]:
         """The component and its digest."""
@@ -121,4 +128,5 @@ class ComponentOperator(PipelineRunOperator):
         return value
 
     def _result(self, run: Run) -> StageResult:
-        return read_component_result(self.hook.backend, run.run_id, self.spec())
+        own_image = self._own_image()
+        return read_component_result(self.hook.backend, run.run_id, self.spec(), own_image=own_image)

@@ -15,7 +15,7 @@ from airflow_provider_llmops.moved import under_new_names
 from airflow_provider_llmops.operators import data, evaluation, registry, training
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
 from airflow_provider_llmops.operators.pipeline_run import tracking_of, with_settings
-from airflow_provider_llmops.settings.kubernetes import ALL_STEPS, StepSettings, settings_by_step
+from airflow_provider_llmops.settings.kubernetes import StepSettings, image_set_for
 from airflow_provider_llmops.specs.passing_on import checked, is_same_release
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.uris import Address
@@ -160,15 +160,18 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
     def _ended(self, run: Run) -> JoinedRun:
         from airflow_provider_llmops.kinds.joined_run import JoinedRun  # whoever reads DAGs runs nothing
 
-        return JoinedRun(run, self.plan, self.hook, self.operator_extra_links, self.log)
+        return JoinedRun(run, self.plan, self.hook, self.operator_extra_links, self.log, self._image_of)
+
+    def _image_of(self, name: str) -> str | None:
+        """The image that a step ran in; the connection's counts for this provider's own components alone."""
+        compiled, own = self.plan.steps[name].spec.image, image_set_for(self.step_settings, name)
+        return self.hook.backend.image_of(compiled, own if name in self.plan.packaged else own or compiled)
 
     def _checked(self, name: str, spec: PipelineSpec, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a component of this provider, checked as its own operator does it."""
         if self.mlflow_conn_id and "tracking" in spec.inputs:
             arguments["tracking"] = tracking_of(self, self.mlflow_conn_id, arguments.get("tracking"), name)
-        settings = settings_by_step(self.step_settings) if self.step_settings else {}
-        images = [settings[key].image for key in (name, ALL_STEPS) if key in settings]
-        image = next(filter(None, images), self.hook.backend.image)
+        image = image_set_for(self.step_settings, name) or self.hook.backend.image
         return checked(spec.name, arguments, same_release=is_same_release(image, spec.image))
 
 

@@ -12,8 +12,7 @@ from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
 from airflow_provider_llmops.links import MlflowRunLink, ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.operators.pipeline_run import task_label, tracking_of
-from airflow_provider_llmops.remote.intent import dag_run_key
+from airflow_provider_llmops.operators.pipeline_run import names_of_run, tracking_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
@@ -90,7 +89,7 @@ class EvaluationOperator(JudgedOperator):
     )
 
     def __init__(
-        self, *, tracking: dict[str, str] | None = None, mlflow_conn_id: str | None = None, **kwargs: Any
+        self, *, tracking: dict[str, Any] | None = None, mlflow_conn_id: str | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.tracking = tracking
@@ -102,8 +101,7 @@ class EvaluationOperator(JudgedOperator):
         if self.mlflow_conn_id:
             found["tracking"] = tracking_of(self, self.mlflow_conn_id, self.tracking)
         elif self._context is not None:
-            names = {"parent": dag_run_key(self._context), "run_name": task_label(self, self._context)}
-            found["tracking"] = {**names, **(self.tracking or {})}
+            found["tracking"] = {**names_of_run(self, self._context), **(self.tracking or {})}
         return found
 
     def environment(self) -> dict[str, str]:

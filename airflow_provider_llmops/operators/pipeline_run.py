@@ -19,6 +19,7 @@ from airflow_provider_llmops.links import PipelineRunLink
 from airflow_provider_llmops.remote.ending import describe_limits
 from airflow_provider_llmops.remote.intent import Intent, attempts_key, dag_run_key, origin_of
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
+from airflow_provider_llmops.remote.origin import tags_of
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 from airflow_provider_llmops.uris import Address
 
@@ -180,18 +181,33 @@ def task_label(operator: BaseOperator, context: Context, step: str | None = None
 def tracking_of(
     task: RemoteRunOperator[Any],
     mlflow_conn_id: str,
-    given: Mapping[str, str] | None,
+    given: Mapping[str, Any] | None,
     step: str | None = None,
-) -> dict[str, str]:
-    """Where a training is tracked: at the connection's address, under the DAG's run and the task's name.
+) -> dict[str, Any]:
+    """Where a training is tracked: at the connection's address, under the DAG's run and the task's name, with the tags of its code.
 
     :param task: the operator
     :param mlflow_conn_id: connection of type ``mlflow``
     :param given: what its author says of it, which counts
     :param step: a step of the task, named behind it
     """
-    found = {"tracking_uri": MlflowHook(mlflow_conn_id).tracking_uri()}
+    found: dict[str, Any] = {"tracking_uri": MlflowHook(mlflow_conn_id).tracking_uri()}
     if task._context is not None:
-        run_name = task_label(task, task._context, step)
-        found |= {"parent": dag_run_key(task._context), "run_name": run_name}
-    return {**found, **(given or {})}
+        found |= names_of_run(task, task._context, step)
+    own: Mapping[str, Any] = given or {}
+    tags = {**found.get("tags", {}), **(own.get("tags") or {})}
+    return {**found, **own, **({"tags": tags} if tags else {})}
+
+
+def names_of_run(task: BaseOperator, context: Context, step: str | None = None) -> dict[str, Any]:
+    """What the MLflow run of a task is found by: the DAG's run, the task's name, and tags that say of which code it is.
+
+    :param task: the operator
+    :param context: of its execution
+    :param step: a step of the task, named behind it
+    """
+    return {
+        "parent": dag_run_key(context),
+        "run_name": task_label(task, context, step),
+        "tags": tags_of(context),
+    }

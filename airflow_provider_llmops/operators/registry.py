@@ -11,9 +11,12 @@ from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in
 from airflow_provider_llmops.exceptions import check_is_flag
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.hooks.signing import SigningHook
+from airflow_provider_llmops.lineage.made_by import DATA_URI, tags_of_tasks
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
+from airflow_provider_llmops.redaction import redact
 from airflow_provider_llmops.remote.intent import dag_run_key
+from airflow_provider_llmops.remote.origin import tags_of
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
@@ -28,7 +31,8 @@ class RegisterModelOperator(ComponentOperator):
     """Log an MLflow run and make a model version; the same content is registered once.
 
     Artifacts: ``registration``, and ``signature`` of a model that is signed. ``return_value["details"]`` holds the version and its
-    addresses. The version is tagged with the DAG, its run, its place in time, the digests of model and data, and by which key it was signed.
+    addresses. The version is tagged with the DAG, its version, run, settings and place in time, the digests of model and data, and by which key it was signed:
+    what ``llmops lineage`` tells of it.
 
     An alias is moved by a decision, never by which run finishes last: a version of a newer date or partition keeps it, and
     in backfills it stays. What became of it, and why, is in ``details["alias_note"]``.
@@ -51,12 +55,14 @@ class RegisterModelOperator(ComponentOperator):
     :param decision: what a :class:`~airflow_provider_llmops.operators.evaluation.QualityGateOperator` returns, kept as ``decision.json``; its
         outcome is the version's tag ``llmops.decision``, and its ``baseline`` the tag ``llmops.decision.baseline``
     :param tags: tags of run and version
+    :param made_by: what the tasks that made the model have returned, such as ``[import_base_model.output, train.output]``: their components,
+        images and runs, and the base model or the registered version that it was made from, become tags
     :param signing_conn_id: connection of type ``model_signing``, with whose private key the model is signed; the key reaches the step
         through its environment only. Left out, the model is not signed
     """
 
     component = "register_model"
-    own_arguments = ("mlflow_conn_id", "alias_in_backfill", "signing_conn_id")
+    own_arguments = ("mlflow_conn_id", "alias_in_backfill", "signing_conn_id", "made_by")
     addresses = {
         "model": Address(kind="directory"),
         "dataset": Address(),
@@ -87,6 +93,7 @@ class RegisterModelOperator(ComponentOperator):
         comparison: dict[str, Any] | None = None,
         decision: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
+        made_by: list[dict[str, Any]] | None = None,
         signing_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -105,6 +112,7 @@ class RegisterModelOperator(ComponentOperator):
         self.comparison = comparison
         self.decision = decision
         self.tags = tags
+        self.made_by = made_by
         self.signing_conn_id = signing_conn_id
 
     def arguments(self) -> dict[str, Any]:
@@ -114,7 +122,9 @@ class RegisterModelOperator(ComponentOperator):
         if self._context:
             ti = self._context["ti"]
             origin = {f"airflow.{name}": getattr(ti, name) for name in ("dag_id", "run_id", "task_id")}
-            origin |= origin_in_time(self._context)
+            origin |= origin_in_time(self._context) | tags_of(self._context)
+        made = tags_of_tasks(self.made_by) if self.made_by is not None else {}
+        data = {DATA_URI: redact(self.dataset)} if self.dataset else {}
         to_log = {name: value for name, value in (self.params_to_log or {}).items() if value is not None}
         return super().arguments() | {
             "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
@@ -123,7 +133,7 @@ class RegisterModelOperator(ComponentOperator):
             "alias": None if self._is_left_in_backfill else self.alias,
             "as_of": as_of(self._context, self.as_of) if self._context else self.as_of,
             "params_to_log": to_log,
-            "tags": {**origin, **(self.tags or {})},
+            "tags": {**origin, **data, **made, **(self.tags or {})},
             "sign": bool(self.signing_conn_id),
         }
 
@@ -154,11 +164,11 @@ class RegisterModelOperator(ComponentOperator):
         self.log.info("%s", value["details"].get("alias_note"))
         links = value["details"].get("links", {})
         ModelVersionLink().push(context["ti"], links.get("model_version", ""))
-        self._tell_assets(context, value["details"])
+        self._tell_version(context, value["details"])
         MlflowRunLink().push(context["ti"], links.get("run", ""))
         return value
 
-    def _tell_assets(self, context: Context, registered: Mapping[str, Any]) -> None:
+    def _tell_version(self, context: Context, registered: Mapping[str, Any]) -> None:
         """Say in the events of assets which version there is."""
         from airflow.sdk import Asset
 

@@ -75,7 +75,7 @@ class TrainingOperator(ComponentOperator):
     :param save_minutes: longest time between two checkpoints
     :param budget: limits at which the training stops with what it has: ``max_minutes``, ``max_tokens``, ``max_cost`` with
         ``price_per_device_hour``
-    :param tracking: where it is tracked in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; no credentials
+    :param tracking: where it is tracked in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``, ``tags``; no credentials
     :param mlflow_conn_id: connection of type ``mlflow``: gives ``tracking`` the address, the DAG's run as ``parent`` and the
         task as ``run_name``, of a mapped task with its ``map_index_template`` or its index; its credentials reach the step through its environment only
     :param processes: number of training processes that the step starts, as a rule one for each of its GPUs
@@ -107,7 +107,7 @@ class TrainingOperator(ComponentOperator):
         checkpoints: str | None = None,
         save_minutes: float | None = None,
         budget: dict[str, float] | None = None,
-        tracking: dict[str, str] | None = None,
+        tracking: dict[str, Any] | None = None,
         mlflow_conn_id: str | None = None,
         processes: int = 1,
         preset: str = "ddp",

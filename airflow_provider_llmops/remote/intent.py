@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
+from airflow_provider_llmops.remote.origin import code_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -196,7 +197,7 @@ def while_it_goes_on(what: str) -> Iterator[None]:
 
 
 def origin_of(context: Context) -> dict[str, str]:
-    """Where a run comes from, for its labels.
+    """Where a run comes from, and of which code, for its labels.
 
     :param context: of the task
     """
@@ -207,7 +208,8 @@ def origin_of(context: Context) -> dict[str, str]:
         "task_id": ti.task_id,
         "map_index": str(ti.map_index),
         "try_number": str(ti.try_number),
-        "dag_version": str(getattr(ti, "dag_version_id", "")),
+        "dag_version": "",
+        **code_of(context),
     }
 
 

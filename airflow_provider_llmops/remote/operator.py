@@ -8,13 +8,14 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import Asset, BaseOperator
 
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
 from airflow_provider_llmops.remote.attempt import Attempt
 from airflow_provider_llmops.remote.ending import at_the_start, deadline
 from airflow_provider_llmops.remote.intent import Intent, concluding
 from airflow_provider_llmops.remote.kind import RemoteKind, Seen
+from airflow_provider_llmops.remote.origin import code_of
 from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
     One thing is made for each scheduled run of the task, whatever dies in between: before it is asked for, a name that
     contains a token is stored in Airflow's task state store. A retry takes over what an earlier attempt has made, or was
     making; clearing the task makes a new one, and stops the old. See :class:`~airflow_provider_llmops.remote.attempt.Attempt`.
+
+    XCom gets as ``code`` the version of the DAG, its bundle and the version of that, and the release of this provider, as far as
+    the worker knows them; events of assets among ``outlets`` have the same as ``code`` of their extra.
 
     :param deferrable: wait in the triggerer instead of in a worker
     :param poll_interval: seconds between two looks; what suits the backend unless given
@@ -93,6 +97,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         """Find or make it, then wait for it."""
         attempt = self._begin(context)
         key = attempt.key = attempt.reconnect() or self.make(context)
+        self._note_code(context)
         attempt.end_if_unwanted()
         with attempt.while_it_goes_on(key):
             return self._await(context, key)
@@ -110,6 +115,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         with concluding(context), attempt.while_it_goes_on(key):
             if seen is not None and seen.state.is_successful:
                 attempt.key = None  # there is nothing left to cancel
+                self._tell_assets(context)
                 return self.outcome(context, seen)
             is_over = seen is None or seen.state.is_terminal
             if is_over and attempt.was_cancelled:  # Airflow's signal handler goes back to the waiting
@@ -123,6 +129,17 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
                 raise ConfigurationError(event["error"])
             attempt.key = key
             return self._await(context, key)  # somebody has made it go on
+
+    def _tell_assets(self, context: Context) -> None:
+        """Say in the events of assets of which code what they are told of is."""
+        code: dict[str, Any] = {**code_of(context)}
+        for asset in self.outlets:
+            if isinstance(asset, Asset):
+                context["outlet_events"][asset].extra["code"] = code
+
+    def _note_code(self, context: Context) -> None:
+        """Say on XCom, whatever comes of it, of which code it is."""
+        context["ti"].xcom_push(key="code", value=code_of(context))
 
     def on_kill(self) -> None:
         """Cancel what this worker makes or waits for, unless the task goes on elsewhere."""

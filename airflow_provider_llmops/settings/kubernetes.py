@@ -246,6 +246,18 @@ class StepSettings:
         _unique("mount path", paths)
 
 
+def image_set_for(value: Any, step: str) -> str | None:
+    """The image that an operator's argument sets for a step, over the connection's; ``None`` for none.
+
+    :param value: as for :func:`settings_by_step`
+    :param step: name of the step
+    """
+    settings = settings_by_step(value) if value else {}
+    return next(
+        (settings[key].image for key in (step, ALL_STEPS) if key in settings and settings[key].image), None
+    )
+
+
 def settings_by_step(value: Any) -> dict[str, StepSettings]:
     """Read the argument of an operator: settings for all steps, or by step.
 

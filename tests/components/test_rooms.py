@@ -73,7 +73,7 @@ CONTROL_PLANE = House(
     (
         ("get_provider_info", "cli", "kubernetes"),  # the last is the old place of some names
         ("operators", "sensors", "notifications"),
-        ("kinds",),
+        ("kinds", "lineage"),
         ("links", "pages"),
         ("triggers",),
         ("delivery",),

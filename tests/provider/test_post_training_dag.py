@@ -44,6 +44,7 @@ def rendered(dag, monkeypatch):
     def xcom_pull(task_ids, key="return_value", champion=None, **_):
         values = {
             "return_value": {
+                "component": task_ids,
                 "component_digest": f"sha256:{task_ids}",
                 "artifacts": {"model": {"uri": f"/{task_ids}", "digest": "sha256:0"}},
                 "findings": ["rougeL is better."],
@@ -52,7 +53,6 @@ def rendered(dag, monkeypatch):
             },
             "metrics": {"rougeL": 0.5, "accepted_rows": 12},
             "comparison": {"metrics": {"rougeL": {"candidate": 0.5}}},
-            "tags": {"component.train_sft": "sha256:1"},
         }
         return values.get(key, f"/{task_ids}/{key}")
 
@@ -402,8 +402,17 @@ def test_method_and_algorithm_choose_the_tasks_that_train(dag, method, algorithm
     assert dag.get_task("tuned_model").python_callable(params=params, ti=ti) == {
         "model": f"/{stages[-1]}",
         "digest": f"sha256:model of {stages[-1]}",
-        "tags": {f"component.{stage}": f"sha256:{stage}" for stage in stages},
     }
+    made = dag.get_task("register_model").made_by({"ti": SimpleNamespace(xcom_pull=str), "params": params})
+    assert made == ["validate_train", "validate_preferences", "import_base_model", *stages, "evaluate_tuned"]
+
+
+def test_version_says_who_has_approved_of_it(dag):
+    def tags(answer):
+        return dag.get_task("register_model").tags({"ti": SimpleNamespace(xcom_pull=lambda task_id: answer)})
+
+    assert tags({"responded_by_user": {"id": "7", "name": "ada"}}) == {"llmops.decision.approved_by": "ada"}
+    assert tags({"responded_by_user": None}) == tags(None) == {}  # the time was up, or nobody was asked
 
 
 @pytest.mark.parametrize(("method", "algorithm"), STAGES)

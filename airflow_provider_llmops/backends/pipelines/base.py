@@ -134,6 +134,9 @@ class PipelineBackend(Protocol):
     def image(self) -> str | None:
         """Image to run the provider's own components in, instead of the one that they were compiled with."""
 
+    def image_of(self, compiled: str, own: str | None = None) -> str | None:
+        """Image that a step of the provider's components runs in: what its settings name, the connection or the component; ``None`` without containers."""
+
     def place(self, pipeline: BoundPipeline, addresses: Mapping[str, Address]) -> BoundPipeline:
         """The pipeline with addresses that its steps can read; :class:`ConfigurationError` names one that they cannot."""
 

@@ -49,14 +49,18 @@ def place_of_step(spec: PipelineSpec) -> tuple[str, str]:
     return spec.pipeline_name, next(iter(spec.ir["root"]["dag"]["tasks"]))
 
 
-def read_component_result(backend: PipelineBackend, run_id: str, spec: PipelineSpec) -> StageResult:
+def read_component_result(
+    backend: PipelineBackend, run_id: str, spec: PipelineSpec, *, own_image: str | None = None
+) -> StageResult:
     """The result of a component's run.
 
     :param backend: where it ran
     :param run_id: the run
     :param spec: the compiled component
+    :param own_image: that was set over the connection's
     """
     from airflow_provider_llmops.results import StageResult  # whoever reads DAGs runs nothing
 
     text, address = backend.read_result(run_id, *place_of_step(spec))
-    return StageResult.parse(text, run_id=run_id, component_digest=spec.digest, where=address)
+    image = backend.image_of(spec.image, own_image)
+    return StageResult.parse(text, run_id=run_id, component_digest=spec.digest, where=address, image=image)

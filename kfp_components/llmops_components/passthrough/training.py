@@ -35,12 +35,14 @@ class TrackingSettings(TypedDict, total=False):
         parent: Key of the DAG's run, ``dag_id/run_id``: all trainings with the same key are nested under one MLflow
             run, which the first of them makes. None for a run of its own.
         run_name: Name of the run; None for the component's name.
+        tags: Tags of the run, for example of which version of a DAG it is.
     """
 
     tracking_uri: str
     experiment: str
     parent: str | None
     run_name: str | None
+    tags: dict[str, str] | None
 
 
 class TrainingOptions(TypedDict, total=False):

@@ -112,7 +112,7 @@ def _log(client: MlflowClient, experiment_id: str, where: Tracking, run: Evaluat
         if where.parent is not None
         else (None, None)
     )
-    tags = {**run.tags, **({"mlflow.parentRunId": above} if above else {})}
+    tags = {**where.tags, **run.tags, **({"mlflow.parentRunId": above} if above else {})}
     # Without a run of a DAG nobody can tell a retry from an evaluation of another day.
     run_id = _find(client, experiment_id, run.key) if where.parent is not None else None
     if run_id is None:

@@ -195,10 +195,10 @@ class Sender(threading.Thread):
         return True
 
     def _create(self, client: MlflowClient) -> None:
-        tags = {}
+        tags = {name: value[:_MAX_TAG_CHARACTERS] for name, value in self._where.tags.items()}
         if self._where.parent:
             self._find_parent(client)
-            tags = {"mlflow.parentRunId": self._parent_id or ""}
+            tags["mlflow.parentRunId"] = self._parent_id or ""
         name = redact(self._where.run_name or str(self._run.get("component", "training")))
         run_id = client.create_run(self._experiment_id or "", run_name=name, tags=tags).info.run_id
         if self._marker is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from llmops_components.errors import SettingError, check_known
 from llmops_components.passthrough.training import TrackingSettings
+from llmops_components.redaction import redacted
 from llmops_components.tracking.client import check_parent
 
 _KEYS = tuple(TrackingSettings.__annotations__)
@@ -21,9 +23,10 @@ class Tracking:
     experiment: str = "llmops"
     parent: str | None = None
     run_name: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def find(cls, given: Mapping[str, str] | None = None) -> Tracking | None:
+    def find(cls, given: Mapping[str, Any] | None = None) -> Tracking | None:
         """What the caller gives, else MLflow's own variables.
 
         Returns:
@@ -31,6 +34,11 @@ class Tracking:
         """
         given = {key: value for key, value in (given or {}).items() if value is not None}
         check_known(given, _KEYS, "tracking")
+        tags = given.pop("tags", {})
+        if not isinstance(tags, Mapping) or not all(
+            isinstance(each, str) for each in (*tags, *tags.values())
+        ):
+            raise SettingError("tracking: tags is not a dict of texts.")
         if wrong := [key for key, value in given.items() if not isinstance(value, str) or not value]:
             raise SettingError(f"tracking: {', '.join(wrong)} is not a text.")
         uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
@@ -40,4 +48,4 @@ class Tracking:
             check_parent("tracking: parent", given["parent"])
         if "experiment" not in given and (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
             given["experiment"] = name
-        return cls(uri, **given)
+        return cls(uri, **given, tags=redacted(dict(tags)))

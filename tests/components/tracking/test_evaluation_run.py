@@ -51,7 +51,7 @@ def test_evaluation_is_one_run_under_the_run_of_its_dag_however_often_it_is_trie
     evaluate, server, client, talkative_model, tmp_path
 ):
     where = {"tracking_uri": server, "experiment": "evaluations", "parent": "dag/run", "run_name": "evaluate"}
-    report = evaluate(tracking=where)
+    report = evaluate(tracking=where | {"tags": {"airflow.bundle_version": "c0ffee"}})
     told = report.details["tracking"]
     run_id, experiment = told["run_id"], told["experiment_id"]
     assert told["url"] == f"{server}/#/experiments/{experiment}/runs/{run_id}"
@@ -62,6 +62,7 @@ def test_evaluation_is_one_run_under_the_run_of_its_dag_however_often_it_is_trie
     assert run.data.metrics == report.metrics
     rouge = report.comparison.metrics["rougeL"].candidate
     assert {
+        "airflow.bundle_version": "c0ffee",
         "llmops.component": "evaluate_model",
         "llmops.model.digest": digest_of(talkative_model)[0],
         "llmops.dataset.digest": digest_of(tmp_path / "rows.jsonl")[0],

@@ -78,7 +78,7 @@ def points(client, run_id: str, name: str = "loss") -> list[tuple[int, float]]:
 def test_training_is_one_run_under_the_run_of_its_dag(tiny_model, tmp_path, client, settings):
     trainers, ids = {}, {}
     for name in ("sft", "dpo"):
-        named = settings | {"run_name": name}
+        named = settings | {"run_name": name, "tags": {"airflow.bundle_version": "c0ffee"}}
         with track(RUN, tracking=named, checkpoints=tmp_path / name) as tracker:
             trainers[name] = train(tiny_model, tmp_path / name, tracker, max_steps=6, **SAVES)
             tracker.metrics({"tokens_per_second": 123.0})
@@ -97,6 +97,7 @@ def test_training_is_one_run_under_the_run_of_its_dag(tiny_model, tmp_path, clie
     assert len(runs) == 3
     sft = runs[ids["sft"]]
     assert (sft.info.run_name, sft.info.status) == ("sft", "FINISHED")
+    assert sft.data.tags["airflow.bundle_version"] == "c0ffee"
     assert [runs[i].data.tags["mlflow.parentRunId"] for i in ids.values()] == [parent.info.run_id] * 2
     assert sft.data.params == {
         "component": "train_sft",

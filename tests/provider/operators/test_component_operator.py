@@ -7,7 +7,9 @@ import time
 from datetime import timedelta
 
 import pytest
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.execution_time.context import OutletEventAccessors
 from attempts import clear, clear_other, clear_running, retry
 
 from airflow_provider_llmops.backends.pipelines.local.backend import LocalPipelineBackend
@@ -21,6 +23,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.remote.intent import INTENT_KEY
+from airflow_provider_llmops.remote.origin import code_of
 from airflow_provider_llmops.triggers.pipeline_run import PipelineRunTrigger
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -68,7 +71,8 @@ def test_synchronous_run_returns_result_and_pushes_artifacts_and_metrics(toy, co
     assert value["component_digest"] == toy_spec.digest
     assert value["metrics"] == {"length": 3}
     uri = value["artifacts"]["echo"]["uri"]
-    assert context["ti"].xcom == {"echo": uri, "metrics": {"length": 3}}
+    assert value["image"] is None  # there are no containers here
+    assert context["ti"].xcom == {"echo": uri, "metrics": {"length": 3}, "code": code_of(context)}
     assert context["task_state_store"].get(INTENT_KEY)["run_id"] == run_id
 
 
@@ -95,6 +99,7 @@ def test_run_carries_where_it_comes_from(toy, context, backend, toy_spec):
         "map_index": "-1",
         "try_number": "1",
         "dag_version": "",
+        **code_of(context),
         "fingerprint": "",
         "component": "toy",
         "component_digest": toy_spec.digest,
@@ -472,3 +477,13 @@ def test_mapped_tasks_get_names_of_their_own(toy, context):
     context["ti"].map_index = 3
     toy(deferrable=False).execute(context)
     assert context["task_state_store"].get(INTENT_KEY)["name"].startswith("dag.task[3] ")
+
+
+def test_xcom_and_the_events_of_assets_say_of_which_code_they_are(toy, context):
+    asset, events = Asset("toy"), OutletEventAccessors()
+    events[asset].extra["mine"] = 1
+    context["ti"].dag_version_id = "0192-7f"
+    toy(deferrable=False, outlets=[asset]).execute(context | {"outlet_events": events})
+    code = context["ti"].xcom["code"]
+    assert code["dag_version"] == "0192-7f"
+    assert events[asset].extra == {"mine": 1, "code": code}

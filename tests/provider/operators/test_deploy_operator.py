@@ -21,6 +21,7 @@ from airflow_provider_llmops.delivery.rollout import Rollout
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunFailedError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.operators.serving import AskModelOperator, DeployModelOperator
+from airflow_provider_llmops.remote.origin import code_of
 from airflow_provider_llmops.triggers.service import RevisionReadyTrigger
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -53,6 +54,7 @@ def test_revisions_replace_each_other_and_a_broken_one_changes_nothing(
         "openai_url": first["openai_url"],
         "models_url": models,
         "_link_ServiceLink": models,
+        "code": code_of(context),
     }
     assert {name: each.traffic for name, each in service().revisions.items()} == {"00001": 100}
 

@@ -12,6 +12,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, QualityGateFa
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
 from airflow_provider_llmops.operators.evaluate_service import EvaluateServiceOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator
+from airflow_provider_llmops.remote.origin import tags_of
 from airflow_provider_llmops.results import StageResult
 
 JUDGE = {"model_name": "judge", "max_cost": 5, "price": {"input": 1, "output": 2}}
@@ -122,13 +123,16 @@ def test_evaluation_is_kept_in_mlflow_under_the_run_of_its_dag(in_a_run):
         "parent": "dag/run",
         "run_name": "evaluate",
         "experiment": "mine",
+        "tags": tags_of(found._context),
     }
     assert found.environment() == {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "pw"}
     assert "mlflow_conn_id" not in found.arguments() and "pw" not in json.dumps(found.arguments())
 
 
 def test_the_report_names_the_run_of_the_dag_where_nothing_is_kept_either(in_a_run):
-    assert in_a_run(operator()).arguments()["tracking"] == {"parent": "dag/run", "run_name": "evaluate"}
+    found = in_a_run(operator())
+    tags = tags_of(found._context)
+    assert found.arguments()["tracking"] == {"parent": "dag/run", "run_name": "evaluate", "tags": tags}
     assert operator().arguments()["tracking"] is None
     assert in_a_run(operator()).environment() == {}
 

@@ -36,6 +36,7 @@ from airflow_provider_llmops.exceptions import (
 from airflow_provider_llmops.operators.kubeflow import KubeflowComponentOperator, KubeflowPipelineOperator
 from airflow_provider_llmops.operators.training import TrainSFTOperator
 from airflow_provider_llmops.remote.intent import INTENT_KEY
+from airflow_provider_llmops.remote.origin import code_of
 from airflow_provider_llmops.sensors.pipeline_run import PipelineRunSensor
 from airflow_provider_llmops.settings.kubernetes import StepSettings
 from airflow_provider_llmops.states import RunState
@@ -136,7 +137,8 @@ def test_link_to_the_run_is_there_before_the_task_waits(api, pipeline, context):
         KubeflowPipelineOperator(task_id="task", pipeline=pipeline).execute(context)
     (run_id,) = api.runs
     url = f"{api.url}/#/runs/details/{run_id}"
-    assert context["ti"].xcom == {"run_url": url, "_link_PipelineRunLink": url}
+    code = code_of(context)
+    assert context["ti"].xcom == {"run_url": url, "_link_PipelineRunLink": url, "code": code}
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,12 @@ def test_events_of_assets_say_which_version_there_is(context):
     )
     events = OutletEventAccessors()
     events[ours].extra["mine"] = 1
-    register._tell_assets({**context, "outlet_events": events}, {"name": "chat", "version": 12})
+    register._tell_version({**context, "outlet_events": events}, {"name": "chat", "version": 12})
     assert events[ours].extra == {"mine": 1, "model_name": "chat", "model_version": "12"}
     context["dag_run"].run_type = "backfill"
-    register._tell_assets({**context, "outlet_events": events}, {"name": "chat", "version": 13})
+    register._tell_version({**context, "outlet_events": events}, {"name": "chat", "version": 13})
     assert events[ours].extra["is_backfill"] is True
-    RegisterModelOperator(task_id="no_outlets", model="/m", model_name="chat")._tell_assets(
+    RegisterModelOperator(task_id="no_outlets", model="/m", model_name="chat")._tell_version(
         context, {"name": "chat", "version": 12}
     )
 

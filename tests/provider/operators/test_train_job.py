@@ -39,6 +39,7 @@ from airflow_provider_llmops.operators.train_job import TrainJobOperator
 from airflow_provider_llmops.remote import intent as once
 from airflow_provider_llmops.remote import settle
 from airflow_provider_llmops.remote.intent import attempts_key
+from airflow_provider_llmops.remote.origin import code_of
 from airflow_provider_llmops.sensors.train_job import TrainJobSensor
 from airflow_provider_llmops.triggers.train_job import TrainJobTrigger
 
@@ -128,6 +129,7 @@ def test_training_on_two_nodes_is_made_waited_for_and_its_result_pushed(cluster,
         "model": f"{out}/model",
         "adapter": f"{out}/adapter",
         "metrics": {"loss": 0.25},
+        "code": code_of(context),
     }
     assert len(cluster.created) == 1
     assert cluster.deleted == []

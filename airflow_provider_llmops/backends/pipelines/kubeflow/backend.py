@@ -52,6 +52,14 @@ class KubeflowPipelineBackend:
         """Image to run the provider's own components in, where the connection names one."""
         return self.settings.image
 
+    def image_of(self, compiled: str, own: str | None = None) -> str:
+        """Image that a step of the provider's components runs in.
+
+        :param compiled: that the component was compiled for
+        :param own: that the step's settings name
+        """
+        return own or self.image or compiled
+
     def impatient(self) -> KubeflowPipelineBackend:
         """The same, for a caller that repeats requests itself."""
         return KubeflowPipelineBackend(dataclasses.replace(self.settings, patience=0.0))

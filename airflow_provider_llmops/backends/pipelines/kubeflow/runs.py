@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 
 MAX_RUNS_PER_READ = 100  # ids in one filter: about 5 KB of URL, below the 8 KB that common proxies take
 MAX_DESCRIPTION = 255
-_LABELS_FIRST = ("fingerprint", "component_digest", "dag_version", "dag_run_id", "task_id", "dag_id")
+_LABELS_FIRST = (
+    "fingerprint", "component_digest", "dag_version", "dag_run_id", "task_id", "dag_id", "bundle_version", "provider_version",
+)  # fmt: skip
 
 
 class ServerRuns:

@@ -19,6 +19,12 @@ from airflow_provider_llmops.specs.messages import meaning_of
 from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
 TAG_LENGTH = 63
+_OF_A_VERSION = (
+    "component_digest",
+    "dag_id",
+    "dag_version",
+    "bundle_version",
+)  # what of a run's labels concerns it
 VERSIONS_COMPARED = 10  # a new content is rare, and each of them may have a megabyte
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -48,9 +54,7 @@ class PipelineVersions:
         if version is None and known:
             version = self._with_meaning(pipeline_id, meaning)
         if version is None:
-            origin = {
-                key: labels[key] for key in ("component_digest", "dag_id", "dag_version") if labels.get(key)
-            }
+            origin = {key: labels[key] for key in _OF_A_VERSION if labels.get(key)}
             version = self._upload(pipeline, pipeline_id, version_name, digest, origin)
         return {"pipeline_id": pipeline_id, "pipeline_version_id": version["pipeline_version_id"]}
 

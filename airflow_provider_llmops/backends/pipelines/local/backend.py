@@ -75,6 +75,9 @@ class LocalPipelineBackend:
             retention=retention,
         )
 
+    def image_of(self, compiled: str, own: str | None = None) -> None:
+        """None, whatever is named: steps are processes of the data plane's interpreter."""
+
     def place(self, pipeline: BoundPipeline, addresses: Mapping[str, Address]) -> BoundPipeline:
         """Make paths of addresses; what cannot run or be read on this machine is refused before anything starts."""
         require_runnable(pipeline)
