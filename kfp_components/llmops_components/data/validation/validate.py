@@ -387,7 +387,7 @@ def _write_data_docs(
     found_format: DatasetFormat | None,
     findings: list[str],
 ) -> None:
-    from llmops_components.data.data_docs import render_data_docs
+    from llmops_components.data.validation.data_docs import render_data_docs
 
     heading = (
         f"Dataset validation: {found_format or 'unknown format'}, {'passed' if result.success else 'failed'}"
