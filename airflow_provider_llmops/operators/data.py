@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.hooks.storage import StorageHook
@@ -78,19 +78,29 @@ class PrepareSampleDataOperator(ComponentOperator):
 class ValidateDatasetOperator(ComponentOperator):
     """Check a dataset with Great Expectations; fails when the gate is not passed.
 
-    Artifacts: ``validated`` (accepted rows), ``rejected`` (rows with line number and reasons), ``validation_result``
+    Artifacts: ``validated`` (accepted rows), ``rejected`` (rows with line number, id and reasons), ``validation_result``
     (JSON), ``data_docs`` (page). They are pushed before the task fails.
 
     :param dataset: URI of rows in one of TRL's formats, or of evaluation rows
     :param base_model: URI of the model that the rows are for: rows that its chat template refuses are rejected, and those
         of which it leaves something out are named
+    :param suite: URI of a suite of yours, as Great Expectations 1 writes it as JSON
+    :param evaluation_dataset: URI of rows that a model is evaluated on: rows that ask the same are rejected
     :param dataset_format: format to insist on, or several with commas between them; ``auto`` takes what it finds
     :param min_rows: fewest accepted rows
-    :param max_rejected_fraction: largest fraction of rejected rows, 0 to 1
+    :param max_rejected_fraction: largest fraction of rejected rows, 0 to 1; what your own expectations reject does not
+        count, of which ``mostly`` says how many may be
+    :param expectations: more expectations of yours, each a dict with ``type``, ``kwargs`` and ``severity``
+        (``critical``, or ``warning``, which is told and fails nothing)
     """
 
     component = "validate_dataset"
-    addresses = {"dataset": Address(kind="file"), "base_model": Address(kind="directory")}
+    addresses = {
+        "dataset": Address(kind="file"),
+        "base_model": Address(kind="directory"),
+        "suite": Address(kind="file"),
+        "evaluation_dataset": Address(kind="file"),
+    }
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         DataDocsLink(),
@@ -101,14 +111,20 @@ class ValidateDatasetOperator(ComponentOperator):
         *,
         dataset: str,
         base_model: str | None = None,
+        suite: str | None = None,
+        evaluation_dataset: str | None = None,
         dataset_format: str = "auto",
         min_rows: int | str = 1,
         max_rejected_fraction: float | str = 0.0,
+        expectations: Sequence[Mapping[str, Any]] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.dataset = dataset
         self.base_model = base_model
+        self.suite = suite
+        self.evaluation_dataset = evaluation_dataset
         self.dataset_format = dataset_format
         self.min_rows = min_rows
         self.max_rejected_fraction = max_rejected_fraction
+        self.expectations = expectations

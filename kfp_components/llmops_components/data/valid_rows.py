@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from llmops_components.data.content import content_problem, content_text
 from llmops_components.data.files import raise_problems, usable_lines
@@ -24,6 +24,7 @@ from llmops_components.data.formats import (
 from llmops_components.data.lines import kind_of
 from llmops_components.json_text import parse_json
 
+_EMPTY = "is empty"
 _LINKED = ("audio", "audios", "video", "videos")
 _ROLE = r"""role['"]\s*:\s*['"](system|developer|user|assistant|tool)['"]"""
 _CONTENT = r"""content['"]\s*:\s*("([^"\\]|\\.)*"|'([^'\\]|\\.)*'|null|None)"""
@@ -75,6 +76,21 @@ def read_valid_rows(
     return [with_text(row, dataset_format) for row in rows], dataset_format
 
 
+class RowProblem(NamedTuple):
+    """What makes a row invalid for a format.
+
+    Args:
+        field: The field, or another column.
+        problem: What is wrong with it, for example ``is empty``.
+        kind: ``format`` where it is not what the format says, ``empty``, ``turns`` where the roles are in no order,
+            ``pair`` where the two answers of a preference do not make one.
+    """
+
+    field: str
+    problem: str
+    kind: Literal["format", "empty", "turns", "pair"] = "format"
+
+
 def row_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[tuple[str, str]]:
     """What makes a row invalid for a format.
 
@@ -85,32 +101,38 @@ def row_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[tup
     Returns:
         ``(field, problem)`` pairs, for example ``("completion", "is empty")``; none for a valid row.
     """
+    return [(each.field, each.problem) for each in sorted_problems(row, dataset_format)]
+
+
+def sorted_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[RowProblem]:
+    """The same as :func:`row_problems`, each with what kind of problem it is."""
     problems = [
-        (field, problem)
-        for field in dataset_format.fields
-        for problem in _field_problems(field, row, dataset_format)
+        problem for field in dataset_format.fields for problem in _field_problems(field, row, dataset_format)
     ]
-    problems += _column_problems(row, dataset_format)
+    problems += [RowProblem(*each) for each in _column_problems(row, dataset_format)]
     if not problems and dataset_format.name == "preference":
-        problems = [("rejected", problem) for problem in _pair_problems(row, dataset_format)]
+        problems = [RowProblem("rejected", each, "pair") for each in _pair_problems(row, dataset_format)]
     return problems
 
 
-def _field_problems(field: str, row: dict[str, Any], dataset_format: DatasetFormat) -> list[str]:
+def _field_problems(field: str, row: dict[str, Any], dataset_format: DatasetFormat) -> list[RowProblem]:
     value = row.get(field)
     if field not in row:
-        return ["is missing"]
+        return [RowProblem(field, "is missing")]
     if value is None:
-        return ["is null"]
+        return [RowProblem(field, "is null")]
     if field == "label":
-        return [] if isinstance(value, bool) else [f"is {kind_of(value)}, not true or false"]
+        if isinstance(value, bool):
+            return []
+        return [RowProblem(field, f"is {kind_of(value)}, not true or false")]
     if field in MESSAGE_FIELDS and dataset_format.conversational:
         return _message_problems(field, value, dataset_format)
     if not isinstance(value, str):
-        return [f"is {kind_of(value)}, not text"]
+        return [RowProblem(field, f"is {kind_of(value)}, not text")]
     if field in MESSAGE_FIELDS and _MESSAGES_AS_TEXT.match(value):
-        return ["is a list of messages written as text; write it as a list of objects with role and content"]
-    return [] if value.strip() else ["is empty"]
+        what = "is a list of messages written as text; write it as a list of objects with role and content"
+        return [RowProblem(field, what)]
+    return [] if value.strip() else [RowProblem(field, _EMPTY, "empty")]
 
 
 def _column_problems(row: dict[str, Any], dataset_format: DatasetFormat) -> list[tuple[str, str]]:
@@ -160,21 +182,28 @@ _CHAT_COLUMNS: dict[str, Callable[[Any], str | None]] = {
 }
 
 
-def _message_problems(field: str, value: Any, dataset_format: DatasetFormat) -> list[str]:
+def _message_problems(field: str, value: Any, dataset_format: DatasetFormat) -> list[RowProblem]:
     if not isinstance(value, list):
-        return [f"is {kind_of(value)}, not a list of messages"]
+        return [RowProblem(field, f"is {kind_of(value)}, not a list of messages")]
     if not value:
-        return ["is empty"]
+        return [RowProblem(field, _EMPTY, "empty")]
     if all(isinstance(each, str) for each in value):
-        return [
+        what = (
             "is a list of texts, not of messages; a row of plain text has one text, so write a row for each"
-        ]
+        )
+        return [RowProblem(field, what)]
     problems = [
-        problem if len(value) == 1 else f"message {i} {problem}"
+        RowProblem(
+            field,
+            problem if len(value) == 1 else f"message {i} {problem}",
+            "empty" if problem == _EMPTY else "format",
+        )
         for i, message in enumerate(value, start=1)
         if (problem := _one_message_problem(message))
     ]
-    return problems or _order_problems(field, value, dataset_format)
+    return problems or [
+        RowProblem(field, each, "turns") for each in _order_problems(field, value, dataset_format)
+    ]
 
 
 def _one_message_problem(message: Any) -> str | None:
@@ -195,7 +224,7 @@ def _one_message_problem(message: Any) -> str | None:
         return f"has {kind_of(content)} as content" if "content" in message else "has no content"
     if problem := content_problem(content):
         return problem
-    return None if content_text(content).strip() or calls else "is empty"
+    return None if content_text(content).strip() or calls else _EMPTY
 
 
 def _tool_calls_problem(calls: Any) -> str | None:

@@ -1,5 +1,7 @@
 """KFP component: check a dataset with Great Expectations before anything is trained on it."""
 
+from typing import Optional
+
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, OutputPath
 
@@ -16,9 +18,12 @@ def validate_dataset(
     result: Output[Artifact],
     passed: OutputPath(bool),
     base_model: Input[Model] = None,
+    suite: Input[Artifact] = None,
+    evaluation_dataset: Input[Dataset] = None,
     dataset_format: str = "auto",
     min_rows: int = 1,
     max_rejected_fraction: float = 0.0,
+    expectations: Optional[list] = None,
 ):
     """Validate rows against the TRL dataset format that they are in.
 
@@ -28,16 +33,21 @@ def validate_dataset(
     Args:
         dataset: Rows in one of TRL's formats, or evaluation rows.
         validated: The rows that were accepted, unchanged.
-        rejected: The rows that were not, each with its line number and its reasons.
+        rejected: The rows that were not, each with its line number, its id and its reasons.
         validation_result: Great Expectations' validation result as JSON.
         data_docs: The same as a page to read.
         result: Verdict, findings, counts and resources of this step.
         passed: Whether the gate was passed.
         base_model: Directory of the model that the rows are for. Conversations that its chat template refuses are
             rejected, and those of which it leaves something out are named in the findings.
+        suite: Expectations of yours, as Great Expectations 1 writes a suite as JSON.
+        evaluation_dataset: Rows that a model is evaluated on. Rows that ask the same are rejected.
         dataset_format: Format to insist on, or several with commas between them; ``auto`` takes the one of most rows.
         min_rows: Fewest accepted rows for the gate to pass.
-        max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass.
+        max_rejected_fraction: Largest fraction of rejected rows, 0 to 1, for the gate to pass. What your own
+            expectations reject does not count: their ``mostly`` says how many may be.
+        expectations: More expectations of yours, each an object with ``type``, ``kwargs`` and ``severity``. A critical one
+            rejects rows and decides with the gate; a ``warning`` is told in the findings.
     """
     from functools import partial
 
@@ -58,6 +68,9 @@ def validate_dataset(
             min_rows=min_rows,
             max_rejected_fraction=max_rejected_fraction,
             tokenizer=partial(load_chat_tokenizer, base_model.path) if base_model else None,
+            suite=suite.path if suite else None,
+            expectations=expectations or [],
+            evaluation=evaluation_dataset.path if evaluation_dataset else None,
         ),
         outputs={
             "validated": validated,

@@ -40,7 +40,7 @@ _PAGE = """<!DOCTYPE html>
 <body>
 <h1>{{ heading }}</h1>
 {% if notes %}<ul>{% for note in notes %}<li>{{ note | e }}</li>{% endfor %}</ul>{% endif %}
-<p>A column holds what is wrong with that part of each row; null means that nothing is.</p>
+<p>Of lines and rows it shows what is wrong with them, of columns the values that are not as expected.</p>
 {% for section in sections %}
   {% set section_loop = loop -%}
   {% include 'section.j2' %}

@@ -93,7 +93,7 @@ def test_each_bad_row_is_set_aside_with_its_line_and_reason_and_nothing_is_lost(
     lines = mixed.read_text().splitlines()
     rejected = read_rows(written(mixed, "rejected"))
     assert rejected == [
-        {"line": number, "reasons": [reason], **original}
+        {"line": number, "row_id": f"dataset:{number}", "reasons": [reason], **original}
         for (number, reason), original in zip(
             REASONS.items(),
             [{"raw": lines[1]}, *({"row": json.loads(lines[i])} for i in (3, 4, 6, 8))],
@@ -109,20 +109,22 @@ def test_great_expectations_finds_what_was_rejected(mixed):
     assert result["success"] is False
     assert result["suite_name"] == "prompt_completion"
     found = {
-        entry["expectation_config"]["kwargs"]["column"]: [
-            row["line"] for row in entry["result"].get("partial_unexpected_index_list", [])
+        (entry["expectation_config"]["type"], entry["expectation_config"]["kwargs"].get("column", "")): [
+            row["(id)"] for row in entry["result"].get("partial_unexpected_index_list", [])
         ]
         for entry in result["results"]
     }
     assert found == {
-        "accepted": [],
-        "rejected_row": [],
-        "json": [2],
-        "completion": [4, 5],
-        "columns": [],
-        "duplicate": [7],
-        "prompt": [9],
+        ("expect_column_sum_to_be_between", "accepted"): [],
+        ("expect_column_mean_to_be_between", "rejected_row"): [],
+        ("expect_lines_to_be_rows", ""): ["dataset:2"],
+        ("expect_rows_to_fit_format", ""): ["dataset:4"],
+        ("expect_fields_to_not_be_empty", ""): ["dataset:5"],
+        ("expect_turns_to_alternate", ""): ["dataset:9"],
+        ("expect_rows_to_be_unique", ""): ["dataset:7"],
     }
+    told = [entry["result"].get("partial_unexpected_list") for entry in result["results"]]
+    assert told[2:] == [[REASONS[number]] for number in (2, 4, 5, 9, 7)]
     assert not any(entry["exception_info"]["raised_exception"] for entry in result["results"])
 
 
@@ -143,7 +145,7 @@ def test_data_docs_are_one_page_without_network_or_scripts(mixed):
     assert "Dataset validation: prompt_completion (conversational), failed" in page
     assert "line 4: completion is missing" in page
     assert "At most 0.0% of the rows are rejected." in page
-    assert "2 unexpected values found." in page
+    assert page.count("1 unexpected values found.") == 5
     assert re.findall(r"https?:|<script|<link|src=", page) == []
 
 

@@ -1,0 +1,136 @@
+"""A dataset read for validation: its lines in polars' memory, and of its rows what tells their format."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops_components.data.files import read_lines
+from llmops_components.data.formats import with_our_names
+from llmops_components.data.validation.rows import LINE, PROBLEM, ROW, ROW_ID
+from llmops_components.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_CHUNK_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a dataset.
+
+    Args:
+        frame: Line number, id, text and what keeps it from being a row.
+        shapes: Of each row, in order, its fields with empty values of the same kind; equal ones are one object.
+    """
+
+    frame: pl.DataFrame
+    shapes: list[dict[str, Any]]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names that some row has."""
+        distinct = {id(each): each for each in self.shapes}
+        return list(dict.fromkeys(name for each in distinct.values() for name in each))
+
+
+def read(dataset: str | os.PathLike[str], name: str | None = None) -> Lines:
+    """Read a dataset.
+
+    Args:
+        dataset: The file.
+        name: What its rows' ids begin with; None for the name of the file.
+
+    Raises:
+        DataError: It cannot be read, or has no rows.
+    """
+    import polars as pl
+
+    path = os.fspath(dataset)
+    shapes: list[dict[str, Any]] = []
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    chunks = []
+    lines = read_lines(dataset)
+    while chunk := list(islice(lines, _CHUNK_ROWS)):
+        for line in chunk:
+            if line.row is not None:
+                key = tuple((name, _kind(value)) for name, value in line.row.items())
+                shapes.append(known.setdefault(key, {name: _EMPTY[kind] for name, kind in key}))
+        chunks.append(
+            pl.DataFrame(
+                {
+                    LINE: [line.number for line in chunk],
+                    ROW: [line.raw for line in chunk],
+                    PROBLEM: [line.problem for line in chunk],
+                },
+                schema={LINE: pl.Int64, ROW: pl.String, PROBLEM: pl.String},
+            )
+        )
+    if not chunks:
+        raise DataError(f"The dataset has no rows: {path}. Check the step that writes it.")
+    ids = pl.concat_str(pl.lit(f"{name or Path(path).name}:"), pl.col(LINE).cast(pl.String))
+    return Lines(pl.concat(chunks).with_columns(ids.alias(ROW_ID)), shapes)
+
+
+_EMPTY: dict[str, Any] = {
+    "objects": [{}],
+    "list": [],
+    "text": "",
+    "truth": False,
+    "number": 0,
+    "object": {},
+    "null": None,
+}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "objects" if value and isinstance(value[0], dict) else "list"
+    if isinstance(value, bool):
+        return "truth"
+    if isinstance(value, int | float):
+        return "number"
+    return "text" if isinstance(value, str) else "object" if isinstance(value, dict) else "null"
+
+
+def shapes_with_our_names(lines: Lines) -> list[dict[str, Any]]:
+    """The shapes of the rows, with our names of a prompt and its contexts."""
+    renamed = {id(each): with_our_names(each) for each in lines.shapes}
+    return [renamed[id(each)] for each in lines.shapes]
+
+
+def columns_in(texts: pl.Series, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows with nothing but some columns.
+
+    Args:
+        texts: The rows as JSON.
+        names: The columns.
+    """
+    for text in in_slices(texts):
+        row = json.loads(text)
+        yield {name: row.get(name) for name in names}
+
+
+def in_slices(series: pl.Series) -> Iterator[Any]:
+    """The values of a series, never all at once as Python's objects."""
+    for offset in range(0, len(series), _CHUNK_ROWS):
+        yield from series.slice(offset, _CHUNK_ROWS).to_list()
+
+
+def write_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
+    """Write lines of a dataset as they were read.
+
+    Args:
+        path: Destination; parent directories are made.
+        texts: The lines, without line ends.
+    """
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8", newline="\n") as handle:
+        handle.writelines(f"{text}\n" for text in texts)
