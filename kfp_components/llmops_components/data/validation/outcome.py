@@ -167,9 +167,7 @@ class Outcome:
                 reasons = each.reasons if each.reasons is not None else _values_told(each, table, told)
                 self._theirs.append(pl.DataFrame({_PLACE: places, _WHY: reasons}).drop_nulls(_WHY))
             if not each.result.success:
-                self._told.append(
-                    f"{severity}: {told} is not met: {_what_was_found(each, table)}"
-                )
+                self._told.append(f"{severity}: {told} is not met: {_what_was_found(each, table)}")
 
     def gate(self, judge: Judge) -> list[Verdict]:
         """Whether enough rows are accepted and not too many rejected.
