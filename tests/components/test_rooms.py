@@ -67,6 +67,20 @@ SERVING = House(
         ("http", "detached"),
     ),
 )
+DATA = House(
+    "llmops_components.data",
+    DATA_PLANE.root / "data",
+    (
+        ("validation",),
+        ("dedup", "versions"),
+        ("fetching", "sample", "sources"),
+        ("hub", "rendering", "valid_rows"),
+        ("files", "formats", "texts"),
+        ("csv_lines", "parquet_lines"),
+        ("content", "lines", "stores"),
+    ),
+    only_in=(("great_expectations", ("validation",)),),
+)
 CONTROL_PLANE = House(
     "airflow_provider_llmops",
     REPO / "airflow_provider_llmops",
@@ -170,7 +184,7 @@ def between_rooms(house: House) -> list[tuple[str, str, Import]]:
     return [(here, there, each) for here, there, each in found if here and here != there]
 
 
-@pytest.fixture(params=[CONTROL_PLANE, DATA_PLANE, SERVING], ids=lambda house: house.package)
+@pytest.fixture(params=[CONTROL_PLANE, DATA_PLANE, DATA, SERVING], ids=lambda house: house.package)
 def house(request) -> House:
     return request.param
 
