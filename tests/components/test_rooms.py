@@ -71,13 +71,13 @@ DATA = House(
     "llmops_components.data",
     DATA_PLANE.root / "data",
     (
-        ("validation",),
-        ("dedup", "versions"),
+        ("preparation", "validation"),
+        ("dedup", "privacy", "quality", "versions"),
         ("fetching", "sample", "sources"),
         ("hub", "rendering", "valid_rows"),
         ("files", "formats", "texts"),
         ("csv_lines", "parquet_lines"),
-        ("content", "lines", "stores"),
+        ("content", "lines", "partitions", "stores"),
     ),
     only_in=(("great_expectations", ("validation",)),),
 )
