@@ -14,17 +14,10 @@ where each revision can be asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
-from airflow.sdk import DAG, Asset, Param, task
-from airflow.sdk.exceptions import AirflowSkipException
-from airflow_provider_llmops.conf import check_conf
-from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.operators.canary import CanaryOperator
-from airflow_provider_llmops.operators.evaluation import CheckModelOperator
-from airflow_provider_llmops.operators.registry import FetchModelOperator, SetAliasOperator
+from airflow.sdk import DAG, Asset, Param
+from airflow_provider_llmops.groups.progressive_delivery import progressive_delivery_group
 
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
 ALIAS = "^(?!(latest|v[0-9]+)$)[A-Za-z0-9_-]{1,255}$"
@@ -234,69 +227,6 @@ params = {
     "mlflow_connection": connection("mlflow", "Model registry"),
 }
 
-
-def given(name: str) -> Callable[..., Any]:
-    """A parameter as it is: a template would make a number of the version ``3``."""
-    return lambda context, **_: context["params"][name]
-
-
-def registered(context: Any) -> dict[str, Any]:
-    """What has started the run, if that is the registration of a version: its name and number."""
-    events = [event for each in (context.get("triggering_asset_events") or {}).values() for event in each]
-    newest = max(events, key=lambda event: event.timestamp, default=None)
-    known: dict[str, Any] = newest.extra if newest else {}
-    if newest and not {"model_name", "model_version"} <= known.keys():
-        raise ConfigurationError(
-            "The event of the asset registered_model does not say which version there is. Let RegisterModelOperator have it as outlet, or "
-            'give {"model_name": ..., "model_version": ...} as its extra.'
-        )
-    return known
-
-
-def model_name(context: Any, **_: Any) -> str:
-    """Name of the registered model."""
-    name: str = registered(context).get("model_name") or context["params"]["model_name"]
-    return name
-
-
-def version(context: Any, **_: Any) -> str | None:
-    """Number of the version; None for the one that has the alias."""
-    number: str | None = registered(context).get("model_version") or context["params"]["version"]
-    return number
-
-
-def service(context: Any, **_: Any) -> str:
-    """Name of the service."""
-    name: str = context["params"]["service"] or model_name(context)
-    return name
-
-
-def fetched(name: str) -> Callable[..., Any]:
-    """What is known of the version that was fetched."""
-    return lambda context, **_: context["ti"].xcom_pull("fetch_model")["details"][name]
-
-
-def signature(context: Any, **_: Any) -> str | None:
-    """Address of the signature that the version was registered with; None where nobody asks for one, or it has none."""
-    wanted = context["params"]["signing_connection"]
-    return context["ti"].xcom_pull("fetch_model", key="signature") if wanted else None
-
-
-def probes(context: Any, **_: Any) -> dict[str, Any] | None:
-    """What both revisions are asked in each step; None where no probe set is given."""
-    params = context["params"]
-    if not params["probe_data"]:
-        return None
-    return {
-        "dataset": params["probe_data"],
-        "metric": params["probe_metric"],
-        "min_difference": params["min_answer_difference"],
-        "max_unscored": params["max_unscored"],
-        "arguments": {"request": params["probe_request"], "protocol": params["probe_protocol"]},
-        "kubeflow_conn_id": params["kubeflow_connection"],
-    }
-
-
 with DAG(
     dag_id="progressive_delivery",
     schedule=[Asset("registered_model")],
@@ -307,60 +237,4 @@ with DAG(
     doc_md=__doc__,
     tags=["llmops", "delivery"],
 ) as dag:
-
-    @task
-    def check_settings(**context: Any) -> None:
-        """Refuses what the DAG does not take, and leaves what serves to no backfill."""
-        check_conf(context)
-        if registered(context).get("is_backfill"):
-            raise AirflowSkipException("A backfill has registered the version: what serves is of newer data.")
-
-    fetch_model = FetchModelOperator(
-        task_id="fetch_model",
-        model_name=model_name,
-        model_version=version,
-        alias=lambda context, **_: None if version(context) else context["params"]["from_alias"],
-        mlflow_conn_id=given("mlflow_connection"),
-        kubeflow_conn_id=given("kubeflow_connection"),
-    )
-    check_model = CheckModelOperator(
-        task_id="check_model",
-        model=fetch_model.output["model"],
-        model_digest=fetched("registered_digest"),
-        allowed_licenses=given("allowed_licenses"),
-        max_parameters=given("max_parameters"),
-        scan=given("scan"),
-        signature=signature,
-        signing_conn_id=given("signing_connection"),
-        model_name=model_name,
-        model_version=fetched("version"),
-        mlflow_conn_id=given("mlflow_connection"),
-        kubeflow_conn_id=given("kubeflow_connection"),
-    )
-    canary = CanaryOperator(
-        task_id="canary",
-        service_name=service,
-        namespace=given("namespace"),
-        model=fetch_model.output["model"],
-        model_digest=fetched("model_digest"),
-        steps=given("steps"),
-        step_duration=given("step_seconds"),
-        min_requests=given("min_requests"),
-        max_error_rate=given("max_error_rate"),
-        max_latency_ratio=given("max_latency_ratio"),
-        undecided_timeout=given("undecided_seconds"),
-        on_undecided=given("on_undecided"),
-        probes=probes,
-        kserve_conn_id=given("kserve_connection"),
-        outlets=[Asset("progressive_delivery_service")],
-    )
-    set_alias = SetAliasOperator(
-        task_id="set_alias",
-        model_name=model_name,
-        model_version=fetched("version"),
-        alias=given("to_alias"),
-        mlflow_conn_id=given("mlflow_connection"),
-        kubeflow_conn_id=given("kubeflow_connection"),
-    )
-
-    check_settings() >> fetch_model >> check_model >> canary >> set_alias
+    progressive_delivery_group(group_id=None)

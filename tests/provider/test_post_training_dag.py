@@ -382,7 +382,7 @@ def test_unknown_setting_is_refused_with_the_nearest_name(dag):
 def test_first_task_says_which_data_a_run_takes(dag, caplog):
     caplog.set_level("INFO")
     check_settings(dag, {"method": "rlhf", "train_data": "/d/train"})
-    said = [record.getMessage() for record in caplog.records if record.name == "post_training"]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith(".post_training")]
     assert said[:3] == ["train data: /d/train", "preference data: a sample", "evaluation data: a sample"]
     assert "Give evaluation_data." in said[3]
 
