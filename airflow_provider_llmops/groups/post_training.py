@@ -48,7 +48,7 @@ from airflow_provider_llmops.operators.training import (
     TrainSFTOperator,
 )
 
-__all__ = ["PARAMETERS", "post_training_group"]
+__all__ = ["post_training_group"]
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.evaluation import CheckModelOperator
 from airflow_provider_llmops.operators.registry import FetchModelOperator, SetAliasOperator
 
-__all__ = ["PARAMETERS", "progressive_delivery_group"]
+__all__ = ["progressive_delivery_group"]
 
 PARAMETERS = (
     "model_name",

@@ -86,6 +86,8 @@ CONTROL_PLANE = House(
     REPO / "airflow_provider_llmops",
     (
         ("get_provider_info", "cli", "kubernetes"),  # the last is the old place of some names
+        ("recipes",),
+        ("groups",),
         ("operators", "sensors", "notifications"),
         ("kinds", "lineage"),
         ("links", "pages"),

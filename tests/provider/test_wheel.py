@@ -36,7 +36,9 @@ def files_below(folder: Path, *patterns: str) -> dict[str, str]:
 
 
 def test_wheel_holds_every_module_specification_and_constraint_of_the_package(wheel):
-    expected = files_below(REPO / "airflow_provider_llmops", "*.py", "*.yaml", "*.txt", "py.typed")
+    expected = files_below(
+        REPO / "airflow_provider_llmops", "*.py", "*.yaml", "*.txt", "*.schema.json", "py.typed"
+    )
     found = {
         name.partition("/")[2]: text
         for name, text in wheel.items()
@@ -47,7 +49,7 @@ def test_wheel_holds_every_module_specification_and_constraint_of_the_package(wh
 
 
 def test_wheel_holds_the_example_dags_where_airflow_looks_for_those_of_a_provider(wheel):
-    expected = files_below(REPO / "dags", "*.py")
+    expected = files_below(REPO / "dags", "*.py", "*.yaml")
     prefix = "airflow_provider_llmops/example_dags/"
     found = {name.removeprefix(prefix): text for name, text in wheel.items() if name.startswith(prefix)}
     assert found == expected

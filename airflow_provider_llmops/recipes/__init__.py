@@ -1,0 +1,1 @@
+"""Products described in YAML instead of Python: read and checked, and made into DAGs."""
