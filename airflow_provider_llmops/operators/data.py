@@ -1,4 +1,4 @@
-"""Operators for datasets: fetch them, make sample data, validate what is given."""
+"""Operators for datasets: fetch them, make sample data, validate and prepare what is given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from airflow_provider_llmops.uris import Address
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
 
-__all__ = ["FetchDatasetOperator", "PrepareSampleDataOperator", "ValidateDatasetOperator"]
+__all__ = [
+    "FetchDatasetOperator",
+    "PrepareDatasetOperator",
+    "PrepareSampleDataOperator",
+    "ValidateDatasetOperator",
+]
 
 
 class FetchDatasetOperator(ComponentOperator):
@@ -41,6 +46,65 @@ class FetchDatasetOperator(ComponentOperator):
     def environment(self) -> dict[str, str]:
         """Keys of the object store, where a connection has them."""
         return StorageHook(self.storage_conn_id).environment() if self.storage_conn_id else {}
+
+
+class PrepareDatasetOperator(ComponentOperator):
+    """Clean, filter, deduplicate, split and mix rows by declared steps, with a ledger of what was dropped or changed.
+
+    Artifacts: ``prepared`` (JSON Lines, each row with its ``row_id``), ``held_out`` (what ``split`` has held out), ``ledger`` (a line for each row
+    that was dropped, changed or added, with step and reason), ``manifest`` (sources, steps, counts). Metrics: ``rows``, which are as many as
+    ``used`` and ``rejected`` together, ``changed``, ``repeated``, ``added``, ``prepared_rows``, ``held_out_rows``; by step in
+    ``return_value["details"]``.
+
+    :param dataset: URI of rows
+    :param steps: the steps in their order, each a dict with its name as ``step`` and its settings, as
+        ``{"step": "filter_length", "max_words": 500}``
+    :param dataset_2: URI of further rows, to mix or to compare with
+    :param dataset_3: URI of further rows
+    :param dataset_4: URI of further rows
+    :param names: what the data sets are called in ids of rows, in their order; by default the last parts of their URIs
+    :param base_model: URI of the model whose tokens ``filter_length`` counts
+    :param evaluation_dataset: URI of evaluation rows that a step compares with
+    :param processes: how many processes judge rows; by default one a core, 8 at most
+    :param dataset_name: what the data set is called in its manifest, whatever the version
+    """
+
+    component = "prepare_dataset"
+    addresses = {
+        "dataset": Address(kind="file"),
+        "dataset_2": Address(kind="file"),
+        "dataset_3": Address(kind="file"),
+        "dataset_4": Address(kind="file"),
+        "base_model": Address(kind="directory"),
+        "evaluation_dataset": Address(kind="file"),
+    }
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        steps: Sequence[Mapping[str, Any]] | str,
+        dataset_2: str | None = None,
+        dataset_3: str | None = None,
+        dataset_4: str | None = None,
+        names: Sequence[str] | str | None = None,
+        base_model: str | None = None,
+        evaluation_dataset: str | None = None,
+        processes: int | str | None = None,
+        dataset_name: str = "prepared",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset = dataset
+        self.steps = steps
+        self.dataset_2 = dataset_2
+        self.dataset_3 = dataset_3
+        self.dataset_4 = dataset_4
+        self.names = names
+        self.base_model = base_model
+        self.evaluation_dataset = evaluation_dataset
+        self.processes = processes
+        self.dataset_name = dataset_name
 
 
 class PrepareSampleDataOperator(ComponentOperator):

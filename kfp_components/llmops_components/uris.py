@@ -36,6 +36,15 @@ def place_of(address: str) -> str:
     return address.partition("://")[2]
 
 
+def last_part(address: str) -> str:
+    """The name of the file or directory that an address names.
+
+    Args:
+        address: Path or address.
+    """
+    return address.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
 def is_http(address: str) -> bool:
     """Whether an address is one of a web server.
 

@@ -11,6 +11,7 @@ from airflow_provider_llmops.arguments import constructors_of
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.data import (
     FetchDatasetOperator,
+    PrepareDatasetOperator,
     PrepareSampleDataOperator,
     ValidateDatasetOperator,
 )
@@ -49,6 +50,7 @@ OPERATORS = {
     PrepareSampleDataOperator: {},
     FetchDatasetOperator: {"source": "/d"},
     PublishDatasetOperator: {"prepared": "/d", "manifest": "/m", "catalog": "/c"},
+    PrepareDatasetOperator: {"dataset": "/d", "steps": [{"step": "drop_duplicates"}]},
     ValidateDatasetOperator: {"dataset": "/d"},
     ImportBaseModelOperator: {"source": "hf://org/name"},
     TrainSFTOperator: {"dataset": "/d", "base_model": "/m"},

@@ -22,7 +22,8 @@ class StepCounts:
         rows: Source rows that it got.
         changed: Rows that it changed, added ones among them.
         dropped: Source rows that it dropped.
-        added: Rows that it added.
+        repeated: Further copies that it made of rows.
+        added: Other rows that it made.
         dropped_added: Rows that other steps had added, and that it dropped.
         reasons: How often it dropped for which reason.
     """
@@ -31,13 +32,14 @@ class StepCounts:
     rows: int = 0
     changed: int = 0
     dropped: int = 0
+    repeated: int = 0
     added: int = 0
     dropped_added: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: StepCounts) -> None:
         """Add what the step did elsewhere."""
-        for name in ("rows", "changed", "dropped", "added", "dropped_added"):
+        for name in ("rows", "changed", "dropped", "repeated", "added", "dropped_added"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.reasons += other.reasons
 
@@ -114,7 +116,7 @@ class Ledger:
         self.counts[position].changed += 1
         self._write(position, "changed", row.row_id, outcome.reason, score=outcome.score)
 
-    def added(self, position: int, row: Row, number: int, reason: str) -> Row:
+    def added(self, position: int, row: Row, number: int, reason: str, *, is_copy: bool = False) -> Row:
         """A step adds a row.
 
         Args:
@@ -122,11 +124,13 @@ class Ledger:
             row: The row that it was made from.
             number: Of the new row among those that were made from it, from 2.
             reason: Why.
+            is_copy: Whether it is the same row again.
 
         Returns:
             The new row with the value of the old.
         """
         new = Row(f"{row.row_id}#{position}.{number}", row.source, row.value, True, row.side)
-        self.counts[position].added += 1
+        self.counts[position].repeated += is_copy
+        self.counts[position].added += not is_copy
         self._write(position, "added", new.row_id, reason)
         return new

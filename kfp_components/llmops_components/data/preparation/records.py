@@ -12,8 +12,8 @@ from typing import Any
 
 from llmops_components.data.lines import Line
 from llmops_components.data.preparation.row import PREPARED, Row
+from llmops_components.data.texts import ROW_ID
 
-ROW_ID = "row_id"
 SOURCE_ROW_ID = "source_row_id"  # the id that a row had in its file, when that was prepared itself
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 

@@ -21,6 +21,7 @@ from llmops_components.data.preparation.row import SIDES, Row
 from llmops_components.data.preparation.spool import Spool
 from llmops_components.data.preparation.step import Dropped, Inputs, Repeated, RowStep, Sent, Step, WholeStep
 from llmops_components.data.preparation.worker import Result, Segment, Worker
+from llmops_components.data.versions.digest import ContentDigest
 from llmops_components.errors import DataError
 
 BATCH_ROWS = 256
@@ -50,14 +51,28 @@ class Tally:
         steps: What each step did; the first is the reading.
         outputs: Rows in each output.
         used: Source rows that were written.
-        added: Added rows that were written.
+        added_used: Repeats and added rows that were written.
+        contents: Digest of each output.
     """
 
     rows: dict[str, int]
     steps: list[StepCounts]
     outputs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     used: int = 0
-    added: int = 0
+    added_used: int = 0
+    contents: dict[str, ContentDigest] = field(
+        default_factory=lambda: {side: ContentDigest() for side in SIDES}
+    )
+
+    @property
+    def repeated(self) -> int:
+        """Further copies that steps made of rows."""
+        return sum(step.repeated for step in self.steps)
+
+    @property
+    def added(self) -> int:
+        """Other rows that steps made."""
+        return sum(step.added for step in self.steps)
 
     @property
     def rejected(self) -> int:
@@ -66,12 +81,12 @@ class Tally:
 
     def check(self) -> None:
         """Raise unless each row that was read, or added, was written or dropped, once."""
-        read, added = sum(self.rows.values()), sum(step.added for step in self.steps)
+        read, added = sum(self.rows.values()), self.added + self.repeated
         dropped_added = sum(step.dropped_added for step in self.steps)
-        if read != self.used + self.rejected or added != self.added + dropped_added:
+        if read != self.used + self.rejected or added != self.added_used + dropped_added:
             raise RuntimeError(
                 f"Rows were lost or doubled: {read} were read, {self.used} written and {self.rejected} rejected; {added} were "
-                f"added, {self.added} of these written and {dropped_added} rejected. This is an error of prepare_dataset: "
+                f"added, {self.added_used} of these written and {dropped_added} rejected. This is an error of prepare_dataset: "
                 "nothing was written."
             )
 
@@ -114,10 +129,8 @@ def run(
         progress = _Progress(len(steps))
         records = progress.watch(_read(sources, tally), "reading")
         for number, segment in enumerate(segments):
-            is_idle = number > 0 and not segment.steps and segment.whole is None
-            hands = ThisProcess(worker) if is_idle else crew
             spool = Spool(scratch, str(number)) if segment.whole is not None else None
-            for result in hands.carry_out(number, _batches(records, batch_rows)):
+            for result in crew.carry_out(number, _batches(records, batch_rows)):
                 _collect(result, spool, files, tally)
             if spool is not None and segment.whole is not None:
                 position = segment.first + len(segment.steps)
@@ -170,7 +183,9 @@ def _collect(result: Result, spool: Spool | None, files: Mapping[str, BinaryIO],
         files[side].writelines(lines)
         tally.outputs[side] += len(lines)
     tally.used += result.rows[0]
-    tally.added += result.rows[1]
+    tally.added_used += result.rows[1]
+    for side, content in result.contents.items():
+        tally.contents[side].merge(content)
 
 
 def _decided(
@@ -195,7 +210,7 @@ def _decided(
                 case Repeated(times, reason):
                     yield record
                     for each in range(2, times + 1):
-                        new = ledger.added(position, head_of(record), each, reason)
+                        new = ledger.added(position, head_of(record), each, reason, is_copy=True)
                         yield record_of(new, body_of(record))
             file.writelines(ledger.lines)
             ledger.lines.clear()
@@ -205,9 +220,9 @@ def _decided(
 
 
 def _refuse_nothing(tally: Tally) -> None:
-    if not sum(tally.rows.values()):
+    if empty := [name for name, rows in tally.rows.items() if not rows]:
         raise DataError(
-            f"The dataset has no rows: {', '.join(tally.rows)}. Check the step that writes it, or the partition."
+            f"The dataset has no rows: {', '.join(empty)}. Leave it out, or check the step or partition that it comes from."
         )
     if not tally.used:
         reasons = [

@@ -41,7 +41,7 @@ __all__ = [
     "Verdict",
     "WholeStep",
 ]
-# What came with the call beside the rows, by name: ``base_model``, ``evaluation``.
+# What came with the call beside the rows, by name: ``base_model``, ``evaluation_dataset``.
 Inputs = Mapping[str, Path]
 
 
@@ -131,9 +131,9 @@ class Step(ABC):
     """A declared step: a name, a version and settings."""
 
     step: ClassVar[str]
-    version: ClassVar[int] = (
-        1  # goes up when the same settings decide otherwise than before; it stands in the manifest
-    )
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions change what it decides
+    # Goes up when the same settings decide otherwise than before; it stands in the manifest.
+    version: ClassVar[int] = 1
 
     def check(self, inputs: Inputs) -> None:  # noqa: B027  # most steps need nothing
         """Refuse what cannot work, before any row is read.

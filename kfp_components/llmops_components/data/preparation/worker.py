@@ -25,6 +25,8 @@ from llmops_components.data.preparation.step import (
     Several,
     WholeStep,
 )
+from llmops_components.data.texts import ROW_ID
+from llmops_components.data.versions.digest import ContentDigest
 from llmops_components.errors import ComponentError
 
 
@@ -52,6 +54,7 @@ class Result:
         keys: Their keys.
         written: Else the lines of each output.
         rows: How many lines of them are source rows, and how many were added.
+        contents: Digests of what was written to each output.
         ledger: Lines of the ledger.
         counts: What each step did.
     """
@@ -60,6 +63,7 @@ class Result:
     keys: list[bytes] = field(default_factory=list)
     written: dict[str, list[bytes]] = field(default_factory=dict)
     rows: list[int] = field(default_factory=lambda: [0, 0])
+    contents: dict[str, ContentDigest] = field(default_factory=dict)
     ledger: list[bytes] = field(default_factory=list)
     counts: list[StepCounts] = field(default_factory=list)
 
@@ -152,6 +156,8 @@ class Worker:
         body = json_of(row.value) if body is None else body
         if segment.whole is None:
             result.written.setdefault(row.side, []).append(output_line(row.row_id, body))
+            content = result.contents.setdefault(row.side, ContentDigest())
+            content.add({ROW_ID: row.row_id, **row.value})
             result.rows[row.added] += 1
             return
         position = segment.first + len(segment.steps)

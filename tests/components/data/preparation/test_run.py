@@ -139,14 +139,16 @@ def test_every_row_is_written_or_in_the_ledger(tmp_path: Path):
         {**both, "action": "dropped", "row_id": "a.jsonl:6#1.3", **again},
         {**both, "action": "added", "reason": "for its weight", "row_id": "a.jsonl:8#2.2"},
     ]
-    assert (tally.rows, tally.used, tally.rejected, tally.added) == ({"a.jsonl": 9}, 5, 4, 2)
+    assert (tally.rows, tally.used, tally.rejected) == ({"a.jsonl": 9}, 5, 4)
+    assert (tally.repeated, tally.added, tally.added_used) == (1, 2, 2)
     assert tally.outputs == {"prepared": 6, "held_out": 1}
     assert [
-        (step.rows, step.changed, step.dropped, step.added, step.dropped_added) for step in tally.steps
+        (step.rows, step.changed, step.dropped, step.repeated, step.added, step.dropped_added)
+        for step in tally.steps
     ] == [
-        (0, 0, 1, 0, 0),
-        (8, 1, 2, 2, 0),
-        (6, 0, 1, 1, 1),
+        (0, 0, 1, 0, 0, 0),
+        (8, 1, 2, 0, 2, 0),
+        (6, 0, 1, 1, 0, 1),
     ]
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["held_out", "ledger", "prepared"]
 
@@ -205,7 +207,7 @@ def test_id_of_an_earlier_preparation_is_kept(tmp_path: Path):
 
 @pytest.mark.parametrize(("used", "added"), [(1, 0), (3, 0), (2, 1)])
 def test_rows_that_do_not_add_up_are_an_error(used, added):
-    tally = Tally({"rows": 2}, running.Ledger([]).counts, used=used, added=added)
+    tally = Tally({"rows": 2}, running.Ledger([]).counts, used=used, added_used=added)
     with pytest.raises(RuntimeError, match=f"Rows were lost or doubled: 2 were read, {used} written"):
         tally.check()
 

@@ -32,6 +32,7 @@ class FilterLanguage(RowStep):
     """
 
     step: ClassVar[str] = "filter_language"
+    libraries: ClassVar[tuple[str, ...]] = ("py3langid",)
     languages: Annotated[tuple[str, ...], MinLen(1)]
     min_probability: Annotated[float, Ge(0), Le(1)] = 0.5
     min_characters: Annotated[int, Ge(0)] = 20

@@ -36,6 +36,7 @@ class Normalise(RowStep):
     """
 
     step: ClassVar[str] = "normalise"
+    libraries: ClassVar[tuple[str, ...]] = ("ftfy",)
     encoding: bool = True
     html: bool = False
     quotes: bool = False
