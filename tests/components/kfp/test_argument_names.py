@@ -19,7 +19,13 @@ OF_THE_STEP = {name: {"processes", "preset"} for name in COMPONENTS if name.star
     "distill": {"processes", "preset"},
     "check_model": {"model_name", "model_version", "tracking_uri"},  # where it is noted what was checked
     "register_model": {"dataset", "report"},  # one of the function's datasets, one of its artifacts
-    "prepare_dataset": {"dataset", "dataset_2", "dataset_3", "dataset_4", "names"},  # the function takes them as one
+    "prepare_dataset": {
+        "dataset",
+        "dataset_2",
+        "dataset_3",
+        "dataset_4",
+        "names",
+    },  # the function takes them as one
     "validate_dataset": {"base_model"},  # the function takes what loads its tokenizer
 }
 

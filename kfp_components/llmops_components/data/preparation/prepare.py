@@ -75,7 +75,7 @@ def prepare_dataset(
         DataError: A file cannot be read, there are no rows, or none is left.
         BrokenWorkerError: A process has died.
     """
-    given = {"base_model": base_model, "evaluation_dataset": evaluation_dataset}
+    given = {"base_model": base_model, "evaluation": evaluation_dataset}
     inputs = {each: Path(path) for each, path in given.items() if path is not None}
     declared = read_steps(steps, inputs)
     if not datasets:

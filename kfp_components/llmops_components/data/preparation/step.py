@@ -41,7 +41,7 @@ __all__ = [
     "Verdict",
     "WholeStep",
 ]
-# What came with the call beside the rows, by name: ``base_model``, ``evaluation_dataset``.
+# What came with the call beside the rows, by name: ``base_model``, ``evaluation``.
 Inputs = Mapping[str, Path]
 
 
