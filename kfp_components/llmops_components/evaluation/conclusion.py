@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.comparison import Comparison
-from llmops_components.data.content import with_text_content
-from llmops_components.data.files import read_rows, write_output
-from llmops_components.errors import DataError, SettingError, named
+from llmops_components.data.files import write_output
+from llmops_components.errors import SettingError, named
 from llmops_components.evaluation import likelihoods
+from llmops_components.evaluation.clock import Clock
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.memory import Memory, digest
 from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows
+from llmops_components.evaluation.scores_file import KEPT
 from llmops_components.redaction import redacted
 from llmops_components.results import StepReport
 
@@ -28,25 +28,6 @@ if TYPE_CHECKING:
     from llmops_components.evaluation.facts import Facts, ServiceFacts
     from llmops_components.evaluation.metrics.plan import Plan
     from llmops_components.evaluation.statistics import Estimate, Scores
-
-_KEPT = ("prompt", "reference")  # the latter where a metric needs it
-
-
-class Clock:
-    """Seconds of what was done, one after the other."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        """Note how long something took.
-
-        Args:
-            name: What was done since the last time.
-        """
-        now = time.monotonic()
-        self.seconds[name], self._last = now - self._last, now
 
 
 @dataclass(frozen=True)
@@ -206,7 +187,7 @@ def _score(
     of_each, rows = len(rows), [*rows] * times
     if not plan.asks_judge:
         return score_rows(plan, rows, given, of_each=of_each)
-    what = digest([{key: row.get(key) for key in _KEPT} for row in rows])
+    what = digest([{key: row.get(key) for key in KEPT} for row in rows])
     with Memory.at(judging.checkpoints, what, Path(scores)) as memory:
         scored = score_rows(plan, rows, given, of_each=of_each, judge=judging.settings, memory=memory)
         if scored.stopped is not None and memory.outlives:
@@ -244,7 +225,7 @@ def _samples(
         samples.append(
             {
                 "row": place + 1,
-                **{key: row[key] for key in _KEPT if key in row},
+                **{key: row[key] for key in KEPT if key in row},
                 "answer": given.text,
                 **answer.more,
                 **{name: _number(each.values[place]) for name, each in scores.items()},
@@ -328,40 +309,6 @@ def _compared_lines(comparison: Comparison) -> list[str]:
             f"{name:<20}{each.baseline.value:>9.3f}{each.candidate.value:>9.3f}{value:>+9.3f}  {low:+.3f} to {high:+.3f}"
         )
     return lines
-
-
-def read_baseline(
-    path: str | os.PathLike[str] | None, rows: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The scores of another evaluation of the same rows.
-
-    Args:
-        path: The file; None for no other evaluation.
-        rows: The rows.
-
-    Raises:
-        DataError: It is of other rows, or no such file.
-    """
-    if path is None:
-        return []
-    baseline = read_rows(path)
-    again = "Pass the scores of an evaluation of the same dataset."
-    if len(baseline) != len(rows):
-        raise DataError(
-            f"Scores {os.fspath(path)} are of {len(baseline)} rows, and the dataset has {len(rows)}. {again}"
-        )
-    for number, (theirs, row) in enumerate(zip(baseline, rows, strict=True), start=1):
-        if isinstance(theirs.get("prompt"), list):  # an earlier release wrote parts as they came
-            theirs["prompt"] = with_text_content(theirs["prompt"])
-        is_unanswered = "answer" in theirs and theirs["answer"] is None and theirs.get("reason")
-        if not isinstance(theirs.get("answer"), str) and not is_unanswered:
-            raise DataError(f"Scores {os.fspath(path)}, row {number}: there is no answer. {again}")
-        if different := [key for key in _KEPT if theirs.get(key) != row.get(key)]:
-            raise DataError(
-                f"Scores {os.fspath(path)}, row {number}: its {' and '.join(different)} differ from the dataset's. "
-                f"{again}"
-            )
-    return baseline
 
 
 def check_has_baseline(plan: Plan, baseline: Sequence[Mapping[str, Any]]) -> None:

@@ -10,16 +10,12 @@ from llmops_components.data.rendering import loss_finding, losses
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import SettingError
 from llmops_components.evaluation import likelihoods
-from llmops_components.evaluation.conclusion import (
-    Answered,
-    Clock,
-    check_has_baseline,
-    conclude,
-    read_baseline,
-)
+from llmops_components.evaluation.clock import Clock
+from llmops_components.evaluation.conclusion import Answered, check_has_baseline, conclude
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.scored import Given
+from llmops_components.evaluation.scores_file import read_baseline
 from llmops_components.moved import old_names
 from llmops_components.results import StepReport
 from llmops_components.tracking.settings import Tracking

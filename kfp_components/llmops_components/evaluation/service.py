@@ -12,20 +12,16 @@ from llmops_components.data.files import usable_lines
 from llmops_components.data.valid_rows import read_valid_rows
 from llmops_components.errors import SettingError, UnavailableError, named
 from llmops_components.evaluation.about import About
+from llmops_components.evaluation.clock import Clock
 from llmops_components.evaluation.comparing import Parts
-from llmops_components.evaluation.conclusion import (
-    Answered,
-    Clock,
-    check_has_baseline,
-    conclude,
-    read_baseline,
-)
+from llmops_components.evaluation.conclusion import Answered, check_has_baseline, conclude
 from llmops_components.evaluation.facts import ServiceFacts
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.metrics.columns import check_columns, columns_of
 from llmops_components.evaluation.metrics.plan import Plan, plan_for_columns, plan_metrics
 from llmops_components.evaluation.scored import Given
+from llmops_components.evaluation.scores_file import read_baseline
 from llmops_components.inference.batch import batch_inference
 from llmops_components.inference.protocols import ProtocolName
 from llmops_components.inference.rows import answer_text, check_questions, read_outcomes

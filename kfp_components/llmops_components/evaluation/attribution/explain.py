@@ -14,9 +14,9 @@ from llmops_components.evaluation.attribution.contexts import Asked, Supports, c
 from llmops_components.evaluation.attribution.explained import Explained
 from llmops_components.evaluation.attribution.page import render_explanations
 from llmops_components.evaluation.attribution.training_rows import Near, Said, nearest_rows
-from llmops_components.evaluation.conclusion import read_baseline
 from llmops_components.evaluation.metrics.registry import METRICS
 from llmops_components.evaluation.scored import text_of
+from llmops_components.evaluation.scores_file import read_baseline
 from llmops_components.results import StepReport
 
 MAX_SAMPLES = 200
