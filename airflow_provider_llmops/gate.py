@@ -378,9 +378,10 @@ def _held(rule: Rule, comparison: Comparison) -> list[Held]:
     return [
         Held(
             Rule(rule.metric, rule.kind, rule.limit, rule.column, value, rule.min_rows),
-            metrics.get(rule.metric),
+            metrics[rule.metric],
         )
         for value, metrics in values.items()
+        if rule.metric in metrics  # a benchmark task has metrics of its own
     ]
 
 

@@ -77,6 +77,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_llmops.operators.evaluation",
                     "airflow_provider_llmops.operators.evaluate_service",
                     "airflow_provider_llmops.operators.explaining",
+                    "airflow_provider_llmops.operators.benchmarks",
                     "airflow_provider_llmops.operators.history",
                     "airflow_provider_llmops.operators.publishing",
                     "airflow_provider_llmops.operators.human",

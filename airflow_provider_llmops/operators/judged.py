@@ -1,4 +1,4 @@
-"""What operators have in common whose answers a judge may score."""
+"""What operators have in common that evaluate: answers that a judge may score, and a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
-__all__ = ["EvaluationOperator", "JudgedOperator"]
+__all__ = ["EvaluationOperator", "JudgedOperator", "ReportOperator"]
 
 
 class JudgedOperator(ComponentOperator):
@@ -71,8 +71,8 @@ class JudgedOperator(ComponentOperator):
         return found
 
 
-class EvaluationOperator(JudgedOperator):
-    """A judged component that writes a report, and becomes a run of its own in MLflow.
+class ReportOperator(ComponentOperator):
+    """A component that writes a report, and becomes a run of its own in MLflow.
 
     The report names the DAG's run and the task, whether or not it is kept in MLflow.
 
@@ -81,7 +81,7 @@ class EvaluationOperator(JudgedOperator):
         run of the DAG do. Its credentials reach the step through its environment only
     """
 
-    own_arguments: ClassVar[tuple[str, ...]] = (*JudgedOperator.own_arguments, "mlflow_conn_id")
+    own_arguments: ClassVar[tuple[str, ...]] = ("mlflow_conn_id",)
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         ReportLink(),
@@ -105,7 +105,7 @@ class EvaluationOperator(JudgedOperator):
         return found
 
     def environment(self) -> dict[str, str]:
-        """MLflow's credentials, beside the judge's API key."""
+        """MLflow's credentials, beside what else the step needs."""
         found = super().environment()
         return {**found, **MlflowHook(self.mlflow_conn_id).environment()} if self.mlflow_conn_id else found
 
@@ -113,3 +113,9 @@ class EvaluationOperator(JudgedOperator):
         """Without where it is kept, which differs from run to run, and does not change what comes out."""
         kept = {name: value for name, value in pipeline.parameters.items() if name != "tracking"}
         return replace(pipeline, parameters=kept)
+
+
+class EvaluationOperator(ReportOperator, JudgedOperator):
+    """A judged component that writes a report, and becomes a run of its own in MLflow."""
+
+    own_arguments: ClassVar[tuple[str, ...]] = (*JudgedOperator.own_arguments, *ReportOperator.own_arguments)

@@ -80,7 +80,7 @@ class MetricComparison(BaseModel):
 
 
 class Comparison(BaseModel):
-    """By metric, and by value of a column and metric for slices of the rows."""
+    """By metric, and by value of a column and metric for slices of the rows. A metric may be of a part of the rows, as those of one task."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -105,8 +105,6 @@ class Comparison(BaseModel):
 
     @model_validator(mode="after")
     def _check_metrics(self) -> Comparison:
-        if len({each.rows_scored + each.rows_unscored for each in self.metrics.values()}) > 1:
-            raise PydanticCustomError("rows", "its metrics are of different numbers of rows")
         slices = [each for values in self.slices.values() for each in values.values()]
         for name, each in [*self.metrics.items(), *(pair for metrics in slices for pair in metrics.items())]:
             if not self.has_baseline and (each.baseline is not None or each.difference is not None):

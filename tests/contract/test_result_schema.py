@@ -142,7 +142,6 @@ BAD: dict[str, Any] = {
     "metrics.rougeL.rows_unscored: Input should be greater than": comparison(rows_unscored=-1),
     "metrics.rougeL.rows_scored: Input should be a valid integer": comparison(rows_scored=47.0),
     "metrics.rougeL.p_value: Extra inputs are not permitted": comparison(p_value=0.01),
-    "its metrics are of different numbers of rows": of_metrics(rougeL=ONE, bleu={**ONE, "rows_unscored": 0}),
 }
 
 

@@ -200,6 +200,15 @@ def test_without_a_champion_absolute_limits_decide_and_nothing_else_passes():
         decided([{"metric": "rougel", "better_by": 0}], alone)
 
 
+def test_a_rule_for_each_task_is_about_those_that_have_its_metric():
+    tasks = {"boolq": {"acc": metric(0.7, 0.7, error=0.005)}, "gsm8k": {"exact_match": metric(0.2, 0.5)}}
+    compared = comparison(slices={"task": tasks}, acc=metric(0.7, 0.7))
+    rule = {"metric": "acc", "not_worse_by": 0.02}
+    assert decided([{**rule, "slice": {"task": "*"}}], compared).outcome == "pass"
+    assert decided([{**rule, "slice": {"task": "gsm8k"}}], compared).outcome == "undecided"
+    assert decided([{**rule, "metric": "exact_match", "slice": {"task": "*"}}], compared).outcome == "fail"
+
+
 SLICES = {
     "language": {
         "en": {"rougeL": metric(0.5, 0.4, error=0.01)},

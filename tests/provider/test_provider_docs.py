@@ -58,6 +58,7 @@ def test_front_page_lists_every_operator_and_component():
         "RevisionOperator",
         "JudgedOperator",
         "EvaluationOperator",
+        "ReportOperator",
     }  # bases
     assert {name for name in operators | components if f"`{name}`" not in page} == set()
 

@@ -53,14 +53,18 @@ class About:
 
     @classmethod
     def of_model(
-        cls, component: str, model: str | os.PathLike[str], dataset: str | os.PathLike[str], **more: Any
+        cls,
+        component: str,
+        model: str | os.PathLike[str],
+        dataset: str | os.PathLike[str] | None,
+        **more: Any,
     ) -> About:
         """The identity of an evaluation of a model's files.
 
         Args:
             component: Name of the component.
             model: Directory of the model.
-            dataset: The rows.
+            dataset: The rows; None where they belong to what was run.
             more: Other fields: ``settings``, ``baseline_scores``, and ``tracking`` as the caller gives it.
         """
         return cls(
@@ -121,7 +125,9 @@ class About:
         return {name: value for name, value in named.items() if value}
 
 
-def _of_dataset(dataset: str | os.PathLike[str]) -> dict[str, str]:
+def _of_dataset(dataset: str | os.PathLike[str] | None) -> dict[str, str]:
+    if dataset is None:
+        return {}
     return {"dataset": Path(dataset).name, "dataset_digest": digest_of(dataset)[0]}
 
 

@@ -48,11 +48,8 @@ class Facts(_Scoring):
         Args:
             samples: How many samples there are.
         """
-        millions = self.parameters / 1e6
         parts = [
-            f"{self.architecture}, {millions:,.0f} M parameters"
-            if millions >= 10
-            else f"{self.architecture}, {millions:.1f} M parameters",
+            size_of(self.architecture, self.parameters),
             f"{samples} samples",
             f"{self.tokens:,} tokens generated, {self.tokens_per_second:,.0f} a second",
         ]
@@ -125,3 +122,37 @@ class RevisionFacts(_Scoring):
         if self.against == "baseline":
             parts.append("scored against the baseline's answers")
         return " · ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkFacts(_Scoring):
+    """What the page says besides scores of benchmark tasks.
+
+    Args:
+        architecture: Name of the model's class.
+        parameters: Number of its parameters.
+        tasks: How many tasks were asked.
+    """
+
+    architecture: str
+    parameters: int
+    tasks: int
+
+    def told_of(self, samples: int) -> str:
+        """The line below the title.
+
+        Args:
+            samples: How many samples there are.
+        """
+        return f"{size_of(self.architecture, self.parameters)} · {self.tasks} benchmark task{'s' if self.tasks > 1 else ''} · {samples} samples"
+
+
+def size_of(architecture: str, parameters: int) -> str:
+    """A model by its class and size.
+
+    Args:
+        architecture: Name of the class.
+        parameters: Number of its parameters.
+    """
+    millions = parameters / 1e6
+    return f"{architecture}, {millions:,.{0 if millions >= 10 else 1}f} M parameters"

@@ -37,6 +37,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.publish_dataset import publish_dataset
     from llmops_components.kfp.record_evaluation import record_evaluation
     from llmops_components.kfp.register_model import register_model
+    from llmops_components.kfp.run_benchmarks import run_benchmarks
     from llmops_components.kfp.set_alias import set_alias
     from llmops_components.kfp.train_dpo import train_dpo
     from llmops_components.kfp.train_grpo import train_grpo

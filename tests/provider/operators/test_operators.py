@@ -8,6 +8,7 @@ import re
 import pytest
 
 from airflow_provider_llmops.arguments import constructors_of
+from airflow_provider_llmops.operators.benchmarks import RunBenchmarksOperator
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.data import (
     FetchDatasetOperator,
@@ -65,6 +66,7 @@ OPERATORS = {
     CheckModelOperator: {"model": "/m"},
     EvaluateModelOperator: {"model": "/m", "dataset": "/d"},
     EvaluateServiceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
+    RunBenchmarksOperator: {"model": "/m", "task_names": ["boolq"]},
     BatchInferenceOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     CompareRevisionsOperator: {"dataset": "/d", "url": "http://127.0.0.1:8080", "model_name": "m"},
     ExplainAnswersOperator: {"model": "/m", "dataset": "/d", "scores": "/s"},

@@ -11,7 +11,7 @@ import numpy as np
 
 from llmops_components.comparison import Comparison, MetricComparison
 from llmops_components.evaluation.about import About
-from llmops_components.evaluation.facts import Facts, RevisionFacts, ServiceFacts
+from llmops_components.evaluation.facts import BenchmarkFacts, Facts, RevisionFacts, ServiceFacts
 from llmops_components.evaluation.metrics.registry import METRICS, Metric
 from llmops_components.evaluation.statistics import PairedComparison, Scores, record
 
@@ -41,7 +41,7 @@ class Content:
     samples: Sequence[Mapping[str, Any]]
     ours: Mapping[str, Scores]
     comparison: Comparison
-    facts: Facts | ServiceFacts | RevisionFacts
+    facts: Facts | ServiceFacts | RevisionFacts | BenchmarkFacts
     about: About
     compared: Mapping[str, PairedComparison] = field(default_factory=dict)
     theirs: Mapping[str, Scores] = field(default_factory=dict)

@@ -102,7 +102,7 @@ def coverage(content: Content) -> dict[str, str]:
         missing = each.rows_unscored
         pairs = each.rows_scored - each.pairs_scored if content.compared else 0
         if missing or pairs:
-            found[name] = f"{missing} of {len(content.samples)} samples have no score by {name}" + (
+            found[name] = f"{missing} of {missing + each.rows_scored} samples have no score by {name}" + (
                 f", and {pairs} more none of the baseline's" if pairs else ""
             )
     return found
