@@ -73,7 +73,9 @@ def parse_line(number: int, raw: bytes) -> Line:
         shown = raw.decode("utf-8", errors="backslashreplace")
         return Line(number, shown, problem=f"is not UTF-8 at byte {error.start + 1} of the line")
     try:
-        row = json.loads(text, parse_constant=_refuse_constant, parse_float=finite)
+        row = (
+            json.loads(text) if text.startswith("\ufeff") else _DECODER.decode(text)
+        )  # which says what a mark is
         if "\\ud" in text.lower():
             json.dumps(row, ensure_ascii=False).encode(
                 "utf-8"
@@ -103,6 +105,9 @@ def finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is too large a number")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=finite)
 
 
 def kind_of(value: Any) -> str:

@@ -162,6 +162,9 @@ class _About:
     @property
     def facts(self) -> Facts:
         wanted = self.dataset_format
+        known = self.subject.facts if self.subject else None
+        if known and known.dataset_format == wanted:
+            return known
         return self.engine.remembered((id(self.table), wanted), lambda: facts_of(self.texts, wanted))
 
     def clean(self) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmops_components.data.validation.reading import Lines, columns_in
+from llmops_components.data.validation.reading import Lines
 from llmops_components.data.validation.rows import LINE, PROBLEM, ROW, ROW_ID, SEPARATOR
 from llmops_components.data.validation.suite import written
-from llmops_components.data.validation.tables import Subject, Table, objects_of, table_of
+from llmops_components.data.validation.tables import Subject, Table, objects_of
 from llmops_components.errors import SettingError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Outcome:
     def __init__(self, lines: Lines, limits: Limits, found_format: DatasetFormat | None) -> None:
         self.verdicts: list[Verdict] = []
         self._frame, self._limits, self._format = lines.frame, limits, found_format
+        self._table = lines.table
         self._ours: list[pl.DataFrame] = []
         self._theirs: list[pl.DataFrame] = []
         self._told: list[str] = []
@@ -84,7 +85,7 @@ class Outcome:
             judge: Great Expectations.
             subject: What the rows are for.
             theirs: The caller's expectations.
-            columns: Columns that those ask for.
+            columns: Columns that those ask for and that some row has.
         """
         import polars as pl
 
@@ -107,8 +108,8 @@ class Outcome:
             if isinstance(each.expectation, ours.ExpectRowsToBeUnique) and each.unexpected is not None
         )
         if theirs:
-            added = table_of(columns_in(frame[ROW], columns), columns)
-            table = Table(frame.hstack(added.frame), added.encoded, subject)
+            held = self._table.frame.select(columns)
+            table = Table(frame.hstack(held), self._table.encoded, subject)
             self._take_theirs(judge.judge("suite", table, theirs), table, places)
 
     @property

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.files import read_lines
 from llmops_components.data.formats import with_our_names
-from llmops_components.data.validation.rows import LINE, PROBLEM, ROW, ROW_ID
+from llmops_components.data.validation.rows import LINE, PROBLEM, ROW, ROW_ID, Facts
+from llmops_components.data.validation.tables import Table, TableBuilder
 from llmops_components.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from llmops_components.data.formats import DatasetFormat
 
 _CHUNK_ROWS = 20_000
 
@@ -28,10 +30,14 @@ class Lines:
     Args:
         frame: Line number, id, text and what keeps it from being a row.
         shapes: Of each row, in order, its fields with empty values of the same kind; equal ones are one object.
+        table: Columns of the rows that were asked for.
+        facts: What there is to say of the rows if they are of the format that the first of them have.
     """
 
     frame: pl.DataFrame
     shapes: list[dict[str, Any]]
+    table: Table
+    facts: Facts | None
 
     @property
     def columns(self) -> list[str]:
@@ -40,12 +46,19 @@ class Lines:
         return list(dict.fromkeys(name for each in distinct.values() for name in each))
 
 
-def read(dataset: str | os.PathLike[str], name: str | None = None) -> Lines:
-    """Read a dataset.
+def read(
+    dataset: str | os.PathLike[str],
+    name: str | None,
+    columns: Iterable[str] | None,
+    format_of: Callable[[list[dict[str, Any]]], DatasetFormat | None],
+) -> Lines:
+    """Read a dataset once, in chunks.
 
     Args:
         dataset: The file.
         name: What its rows' ids begin with; None for the name of the file.
+        columns: Columns to hold as a table; None for all.
+        format_of: The format of rows by their shapes.
 
     Raises:
         DataError: It cannot be read, or has no rows.
@@ -55,13 +68,19 @@ def read(dataset: str | os.PathLike[str], name: str | None = None) -> Lines:
     path = os.fspath(dataset)
     shapes: list[dict[str, Any]] = []
     known: dict[tuple[Any, ...], dict[str, Any]] = {}
-    chunks = []
+    chunks, builder = [], TableBuilder()
+    facts: Facts | None = None
     lines = read_lines(dataset)
     while chunk := list(islice(lines, _CHUNK_ROWS)):
-        for line in chunk:
-            if line.row is not None:
-                key = tuple((name, _kind(value)) for name, value in line.row.items())
-                shapes.append(known.setdefault(key, {name: _EMPTY[kind] for name, kind in key}))
+        rows = [line.row for line in chunk if line.row is not None]
+        for row in rows:
+            key = tuple((name, _kind(value)) for name, value in row.items())
+            shapes.append(known.setdefault(key, {name: _EMPTY[kind] for name, kind in key}))
+        builder.add(rows, columns)
+        if not chunks and (guess := format_of(_renamed(shapes))):
+            facts = Facts(guess)
+        if facts:
+            facts.add(map(with_our_names, rows))
         chunks.append(
             pl.DataFrame(
                 {
@@ -75,7 +94,7 @@ def read(dataset: str | os.PathLike[str], name: str | None = None) -> Lines:
     if not chunks:
         raise DataError(f"The dataset has no rows: {path}. Check the step that writes it.")
     ids = pl.concat_str(pl.lit(f"{name or Path(path).name}:"), pl.col(LINE).cast(pl.String))
-    return Lines(pl.concat(chunks).with_columns(ids.alias(ROW_ID)), shapes)
+    return Lines(pl.concat(chunks).with_columns(ids.alias(ROW_ID)), shapes, builder.table(), facts)
 
 
 _EMPTY: dict[str, Any] = {
@@ -101,20 +120,12 @@ def _kind(value: Any) -> str:
 
 def shapes_with_our_names(lines: Lines) -> list[dict[str, Any]]:
     """The shapes of the rows, with our names of a prompt and its contexts."""
-    renamed = {id(each): with_our_names(each) for each in lines.shapes}
-    return [renamed[id(each)] for each in lines.shapes]
+    return _renamed(lines.shapes)
 
 
-def columns_in(texts: pl.Series, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows with nothing but some columns.
-
-    Args:
-        texts: The rows as JSON.
-        names: The columns.
-    """
-    for text in in_slices(texts):
-        row = json.loads(text)
-        yield {name: row.get(name) for name in names}
+def _renamed(shapes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    renamed = {id(each): with_our_names(each) for each in shapes}
+    return [renamed[id(each)] for each in shapes]
 
 
 def in_slices(series: pl.Series) -> Iterator[Any]:

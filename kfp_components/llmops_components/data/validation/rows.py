@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.content import content_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ROW, LINE, ROW_ID, PROBLEM = "(row)", "(line)", "(id)", "(problem)"
 ANSWER_FIELDS = ("completion", "chosen", "rejected", "reference", "messages", "text")
 SEPARATOR = "\x1e"  # between the reasons of one row, which have no control characters
+_ENCODER = json.JSONEncoder(sort_keys=True)
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _SPACE = re.compile(r"\s+")
 _SLICE_ROWS = 10_000
@@ -35,18 +37,53 @@ class Facts:
     """What was found in rows of one format, by the row's place in the table.
 
     Args:
+        dataset_format: The format that they should have.
         problems: By kind of problem, the reasons.
         bad: Rows with any problem.
-        keys: What is the same for two rows that say the same; empty of those with problems.
-        lengths: Characters of prompt and answer; None of those with problems, and where there is no such part.
+        keys: What is the same for two rows that say the same; null of those with problems.
+        lengths: Characters of prompt and answer; null of those with problems, and where there is no such part.
+        count: How many rows there were.
     """
 
+    dataset_format: DatasetFormat
     problems: dict[str, Reasons] = field(
         default_factory=lambda: {kind: {} for kind in ("format", "empty", "turns", "pair")}
     )
     bad: set[int] = field(default_factory=set)
     keys: list[pl.Series] = field(default_factory=list)
     lengths: dict[str, list[pl.Series]] = field(default_factory=lambda: {"prompt": [], "answer": []})
+    count: int = 0
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Look at more rows.
+
+        Args:
+            rows: The rows, with our names.
+        """
+        import polars as pl
+
+        keys: list[bytes | None] = []
+        lengths: dict[str, list[int | None]] = {"prompt": [], "answer": []}
+        for place, row in enumerate(rows, start=self.count):
+            problems = sorted_problems(row, self.dataset_format)
+            for each in problems:
+                reasons, told = self.problems[each.kind], _one_line(f"{each.field} {each.problem}")
+                reasons[place] = f"{reasons[place]}{SEPARATOR}{told}" if place in reasons else told
+            if problems:
+                self.bad.add(place)
+                keys.append(None)
+                lengths["prompt"].append(None)
+                lengths["answer"].append(None)
+                continue
+            plain = with_text(row, self.dataset_format)
+            keys.append(_key(plain, self.dataset_format))
+            prompt, answer = _lengths(plain, self.dataset_format)
+            lengths["prompt"].append(prompt)
+            lengths["answer"].append(answer)
+        self.count += len(keys)
+        self.keys.append(pl.Series("key", keys, dtype=pl.Binary))
+        for name, sizes in lengths.items():
+            self.lengths[name].append(pl.Series(name, sizes, dtype=pl.Int64))
 
 
 def rows_in(texts: pl.Series, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -68,26 +105,9 @@ def facts_of(texts: pl.Series, dataset_format: DatasetFormat) -> Facts:
         texts: The rows as JSON.
         dataset_format: The format that they should have.
     """
-    import polars as pl
-
-    facts = Facts()
-    for offset in range(0, len(texts), _SLICE_ROWS):
-        keys: list[bytes | None] = []
-        lengths: dict[str, list[int | None]] = {"prompt": [], "answer": []}
-        for number, row in rows_in(texts.slice(offset, _SLICE_ROWS), start=offset):
-            problems = sorted_problems(row, dataset_format)
-            for each in problems:
-                reasons, told = facts.problems[each.kind], _one_line(f"{each.field} {each.problem}")
-                reasons[number] = f"{reasons[number]}{SEPARATOR}{told}" if number in reasons else told
-            if problems:
-                facts.bad.add(number)
-            row = row if problems else with_text(row, dataset_format)
-            keys.append(None if problems else _key(row, dataset_format))
-            for name, size in _lengths(row, dataset_format).items():
-                lengths[name].append(None if problems else size)
-        facts.keys.append(pl.Series("key", keys, dtype=pl.Binary))
-        for name, sizes in lengths.items():
-            facts.lengths[name].append(pl.Series(name, sizes, dtype=pl.Int64))
+    facts, rows = Facts(dataset_format), (row for _, row in rows_in(texts))
+    while chunk := list(islice(rows, _SLICE_ROWS)):
+        facts.add(chunk)
     return facts
 
 
@@ -96,19 +116,15 @@ def _one_line(text: str) -> str:
 
 
 def _key(row: Mapping[str, Any], dataset_format: DatasetFormat) -> bytes:
-    said = json.dumps([row[name] for name in dataset_format.fields], sort_keys=True)
+    said = _ENCODER.encode([row[name] for name in dataset_format.fields])
     return hashlib.blake2b(said.encode(), digest_size=16).digest()
 
 
-def _lengths(row: Mapping[str, Any], dataset_format: DatasetFormat) -> dict[str, int | None]:
-    def size(name: str) -> int:
-        return _characters(row.get(name))
-
-    answers = [size(name) for name in dataset_format.fields if name in ANSWER_FIELDS]
-    return {
-        "prompt": size("prompt") if "prompt" in dataset_format.fields else None,
-        "answer": max(answers, default=None),
-    }
+def _lengths(row: Mapping[str, Any], dataset_format: DatasetFormat) -> tuple[int | None, int | None]:
+    """Characters of the prompt, and of the longest answer."""
+    answers = [_characters(row[name]) for name in dataset_format.fields if name in ANSWER_FIELDS]
+    prompt = _characters(row["prompt"]) if "prompt" in dataset_format.fields else None
+    return prompt, max(answers, default=None)
 
 
 def _characters(value: Any) -> int:

@@ -148,8 +148,16 @@ def _refuse_parameters(name: str, arguments: Mapping[str, Any]) -> None:
             raise SettingError(f"{error} Expectation: {name}.") from None
 
 
-def columns_of(expectations: Iterable[Expectation], columns: Sequence[str], where: str) -> list[str]:
-    """The columns that expectations ask for.
+def asked_columns(expectations: Iterable[Expectation]) -> list[str] | None:
+    """The columns that expectations ask for; None where one asks for all."""
+    if any(each.expectation_type.startswith(_OF_ALL_COLUMNS) for each in expectations):
+        return None
+    names = (getattr(each, "column", None) for each in expectations)
+    return [name for name in dict.fromkeys(names) if name and not name.startswith("(")]
+
+
+def check_columns(expectations: Iterable[Expectation], columns: Sequence[str], where: str) -> None:
+    """Refuse expectations of columns that no row has.
 
     Args:
         expectations: The expectations.
@@ -159,21 +167,15 @@ def columns_of(expectations: Iterable[Expectation], columns: Sequence[str], wher
     Raises:
         DataError: One names a column that no row has.
     """
-    wanted: dict[str, None] = {}
     for each in expectations:
-        if each.expectation_type.startswith(_OF_ALL_COLUMNS):
-            wanted.update(dict.fromkeys(columns))
         name = getattr(each, "column", None)
-        if name is None or name.startswith("("):
+        if name is None or name.startswith("(") or each.expectation_type == "expect_column_to_exist":
             continue
-        if name not in columns and each.expectation_type != "expect_column_to_exist":
+        if name not in columns:
             raise DataError(
                 f"The suite names the column {name!r}, which no row has ({each.expectation_type}). Columns: "
                 f"{', '.join(columns[:20]) or 'none'}. Correct the suite, or the step that writes the column. Dataset: {where}."
             )
-        if name in columns:
-            wanted[name] = None
-    return list(wanted)
 
 
 def written(expectation: Expectation) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llmops_components.data.formats import DatasetFormat
+    from llmops_components.data.validation.rows import Facts
 
 _CHUNK_ROWS = 20_000
 _LARGEST_INTEGER = 1 << 63
@@ -42,11 +43,55 @@ class Subject:
         dataset_format: Their format.
         tokenizer: Loads the tokenizer of the model that they are for.
         evaluation: What :func:`~llmops_components.data.validation.rows.asked_in` gives for each row of an evaluation.
+        facts: What is known of them in this format already.
     """
 
     dataset_format: DatasetFormat | None = None
     tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None
     evaluation: frozenset[bytes] | None = None
+    facts: Facts | None = None
+
+
+class TableBuilder:
+    """Makes a table of rows that come in chunks."""
+
+    def __init__(self) -> None:
+        self._chunks: list[dict[str, tuple[str, pl.Series]]] = []
+        self._sizes: list[int] = []
+
+    def add(self, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
+        """Add rows.
+
+        Args:
+            rows: Rows of JSON's types.
+            columns: The only columns that are held; None for all.
+        """
+        present = dict.fromkeys(name for row in rows for name in row)
+        names = present if columns is None else [name for name in columns if name in present]
+        self._chunks.append({name: _column(name, [row.get(name) for row in rows]) for name in names})
+        self._sizes.append(len(rows))
+
+    def table(self, columns: Iterable[str] = ()) -> Table:
+        """The rows as a table; what a row lacks is null.
+
+        Args:
+            columns: Columns that the table has even where no row does.
+        """
+        import polars as pl
+
+        found: list[pl.Series] = []
+        encoded = set()
+        for name in dict.fromkeys([*columns, *(name for chunk in self._chunks for name in chunk)]):
+            parts = [chunk.get(name) for chunk in self._chunks]
+            kind = _common({part[0] for part in parts if part})
+            if kind == "encoded":
+                encoded.add(name)
+            pieces = [
+                _as_kind(part, kind, name) if part else _nulls(name, kind, size)
+                for part, size in zip(parts, self._sizes, strict=True)
+            ]
+            found.append(pl.concat(pieces).alias(name) if pieces else pl.Series(name, [], dtype=pl.Null))
+        return Table(pl.DataFrame(found), frozenset(encoded))
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> Table:
@@ -56,33 +101,10 @@ def table_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> 
         rows: Rows of JSON's types.
         columns: Columns that the table has even where no row does.
     """
-    import polars as pl
-
-    rows = iter(rows)
-    chunks: list[dict[str, tuple[str, pl.Series]]] = []
-    sizes: list[int] = []
+    builder, rows = TableBuilder(), iter(rows)
     while chunk := list(islice(rows, _CHUNK_ROWS)):
-        names = dict.fromkeys(name for row in chunk for name in row)
-        chunks.append({name: _column(name, [row.get(name) for row in chunk]) for name in names})
-        sizes.append(len(chunk))
-    found: list[pl.Series] = []
-    encoded = set()
-    for name in dict.fromkeys([*columns, *(name for chunk in chunks for name in chunk)]):
-        parts = [chunk.get(name) for chunk in chunks]
-        kind = _common({part[0] for part in parts if part})
-        if kind == "encoded":
-            encoded.add(name)
-        found.append(
-            pl.concat(
-                [
-                    _as_kind(part, kind, name) if part else _nulls(name, kind, size)
-                    for part, size in zip(parts, sizes, strict=True)
-                ]
-            ).alias(name)
-            if chunks
-            else pl.Series(name, [], dtype=pl.Null)
-        )
-    return Table(pl.DataFrame(found), frozenset(encoded))
+        builder.add(chunk)
+    return builder.table(columns)
 
 
 def objects_of(column: pl.Series, encoded: bool) -> list[Any]:

@@ -21,15 +21,14 @@ from llmops_components.data.rendering import loss_finding, lost_texts
 from llmops_components.data.validation.outcome import Limits, Outcome
 from llmops_components.data.validation.reading import (
     Lines,
-    columns_in,
     in_slices,
     read,
     shapes_with_our_names,
     write_texts,
 )
-from llmops_components.data.validation.rows import LINE, ROW, asked_in
-from llmops_components.data.validation.suite import build, columns_of, read_suite
-from llmops_components.data.validation.tables import Subject, table_of
+from llmops_components.data.validation.rows import LINE, PROBLEM, ROW, asked_in
+from llmops_components.data.validation.suite import asked_columns, build, check_columns, read_suite
+from llmops_components.data.validation.tables import Subject
 from llmops_components.errors import DataError, check_known
 from llmops_components.results import StepReport
 from llmops_components.state_files import write_json
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
 _NAMED = 5
 _IDS = ("id", "row_id")
+_TOLD = (*_IDS, "margin")
 _ASK_THE_MODEL = ("expect_row_tokens_to_fit_context", "expect_chat_template_to_take_rows")
 
 
@@ -110,8 +110,16 @@ def validate_dataset(
         if suite or expectations
         else []
     )
-    lines = read(dataset, name)
-    wanted = columns_of(theirs, lines.columns, os.fspath(dataset))
+    asked = asked_columns(theirs)
+
+    def format_of(shapes: list[dict[str, Any]]) -> DatasetFormat | None:
+        try:
+            return _find_format(dataset, shapes, dataset_format)
+        except DataError:  # of the first rows; all of them may have one
+            return None
+
+    lines = read(dataset, name, None if asked is None else [*asked, *_TOLD], format_of)
+    check_columns(theirs, lines.columns, os.fspath(dataset))
     found_format = _find_format(dataset, shapes_with_our_names(lines), dataset_format)
     asks = bool(found_format and found_format.conversational)
     asks = asks or any(each.expectation_type in _ASK_THE_MODEL for each in theirs)
@@ -120,13 +128,14 @@ def validate_dataset(
         found_format,
         (lambda: loaded) if loaded is not None else None,
         None if evaluation is None else _evaluated(evaluation),
+        lines.facts if lines.facts and lines.facts.dataset_format == found_format else None,
     )
 
     from llmops_components.data.validation.judging import Judge, merged
 
     judge = Judge()
     outcome = Outcome(lines, limits, found_format)
-    outcome.judge(judge, subject, theirs, wanted)
+    outcome.judge(judge, subject, theirs, [name for name in lines.columns if asked is None or name in asked])
     verdicts = [*outcome.gate(judge), *outcome.verdicts]
     result = merged(found_format.name if found_format else "json_lines", verdicts)
     passed = all(each.result.success for each in verdicts if each.expectation.severity == "critical")
@@ -209,20 +218,32 @@ def _remarks(
             for line, text in rows
         )
         remarks.append(loss_finding([each for each in lost if each[1]], accepted.height))
-    if found_format and found_format.name == "preference" and "margin" in lines.columns:
-        margins = zip(in_slices(accepted[LINE]), columns_in(accepted[ROW], ["margin"]), strict=True)
-        named = [(f"line {line}", row) for line, row in margins]
+    held = _held(lines, accepted)
+    if found_format and found_format.name == "preference" and "margin" in held:
+        named = [(f"line {line}", {"margin": value}) for line, value in held["margin"].iter_rows()]
         remarks.append(partly_filled(named, "margin", "train_reward takes it in all rows or in none"))
-    remarks += [_repeated_ids(accepted, name) for name in _IDS if name in lines.columns]
+    remarks += [_repeated_ids(held[name], name) for name in _IDS if name in held]
     return [remark for remark in remarks if remark]
 
 
-def _repeated_ids(accepted: pl.DataFrame, name: str) -> str | None:
+def _held(lines: Lines, accepted: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Of accepted rows, the line and the value of each column that there is something to say of."""
     import polars as pl
 
-    ids = table_of(columns_in(accepted[ROW], [name])).frame[name]
-    frame = pl.DataFrame({"id": ids, "line": accepted[LINE]}).drop_nulls("id")
-    repeated = frame.group_by("id", maintain_order=True).agg("line").filter(pl.col("line").list.len() > 1)
+    numbers = lines.frame.filter(pl.col(PROBLEM).is_null())[LINE]
+    kept = numbers.is_in(accepted[LINE].implode())
+    return {
+        name: pl.DataFrame({LINE: numbers.filter(kept), name: lines.table.frame[name].filter(kept)})
+        for name in _TOLD
+        if name in lines.table.frame.columns
+    }
+
+
+def _repeated_ids(held: pl.DataFrame, name: str) -> str | None:
+    import polars as pl
+
+    found = held.drop_nulls(name).group_by(name, maintain_order=True).agg(LINE)
+    repeated = found.filter(pl.col(LINE).list.len() > 1)
     if repeated.is_empty():
         return None
     first = "; ".join(
