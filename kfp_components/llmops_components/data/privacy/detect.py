@@ -60,9 +60,11 @@ def detector(
         hinted = list(finders) if hints is None else hints.kinds(text)
         if not hinted:
             return []
-        found = []
+        # In one piece, which RE2 takes: a private key or a token may be longer than what pieces share.
+        found = [each for kind in hinted if kind in OWN for each in finders[kind](text)]
         for start, piece in _pieces(text):
-            for kind in hinted if hints is None or len(piece) == len(text) else hints.kinds(piece):
+            inside = hinted if hints is None or len(piece) == len(text) else hints.kinds(piece)
+            for kind in (each for each in inside if each not in OWN):
                 found += [
                     Finding(start + each.start, start + each.end, kind, each.score)
                     for each in finders[kind](piece)

@@ -12,6 +12,7 @@ from llmops_components.data.privacy.kinds import ACCESS_TOKEN, EMAIL_ADDRESS, PH
 from llmops_components.errors import SettingError
 
 _LEAST_KEY_BYTES = 16
+_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # with digits it could be taken for a phone number
 _DIGITS = 12  # of a stand-in: two values in a million have the same one with a chance of 1 in 500
 Instead = Callable[[str, str], str]
 
@@ -44,7 +45,7 @@ def pseudonyms(variable: str, phone_regions: Sequence[str]) -> Instead:
     @lru_cache(100_000)
     def stand_in(kind: str, value: str) -> str:
         plain = f"{kind}\0{_plain(kind, value, phone_regions)}"
-        return f"<{kind}_{hmac.digest(key, plain.encode(), 'sha256').hex()[:_DIGITS]}>"
+        return f"<{kind}_{hmac.digest(key, plain.encode(), 'sha256').hex()[:_DIGITS].translate(_LETTERS)}>"
 
     return stand_in
 
