@@ -130,8 +130,13 @@ def run(
         records = progress.watch(_read(sources, tally), "reading")
         for number, segment in enumerate(segments):
             spool = Spool(scratch, str(number)) if segment.whole is not None else None
-            for result in crew.carry_out(number, _batches(records, batch_rows)):
-                _collect(result, spool, files, tally)
+            # Apart until the segment ends: the entries of the barrier before it, which are written meanwhile, come first.
+            with tempfile.TemporaryFile(dir=scratch) as entries:
+                for result in crew.carry_out(number, _batches(records, batch_rows)):
+                    entries.writelines(result.ledger)
+                    _collect(result, spool, files, tally)
+                entries.seek(0)
+                shutil.copyfileobj(entries, files["ledger"])
             if spool is not None and segment.whole is not None:
                 position = segment.first + len(segment.steps)
                 decided = _decided(segment.whole, position, spool, names, files["ledger"], tally)
@@ -174,7 +179,6 @@ def _batches(records: Iterable[bytes], rows: int) -> Iterator[list[bytes]]:
 
 
 def _collect(result: Result, spool: Spool | None, files: Mapping[str, BinaryIO], tally: Tally) -> None:
-    files["ledger"].writelines(result.ledger)
     for total, counts in zip(tally.steps, result.counts, strict=True):
         total.add(counts)
     if spool is not None:

@@ -155,7 +155,12 @@ def test_every_row_is_written_or_in_the_ledger(tmp_path: Path):
 
 def test_same_bytes_whatever_the_number_of_processes_and_the_size_of_batches(tmp_path: Path):
     sources = [
-        Source(write_texts(tmp_path / name, [*TEXTS[:-1], *(f"{name} {n}" for n in range(50))]), name)
+        Source(
+            write_texts(
+                tmp_path / name, [*TEXTS[:-1], "change change x", *(f"{name} {n}" for n in range(50))]
+            ),
+            name,
+        )
         for name in ("a", "b")
     ]
     written = []
