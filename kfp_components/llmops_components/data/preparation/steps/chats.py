@@ -82,11 +82,9 @@ class ConvertChat(RowStep):
         if column is None:
             raise _Unusable(f"holds no conversation of the format {found}")
         messages = _of_sharegpt(value[column]) if found == "sharegpt" else _of_openai(value[column])
-        taken = (column, "system") if found == "sharegpt" else (column,)
-        system = value.get("system") if found == "sharegpt" else None
-        if isinstance(system, str) and system and messages[0]["role"] not in ("system", "developer"):
-            messages = [{"role": "system", "content": system}, *messages]
-        return messages, taken
+        if found != "sharegpt" or messages[0]["role"] in ("system", "developer"):
+            return messages, (column,)
+        return [*_of_system(value), *messages], (column, "system")
 
     def _target(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         if self.system is not None and messages[0]["role"] not in ("system", "developer"):
@@ -110,7 +108,8 @@ def _of_sharegpt(turns: list[Any]) -> list[dict[str, Any]]:
         role = _ROLES.get(str(turn["from"]).strip().lower())
         if role is None:
             raise _Unusable(f"has a turn from {str(turn['from'])[:40]!r}, which is no known role")
-        messages.append({"role": role, "content": turn["value"]})
+        others = {name: each for name, each in turn.items() if name not in ("from", "value")}
+        messages.append({"role": role, "content": turn["value"], **others})
     return _some(messages)
 
 
@@ -132,15 +131,20 @@ def _of_alpaca(value: dict[str, Any]) -> list[dict[str, Any]]:
         raise _Unusable("has an instruction, input or output that is no text")
     if not instruction or not output:
         raise _Unusable("has no instruction or no output")
-    messages = []
-    if system := value.get("system"):
-        messages.append({"role": "system", "content": str(system)})
+    messages = _of_system(value)
     for turn in value.get("history") or []:
         if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(each, str) for each in turn):
             raise _Unusable("has a history that is no list of pairs of texts")
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     question = f"{instruction}\n\n{further}" if further else instruction
     return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": output}]
+
+
+def _of_system(value: dict[str, Any]) -> list[dict[str, Any]]:
+    system = value.get("system") or ""
+    if not isinstance(system, str):
+        raise _Unusable("has a system message that is no text")
+    return [{"role": "system", "content": system}] if system else []
 
 
 def _some(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from llmops_components.data.preparation.records import SOURCE_ROW_ID
 from llmops_components.data.preparation.row import HELD_OUT, PREPARED, Row
 from llmops_components.data.preparation.spool import Keys, Rows
 from llmops_components.data.preparation.step import Dropped, Inputs, Repeated, Sent, Verdict, WholeStep
@@ -211,25 +212,33 @@ def _apportioned(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 def _group_of(value: dict[str, Any], fields: Sequence[str]) -> str:
     if fields:
-        return json.dumps([value.get(name) for name in fields], sort_keys=True)
-    if value.get("prompt") is not None:
-        return _folded(text_of(value, ("prompt",)))
-    for name in ("messages", "chosen"):
-        if isinstance(messages := value.get(name), list):
-            asked = _until_answer(messages)
-            return _folded(text_of({"messages": asked}, ("messages",)))
-    return _folded(text_of(value)) or json.dumps(value, sort_keys=True)
+        named = [value.get(name) for name in fields]
+        return json.dumps(
+            [_folded(each) if isinstance(each, str) else each for each in named], sort_keys=True
+        )
+    asked = value["prompt"] if value.get("prompt") is not None else _until_answer(value)
+    # What has no text, as a prompt of pictures alone, says nothing of what belongs together.
+    return _folded(text_of({"prompt": asked}, ("prompt",))) or _folded(text_of(value)) or _as_json(value)
 
 
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _until_answer(messages: list[Any]) -> list[Any]:
+def _until_answer(value: dict[str, Any]) -> list[Any]:
+    """A conversation up to the first answer to a user: many begin with the assistant's greeting, which is the same in all."""
+    messages = next((value[name] for name in ("messages", "chosen") if isinstance(value.get(name), list)), [])
+    is_asked = False
     for place, message in enumerate(messages):
-        if isinstance(message, dict) and message.get("role") == "assistant":
+        role = message.get("role") if isinstance(message, dict) else None
+        is_asked = is_asked or role == "user"
+        if role == "assistant" and is_asked:
             return messages[:place]
     return messages
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    return json.dumps({name: each for name, each in value.items() if name != SOURCE_ROW_ID}, sort_keys=True)
 
 
 def _as_text(value: Any) -> str:
