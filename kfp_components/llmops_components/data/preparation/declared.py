@@ -58,12 +58,12 @@ def _build(kind: type[Step], given: dict[str, Any], where: str) -> Step:
 
     try:
         # As JSON: its lists may be tuples, while "10" is no number and 1 is not true.
-        step: Step = _adapter(kind).validate_json(json.dumps(given), strict=True)
+        step: Step = _adapter(kind).validate_json(json.dumps(given, allow_nan=False), strict=True)
     except ValidationError as error:
         raise SettingError(f"The settings of {where} are wrong: {'; '.join(_problems(error))}.") from None
     except SettingError as error:
         raise SettingError(f"The settings of {where} are wrong: {error}") from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise SettingError(f"The settings of {where} are no JSON: {error}.") from None
     return step
 

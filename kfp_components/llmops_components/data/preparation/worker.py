@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llmops_components.data.preparation.ledger import Ledger, StepCounts
 from llmops_components.data.preparation.records import (
@@ -27,7 +28,7 @@ from llmops_components.data.preparation.step import (
 )
 from llmops_components.data.texts import ROW_ID
 from llmops_components.data.versions.digest import ContentDigest
-from llmops_components.errors import ComponentError
+from llmops_components.errors import ComponentError, SettingError
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Worker:
             if isinstance(outcome, Changed | Several):  # refused here, where the step is known
                 for value in [outcome.value] if isinstance(outcome, Changed) else outcome.values:
                     json_of(value)
+                    self._refuse_id(position, value, row)
             if isinstance(outcome, Several) and not outcome.values:
                 raise ValueError("no row was given in place of one")
         except ComponentError:
@@ -150,6 +152,13 @@ class Worker:
                 f"Step {position} ({name}) failed at row {row.row_id}: {type(error).__name__}: {error}"
             ) from error
         return outcome
+
+    def _refuse_id(self, position: int, value: dict[str, Any], row: Row) -> None:
+        if ROW_ID in value:
+            raise SettingError(
+                f"Step {position} ({self._names[position - 1]}) made a field {ROW_ID} of row {row.row_id}: in what is written it "
+                "names the row that each comes from. Give the field another name."
+            )
 
     def _finish(self, number: int, row: Row, body: bytes | None, ledger: Ledger, result: Result) -> None:
         segment = self._segments[number]

@@ -77,7 +77,9 @@ def _is_json(text: str) -> bool:
     if not text.lstrip().startswith(("{", "[")):
         return False
     try:
-        json.dumps(json.loads(text), ensure_ascii=False).encode()  # half of a surrogate pair is no text to look at
+        json.dumps(
+            json.loads(text), ensure_ascii=False
+        ).encode()  # half of a surrogate pair is no text to look at
     except (ValueError, RecursionError):
         return False
     return True

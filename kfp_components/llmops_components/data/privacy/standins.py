@@ -12,7 +12,9 @@ from llmops_components.data.privacy.kinds import ACCESS_TOKEN, EMAIL_ADDRESS, PH
 from llmops_components.errors import SettingError
 
 _LEAST_KEY_BYTES = 16
-_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # with digits it could be taken for a phone number
+_LETTERS = str.maketrans(
+    "0123456789abcdef", "abcdefghijklmnop"
+)  # with digits it could be taken for a phone number
 _DIGITS = 12  # of a stand-in: two values in a million have the same one with a chance of 1 in 500
 Instead = Callable[[str, str], str]
 

@@ -32,6 +32,10 @@ WHERE = r"steps, number 2 \(filter_length\)"
             [LENGTH | {"min_words": 1}, LENGTH | {"min_words": "1"}],
             f"settings of {WHERE} are wrong: min_words should be a valid integer, got '1'",
         ),
+        (
+            [{"step": "mix", "weights": {"a": float("inf")}}],
+            r"settings of steps, number 1 \(mix\) are no JSON",
+        ),
         ([LENGTH | {"min_words": True}], "min_words should be a valid integer, got True"),
         ([LENGTH | {"min_words": -1}], "min_words should be greater than or equal to 0, got -1"),
         ([LENGTH], "no limit is given"),

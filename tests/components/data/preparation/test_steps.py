@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from llmops_components.data.preparation.declared import read_steps
 from llmops_components.data.preparation.run import Source, run
-from llmops_components.data.preparation.step import KEPT, Changed, Dropped, Outcome, Row, RowStep, Several
+from llmops_components.data.preparation.step import (
+    KEPT,
+    Changed,
+    Dropped,
+    Outcome,
+    Row,
+    RowStep,
+    Several,
+    WholeStep,
+)
 from llmops_components.errors import DataError, SettingError
 
 
@@ -44,6 +53,7 @@ def value_after(value: dict[str, Any], **declared) -> dict[str, Any] | str:
         ("scho\u0308n", {}, ("schön", "Unicode form")),
         ("a\x00b\x1bc\ufeff", {}, ("abc", "control characters")),
         ("a  b \r\n\r\n\r\n\u2028c\t", {}, ("a  b\n\nc", "white space")),
+        ("a" + " " * 200_000 + "b ", {}, ("a" + " " * 200_000 + "b", "white space")),
         ("a  b\n c", {"whitespace": "collapse"}, ("a b c", "white space")),
         ("&lt;b&gt; “x”", {"html": True, "quotes": True}, ('<b> "x"', "entities of HTML, quotation marks")),
         (
@@ -115,6 +125,14 @@ def test_columns_are_mapped(row, settings, expected):
     assert value_after(row, **declared) == expected
 
 
+def test_no_step_writes_a_second_row_id(tmp_path: Path):
+    declared = {"step": "map_columns", "columns": {"row_id": "id"}}
+    with pytest.raises(
+        SettingError, match=r"Step 1 \(map_columns\) made a field row_id of row a:1: in what is written"
+    ):
+        prepared(tmp_path, [write(tmp_path / "a", [{"id": 7}])], declared)
+
+
 def test_columns_are_written_by_a_template():
     row = {"instruction": "Add.", "input": [1, 2], "output": "{output}"}
     templates = {"prompt": "{instruction}\n\n{input}", "completion": "{output}"}
@@ -170,12 +188,22 @@ def test_chats_of_every_format_become_the_same_messages(row):
         ({"messages": [{"role": "user"}]}, {}, "has a message without content"),
         ({"messages": [QUESTION]}, {"to": "prompt_completion"}, "does not end with an answer to something"),
         ({"instruction": "x", "output": ""}, {}, "has no instruction or no output"),
+        (SHAREGPT | {"system": ["x"]}, {}, "has a system message that is no text"),
+        ({"instruction": "x", "output": "y", "system": {"a": 1}}, {}, "has a system message that is no text"),
         (SHAREGPT, {"chat_format": "alpaca"}, "has no instruction or no output"),
         ({"instruction": "x"}, {"chat_format": "openai"}, "holds no conversation of the format openai"),
     ],
 )
 def test_what_is_no_chat_is_dropped_with_its_reason(row, settings, reason):
     assert value_after(row, step="convert_chat", **settings) == reason
+
+
+def test_nothing_of_a_turn_is_lost_and_no_second_system_message():
+    turns = [{"from": "system", "value": "s"}, {"from": "gpt", "value": "4", "weight": 0}]
+    assert value_after({"conversations": turns, "system": "other"}, step="convert_chat") == {
+        "messages": [{"role": "system", "content": "s"}, {**ANSWER, "weight": 0}],
+        "system": "other",
+    }
 
 
 def test_alpaca_s_system_and_history_are_turns():
@@ -288,6 +316,7 @@ def row_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    if row['n'] <= least: return 'is too small'\n"
         "    return {3: row, 4: None, 5: [row, {'n': 0}], 6: 7, 7: {'n': {1}}, 9: [row]}[row['n']]\n"
         "def same(row): return row\n"
+        "def leave(row): raise SystemExit(0)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("LLMOPS_ALLOWED_CODE", "row_functions")
@@ -313,6 +342,7 @@ def test_function_of_a_user_keeps_changes_drops_and_adds(row_functions):
             r"function row_functions:judge failed at row a:1: KeyError: 1\. Correct it",
         ),
         ("row_functions:judge", 5, "function row_functions:judge gave 7 for row a:1. It has to give a row"),
+        ("row_functions:leave", 0, "row_functions:leave failed at row a:1: SystemExit: 0"),
         ("row_functions:judge", 6, "gave what is no JSON for row a:1: Object of type set"),
         ("row_functions:jugde", 0, "Unknown name in row_functions: 'jugde' .did you mean 'judge'"),
         ("row_functions:dumps", 0, "is not a function that row_functions defines"),
@@ -357,6 +387,35 @@ def test_equal_prompts_stand_on_one_side_and_stay_there_when_rows_come(tmp_path:
     assert {row["row_id"] for row in again["held_out"] if int(row["row_id"][2:]) <= 600} == before
     other = prepared(tmp_path, [write(tmp_path / "a", rows)], {**split, "seed": 2})
     assert {row["row_id"] for row in other["held_out"]} != before
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [  # what each greets with, and a prompt without text, puts nothing together
+        (["Hi!", "What is  2?"], ["hi!", "what is 2?"], ["Hi!", "What is 3?"]),
+        (
+            {"prompt": [], "completion": "a"},
+            {"completion": "A", "prompt": []},
+            {"prompt": [], "completion": "b"},
+        ),
+        ({"q": "What?"}, {"q": "what? "}, {"q": "Why?"}),
+    ],
+)
+def test_what_belongs_together_has_one_key(one, same, other):
+    def key(row: Any) -> bytes:
+        if isinstance(row, list):
+            roles = ("assistant", "user", "assistant")
+            row = {
+                "messages": [
+                    {"role": role, "content": each} for role, each in zip(roles, [*row, "a"], strict=True)
+                ]
+            }
+        group = ["q"] if "q" in row else []
+        (step,) = read_steps([{"step": "split", "share": 0.5, "group": group}])
+        assert isinstance(step, WholeStep)
+        return step.start({})(Row("a:1", "a", row))
+
+    assert key(one) == key(same) != key(other)
 
 
 def test_strata_have_the_same_share_held_out(tmp_path: Path):

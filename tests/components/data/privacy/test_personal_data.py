@@ -396,7 +396,10 @@ def test_arguments_of_a_tool_stay_json_and_are_read_without_escapes():
         r'{"to":  "hi\n<EMAIL_ADDRESS>", "card": "<CREDIT_CARD>", "cc": ["<EMAIL_ADDRESS>", 7], "half": "\\"}'
     )
     assert found.kinds == {"EMAIL_ADDRESS": 2, "CREDIT_CARD": 1}
-    assert search(r'["\ud800 ana@example.com"]', detector(("EMAIL_ADDRESS",)), masked).value == r'["\ud800 <EMAIL_ADDRESS>"]'
+    assert (
+        search(r'["\ud800 ana@example.com"]', detector(("EMAIL_ADDRESS",)), masked).value
+        == r'["\ud800 <EMAIL_ADDRESS>"]'
+    )
 
 
 def test_stand_in_is_not_personal_data_itself(monkeypatch):

@@ -48,7 +48,7 @@ class Custom(RowStep):
         def judge(row: Row) -> Outcome:
             try:
                 given = function(copy.deepcopy(row.value), **self.arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # one that exits with 0 would pass for success
                 raise SettingError(
                     f"The function {self.function} failed at row {row.row_id}: {type(error).__name__}: {error}. Correct it, or "
                     "leave the step out."
