@@ -63,6 +63,8 @@ class PrepareDatasetOperator(ComponentOperator):
     :param dataset_3: URI of further rows
     :param dataset_4: URI of further rows
     :param names: what the data sets are called in ids of rows, in their order; by default the last parts of their URIs
+    :param sources: what the manifest is to say of each data set, in their order: dicts with ``uri``, ``licence`` (an SPDX expression), ``owner``,
+        ``date`` and ``digest``, as far as they are known; by default its URI in the run and its own digest
     :param base_model: URI of the model whose tokens ``filter_length`` counts
     :param evaluation_dataset: URI of evaluation rows that a step compares with
     :param processes: how many processes judge rows; by default one a core, 8 at most
@@ -88,6 +90,7 @@ class PrepareDatasetOperator(ComponentOperator):
         dataset_3: str | None = None,
         dataset_4: str | None = None,
         names: Sequence[str] | str | None = None,
+        sources: Sequence[Mapping[str, Any]] | str | None = None,
         base_model: str | None = None,
         evaluation_dataset: str | None = None,
         processes: int | str | None = None,
@@ -101,6 +104,7 @@ class PrepareDatasetOperator(ComponentOperator):
         self.dataset_3 = dataset_3
         self.dataset_4 = dataset_4
         self.names = names
+        self.sources = sources
         self.base_model = base_model
         self.evaluation_dataset = evaluation_dataset
         self.processes = processes

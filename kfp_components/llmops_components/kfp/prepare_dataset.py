@@ -21,6 +21,7 @@ def prepare_dataset(
     dataset_3: Input[Dataset] = None,
     dataset_4: Input[Dataset] = None,
     names: Optional[List[str]] = None,
+    sources: Optional[list] = None,
     base_model: Input[Model] = None,
     evaluation_dataset: Input[Dataset] = None,
     processes: Optional[int] = None,
@@ -44,12 +45,14 @@ def prepare_dataset(
         dataset_3: Further rows.
         dataset_4: Further rows.
         names: What the data sets are called in ids of rows, in their order; the last parts of their addresses when left out.
+        sources: What the manifest is to say of each data set, in their order: objects with uri, licence (an SPDX expression), owner, date and digest, as
+            far as they are known. Its address in the run and its own digest when left out.
         base_model: Directory of the model whose tokens ``filter_length`` counts.
         evaluation_dataset: Evaluation rows that a step compares with.
         processes: How many processes judge rows; one a core, 8 at most, when left out.
         dataset_name: What the data set is called, whatever the version.
     """
-    from llmops_components.data.preparation.prepare import named_datasets
+    from llmops_components.data.preparation.prepare import named_datasets, origins_of
     from llmops_components.data.preparation.prepare import prepare_dataset as prepare
     from llmops_components.kfp._run import run_step
     from llmops_components.passthrough.declared import whole_numbers
@@ -68,7 +71,7 @@ def prepare_dataset(
             base_model=base_model.path if base_model else None,
             evaluation_dataset=evaluation_dataset.path if evaluation_dataset else None,
             processes=processes,
-            addresses=dict(zip(datasets, (each.uri for each in given), strict=True)),
+            origins=origins_of(datasets, [each.uri for each in given], sources),
             dataset_name=dataset_name,
         )
 

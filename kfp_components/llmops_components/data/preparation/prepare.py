@@ -21,13 +21,14 @@ from llmops_components.data.versions.manifest import (
     write_manifest,
 )
 from llmops_components.dataset_manifest import Counts
-from llmops_components.errors import SettingError, check_whole_number, named
+from llmops_components.errors import SettingError, check_known, check_whole_number, named
 from llmops_components.results import StepReport, digest_of
 from llmops_components.uris import last_part
 
 MAX_PROCESSES = 64
 _MANY_PROCESSES = 8  # the most that are taken unasked: what reads and writes is one process
 _FEW_BYTES = 8 << 20  # less is done before a second process has started
+ORIGIN = ("uri", "licence", "owner", "date", "digest")
 _MAX_REASONS = 3  # of one step
 _MAX_FINDINGS = 20
 
@@ -43,7 +44,7 @@ def prepare_dataset(
     base_model: str | os.PathLike[str] | None = None,
     evaluation_dataset: str | os.PathLike[str] | None = None,
     processes: int | None = None,
-    addresses: Mapping[str, str] | None = None,
+    origins: Mapping[str, Mapping[str, Any]] | None = None,
     dataset_name: str = "prepared",
 ) -> StepReport:
     """Take the rows of files through declared steps.
@@ -64,7 +65,8 @@ def prepare_dataset(
         base_model: Directory of the model whose tokens a step counts.
         evaluation_dataset: File of the evaluation rows that a step compares with.
         processes: How many processes judge rows; None for one a core, 8 at most, and for one where there is little to do.
-        addresses: Where each file came from, by name, for the manifest.
+        origins: Where each file came from, by name, for the manifest: ``uri``, ``licence``, ``owner``, ``date``, ``digest``, as far as they are known,
+            see :func:`~llmops_components.data.versions.manifest.source_record`.
         dataset_name: What the data set is called, whatever the version.
 
     Returns:
@@ -78,6 +80,8 @@ def prepare_dataset(
     given = {"base_model": base_model, "evaluation": evaluation_dataset}
     inputs = {each: Path(path) for each, path in given.items() if path is not None}
     declared = read_steps(steps, inputs)
+    for name, origin in (origins or {}).items():
+        source_record(name, **origin)  # refused before the work, and not after it
     if not datasets:
         raise SettingError("datasets is empty: give at least one file of rows.")
     if processes is not None:
@@ -85,7 +89,7 @@ def prepare_dataset(
     sources = [Source(path, each) for each, path in datasets.items()]
     outputs = {PREPARED: prepared, HELD_OUT: held_out, "ledger": ledger}
     tally = run(sources, declared, outputs, inputs=inputs, processes=processes or _processes(sources))
-    _write_manifest(manifest, dataset_name, sources, addresses or {}, declared, outputs, tally)
+    _write_manifest(manifest, dataset_name, sources, origins or {}, declared, outputs, tally)
     print(_told(tally), flush=True)
     return StepReport(metrics=_metrics(tally), details=_details(tally.steps), findings=_findings(tally))
 
@@ -110,6 +114,34 @@ def named_datasets(places: Sequence[tuple[str, str]], names: Sequence[str] | Non
     return {name: path for name, (path, _) in zip(names, places, strict=True)}
 
 
+def origins_of(
+    datasets: Mapping[str, str], addresses: Sequence[str], told: Sequence[Mapping[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """What is known of each file's origin, by its name.
+
+    Args:
+        datasets: The files by name.
+        addresses: Their addresses, for those of which nothing is told.
+        told: What the caller says of each, in their order.
+
+    Raises:
+        SettingError: It is told of more or fewer files, or something else is told.
+    """
+    if told is None:
+        return {name: {"uri": address} for name, address in zip(datasets, addresses, strict=True)}
+    if len(told) != len(datasets):
+        raise SettingError(
+            f"sources says something of {len(told)} data sets, and there are {len(datasets)}: give one object for each."
+        )
+    for number, each in enumerate(told, start=1):
+        if not isinstance(each, Mapping):
+            raise SettingError(
+                f"sources has {each!r:.60} for data set {number}; give an object with {', '.join(ORIGIN)}."
+            )
+        check_known(each, ORIGIN, f"of data set {number} in sources")
+    return {name: dict(each) for name, each in zip(datasets, told, strict=True)}
+
+
 def _processes(sources: Sequence[Source]) -> int:
     """How many processes are worth it."""
     sizes = [Path(source.path).stat().st_size for source in sources if Path(source.path).is_file()]
@@ -126,7 +158,7 @@ def _write_manifest(
     path: str | os.PathLike[str],
     name: str,
     sources: Sequence[Source],
-    addresses: Mapping[str, str],
+    origins: Mapping[str, Mapping[str, Any]],
     steps: Sequence[Step],
     outputs: Mapping[str, str | os.PathLike[str]],
     tally: Tally,
@@ -141,8 +173,7 @@ def _write_manifest(
         sources=[
             source_record(
                 source.name,
-                uri=addresses.get(source.name),
-                digest=digest_of(source.path)[0],
+                **{"digest": digest_of(source.path)[0], **origins.get(source.name, {})},
                 rows=tally.rows[source.name],
             )
             for source in sources

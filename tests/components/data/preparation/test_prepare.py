@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from llmops_components.data.preparation.prepare import named_datasets, prepare_dataset
+from llmops_components.data.preparation.prepare import named_datasets, origins_of, prepare_dataset
 from llmops_components.data.versions.digest import content_digest
 from llmops_components.data.versions.manifest import load_manifest
 from llmops_components.errors import DataError, SettingError
@@ -41,7 +41,11 @@ def prepare(datasets: dict[str, Path], out: Path, **settings) -> StepReport:
 
 
 def test_report_and_manifest_count_every_row(datasets, tmp_path: Path):
-    report = prepare(datasets, tmp_path / "out", addresses={"a.jsonl": "s3://bucket/a.jsonl"})
+    report = prepare(
+        datasets,
+        tmp_path / "out",
+        origins={"a.jsonl": {"uri": "s3://bucket/a.jsonl", "licence": "Apache-2.0"}},
+    )
     assert report.metrics == {
         "rows": 17,
         "used": 12,
@@ -78,6 +82,7 @@ def test_report_and_manifest_count_every_row(datasets, tmp_path: Path):
         ("a.jsonl", "s3://bucket/a.jsonl", 13),
         ("b.jsonl", None, 4),
     ]
+    assert [source.licence for source in manifest.sources] == ["Apache-2.0", None]
     assert manifest.sources[1].digest == digest_of(datasets["b.jsonl"])[0]
     assert [(file.name, file.digest) for file in manifest.files] == [
         (name, content_digest(tmp_path / "out" / name)) for name in ("prepared", "held_out")
@@ -142,3 +147,32 @@ def test_component_reads_numbers_that_kfp_has_made_fractions(datasets, tmp_path:
     assert (result["metrics"]["rows"], result["metrics"]["rejected"]) == (17, 1)
     assert set(result["artifacts"]) == {"prepared", "held_out", "ledger", "manifest"}
     assert json.loads((tmp_path / "prepared").open().readline())["row_id"] == "a.jsonl:1"
+
+
+def test_what_is_told_of_sources_stands_in_place_of_addresses_in_the_run():
+    datasets = {"a": "/run/a", "b": "/run/b"}
+    assert origins_of(datasets, ["file:///run/a", "file:///run/b"], None) == {
+        "a": {"uri": "file:///run/a"},
+        "b": {"uri": "file:///run/b"},
+    }
+    told = [{"uri": "s3://bucket/a", "owner": "team"}, {}]
+    assert origins_of(datasets, ["file:///run/a", "file:///run/b"], told) == {"a": told[0], "b": {}}
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ([{}], "something of 1 data sets, and there are 2"),
+        ([{"license": "MIT"}, {}], r"data set 1 in sources.*did you mean 'licence'"),
+        ([{}, "MIT"], "'MIT' for data set 2"),
+    ],
+)
+def test_what_cannot_be_told_of_sources_is_refused(told, said):
+    with pytest.raises(SettingError, match=said):
+        origins_of({"a": "/run/a", "b": "/run/b"}, ["a", "b"], told)
+
+
+def test_source_that_cannot_be_kept_is_refused_before_the_work(datasets, tmp_path: Path):
+    with pytest.raises(DataError, match=r"said of the source 'a\.jsonl' cannot be kept"):
+        prepare(datasets, tmp_path / "out", origins={"a.jsonl": {"date": "yesterday"}})
+    assert not (tmp_path / "out").exists()
