@@ -59,7 +59,7 @@ def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict
     airflow.wait_until(are_there, "the backfill's runs", 300, lambda: runs)
     assert sorted(runs) == DAYS
     for day in DAYS:
-        assert airflow.wait(DAG_ID, runs[day]) == "success", airflow.tasks(DAG_ID, runs[day])
+        assert airflow.wait(DAG_ID, runs[day], 900) == "success", airflow.tasks(DAG_ID, runs[day])
     return runs
 
 
