@@ -60,6 +60,7 @@ def test_way_of_training_is_named_in_its_own_modules_and_in_one_table(training):
         f"{library}/kfp/{training}.py",  # the component
         f"{library}/kfp/__init__.py",  # its import
         "airflow_provider_llmops/operators/training.py",  # the operator
+        "airflow_provider_llmops/groups/post_training.py",  # the group of tasks that offers it
     }
 
 
