@@ -44,7 +44,7 @@ def fetch_dataset(
         ``details["revision"]`` the commit on the hub.
 
     Raises:
-        DataError: There is nothing, or it may not be read.
+        DataError: There is no file, nothing in it, or it may not be read.
         SettingError: The address makes no sense.
         UnavailableError: The store or the hub does not answer.
     """
@@ -62,8 +62,10 @@ def fetch_dataset(
             brought = [_append_rows(place, file, output, progress) for file in files]
         else:
             brought = [_copy(place, files[0], output, progress)]
-    write_json(sources, {"source": source, "files": brought})
     size = sum(each["bytes"] for each in brought)
+    if not size or (place.is_several and not any(each["rows"] for each in brought)):
+        raise DataError(f"The source has no rows: {source}. Check the step that writes it.")
+    write_json(sources, {"source": source, "files": brought})
     metrics: dict[str, float | int] = {"files": len(brought), "bytes": size}
     if place.is_several:
         metrics["rows"] = sum(each["rows"] for each in brought)
@@ -107,17 +109,20 @@ def _append_rows(place: Place, file: StoredFile, output: BinaryIO, progress: _Pr
         rows = 0
         try:
             for line in read_lines(copy.name):
-                output.write(_kept(line).encode("utf-8", errors="surrogateescape") + b"\n")
+                kept = _kept(line, is_first=not output.tell())
+                output.write(kept.encode("utf-8", errors="surrogateescape") + b"\n")
                 rows += 1
         except DataError as error:
             raise DataError(str(error).replace(copy.name, file.address)) from None
     return {**brought, "rows": rows}
 
 
-def _kept(line: Line) -> str:
-    """A line of JSON Lines; of one that cannot be read, what no reader takes for a row."""
+def _kept(line: Line, *, is_first: bool) -> str:
+    """A line of JSON Lines; of one that cannot be read, what no reader takes for a row, or, in the first line, for another format."""
     if line.problem and (
-        "\n" in line.raw or parse_line(line.number, line.raw.encode("utf-8", "replace")).row
+        (is_first and not line.raw.startswith("{"))
+        or "\n" in line.raw
+        or parse_line(line.number, line.raw.encode("utf-8", "replace")).row is not None
     ):
         return json.dumps(f"{line.problem}: {line.raw}")
     return line.raw

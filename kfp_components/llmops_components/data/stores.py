@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.errors import DataError, SettingError, UnavailableError
@@ -27,7 +27,7 @@ _MANY = re.compile(r"[*?\[]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 _HIDDEN = (".", "_")  # of what other tools leave beside the data, as Spark's _SUCCESS
 _DENIED = re.compile(
-    r"ACCESS_DENIED|AccessDenied|Forbidden|\b40[13]\b|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"
+    r"ACCESS_DENIED|AccessDenied|Forbidden|(?i:status)\W{0,3}40[13]\b|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"
 )
 
 
@@ -49,11 +49,11 @@ class Place:
 
     Args:
         address: Path, ``file:///path``, ``s3://bucket/key`` or ``gs://bucket/key``. One that ends with a slash names all files of the
-            directory, and one with ``*``, ``?`` or ``[`` in its last part those whose names fit; names that begin with a dot or an underscore
+            directory, but not of those below it, and one with ``*``, ``?`` or ``[`` in its last part those whose names fit; names that begin with a dot or an underscore
             are left out.
 
     Raises:
-        SettingError: It has another scheme, a login, a query, or names no bucket.
+        SettingError: It has another scheme, a login, or names no bucket.
     """
 
     def __init__(self, address: str) -> None:
@@ -66,7 +66,8 @@ class Place:
                 address, "source", also=", s3://bucket/key, gs://bucket/key or hf://datasets/org/name"
             )
             end = "/" if address.endswith("/") or path.is_dir() else ""
-            self._root, self._path = "", f"{os.path.abspath(path)}{end}"  # noqa: PTH100  keeps a link as it is
+            # Links stay as they are: what `..` leads to from one, only the file system knows.
+            self._root, self._path = "", f"{str(path.absolute()).rstrip('/')}{end}"
             self._is_file = path.is_file()  # whatever signs its name has
 
     @property
@@ -80,7 +81,7 @@ class Place:
         """The files, in the order of their names.
 
         Raises:
-            DataError: There is none, or they may not be read.
+            DataError: There is none, one is no file, or they may not be read.
             UnavailableError: The store does not answer.
         """
         from pyarrow.fs import FileSelector, FileType
@@ -88,6 +89,8 @@ class Place:
         folder, name = self._path.rpartition("/")[::2]
         asked: Any = FileSelector(folder or "/", allow_not_found=True) if self.is_several else [self._path]
         with self._asking():
+            if not self._root and self.is_several:
+                _refuse_odd(Path(folder or "/"), name or "*")
             found = self._store.get_file_info(asked)
         files = sorted(
             (
@@ -175,6 +178,19 @@ def _bucket_path(address: str) -> str:
     if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
         raise SettingError(f"An address of a bucket has no empty parts, '.' or '..': {address!r:.300}.")
     return place
+
+
+def _refuse_odd(folder: Path, pattern: str) -> None:
+    """Refuse what Arrow would leave out of a directory without a word, as a link to nothing, or could not name."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if _fits(path.name, pattern) and not (path.is_file() or path.is_dir()):
+            raise DataError(
+                f"The source has something that is no file: {path}. Remove it, or write it again."
+            )
+        if path.name != os.fsencode(path.name).decode("utf-8", "replace"):
+            raise DataError(
+                f"The source has a file whose name is not UTF-8: {os.fsencode(path)!r:.300}. Rename it."
+            )
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import boto3
@@ -98,6 +99,45 @@ def test_lines_that_cannot_be_read_are_kept_and_stay_so(tmp_path, fetch):
     assert report.metrics["rows"] == 5
 
 
+def test_first_line_that_is_no_row_does_not_decide_what_the_others_are(tmp_path, fetch):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "a.json").write_text(
+        '["text", {"text": "first"}]'
+    )  # "text" alone would be the header of a table
+    (shards / "b.jsonl").write_text('{"text": "second"}\n')
+    fetch(shards)
+    rows = [line.row for line in read_lines(tmp_path / "out/dataset")]
+    assert rows == [None, {"text": "first"}, {"text": "second"}]
+
+
+def test_source_without_rows_is_refused(tmp_path, fetch):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/a.csv").write_text("prompt,completion\n")
+    (tmp_path / "shards/b.jsonl").write_text("")
+    for source in (tmp_path / "shards", tmp_path / "shards/b.jsonl"):
+        with pytest.raises(DataError, match="has no rows"):
+            fetch(source)
+
+
+def test_links_lead_where_they_lead_for_everybody(tmp_path, fetch):
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "elsewhere/rows.jsonl").write_bytes(TEXT)
+    (tmp_path / "rows.jsonl").write_text("another file\n")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere/deep")
+    assert fetch(f"{tmp_path}/link/../rows.jsonl")[1] == TEXT
+    (tmp_path / "elsewhere/gone.jsonl").symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"no file: .*gone\.jsonl"):
+        fetch(tmp_path / "elsewhere")
+
+
+def test_name_that_is_not_utf8_is_refused(tmp_path, fetch):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / os.fsdecode(b"shards/\xff.jsonl")).write_bytes(TEXT)
+    with pytest.raises(DataError, match=r"not UTF-8: .*xff\.jsonl"):
+        fetch(tmp_path / "shards")
+
+
 def test_bucket_is_read_as_a_directory_is(s3, tmp_path, fetch):
     for name in ("2", "1"):
         s3.put_object(Bucket="raw-data", Key=f"chat/day={name}.jsonl", Body=TEXT)
@@ -125,7 +165,7 @@ def test_directory_of_a_bucket_needs_a_slash(s3, fetch):
 def test_store_that_does_not_answer_may_be_asked_again(s3, fetch, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UnavailableError, match="cannot be read just now"):
-        fetch("s3://raw-data/chat/1.jsonl")
+        fetch("s3://raw-data/chat/run-403.jsonl")  # no status, but a name
 
 
 @pytest.mark.parametrize(
