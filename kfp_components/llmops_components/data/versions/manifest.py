@@ -90,7 +90,8 @@ def source_record(
         DataError: One of these is not what it has to be.
     """
     if uri is not None:
-        uri = redact(split_login(uri, "uri")[0] if scheme_of(uri) else uri)
+        shown, login = split_login(uri, "uri") if scheme_of(uri) else (uri, None)
+        uri = redact(shown if login else uri)  # the slash of a directory stays
     given = {"name": name, "uri": uri, "digest": digest, "rows": rows, "licence": licence, "owner": owner, "date": date}  # fmt: skip
     try:
         return Source.model_validate(given)

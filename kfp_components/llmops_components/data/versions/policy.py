@@ -6,8 +6,8 @@ import datetime
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -179,14 +179,18 @@ def _of_sources(manifest: Manifest, policy: Policy, today: datetime.date) -> Ite
 def _address(source: Source, patterns: list[str], today: datetime.date) -> tuple[Outcome, str]:
     if source.uri is None:
         return "undecided", f"Nothing says where the {_named(source)} came from."
-    # `..` would lead from an allowed folder to any other.
-    is_allowed = ".." not in source.uri.replace("%2e", ".").replace("%2E", ".").split("/") and any(
-        fnmatchcase(source.uri, pattern) for pattern in patterns
-    )
+    # `..` would lead from an allowed folder to any other, also where its slashes are encoded.
+    parts = re.split(r"[/\\]|%2f|%5c", source.uri.lower().replace("%2e", "."))
+    is_allowed = ".." not in parts and any(_fits(source.uri, pattern) for pattern in patterns)
     told = f"The {_named(source)} came from {source.uri:.500}"
     return (
         ("pass", f"{told}.") if is_allowed else ("fail", f"{told}, which is not among the allowed sources.")
     )
+
+
+def _fits(address: str, pattern: str) -> bool:
+    """Whether an address is what a pattern says, in which only ``*`` stands for something else."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), address, re.DOTALL) is not None
 
 
 def _licence_of(source: Source, allowed: list[str], today: datetime.date) -> tuple[Outcome, str]:
@@ -244,4 +248,4 @@ def _of_the_whole(manifest: Manifest, policy: Policy) -> Iterator[PolicyCheck]:
 
 
 def _named(source: Source) -> str:
-    return f"source {source.name!r}"
+    return f"source {source.name!r:.300}"

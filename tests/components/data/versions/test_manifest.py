@@ -95,6 +95,14 @@ def test_file_that_holds_no_manifest_is_refused(tmp_path, content, why):
         load_manifest(tmp_path / "other.json")
 
 
+def test_address_of_a_source_has_no_login_and_keeps_the_slash_of_a_directory():
+    kept = [
+        source_record("rows", uri=uri).uri
+        for uri in ("s3://data/qa/", "https://me:secret@host/rows?sig=abcdef")
+    ]
+    assert kept == ["s3://data/qa/", "https://host/rows"]
+
+
 def test_source_that_cannot_be_kept_names_its_field():
     with pytest.raises(DataError, match=r"^What is said of the source 'x' cannot be kept \(date: "):
         source_record("x", date="28.11.2026")

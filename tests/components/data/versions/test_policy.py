@@ -42,6 +42,13 @@ def of_source(field, value):
         ("s3://other/s3://data/qa/a", ["s3://data/*"], "fail"),
         ("s3://data/qa/../secret/a", ["s3://data/qa/*"], "fail"),
         ("s3://data/qa/%2e%2E/secret/a", ["s3://data/qa/*"], "fail"),
+        ("file:///data/qa/..%2f..%2fsecret/a", ["file:///data/qa/*"], "fail"),
+        (
+            "s3://data/[qa]/a?b",
+            ["s3://data/[qa]/*?b"],
+            "pass",
+        ),  # of the pattern, * alone is no sign of the address
+        ("s3://data/q/a", ["s3://data/[qa]/?"], "fail"),
         (None, ["*"], "undecided"),
     ],
 )
