@@ -73,6 +73,9 @@ class ContentDigest:
 
         Args:
             row: Its fields, as :func:`~llmops_components.data.files.read_lines` gives them.
+
+        Raises:
+            DataError: It is nested too deeply.
         """
         self._waiting.append(hashlib.shake_128(canonical(row).encode()).digest(_ROW_BYTES))
         for name, value in row.items():
@@ -115,8 +118,16 @@ def canonical(row: dict[str, Any]) -> str:
 
     Args:
         row: The row.
+
+    Raises:
+        DataError: It is nested too deeply.
     """
-    return _text(row)
+    try:
+        return _text(row)
+    except RecursionError:
+        raise DataError(
+            f"A row is nested too deeply for a digest (fields {', '.join(list(row)[:8]):.200}). Write what is deep in it as text."
+        ) from None
 
 
 def content_of(path: str | os.PathLike[str]) -> Content:

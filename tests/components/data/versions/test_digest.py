@@ -122,6 +122,12 @@ def test_content_tells_rows_and_types_of_columns(tmp_path):
     )
 
 
+def test_row_without_an_end_of_nesting_has_no_digest(tmp_path):
+    (tmp_path / "rows").write_text(f'{{"deep": {"[" * 800}{"]" * 800}}}')
+    with pytest.raises(DataError, match=r"nested too deeply for a digest \(fields deep\)"):
+        content_digest(tmp_path / "rows")
+
+
 def test_file_with_a_broken_line_or_without_rows_has_no_digest(tmp_path):
     (tmp_path / "rows").write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(DataError, match=r"^A digest is of rows, and line 2 is not valid JSON: .*Dataset: "):
