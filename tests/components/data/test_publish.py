@@ -111,6 +111,11 @@ def test_published_version_that_was_changed_is_not_taken_for_what_it_was(tmp_pat
     (directory / "train.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(DataError, match="published version was changed"):
         publish()
+    made(["two"])
+    directory = tmp_path / "catalog/chats/versions" / publish().details["version"]
+    (directory / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="published version was changed: its manifest"):
+        publish()
 
 
 def test_version_that_no_policy_lets_pass_is_not_published(tmp_path, made, publish):
@@ -151,7 +156,7 @@ def test_manifest_of_another_partition_is_refused(made, publish):
         publish("2026-11-03")
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "x" * 101])
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 101])
 def test_name_that_is_no_directory_is_refused(made, publish, name):
     made(["one"])
     with pytest.raises(SettingError, match=r"^name is"):

@@ -135,9 +135,13 @@ class Catalog:
                     f"A published version was changed: its file {path.name} has the digest {found}, its manifest {file.file_digest}. Remove the "
                     f"directory, and publish it again. Directory: {directory}."
                 )
-        if _itself(load_manifest(directory / MANIFEST)) != _itself(manifest):
+        try:
+            is_same = _itself(load_manifest(directory / MANIFEST)) == _itself(manifest)
+        except DataError:
+            is_same = False
+        if not is_same:
             raise DataError(
-                f"A published version was changed: its manifest is another one. Remove the directory, and publish it again. Directory: {directory}."
+                f"A published version was changed: its manifest is not what it was. Remove the directory, and publish it again. Directory: {directory}."
             )
 
 

@@ -52,12 +52,13 @@ def publish_dataset(
         DataError: A file is not the one of the manifest, or a published version was changed.
         SettingError: A setting has a wrong value.
     """
-    told = _named(load_manifest(manifest), name, partition)
+    told = load_manifest(manifest)
+    kept = Catalog(catalog, told.name if name is None else name)
+    told = _named(told, name, partition)
     if told.partition is not None:
         check_partition(told.partition)
     if policy is not None:
         told = with_verdict(told, check_policy(told, load_policy(policy), datetime.now(UTC)))
-    kept = Catalog(catalog, told.name)
     files = _files(told, prepared, held_out)
     if told.policy and told.policy.outcome != "pass":
         return _refused(told, told.policy)
@@ -88,8 +89,10 @@ def _named(manifest: Manifest, name: str | None, partition: str | None) -> Manif
         )
     if partition is not None:
         check_partition(partition)
-    given = {"name": name or manifest.name, "partition": partition or manifest.partition}
-    return read_manifest(manifest.model_dump() | given)
+    given = {"name": name, "partition": partition}
+    return read_manifest(
+        manifest.model_dump() | {key: value for key, value in given.items() if value is not None}
+    )
 
 
 def _files(
