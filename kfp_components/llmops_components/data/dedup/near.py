@@ -137,6 +137,7 @@ class _Search:
         self._sizes = np.diff(spill.offsets)
         self._first = self._firsts(prints)
         self._table = self._counted()
+        self._common = self._most_of_own()
         self._own = self._sizes.copy()
         self._result = NearDuplicates(rows=len(prints), rows_without_words=int((self._sizes == 0).sum()))
 
@@ -179,12 +180,19 @@ class _Search:
             table += np.bincount(slots, minlength=len(table)).astype(np.uint32)
         return table
 
+    def _most_of_own(self) -> float:
+        """How high a slot may count until its shingles are a template's: a full table has in each what others have by chance, too."""
+        if self._table is None or self._settings.template_rows is None:
+            return 0.0
+        by_chance = float(self._table.mean()) if len(self._table) == 1 << _MOST_SLOTS else 0.0
+        return self._settings.template_rows + by_chance
+
     def _of_templates(self, values: Array) -> Array:
         """Which shingles are a template's."""
-        if self._table is None or self._settings.template_rows is None:
+        if self._table is None:
             return np.zeros(len(values), bool)
         slots = (values & np.uint64(len(self._table) - 1)).astype(np.int64)
-        return self._table[slots] > self._settings.template_rows
+        return self._table[slots] > self._common
 
     def _band_keys(self, rows: Array) -> Array:
         """Of each band a number for each of the rows."""

@@ -76,6 +76,18 @@ def test_rows_of_one_template_stay_where_what_they_say_themselves_differs(
     assert result.rows_not_fully_compared == 0
 
 
+def test_table_that_is_too_small_for_the_rows_does_not_take_them_for_templates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(near, "_LEAST_SLOTS", 11)
+    monkeypatch.setattr(near, "_MOST_SLOTS", 11)  # as many shingles in a slot as of ten million pages
+    texts = sentences(1000, 120)
+    repeated = [*texts, *(" ".join(each.split()[:-8]) for each in texts)]  # 0.93 alike
+    result = found(repeated, tmp_path)
+    assert len(result.duplicates) > 990
+    assert {round(each.similarity, 2) for each in result.duplicates} == {0.93}
+
+
 def test_a_chain_keeps_both_ends(tmp_path: Path):
     [words] = [each.split() for each in sentences(1, 120)]
     chain = []
