@@ -88,6 +88,11 @@ def compare_versions(
         matched, rows = "content", _by_content(old.counts, new.counts)
     else:
         matched, rows = ROW_ID, _by_id(ids[0], ids[1])
+        if moved := (old.counts & new.counts).total() - rows["unchanged"]:
+            findings.append(
+                f"Rows were given other ids: {moved:,} that count as changed, added or removed are in both, under another {ROW_ID}, as where a line "
+                "was added to their source."
+            )
     rows = {"before": old.content.rows, "after": new.content.rows, **rows}
     return {
         "matched_by": matched,

@@ -37,6 +37,14 @@ def without_ids(rows):
     return [{name: value for name, value in row.items() if name != "row_id"} for row in rows]
 
 
+def test_ids_that_were_counted_anew_are_told_of(compare):
+    rows = [{"row_id": f"a:{number}", "text": f"row {number}"} for number in range(5)]
+    moved = [{**row, "row_id": f"a:{number + 1}"} for number, row in enumerate(rows)]
+    found = compare(rows, [{"row_id": "a:0", "text": "new"}, *moved])
+    assert (found["rows"]["changed"], found["rows"]["unchanged"]) == (5, 0)
+    assert found["findings"][0].startswith("Rows were given other ids: 5 that count")
+
+
 def test_rows_are_matched_by_their_ids(compare, tmp_path):
     found = compare(OLD, NEW)
     assert found == {
@@ -61,7 +69,10 @@ def test_rows_are_matched_by_their_ids(compare, tmp_path):
             {"kind": "added", "row_id": "b:1", "before": None, "after": {"row_id": "b:1", "text": "two"}},
             {"kind": "added", "row_id": "b:2", "before": None, "after": {"row_id": "b:2", "text": "four!"}},
         ],
-        "findings": [],
+        "findings": [
+            "Rows were given other ids: 1 that count as changed, added or removed are in both, under another row_id, as where a line was added "
+            "to their source."
+        ],
     }  # fmt: skip
 
 
