@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -185,15 +184,18 @@ def _compared(index: _Index, spill: Spill, settings: OverlapSettings) -> Overlap
     for first, values, counts in spill.batches():
         ends = np.cumsum(counts)
         for row in np.flatnonzero(counts).tolist():
-            shared: Counter[int] = Counter()
+            parts = []
             for sequence in values[ends[row] - counts[row] : ends[row]].tolist():
                 begin, end = index.starts.item(sequence), index.starts.item(sequence + 1)
-                shared.update(index.owners[begin:end][is_own[begin:end]].tolist())
-            if not shared:
+                parts.append(index.owners[begin:end][is_own[begin:end]])
+            owners, shared = np.unique(np.concatenate(parts), return_counts=True)
+            if not len(owners):
                 continue
-            share, evaluation = max((count / own.item(each), -each) for each, count in shared.items())
+            shares = shared / own[owners]
+            most = int(shares.argmax())  # the first of those that have it
+            share = shares.item(most)
             if share >= settings.least_overlap:
-                result.found.append(Overlap(first + row, -evaluation, round(share, _DIGITS)))
+                result.found.append(Overlap(first + row, owners.item(most), round(share, _DIGITS)))
     return result
 
 
