@@ -55,6 +55,10 @@ class StorageHook(BaseHook):
                 f"{where} is of the type {connection.conn_type!r}. A step is given the keys of one of type 'aws'; for another store, give the step's "
                 "pod or worker what its clients look for."
             )
+        if connection.host:
+            raise ConfigurationError(
+                f"{where} has a host, which clients of S3 do not look at: give the address of the store as endpoint_url in extra."
+            )
         extra: dict[str, Any] = {name: value for name, value in connection.extra_dejson.items() if value}
         if unknown := sorted(set(extra) - set(_VARIABLES)):
             raise ConfigurationError(

@@ -42,6 +42,7 @@ def test_keys_may_stand_in_extra(connect):
         ({"conn_type": "google_cloud_platform"}, "is of the type 'google_cloud_platform'"),
         ({"extra": {"role_arn": "arn:aws:iam::1:role/x"}}, "has role_arn in extra"),
         ({"password": None}, "has no access key"),
+        ({"host": "minio"}, "as endpoint_url in extra"),
     ],
 )
 def test_what_a_step_could_not_honour_is_refused(connect, fields, said):
