@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Param
+from airflow.sdk.definitions.param import ParamsDict
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.groups.post_training import post_training_group
@@ -55,13 +56,14 @@ def dag_from_recipe(recipe: Recipe) -> DAG:
         schedule=recipe.schedule,
         start_date=_START if recipe.schedule else None,
         catchup=False,
-        params=params_of(recipe),
         default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
         render_template_as_native_obj=True,
         doc_md=recipe.description or None,
         tags=["llmops", "recipe"],
     ) as dag:
         post_training_group(group_id=None)
+    # Afterwards: Airflow copies the parameters of the DAG for each class of each task that is made, which is most of the time of parsing.
+    dag.params = ParamsDict(params_of(recipe))
     return dag
 
 

@@ -7,6 +7,7 @@ Each setting is a parameter of the DAG that the recipe becomes, and names it (``
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -202,6 +203,7 @@ def settings_of(part: BaseModel, below: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*below, name), str(extra["param"]), value
 
 
+@cache
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, for editors."""
     return {"$schema": SCHEMA_URI, **Recipe.model_json_schema()}
