@@ -72,7 +72,7 @@ DATA = House(
     DATA_PLANE.root / "data",
     (
         ("preparation", "validation"),
-        ("dedup", "privacy", "quality", "versions"),
+        ("dedup", "privacy", "quality", "toxicity", "versions"),
         ("fetching", "sample", "sources"),
         ("hub", "rendering", "valid_rows"),
         ("files", "formats", "texts"),

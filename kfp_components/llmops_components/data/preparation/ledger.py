@@ -99,7 +99,9 @@ class Ledger:
         else:
             count.dropped += 1
         count.reasons[outcome.reason] += 1
-        kept = {} if outcome.withheld else {"row": row.value}
+        further: dict[str, Any] = {} if outcome.withheld else {"row": row.value}
+        if outcome.evaluation_row_id is not None:
+            further["evaluation_row_id"] = outcome.evaluation_row_id
         self._write(
             position,
             "dropped",
@@ -108,7 +110,7 @@ class Ledger:
             score=outcome.score,
             kept_row_id=kept_row_id,
             similarity=outcome.similarity,
-            **kept,
+            **further,
         )
 
     def changed(self, position: int, row: Row, outcome: Changed) -> None:

@@ -75,6 +75,7 @@ class Dropped:
         kept: Of a duplicate: the index of the row that was kept in its place. For whole steps alone.
         similarity: Of a duplicate: how similar the two were found to be, verified.
         withheld: Whether the row must not stand in the ledger, as where it was rejected for a secret.
+        evaluation_row_id: Of a row that has words of an evaluation row: that one's id.
     """
 
     reason: str
@@ -82,6 +83,7 @@ class Dropped:
     kept: int | None = None
     similarity: float | None = None
     withheld: bool = False
+    evaluation_row_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

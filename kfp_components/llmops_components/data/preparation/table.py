@@ -10,7 +10,9 @@ from llmops_components.data.preparation.steps.draw import Mix, Sample, Split
 from llmops_components.data.preparation.steps.duplicates import DropDuplicates
 from llmops_components.data.preparation.steps.language import FilterLanguage
 from llmops_components.data.preparation.steps.length import FilterLength
+from llmops_components.data.preparation.steps.near_duplicates import DropContaminated, DropNearDuplicates
 from llmops_components.data.preparation.steps.normalise import Normalise
+from llmops_components.data.preparation.steps.personal_data import FilterToxicity, RedactPersonalData
 from llmops_components.data.preparation.steps.quality import FilterQuality, FilterRepetition
 from llmops_components.data.preparation.steps.sources import AllowSources
 
@@ -23,7 +25,11 @@ _STEPS: tuple[type[Step], ...] = (
     FilterRepetition,
     FilterQuality,
     AllowSources,
+    FilterToxicity,
     DropDuplicates,
+    DropNearDuplicates,
+    DropContaminated,
+    RedactPersonalData,
     Custom,
     Split,
     Sample,

@@ -16,6 +16,7 @@ from llmops_components.errors import check_known
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
+_CHARACTERS_TO_TELL, _PROBABILITY_TO_TELL = 20, 0.5
 _CHARACTERS_READ = 2000  # it takes 1 ms for 1,000 characters, and is certain long before
 
 
@@ -34,8 +35,8 @@ class FilterLanguage(RowStep):
     step: ClassVar[str] = "filter_language"
     libraries: ClassVar[tuple[str, ...]] = ("py3langid",)
     languages: Annotated[tuple[str, ...], MinLen(1)]
-    min_probability: Annotated[float, Ge(0), Le(1)] = 0.5
-    min_characters: Annotated[int, Ge(0)] = 20
+    min_probability: Annotated[float, Ge(0), Le(1)] = _PROBABILITY_TO_TELL
+    min_characters: Annotated[int, Ge(0)] = _CHARACTERS_TO_TELL
     undecided: Literal["keep", "drop"] = "keep"
     fields: tuple[str, ...] = ()
 
@@ -58,6 +59,18 @@ class FilterLanguage(RowStep):
             return Dropped(f"is in the language {language}", round(probability, 4))
 
         return judge
+
+
+def language_of(text: str) -> str | None:
+    """The language of a text, as py3langid tells; None where it cannot.
+
+    Args:
+        text: The text.
+    """
+    if len(text) < _CHARACTERS_TO_TELL:
+        return None
+    language, probability = _identifier().classify(text[:_CHARACTERS_READ])
+    return str(language) if probability >= _PROBABILITY_TO_TELL else None
 
 
 @cache  # it takes two seconds to load
