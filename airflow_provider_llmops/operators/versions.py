@@ -1,13 +1,21 @@
-"""Operators for versions of datasets: what two of them differ in."""
+"""Operators for versions of datasets: what two of them differ in, and whether new rows have drifted."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
 
-__all__ = ["DiffDatasetsOperator"]
+if TYPE_CHECKING:
+    from airflow.sdk import Asset, Context
+
+    from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.specs.pipeline import BoundPipeline
+
+__all__ = ["DiffDatasetsOperator", "MonitorDataOperator"]
 
 
 class DiffDatasetsOperator(ComponentOperator):
@@ -33,3 +41,109 @@ class DiffDatasetsOperator(ComponentOperator):
         self.before = before
         self.after = after
         self.examples = examples
+
+
+class MonitorDataOperator(ComponentOperator):
+    """Compare new rows with a reference; fails where they have drifted, or where too few rows say anything.
+
+    Compared are columns that are missing in some rows, characters and words of texts, the shares of categories, embeddings where a model is
+    given, and whether a classifier tells both apart. A check fails or warns by its effect, and only where that is no chance.
+
+    The outcome is ``fail``, ``warn``, ``undecided`` or ``pass``, the worst of all checks. Events of assets among ``outlets`` have ``outcome`` and
+    ``drifted`` (the names of the checks that fail or warn) as extra. ``return_value["details"]`` holds ``outcome`` and ``checks``.
+
+    Artifacts: ``drift`` (Markdown), ``drift_json``. They are pushed before the task fails.
+
+    :param dataset: URI of the new rows
+    :param reference: URI of the rows that they are compared with
+    :param categories: columns whose values are compared as categories
+    :param thresholds: by kind of check (``columns``, ``length``, ``category``, ``vocabulary``, ``classifier``, ``embedding``) the effects from which on
+        it warns and fails, from 0 to 1: ``{"length": {"warn": 0.15, "fail": 0.3}}``
+    :param min_rows: rows that each side has to have for a check, 50 or more
+    :param sample_rows: rows of each side whose words and embeddings are compared
+    :param embedding_model: directory or ``package://name`` of a sentence-embedding model; embeddings are not compared without one
+    :param on_drift: ``fail``, or ``report`` for a task that succeeds whatever was found
+    :param seed: chooses the sample
+    :param drift_asset: asset that gets an event where the outcome is ``fail`` or ``warn``, and none otherwise; it takes ``on_drift="report"``,
+        since a task that fails gives no events
+    """
+
+    component = "monitor_data"
+    own_arguments = ("drift_asset",)
+    template_fields = (
+        *ComponentOperator.template_fields,
+        "dataset",
+        "reference",
+        "categories",
+        "thresholds",
+        "min_rows",
+        "sample_rows",
+        "embedding_model",
+        "on_drift",
+        "seed",
+    )
+    addresses = {
+        "dataset": Address(kind="file"),
+        "reference": Address(kind="file"),
+        "embedding_model": Address(("package",), "directory"),
+    }
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        reference: str,
+        categories: Sequence[str] | str | None = None,
+        thresholds: Mapping[str, Mapping[str, float]] | None = None,
+        min_rows: int | str = 200,
+        sample_rows: int | str = 2000,
+        embedding_model: str | None = None,
+        on_drift: str = "fail",
+        seed: int | str = 0,
+        drift_asset: Asset | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset = dataset
+        self.reference = reference
+        self.categories = categories
+        self.thresholds = thresholds
+        self.min_rows = min_rows
+        self.sample_rows = sample_rows
+        self.embedding_model = embedding_model
+        self.on_drift = on_drift
+        self.seed = seed
+        self.drift_asset = drift_asset
+        if drift_asset is not None:
+            from airflow.sdk import AssetAlias
+
+            # Airflow gives an event of every outlet when a task succeeds; that of an alias is given only where one is added.
+            self.outlets = [*self.outlets, AssetAlias(f"drift:{drift_asset.name}")]
+
+    def bind(self) -> BoundPipeline:
+        """The component as a pipeline; refuses an asset that would never get an event."""
+        if self.drift_asset is not None and self.on_drift != "report":
+            raise ConfigurationError(
+                'drift_asset takes on_drift="report": a task that fails because of drift gives no event. Set it, or leave drift_asset out.'
+            )
+        return super().bind()
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The result; events of assets say what was found."""
+        from airflow.sdk import Asset, AssetAlias
+
+        value = super().outcome(context, run)
+        details = value["details"]
+        found = details["outcome"]
+        drifted = [name for name, outcome in details["checks"].items() if outcome in ("fail", "warn")]
+        extra = {"outcome": found, "drifted": drifted}
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra.update(extra)
+            elif (
+                self.drift_asset is not None
+                and outlet == AssetAlias(f"drift:{self.drift_asset.name}")
+                and drifted
+            ):
+                context["outlet_events"][outlet].add(self.drift_asset, extra=extra)
+        return value

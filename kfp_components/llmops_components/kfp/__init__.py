@@ -31,6 +31,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.fetch_model import fetch_model
     from llmops_components.kfp.import_base_model import import_base_model
     from llmops_components.kfp.merge_adapter import merge_adapter
+    from llmops_components.kfp.monitor_data import monitor_data
     from llmops_components.kfp.prepare_dataset import prepare_dataset
     from llmops_components.kfp.prepare_safety_probes import prepare_safety_probes
     from llmops_components.kfp.prepare_sample_data import prepare_sample_data

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmops_components.data.markdown import code, on_one_line
+
 _KINDS = ("added", "removed", "changed")
 
 
@@ -51,7 +53,7 @@ def _lines(difference: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", "## Columns", "")
         yield from _table(
             ["column", "before", "after"],
-            [[_code(name), _types(each["before"]), _types(each["after"])] for name, each in columns.items()],
+            [[code(name), _types(each["before"]), _types(each["after"])] for name, each in columns.items()],
         )
     if lengths := difference["lengths"]:
         yield from ("", "## Characters", "")
@@ -59,7 +61,7 @@ def _lines(difference: Mapping[str, Any]) -> Iterator[str]:
         yield from _table(
             ["column", "", *names],
             [
-                [_code(name), when, *(f"{each[key]:,}" if each else "-" for key in names)]
+                [code(name), when, *(f"{each[key]:,}" if each else "-" for key in names)]
                 for name, both in lengths.items()
                 for when, each in both.items()
             ],
@@ -75,12 +77,12 @@ def _lines(difference: Mapping[str, Any]) -> Iterator[str]:
 
 def _example(each: Mapping[str, Any]) -> Iterator[str]:
     if each["row_id"] is not None:
-        yield from (f"Row {_code(each['row_id'])}", "")
+        yield from (f"Row {code(each['row_id'])}", "")
     before, after = each["before"] or {}, each["after"] or {}
     for name in dict.fromkeys([*before, *after]):
         for sign, row in (("-", before), ("+", after)):
             if name in row:
-                yield f"    {sign} {_line(name)}: {_line(row[name])}"
+                yield f"    {sign} {on_one_line(name)}: {on_one_line(row[name])}"
 
 
 def _types(types: Mapping[str, int]) -> str:
@@ -92,14 +94,3 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
     yield f"|{'---|' * len(heading)}"
     for row in rows:
         yield f"| {' | '.join(row)} |"
-
-
-def _code(text: str) -> str:
-    """Text in which nothing is markup, and which does not end the cell of a table."""
-    shown = _line(text).replace("`", "'").replace("|", "\\|")[:200]
-    return f"`{shown}`" if shown.strip() else "(no name)"
-
-
-def _line(text: str) -> str:
-    """Text on one line: line ends and control characters are written out."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -1,0 +1,67 @@
+"""What was found of drift, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmops_components.data.markdown import code
+
+
+def render_drift(told: Mapping[str, Any]) -> str:
+    """The outcome of each check as a page of Markdown.
+
+    Args:
+        told: What :func:`~llmops_components.data.drift.monitor.monitor_data` found.
+    """
+    return "\n".join(_lines(told)) + "\n"
+
+
+def _lines(told: Mapping[str, Any]) -> Iterator[str]:
+    rows = told["rows"]
+    yield f"# Drift: {told['outcome']}"
+    yield ""
+    yield f"{rows['new']:,} new rows against {rows['reference']:,} of the reference."
+    yield ""
+    yield "| check | column | outcome | effect | warns from | fails from | adjusted p-value |"
+    yield f"|{'---|' * 7}"
+    for each in told["checks"]:
+        effect = "too few rows" if each["effect"] is None else f"{each['effect']:.3f}"
+        p_value = "-" if each["adjusted_p_value"] is None else f"{each['adjusted_p_value']:.2g}"
+        column = "" if each["column"] is None else code(each["column"])
+        cells = (
+            each["kind"],
+            column,
+            each["outcome"],
+            effect,
+            f"{each['warn']:g}",
+            f"{each['fail']:g}",
+            p_value,
+        )
+        yield f"| {' | '.join(cells)} |"
+    for each in told["checks"]:
+        if each["details"] and each["outcome"] != "pass":
+            yield from (
+                "",
+                f"## {each['kind'].capitalize()} {code(each['column']) if each['column'] else ''}".rstrip(),
+                "",
+            )
+            yield from _details(each["details"])
+
+
+def _details(details: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in details.items():
+        title = name.replace("_", " ")
+        if name == "shares":
+            for category, (before, after) in value.items():
+                yield f"- {code(category)}: {100 * before:.1f} % before, {100 * after:.1f} % now"
+        elif name == "new_words":
+            yield f"- {title}: " + (
+                ", ".join(f"{code(word)} in {rows} rows" for word, rows in value) or "none"
+            )
+        elif name == "new_values":
+            yield f"- {title}: " + (", ".join(map(code, value)) or "none")
+        elif isinstance(value, list):
+            yield f"- {title}: {' before, '.join(f'{each:,}' if each is not None else '-' for each in value)} now"
+        else:
+            yield f"- {title}: {value:,}"

@@ -1,0 +1,24 @@
+"""Markdown in which what stands in rows is text, and no markup."""
+
+from __future__ import annotations
+
+_SHOWN_CHARACTERS = 200
+
+
+def code(text: str) -> str:
+    """Text in which nothing is markup, and which does not end the cell of a table.
+
+    Args:
+        text: Somebody's text.
+    """
+    shown = on_one_line(text).replace("`", "'").replace("|", "\\|")[:_SHOWN_CHARACTERS]
+    return f"`{shown}`" if shown.strip() else "(no name)"
+
+
+def on_one_line(text: str) -> str:
+    """Text on one line: line ends and control characters are written out.
+
+    Args:
+        text: Somebody's text.
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
