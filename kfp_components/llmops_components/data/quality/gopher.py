@@ -11,21 +11,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from llmops_components.data.quality.rules import Rule
-from llmops_components.data.quality.words import MARKS, Text
+from llmops_components.data.quality.words import Text
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 _PARAGRAPH_ENDS, _LINE_ENDS = re.compile(r"\n{2,}"), re.compile(r"\n+")
 _TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 _REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-_NO_WORD = MARKS.issuperset
-
-
-def _real_words(text: Text) -> list[str]:
-    return [word for word in text.words if not _NO_WORD(word)]
 
 
 def _word_length(text: Text) -> float | None:
-    words = _real_words(text)
+    words = text.real_words
     return sum(map(len, words)) / len(words) if words else None
 
 
@@ -39,8 +34,8 @@ def _has_letter(word: str) -> bool:
 
 
 QUALITY = (
-    Rule("gopher_words_least", "words", lambda text: len(_real_words(text)), "least", 50),
-    Rule("gopher_words_most", "words", lambda text: len(_real_words(text)), "most", 100_000),
+    Rule("gopher_words_least", "words", lambda text: len(text.real_words), "least", 50),
+    Rule("gopher_words_most", "words", lambda text: len(text.real_words), "most", 100_000),
     Rule("gopher_word_length_least", "characters a word", _word_length, "least", 3),
     Rule("gopher_word_length_most", "characters a word", _word_length, "most", 10),
     Rule("gopher_hashes", "hash signs a word", lambda text: _per_word(text, "#"), "most", 0.1),
@@ -119,6 +114,8 @@ def _top(text: Text, size: int) -> float:
 
 def _repeated(text: Text, size: int) -> float:
     """Share of the characters in n-grams that occurred before, none counted twice."""
+    if not text.has_repeats:
+        return 0.0  # nor has it longer ones
     words = text.words
     seen: set[str] = set()
     characters = place = 0

@@ -62,9 +62,14 @@ class Splitter(Protocol):
 class PlainSplitter:
     """Words are letters and digits that stand together, marks are words of their own; quick, and for every language."""
 
+    def __init__(self) -> None:
+        self._last: tuple[str, list[str]] = ("", [])
+
     def words(self, text: str) -> list[str]:
         """See :class:`Splitter`."""
-        return [match[0] for match in _TOKEN.finditer(text)]
+        if text != self._last[0]:
+            self._last = text, [match[0] for match in _TOKEN.finditer(text)]
+        return self._last[1]
 
     def sentences(self, text: str) -> int:
         """See :class:`Splitter`."""
@@ -146,6 +151,19 @@ class Text:
     def lines(self) -> list[str]:
         """The lines, whatever ends them."""
         return self.text.splitlines()
+
+    @cached_property
+    def real_words(self) -> list[str]:
+        """The words that are more than marks."""
+        return [
+            word for word in self.words if (word.isascii() and word.isalnum()) or not MARKS.issuperset(word)
+        ]
+
+    @cached_property
+    def has_repeats(self) -> bool:
+        """Whether any five words in a row occur again."""
+        fives = list(zip(*(self.words[start:] for start in range(5)), strict=False))
+        return len(set(fives)) < len(fives)
 
     def share_of_words(self, has: Callable[[str], bool]) -> float:
         """Share of the words that have something; 0 where there are none."""

@@ -16,11 +16,12 @@ from llmops_components.data.quality.words import PlainSplitter, SpacySplitter, S
 from llmops_components.errors import SettingError
 
 _SETS: dict[str, Sequence[Rule]] = {"gopher": gopher.QUALITY, "c4": c4.RULES, "fineweb": fineweb.RULES}
+_PLAIN = PlainSplitter()  # one for all steps: the next one asks for the words of the same text
 _KNOWN = [rule for rules in _SETS.values() for rule in rules]
 
 
 def _splitter(words: str, language: str) -> Splitter:
-    return SpacySplitter(language) if words == "spacy" else PlainSplitter()
+    return SpacySplitter(language) if words == "spacy" else _PLAIN
 
 
 def _judge(
