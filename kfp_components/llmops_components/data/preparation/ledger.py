@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ class StepCounts:
     Args:
         name: Its name.
         rows: Source rows that it got.
+        with_fields: Rows that have one of the fields that it names, added ones among them.
         changed: Rows that it changed, added ones among them.
         dropped: Source rows that it dropped.
         repeated: Further copies that it made of rows.
@@ -30,6 +32,7 @@ class StepCounts:
 
     name: str
     rows: int = 0
+    with_fields: int = 0
     changed: int = 0
     dropped: int = 0
     repeated: int = 0
@@ -39,7 +42,7 @@ class StepCounts:
 
     def add(self, other: StepCounts) -> None:
         """Add what the step did elsewhere."""
-        for name in ("rows", "changed", "dropped", "repeated", "added", "dropped_added"):
+        for name in ("rows", "with_fields", "changed", "dropped", "repeated", "added", "dropped_added"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.reasons += other.reasons
 
@@ -75,14 +78,16 @@ class Ledger:
         self.counts[0].reasons["cannot be read"] += 1
         self._write(0, "dropped", line.row_id, line.problem, raw=line.raw)
 
-    def seen(self, position: int, row: Row) -> None:
+    def seen(self, position: int, row: Row, fields: Sequence[str] = ()) -> None:
         """A step gets a row.
 
         Args:
             position: Of the step, from 1.
             row: The row.
+            fields: The fields that the step names.
         """
         self.counts[position].rows += not row.added
+        self.counts[position].with_fields += any(name in row.value for name in fields)
 
     def dropped(self, position: int, row: Row, outcome: Dropped, kept_row_id: str | None = None) -> None:
         """A step drops a row.

@@ -142,6 +142,7 @@ def run(
                 decided = _decided(segment.whole, position, spool, names, files["ledger"], tally)
                 records = progress.watch(decided, f"after step {position} ({segment.whole.step})")
         tally.check()
+        _refuse_absent_fields(steps, tally)
         _refuse_nothing(tally)
     return tally
 
@@ -221,6 +222,16 @@ def _decided(
     finally:
         spool.remove()
     tally.steps[position].add(ledger.counts[position])
+
+
+def _refuse_absent_fields(steps: Sequence[Step], tally: Tally) -> None:
+    """A step whose fields are in no row has looked at nothing, and would pass for one that found nothing."""
+    for position, (step, counts) in enumerate(zip(steps, tally.steps[1:], strict=True), start=1):
+        if step.named_fields and counts.rows and not counts.with_fields:
+            raise DataError(
+                f"No row has what step {position} ({step.step}) looks at, {', '.join(step.named_fields)}, so nothing was written. "
+                f"Correct its fields, or leave it out. It got {counts.rows} rows."
+            )
 
 
 def _refuse_nothing(tally: Tally) -> None:

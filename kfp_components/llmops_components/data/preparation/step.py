@@ -137,6 +137,11 @@ class Step(ABC):
     # Goes up when the same settings decide otherwise than before; it stands in the manifest.
     version: ClassVar[int] = 1
 
+    @property
+    def named_fields(self) -> tuple[str, ...]:
+        """The fields that its setting ``fields`` names; none where it has no such setting, or looks at those of TRL's formats."""
+        return tuple(getattr(self, "fields", ()))
+
     def check(self, inputs: Inputs) -> None:  # noqa: B027  # most steps need nothing
         """Refuse what cannot work, before any row is read.
 

@@ -119,7 +119,7 @@ class Worker:
         segment = self._segments[number]
         for index, judge in enumerate(self._judges[number][start:], start=start):
             position = segment.first + index
-            ledger.seen(position, row)
+            ledger.seen(position, row, segment.steps[index].named_fields)
             outcome = self._judged(position, judge, row)
             match outcome:
                 case Dropped():
@@ -170,7 +170,7 @@ class Worker:
             result.rows[row.added] += 1
             return
         position = segment.first + len(segment.steps)
-        ledger.seen(position, row)
+        ledger.seen(position, row, segment.whole.named_fields)
         try:
             key = self._keys[number](row)
         except ComponentError:

@@ -198,6 +198,21 @@ def test_nothing_left_and_nothing_there_are_told_apart(tmp_path: Path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(("step", "setting"), [("filter_length", {"max_words": 9}), ("drop_duplicates", {})])
+def test_fields_that_no_row_has_are_an_error_and_those_of_some_are_not(tmp_path: Path, step, setting):
+    file = write_texts(tmp_path / "rows", ["a", "b"])
+
+    def prepare(*fields: str) -> int:
+        steps = read_steps([{"step": step, "fields": fields, **setting}])
+        return run([Source(file, "rows")], steps, outputs_in(tmp_path / "out"), batch_rows=1).used
+
+    assert prepare("txet", "text") == 2
+    with pytest.raises(
+        DataError, match=rf"^No row has what step 1 \({step}\) looks at, txet, so nothing was written"
+    ):
+        prepare("txet")
+
+
 def test_id_of_an_earlier_preparation_is_kept(tmp_path: Path):
     (tmp_path / "rows").write_text(
         '{"row_id": "raw.jsonl:7", "text": "a"}\n{"text": "b", "row_id": "x:1", "source_row_id": "raw:9"}\n'
