@@ -6,9 +6,9 @@ What is taken as the answer, of an answer and of a reference in the same way:
 2. else the first number behind the last ``####``, on its line, as the answers of GSM8K are marked;
 3. else the last number of the text, as lm-evaluation-harness's ``flexible-extract`` has it.
 
-A number may have a sign, a sign of currency before it, thousands separators (``1,234,567``, and LaTeX's ``1{,}234`` and ``1\,234``),
-decimals, an exponent (``1.5e3``, ``1.5 \times 10^3``), be a fraction (``3/4``, ``\frac{3}{4}``) or a mixed number (``1 3/4``), and have a
-percent sign. A percent sign counts a hundredth, or as a unit that the other side has left out: ``50%`` is 0.5 and is 50. Expressions are
+A number may have a sign, a sign of currency before it, thousands separators (``1,234,567``, ``1'234``, LaTeX's ``1{,}234`` and
+``1\,234``, and behind a sign of rupees ``1,00,000``), decimals, an exponent (``1.5e3``, ``1.5 \times 10^3``), be a fraction (``3/4``,
+``\frac{3}{4}``, ``¾``) or a mixed number (``1 3/4``, ``1¾``), and have a percent sign. A percent sign counts a hundredth, or as a unit that the other side has left out: ``50%`` is 0.5 and is 50. Expressions are
 not computed: where a power or a root would be taken, there is no number.
 """
 
@@ -60,6 +60,10 @@ _BESIDE = re.compile(r"\\sqrt\s*(?:\[[^]]*\])?\s*\{?\s*\Z|√\s*\Z|\\frac\s*(?:\
 _LOOKS_BACK = 100  # characters: these patterns take more than their share of time where white space is long
 # Bold type of Markdown, whose asterisks raise nothing to a power.
 _BOLD = re.compile(r"(?<![\w)}\]*])(\*{2,3})(?=[^\s*])([^\n*]+)(?<=\S)\1(?!\*)")
+# In lakhs and crores: without such a sign it may as well be a list of numbers.
+_RUPEES = re.compile(
+    r"(?<=₹)\s?-?[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])|(?<=\bRs)\.?\s?[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])"
+)
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))")
 
 
@@ -224,9 +228,7 @@ def _braced(text: str, start: int) -> str:
 
 def _plain(text: str, thousands: str) -> str:
     """Digits and signs of other scripts as ASCII has them, and spaces that group thousands as their separator."""
-    text = "".join(
-        str(unicodedata.decimal(each)) if not each.isascii() and each.isdecimal() else each for each in text
-    )
+    text = "".join(each if each.isascii() else _ascii(each) for each in text)
     for written, meant in (
         ("\u2212", "-"),
         ("\u2044", "/"),
@@ -238,8 +240,22 @@ def _plain(text: str, thousands: str) -> str:
     ):
         text = text.replace(written, meant)
     text = _BOLD.sub(r" \2 ", text)
+    if thousands == ",":
+        text = _RUPEES.sub(lambda found: found[0].replace(",", ""), text)
     text = _FRACTION.sub(lambda found: f"\\frac{{{found[2] or found[1]}}}{{{found[4] or found[3]}}}", text)
-    return re.sub(r"(?<=[0-9])(?:\\,|\\!|\\ |[\u00a0\u2009\u202f])+(?=[0-9]{3}(?![0-9]))", thousands, text)
+    return re.sub(
+        r"(?<=[0-9])(?:(?:\\,|\\!|\\ |[\u00a0\u2009\u202f])+|['\u2019])(?=[0-9]{3}(?![0-9]))", thousands, text
+    )
+
+
+def _ascii(sign: str) -> str:
+    """A digit of another script, or a fraction that is one sign (``¾``), which may follow a whole number."""
+    if sign.isdecimal():
+        return str(unicodedata.decimal(sign))
+    if unicodedata.decomposition(sign).startswith("<fraction>") and not sign.isdecimal():
+        written = unicodedata.normalize("NFKC", sign).replace("\u2044", "/")
+        return f" {written}" if written.partition("/")[2] else sign
+    return sign
 
 
 def _is_tolerance(value: Any) -> bool:
