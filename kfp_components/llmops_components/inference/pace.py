@@ -18,9 +18,10 @@ class Pace:
     def __init__(self, requests_per_minute: float | None) -> None:
         self.interval = 0.0 if requests_per_minute is None else _SECONDS / requests_per_minute
         self._next = 0.0
+        self._turn = asyncio.Lock()  # the first that waits has it, and the others come in their order
 
     async def wait(self, closed_until: float = 0.0) -> float:
-        """Wait for a moment; how many seconds that took.
+        """Wait for a moment; how many seconds that took. Who is cancelled meanwhile takes none.
 
         Args:
             closed_until: Moment before which nothing may be sent.
@@ -28,8 +29,9 @@ class Pace:
         if not self.interval:
             return 0.0
         began = time.monotonic()
-        moment = max(began, self._next, closed_until)
-        self._next = moment + self.interval
-        while (left := moment - time.monotonic()) > 0:  # noqa: ASYNC110  a moment is waited for
-            await asyncio.sleep(left)
+        async with self._turn:
+            moment = max(time.monotonic(), self._next, closed_until)
+            while (left := moment - time.monotonic()) > 0:  # noqa: ASYNC110  a moment is waited for
+                await asyncio.sleep(left)
+            self._next = moment + self.interval
         return time.monotonic() - began

@@ -91,6 +91,19 @@ def test_waiting_for_a_turn_is_no_outage():
     assert [each.failure for each in found] == [None] * 24
 
 
+def test_who_is_cancelled_takes_no_turn():
+    async def run() -> float:
+        pace = Pace(60 / 0.2)
+        await pace.wait()
+        waiting = [asyncio.create_task(pace.wait()) for _ in range(50)]
+        await asyncio.sleep(0)
+        for each in waiting:
+            each.cancel()
+        return await pace.wait()
+
+    assert asyncio.run(run()) < 5  # ten seconds, were it behind the others
+
+
 def test_without_a_limit_nothing_waits():
     began = time.monotonic()
     assert asyncio.run(Pace(None).wait(began + 100)) == 0 and time.monotonic() - began < 50
