@@ -108,10 +108,33 @@ def _check_lengths(
         raise DataError(
             f"The prompt of row {empty[0]} has no token, so that the model has nothing to tell the answer's first from. Fill it."
         )
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for number, prompt, text in zip(numbers, prompts, texts, strict=True):
-        if context is not None and len(prompt) + len(text) > context:
-            raise DataError(
-                f"Row {number} does not fit in the model's context of {context} tokens: its prompt has {len(prompt)}, its answer "
-                f"{len(text)}. Shorten it."
-            )
+        if reason := _too_long(model, prompt, text):
+            raise DataError(f"Row {number} {reason}. Shorten it.")
+
+
+def why_too_long(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    row: Mapping[str, Any],
+    answer: str,
+    number: int,
+) -> str | None:
+    """Why a prompt and its answer have no room in the model's context; None where they have.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        row: The row, with its ``prompt``.
+        answer: The answer.
+        number: Number of the row, for messages.
+    """
+    prompt = encode_prompts(tokenizer, [row], [number])[0]
+    return _too_long(model, prompt, tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+def _too_long(model: PreTrainedModel, prompt: Sequence[int], text: Sequence[int]) -> str | None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None or len(prompt) + len(text) <= context:
+        return None
+    return f"does not fit in the model's context of {context} tokens: its prompt has {len(prompt)}, its answer {len(text)}"

@@ -113,12 +113,16 @@ def test_what_is_not_known_says_why_and_leaves_the_others(asked, reason, tokeniz
     assert reason in first and isinstance(second, Supports)
 
 
-def test_row_that_does_not_fit_is_named_by_its_number_in_the_dataset(tokenizer):
-    model, asked = Copier(len(tokenizer)), flags(False)[0][:3]
-    model.config.get_text_config().max_position_embeddings = 8
-    numbered = [replace(each, number=number) for each, number in zip(asked, (40, 7, 12), strict=True)]
-    with pytest.raises(DataError, match=r"^Row 40 does not fit"):
-        context_supports(model, tokenizer, numbered)
+def test_an_answer_that_does_not_fit_says_so_and_leaves_the_others(tokenizer):
+    first, second, *_ = flags(False)[0]
+    model = Copier(len(tokenizer))
+    longest = len(tokenizer(second.row["prompt"] + second.answer)["input_ids"]) + 20
+    model.config.get_text_config().max_position_embeddings = longest
+    long = replace(first, row={"prompt": f"{first.row['prompt']} {'more ' * longest}"})
+    refused, found = context_supports(model, tokenizer, [long, second])
+    assert isinstance(refused, str)
+    assert refused.startswith(f"It does not fit in the model's context of {longest} tokens: its prompt has ")
+    assert isinstance(found, Supports)
 
 
 def test_numbers_that_are_none_are_no_support(tokenizer):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmops_components.models.likelihood import answer_likelihoods
+from llmops_components.models.likelihood import answer_likelihoods, why_too_long
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,6 +80,8 @@ def context_supports(
     ] = {}  # by place: where its prompts begin, and which contexts they lack
     for place, each in enumerate(asked):
         reason, inside = _looked_at(each)
+        if not reason and (long := why_too_long(model, tokenizer, each.row, each.answer, each.number)):
+            reason = f"It {long}."
         found.append(reason)
         if reason:
             continue
