@@ -71,13 +71,13 @@ DATA = House(
     "llmops_components.data",
     DATA_PLANE.root / "data",
     (
-        ("preparation", "validation"),
+        ("drift", "preparation", "validation"),
         ("dedup", "privacy", "quality", "toxicity", "versions"),
         ("fetching", "sample", "sources"),
         ("hub", "rendering", "valid_rows"),
         ("files", "formats", "texts"),
         ("csv_lines", "parquet_lines"),
-        ("content", "lines", "partitions", "stores"),
+        ("content", "lines", "markdown", "partitions", "stores"),
     ),
     only_in=(("great_expectations", ("validation",)),),
 )
