@@ -253,6 +253,7 @@ def test_training_is_tracked_under_the_run_of_its_dag_with_credentials_from_the_
         "tracking_uri": "http://tracking:5000",
         "parent": f"{ti.dag_id}/{ti.run_id}",
         "run_name": ti.task_id,
+        "tags": {"airflow.conf": "{}", "llmops.provider_version": "0.1.0"},
     }
     assert task.environment() == {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "secret"}
     assert "secret" not in repr(task.arguments())
