@@ -1,13 +1,33 @@
-"""What the processes of one training have to agree on."""
+"""What the processes of one training have to agree on, and what one does when it is told to end."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
 _Decision = TypeVar("_Decision")
+
+
+@contextmanager
+def handling_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+    """Only a process's main thread can take signals; elsewhere nothing changes.
+
+    Args:
+        handler: What is called when SIGTERM arrives.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_main_process() -> bool:

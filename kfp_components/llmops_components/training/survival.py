@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
 import statistics
-import threading
 import time
 import traceback
 from collections import deque
@@ -25,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
 from llmops_components.passthrough.refusals import is_out_of_memory
-from llmops_components.processes import any_process, process_count
+from llmops_components.processes import any_process, handling_sigterm, process_count
 
 T = TypeVar("T")
 GUARD_DEFAULTS = {"factor": 3.0, "patience": 5, "window": 50}
@@ -80,21 +78,8 @@ def interruptible() -> Iterator[None]:
             "the last of them."
         )
 
-    with _handling_sigterm(interrupt):
+    with handling_sigterm(interrupt):
         yield
-
-
-@contextmanager
-def _handling_sigterm(handler: Callable[..., None]) -> Iterator[None]:
-    """Only a process's main thread can take signals; elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _look_before_the_first_step(trainer: Trainer) -> None:
@@ -142,7 +127,7 @@ class Checkpointing(TrainerCallback):
     @contextmanager
     def catching_sigterm(self) -> Iterator[None]:
         """Let the step that is under way finish when SIGTERM arrives."""
-        with _handling_sigterm(self._on_signal):
+        with handling_sigterm(self._on_signal):
             yield
 
     def _on_signal(self, *_: Any) -> None:

@@ -142,9 +142,11 @@ def _ending(code: int | None) -> str:
 
 
 def _serve(connection: Connection, worker: Worker) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a key that is pressed reaches all; the main process ends this one
+    for told in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # they may reach the whole group; the main process ends this one
+        signal.signal(told, signal.SIG_IGN)
     while True:
         try:
             number, batch = connection.recv()

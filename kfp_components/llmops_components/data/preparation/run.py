@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from llmops_components.data.files import read_lines
 from llmops_components.data.preparation.ledger import Ledger, StepCounts
@@ -22,7 +22,8 @@ from llmops_components.data.preparation.spool import Spool
 from llmops_components.data.preparation.step import Dropped, Inputs, Repeated, RowStep, Sent, Step, WholeStep
 from llmops_components.data.preparation.worker import Result, Segment, Worker
 from llmops_components.data.versions.digest import ContentDigest
-from llmops_components.errors import DataError
+from llmops_components.errors import DataError, UnavailableError
+from llmops_components.processes import handling_sigterm
 
 BATCH_ROWS = 256
 _BATCH_BYTES = 1 << 20
@@ -122,6 +123,7 @@ def run(
     worker = Worker(names, segments, inputs or {})
     tally = Tally({source.name: 0 for source in sources}, Ledger(names).counts)
     with ExitStack() as stack:
+        stack.enter_context(handling_sigterm(_interrupt))
         files = stack.enter_context(_written_together(outputs))
         scratch = stack.enter_context(_scratch(Path(outputs["ledger"]).parent))
         crew: Crew = ThisProcess(worker) if processes == 1 else Processes(worker, processes)
@@ -145,6 +147,12 @@ def run(
         _refuse_absent_fields(steps, tally)
         _refuse_nothing(tally)
     return tally
+
+
+def _interrupt(*_: Any) -> None:
+    raise UnavailableError(
+        "Stopped by SIGTERM while rows were prepared; nothing was written. Run it again: it starts from the beginning."
+    )
 
 
 def _segments(steps: Sequence[Step]) -> list[Segment]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ from llmops_components.data.preparation.step import (
     Verdict,
     WholeStep,
 )
-from llmops_components.errors import DataError
+from llmops_components.errors import DataError, UnavailableError
 
 
 @dataclass(kw_only=True)
@@ -38,12 +39,15 @@ class Each(RowStep):
     """What happens to a row depends on its text alone."""
 
     step: ClassVar[str] = "each"
+    main: int = field(default_factory=os.getpid)
 
     def start(self, inputs: Inputs) -> Callable[[Row], Outcome]:
         def judge(row: Row) -> Outcome:
             text = row.value["text"]
             if text.startswith("die"):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if text.startswith("stop"):
+                os.kill(self.main, signal.SIGTERM)
             if text.startswith("fail"):
                 raise ValueError("as it was told to")
             if text.startswith("drop"):
@@ -187,6 +191,24 @@ def test_process_that_dies_is_an_error_that_names_its_rows(tmp_path: Path):
     with pytest.raises(BrokenWorkerError, match=r"was ended by SIGKILL, with rows rows:3 to rows:4 \(2\)"):
         run([Source(file, "rows")], [Each()], outputs_in(tmp_path / "out"), processes=2, batch_rows=2)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_ends_the_processes_and_leaves_nothing_behind(tmp_path: Path, processes):
+    file = write_texts(tmp_path / "rows", ["a", "stop", *"bcdefgh"])
+    with pytest.raises(
+        UnavailableError, match="Stopped by SIGTERM while rows were prepared; nothing was written"
+    ):
+        run(
+            [Source(file, "rows")],
+            [Each(), All()],
+            outputs_in(tmp_path / "out"),
+            processes=processes,
+            batch_rows=1,
+        )
+    assert list((tmp_path / "out").iterdir()) == []
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_nothing_left_and_nothing_there_are_told_apart(tmp_path: Path):
