@@ -2,6 +2,7 @@ import json
 import threading
 
 import pytest
+from llmops_components.data.preparation.prepare import prepare_dataset
 from llmops_components.data.versions.manifest import file_record, make_manifest, source_record, write_manifest
 from llmops_components.data.versions.publish import publish_dataset
 from llmops_components.dataset_manifest import PolicyVerdict
@@ -14,7 +15,7 @@ def made(tmp_path):
 
     def made(texts, held_out=(), **more):
         files = []
-        for name, rows in (("train", texts), ("held_out", held_out)):
+        for name, rows in (("prepared", texts), ("held_out", held_out)):
             path = tmp_path / name
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows), encoding="utf-8")
             if rows:
@@ -31,7 +32,7 @@ def publish(tmp_path):
     def publish(partition=None, **settings):
         settings = {"held_out": tmp_path / "held_out", **settings}
         return publish_dataset(
-            tmp_path / "train",
+            tmp_path / "prepared",
             tmp_path / "manifest",
             tmp_path / "publication",
             catalog=tmp_path / "catalog",
@@ -80,7 +81,7 @@ def test_partition_that_changes_points_to_the_new_version_and_the_former_stays(t
     assert now["before"] == former["version"] != now["version"]
     pointer = json.loads((tmp_path / "catalog/chats/partitions/2026-11-01.json").read_text())
     assert pointer == {"version": now["version"], "partition": "2026-11-01"}
-    assert (tmp_path / "catalog/chats/versions" / former["version"] / "train.jsonl").is_file()
+    assert (tmp_path / "catalog/chats/versions" / former["version"] / "prepared.jsonl").is_file()
 
 
 def test_data_set_without_partitions_has_a_current_version(tmp_path, made, publish):
@@ -92,15 +93,15 @@ def test_data_set_without_partitions_has_a_current_version(tmp_path, made, publi
 
 def test_file_that_is_not_the_manifests_is_refused(tmp_path, made, publish):
     made(["one", "two"])
-    (tmp_path / "train").write_text('{"text": "two"}\n{"text": "one"}\n')
-    with pytest.raises(DataError, match="file train is not that of the manifest"):
+    (tmp_path / "prepared").write_text('{"text": "two"}\n{"text": "one"}\n')
+    with pytest.raises(DataError, match="file prepared is not that of the manifest"):
         publish()
     made(["one"], ["two"])
-    with pytest.raises(DataError, match="given are train"):
+    with pytest.raises(DataError, match="given are prepared"):
         publish(held_out=None)
     made(["one"])
     (tmp_path / "held_out").write_text('{"text": "two"}\n')
-    with pytest.raises(DataError, match="given are held_out, train"):
+    with pytest.raises(DataError, match="given are held_out, prepared"):
         publish()
     assert not (tmp_path / "catalog").exists()
 
@@ -108,7 +109,7 @@ def test_file_that_is_not_the_manifests_is_refused(tmp_path, made, publish):
 def test_published_version_that_was_changed_is_not_taken_for_what_it_was(tmp_path, made, publish):
     made(["one"])
     directory = tmp_path / "catalog/chats/versions" / publish().details["version"]
-    (directory / "train.jsonl").write_text('{"text": "other"}\n')
+    (directory / "prepared.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(DataError, match="published version was changed"):
         publish()
     made(["two"])
@@ -182,3 +183,22 @@ def test_two_who_publish_the_same_at_once_make_one_version(tmp_path, made, publi
         thread.join()
     assert len(found) == 8 and len(set(found)) == 1
     assert [path.name for path in (tmp_path / "catalog/chats/versions").iterdir()] == [found[0]]
+
+
+def test_what_a_preparation_writes_can_be_published(tmp_path):
+    """Its own names of files, with rows held out."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"text {n}"}) + "\n" for n in range(50)), encoding="utf-8")
+    prepared, held_out, manifest = (tmp_path / name for name in ("prepared", "held_out", "manifest"))
+    steps = [{"step": "split", "share": 0.2}]
+    prepare_dataset({"rows": rows}, prepared, held_out, tmp_path / "ledger", manifest, steps=steps)
+    report = publish_dataset(
+        prepared,
+        manifest,
+        tmp_path / "publication",
+        catalog=tmp_path / "catalog",
+        held_out=held_out,
+        name="texts",
+    )
+    assert report.details["is_new"] and set(report.details["files"]) == {"prepared", "held_out"}
+    assert report.metrics["rows"] == 50

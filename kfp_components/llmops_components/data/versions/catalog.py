@@ -3,7 +3,7 @@
 A version is known by a digest of its manifest, which has the digests of its files: the same rows, made in the same way, of the same sources
 are the same version, whoever publishes them and however often. What a policy said when it was first published stands in its manifest. ::
 
-    NAME/versions/VERSION/manifest.json, train.jsonl ...
+    NAME/versions/VERSION/manifest.json, prepared.jsonl ...
     NAME/partitions/KEY.json    the version that a partition has
     NAME/current.json           the one of a data set without partitions
 """

@@ -15,7 +15,7 @@ from llmops_components.errors import DataError
 from llmops_components.results import StepReport, digest_of
 from llmops_components.state_files import write_json
 
-TRAIN, HELD_OUT = "train", "held_out"
+PREPARED, HELD_OUT = "prepared", "held_out"  # as prepare_dataset calls them
 
 
 def publish_dataset(
@@ -34,7 +34,7 @@ def publish_dataset(
     The same version again changes nothing. A partition that had another version gets this one; the former is kept.
 
     Args:
-        prepared: Rows, the file ``train`` of the manifest or its only one.
+        prepared: Rows, the file ``prepared`` of the manifest or its only one.
         manifest: The manifest.
         publication: Output, JSON with what is in ``details``.
         catalog: Directory that outlives the step, see :mod:`~llmops_components.data.versions.catalog`.
@@ -99,7 +99,7 @@ def _files(
     manifest: Manifest, prepared: str | os.PathLike[str], held_out: str | os.PathLike[str] | None
 ) -> dict[str, Path]:
     names = {each.name for each in manifest.files}
-    given = {(TRAIN if TRAIN in names or len(names) > 1 else next(iter(names))): Path(prepared)}
+    given = {(PREPARED if PREPARED in names or len(names) > 1 else next(iter(names))): Path(prepared)}
     if held_out is not None and (HELD_OUT in names or Path(held_out).stat().st_size):
         given[HELD_OUT] = Path(held_out)
     if given.keys() != names:
