@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 import pytest
 from _tests import GROUPS, _side_by_side
@@ -18,6 +19,13 @@ def test_every_test_is_in_one_group():
             and not any(path.is_relative_to(REPO / folder) for folder in group.without)
         ]
         assert len(found) == 1, (path, found)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_files_of_a_group_have_names_of_their_own(group):
+    """pytest imports them by their names alone, and refuses to run any where two are the same."""
+    names = Counter(path.name for folder in group.folders for path in (REPO / folder).rglob("test_*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_each_command_is_heard_whole_and_in_turn(capfdbinary):
