@@ -48,7 +48,7 @@ def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict
         "dag_run_conf": conf,
         "reprocess_behavior": reprocess,
     }
-    airflow.api.call("POST", "/backfills", json=body)
+    number = airflow.api.call("POST", "/backfills", json=body)["id"]
     runs: dict[str, str] = {}
 
     def are_there() -> bool:
@@ -60,6 +60,10 @@ def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict
     assert sorted(runs) == DAYS
     for day in DAYS:
         assert airflow.wait(DAG_ID, runs[day], 900) == "success", airflow.tasks(DAG_ID, runs[day])
+    # The scheduler looks now and then which backfills are done, and Airflow takes no other one of the DAG before.
+    airflow.wait_until(
+        lambda: airflow.api.call("GET", f"/backfills/{number}")["completed_at"], "the end of the backfill", 300
+    )
     return runs
 
 
