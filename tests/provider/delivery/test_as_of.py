@@ -108,6 +108,8 @@ def test_registration_says_where_its_run_stands_in_time(context):
         "airflow.data_interval_start": "2026-11-24T00:00:00Z",
         "airflow.data_interval_end": "2026-11-25T00:00:00Z",
         "airflow.run_type": "scheduled",
+        "airflow.conf": "{}",
+        "llmops.provider_version": "0.1.0",
     }
     context["dag_run"] = partitioned("eu", 24)
     assert origin_in_time(context) == {"airflow.partition_key": "eu", "airflow.run_type": "scheduled"}
