@@ -62,7 +62,9 @@ def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict
         assert airflow.wait(DAG_ID, runs[day], 900) == "success", airflow.tasks(DAG_ID, runs[day])
     # The scheduler looks now and then which backfills are done, and Airflow takes no other one of the DAG before.
     airflow.wait_until(
-        lambda: airflow.api.call("GET", f"/backfills/{number}")["completed_at"], "the end of the backfill", 300
+        lambda: airflow.api.call("GET", f"/backfills/{number}")["completed_at"],
+        "the end of the backfill",
+        300,
     )
     return runs
 
