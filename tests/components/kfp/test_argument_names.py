@@ -25,8 +25,13 @@ OF_THE_STEP = {name: {"processes", "preset"} for name in COMPONENTS if name.star
         "dataset_3",
         "dataset_4",
         "names",
-    },  # the function takes them as one
-    "validate_dataset": {"base_model"},  # the function takes what loads its tokenizer
+        "sources",
+    },  # the function takes them as one, and what is told of them as its origins
+    "monitor_data": {"embedding_model"},  # the function takes what embeds
+    "validate_dataset": {
+        "base_model",
+        "evaluation_dataset",
+    },  # the function takes what loads its tokenizer, and the file of the rows
 }
 
 
