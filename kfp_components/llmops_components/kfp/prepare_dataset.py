@@ -52,9 +52,13 @@ def prepare_dataset(
         processes: How many processes judge rows; one a core, 8 at most, when left out.
         dataset_name: What the data set is called, whatever the version.
     """
+    from functools import partial
+    from pathlib import Path
+
     from llmops_components.data.preparation.prepare import named_datasets, origins_of
     from llmops_components.data.preparation.prepare import prepare_dataset as prepare
     from llmops_components.kfp._run import run_step
+    from llmops_components.models.loading import load_tokenizer
     from llmops_components.passthrough.declared import whole_numbers
 
     given = [each for each in (dataset, dataset_2, dataset_3, dataset_4) if each]
@@ -68,7 +72,7 @@ def prepare_dataset(
             ledger.path,
             manifest.path,
             steps=whole_numbers(steps),
-            base_model=base_model.path if base_model else None,
+            tokenizer=partial(load_tokenizer, Path(base_model.path)) if base_model else None,
             evaluation_dataset=evaluation_dataset.path if evaluation_dataset else None,
             processes=processes,
             origins=origins_of(datasets, [each.uri for each in given], sources),

@@ -15,24 +15,28 @@ from llmops_components.tracking.register import register_model
 
 PACKAGE = Path(inspect.getfile(TrainingOptions)).parents[1]
 # Arguments of a step that are not the function's: of a training, how many processes call it.
-OF_THE_STEP = {name: {"processes", "preset"} for name in COMPONENTS if name.startswith("train_")} | {
-    "distill": {"processes", "preset"},
-    "check_model": {"model_name", "model_version", "tracking_uri"},  # where it is noted what was checked
-    "register_model": {"dataset", "report"},  # one of the function's datasets, one of its artifacts
-    "prepare_dataset": {
-        "dataset",
-        "dataset_2",
-        "dataset_3",
-        "dataset_4",
-        "names",
-        "sources",
-    },  # the function takes them as one, and what is told of them as its origins
-    "monitor_data": {"embedding_model"},  # the function takes what embeds
-    "validate_dataset": {
-        "base_model",
-        "evaluation_dataset",
-    },  # the function takes what loads its tokenizer, and the file of the rows
-}
+OF_THE_STEP = (
+    {name: {"processes", "preset"} for name in COMPONENTS if name.startswith("train_")}
+    | {
+        "distill": {"processes", "preset"},
+        "check_model": {"model_name", "model_version", "tracking_uri"},  # where it is noted what was checked
+        "register_model": {"dataset", "report"},  # one of the function's datasets, one of its artifacts
+        "prepare_dataset": {
+            "dataset",
+            "dataset_2",
+            "dataset_3",
+            "dataset_4",
+            "names",
+            "sources",
+            "base_model",
+        },  # the function takes them as one, what is told of them as its origins, and what loads the model's tokenizer
+        "monitor_data": {"embedding_model"},  # the function takes what embeds
+        "validate_dataset": {
+            "base_model",
+            "evaluation_dataset",
+        },  # the function takes what loads its tokenizer, and the file of the rows
+    }
+)
 
 
 @cache

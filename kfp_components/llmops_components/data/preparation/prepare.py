@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.files import is_compressed
 from llmops_components.data.preparation.declared import read_steps, settings_of
@@ -25,6 +25,9 @@ from llmops_components.errors import SettingError, check_known, check_whole_numb
 from llmops_components.results import StepReport, digest_of
 from llmops_components.uris import last_part
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MAX_PROCESSES = 64
 _MANY_PROCESSES = 8  # the most that are taken unasked: what reads and writes is one process
 _FEW_BYTES = 8 << 20  # less is done before a second process has started
@@ -41,7 +44,7 @@ def prepare_dataset(
     manifest: str | os.PathLike[str],
     *,
     steps: Sequence[Mapping[str, Any]],
-    base_model: str | os.PathLike[str] | None = None,
+    tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None,
     evaluation_dataset: str | os.PathLike[str] | None = None,
     processes: int | None = None,
     origins: Mapping[str, Mapping[str, Any]] | None = None,
@@ -62,7 +65,8 @@ def prepare_dataset(
         manifest: Output, sources, steps, counts and columns as JSON.
         steps: The steps, each an object with its name as ``step`` and its settings, see
             :mod:`~llmops_components.data.preparation.table`.
-        base_model: Directory of the model whose tokens a step counts.
+        tokenizer: Loads the tokenizer whose tokens a step counts, in each process that judges rows, so that it has to be one that pickle takes. See
+            :func:`~llmops_components.models.loading.load_tokenizer`.
         evaluation_dataset: File of the evaluation rows that a step compares with.
         processes: How many processes judge rows; None for one a core, 8 at most, and for one where there is little to do.
         origins: Where each file came from, by name, for the manifest: ``uri``, ``licence``, ``owner``, ``date``, ``digest``, as far as they are known,
@@ -77,8 +81,8 @@ def prepare_dataset(
         DataError: A file cannot be read, there are no rows, or none is left.
         BrokenWorkerError: A process has died.
     """
-    given = {"base_model": base_model, "evaluation": evaluation_dataset}
-    inputs = {each: Path(path) for each, path in given.items() if path is not None}
+    given = {"tokenizer": tokenizer, "evaluation": evaluation_dataset and Path(evaluation_dataset)}
+    inputs = {each: value for each, value in given.items() if value is not None}
     declared = read_steps(steps, inputs)
     for name, origin in (origins or {}).items():
         source_record(name, **origin)  # refused before the work, and not after it

@@ -16,7 +16,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from llmops_components.data.preparation.row import SIDES, Row
@@ -41,8 +40,8 @@ __all__ = [
     "Verdict",
     "WholeStep",
 ]
-# What came with the call beside the rows, by name: ``base_model``, ``evaluation``.
-Inputs = Mapping[str, Path]
+# What came with the call beside the rows, by name: ``tokenizer``, a function that loads it, and ``evaluation``, a file.
+Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

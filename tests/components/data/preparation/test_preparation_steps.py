@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from llmops_components.data.preparation.step import (
     WholeStep,
 )
 from llmops_components.errors import DataError, SettingError
+from llmops_components.models.loading import load_tokenizer
 
 
 def judged(
@@ -235,7 +237,7 @@ def test_both_sides_of_each_length_are_told(tiny_model: Path):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("one two", "three"))
-    inputs = {"base_model": tiny_model}
+    inputs = {"tokenizer": partial(load_tokenizer, tiny_model)}
     limits = {"step": "filter_length", "min_tokens": tokens}
     assert judged(row, inputs=inputs, **limits) == KEPT
     limits["min_tokens"] += 1

@@ -52,15 +52,13 @@ class FilterLength(RowStep):
                 raise SettingError(f"min_{what} is {least}, more than max_{what}, which is {most}.")
 
     def check(self, inputs: Inputs) -> None:
-        if self._limits("tokens") != (None, None) and "base_model" not in inputs:
+        if self._limits("tokens") != (None, None) and "tokenizer" not in inputs:
             raise SettingError("tokens are those of a model: give base_model, or limit words.")
 
     def start(self, inputs: Inputs) -> Callable[[Row], Outcome]:
         counts: dict[str, Callable[[str], int]] = {"characters": len, "words": lambda text: len(text.split())}
         if self._limits("tokens") != (None, None):
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(str(inputs["base_model"]))
+            tokenizer = inputs["tokenizer"]()
             counts["tokens"] = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
         limits = {what: self._limits(what) for what in counts if self._limits(what) != (None, None)}
 
