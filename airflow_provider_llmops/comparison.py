@@ -5,14 +5,13 @@ The components declare the same in their ``comparison.py``; a test compares the 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shortened
 
-SCHEMA_VERSION = 2
 MAX_METRICS = 50
 MAX_SLICES = 100
 _SLACK = 1e-5  # numbers are rounded to six decimals
@@ -24,10 +23,31 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Ends = Annotated[list[Finite], Field(max_length=20)]
 
 
-class Estimated(BaseModel):
-    """A number, and the interval that it lies in."""
+class Strict(BaseModel):
+    """A record that takes nothing but what it declares."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Versioned(Strict):
+    """A record that says by ``schema_version`` how it is to be read: another version is refused by its number, whatever else it holds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_version(cls, value: Any) -> Any:
+        (known,) = get_args(cls.model_fields["schema_version"].annotation)
+        version = value.get("schema_version") if isinstance(value, dict) else known
+        if type(version) is not int or version != known:
+            raise PydanticCustomError(
+                "schema_version",
+                "it has schema version {version}; version {known} is read here",
+                {"version": f"{version!r:.40}", "known": known},
+            )
+        return value
+
+
+class Estimated(Strict):
+    """A number, and the interval that it lies in."""
 
     value: Finite
     low: Finite
@@ -47,15 +67,13 @@ class Bounded(Estimated):
     upper: Ends
 
 
-class MetricComparison(BaseModel):
+class MetricComparison(Strict):
     """Both models by one metric; nothing but counts of a model that no row has a score of.
 
     Each model has what it reaches on the rows that it has a score for itself. The candidate's bounds count its other rows as failed, as
     ``worst_case`` does; there are none where nobody knows what a failed row gets. The difference is that of the rows that both have a
     score for.
     """
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     higher_is_better: bool
     candidate: Bounded | None
@@ -79,10 +97,8 @@ class MetricComparison(BaseModel):
         return self
 
 
-class Comparison(BaseModel):
+class Comparison(Versioned):
     """By metric, and by value of a column and metric for slices of the rows. A metric may be of a part of the rows, as those of one task."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     schema_version: Literal[2]
     confidence: Share
@@ -90,18 +106,6 @@ class Comparison(BaseModel):
     has_baseline: bool
     metrics: Annotated[dict[Name, MetricComparison], Field(max_length=MAX_METRICS)]
     slices: dict[Name, Annotated[dict[Name, dict[Name, MetricComparison]], Field(max_length=MAX_SLICES)]]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_version(cls, value: Any) -> Any:
-        version = value.get("schema_version") if isinstance(value, dict) else SCHEMA_VERSION
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise PydanticCustomError(
-                "schema_version",
-                "it has schema version {version}; version {known} is read here",
-                {"version": f"{version!r:.40}", "known": SCHEMA_VERSION},
-            )
-        return value
 
     @model_validator(mode="after")
     def _check_metrics(self) -> Comparison:

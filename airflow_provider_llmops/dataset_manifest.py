@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
@@ -22,11 +20,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from airflow_provider_llmops.comparison import Count, Finite, Name, first_of
+from airflow_provider_llmops.comparison import Count, Finite, Name, Strict, Versioned, first_of
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.redaction import redact
 
-SCHEMA_VERSION = 1
 MAX_COLUMNS = 2000
 _ORDER = ("fail", "undecided", "pass")
 
@@ -37,12 +34,6 @@ FileDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Day = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")]
 Outcome = Literal["pass", "fail", "undecided"]
 JsonType = Literal["array", "boolean", "number", "object", "string"]
-
-
-class Strict(BaseModel):
-    """A record that takes nothing but what it declares."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class Column(Strict):
@@ -143,7 +134,7 @@ class PolicyVerdict(Strict):
         return self
 
 
-class Manifest(Strict):
+class Manifest(Versioned):
     """A version of a data set. ``format`` is the format of its rows, ``quality`` what was measured of them, by name."""
 
     schema_version: Literal[1]
@@ -160,18 +151,6 @@ class Manifest(Strict):
     quality: Annotated[dict[Name, Finite], Field(max_length=200)]
     policy: PolicyVerdict | None
     made_with: Annotated[dict[Name, Name], Field(max_length=20)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_version(cls, value: Any) -> Any:
-        version = value.get("schema_version") if isinstance(value, dict) else SCHEMA_VERSION
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise PydanticCustomError(
-                "schema_version",
-                "it has schema version {version}; version {known} is read here",
-                {"version": f"{version!r:.40}", "known": SCHEMA_VERSION},
-            )
-        return value
 
     @model_validator(mode="after")
     def _check_sums(self) -> Manifest:

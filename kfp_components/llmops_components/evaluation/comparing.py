@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmops_components.comparison import SCHEMA_VERSION, Comparison, MetricComparison
+from llmops_components.comparison import Comparison, MetricComparison
 from llmops_components.evaluation.composites import Composites, check_composites
 from llmops_components.evaluation.intervals import CONFIDENCE, LEVELS
 from llmops_components.evaluation.slices import check_columns, check_slices
@@ -34,7 +34,7 @@ def comparison_of(
         slices: The same of slices of the rows, by column, value and metric.
     """
     return Comparison(
-        schema_version=SCHEMA_VERSION,
+        schema_version=2,
         confidence=CONFIDENCE,
         levels=list(LEVELS),
         has_baseline=bool(theirs),

@@ -8,13 +8,14 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from llmops_components.comparison import Finite, Name
+from llmops_components.comparison import Finite, Name, Strict
 from llmops_components.data.versions.licences import allows, canonical_licence
 from llmops_components.data.versions.yaml_lines import read_yaml
 from llmops_components.dataset_manifest import (
@@ -23,7 +24,6 @@ from llmops_components.dataset_manifest import (
     PolicyCheck,
     PolicyVerdict,
     Source,
-    Strict,
     read_manifest,
     worst_of,
 )
@@ -162,7 +162,7 @@ def _of_sources(manifest: Manifest, policy: Policy, today: datetime.date) -> Ite
         "sources": (policy.sources, _address),
         "licences": (policy.licences, _licence_of),
         "owners": (policy.owners, _owner),
-        "max_age_days": (policy.max_age_days, _age),
+        "max_age_days": (policy.max_age_days, partial(_age, today)),
     }
     for field, (rule, check) in rules.items():
         if rule is None:
@@ -172,11 +172,11 @@ def _of_sources(manifest: Manifest, policy: Policy, today: datetime.date) -> Ite
                 field=field, outcome="undecided", reason="The manifest names no source of the rows."
             )
         for source in manifest.sources:
-            outcome, reason = check(source, rule, today)  # type: ignore[operator]
+            outcome, reason = check(source, rule)  # type: ignore[operator]
             yield PolicyCheck(field=field, outcome=outcome, reason=reason)
 
 
-def _address(source: Source, patterns: list[str], today: datetime.date) -> tuple[Outcome, str]:
+def _address(source: Source, patterns: list[str]) -> tuple[Outcome, str]:
     if source.uri is None:
         return "undecided", f"Nothing says where the {_named(source)} came from."
     # `..` would lead from an allowed folder to any other, also where its slashes are encoded.
@@ -193,18 +193,19 @@ def _fits(address: str, pattern: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), address, re.DOTALL) is not None
 
 
-def _licence_of(source: Source, allowed: list[str], today: datetime.date) -> tuple[Outcome, str]:
+def _licence_of(source: Source, allowed: list[str]) -> tuple[Outcome, str]:
     if source.licence is None:
         return "undecided", f"Nothing says under which licence the {_named(source)} is."
     told = f"The {_named(source)} is under {source.licence}"
-    if canonical_licence(source.licence) is None:
+    expression = canonical_licence(source.licence)
+    if expression is None:
         return "fail", f"{told}, which is no SPDX expression."
-    if allows(source.licence, allowed):
+    if allows(expression, allowed):
         return "pass", f"{told}."
     return "fail", f"{told}, which is not among the allowed licences."
 
 
-def _owner(source: Source, allowed: list[str], today: datetime.date) -> tuple[Outcome, str]:
+def _owner(source: Source, allowed: list[str]) -> tuple[Outcome, str]:
     if source.owner is None:
         return "undecided", f"Nothing says who owns the {_named(source)}."
     told = f"The {_named(source)} is owned by {source.owner}"
@@ -213,7 +214,7 @@ def _owner(source: Source, allowed: list[str], today: datetime.date) -> tuple[Ou
     return "fail", f"{told}, who is not among the allowed owners."
 
 
-def _age(source: Source, most: int, today: datetime.date) -> tuple[Outcome, str]:
+def _age(today: datetime.date, source: Source, most: int) -> tuple[Outcome, str]:
     if source.date is None:
         return "undecided", f"Nothing says of which day the {_named(source)} is."
     try:

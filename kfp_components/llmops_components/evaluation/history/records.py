@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from llmops_components.comparison import Count, MetricComparison, Name, first_of
+from llmops_components.comparison import Count, MetricComparison, Name, Strict, first_of
 from llmops_components.data.partitions import name_of_partition
 from llmops_components.errors import DataError
 from llmops_components.json_text import parse_json
@@ -23,10 +23,8 @@ from llmops_components.state_files import write_text
 _END = ".jsonl"
 
 
-class Record(BaseModel):
+class Record(Strict):
     """What an evaluation of a partition has reached."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     partition: Annotated[str, Field(min_length=1)]
