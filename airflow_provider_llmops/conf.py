@@ -1,4 +1,4 @@
-"""The conf of a DAG's run: refuse what the DAG does not take.
+"""The conf and the parameters of a DAG's run: refuse what the DAG does not take, and hand on what it was given.
 
 Airflow checks the values of a DAG's parameters when a run is triggered, and takes any further key without a word, so that
 a typo leaves a parameter at its default. A DAG that should refuse it begins with a task that calls :func:`check_conf`:
@@ -14,7 +14,7 @@ a typo leaves a parameter at its default. A DAG that should refuse it begins wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
@@ -22,7 +22,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError, describe_unkn
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
-__all__ = ["check_conf", "parameter_names"]
+__all__ = ["check_conf", "given", "parameter_names", "partition_key"]
 
 # TriggerDagRunOperator puts it there where OpenLineage is installed.
 _OF_AIRFLOW = ("openlineage",)
@@ -49,3 +49,23 @@ def check_conf(context: Context, also: Iterable[str] = ()) -> None:
 def parameter_names(dag: DAG | Any) -> set[str]:
     """Names of all parameters of a DAG, those of single tasks included."""
     return set(dag.params).union(*(task.params for task in dag.tasks))
+
+
+def given(name: str) -> Callable[..., Any]:
+    """The value of an operator's argument that is a parameter of the run, as it is: a template would make numbers of texts such as ``1e5``.
+
+    :param name: name of the parameter
+    """
+    return lambda context, **_: context["params"][name]
+
+
+def partition_key(context: Any, **_: Any) -> str:
+    """Key of the partition that a run is of: that of its parameter ``partition``, or the run's own; of a run that somebody has started without
+    one, its day.
+
+    :param context: context of a task of the run
+    """
+    run = context["dag_run"]
+    day = (getattr(run, "logical_date", None) or run.run_after).strftime("%Y-%m-%d")
+    key: str = context["params"]["partition"] or run.partition_key or day
+    return key

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, task
-from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.conf import check_conf, given, partition_key
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.data import (
     FetchDatasetOperator,
@@ -144,35 +143,22 @@ params = {
 }
 
 
-def given(name: str) -> Callable[..., Any]:
-    """A parameter as it is: a template would make a number of the data set ``1e5``."""
-    return lambda context, **_: context["params"][name]
-
-
-def partition(context: Any, **_: Any) -> str:
-    """Key of the partition: the form's, or the run's; of a run that somebody has started without one, its day."""
-    run = context["dag_run"]
-    day = (getattr(run, "logical_date", None) or run.run_after).strftime("%Y-%m-%d")
-    key: str = context["params"]["partition"] or run.partition_key or day
-    return key
-
-
 def source(context: Any, **_: Any) -> str:
     """Address of the partition's rows."""
-    address: str = context["params"]["source"].replace(PLACE, partition(context))
+    address: str = context["params"]["source"].replace(PLACE, partition_key(context))
     return address
 
 
 def names(context: Any, **_: Any) -> list[str]:
     """What ids of rows begin with: the partition."""
-    return [partition(context)]
+    return [partition_key(context)]
 
 
 def sources(context: Any, **_: Any) -> list[dict[str, Any]]:
     """What the manifest says of the partition's rows. Nothing of it is the run's: the same rows are the same version in every run."""
     found = {"uri": source(context)}
     found |= {name: context["params"][name] for name in ("licence", "owner") if context["params"][name]}
-    if re.fullmatch(r"\d{4}-\d\d-\d\d", key := partition(context)):
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", key := partition_key(context)):
         found["date"] = key
     return [found]
 
@@ -192,7 +178,7 @@ with DAG(
     def check_settings(**context: Any) -> None:
         """Refuses what the DAG does not take, and says which partition is prepared."""
         check_conf(context)
-        key = partition(context)
+        key = partition_key(context)
         if not re.fullmatch(PARTITION, key):
             raise ConfigurationError(
                 f"The partition {key!r:.80} cannot be part of an address. Give partition another key."
@@ -232,7 +218,7 @@ with DAG(
         manifest=prepare.output["manifest"],
         catalog=given("catalog"),
         name=given("dataset"),
-        partition=partition,
+        partition=partition_key,
         policy=given("policy"),
         outlets=[Asset("dataset")],
         **where,

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import DAG, CronPartitionTimetable, Param, task
-from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.conf import check_conf, given, partition_key
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.evaluate_service import EvaluateServiceOperator
 from airflow_provider_llmops.operators.evaluation import QualityGateOperator
@@ -199,22 +198,9 @@ params = {
 }
 
 
-def given(name: str) -> Callable[..., Any]:
-    """A parameter as it is: a template would make a number of the model ``1e5``."""
-    return lambda context, **_: context["params"][name]
-
-
-def partition(context: Any, **_: Any) -> str:
-    """Key of the partition: the form's, or the run's; of a run that somebody has started without one, its day."""
-    run = context["dag_run"]
-    day = (getattr(run, "logical_date", None) or run.run_after).strftime("%Y-%m-%d")
-    key: str = context["params"]["partition"] or run.partition_key or day
-    return key
-
-
 def dataset(context: Any, **_: Any) -> str:
     """Address of the partition's questions."""
-    address: str = context["params"]["dataset"].replace(PLACE, partition(context))
+    address: str = context["params"]["dataset"].replace(PLACE, partition_key(context))
     return address
 
 
@@ -315,7 +301,7 @@ with DAG(
             raise ConfigurationError(
                 f"The gate's metric, {params['metric']}, is none of metric_names. Name it there, or choose one of them."
             )
-        key = partition(context)
+        key = partition_key(context)
         if PLACE in params["dataset"] and ("/" in key or key.startswith(".")):
             raise ConfigurationError(
                 f"The partition {key!r:.80} cannot be part of an address. Give partition another key."
@@ -344,7 +330,7 @@ with DAG(
         scores=evaluate.output["scores"],
         comparison=evaluate.output["comparison"],
         history=given("history"),
-        partition=partition,
+        partition=partition_key,
         settings=measured,
         title="{{ params.model_name }}, by partition",
         mlflow_conn_id=given("mlflow_connection"),

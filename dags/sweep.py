@@ -11,11 +11,11 @@ Where it runs is decided by the connections `kubeflow_default` and `mlflow_defau
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, task
+from airflow_provider_llmops.conf import given
 from airflow_provider_llmops.mapping import artifact
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
@@ -98,11 +98,6 @@ params = {
 }
 
 
-def text(name: str) -> Callable[..., str]:
-    """A parameter that is text: a template would make a number of the directory ``1e4``."""
-    return lambda context, **_: context["params"][name]
-
-
 with DAG(
     dag_id="sweep",
     schedule=None,
@@ -130,7 +125,7 @@ with DAG(
     )
     import_base_model = ImportBaseModelOperator(
         task_id="import_base_model",
-        source=text("base_model"),
+        source=given("base_model"),
         execution_timeout=timedelta(hours=2),
     )
 
@@ -198,7 +193,7 @@ with DAG(
     register_model = RegisterModelOperator(
         task_id="register_model",
         model=chosen["model"],
-        model_name=text("model_name"),
+        model_name=given("model_name"),
         dataset=validate_train.output["validated"],
         report=chosen["report"],
         alias="candidate",

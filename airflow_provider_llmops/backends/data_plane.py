@@ -39,7 +39,7 @@ class DataPlane:
         """Make sure that the components can be imported; returns the version of Python."""
         answer = self.run(["-c", "import llmops_components, sys; print(sys.version.split()[0])"])
         if answer.returncode != 0:
-            last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+            last = last_line(answer.stderr)
             raise ConfigurationError(
                 f"The data plane cannot import the components: {last}. Make it anew (llmops data-plane create, or "
                 "dev/setup in a checkout), or correct 'python' in the connection's extra.",
@@ -91,3 +91,11 @@ class DataPlane:
             name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_PREFIXES)
         }
         return {**_DEFAULTS, **inherited, **extra}
+
+
+def last_line(output: str) -> str:
+    """The last thing that a process said, for a message.
+
+    :param output: its standard error
+    """
+    return (output.strip().splitlines() or ["no output"])[-1]

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.cli import CommandError
+from airflow_provider_llmops.json_text import parse_json
+
+if TYPE_CHECKING:
+    from airflow_provider_llmops.backends.data_plane import DataPlane
 
 DEFAULT_CONN_ID = "kubeflow_default"
+DEFAULT_MLFLOW_CONN_ID = "mlflow_default"
+_TIMEOUT_SECONDS = 3600.0
 
 
 def find_connections() -> None:
@@ -38,3 +45,26 @@ def settings_of_connection(conn_id: str, instead: str) -> dict[str, Any]:
         raise CommandError(
             f"connection {conn_id!r} cannot be used: {str(error).rstrip('.')}. {instead}"
         ) from error
+
+
+def ask_data_plane(
+    data_plane: DataPlane, arguments: Sequence[str], to_do: str, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a command of the data plane answers as JSON.
+
+    :param data_plane: whose interpreter carries it out
+    :param arguments: of the interpreter
+    :param to_do: what it does, for the message that it could not
+    :param environment: further variables
+    :raises CommandError: it could not, or says why not
+    """
+    from airflow_provider_llmops.backends.data_plane import last_line
+
+    answer = data_plane.run(arguments, timeout=_TIMEOUT_SECONDS, environment=environment)
+    try:
+        value: dict[str, Any] = parse_json(answer.stdout)
+    except ValueError:
+        raise CommandError(f"{data_plane.python} could not {to_do}: {last_line(answer.stderr)}") from None
+    if error := value.get("error"):
+        raise CommandError(error["message"])
+    return value

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.cli import CommandError
-from airflow_provider_llmops.cli.connection import DEFAULT_CONN_ID, find_connections, settings_of_connection
-from airflow_provider_llmops.json_text import parse_json
+from airflow_provider_llmops.cli.connection import (
+    DEFAULT_CONN_ID,
+    ask_data_plane,
+    find_connections,
+    settings_of_connection,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backends.data_plane import DataPlane
 
 _MODULE = "llmops_components.data.versions"
-_TIMEOUT_SECONDS = 3600.0
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -67,12 +70,4 @@ def run(options: argparse.Namespace) -> int:
 def _compare(data_plane: DataPlane, options: argparse.Namespace) -> dict[str, Any]:
     files = [str(each.absolute()) for each in (options.before, options.after)]
     arguments = ["-m", _MODULE, *files, "--examples", str(options.examples)]
-    answer = data_plane.run(arguments, timeout=_TIMEOUT_SECONDS)
-    try:
-        value: dict[str, Any] = parse_json(answer.stdout)
-    except ValueError:
-        last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
-        raise CommandError(f"{data_plane.python} could not compare the files: {last}") from None
-    if error := value.get("error"):
-        raise CommandError(error["message"])
-    return value
+    return ask_data_plane(data_plane, arguments, "compare the files")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from typing import Any
 
 from airflow_provider_llmops.cli import CommandError
-
-_DEFAULT_CONN_ID = "mlflow_default"
+from airflow_provider_llmops.cli.connection import DEFAULT_MLFLOW_CONN_ID, find_connections
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -26,7 +24,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("reference", metavar="MODEL@VERSION", help="or MODEL@ALIAS, such as chat@production")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument(
-        "--conn-id", default=_DEFAULT_CONN_ID, help="connection of type mlflow (default: %(default)s)"
+        "--conn-id", default=DEFAULT_MLFLOW_CONN_ID, help="connection of type mlflow (default: %(default)s)"
     )
     return parser
 
@@ -36,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
     :param options: as :func:`add_parser` declares them
     """
-    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # or connections in Airflow's database are not found
+    find_connections()
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     from airflow_provider_llmops.exceptions import LLMOpsError

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.cli import CommandError
-from airflow_provider_llmops.cli.connection import find_connections, settings_of_connection
-from airflow_provider_llmops.json_text import parse_json
+from airflow_provider_llmops.cli.connection import (
+    DEFAULT_CONN_ID,
+    DEFAULT_MLFLOW_CONN_ID,
+    ask_data_plane,
+    find_connections,
+    settings_of_connection,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backends.data_plane import DataPlane
 
 _MODULE = "llmops_components.local.prune"
-_TIMEOUT_SECONDS = 3600.0
-_DEFAULT_CONN_ID = "kubeflow_default"
-_DEFAULT_MLFLOW_CONN_ID = "mlflow_default"
 _SHOWN_NAME = 80
 
 
@@ -37,12 +39,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--older-than", type=float, metavar="DAYS", help="default: the connection's retention"
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    parser.add_argument("--conn-id", default=_DEFAULT_CONN_ID, help="local connection (default: %(default)s)")
+    parser.add_argument("--conn-id", default=DEFAULT_CONN_ID, help="local connection (default: %(default)s)")
     parser.add_argument("--root", help="directory, instead of the connection's")
     parser.add_argument("--python", help="the data plane's interpreter, instead of the connection's")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
-        "--mlflow-conn-id", help=f"MLflow to ask (default: {_DEFAULT_MLFLOW_CONN_ID}, if there is one)"
+        "--mlflow-conn-id", help=f"MLflow to ask (default: {DEFAULT_MLFLOW_CONN_ID}, if there is one)"
     )
     asked.add_argument(
         "--no-mlflow", action="store_true", help="keep what a run here has registered, without asking MLflow"
@@ -136,7 +138,7 @@ def _mlflow(conn_id: str | None) -> tuple[str | None, dict[str, str]]:
     from airflow_provider_llmops.exceptions import LLMOpsError
     from airflow_provider_llmops.hooks.mlflow import MlflowHook
 
-    hook = MlflowHook(conn_id or _DEFAULT_MLFLOW_CONN_ID)
+    hook = MlflowHook(conn_id or DEFAULT_MLFLOW_CONN_ID)
     try:
         return hook.tracking_uri(), hook.environment()
     except AirflowNotFoundException as error:
@@ -160,15 +162,7 @@ def _prune(
     arguments = ["-m", _MODULE, "--root", str(root), "--older-than", str(days)]
     arguments += ["--dry-run"] if dry_run else []
     arguments += ["--tracking-uri", uri] if uri else []
-    answer = data_plane.run(arguments, timeout=_TIMEOUT_SECONDS, environment=credentials)
-    try:
-        value = parse_json(answer.stdout)
-    except ValueError:
-        last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
-        raise CommandError(f"{data_plane.python} could not prune {root}: {last}") from None
-    if error := value.get("error"):
-        raise CommandError(error["message"])
-    items: list[dict[str, Any]] = value["items"]
+    items: list[dict[str, Any]] = ask_data_plane(data_plane, arguments, f"prune {root}", credentials)["items"]
     return items
 
 

@@ -32,7 +32,7 @@ def as_of(context: Context, given: str | None = None) -> str | None:
         return given
     index = context["ti"].map_index
     mapped = f" [{index:06d}]" if index is not None and index >= 0 else ""
-    return f"{given or _date_of(run)}, run after {_utc(run.run_after, 'microseconds')}{mapped}"
+    return f"{given or _date_of(run)}, run after {utc(run.run_after, 'microseconds')}{mapped}"
 
 
 def is_of_run(noted: str | None, context: Context) -> bool:
@@ -44,7 +44,7 @@ def is_of_run(noted: str | None, context: Context) -> bool:
     run: Any = context.get("dag_run")
     if noted is None or run is None:
         return False
-    return noted.partition(" [")[0] == f"{_date_of(run)}, run after {_utc(run.run_after, 'microseconds')}"
+    return noted.partition(" [")[0] == f"{_date_of(run)}, run after {utc(run.run_after, 'microseconds')}"
 
 
 def origin_in_time(context: Context) -> dict[str, str]:
@@ -53,7 +53,7 @@ def origin_in_time(context: Context) -> dict[str, str]:
     names = ("logical_date", "data_interval_start", "data_interval_end", "partition_key", "run_type")
     found = {name: getattr(run, name, None) for name in names}
     return {
-        f"airflow.{name}": _utc(value) if isinstance(value, datetime) else f"{getattr(value, 'value', value)}"
+        f"airflow.{name}": utc(value) if isinstance(value, datetime) else f"{getattr(value, 'value', value)}"
         for name, value in found.items()
         if value is not None
     }
@@ -66,12 +66,17 @@ def is_backfill(context: Context) -> bool:
 
 def _date_of(run: Any) -> str:
     if date := getattr(run, "partition_date", None):
-        return _utc(date)
+        return utc(date)
     if match := _DATE_IN_KEY.search(getattr(run, "partition_key", None) or ""):
         return match[0]
     is_manual = run.run_type in ("manual", "operator_triggered")
-    return _utc((None if is_manual else run.data_interval_end) or run.logical_date or run.run_after)
+    return utc((None if is_manual else run.data_interval_end) or run.logical_date or run.run_after)
 
 
-def _utc(time: datetime, precision: str = "seconds") -> str:
+def utc(time: datetime, precision: str = "seconds") -> str:
+    """A time as ISO 8601 has it, in UTC, with a Z.
+
+    :param time: with a time zone
+    :param precision: as :meth:`datetime.isoformat` names it
+    """
     return time.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")

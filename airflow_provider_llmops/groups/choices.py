@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_provider_llmops.delivery.as_of import is_backfill
 from airflow_provider_llmops.exceptions import RunNotFoundError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 
@@ -71,10 +72,14 @@ def validation(name: str) -> dict[str, Any]:
     }
 
 
-def only_with_champion(context: Context) -> None:
-    """A hook that skips the look for a champion, unless one was asked for."""
-    if not context["params"]["champion"]:
-        raise AirflowSkipException("Not asked for.")
+def only_with(name: str) -> Callable[[Context], None]:
+    """A hook that skips a task, unless a parameter of the run asks for it."""
+
+    def skip_otherwise(context: Context) -> None:
+        if not context["params"][name]:
+            raise AirflowSkipException("Not asked for.")
+
+    return skip_otherwise
 
 
 def champion_of(ti: Any) -> str | None:
@@ -134,18 +139,12 @@ def approved_by(context: Context, **_: Any) -> dict[str, str]:
     return {"llmops.decision.approved_by": str(name)} if name else {}
 
 
-def only_with_approval(context: Context) -> None:
-    """A hook that skips the question to a person, unless it was asked for."""
-    if not context["params"]["approval"]:
-        raise AirflowSkipException("Not asked for.")
-
-
 def only_where_nothing_serves(context: Context) -> None:
     """A hook that skips what would take the requests away from a model that somebody uses."""
     params = context["params"]
     if not params["serve_base"] or not params["canary_steps"]:
         raise AirflowSkipException("Not asked for.")
-    if context["dag_run"].run_type == "backfill":
+    if is_backfill(context):
         raise AirflowSkipException("A backfill leaves a service that serves alone, this one, too.")
     backend = KServeHook().backend
     try:
@@ -177,8 +176,3 @@ def requests_of_a_step(context: Context, **_: Any) -> int:
     """Fewest requests that decide a step: the questions are enough, where there are any."""
     there = context["ti"].xcom_pull("validate_evaluation", key="metrics")["accepted_rows"]
     return min(context["params"]["canary_rows"], there) or 50
-
-
-def text(name: str) -> Callable[..., str | None]:
-    """A parameter that is text: a template would make a number of the commit ``12e4567``."""
-    return lambda context, **_: context["params"][name]

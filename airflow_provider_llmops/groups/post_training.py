@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, TaskGroup, task
 
-from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.conf import check_conf, given
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.groups.choices import (
     SAMPLES,
@@ -22,17 +21,16 @@ from airflow_provider_llmops.groups.choices import (
     made_by,
     only_if,
     only_where_nothing_serves,
-    only_with_approval,
-    only_with_champion,
+    only_with,
     only_without_champion,
     probes,
     requests_of_a_step,
     rules,
     stages,
-    text,
     trainer,
     validation,
 )
+from airflow_provider_llmops.groups.grouping import grouped
 from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
@@ -99,10 +97,7 @@ def post_training_group(group_id: str | None = "post_training") -> TaskGroup | N
 
     :param group_id: name of the group; ``None`` puts the tasks into the DAG, or the group, that it is called in, and returns ``None``
     """
-    group = TaskGroup(group_id, prefix_group_id=False) if group_id else None
-    with group or nullcontext():
-        _tasks()
-    return group
+    return grouped(group_id, _tasks)
 
 
 def _tasks() -> None:
@@ -163,8 +158,8 @@ def _tasks() -> None:
     with TaskGroup("training", prefix_group_id=False, tooltip="From the base model to the tuned one"):
         import_base_model = ImportBaseModelOperator(
             task_id="import_base_model",
-            source=text("base_model"),
-            revision=text("revision"),
+            source=given("base_model"),
+            revision=given("revision"),
             execution_timeout=timedelta(hours=2),
         )
         train_sft = TrainSFTOperator(
@@ -222,10 +217,10 @@ def _tasks() -> None:
     ):
         fetch_champion = FetchModelOperator(
             task_id="fetch_champion",
-            model_name=text("model_name"),
-            alias=text("champion"),
+            model_name=given("model_name"),
+            alias=given("champion"),
             required=False,  # before the first registration there is none
-            pre_execute=only_with_champion,
+            pre_execute=only_with("champion"),
         )
         evaluate_champion = EvaluateModelOperator(
             task_id="evaluate_champion",
@@ -267,7 +262,7 @@ def _tasks() -> None:
             defaults=ApprovalOperator.REJECT,
             response_timeout=timedelta(days=3),
             ignore_downstream_trigger_rules=True,  # what is rejected is not served either
-            pre_execute=only_with_approval,
+            pre_execute=only_with("approval"),
         )
 
     with TaskGroup("delivery", prefix_group_id=False, tooltip="Registered, served and asked"):
@@ -275,7 +270,7 @@ def _tasks() -> None:
             task_id="register_model",
             trigger_rule="none_failed_min_one_success",  # nobody is asked, mostly
             model=tuned["model"],
-            model_name=text("model_name"),
+            model_name=given("model_name"),
             alias="candidate",
             dataset="{{ ti.xcom_pull('validate_train' if params.method in ('sft', 'rlhf') else 'validate_preferences', "
             "key='validated') }}",
@@ -289,14 +284,14 @@ def _tasks() -> None:
         )
         serve_base = DeployModelOperator(
             task_id="serve_base",
-            service_name=text("model_name"),
+            service_name=given("model_name"),
             namespace="{{ params.namespace }}",
             model=import_base_model.output["model"],
             pre_execute=only_where_nothing_serves,
         )
         deploy_model = CanaryOperator(
             task_id="deploy_model",
-            service_name=text("model_name"),
+            service_name=given("model_name"),
             namespace="{{ params.namespace }}",
             model=tuned["model"],
             model_digest=tuned["digest"],
@@ -311,7 +306,7 @@ def _tasks() -> None:
         smoke_test = AskModelOperator(
             task_id="smoke_test",
             url=deploy_model.output["url"],
-            model_name=text("model_name"),
+            model_name=given("model_name"),
             prompts=["What does `os.path.join` do? Answer in one sentence."],
             request={"max_tokens": 64, "temperature": 0},
         )

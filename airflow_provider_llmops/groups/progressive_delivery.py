@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 from airflow.sdk import Asset, TaskGroup, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_provider_llmops.conf import check_conf
+from airflow_provider_llmops.conf import check_conf, given
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.groups.grouping import grouped
 from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.evaluation import CheckModelOperator
 from airflow_provider_llmops.operators.registry import FetchModelOperator, SetAliasOperator
@@ -57,10 +57,7 @@ def progressive_delivery_group(group_id: str | None = "progressive_delivery") ->
 
     :param group_id: name of the group; ``None`` puts the tasks into the DAG, or the group, that it is called in, and returns ``None``
     """
-    group = TaskGroup(group_id, prefix_group_id=False) if group_id else None
-    with group or nullcontext():
-        _tasks()
-    return group
+    return grouped(group_id, _tasks)
 
 
 def _tasks() -> None:
@@ -120,11 +117,6 @@ def _tasks() -> None:
     )
 
     check_settings() >> fetch_model >> check_model >> canary >> set_alias
-
-
-def given(name: str) -> Callable[..., Any]:
-    """A parameter as it is: a template would make a number of the version ``3``."""
-    return lambda context, **_: context["params"][name]
 
 
 def registered(context: Any) -> dict[str, Any]:

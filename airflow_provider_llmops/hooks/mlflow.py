@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -42,12 +43,17 @@ class MlflowHook(BaseHook):
         """The connection."""
         return self.get_connection(self.mlflow_conn_id)
 
+    @cached_property
+    def _connection(self) -> Connection:
+        """The connection, which a worker asks the API server for."""
+        return self.get_conn()
+
     def tracking_uri(self) -> str:
         """The server's address, without credentials.
 
         :raises ConfigurationError: the connection's host is not an http or https address
         """
-        connection = self.get_conn()
+        connection = self._connection
         address = server_address(connection.host or "", connection.port, "http")
         if address is None:
             raise ConfigurationError(
@@ -133,7 +139,7 @@ class MlflowHook(BaseHook):
 
     def _credentials(self) -> dict[str, Any]:
         """As a request takes them: ``login`` or ``api_key``, or neither."""
-        connection = self.get_conn()
+        connection = self._connection
         if connection.password and connection.login:
             return {"login": (connection.login, connection.password)}
         if connection.password:
@@ -153,3 +159,11 @@ class MlflowHook(BaseHook):
         except LLMOpsError as error:
             return False, str(error)
         return True, f"MLflow at {address} is healthy"
+
+
+def version_of(given: Any) -> str | None:
+    """A version's number as text: a template of native objects makes a number of it.
+
+    :param given: the number, or nothing
+    """
+    return None if given in (None, "") else str(given)

@@ -6,6 +6,7 @@ nothing is concluded from something else.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.delivery.as_of import utc
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.json_text import parse_json
 from airflow_provider_llmops.lineage.made_by import (
@@ -87,9 +89,7 @@ class Lineage:
         """The command that runs the DAG again with the same settings; ``None`` where they are not recorded whole."""
         if self.conf is None or "dag_id" not in self.dag or HIDDEN in str(self.conf):
             return None
-        from json import dumps
-
-        conf = f" --conf {shlex.quote(dumps(self.conf, sort_keys=True))}" if self.conf else ""
+        conf = f" --conf {shlex.quote(json.dumps(self.conf, sort_keys=True))}" if self.conf else ""
         return f"airflow dags trigger {shlex.quote(self.dag['dag_id'])}{conf}"
 
     def to_json(self) -> dict[str, Any]:
@@ -278,10 +278,4 @@ def _is_of_dag(name: str) -> bool:
 
 
 def _time(milliseconds: Any) -> str | None:
-    if not milliseconds:
-        return None
-    return (
-        datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-        .isoformat(timespec="seconds")
-        .replace("+00:00", "Z")
-    )
+    return utc(datetime.fromtimestamp(int(milliseconds) / 1000, UTC)) if milliseconds else None

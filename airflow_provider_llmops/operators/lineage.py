@@ -8,7 +8,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.exceptions import ConfigurationError
-from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.hooks.mlflow import MlflowHook, version_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,7 +53,7 @@ class ModelLineageOperator(BaseOperator):
         from airflow_provider_llmops.lineage.version import read_lineage
         from airflow_provider_llmops.xcom import cut_to_fit
 
-        number = None if self.model_version in (None, "") else str(self.model_version)
+        number = version_of(self.model_version)
         if (number is None) == (not self.alias):
             raise ConfigurationError("Give model_version or alias, one of the two.")
         hook = MlflowHook(self.mlflow_conn_id)

@@ -67,8 +67,6 @@ class PublishDatasetOperator(ComponentOperator):
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result, which the events of assets say, too."""
-        from airflow.sdk import Asset
-
         value = super().outcome(context, run)
         details = value["details"]
         published = {
@@ -76,10 +74,8 @@ class PublishDatasetOperator(ComponentOperator):
             "rows": value["metrics"]["rows"],
             **{name: details[name] for name in ("version", "partition", "digest", "files")},
         }
-        for asset in self.outlets:
-            if isinstance(asset, Asset):
-                event = context["outlet_events"][asset]
-                event.extra.update(published)
-                if details["partition"] is not None:
-                    event.add_partitions(details["partition"])
+        for event in self.asset_events(context):
+            event.extra.update(published)
+            if details["partition"] is not None:
+                event.add_partitions(details["partition"])
         return value

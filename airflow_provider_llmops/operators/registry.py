@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
 from airflow_provider_llmops.exceptions import check_is_flag
-from airflow_provider_llmops.hooks.mlflow import MlflowHook
+from airflow_provider_llmops.hooks.mlflow import MlflowHook, version_of
 from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.lineage.made_by import DATA_URI, tags_of_tasks
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
@@ -170,17 +170,14 @@ class RegisterModelOperator(ComponentOperator):
 
     def _tell_version(self, context: Context, registered: Mapping[str, Any]) -> None:
         """Say in the events of assets which version there is."""
-        from airflow.sdk import Asset
-
         version: dict[str, Any] = {
             "model_name": registered["name"],
             "model_version": str(registered["version"]),
         }
         if is_backfill(context) and not self.alias_in_backfill:
             version["is_backfill"] = True
-        for asset in self.outlets:
-            if isinstance(asset, Asset):
-                context["outlet_events"][asset].extra.update(version)
+        for event in self.asset_events(context):
+            event.extra.update(version)
 
 
 class FetchModelOperator(ComponentOperator):
@@ -220,7 +217,7 @@ class FetchModelOperator(ComponentOperator):
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; what a form leaves empty is not given."""
         return super().arguments() | {
-            "model_version": _given(self.model_version),
+            "model_version": version_of(self.model_version),
             "alias": self.alias or None,
             "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
         }
@@ -277,7 +274,7 @@ class SetAliasOperator(ComponentOperator):
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; the date is that of the DAG's run."""
         return super().arguments() | {
-            "model_version": _given(self.model_version),
+            "model_version": version_of(self.model_version),
             "as_of": as_of(self._context, self.as_of) if self._context else self.as_of,
             "tracking_uri": MlflowHook(self.mlflow_conn_id).tracking_uri(),
         }
@@ -291,8 +288,3 @@ class SetAliasOperator(ComponentOperator):
         value = super().outcome(context, run)
         self.log.info("%s", value["details"].get("note"))
         return value
-
-
-def _given(version: Any) -> str | None:
-    """A version's number as text: a template of native objects makes a number of it."""
-    return None if version in (None, "") else str(version)

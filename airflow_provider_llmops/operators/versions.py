@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import AssetAlias
+
+from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
@@ -70,18 +73,6 @@ class MonitorDataOperator(ComponentOperator):
 
     component = "monitor_data"
     own_arguments = ("drift_asset",)
-    template_fields = (
-        *ComponentOperator.template_fields,
-        "dataset",
-        "reference",
-        "categories",
-        "thresholds",
-        "min_rows",
-        "sample_rows",
-        "embedding_model",
-        "on_drift",
-        "seed",
-    )
     addresses = {
         "dataset": Address(kind="file"),
         "reference": Address(kind="file"),
@@ -115,10 +106,13 @@ class MonitorDataOperator(ComponentOperator):
         self.seed = seed
         self.drift_asset = drift_asset
         if drift_asset is not None:
-            from airflow.sdk import AssetAlias
-
             # Airflow gives an event of every outlet when a task succeeds; that of an alias is given only where one is added.
-            self.outlets = [*self.outlets, AssetAlias(f"drift:{drift_asset.name}")]
+            self.outlets = [*self.outlets, _alias_of(drift_asset)]
+
+    template_fields = (
+        *ComponentOperator.template_fields,
+        *(each for each in names_of(__init__) if each != "drift_asset"),
+    )
 
     def bind(self) -> BoundPipeline:
         """The component as a pipeline; refuses an asset that would never get an event."""
@@ -130,20 +124,17 @@ class MonitorDataOperator(ComponentOperator):
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result; events of assets say what was found."""
-        from airflow.sdk import Asset, AssetAlias
-
         value = super().outcome(context, run)
         details = value["details"]
         found = details["outcome"]
         drifted = [name for name, outcome in details["checks"].items() if outcome in ("fail", "warn")]
         extra = {"outcome": found, "drifted": drifted}
-        for outlet in self.outlets:
-            if isinstance(outlet, Asset):
-                context["outlet_events"][outlet].extra.update(extra)
-            elif (
-                self.drift_asset is not None
-                and outlet == AssetAlias(f"drift:{self.drift_asset.name}")
-                and drifted
-            ):
-                context["outlet_events"][outlet].add(self.drift_asset, extra=extra)
+        for event in self.asset_events(context):
+            event.extra.update(extra)
+        if self.drift_asset is not None and drifted:
+            context["outlet_events"][_alias_of(self.drift_asset)].add(self.drift_asset, extra=extra)
         return value
+
+
+def _alias_of(asset: Asset) -> AssetAlias:
+    return AssetAlias(f"drift:{asset.name}")

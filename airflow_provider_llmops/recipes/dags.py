@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, get_parsing_context
 from airflow.sdk.definitions.param import ParamsDict
 
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -43,7 +43,8 @@ def dags_from_recipes(folder: str | Path) -> dict[str, DAG]:
         files[recipe.name], recipes[recipe.name] = file, recipe
     if faults:
         raise ConfigurationError("\n".join(faults))
-    return {name: dag_from_recipe(recipe) for name, recipe in recipes.items()}
+    wanted = get_parsing_context().dag_id  # a worker asks for the DAG of its task alone
+    return {name: dag_from_recipe(recipe) for name, recipe in recipes.items() if wanted in (None, name)}
 
 
 def dag_from_recipe(recipe: Recipe) -> DAG:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown, shown_value
 from airflow_provider_llmops.recipes.recipe import Recipe, faults_between
@@ -34,6 +34,16 @@ class _Fault:
 class _Faults(Exception):  # they become a ConfigurationError
     def __init__(self, *faults: _Fault) -> None:
         self.faults = faults
+
+
+class _Loader(yaml.SafeLoader):
+    """Notes whether there are aliases: the nodes do not tell."""
+
+    has_aliases = False
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.has_aliases |= self.check_event(yaml.AliasEvent)
+        return super().compose_node(parent, index)
 
 
 def recipe_files(folder: str | Path) -> list[Path]:
@@ -76,10 +86,8 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def _read(text: str) -> Recipe:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        has_aliases = any(
-            isinstance(each, yaml.AliasEvent) for each in yaml.parse(text, Loader=yaml.SafeLoader)
-        )
+        loader = _Loader(text)
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise _Faults(_fault(mark, f"It is no YAML: {error.problem or error.context}")) from None
@@ -87,12 +95,12 @@ def _read(text: str) -> Recipe:
         raise _Faults(_Fault(1, 1, f"It is no YAML: {error}")) from None
     if node is None:
         raise _Faults(_Fault(1, 1, "The file is empty: it needs name and base_model"))
-    if has_aliases:
+    if loader.has_aliases:
         raise _Faults(
             _fault(node.start_mark, "A recipe has no anchors and aliases: write out what they stand for")
         )
     places: dict[tuple[Any, ...], yaml.Mark] = {}
-    value = _value(node, (), places)
+    value = _value(node, (), places, loader)
     if not isinstance(value, Mapping):
         raise _Faults(_fault(node.start_mark, "A recipe is a mapping with name and base_model"))
     try:
@@ -107,7 +115,9 @@ def _read(text: str) -> Recipe:
     return recipe
 
 
-def _value(node: yaml.Node, at: tuple[Any, ...], places: dict[tuple[Any, ...], yaml.Mark]) -> Any:
+def _value(
+    node: yaml.Node, at: tuple[Any, ...], places: dict[tuple[Any, ...], yaml.Mark], loader: yaml.SafeLoader
+) -> Any:
     """A node as Python has it; each key and item has its place noted."""
     places.setdefault(at, node.start_mark)
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
@@ -121,24 +131,21 @@ def _value(node: yaml.Node, at: tuple[Any, ...], places: dict[tuple[Any, ...], y
             if key.value in found:
                 raise _Faults(_fault(key.start_mark, f"{key.value!r} stands here twice"))
             places[(*at, key.value)] = key.start_mark
-            found[key.value] = _value(item, (*at, key.value), places)
+            found[key.value] = _value(item, (*at, key.value), places, loader)
         return found
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*at, number), places) for number, item in enumerate(node.value)]
+        return [_value(item, (*at, number), places, loader) for number, item in enumerate(node.value)]
     is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
     if kind == "str" and is_plain and _NUMBER.fullmatch(node.value):
         return float(node.value)
     if kind in ("str", "timestamp"):  # a date is a text here
         return node.value
     try:
-        return yaml.SafeLoader.construct_object(_LOADER, node)
+        return loader.construct_object(node)
     except (ValueError, yaml.YAMLError) as error:
         raise _Faults(
             _fault(node.start_mark, f"The value {shown_value(node.value)} cannot be read: {error}")
         ) from None
-
-
-_LOADER = yaml.SafeLoader("")
 
 
 def _of(error: Any, places: Mapping[tuple[Any, ...], yaml.Mark]) -> _Fault:
@@ -163,15 +170,7 @@ def _of(error: Any, places: Mapping[tuple[Any, ...], yaml.Mark]) -> _Fault:
 def _fields_at(at: tuple[Any, ...]) -> list[str]:
     part: Any = Recipe
     for name in at:
-        kind = part.model_fields[name].annotation
-        part = next(
-            (
-                each
-                for each in (kind, *get_args(kind))
-                if isinstance(each, type) and issubclass(each, BaseModel)
-            ),
-            Recipe,
-        )
+        part = part.model_fields[name].annotation
     return list(part.model_fields)
 
 

@@ -6,6 +6,7 @@ Each setting is a parameter of the DAG that the recipe becomes, and names it (``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -214,8 +215,10 @@ def faults_between(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
 
     :param recipe: whose settings are right one by one
     """
+    from airflow_provider_llmops.groups.choices import data_needed  # whoever asks for the schema runs nothing
+
     method, data = recipe.method, recipe.data
-    learns = {"sft": {"train"}, "rlhf": {"train", "preference"}}.get(method.name, {"preference"})
+    learns = data_needed({"method": method.name})
     for kind in ("train", "preference"):
         if kind not in learns and getattr(data, kind) is not None:
             yield (
@@ -238,12 +241,8 @@ def faults_between(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     steps = recipe.serving.canary.steps
     if steps != sorted(set(steps)):
         yield ("serving", "canary", "steps"), f"They must rise, got {steps}"
-    if recipe.gate.champion in ("latest", "v1") or _is_version(recipe.gate.champion):
+    if re.fullmatch(r"latest|v[0-9]+", recipe.gate.champion or ""):
         yield (
             ("gate", "champion"),
             "MLflow keeps latest, and v with a number, for itself. Give the alias another name",
         )
-
-
-def _is_version(alias: str | None) -> bool:
-    return bool(alias and alias[0] == "v" and alias[1:].isdigit())

@@ -20,6 +20,7 @@ from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.sdk.types import OutletEventAccessorProtocol
 
 __all__ = ["RemoteRunOperator"]
 
@@ -133,9 +134,12 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
     def _tell_assets(self, context: Context) -> None:
         """Say in the events of assets of which code what they are told of is."""
         code: dict[str, Any] = {**code_of(context)}
-        for asset in self.outlets:
-            if isinstance(asset, Asset):
-                context["outlet_events"][asset].extra["code"] = code
+        for event in self.asset_events(context):
+            event.extra["code"] = code
+
+    def asset_events(self, context: Context) -> list[OutletEventAccessorProtocol]:
+        """The events that the assets among the outlets get where the task succeeds."""
+        return [context["outlet_events"][asset] for asset in self.outlets if isinstance(asset, Asset)]
 
     def _note_code(self, context: Context) -> None:
         """Say on XCom, whatever comes of it, of which code it is."""

@@ -62,8 +62,10 @@ def conf_of(context: Context) -> dict[str, Any]:
     params = dict(context.get("params") or {})
     declared = getattr(context.get("dag"), "params", None)
     # A task may have parameters of its own, which no run of the DAG takes.
-    names = params if declared is None else {name for name in params if name in declared or name in given}
-    found: dict[str, Any] = redacted({**given, **{name: params[name] for name in params if name in names}})
+    own = {
+        name: value for name, value in params.items() if declared is None or name in declared or name in given
+    }
+    found: dict[str, Any] = redacted({**given, **own})
     return found
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_llmops.backends.data_plane import DataPlane
+from airflow_provider_llmops.backends.data_plane import DataPlane, last_line
 from airflow_provider_llmops.backends.serving.base import Answers, Revision, Service, check_wanted
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.json_text import parse_json
@@ -144,7 +144,7 @@ class LocalServingBackend:
         try:
             value: dict[str, Any] = parse_json(answer.stdout)
         except ValueError:
-            last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+            last = last_line(answer.stderr)
             raise ApiUnavailableError(
                 f"Local serving could not {command}: {last}. Check that llmops-components in the data plane's environment "
                 "belongs to this provider.",
