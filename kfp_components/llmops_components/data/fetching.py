@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO
@@ -56,7 +56,7 @@ def fetch_dataset(
     place = Place(source)
     files = place.files()
     total = sum(file.bytes for file in files)
-    progress = _Progress(total)
+    progress = _Progress(f"of {total:,} bytes")
     with Path(dataset).open("wb") as output:
         if place.is_several:
             brought = [_append_rows(place, file, output, progress) for file in files]
@@ -74,16 +74,16 @@ def fetch_dataset(
 
 
 class _Progress:
-    """Says now and then how far it is."""
+    """Counts, and says now and then how far it is."""
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._told = total, 0, time.monotonic()
+    def __init__(self, of: str) -> None:
+        self.done, self._of, self._told = 0, of, time.monotonic()
 
     def add(self, size: int) -> None:
-        self._done += size
+        self.done += size
         if time.monotonic() - self._told >= _TOLD_EVERY_SECONDS:
             self._told = time.monotonic()
-            print(f"{self._done:,} of {self._total:,} bytes", flush=True)
+            print(f"{self.done:,} {self._of}", flush=True)
 
 
 def _copy(place: Place, file: StoredFile, output: BinaryIO, progress: _Progress) -> dict[str, Any]:
@@ -130,29 +130,19 @@ def _kept(line: Line, *, is_first: bool) -> str:
 
 def _from_hub(source: str, dataset: str | os.PathLike[str], sources: str | os.PathLike[str]) -> StepReport:
     found = open_hub(source, _HELD_BYTES)
-    counted = _Counted(row for _, row in found.read())
-    write_rows(dataset, counted)
-    if not counted.rows:
+    progress = _Progress("rows")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for _, row in found.read():
+            progress.add(1)
+            yield row
+
+    write_rows(dataset, rows())
+    if not progress.done:
         raise DataError(f"The dataset has no rows: {source}. Check its split.")
-    write_json(sources, {**found.origin, "rows": counted.rows})
-    print(f"Fetched {counted.rows:,} rows of {found.origin['source']}, commit {found.origin['revision']}.")
+    write_json(sources, {**found.origin, "rows": progress.done})
+    print(f"Fetched {progress.done:,} rows of {found.origin['source']}, commit {found.origin['revision']}.")
     return StepReport(
-        metrics={"rows": counted.rows, "bytes": Path(dataset).stat().st_size},
+        metrics={"rows": progress.done, "bytes": Path(dataset).stat().st_size},
         details={"source": source, "revision": found.origin["revision"]},
     )
-
-
-class _Counted:
-    """Rows, and how many of them there were."""
-
-    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self._rows, self.rows = rows, 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        told = time.monotonic()
-        for row in self._rows:
-            self.rows += 1
-            if time.monotonic() - told >= _TOLD_EVERY_SECONDS:
-                told = time.monotonic()
-                print(f"{self.rows:,} rows", flush=True)
-            yield row

@@ -282,9 +282,37 @@ def usable_lines(path: str | os.PathLike[str]) -> list[Line]:
     """All lines of a dataset, each with a row; raises like :func:`read_rows`."""
     lines = list(read_lines(path))
     if not lines:
-        raise DataError(f"The dataset has no rows: {os.fspath(path)}. Check the step that writes it.")
+        raise no_rows(path)
     raise_problems(path, [f"line {line.number} {line.problem}" for line in lines if line.problem])
     return lines
+
+
+def numbered_rows(path: str | os.PathLike[str], why: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row by row, with the numbers of their lines, until one cannot be used.
+
+    Args:
+        path: The dataset file.
+        why: How the message begins that names such a line, for example ``Rows cannot be compared:``.
+
+    Raises:
+        DataError: A line is no row.
+    """
+    for line in read_lines(path):
+        if line.row is None:
+            raise DataError(
+                f"{why} line {line.number} {line.problem}. Correct the line, or let validate_dataset set it aside. Dataset: "
+                f"{os.fspath(path)}."
+            )
+        yield line.number, line.row
+
+
+def no_rows(path: str | os.PathLike[str]) -> DataError:
+    """The error of a dataset that is empty.
+
+    Args:
+        path: The dataset file.
+    """
+    return DataError(f"The dataset has no rows: {os.fspath(path)}. Check the step that writes it.")
 
 
 def raise_problems(path: str | os.PathLike[str], problems: Sequence[str], how: str = "") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 _SHOWN_CHARACTERS = 200
 
 
@@ -22,3 +24,16 @@ def on_one_line(text: str) -> str:
         text: Somebody's text.
     """
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table.
+
+    Args:
+        heading: Its heading.
+        rows: Its rows, whose texts are markup: see :func:`code`.
+    """
+    yield f"| {' | '.join(heading)} |"
+    yield f"|{'---|' * len(heading)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from llmops_components.data.files import is_compressed, read_lines
+from llmops_components.data.files import is_compressed, no_rows, numbered_rows
 from llmops_components.data.formats import (
     MEDIA_COLUMNS,
     DatasetFormat,
@@ -130,7 +130,7 @@ def _streamed(
 ) -> Source:
     first = [row for _, row in islice(read(), _SAMPLE_ROWS)]
     if not first:
-        raise DataError(f"The dataset has no rows: {name}. Check the step that writes it.")
+        raise no_rows(name)
     found = accepted_format(name, first, formats)
     checked = partial(_checked, name, found, read)
     for _ in islice(checked(), _SAMPLE_ROWS):
@@ -139,13 +139,8 @@ def _streamed(
 
 
 def _numbered(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line in read_lines(path):
-        if line.row is None:
-            raise DataError(
-                f"Rows cannot be used: line {line.number} {line.problem}. Correct the line, or let validate_dataset set "
-                f"it aside. Dataset: {path}."
-            )
-        yield line.number, with_our_names(line.row)
+    for number, row in numbered_rows(path, "Rows cannot be used:"):
+        yield number, with_our_names(row)
 
 
 def _checked(

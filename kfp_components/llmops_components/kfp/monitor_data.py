@@ -53,10 +53,9 @@ def monitor_data(
     from llmops_components.models.embeddings import embed, find_embedding_model
     from llmops_components.passthrough.declared import whole_numbers
 
-    directory = find_embedding_model(embedding_model) if embedding_model else None
-    run_step(
-        "monitor_data",
-        lambda: monitor(
+    def call():
+        directory = find_embedding_model(embedding_model) if embedding_model else None
+        return monitor(
             dataset.path,
             reference.path,
             drift.path,
@@ -68,7 +67,11 @@ def monitor_data(
             embed=partial(embed, directory=directory) if directory else None,
             on_drift=on_drift,
             seed=seed,
-        ),
+        )
+
+    run_step(
+        "monitor_data",
+        call,
         outputs={"drift": drift, "drift_json": drift_json},
         metrics=metrics,
         result=result,

@@ -158,10 +158,8 @@ class _Search:
 
     def _firsts(self, prints: Array) -> Array:
         """For each row the first one with the same shingles."""
-        order = np.lexsort((np.arange(len(prints)), prints))
-        firsts = np.arange(len(prints))
-        _, starts, inverse = np.unique(prints[order], return_index=True, return_inverse=True)
-        firsts[order] = order[starts[inverse]]
+        _, first, inverse = np.unique(prints, return_index=True, return_inverse=True)
+        firsts = first[inverse]
         for row in np.flatnonzero((firsts != np.arange(len(prints))) & (self._sizes > 0)).tolist():
             if not np.array_equal(self._spill.row(row), self._spill.row(firsts[row])):
                 firsts[row] = row
@@ -172,7 +170,7 @@ class _Search:
         """In how many rows shingles stand, by the last bits of their hashes."""
         if self._settings.template_rows is None:
             return None
-        bits = int(np.clip(int(self._sizes.sum()) // 4, 1, None)).bit_length()
+        bits = (int(self._sizes.sum()) // 4).bit_length()
         table = np.zeros(1 << min(max(bits, _LEAST_SLOTS), _MOST_SLOTS), np.uint32)
         for first, values, counts in self._spill.batches():
             is_first = self._first[first : first + len(counts)] == np.arange(first, first + len(counts))

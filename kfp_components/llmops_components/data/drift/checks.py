@@ -126,20 +126,19 @@ def vocabulary_check(old: Sequence[str], new: Sequence[str], least: int) -> Chec
     rows = (len(old), len(new))
     if min(rows) < least:
         return Check("vocabulary", None, None, None, rows)
-    counted, measured = old[::2], old[1::2]
-    known = set(counted)
-    unlike = [text for text in new if text not in known]  # of a text that was counted all words are known
-    words = [_WORD.findall(text.lower()) for text in counted]
-    frequency = Counter(word for each in words for word in each)
+    words = [_WORD.findall(text.lower()) for text in old]
+    counted, measured = words[::2], words[1::2]
+    texts = set(old[::2])  # of a text that was counted all words are known
+    unlike = [_WORD.findall(text.lower()) for text in new if text not in texts]
+    frequency = Counter(word for each in counted for word in each)
     total = frequency.total() + len(frequency) + 1
 
-    def bits(text: str) -> float | None:
-        found = _WORD.findall(text.lower())
+    def bits(found: Sequence[str]) -> float | None:
         return sum(math.log2(total / (frequency[word] + 1)) for word in found) / len(found) if found else None
 
-    before, after = ([each for each in map(bits, texts) if each is not None] for texts in (measured, unlike))
-    known = {word for text in old for word in _WORD.findall(text.lower())}
-    unknown = Counter(word for text in unlike for word in {*_WORD.findall(text.lower())} - known)
+    before, after = ([each for each in map(bits, side) if each is not None] for side in (measured, unlike))
+    known = {word for each in words for word in each}
+    unknown = Counter(word for each in unlike for word in {*each} - known)
     told = sorted(unknown.items(), key=lambda each: (-each[1], each[0]))[:_SHOWN]
     details = {"bits_per_word": [_mean(before), _mean(after)], "new_words": [list(each) for each in told]}
     check = _distance("vocabulary", None, before, after, least // 2, details)

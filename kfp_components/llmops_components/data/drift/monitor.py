@@ -18,8 +18,8 @@ from llmops_components.data.drift.checks import (
 )
 from llmops_components.data.drift.page import render_drift
 from llmops_components.data.drift.rows import ABSENT, Rows, read
-from llmops_components.data.files import write_output
-from llmops_components.errors import DataError, SettingError, check_known, check_whole_number
+from llmops_components.data.files import no_rows, write_output
+from llmops_components.errors import SettingError, check_known, check_whole_number
 from llmops_components.results import StepReport
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def monitor_data(
     old, new = (read(path, names, sample_rows, seed) for path in (reference, dataset))
     for rows, path in ((old, reference), (new, dataset)):
         if not rows.rows:
-            raise DataError(f"The dataset has no rows: {os.fspath(path)}. Check the step that writes it.")
+            raise no_rows(path)
     _refuse_missing(names, old, new)
     checks = _checks(old, new, names, min_rows, embed, seed)
     found = _judged(checks, limits)

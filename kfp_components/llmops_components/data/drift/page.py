@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmops_components.data.markdown import code
+from llmops_components.data.markdown import code, table
 
 
 def render_drift(told: Mapping[str, Any]) -> str:
@@ -23,22 +23,8 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{rows['new']:,} new rows against {rows['reference']:,} of the reference."
     yield ""
-    yield "| check | column | outcome | effect | warns from | fails from | adjusted p-value |"
-    yield f"|{'---|' * 7}"
-    for each in told["checks"]:
-        effect = "too few rows" if each["effect"] is None else f"{each['effect']:.3f}"
-        p_value = "-" if each["adjusted_p_value"] is None else f"{each['adjusted_p_value']:.2g}"
-        column = "" if each["column"] is None else code(each["column"])
-        cells = (
-            each["kind"],
-            column,
-            each["outcome"],
-            effect,
-            f"{each['warn']:g}",
-            f"{each['fail']:g}",
-            p_value,
-        )
-        yield f"| {' | '.join(cells)} |"
+    heading = ("check", "column", "outcome", "effect", "warns from", "fails from", "adjusted p-value")
+    yield from table(heading, map(_cells, told["checks"]))
     for each in told["checks"]:
         if each["details"] and each["outcome"] != "pass":
             yield from (
@@ -47,6 +33,18 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
                 "",
             )
             yield from _details(each["details"])
+
+
+def _cells(check: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        check["kind"],
+        "" if check["column"] is None else code(check["column"]),
+        check["outcome"],
+        "too few rows" if check["effect"] is None else f"{check['effect']:.3f}",
+        f"{check['warn']:g}",
+        f"{check['fail']:g}",
+        "-" if check["adjusted_p_value"] is None else f"{check['adjusted_p_value']:.2g}",
+    )
 
 
 def _details(details: Mapping[str, Any]) -> Iterator[str]:

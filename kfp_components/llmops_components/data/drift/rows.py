@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops_components.data.files import read_lines
+from llmops_components.data.files import numbered_rows
 from llmops_components.data.texts import ROW_ID, texts_of
-from llmops_components.errors import DataError, SettingError
+from llmops_components.errors import SettingError
 
 ABSENT = "(none)"
 MAX_CATEGORIES = 10_000  # a column with more of them is an id, or a text
@@ -53,13 +53,7 @@ def read(path: str | os.PathLike[str], columns: Sequence[str], sample: int, seed
     """
     found = Rows(categories={name: Counter() for name in columns})
     choose = random.Random(seed)  # noqa: S311 - no secret
-    for line in read_lines(path):
-        if line.row is None:
-            raise DataError(
-                f"Rows cannot be compared: line {line.number} {line.problem}. Correct the line, or let validate_dataset set it "
-                f"aside. Dataset: {os.fspath(path)}."
-            )
-        row = line.row
+    for _, row in numbered_rows(path, "Rows cannot be compared:"):
         texts = texts_of({name: value for name, value in row.items() if name not in found.categories})
         found.rows += 1
         found.present.update(name for name, value in row.items() if value is not None and name != ROW_ID)

@@ -125,11 +125,14 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(handling_sigterm(_interrupt))
         files = stack.enter_context(_written_together(outputs))
-        scratch = stack.enter_context(_scratch(Path(outputs["ledger"]).parent))
+        # On the disk of the outputs: what is in memory elsewhere, /tmp, may be too small.
+        beside = tempfile.TemporaryDirectory(
+            prefix=".prepare-", dir=Path(outputs["ledger"]).parent, ignore_cleanup_errors=True
+        )
+        scratch = Path(stack.enter_context(beside))
         crew: Crew = ThisProcess(worker) if processes == 1 else Processes(worker, processes)
         stack.callback(crew.close)
-        progress = _Progress(len(steps))
-        records = progress.watch(_read(sources, tally), "reading")
+        records = _watched(_read(sources, tally), "reading")
         for number, segment in enumerate(segments):
             spool = Spool(scratch, str(number)) if segment.whole is not None else None
             # Apart until the segment ends: the entries of the barrier before it, which are written meanwhile, come first.
@@ -142,7 +145,7 @@ def run(
             if spool is not None and segment.whole is not None:
                 position = segment.first + len(segment.steps)
                 decided = _decided(segment.whole, position, spool, names, files["ledger"], tally)
-                records = progress.watch(decided, f"after step {position} ({segment.whole.step})")
+                records = _watched(decided, f"after step {position} ({segment.whole.step})")
         tally.check()
         _refuse_absent_fields(steps, tally)
         _refuse_nothing(tally)
@@ -260,16 +263,6 @@ def _refuse_nothing(tally: Tally) -> None:
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    """A directory for spools on the disk of the outputs: what is in memory elsewhere, /tmp, may be too small."""
-    directory = Path(tempfile.mkdtemp(prefix=".prepare-", dir=parent))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
 def _written_together(outputs: Mapping[str, str | os.PathLike[str]]) -> Iterator[dict[str, BinaryIO]]:
     """Files that take their places when all went well; else nothing of them is left."""
     asides = {}
@@ -292,23 +285,12 @@ def _unlink(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class _Progress:
-    """A line of the log every ten seconds.
-
-    Args:
-        steps: How many steps there are.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-
-    def watch(self, records: Iterable[bytes], where: str) -> Iterator[bytes]:
-        """The same records, counted."""
-        start = last = time.monotonic()
-        count = 0
-        for count, record in enumerate(records, start=1):
-            yield record
-            if count % BATCH_ROWS == 0 and (now := time.monotonic()) - last > _PROGRESS_SECONDS:
-                last = now
-                rate = count / (now - start)
-                print(f"prepared {count:,} rows  {where}  {rate:,.0f} rows/s", flush=True)
+def _watched(records: Iterable[bytes], where: str) -> Iterator[bytes]:
+    """The same records, with a line of the log every ten seconds."""
+    start = last = time.monotonic()
+    for count, record in enumerate(records, start=1):
+        yield record
+        if count % BATCH_ROWS == 0 and (now := time.monotonic()) - last > _PROGRESS_SECONDS:
+            last = now
+            rate = count / (now - start)
+            print(f"prepared {count:,} rows  {where}  {rate:,.0f} rows/s", flush=True)

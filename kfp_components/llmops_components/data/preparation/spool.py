@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
 
 from llmops_components.data.preparation.records import row_of
 from llmops_components.data.preparation.row import Row
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class _Chunks:
@@ -80,8 +76,7 @@ class Spool:
         return Keys(self._keys), Rows(self._records)
 
     def records(self) -> Iterator[bytes]:
-        """The records in their order."""
-        self._records.flush()
+        """The records in their order; after :meth:`read`."""
         return iter(self._records)
 
     def remove(self) -> None:
@@ -91,45 +86,25 @@ class Spool:
             chunks.path.unlink(missing_ok=True)
 
 
-class Keys(Sequence[bytes]):
+class Keys(Sized, Iterable[bytes]):
     """The key of each row."""
 
     def __init__(self, chunks: _Chunks) -> None:
         self._chunks = chunks
 
+    @property
+    def directory(self) -> Path:
+        """Where a step may put what has no room in memory: on the disk of the outputs."""
+        return self._chunks.path.parent
+
     def __len__(self) -> int:
         return len(self._chunks)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [self._chunks.get(each) for each in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> bytes:
         return self._chunks.get(index)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._chunks)
-
-    def matrix(self, dtype: Any) -> np.ndarray:
-        """All keys as numbers, one row a key, read from disk where they are looked at.
-
-        Args:
-            dtype: Type of the numbers.
-
-        Raises:
-            ValueError: The keys differ in length.
-        """
-        import numpy as np
-
-        starts = np.frombuffer(self._chunks.starts, dtype=np.uint64)
-        widths = np.diff(starts)
-        if not len(widths) or not widths.max():
-            return np.empty((len(self), 0), dtype=dtype)
-        if widths.min() != widths.max():
-            raise ValueError("the keys differ in length")
-        return np.memmap(self._chunks.path, dtype=dtype, mode="r").reshape(len(self), -1)
 
 
 class Rows:

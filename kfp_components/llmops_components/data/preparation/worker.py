@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,30 +121,43 @@ class Worker:
         for index, judge in enumerate(self._judges[number][start:], start=start):
             position = segment.first + index
             ledger.seen(position, row, segment.steps[index].named_fields)
-            outcome = self._judged(position, judge, row)
+            outcome, bodies = self._judged(position, judge, row)
             match outcome:
                 case Dropped():
                     ledger.dropped(position, row, outcome)
                     return
                 case Changed():
                     ledger.changed(position, row, outcome)
-                    row, body = replace(row, value=outcome.value), None
+                    row, body = replace(row, value=outcome.value), bodies[0]
                 case Several():
-                    for each, value in enumerate(outcome.values[1:], start=2):
+                    for each, (value, its_body) in enumerate(
+                        zip(outcome.values[1:], bodies[1:], strict=True), start=2
+                    ):
                         new = ledger.added(position, row, each, outcome.reason)
-                        self._follow(number, index + 1, replace(new, value=value), None, ledger, result)
-                    row, body = replace(row, value=outcome.values[0]), None
+                        self._follow(number, index + 1, replace(new, value=value), its_body, ledger, result)
+                    row, body = replace(row, value=outcome.values[0]), bodies[0]
         self._finish(number, row, body, ledger, result)
 
-    def _judged(self, position: int, judge: Callable[[Row], Outcome], row: Row) -> Outcome:
-        try:
+    def _judged(
+        self, position: int, judge: Callable[[Row], Outcome], row: Row
+    ) -> tuple[Outcome, list[bytes]]:
+        """What a step says of a row, and the new rows as JSON."""
+        bodies = []
+        with self._naming(position, row):
             outcome = judge(row)
             if isinstance(outcome, Changed | Several):  # refused here, where the step is known
                 for value in [outcome.value] if isinstance(outcome, Changed) else outcome.values:
-                    json_of(value)
+                    bodies.append(json_of(value))
                     self._refuse_id(position, value, row)
             if isinstance(outcome, Several) and not outcome.values:
                 raise ValueError("no row was given in place of one")
+        return outcome, bodies
+
+    @contextmanager
+    def _naming(self, position: int, row: Row) -> Iterator[None]:
+        """Have what a step raises name it and its row."""
+        try:
+            yield
         except ComponentError:
             raise
         except Exception as error:
@@ -151,7 +165,6 @@ class Worker:
             raise RuntimeError(
                 f"Step {position} ({name}) failed at row {row.row_id}: {type(error).__name__}: {error}"
             ) from error
-        return outcome
 
     def _refuse_id(self, position: int, value: dict[str, Any], row: Row) -> None:
         if ROW_ID in value:
@@ -171,14 +184,7 @@ class Worker:
             return
         position = segment.first + len(segment.steps)
         ledger.seen(position, row, segment.whole.named_fields)
-        try:
+        with self._naming(position, row):
             key = self._keys[number](row)
-        except ComponentError:
-            raise
-        except Exception as error:
-            name = self._names[position - 1]
-            raise RuntimeError(
-                f"Step {position} ({name}) failed at row {row.row_id}: {type(error).__name__}: {error}"
-            ) from error
         result.records.append(record_of(row, body))
         result.keys.append(bytes(key))

@@ -252,16 +252,6 @@ def email_recognizer(**settings: Any) -> Any:
     return OfflineEmailRecognizer(**settings)
 
 
-def values_of(text: str, findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:
-    """The kind and the value of each finding.
-
-    Args:
-        text: The text.
-        findings: In it.
-    """
-    return ((each.kind, text[each.start : each.end]) for each in findings)
-
-
 def replaced(text: str, findings: Sequence[Finding], instead: Callable[[str, str], str]) -> str:
     """The text with something else in place of each finding; all else stays as it is.
 

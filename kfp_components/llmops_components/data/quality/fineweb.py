@@ -6,27 +6,22 @@ from collections.abc import Callable
 
 from llmops_components.data.quality.gopher import repeats
 from llmops_components.data.quality.rules import Rule
-from llmops_components.data.quality.words import SENTENCE_ENDS, Text
+from llmops_components.data.quality.words import SENTENCE_ENDS, Text, share_of
 
 _ENDS = tuple(sorted(SENTENCE_ENDS))
 _SHORT_CHARACTERS = 30
 
 
-def _lines(text: Text) -> list[str]:
-    return [line for line in text.text.split("\n") if line.strip()]
-
-
 def _share(has: Callable[[str], bool]) -> Callable[[Text], float]:
     def share(text: Text) -> float:
-        lines = _lines(text)
-        return sum(map(has, lines)) / len(lines) if lines else 0.0
+        return share_of(text.filled_lines, has)
 
     return share
 
 
 def _repeated_characters(text: Text) -> float:
     characters = len(text.text.replace("\n", ""))
-    return repeats(_lines(text))[1] / characters if characters else 0.0
+    return repeats(text.filled_lines)[1] / characters if characters else 0.0
 
 
 def _lines_a_word(text: Text) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -153,6 +153,11 @@ class Text:
         return self.text.splitlines()
 
     @cached_property
+    def filled_lines(self) -> list[str]:
+        """The lines, as line feeds end them, that are more than blanks."""
+        return [line for line in self.text.split("\n") if line.strip()]
+
+    @cached_property
     def real_words(self) -> list[str]:
         """The words that are more than marks."""
         return [
@@ -167,8 +172,18 @@ class Text:
 
     def share_of_words(self, has: Callable[[str], bool]) -> float:
         """Share of the words that have something; 0 where there are none."""
-        return sum(map(has, self.words)) / len(self.words) if self.words else 0.0
+        return share_of(self.words, has)
 
     def share_of_lines(self, has: Callable[[str], bool]) -> float:
         """Share of the lines that have something; 0 where there are none."""
-        return sum(map(has, self.lines)) / len(self.lines) if self.lines else 0.0
+        return share_of(self.lines, has)
+
+
+def share_of(items: Sequence[str], has: Callable[[str], bool]) -> float:
+    """Share of some texts that have something; 0 where there are none.
+
+    Args:
+        items: The texts.
+        has: Whether one has it.
+    """
+    return sum(map(has, items)) / len(items) if items else 0.0

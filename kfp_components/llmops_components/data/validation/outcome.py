@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.validation.reading import Lines
@@ -219,6 +220,7 @@ class Outcome:
         """How many rows say what an earlier one says."""
         return self._duplicates
 
+    @cached_property
     def _rejected(self) -> pl.DataFrame:
         import polars as pl
 
@@ -233,14 +235,14 @@ class Outcome:
 
     def rejected_rows(self) -> Iterator[dict[str, Any]]:
         """What is kept of each rejected line."""
-        for each in self._rejected().iter_rows(named=True):
+        for each in self._rejected.iter_rows(named=True):
             original = {"row": json.loads(each[ROW])} if each[PROBLEM] is None else {"raw": each[ROW]}
             yield {"line": each[LINE], "row_id": each[ROW_ID], "reasons": _split(each[_WHY]), **original}
 
     def findings(self) -> list[str]:
         """Why the gate is closed, what the caller's suite says, and the first rejected rows."""
         rows, limits = self._frame.height, self._limits
-        ours, rejected = len(self._places(self._ours)), self._rejected()
+        ours, rejected = len(self._places(self._ours)), self._rejected
         findings = []
         if ours / rows > limits.max_rejected_fraction:
             findings.append(

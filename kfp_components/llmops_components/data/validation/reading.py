@@ -9,11 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops_components.data.files import read_lines
+from llmops_components.data.files import no_rows, read_lines
 from llmops_components.data.formats import with_our_names
 from llmops_components.data.validation.rows import LINE, PROBLEM, ROW, ROW_ID, Facts
 from llmops_components.data.validation.tables import Table, TableBuilder
-from llmops_components.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,7 +91,7 @@ def read(
             )
         )
     if not chunks:
-        raise DataError(f"The dataset has no rows: {path}. Check the step that writes it.")
+        raise no_rows(path)
     ids = pl.concat_str(pl.lit(f"{name or Path(path).name}:"), pl.col(LINE).cast(pl.String))
     return Lines(pl.concat(chunks).with_columns(ids.alias(ROW_ID)), shapes, builder.table(), facts)
 

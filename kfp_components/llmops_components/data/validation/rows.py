@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -86,15 +85,14 @@ class Facts:
             self.lengths[name].append(pl.Series(name, sizes, dtype=pl.Int64))
 
 
-def rows_in(texts: pl.Series, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+def rows_in(texts: pl.Series) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each row with its place, one at a time.
 
     Args:
         texts: The rows as JSON.
-        start: Place of the first.
     """
     for offset in range(0, len(texts), _SLICE_ROWS):
-        for number, text in enumerate(texts.slice(offset, _SLICE_ROWS).to_list(), start=start + offset):
+        for number, text in enumerate(texts.slice(offset, _SLICE_ROWS).to_list(), start=offset):
             yield number, with_our_names(json.loads(text))
 
 
@@ -259,20 +257,15 @@ def in_other_languages(
         languages: Allowed ones, by their codes of two letters.
         min_characters: Shorter rows are not judged: too little text says nothing.
     """
+    import py3langid
+
     allowed = set(languages)
     reasons = {}
     for place, row in rows:
         text = text_of(row)
-        if len(text) >= min_characters and (found := _language()(text)) not in allowed:
+        if len(text) >= min_characters and (found := str(py3langid.classify(text)[0])) not in allowed:
             reasons[place] = f"is in the language {found}"
     return reasons
-
-
-@cache
-def _language() -> Callable[[str], str]:
-    import py3langid
-
-    return lambda text: str(py3langid.classify(text)[0])
 
 
 def text_of(row: Mapping[str, Any]) -> str:

@@ -91,7 +91,8 @@ def build(entries: Sequence[Any]) -> list[Expectation]:
     Raises:
         SettingError: An expectation, or an argument of one, is unknown or has a wrong value; names it.
     """
-    return [_expectation(entry, number) for number, entry in enumerate(entries, start=1)]
+    kinds = known() if entries else {}
+    return [_expectation(entry, number, kinds) for number, entry in enumerate(entries, start=1)]
 
 
 def known() -> dict[str, type[Expectation]]:
@@ -104,7 +105,7 @@ def known() -> dict[str, type[Expectation]]:
     return {**{name: get_expectation_impl(name) for name in _OF_GX}, **ours}
 
 
-def _expectation(entry: Any, number: int) -> Expectation:
+def _expectation(entry: Any, number: int, kinds: Mapping[str, type[Expectation]]) -> Expectation:
     from great_expectations.compatibility.pydantic import ValidationError
 
     if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
@@ -112,7 +113,7 @@ def _expectation(entry: Any, number: int) -> Expectation:
             f"Expectation {number} is no object with a type, as {{'type': 'expect_rows_to_be_unique'}}: {entry!r:.200}."
         )
     check_known(entry, _ENTRY, f"part of expectation {number}")
-    name, kinds = entry["type"], known()
+    name = entry["type"]
     check_known([name], kinds, "expectation")
     kind, arguments = kinds[name], entry.get("kwargs") or {}
     if not isinstance(arguments, Mapping):
@@ -122,7 +123,7 @@ def _expectation(entry: Any, number: int) -> Expectation:
         for key, value in arguments.items()
         if key != "batch_id" and (key not in _NOT_TAKEN or value)
     }
-    fields = {*kind.__fields__} - {*_NOT_TAKEN, *_ENTRY, "catch_exceptions", "windows", "rendered_content"}
+    fields = {*kind.__fields__} - {*_NOT_TAKEN, *_ENTRY, "catch_exceptions", "windows"}
     check_known(arguments, fields, f"argument of {name}")
     _refuse_parameters(name, arguments)
     given = {key: entry[key] for key in ("severity", "description", "meta", "notes") if entry.get(key)}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmops_components.data.files import read_lines, write_output, write_rows
+from llmops_components.data.files import numbered_rows, write_output, write_rows
 from llmops_components.data.formats import (
     FORMAT_NAMES,
     DatasetFormat,
@@ -105,11 +105,7 @@ def validate_dataset(
     """
     limits = Limits(min_rows, max_rejected_fraction, max_prompt_characters, max_answer_characters)
     limits.check()
-    theirs = (
-        build([*(read_suite(suite) if suite is not None else ()), *expectations])
-        if suite or expectations
-        else []
-    )
+    theirs = build([*(read_suite(suite) if suite is not None else ()), *expectations])
     asked = asked_columns(theirs)
 
     def format_of(shapes: list[dict[str, Any]]) -> DatasetFormat | None:
@@ -187,13 +183,8 @@ def _find_format(
 def _evaluated(path: str | os.PathLike[str]) -> frozenset[bytes]:
     """What the rows of an evaluation ask."""
     asked = set()
-    for line in read_lines(path):
-        if line.row is None:
-            raise DataError(
-                f"Rows of the evaluation cannot be used: line {line.number} {line.problem}. Correct it. Dataset: "
-                f"{os.fspath(path)}."
-            )
-        asked.add(asked_in(with_our_names(line.row)))
+    for _, row in numbered_rows(path, "Rows of the evaluation cannot be used:"):
+        asked.add(asked_in(with_our_names(row)))
     if not asked - {None}:
         raise DataError(
             f"No row of the evaluation asks anything: it needs a prompt, messages or a text. Dataset: {os.fspath(path)}."

@@ -16,7 +16,6 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from llmops_components.data.versions.manifest import load_manifest, manifest_tex
 from llmops_components.dataset_manifest import Manifest
 from llmops_components.errors import DataError, SettingError
 from llmops_components.results import digest_of
-from llmops_components.state_files import StateFileError, raise_if_full, read_json, write_json
+from llmops_components.state_files import StateFileError, raise_if_full, read_json, write_json, write_text
 
 MANIFEST = "manifest.json"
 _VERSION_DIGITS = 16
@@ -93,14 +92,6 @@ class Catalog:
             write_json(pointer, {"version": version, "partition": manifest.partition})
         return Published(version, directory, is_new, before if before != version else None)
 
-    def version(self, partition: str | None = None) -> str | None:
-        """The version that a partition has, or a data set without partitions; None where there is none.
-
-        Args:
-            partition: Key of the partition.
-        """
-        return _read_pointer(self._pointer(partition))
-
     def _pointer(self, partition: str | None) -> Path:
         if partition is None:
             return self._directory / "current.json"
@@ -112,7 +103,7 @@ class Catalog:
             aside.mkdir(parents=True)
             for name, path in files.items():
                 _copy(path, aside / file_name(name))
-            _write(aside / MANIFEST, manifest)
+            write_text(aside / MANIFEST, manifest)
             try:
                 aside.rename(directory)
             except OSError:
@@ -182,11 +173,3 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(read, written, 1 << 20)
         written.flush()
         os.fsync(written.fileno())
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        with suppress(OSError):
-            os.fsync(handle.fileno())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmops_components.data.markdown import code, on_one_line
+from llmops_components.data.markdown import code, on_one_line, table
 
 _KINDS = ("added", "removed", "changed")
 
@@ -48,17 +48,17 @@ def _lines(difference: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for finding in difference["findings"]:
         yield from (finding, "")
-    yield from _table(["rows", *rows], [["", *(f"{count:,}" for count in rows.values())]])
+    yield from table(["rows", *rows], [["", *(f"{count:,}" for count in rows.values())]])
     if columns := difference["columns"]:
         yield from ("", "## Columns", "")
-        yield from _table(
+        yield from table(
             ["column", "before", "after"],
             [[code(name), _types(each["before"]), _types(each["after"])] for name, each in columns.items()],
         )
     if lengths := difference["lengths"]:
         yield from ("", "## Characters", "")
         names = list(next(each for both in lengths.values() for each in both.values() if each))
-        yield from _table(
+        yield from table(
             ["column", "", *names],
             [
                 [code(name), when, *(f"{each[key]:,}" if each else "-" for key in names)]
@@ -87,10 +87,3 @@ def _example(each: Mapping[str, Any]) -> Iterator[str]:
 
 def _types(types: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in types.items()) or "-"
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heading)} |"
-    yield f"|{'---|' * len(heading)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from llmops_components.data.files import read_lines, write_output
+from llmops_components.data.files import no_rows, numbered_rows, write_output
 from llmops_components.data.texts import ROW_ID, texts_of
 from llmops_components.data.versions.changes import Change, render_changes
 from llmops_components.data.versions.digest import Content, ContentDigest, canonical
-from llmops_components.errors import DataError, check_whole_number
+from llmops_components.errors import check_whole_number
 from llmops_components.results import StepReport
 
 MAX_EXAMPLES = 200
@@ -122,20 +122,14 @@ def _read(path: str | os.PathLike[str]) -> _Version:
             else:
                 by_id[name] = key
     if not digest.rows:
-        raise DataError(f"The dataset has no rows: {os.fspath(path)}. Check the step that writes it.")
+        raise no_rows(path)
     return _Version(
         digest.content(), by_id, counts, {name: np.array(found) for name, found in lengths.items()}
     )
 
 
 def _rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    for line in read_lines(path):
-        if line.row is None:
-            raise DataError(
-                f"Rows cannot be compared: line {line.number} {line.problem}. Correct the line, or let validate_dataset set it "
-                f"aside. Dataset: {os.fspath(path)}."
-            )
-        yield line.row
+    return (row for _, row in numbered_rows(path, "Rows cannot be compared:"))
 
 
 def _key(row: Mapping[str, Any]) -> bytes:

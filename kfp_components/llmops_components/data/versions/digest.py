@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from llmops_components.data.files import read_lines
+from llmops_components.data.files import no_rows, numbered_rows
 from llmops_components.errors import DataError
 
 PREFIX = "rows1:"  # the version of this scheme; another one gets another number
@@ -140,15 +140,10 @@ def content_of(path: str | os.PathLike[str]) -> Content:
         DataError: It cannot be read, has no rows, or has a line that is no row; names the line.
     """
     digest = ContentDigest()
-    for line in read_lines(path):
-        if line.row is None:
-            raise DataError(
-                f"A digest is of rows, and line {line.number} {line.problem}. Correct the line, or let validate_dataset set "
-                f"it aside. Dataset: {os.fspath(path)}."
-            )
-        digest.add(line.row)
+    for _, row in numbered_rows(path, "A digest is of rows, and"):
+        digest.add(row)
     if not digest.rows:
-        raise DataError(f"The dataset has no rows: {os.fspath(path)}. Check the step that writes it.")
+        raise no_rows(path)
     return digest.content()
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from llmops_components.data.files import read_lines
+from llmops_components.data.files import numbered_rows
 from llmops_components.data.preparation.row import Row
 from llmops_components.data.preparation.spool import Keys, Rows
 from llmops_components.data.preparation.step import Dropped, Inputs, Verdict, WholeStep
 from llmops_components.data.preparation.texts import texts_of
-from llmops_components.errors import DataError, SettingError
+from llmops_components.errors import SettingError
 
 EVALUATION = "evaluation"
 
@@ -73,7 +72,7 @@ class DropNearDuplicates(WholeStep):
             comparisons=self.comparisons,
             seed=self.seed,
         )
-        found = find_near_duplicates(_documents(keys), tempfile.gettempdir(), settings)
+        found = find_near_duplicates(_documents(keys), keys.directory, settings)
         if found.pairs_not_compared:
             print(
                 f"{self.step}: {found.rows_not_fully_compared:,} rows that stay were not compared with all that may be like them: "
@@ -139,7 +138,7 @@ class DropContaminated(WholeStep):
         found = find_overlaps(
             ([text for _, text in json.loads(key)] for key in keys),
             self._evaluation_texts(numbers),
-            tempfile.gettempdir(),
+            keys.directory,
             settings,
         )
         if found.evaluation_rows_too_short:
@@ -158,10 +157,6 @@ class DropContaminated(WholeStep):
         }
 
     def _evaluation_texts(self, numbers: list[int]) -> Iterator[list[str]]:
-        for line in read_lines(self._evaluation):
-            if line.row is None:
-                raise DataError(
-                    f"The evaluation set cannot be compared with: line {line.number} {line.problem}."
-                )
-            numbers.append(line.number)
-            yield [text for _, text in texts_of(line.row, self.fields)]
+        for number, row in numbered_rows(self._evaluation, "The evaluation set cannot be compared with:"):
+            numbers.append(number)
+            yield [text for _, text in texts_of(row, self.fields)]
