@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmops_components.data.files import read_lines
+from llmops_components.data.files import no_rows, read_lines
 from llmops_components.data.lines import Line
-from llmops_components.errors import ComponentError, DataError, SettingError, UnavailableError
+from llmops_components.errors import ComponentError, SettingError, UnavailableError
 from llmops_components.inference.client import Client
 from llmops_components.inference.journal import Journal
 from llmops_components.inference.pool import Limits, Outcome, ServiceGoneError, ask_all, check_concurrency
@@ -98,7 +98,7 @@ def batch_inference(
     source = local_path(dataset, "dataset")
     first = next(read_lines(source), None)
     if first is None:
-        raise DataError(f"The dataset has no rows: {source}. Check the step that writes it.")
+        raise no_rows(source)
     facts = _facts(source, service)
     place, outlives = _place(checkpoints, facts, Path(answers))
     with Journal(place, facts) as journal:

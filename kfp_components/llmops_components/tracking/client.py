@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
+MAX_TAG_CHARACTERS = 5000  # likewise
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 
 DAG_RUN_TAG = "llmops.dag_run"

@@ -14,6 +14,7 @@ from llmops_components.redaction import flat, redact
 from llmops_components.state_files import StateFileError, read_json, write_json
 from llmops_components.tracking.client import (
     MAX_PARAM_CHARACTERS,
+    MAX_TAG_CHARACTERS,
     PARAMS_PER_REQUEST,
     find_experiment,
     find_or_make_dag_run,
@@ -31,7 +32,6 @@ SEND_SECONDS = 2.0
 LAST_CHANCE_SECONDS = 30.0
 NOT_IN_A_METRIC = re.compile(r"[^0-9A-Za-z_\-. :/]")
 _METRICS_PER_REQUEST = 1000  # MLflow's limit
-_MAX_TAG_CHARACTERS = 5000  # MLflow's limit
 
 
 class Sender(threading.Thread):
@@ -78,7 +78,7 @@ class Sender(threading.Thread):
     def tags(self, values: Mapping[str, str]) -> None:
         """Short facts."""
         with self._lock:
-            self._tags |= {name: redact(str(value))[:_MAX_TAG_CHARACTERS] for name, value in values.items()}
+            self._tags |= {name: redact(str(value))[:MAX_TAG_CHARACTERS] for name, value in values.items()}
 
     def details(self) -> dict[str, str]:
         """The run's id and page; empty while MLflow does not know of the run."""
@@ -195,7 +195,7 @@ class Sender(threading.Thread):
         return True
 
     def _create(self, client: MlflowClient) -> None:
-        tags = {name: value[:_MAX_TAG_CHARACTERS] for name, value in self._where.tags.items()}
+        tags = dict(self._where.tags)
         if self._where.parent:
             self._find_parent(client)
             tags["mlflow.parentRunId"] = self._parent_id or ""

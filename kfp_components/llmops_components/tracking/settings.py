@@ -10,7 +10,7 @@ from typing import Any
 from llmops_components.errors import SettingError, check_known
 from llmops_components.passthrough.training import TrackingSettings
 from llmops_components.redaction import redacted
-from llmops_components.tracking.client import check_parent
+from llmops_components.tracking.client import MAX_TAG_CHARACTERS, check_parent
 
 _KEYS = tuple(TrackingSettings.__annotations__)
 
@@ -48,4 +48,5 @@ class Tracking:
             check_parent("tracking: parent", given["parent"])
         if "experiment" not in given and (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
             given["experiment"] = name
-        return cls(uri, **given, tags=redacted(dict(tags)))
+        shown = {name: value[:MAX_TAG_CHARACTERS] for name, value in redacted(dict(tags)).items()}
+        return cls(uri, **given, tags=shown)

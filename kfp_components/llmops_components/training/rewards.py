@@ -11,11 +11,9 @@ A function of a package has to be allowed by whoever runs the component, in the 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +23,13 @@ from llmops_components.errors import SettingError, check_known
 from llmops_components.models.directory import check_model_directory
 from llmops_components.models.loading import load_model
 from llmops_components.models.precision import precision
-from llmops_components.passthrough.code import is_allowed
 from llmops_components.passthrough.declared import converted
+from llmops_components.passthrough.functions import check_named, named_function
 from llmops_components.passthrough.tables import REWARDS
 
 REWARD_MODEL = "reward_model"
 ALLOWED_ENVIRONMENT = "LLMOPS_REWARD_MODULES"
 _NEED_MATH_VERIFY = ("accuracy_reward", "get_cosine_scaled_reward", "reasoning_accuracy_reward")
-_FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z]\w*)")
 
 
 @dataclass(frozen=True)
@@ -82,23 +79,8 @@ def _parse(name: str, value: Any) -> Reward:
     if not isinstance(args, Mapping) or (args and name == REWARD_MODEL):
         raise SettingError(f"rewards: args of {name!r} make no sense: {args!r}. Leave them out.")
     if ":" in name:
-        _check_allowed(name)
+        check_named(name, "rewards", ALLOWED_ENVIRONMENT)
     return Reward(name, float(weight), args)
-
-
-def _check_allowed(name: str) -> str:
-    match = _FUNCTION.fullmatch(name)
-    if not match:
-        raise SettingError(
-            f"rewards: {name!r} does not name a function. Write it as module:function, for example "
-            "my_package.rewards:brevity."
-        )
-    if not is_allowed(match["module"], ALLOWED_ENVIRONMENT):
-        raise SettingError(
-            f"rewards: functions of the module {match['module']} are not allowed here. Whoever runs the component "
-            f"allows them by naming the module in the environment variable {ALLOWED_ENVIRONMENT}."
-        )
-    return match["module"]
 
 
 def build_rewards(
@@ -116,7 +98,9 @@ def build_rewards(
         if reward.name == REWARD_MODEL and reward_model is not None:
             function, tokenizer = _load_reward_model(check_model_directory(reward_model))
         elif ":" in reward.name:
-            function = _with_args(_import_function(reward.name), reward, maker=bool(reward.args))
+            function = _with_args(
+                named_function(reward.name, "rewards", ALLOWED_ENVIRONMENT), reward, maker=bool(reward.args)
+            )
         else:
             import trl.rewards
 
@@ -148,27 +132,6 @@ def _load_reward_model(directory: Path) -> tuple[Any, Any]:
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     check_scores_in_batch(model, tokenizer)
     return model.eval().requires_grad_(False), tokenizer
-
-
-def _import_function(name: str) -> Callable[..., Any]:
-    module_name = _check_allowed(name)
-    function_name = name.partition(":")[2]
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise SettingError(
-            f"rewards: the module {module_name} cannot be imported: {error}. Install its package where the component "
-            "runs."
-        ) from error
-    function = getattr(module, function_name, None)
-    if function is None:
-        check_known(
-            [function_name], [n for n in vars(module) if not n.startswith("_")], f"name in {module_name}"
-        )
-    if not callable(function) or not is_allowed(getattr(function, "__module__", ""), ALLOWED_ENVIRONMENT):
-        # A module also holds what it imported: that was not allowed.
-        raise SettingError(f"rewards: {name} is not a function that {module_name} defines.")
-    return function
 
 
 def _with_args(function: Callable[..., Any], reward: Reward, *, maker: bool) -> Callable[..., Any]:

@@ -35,8 +35,6 @@ def choose_tasks(names: Sequence[str], directory: Path | None, *, download: bool
         SettingError: A name is unknown, or a task is refused.
         DataError: A file of the directory cannot be used.
     """
-    from lm_eval.tasks import TaskManager
-
     own = read_task_files(directory) if directory is not None else {}
     manager = _manager(own, include_defaults=False)
     try:
@@ -47,7 +45,6 @@ def choose_tasks(names: Sequence[str], directory: Path | None, *, download: bool
         chosen = [each for name in names for each in _declared(name, manager)]
     for name, config in chosen:
         check_task(name, config, is_own=name in own, download=download)
-    assert isinstance(manager, TaskManager)
     return manager
 
 

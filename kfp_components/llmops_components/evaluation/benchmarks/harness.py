@@ -106,7 +106,7 @@ def _no_rows(name: str, error: Exception) -> Exception:
 
 def _check_examples(name: str, task: Any, num_fewshot: int | None) -> None:
     own = task.get_config("num_fewshot")
-    if num_fewshot is not None and own == 0 and num_fewshot:
+    if num_fewshot and own == 0:
         raise SettingError(
             f"num_fewshot is {num_fewshot}, and the task {name} says that it takes none. Leave num_fewshot out."
         )

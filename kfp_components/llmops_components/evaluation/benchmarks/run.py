@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llmops_components.data.files import write_output
 from llmops_components.errors import SettingError, check_whole_number
 from llmops_components.evaluation.about import About
 from llmops_components.evaluation.clock import Clock
@@ -106,8 +107,8 @@ def run_benchmarks(
     lines = lines_of(chosen, asked, measures, settings)
     asked.results["config"]["model"] = Path(model).name
     if harness_results is not None:
-        Path(harness_results).write_text(
-            json.dumps(asked.results, indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8"
+        write_output(
+            harness_results, json.dumps(asked.results, indent=1, default=str, ensure_ascii=False) + "\n"
         )
     about = About.of_model(
         "run_benchmarks",

@@ -252,7 +252,7 @@ def _ascii(sign: str) -> str:
     """A digit of another script, or a fraction that is one sign (``¾``), which may follow a whole number."""
     if sign.isdecimal():
         return str(unicodedata.decimal(sign))
-    if unicodedata.decomposition(sign).startswith("<fraction>") and not sign.isdecimal():
+    if unicodedata.decomposition(sign).startswith("<fraction>"):
         written = unicodedata.normalize("NFKC", sign).replace("\u2044", "/")
         return f" {written}" if written.partition("/")[2] else sign
     return sign
