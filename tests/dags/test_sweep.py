@@ -55,7 +55,9 @@ def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_register
     assert registered["model_digest"] == trained[winner]["return_value"]["artifacts"]["model"]["digest"]
 
     (event,) = airflow.api.call("GET", "/assets/events", params={"source_dag_id": "sweep"})["asset_events"]
-    assert event["extra"] == {"model_name": "swept", "model_version": "1"}
+    extra = event["extra"]
+    assert (extra["model_name"], extra["model_version"]) == ("swept", "1")
+    assert extra["code"]["bundle_name"] == "dags-folder"
     assert event["name"] == "registered_model"
 
     runs = httpx.post(
