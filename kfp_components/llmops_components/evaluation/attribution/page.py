@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from llmops_components.data.palette import PALETTE
 from llmops_components.evaluation.attribution.explained import Explained
-from llmops_components.evaluation.palette import PALETTE
 from llmops_components.evaluation.report.content import prompt_text
 
 _MOST_TIMES = 1e6  # beyond it a number says no more than that it is large

@@ -7,8 +7,8 @@ from html import escape
 from itertools import groupby, pairwise
 
 from llmops_components.comparison import MetricComparison
+from llmops_components.data.palette import PALETTE
 from llmops_components.evaluation.history.records import Record
-from llmops_components.evaluation.palette import PALETTE
 
 _WIDTH, _HEIGHT = 760, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 28

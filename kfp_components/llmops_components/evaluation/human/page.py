@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmops_components.data.palette import PALETTE
 from llmops_components.evaluation.human.key import Key
-from llmops_components.evaluation.palette import PALETTE
 
 
 def render_sheet(key: Key, question: str, *, show_reference: bool) -> str:

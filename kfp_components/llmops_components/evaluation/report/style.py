@@ -1,6 +1,6 @@
 """How the page looks: light and dark, narrow and printed."""
 
-from llmops_components.evaluation.palette import PALETTE
+from llmops_components.data.palette import PALETTE
 
 STYLE = (
     PALETTE

@@ -1,4 +1,4 @@
-"""The colours of the evaluation's pages, light and dark."""
+"""The colours of pages, light and dark."""
 
 PALETTE = """\
 :root {
