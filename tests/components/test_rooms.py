@@ -77,7 +77,7 @@ DATA = House(
         ("hub", "rendering", "valid_rows"),
         ("files", "formats", "texts"),
         ("csv_lines", "parquet_lines"),
-        ("content", "lines", "markdown", "palette", "partitions", "stores"),
+        ("content", "languages", "lines", "markdown", "palette", "partitions", "stores"),
     ),
     only_in=(("great_expectations", ("validation",)),),
 )

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le, MinLen
 
+from llmops_components.data.languages import (
+    CHARACTERS_READ,
+    CHARACTERS_TO_TELL,
+    PROBABILITY_TO_TELL,
+    identifier,
+)
 from llmops_components.data.preparation.step import KEPT, Dropped, Inputs, Outcome, Row, RowStep
 from llmops_components.data.preparation.texts import text_of
 from llmops_components.errors import check_known
-
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
-
-_CHARACTERS_TO_TELL, _PROBABILITY_TO_TELL = 20, 0.5
-_CHARACTERS_READ = 2000  # it takes 1 ms for 1,000 characters, and is certain long before
 
 
 @dataclass(kw_only=True)
@@ -35,23 +34,23 @@ class FilterLanguage(RowStep):
     step: ClassVar[str] = "filter_language"
     libraries: ClassVar[tuple[str, ...]] = ("py3langid",)
     languages: Annotated[tuple[str, ...], MinLen(1)]
-    min_probability: Annotated[float, Ge(0), Le(1)] = _PROBABILITY_TO_TELL
-    min_characters: Annotated[int, Ge(0)] = _CHARACTERS_TO_TELL
+    min_probability: Annotated[float, Ge(0), Le(1)] = PROBABILITY_TO_TELL
+    min_characters: Annotated[int, Ge(0)] = CHARACTERS_TO_TELL
     undecided: Literal["keep", "drop"] = "keep"
     fields: tuple[str, ...] = ()
 
     def check(self, inputs: Inputs) -> None:
-        check_known(self.languages, _identifier().labels, "language")
+        check_known(self.languages, identifier().labels, "language")
 
     def start(self, inputs: Inputs) -> Callable[[Row], Outcome]:
-        identifier, allowed = _identifier(), frozenset(self.languages)
+        classify, allowed = identifier().classify, frozenset(self.languages)
         unclear = Dropped("its language cannot be told") if self.undecided == "drop" else KEPT
 
         def judge(row: Row) -> Outcome:
-            text = text_of(row.value, self.fields)[:_CHARACTERS_READ]
+            text = text_of(row.value, self.fields)[:CHARACTERS_READ]
             if len(text) < self.min_characters:
                 return unclear
-            language, probability = identifier.classify(text)
+            language, probability = classify(text)
             if probability < self.min_probability:
                 return unclear
             if language in allowed:
@@ -59,22 +58,3 @@ class FilterLanguage(RowStep):
             return Dropped(f"is in the language {language}", round(probability, 4))
 
         return judge
-
-
-def language_of(text: str) -> str | None:
-    """The language of a text, as py3langid tells; None where it cannot.
-
-    Args:
-        text: The text.
-    """
-    if len(text) < _CHARACTERS_TO_TELL:
-        return None
-    language, probability = _identifier().classify(text[:_CHARACTERS_READ])
-    return str(language) if probability >= _PROBABILITY_TO_TELL else None
-
-
-@cache  # it takes two seconds to load
-def _identifier() -> LanguageIdentifier:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

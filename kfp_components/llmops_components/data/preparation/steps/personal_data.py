@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
+from llmops_components.data.languages import language_of
 from llmops_components.data.preparation.records import SOURCE_ROW_ID
 from llmops_components.data.preparation.row import Row
 from llmops_components.data.preparation.step import KEPT, Changed, Dropped, Inputs, Outcome, RowStep
-from llmops_components.data.preparation.steps.language import language_of
 from llmops_components.data.preparation.texts import text_of, texts_of
 from llmops_components.data.privacy.kinds import USUAL, USUAL_REGIONS, check_kinds, check_regions
 from llmops_components.data.privacy.standins import key_in, masked, pseudonyms
