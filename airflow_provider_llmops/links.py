@@ -21,6 +21,7 @@ __all__ = [
     "ModelVersionLink",
     "PageLink",
     "PipelineRunLink",
+    "ProfileLink",
     "PushedLink",
     "ReportLink",
     "ReviewSheetLink",
@@ -71,6 +72,14 @@ class DataDocsLink(PageLink):
     name = "Data docs"
     key = "data_docs_url"
     artifact = "data_docs"
+
+
+class ProfileLink(PageLink):
+    """What is in the data, at a glance."""
+
+    name = "Profile"
+    key = "profile_url"
+    artifact = "profile"
 
 
 class ReportLink(PageLink):

@@ -35,6 +35,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
     from llmops_components.kfp.prepare_dataset import prepare_dataset
     from llmops_components.kfp.prepare_safety_probes import prepare_safety_probes
     from llmops_components.kfp.prepare_sample_data import prepare_sample_data
+    from llmops_components.kfp.profile_dataset import profile_dataset
     from llmops_components.kfp.publish_dataset import publish_dataset
     from llmops_components.kfp.record_evaluation import record_evaluation
     from llmops_components.kfp.register_model import register_model

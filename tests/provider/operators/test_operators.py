@@ -28,6 +28,7 @@ from airflow_provider_llmops.operators.explaining import ExplainAnswersOperator
 from airflow_provider_llmops.operators.history import RecordEvaluationOperator
 from airflow_provider_llmops.operators.human import CollectHumanLabelsOperator, WriteReviewSheetOperator
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
+from airflow_provider_llmops.operators.profiling import ProfileDatasetOperator
 from airflow_provider_llmops.operators.publishing import PublishDatasetOperator
 from airflow_provider_llmops.operators.registry import (
     FetchModelOperator,
@@ -58,6 +59,7 @@ OPERATORS = {
     PublishDatasetOperator: {"prepared": "/d", "manifest": "/m", "catalog": "/c"},
     PrepareDatasetOperator: {"dataset": "/d", "steps": [{"step": "drop_duplicates"}]},
     ValidateDatasetOperator: {"dataset": "/d"},
+    ProfileDatasetOperator: {"dataset": "/d"},
     ImportBaseModelOperator: {"source": "hf://org/name"},
     TrainSFTOperator: {"dataset": "/d", "base_model": "/m"},
     TrainRewardOperator: {"dataset": "/d", "base_model": "/m"},
