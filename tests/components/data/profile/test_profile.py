@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,3 +179,21 @@ def test_file_without_rows_is_refused(profile, rows, why):
 def test_setting_that_is_none_is_refused(profile, settings):
     with pytest.raises(SettingError, match=next(iter(settings))):
         profile(**settings)
+
+
+def test_component_makes_a_page_that_asks_for_nothing(tmp_path):
+    from llmops_components.kfp.profile_dataset import profile_dataset as component
+
+    (tmp_path / "dataset").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    names = ("dataset", "profile", "profile_json", "metrics", "result")
+    made = {name: SimpleNamespace(path=str(tmp_path / name), uri=f"s3://bucket/{name}", metadata={}) for name in names}  # fmt: skip
+    logged = {}
+    made["metrics"].log_metric = logged.__setitem__
+    component.python_func(**made)
+    page, result = ((tmp_path / name).read_text() for name in ("profile", "result"))
+    assert made["profile"].uri == "s3://bucket/profile.html"
+    assert page.startswith("<!doctype html>") and page.endswith("</html>")
+    assert not re.search(r"<(script|link|img|iframe)|\b(src|href|on[a-z]+)=|url\(", page)
+    found = json.loads(result)
+    assert (found["passed"], found["metrics"]["rows"], logged["rows"]) == (True, 45, 45)
+    assert found["artifacts"].keys() == {"profile", "profile_json"}
