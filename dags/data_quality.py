@@ -1,6 +1,6 @@
 """### Data quality: a partition of raw rows becomes a version of a data set that can be trusted
 
-Fetches the rows of a partition, sets aside what breaks the format, prepares the rest by declared steps, checks what came
+Fetches the rows of a partition, draws a profile of them, sets aside what breaks the format, prepares the rest by declared steps, checks what came
 of it, and publishes it as a version of a data set: rows, rows held out, and a manifest that says where they came from and what was done to them.
 Whoever is scheduled on the asset `dataset` gets the partition's key and the version.
 
@@ -26,6 +26,7 @@ from airflow_provider_llmops.operators.data import (
     PrepareDatasetOperator,
     ValidateDatasetOperator,
 )
+from airflow_provider_llmops.operators.profiling import ProfileDatasetOperator
 from airflow_provider_llmops.operators.publishing import PublishDatasetOperator
 
 log = logging.getLogger(__name__)
@@ -189,6 +190,7 @@ with DAG(
     ingest = FetchDatasetOperator(
         task_id="ingest", source=source, storage_conn_id=given("storage_connection"), **where
     )
+    ProfileDatasetOperator(task_id="profile", dataset=ingest.output["dataset"], **where)
     validate_raw = ValidateDatasetOperator(
         task_id="validate_raw",
         dataset=ingest.output["dataset"],

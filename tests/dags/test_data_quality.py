@@ -107,6 +107,10 @@ def test_each_day_is_a_version_and_again_nothing_changes(airflow, raw, tmp_path)
 
     links = airflow.links(DAG_ID, runs[BROKEN], "validate_raw")
     assert "is not valid JSON" in airflow.api.page(links["Data docs"]).text
+    profile = airflow.xcom(DAG_ID, runs[BROKEN], "profile")
+    assert (profile["metrics"]["exact_duplicates"], profile["metrics"]["bad_lines"]) == (1, 1)
+    page = airflow.api.page(airflow.links(DAG_ID, runs[BROKEN], "profile")["Profile"]).text
+    assert "is not valid JSON" in page and f"Where is thing 0 on {BROKEN}?" in page
     events = airflow.api.call("GET", "/assets/events", params={"limit": 50})["asset_events"]
     told = {
         each["partition_key"]: each["extra"]["version"] for each in events if each["source_dag_id"] == DAG_ID

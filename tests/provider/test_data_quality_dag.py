@@ -50,8 +50,17 @@ def test_each_day_is_a_partition_and_tells_the_asset():
     dag = read_dag()
     assert isinstance(dag.timetable, CronPartitionTimetable)
     assert dag.get_task("publish").outlets == [Asset("dataset")]
-    order = [task.task_id for task in dag.topological_sort()]
+    order = [task.task_id for task in dag.topological_sort() if task.task_id != "profile"]
     assert order == ["check_settings", "ingest", "validate_raw", "prepare", "validate_prepared", "publish"]
+
+
+def test_profile_is_of_the_raw_rows_and_nothing_waits_for_it():
+    profile = rendered("profile")
+    assert (
+        profile.arguments()["dataset"] == rendered("validate_raw").arguments()["dataset"] == "/ingest/dataset"
+    )
+    assert profile.upstream_task_ids == {"ingest"} and not profile.downstream_task_ids
+    assert "Profile" in [link.name for link in profile.operator_extra_links]
 
 
 def test_partition_is_part_of_the_address_and_of_what_is_published():
