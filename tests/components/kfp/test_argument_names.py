@@ -31,6 +31,7 @@ OF_THE_STEP = (
             "base_model",
         },  # the function takes them as one, what is told of them as its origins, and what loads the model's tokenizer
         "monitor_data": {"embedding_model"},  # the function takes what embeds
+        "profile_dataset": {"base_model"},  # the function takes what loads its tokenizer
         "validate_dataset": {
             "base_model",
             "evaluation_dataset",
