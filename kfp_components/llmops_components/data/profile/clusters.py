@@ -9,6 +9,7 @@ import numpy as np
 
 from llmops_components.data.profile.rows import Sampled
 from llmops_components.data.profile.shown import shortened
+from llmops_components.data.quality.words import UNSPACED
 
 MAX_ROWS = 5000
 LEAST_ROWS = 20
@@ -16,7 +17,7 @@ _MOST_CLUSTERS, _ROWS_OF_CLUSTER = 8, 10
 _DIMENSIONS = 50
 _MAX_WORDS = 20_000
 _CHARACTERS_READ = 20_000  # of a row
-_WORD = r"(?u)\b[^\W\d_]{2,}\b"
+_WORD = rf"(?u)[{UNSPACED}]|(?:(?![{UNSPACED}])[^\W\d_]){{2,}}"
 _TERMS, _TEXTS = 8, 3
 
 

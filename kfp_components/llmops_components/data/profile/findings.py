@@ -7,7 +7,7 @@ from typing import Any
 
 from llmops_components.data.markdown import code
 from llmops_components.data.profile.quality import UNTOLD
-from llmops_components.data.profile.rows import MAX_COLUMNS, NO_FORMAT
+from llmops_components.data.profile.rows import MAX_COLUMNS, MAX_ROW_CHARACTERS, NO_FORMAT
 
 MANY_DUPLICATES = 0.01  # of the rows
 _OTHER_LANGUAGES = 0.02
@@ -32,6 +32,8 @@ def _of_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield "Rows are in several formats: " + ", ".join(f"{name} {rows:,}" for name, rows in formats.items()) + "."  # fmt: skip
     elif NO_FORMAT in formats:
         yield "No row has the fields of a known format: no training takes them as they are."
+    if too_long := told["sample"]["rows_too_long"]:
+        yield f"{too_long:,} of {told['rows']:,} rows have more than {MAX_ROW_CHARACTERS:,} characters, and are not in the sample."
     if told["other_columns"]:
         yield f"There are more than {MAX_COLUMNS} columns; {told['other_columns']:,} values in others were not looked at."
 

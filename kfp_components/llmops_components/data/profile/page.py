@@ -28,7 +28,7 @@ def render_profile(told: Mapping[str, Any]) -> str:
         "percent": lambda value: "none" if value is None else f"{100 * value:.3g} %",
         "visible": lambda text: visible(text[:_SHOWN_CHARACTERS]),
     }
-    text = environment.from_string(TEMPLATE).render(
+    return environment.from_string(TEMPLATE).render(
         told=told,
         columns=told["columns"][:_SHOWN_COLUMNS],
         lengths=[(each, bars(each["histogram"])) for each in told["lengths"][:_SHOWN_LENGTHS]],
@@ -39,7 +39,6 @@ def render_profile(told: Mapping[str, Any]) -> str:
         width=WIDTH,
         height=HEIGHT,
     )
-    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text of UTF-8
 
 
 def bars(histogram: Mapping[str, Any]) -> dict[str, Any]:

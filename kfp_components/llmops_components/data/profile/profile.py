@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmops_components.data.files import write_output
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROFILE_SCHEMA_VERSION = 1
 _MOST_SAMPLED = 200_000
-_TOKENIZED_AT_ONCE = 500
+_TOKENIZED_AT_ONCE, _CHARACTERS_AT_ONCE = 500, 4_000_000
 _NO_LIMIT = 1 << 40  # transformers has a number of 30 digits for a model that does not say how much it reads
 _TOLD_LANGUAGES = 20
 
@@ -64,9 +64,10 @@ def profile_dataset(
     check_whole_number("seed", seed, 0, 2**32 - 1)
     loaded = tokenizer() if tokenizer is not None else None
     counted = count(dataset, sample_rows, seed)
-    told = _told(counted, loaded, seed)
+    of_words = words.words_of(counted.sample)
+    told = _told(counted, of_words, loaded, seed)
     if compared is not None:
-        told["compared"] = _compared(counted, count(compared, sample_rows, seed))
+        told["compared"] = _compared(counted, of_words, count(compared, sample_rows, seed))
     told["findings"] = findings_of(told)
     write_output(profile, render_profile(told))
     if profile_json is not None:
@@ -75,9 +76,8 @@ def profile_dataset(
     return StepReport(metrics=_metrics(told), details=_details(told), findings=told["findings"])
 
 
-def _told(counted: Counted, tokenizer: Any, seed: int) -> dict[str, Any]:
+def _told(counted: Counted, of_words: words.Words, tokenizer: Any, seed: int) -> dict[str, Any]:
     sample = counted.sample
-    of_words = words.words_of(sample)
     tokens = _tokens(sample, tokenizer) if tokenizer is not None else {}
     limit = getattr(tokenizer, "model_max_length", None)
     return {
@@ -85,7 +85,7 @@ def _told(counted: Counted, tokenizer: Any, seed: int) -> dict[str, Any]:
         "rows": counted.rows,
         "bad_lines": counted.bad_lines,
         "problems": counted.problems,
-        "sample": {"rows": len(sample), "seed": seed},
+        "sample": {"rows": len(sample), "seed": seed, "rows_too_long": counted.too_long},
         "formats": dict(sorted(counted.formats.items(), key=lambda pair: (-pair[1], pair[0]))),
         "columns": list(shown_columns(counted)),
         "other_columns": counted.other_columns,
@@ -122,21 +122,32 @@ def _told(counted: Counted, tokenizer: Any, seed: int) -> dict[str, Any]:
 def _tokens(sample: Sequence[Sampled], tokenizer: Any) -> dict[str, Counter[int]]:
     """By column the number of rows by tokens, without those that a chat template adds."""
     found: dict[str, Counter[int]] = {}
-    pairs = [(name, text) for row in sample for name, text in row.texts.items()]
-    for start in range(0, len(pairs), _TOKENIZED_AT_ONCE):
-        part = pairs[start : start + _TOKENIZED_AT_ONCE]
+    for part in _parts((name, text) for row in sample for name, text in row.texts.items()):
         ids = tokenizer([text for _, text in part], add_special_tokens=False, verbose=False)["input_ids"]
         for (name, _), each in zip(part, ids, strict=True):
             found.setdefault(name, Counter())[len(each)] += 1
     return found
 
 
-def _compared(counted: Counted, other: Counted) -> dict[str, Any]:
+def _parts(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    part: list[tuple[str, str]] = []
+    characters = 0
+    for name, text in texts:
+        part.append((name, text))
+        characters += len(text)
+        if len(part) == _TOKENIZED_AT_ONCE or characters > _CHARACTERS_AT_ONCE:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
+def _compared(counted: Counted, of_words: words.Words, other: Counted) -> dict[str, Any]:
     return {
         "rows": other.rows,
         "bad_lines": other.bad_lines,
         "rows_in_both": duplicates.shared(counted, other),
-        **words.overlap(words.words_of(counted.sample), words.words_of(other.sample)),
+        **words.overlap(of_words, words.words_of(other.sample, sizes=())),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops_components.data.files import read_lines
+from llmops_components.data.files import no_rows, read_lines
 from llmops_components.data.formats import detect_format
 from llmops_components.data.lines import kind_of
 from llmops_components.data.texts import ROW_ID, texts_of
@@ -20,6 +20,7 @@ from llmops_components.errors import DataError
 DIGEST_BYTES = 16
 MAX_COLUMNS = 200  # a file with more has a key for each row
 MAX_SAMPLED_CHARACTERS = 64_000_000
+MAX_ROW_CHARACTERS = 1_000_000  # of a row of the sample: words and tokens of more take too much memory
 NO_FORMAT = "no known format"
 _MAX_SHAPES = 1000
 _MAX_ROLES = 50
@@ -41,6 +42,11 @@ class Sampled:
     digest: bytes
     texts: Mapping[str, str]
 
+    @property
+    def characters(self) -> int:
+        """How many its texts have together."""
+        return sum(map(len, self.texts.values()))
+
 
 @dataclass
 class Counted:
@@ -58,6 +64,7 @@ class Counted:
         formats: Rows by format.
         turns: By column with messages the number of rows by messages.
         roles: By column with messages the number of messages by role.
+        too_long: Rows that are not in the sample for the characters that they have.
         sample: Rows that the seed has chosen, in an order that says nothing.
     """
 
@@ -72,6 +79,7 @@ class Counted:
     formats: Counter[str] = field(default_factory=Counter)
     turns: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     roles: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    too_long: int = 0
     sample: list[Sampled] = field(default_factory=list)
 
 
@@ -99,11 +107,15 @@ def count(path: str | os.PathLike[str], sample_rows: int, seed: int) -> Counted:
         found.rows += 1
         found.digests += digest
         found.formats[format_of(row)] += 1
-        texts = _add(row, found)
-        sample.add(Sampled(line.number, digest, texts))
+        sampled = Sampled(line.number, digest, _add(row, found))
+        if sampled.characters > MAX_ROW_CHARACTERS:
+            found.too_long += 1
+        else:
+            sample.add(sampled)
+    if found.problems and not found.rows:
+        raise DataError(f"No line of the dataset is a row. {found.problems[0]} Dataset: {os.fspath(path)}.")
     if not found.rows:
-        told = f" {found.problems[0]}" if found.problems else ""
-        raise DataError(f"The dataset has no rows: {os.fspath(path)}.{told} Check the step that writes it.")
+        raise no_rows(path)
     found.sample = sample.rows()
     return found
 
@@ -143,12 +155,16 @@ def _add_roles(messages: list[Mapping[str, Any]], roles: Counter[str]) -> None:
 
 
 class _Formats:
-    """The formats of rows, each found out once for all rows with the same columns and kinds of values."""
+    """The formats of rows, each found out once for all rows with the same columns and kinds of values.
+
+    A value that is null is none: Parquet has one for every column of every row.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[tuple[str, str], ...], str] = {}
 
     def __call__(self, row: dict[str, Any]) -> str:
+        row = {name: value for name, value in row.items() if value is not None}
         shape = tuple(sorted((name, kind_of(value)) for name, value in row.items()))
         if shape not in self._known:
             try:
@@ -167,7 +183,7 @@ class Sample:
     Args:
         rows: How many at most.
         seed: Chooses them.
-        characters: How many characters their texts have at most together; one row is kept whatever it has.
+        characters: How many characters their texts have at most together.
     """
 
     def __init__(self, rows: int, seed: int, characters: int = MAX_SAMPLED_CHARACTERS) -> None:
@@ -186,19 +202,15 @@ class Sample:
         if value >= self._limit:  # as high as one that had to go
             return
         heapq.heappush(self._heap, (-value, row.line, row))
-        self._held += _size(row)
-        while len(self._heap) > self._most or (self._held > self._characters and len(self._heap) > 1):
+        self._held += row.characters
+        while len(self._heap) > self._most or self._held > self._characters:
             highest, _, gone = heapq.heappop(self._heap)
             self._limit = -highest
-            self._held -= _size(gone)
+            self._held -= gone.characters
 
     def rows(self) -> list[Sampled]:
         """The sample, by hash."""
         return [row for _, _, row in sorted(self._heap, key=lambda each: (-each[0], each[1]))]
-
-
-def _size(row: Sampled) -> int:
-    return sum(map(len, row.texts.values()))
 
 
 def shown_columns(counted: Counted) -> Iterator[dict[str, Any]]:

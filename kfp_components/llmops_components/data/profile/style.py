@@ -22,10 +22,13 @@ ul { margin: .4rem 0; padding-left: 1.2rem; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
 table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); }
 th { font-weight: 500; font-size: .85rem; text-align: left; }
-th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
+th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+td bdi { display: inline-block; min-width: 6rem; overflow-wrap: anywhere; }
 tbody tr:last-child td { border-bottom: 0; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1.25rem 2rem; }
+.grid + .scroll { margin-top: 1.25rem; }
+.tables { grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; } figcaption { font-size: .9rem; margin-bottom: .35rem; overflow-wrap: anywhere; }
 figure svg { display: block; width: 100%; height: 4rem; border-bottom: 1px solid var(--line); }
 svg rect { fill: var(--model); opacity: .8; }

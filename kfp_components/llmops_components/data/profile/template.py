@@ -108,14 +108,16 @@ that seed {{ told.sample.seed }} has chosen.</p>
 <p class="soft">Of {{ total|whole }} rows. As py3langid tells by the first 2,000 characters; texts below 20 characters cannot be told.</p>
 {% endif %}
 <h2>Duplicates</h2>
-<p>{{ told.exact_duplicates.rows|whole }} of {{ told.rows|whole }} rows are copies of an earlier one: {{ told.exact_duplicates.contents|whole }} contents are there more than once, \
-one of them {{ told.exact_duplicates.most_copies|whole }} times.</p>
+<p>{{ told.exact_duplicates.rows|whole }} of {{ told.rows|whole }} rows are copies of an earlier one.\
+{% if told.exact_duplicates.rows %} Contents that are there more than once: {{ told.exact_duplicates.contents|whole }}; the most frequent one is there \
+{{ told.exact_duplicates.most_copies|whole }} times.{% endif %}</p>
 {% for each in told.exact_duplicates.examples %}
 <article><small>lines {{ each.lines|join(", ") }}</small><p class="text" dir="auto">{{ each.text|visible }}</p></article>
 {% endfor %}
 <p>{{ told.near_duplicates.rows|whole }} of {{ told.near_duplicates.rows_compared|whole }} different rows of the sample share at least \
 {{ told.near_duplicates.threshold|percent }} of their sequences of five words with an earlier one. \
-{{ "Of a sample that is not all rows, this is too few: the other row has to be in it, too." if told.sample.rows < told.rows }}</p>
+{{ "Of a sample that is not all rows, this is too few: the other row has to be in it, too." if told.sample.rows < told.rows }}\
+{% if told.near_duplicates.pairs_not_compared %} At most {{ told.near_duplicates.pairs_not_compared|whole }} pairs that may be alike were not compared.{% endif %}</p>
 {% for each in told.near_duplicates.examples %}
 <article><small>line {{ each.lines[0] }} is like line {{ each.lines[1] }}, similarity {{ each.similarity }}</small>
 {% for text in each.texts %}<p class="text" dir="auto">{{ text|visible }}</p>{% endfor %}</article>
@@ -124,7 +126,7 @@ one of them {{ told.exact_duplicates.most_copies|whole }} times.</p>
 <p>{{ told.vocabulary.words|whole }} words, {{ told.vocabulary.different_words|whole }} different ones ({{ told.vocabulary.different_per_word|percent }}), \
 {{ told.vocabulary.words_there_once|whole }} of them there once, in {{ told.vocabulary.rows|whole }} rows.\
 {{ " Of long texts, or of a large sample, not all words were counted." if told.vocabulary.is_cut }}</p>
-<div class="grid">
+<div class="grid tables">
 {% for size, title in (("1", "words"), ("2", "two words"), ("3", "three words")) %}
 {% if told.most_frequent[size] %}<div>{{ counted(told.most_frequent[size], title) }}</div>{% endif %}
 {% endfor %}
@@ -134,7 +136,7 @@ one of them {{ told.exact_duplicates.most_copies|whole }} times.</p>
 <p>{{ told.compared.rows|whole }} rows, and {{ told.compared.bad_lines|whole }} lines that are no rows. {{ told.compared.rows_in_both|whole }} of the {{ told.rows|whole }} rows here are there, too.</p>
 <p>Both share {{ told.compared.shared_words|whole }} different words, {{ told.compared.jaccard|percent }} of those that either has. It knows {{ told.compared.share_of_words_known|percent }} \
 of the words here.</p>
-<div class="grid">
+<div class="grid tables">
 {% if told.compared.only_here %}<div>{{ counted(told.compared.only_here, "words only here") }}</div>{% endif %}
 {% if told.compared.only_in_compared %}<div>{{ counted(told.compared.only_in_compared, "words only there") }}</div>{% endif %}
 </div>

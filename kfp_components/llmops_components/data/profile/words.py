@@ -13,7 +13,7 @@ from llmops_components.data.quality.words import PlainSplitter, Text
 MAX_WORDS = 1_000_000  # that are looked at; sequences of more take too much memory
 _MAX_WORDS_OF_TEXT = 5000
 _SHOWN = 25
-_SIZES = (2, 3)
+SIZES = (2, 3)
 
 
 @dataclass
@@ -22,28 +22,28 @@ class Words:
 
     Args:
         counts: How often each is there, in lower case.
-        sequences: The same of two and of three words that follow each other.
+        sequences: The same of words that follow each other, by how many they are.
         lengths: By column the number of rows by words.
         rows: Rows whose words are counted.
         is_cut: Whether there are more rows, or longer texts, than were counted.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
-    sequences: dict[int, Counter[tuple[str, ...]]] = field(
-        default_factory=lambda: {size: Counter() for size in _SIZES}
-    )
+    sequences: dict[int, Counter[tuple[str, ...]]] = field(default_factory=dict)
     lengths: dict[str, Counter[int]] = field(default_factory=dict)
     rows: int = 0
     is_cut: bool = False
 
 
-def words_of(sample: Iterable[Sampled]) -> Words:
+def words_of(sample: Iterable[Sampled], sizes: Iterable[int] = SIZES) -> Words:
     """The words of rows.
 
     Args:
         sample: The rows.
+        sizes: How many words sequences have that are counted.
     """
-    found, splitter, left = Words(), PlainSplitter(), MAX_WORDS
+    found = Words(sequences={size: Counter() for size in sizes})
+    splitter, left = PlainSplitter(), MAX_WORDS
     for row in sample:
         is_counted = left > 0
         for name, text in row.texts.items():

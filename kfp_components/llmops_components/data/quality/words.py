@@ -42,9 +42,9 @@ MARKS = (
     | {chr(code) for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 )
 # Scripts without spaces between words: each character counts as a word.
-_UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(
-    rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+(?:['\u2019.,](?:(?![{_UNSPACED}])\w)+)*|\.{{2,}}|-{{2,}}|[^\w\s]"
+    rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+(?:['\u2019.,](?:(?![{UNSPACED}])\w)+)*|\.{{2,}}|-{{2,}}|[^\w\s]"
 )
 _TEXTS_IN_A_ZONE = 500
 

@@ -89,6 +89,14 @@ def test_clusters_tell_topics_apart(profile):
         assert not (terms & {*TOPICS[0].split()} and terms & {*TOPICS[1].split()})
 
 
+def test_clusters_are_found_in_scripts_without_spaces(profile):
+    signs = "\u4eca\u5929\u6c14\u597d", "\u673a\u5668\u5b66\u4e60"
+    _, told, _ = profile([{"text": f"{signs[number % 2]}{number}"} for number in range(20)])
+    assert sorted("".join(sorted(each["terms"])) for each in told["clusters"]) == sorted(
+        "".join(sorted(each)) for each in signs
+    )
+
+
 def test_near_duplicates_name_the_row_that_they_are_like(profile):
     long = " ".join(f"word{number}" for number in range(60))
     rows = [
@@ -158,8 +166,22 @@ def test_sample_is_chosen_by_seed_and_bounded(tmp_path):
     for line in range(100):
         sample.add(Sampled(line, b"", {"text": "0123456789"}))
     assert len(sample.rows()) == 5
-    sample.add(Sampled(100, b"", {"text": "0" * 1000}))
-    assert 1 <= len(sample.rows()) <= 5
+
+
+def test_rows_that_are_too_long_are_counted_and_not_sampled(profile, monkeypatch):
+    monkeypatch.setattr("llmops_components.data.profile.rows.MAX_ROW_CHARACTERS", 100)
+    report, told, _ = profile([{"text": "a" * 100}, {"text": "b" * 101}])
+    assert told["sample"] == {"rows": 1, "seed": 0, "rows_too_long": 1}
+    characters = next(each for each in told["lengths"] if each["unit"] == "characters")
+    assert (characters["rows"], characters["quantiles"]["1"]) == (2, 101)
+    assert report.findings == ["1 of 2 rows have more than 1,000,000 characters, and are not in the sample."]
+    assert profile([{"text": "b" * 101}])[1]["sample"]["rows"] == 0
+
+
+def test_value_that_is_null_is_no_field_of_a_format(profile):
+    chat = {"messages": [{"role": "user", "content": "a"}], "prompt": None, "completion": None}
+    _, told, _ = profile([chat, {"messages": None, "prompt": "b", "completion": "c"}])
+    assert told["formats"] == {"language_modeling (conversational)": 1, "prompt_completion (plain text)": 1}
 
 
 def test_last_bar_takes_what_is_far_away():
@@ -169,10 +191,12 @@ def test_last_bar_takes_what_is_far_away():
     assert distribution({0: 4})["histogram"] == {"width": 1, "counts": [4, 0], "last_is_open": False}
 
 
-@pytest.mark.parametrize(("rows", "why"), [([], r"^The dataset has no rows: "), (["[1]"], r"Line 1 is not a JSON object")])  # fmt: skip
+@pytest.mark.parametrize(("rows", "why"), [([], r"^The dataset has no rows: "), (["[1]"], r"^No line of the dataset is a row\. Line 1 is not a JSON object")])  # fmt: skip
 def test_file_without_rows_is_refused(profile, rows, why):
     with pytest.raises(DataError, match=why):
         profile(rows)
+    with pytest.raises(DataError, match=why):
+        profile(compared=rows)
 
 
 @pytest.mark.parametrize("settings", [{"sample_rows": 99}, {"seed": -1}, {"seed": True}])
