@@ -1,9 +1,10 @@
 """Near duplicates: documents per second and recall, against datasketch on the same documents in turns.
 
-Both look for the pairs that were injected and whose Jaccard similarity, computed the plain way, is at least the threshold.
-datasketch shingles the same words, makes MinHashes in bulk and asks its LSH about each document before it is added, with the
-bands that reach the recall that ours is asked for; it verifies nothing. Times are wall and CPU time: on a busy machine only
-the second can be trusted; ours uses two threads.
+All look for the pairs that were injected and whose Jaccard similarity, computed the plain way, is at least the threshold.
+datasketch shingles the same words and asks its LSH about each document before it is added; it verifies nothing. Once it is used
+as its documentation shows it, shingle by shingle with its 128 hashes, and weights that put recall first, since its own reach 0.82 here;
+and once as fast as it can be: MinHashes in bulk, with as few hashes as reach the recall that ours is asked for. Times are wall and
+CPU time: on a busy machine only the second can be trusted; ours uses two threads.
 
     .venv/data/bin/python dev/bench/bench_dedup.py
     .venv/data/bin/python dev/bench/bench_dedup.py --documents 200000 --theirs 5000 --words 100
@@ -16,13 +17,14 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from datasketch import MinHash, MinHashLSH
 from llmops_components.data.dedup.bands import bands_for
 from llmops_components.data.dedup.near import NearSettings, find_near_duplicates
 
 THRESHOLD, RECALL, SIZE = 0.8, 0.95, 5
+HASHES = 128  # datasketch's default
 
 
 def documents_of(count: int, words: int) -> tuple[list[str], dict[int, int]]:
@@ -67,15 +69,30 @@ def ours(texts: list[str]) -> set[int]:
     return {each.row for each in find_near_duplicates(documents, tempfile.gettempdir(), settings).duplicates}
 
 
-def theirs(texts: list[str]) -> set[int]:
+def documented(texts: list[str]) -> set[int]:
+    return asked(MinHashLSH(threshold=THRESHOLD, num_perm=HASHES, weights=(0.1, 0.9)), map(minhash, texts))
+
+
+def minhash(text: str) -> MinHash:
+    made = MinHash(num_perm=HASHES)
+    for shingle in shingles(text):
+        made.update(shingle)
+    return made
+
+
+def in_bulk(texts: list[str]) -> set[int]:
     bands = bands_for(THRESHOLD, RECALL)
     hashes = bands.count * bands.hashes
     index = MinHashLSH(num_perm=hashes, params=(bands.count, bands.hashes))
+    return asked(index, MinHash.bulk(map(shingles, texts), num_perm=hashes))
+
+
+def asked(index: MinHashLSH, minhashes: Iterable[MinHash]) -> set[int]:
     found = set()
-    for row, minhash in enumerate(MinHash.bulk(map(shingles, texts), num_perm=hashes)):
-        if index.query(minhash):
+    for row, each in enumerate(minhashes):
+        if index.query(each):
             found.add(row)
-        index.insert(row, minhash)
+        index.insert(row, each)
     return found
 
 
@@ -87,7 +104,7 @@ def measured(
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     recall = len(found & truth) / max(len(truth), 1)
     print(
-        f"{name:12} {len(texts):9,} documents  {len(texts) / wall:9,.0f}/s  {len(texts) / cpu:9,.0f} a CPU second  recall {recall:.3f}"
+        f"{name:22} {len(texts):9,} documents  {len(texts) / wall:9,.0f}/s  {len(texts) / cpu:9,.0f} a CPU second  recall {recall:.3f}"
         f"  {len(found):,} found"
     )
     return len(texts) / wall, len(texts) / cpu
@@ -108,16 +125,21 @@ def main() -> None:
     truth = true_pairs(texts, copies)
     few = texts[: options.theirs]
     ours(few)  # what is loaded once
-    ratios = []
+    in_few = {row for row in truth if row < len(few)}
+    ways = {"datasketch, documented": documented, "datasketch, in bulk": in_bulk}
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(options.rounds):
-        them = measured("datasketch", theirs, few, {row for row in truth if row < len(few)})
+        them = {name: measured(name, way, few, in_few) for name, way in ways.items()}
         us = measured("ours", ours, texts, truth)
-        ratios.append((us[0] / them[0], us[1] / them[1]))
-    wall, cpu = max(each[0] for each in ratios), max(each[1] for each in ratios)
+        for name, (wall, cpu) in them.items():
+            ratios[name].append((us[0] / wall, us[1] / cpu))
+    for name, each in ratios.items():
+        wall, cpu = max(wall for wall, _ in each), max(cpu for _, cpu in each)
+        print(
+            f"against {name}: {wall:.1f} times the documents a second, {cpu:.1f} times those of a CPU second"
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"best ratio: {wall:.1f} times the documents a second, {cpu:.1f} times those of a CPU second; peak memory {peak:.2f} GiB with the texts"
-    )
+    print(f"peak memory {peak:.2f} GiB with the texts")
 
 
 if __name__ == "__main__":

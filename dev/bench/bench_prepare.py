@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import resource
 import tempfile
 import threading
 import time
@@ -89,6 +90,12 @@ class Memory:
         self._thread.join()
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -108,13 +115,13 @@ def main() -> None:
         for processes in given.processes:
             out = [Path(directory) / f"{processes}-{name}" for name in OUTPUTS]
             with Memory() as memory:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), cpu_seconds()
                 report = prepare_dataset({"documents": file}, *out, steps=STEPS, processes=processes)
-                seconds = time.perf_counter() - start
+                seconds, cpu = time.perf_counter() - start, cpu_seconds() - before
             first = first or seconds
             print(
                 f"{processes} processes: {seconds:,.0f} s  {given.rows / seconds:,.0f} rows/s  "
-                f"{first / seconds:.2f} times the first  peak {memory.most / MEBIBYTE:,.0f} MiB",
+                f"{first / seconds:.2f} times the first  {cpu:,.0f} CPU seconds  peak {memory.most / MEBIBYTE:,.0f} MiB",
                 flush=True,
             )
             seen[processes] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in out]
