@@ -1,4 +1,4 @@
-"""What people's files hold: each line is accepted as it was, or rejected with its reason, and none is lost."""
+"""What people's files hold: each line is taken as it was, or is told of with a reason, and none is lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from llmops_components.data.files import read_rows
+from llmops_components.data.preparation.prepare import prepare_dataset
 from llmops_components.data.validation import reading, validate_dataset
 from llmops_components.errors import DataError
 
@@ -32,6 +33,23 @@ BAD = {
     b'{"text": " \\u2028 "}': "text is empty",
     b'"text"': "is not a JSON object but text",
 }
+
+NOT_READ = len(BAD) - 3  # the others are rows, of whatever worth
+STEPS: list[dict[str, Any]] = [
+    {"step": "normalise"},
+    {"step": "redact_personal_data"},
+    {"step": "filter_length", "max_characters": 1000},
+    {"step": "filter_language", "languages": ["en"], "undecided": "keep"},
+    {"step": "filter_repetition"},
+    {
+        "step": "filter_quality",
+        "rules": ["gopher"],
+        "limits": {"gopher_words_least": 1, "gopher_stop_words": None},
+    },
+    {"step": "drop_duplicates"},
+    {"step": "drop_near_duplicates"},
+    {"step": "split", "share": 0.5},
+]
 
 
 def validate(file: Path, *expectations: dict[str, Any]) -> Any:
@@ -88,6 +106,25 @@ def test_of_a_very_long_value_only_the_start_is_told(tmp_path):
     assert (tmp_path / "result").stat().st_size + (tmp_path / "docs").stat().st_size < 100_000
 
 
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step["step"])
+def test_every_line_goes_through_a_step_or_stands_in_the_ledger(tmp_path, step):
+    lines = [each.encode() for each in GOOD] + list(BAD)
+    (tmp_path / "data").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines) + b"\r\n")
+    outputs = [tmp_path / name for name in ("prepared", "held_out", "ledger", "manifest")]
+    report = prepare_dataset({"data": tmp_path / "data"}, *outputs, steps=[step])
+    kept = [each for name in outputs[:2] if name.stat().st_size for each in read_rows(name)]
+    dropped = [each for each in read_rows(outputs[2]) if each["action"] == "dropped"]
+    ids = [each["row_id"] for each in kept + dropped]
+    assert sorted(ids, key=lambda each: int(each[5:])) == [f"data:{n + 1}" for n in range(len(lines))]
+    assert (report.metrics["used"], report.metrics["rejected"]) == (len(kept), len(dropped))
+    unread = {each["row_id"]: each for each in dropped if each["step"] == "read"}
+    assert len(unread) == NOT_READ
+    for number, (raw, reason) in enumerate(BAD.items(), start=len(GOOD) + 1):
+        if found := unread.get(f"data:{number}"):
+            assert found["reason"].startswith(reason)
+            assert found["raw"] == raw.decode(errors="backslashreplace")
+
+
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_a_compressed_file_that_is_cut_off_is_an_error_and_no_shorter_dataset(tmp_path, compression):
     lines = "".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(5000)).encode()
@@ -96,3 +133,7 @@ def test_a_compressed_file_that_is_cut_off_is_an_error_and_no_shorter_dataset(tm
     (tmp_path / "data").write_bytes((tmp_path / "whole").read_bytes()[:-3])
     with pytest.raises(DataError, match="cannot be unpacked, it is cut off or damaged"):
         validate(tmp_path / "data")
+    outputs = [tmp_path / name for name in ("prepared", "held_out", "ledger", "manifest")]
+    with pytest.raises(DataError, match="cannot be unpacked, it is cut off or damaged"):
+        prepare_dataset({"data": tmp_path / "data"}, *outputs, steps=STEPS[:1])
+    assert not any(each.exists() for each in outputs)
