@@ -46,7 +46,14 @@ RIGHT: dict[str, tuple[str, Any]] = {
     "data of all kinds": (
         "def same(x): return x",
         "from decimal import Decimal\nimport collections\nfor x in (None, 1.5, 'é', b'a', (1, [2]), {1: {2}}, {(1, 2): 'x'}, 2**20000, 1j, range(3),"
-        " Decimal('1.10'), collections.deque([1])):\n    assert same(x) == x and type(same(x)) is type(x), x",
+        " Decimal('1.10'), collections.deque([1]), collections.OrderedDict(a=1)):\n    assert same(x) == x and type(same(x)) is type(x), x",
+    ),
+    "counts": (
+        "from collections import Counter, defaultdict\ndef count(x): return Counter(x)\n"
+        "def by_length(x):\n    found = defaultdict(list)\n    for each in x: found[len(each)].append(each)\n    return found\n"
+        "def own(): return defaultdict(lambda: 7, a=1)",
+        "from collections import Counter\nassert count('abca').most_common(1) == [('a', 2)] and count('ab') - count('a') == Counter('b')\n"
+        "assert count('aab')['z'] == 0 and by_length(['a', 'bc'])[9] == [] and own() == {'a': 1}",
     ),
     "changes its arguments": ("def sort(x): x.sort()", "x = [3, 1]\nsort(x)\nassert x == [1, 3]"),
     "raises": (

@@ -20,7 +20,14 @@ from typing import Any
 
 MAX_MESSAGE_BYTES = 16 << 20
 _HEAD = struct.Struct(">I")
-_DICTS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
+_DICTS: dict[type, str] = {
+    dict: "dict",
+    collections.OrderedDict: "ordered",
+    collections.Counter: "counter",
+    collections.defaultdict: "default",
+}
+_FROM_DICT: dict[str, Callable[[Any], Any]] = {name: kind for kind, name in _DICTS.items()}
+_FACTORIES: dict[str, type] = {kind.__name__: kind for kind in (int, float, str, list, dict, set)}
 _BY_TEXT: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     decimal.Decimal: ("decimal", str, decimal.Decimal),
     fractions.Fraction: ("fraction", str, fractions.Fraction),
@@ -60,10 +67,12 @@ def encode(value: Any, other: Callable[[Any], dict[str, Any]]) -> Any:
     if kind in _LISTS:
         return {"kind": _LISTS[kind], "of": [encode(each, other) for each in value]}
     if kind in _DICTS:
-        return {
-            "kind": "dict",
-            "of": [[encode(key, other), encode(each, other)] for key, each in dict.items(value)],
-        }
+        found = [[encode(key, other), encode(each, other)] for key, each in dict.items(value)]
+        said = {"kind": _DICTS[kind], "of": found}
+        if kind is collections.defaultdict:
+            names = (name for name, each in _FACTORIES.items() if each is value.default_factory)
+            said["factory"] = next(names, None)
+        return said
     if kind in _BY_TEXT:
         name, write, _ = _BY_TEXT[kind]
         return {"kind": name, "of": write(value)}
@@ -88,8 +97,11 @@ def decode(said: Any, other: Callable[[dict[str, Any]], Any]) -> Any:
     kind, of = said.get("kind"), said.get("of")
     if kind in _FROM_LIST and isinstance(of, list):
         return _FROM_LIST[kind]([decode(each, other) for each in of])
-    if kind == "dict" and isinstance(of, list):
-        return {decode(key, other): decode(each, other) for key, each in of}
+    if kind in _FROM_DICT and isinstance(of, list):
+        found = {decode(key, other): decode(each, other) for key, each in of}
+        if kind == "default":
+            return collections.defaultdict(_FACTORIES.get(str(said.get("factory"))), found)
+        return _FROM_DICT[kind](found)
     if kind in _FROM_TEXT and isinstance(of, str):
         return _FROM_TEXT[kind](of)
     if kind in ("range", "timedelta") and isinstance(of, list):
