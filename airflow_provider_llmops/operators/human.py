@@ -70,13 +70,35 @@ class CollectHumanLabelsOperator(ComponentOperator):
     :param human_labels: URI of the file that the sheet has saved, or of a directory of several
     :param key: URI of the sheet's ``key``
     :param min_judged: share of the sheet's pairs, 0 to 1, that must be judged
+    :param composites: weighted sums of ``human_preference`` and of metrics, weights by metric by name of the composite, for example
+        ``{"quality": {"human_preference": 0.7, "rougeL": 0.3}}``; the comparison has each as a metric
+    :param scores: URI of the ``scores`` that the sheet was made from; only composites need them
+    :param baseline_scores: URI of those of the model that it is compared with
     """
 
     component = "collect_human_labels"
-    addresses = {"human_labels": Address(), "key": Address(kind="file")}
+    addresses = {
+        "human_labels": Address(),
+        "key": Address(kind="file"),
+        "scores": Address(kind="file"),
+        "baseline_scores": Address(kind="file"),
+    }
 
-    def __init__(self, *, human_labels: str, key: str, min_judged: float | str = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        human_labels: str,
+        key: str,
+        min_judged: float | str = 1.0,
+        composites: dict[str, dict[str, float]] | str | None = None,
+        scores: str | None = None,
+        baseline_scores: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.human_labels = human_labels
         self.key = key
         self.min_judged = min_judged
+        self.composites = composites
+        self.scores = scores
+        self.baseline_scores = baseline_scores

@@ -1,5 +1,7 @@
 """KFP component: read what people have said of a review sheet."""
 
+from typing import Optional
+
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Output, OutputPath
 
@@ -16,7 +18,10 @@ def collect_human_labels(
     metrics: Output[Metrics],
     result: Output[Artifact],
     passed: OutputPath(bool),
+    scores: Input[Dataset] = None,
+    baseline_scores: Input[Dataset] = None,
     min_judged: float = 1.0,
+    composites: Optional[dict] = None,
 ):
     """Read what people have said of a review sheet, as a comparison and as preferences to train with.
 
@@ -29,7 +34,10 @@ def collect_human_labels(
         metrics: Share of pairs in which the model is preferred, and counts, for the pipelines UI.
         result: Digests, metrics and resources of this step.
         passed: Whether enough pairs are judged.
+        scores: ``scores`` of the evaluation that the sheet was made from; only composites need them.
+        baseline_scores: Those of the model that it is compared with.
         min_judged: Share of the sheet's pairs, 0 to 1, that must be judged.
+        composites: Weighted sums of ``human_preference`` and of metrics, weights by metric by name of the composite.
     """
     from llmops_components.evaluation.human.labels import collect_human_labels as collect
     from llmops_components.kfp._run import run_step
@@ -43,6 +51,9 @@ def collect_human_labels(
             preferences.path,
             rejected.path,
             min_judged=min_judged,
+            composites=composites,
+            scores=scores.path if scores else None,
+            baseline_scores=baseline_scores.path if baseline_scores else None,
         ),
         outputs={"judgements": judgements, "preferences": preferences, "rejected": rejected},
         metrics=metrics,

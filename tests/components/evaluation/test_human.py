@@ -245,6 +245,57 @@ def test_several_people_are_averaged_and_each_ones_last_word_counts(review, tmp_
     assert len(review.made()["judgements"]) == 8
 
 
+def test_what_people_prefer_enters_a_composite_pair_by_pair(review):
+    """The sums, and how they differ, are those that NumPy makes of the same numbers; a pair without a judgement has none."""
+    ours = [{**row, "rougeL": n / 10, "perplexity": 2.0 + n} for n, row in enumerate(scored("tuned", 8))]
+    theirs = [{**row, "rougeL": 0.3, "perplexity": 4.0} for row in scored("base", 8)]
+    review.write(ours, theirs)
+    names = list(review.items)
+    said = ["candidate", "baseline", "tie", "candidate", "candidate", "candidate", "baseline"]
+    labels = [review.label(item, each) for item, each in zip(names, said, strict=False)]
+    files = {name: review.directory / f"{name}.jsonl" for name in ("ours", "theirs")}
+    report = review.collect(
+        labels,
+        min_judged=0.5,
+        composites={"quality": {"human_preference": 0.7, "rougeL": 0.3, "perplexity": -0.01}},
+        scores=files["ours"],
+        baseline_scores=files["theirs"],
+    )
+    rows = [review.items[item]["row"] - 1 for item in names[:7]]
+    preferred = np.array([{"candidate": 1.0, "baseline": 0.0, "tie": 0.5}[each] for each in said])
+    mine = 0.7 * preferred + 0.3 * np.array([ours[n]["rougeL"] for n in rows])
+    mine -= 0.01 * np.array([ours[n]["perplexity"] for n in rows])
+    other = 0.7 * (1 - preferred) + 0.3 * 0.3 - 0.04
+    quality = report.comparison.metrics["quality"]
+    assert report.metrics["quality"] == pytest.approx(mine.mean(), abs=1e-6)
+    assert quality.candidate.value == pytest.approx(mine.mean())
+    assert quality.difference.value == pytest.approx((mine - other).mean())
+    assert (quality.rows_scored, quality.rows_unscored) == (7, 1)
+    assert list(report.comparison.metrics) == ["human_preference", "quality"]
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"composites": {"q": {"human_preference": 1}}}, SettingError, "composites need the scores of both models"),
+        ({"scores": "ours"}, SettingError, "scores are given, and only composites need them"),
+        ({"composites": {"q": {"rougeL": 1}}, "scores": "ours", "baseline_scores": "theirs"}, SettingError, r"composites\['q'\] has no human_preference"),
+        ({"composites": {"q": {"human_preference": -1}}, "scores": "ours", "baseline_scores": "theirs"}, SettingError, "A worse model would gain"),
+        ({"composites": {"q": {"human_preference": 1, "chrf": 0.1}}, "scores": "ours", "baseline_scores": "theirs"}, DataError, "The metric chrf is not in the scores"),
+        ({"composites": {"q": {"human_preference": 1, "rougeL": 1}}, "scores": "theirs", "baseline_scores": "ours"}, DataError, "of the scores is not what stands on the sheet"),
+    ],
+)  # fmt: skip
+def test_composite_that_cannot_be_meant_is_refused(review, more, error, message):
+    review.write(scored("tuned", 4, rougeL=0.5), scored("base", 4, rougeL="high"))
+    labels = [review.label(item, "tie") for item in review.items]
+    given = {
+        name: review.directory / f"{each}.jsonl" if name != "composites" else each
+        for name, each in more.items()
+    }
+    with pytest.raises(error, match=message):
+        review.collect(labels, **given)
+
+
 def test_lines_that_cannot_be_used_are_kept_with_their_reasons(review):
     review.write(scored("tuned", 4), scored("base", 4))
     name = next(iter(review.items))

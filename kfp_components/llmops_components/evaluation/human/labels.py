@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from llmops_components.errors import DataError, SettingError
 from llmops_components.evaluation import statistics
 from llmops_components.evaluation.agreement import mean_pairwise_kappa
 from llmops_components.evaluation.comparing import comparison_of
+from llmops_components.evaluation.human.composed import HUMAN_PREFERENCE, composed
 from llmops_components.evaluation.human.key import Item, Key
 from llmops_components.results import StepReport
 
-METRIC = "human_preference"
 CHOICES = ("left", "right", "tie", "skip")
 _TIE = 0.5
-_LIMITS = (0.0, 1.0)
 _LONGEST_NAME = 100
 _ROUNDING = 1e-9  # 0.55 of 100 is a little more than 55
 
@@ -58,6 +57,9 @@ def collect_human_labels(
     rejected: str | os.PathLike[str],
     *,
     min_judged: float = 1.0,
+    composites: Mapping[str, Mapping[str, float]] | None = None,
+    scores: str | os.PathLike[str] | None = None,
+    baseline_scores: str | os.PathLike[str] | None = None,
 ) -> StepReport:
     """Read what people have said of a review sheet.
 
@@ -74,6 +76,10 @@ def collect_human_labels(
         rejected: Output, a JSON line for each line that was not used: file, line, reasons, and the line as it was.
         min_judged: Share of the sheet's pairs, 0 to 1, of which somebody has said something other than "I cannot tell"; below it the gate is
             not passed.
+        composites: Weighted sums of ``human_preference`` and of metrics, pair by pair, such as
+            ``{"quality": {"human_preference": 0.7, "rougeL": 0.3}}``: each is compared as a metric is. A pair that nobody has judged has none.
+        scores: ``scores`` of the evaluation that the sheet was made from; only composites need them.
+        baseline_scores: Those of the model that it is compared with.
 
     Returns:
         ``human_preference`` is the share of pairs in which the model's answer is preferred, ties as half, the mean of several people; and
@@ -98,7 +104,8 @@ def collect_human_labels(
     write_rows(judgements, (_judgement(found.items[each.item], each) for each in taken))
     values = _values(found, taken)
     write_rows(preferences, _preferences(found, values))
-    return _report(found, taken, refused, values, min_judged)
+    both = composed([each.pair for each in found.items.values()], values, composites, scores, baseline_scores)
+    return _report(found, taken, refused, both, min_judged)
 
 
 def _files(labels: Path) -> list[Path]:
@@ -193,14 +200,19 @@ def _preferences(key: Key, values: np.ndarray) -> Iterator[dict[str, Any]]:
 
 
 def _report(
-    key: Key, taken: list[Label], refused: list[dict[str, Any]], values: np.ndarray, min_judged: float
+    key: Key,
+    taken: list[Label],
+    refused: list[dict[str, Any]],
+    both: tuple[dict[str, statistics.Scores], dict[str, statistics.Scores]],
+    min_judged: float,
 ) -> StepReport:
+    ours, theirs = both
+    values = ours[HUMAN_PREFERENCE].values
     judged = int(np.isfinite(values).sum())
     by_item: dict[str, dict[str, str]] = {}
     for label in taken:
         if label.choice != "skip":
             by_item.setdefault(label.item, {})[label.rater] = _preferred(key.items[label.item], label.choice)
-    ours = statistics.Scores.mean_of(values, _LIMITS)
     metrics: dict[str, float | int] = {
         "pairs": len(values),
         "judged": judged,
@@ -208,8 +220,9 @@ def _report(
         "ties": int((values == _TIE).sum()),
         "rejected_lines": len(refused),
     }
-    if judged:
-        metrics[METRIC] = round(ours[ours.are_there].aggregate, 6)
+    for name, each in ours.items():
+        if each.are_there.any():
+            metrics[name] = round(each[each.are_there].aggregate, 6)
     if (kappa := mean_pairwise_kappa(list(by_item.values()))) is not None:
         metrics["raters_kappa"] = round(kappa, 6)
     is_enough = judged >= min_judged * len(values) - _ROUNDING
@@ -219,12 +232,11 @@ def _report(
     findings += rejected_findings(
         refused, lambda each: f"{each['file']}, line {each['line']} was not used: {each['reasons'][0]}."
     )
-    theirs = statistics.Scores.mean_of(1 - values, _LIMITS)
-    compared = statistics.compare(ours, theirs)
+    compared = {name: statistics.compare(each, theirs[name]) for name, each in ours.items()}
     return StepReport(
         metrics=metrics,
         details={"sheet": key.sheet, "preference_rows": int((np.isfinite(values) & (values != _TIE)).sum())},
         passed=is_enough,
         findings=findings,
-        comparison=comparison_of({METRIC: ours}, {METRIC: theirs}, {METRIC: compared}),
+        comparison=comparison_of(ours, theirs, compared),
     )
