@@ -1,8 +1,9 @@
-"""Judged samples per second: ours against RAGAS's own ``abatch_score`` and a bare asynchronous client.
+"""Judged samples per second: ours against RAGAS's own ``evaluate`` and ``abatch_score``, and a bare asynchronous client.
 
 The judge is a process of its own that answers each question after a while, as many at a time as come, so that what is measured
-is who asks. Each sample is one question (``rubrics_score``). RAGAS asks with its ``llm_factory`` and the ``openai`` client, as many at a
-time as allowed by a batch of that size (its own has no limit), with its telemetry off and on; each way is a process of its own, as the
+is who asks. Each sample is one question (``rubrics_score``). RAGAS asks in two ways: ``evaluate``, which its first page shows, by langchain's client with as
+many workers; and ``abatch_score`` of the metrics that came after it, by ``llm_factory`` and the ``openai`` client, as many at a
+time as allowed by a batch of that size (its own has no limit). Its telemetry is off and on; each way is a process of its own, as the
 telemetry is switched when RAGAS is imported. The bare client sends the same bodies and reads the same objects, and writes nothing down.
 All are asked in turns, ``--rounds`` times; the best of each counts.
 
@@ -29,7 +30,15 @@ VERDICT = json.dumps(
     {"feedback": "It answers the question in one sentence, and leaves nothing out.", "score": 4}
 )
 METRIC = "rubrics_score"
-WAYS = ("bare", "ours", "ragas", "ragas, telemetry on")
+TELEMETRY = ", telemetry on"
+WAYS = (
+    "bare",
+    "ours",
+    "ragas evaluate",
+    "ragas batches",
+    "ragas evaluate, telemetry on",
+    "ragas batches, telemetry on",
+)
 
 
 def samples_of(count: int) -> list[dict[str, str]]:
@@ -89,7 +98,25 @@ def ours(url: str, samples: list[dict[str, str]], concurrency: int) -> float:
     return seconds
 
 
-def ragas(url: str, samples: list[dict[str, str]], concurrency: int) -> float:
+def ragas_evaluate(url: str, samples: list[dict[str, str]], concurrency: int) -> float:
+    from langchain_openai import ChatOpenAI
+    from ragas import EvaluationDataset, RunConfig, evaluate
+    from ragas.llms import LangchainLLMWrapper
+    from ragas.metrics import RubricsScore
+
+    judge = LangchainLLMWrapper(ChatOpenAI(base_url=url, api_key="none", model="m", timeout=60))
+    dataset = EvaluationDataset.from_list(samples)
+    settings = RunConfig(max_workers=concurrency)
+    started = time.perf_counter()
+    found = evaluate(
+        dataset, [RubricsScore()], llm=judge, run_config=settings, show_progress=False, raise_exceptions=True
+    )
+    seconds = time.perf_counter() - started
+    assert set(found["domain_specific_rubrics"]) == {4.0}
+    return seconds
+
+
+def ragas_batches(url: str, samples: list[dict[str, str]], concurrency: int) -> float:
     from openai import AsyncOpenAI
     from ragas.llms import llm_factory
     from ragas.metrics.collections import RubricsScoreWithoutReference
@@ -111,7 +138,13 @@ def measure(way: str, url: str, samples: int, concurrency: int) -> float:
     import ragas.metrics.collections
 
     _ = ragas.metrics.collections
-    ask: Callable[..., float] = {"bare": bare, "ours": ours}.get(way, globals()["ragas"])
+    ways: dict[str, Callable[..., float]] = {
+        "bare": bare,
+        "ours": ours,
+        "ragas evaluate": ragas_evaluate,
+        "ragas batches": ragas_batches,
+    }
+    ask = ways[way.removesuffix(TELEMETRY)]
     ask(url, samples_of(concurrency), concurrency)
     return samples / ask(url, samples_of(samples), concurrency)
 
@@ -138,7 +171,7 @@ def main() -> None:
         best = dict.fromkeys(WAYS, 0.0)
         for _ in range(args.rounds):
             for way in WAYS:
-                on = way.endswith("on")
+                on = way.endswith(TELEMETRY)
                 count = args.telemetry_samples if on else args.samples
                 command = [sys.executable, __file__, "--way", way, "--url", url, "--samples", str(count)]
                 command += ["--concurrency", str(args.concurrency)]
@@ -150,7 +183,7 @@ def main() -> None:
         f"{args.concurrency / args.seconds:.0f} samples/s"
     )
     for way, rate in best.items():
-        print(f"{way:<22}{rate:8.1f} samples/s  {rate / best['bare']:6.2f} of the bare client")
+        print(f"{way:<30}{rate:8.1f} samples/s  {rate / best['bare']:6.2f} of the bare client")
 
 
 if __name__ == "__main__":
