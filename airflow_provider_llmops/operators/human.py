@@ -1,8 +1,8 @@
-"""Operators that have people judge answers: write a review sheet, read what came back."""
+"""Operators for what people think of answers: write a review sheet, read what came back, collect the feedback of users."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.links import ReviewSheetLink
@@ -12,7 +12,7 @@ from airflow_provider_llmops.uris import Address
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
 
-__all__ = ["CollectHumanLabelsOperator", "WriteReviewSheetOperator"]
+__all__ = ["CollectFeedbackOperator", "CollectHumanLabelsOperator", "WriteReviewSheetOperator"]
 
 
 class WriteReviewSheetOperator(ComponentOperator):
@@ -102,3 +102,49 @@ class CollectHumanLabelsOperator(ComponentOperator):
         self.composites = composites
         self.scores = scores
         self.baseline_scores = baseline_scores
+
+
+class CollectFeedbackOperator(ComponentOperator):
+    """Make rows to train with of a service's log and of what its users have said of the answers.
+
+    Every line of feedback is used, or is in ``rejected`` with its reason. Fails when none could be used, after everything is pushed. Each row has
+    in ``provenance`` which requests, model version and feedback it comes from; the same files and arguments give the same bytes.
+
+    Artifacts: ``preferences`` (rows with ``prompt``, ``chosen`` and ``rejected``), ``unpaired`` (``prompt``, ``completion`` and ``label``),
+    ``demonstrations`` (``prompt`` and ``completion``), ``rejected`` (lines that were not used, with their reasons). Metrics: ``feedback``, which is
+    as much as ``used_feedback`` and ``rejected_feedback`` together, ``conflicts``, ``preferences_rows``, ``unpaired_rows``, ``demonstrations_rows``.
+
+    :param requests: URI of the log of a service with OpenAI's API: records with the bodies of request and response, KServe's events, or the audit
+        log of a service on this machine
+    :param feedback: URI of rows with the ``id`` of a request, ``rating`` (``up``, ``down`` or a number), ``correction`` (a better answer), ``who``,
+        ``at`` and ``comment``
+    :param on_conflict: what counts where people say different things of an answer: the ``majority``, or nobody (``drop``)
+    :param raters: whether people are ``numbered`` in provenance, or ``named``
+    :param up_from: the lowest number as rating that says that an answer is good; numbers are refused without it
+    :param down_to: the highest number that says that it is bad
+    :param names: what both files are called in ids of rows, the log first; by default the last parts of their URIs
+    """
+
+    component = "collect_feedback"
+    addresses = {"requests": Address(kind="file"), "feedback": Address(kind="file")}
+
+    def __init__(
+        self,
+        *,
+        requests: str,
+        feedback: str,
+        on_conflict: str = "majority",
+        raters: str = "numbered",
+        up_from: float | str | None = None,
+        down_to: float | str | None = None,
+        names: Sequence[str] | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.requests = requests
+        self.feedback = feedback
+        self.on_conflict = on_conflict
+        self.raters = raters
+        self.up_from = up_from
+        self.down_to = down_to
+        self.names = names

@@ -71,7 +71,7 @@ DATA = House(
     "llmops_components.data",
     DATA_PLANE.root / "data",
     (
-        ("drift", "preparation", "profile", "validation"),
+        ("drift", "feedback", "preparation", "profile", "validation"),
         ("dedup", "privacy", "quality", "toxicity", "versions"),
         ("fetching", "sample", "sources"),
         ("hub", "rendering", "valid_rows"),

@@ -18,6 +18,7 @@ if os.environ.get("_KFP_RUNTIME") != "true":
 
     from llmops_components.kfp.batch_inference import batch_inference
     from llmops_components.kfp.check_model import check_model
+    from llmops_components.kfp.collect_feedback import collect_feedback
     from llmops_components.kfp.collect_human_labels import collect_human_labels
     from llmops_components.kfp.compare_revisions import compare_revisions
     from llmops_components.kfp.compress_model import compress_model

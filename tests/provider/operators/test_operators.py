@@ -26,7 +26,11 @@ from airflow_provider_llmops.operators.evaluation import (
 )
 from airflow_provider_llmops.operators.explaining import ExplainAnswersOperator
 from airflow_provider_llmops.operators.history import RecordEvaluationOperator
-from airflow_provider_llmops.operators.human import CollectHumanLabelsOperator, WriteReviewSheetOperator
+from airflow_provider_llmops.operators.human import (
+    CollectFeedbackOperator,
+    CollectHumanLabelsOperator,
+    WriteReviewSheetOperator,
+)
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
 from airflow_provider_llmops.operators.profiling import ProfileDatasetOperator
 from airflow_provider_llmops.operators.publishing import PublishDatasetOperator
@@ -79,6 +83,7 @@ OPERATORS = {
     ExplainAnswersOperator: {"model": "/m", "dataset": "/d", "scores": "/s"},
     PrepareSafetyProbesOperator: {"more": "/p"},
     WriteReviewSheetOperator: {"scores": "/s"},
+    CollectFeedbackOperator: {"requests": "/r", "feedback": "/f"},
     CollectHumanLabelsOperator: {"human_labels": "/l", "key": "/k"},
     RecordEvaluationOperator: {"scores": "/s", "history": "/h", "partition": "2026-11-25", "comparison": {}},
     RegisterModelOperator: {"model": "/m", "model_name": "name"},
