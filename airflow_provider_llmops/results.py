@@ -18,6 +18,7 @@ from airflow_provider_llmops.xcom import MAX_XCOM_BYTES
 SUPPORTED_SCHEMA_VERSION = 1
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 MAX_FINDINGS_IN_XCOM = 20
+_LONG_DETAILS = ("columns", "expectations")  # the first to go where the result is too large for XCom
 
 # Of 64 bits, as everything that stores them has.
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
@@ -148,15 +149,17 @@ class StageResult:
     def to_xcom(self) -> dict[str, Any]:
         """The result as plain JSON of at most 16 KB: URIs and numbers, never payloads.
 
-        Findings beyond the first twenty, and if need be details, are left out and counted; the artifacts have them.
+        Findings beyond the first twenty, and if need be columns and expectations, all findings and details, are left out and counted; the artifacts have them.
         """
         short = self
         if len(self.findings) > MAX_FINDINGS_IN_XCOM:
             left_out = len(self.findings) - MAX_FINDINGS_IN_XCOM
             shown = [*self.findings[:MAX_FINDINGS_IN_XCOM], f"... and {left_out} more"]
             short = replace(self, findings=shown)
-        shorter = replace(short, findings=[f"{len(self.findings)} findings, left out"])
-        for candidate in (short, shorter, replace(shorter, details={})):
+        kept = {name: value for name, value in self.details.items() if name not in _LONG_DETAILS}
+        lean = replace(short, details=kept)
+        shorter = replace(lean, findings=[f"{len(self.findings)} findings, left out"])
+        for candidate in (short, lean, shorter, replace(shorter, details={})):
             value = asdict(candidate)
             if self.comparison is None:
                 del value["comparison"]

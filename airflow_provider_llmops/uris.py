@@ -15,11 +15,16 @@ from typing import Literal
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+from airflow_provider_llmops.redaction import redact
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=//)|(file):(?=/)", re.IGNORECASE)
 _THIS_MACHINE = ("", "localhost")
 _MINIO = "minio"
 _UNSEEN = re.compile(r"[\x00-\x20\x7f]")
+_ONE_IN_THE_WORLD = ("hf", "package")
+_CONTAINER_BEFORE_HOST = ("abfs", "abfss", "wasb", "wasbs")
+_SAME_STORE = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
+_KEYS = ("s3", "gs", "pvc", *_CONTAINER_BEFORE_HOST)  # what follows the bucket is no path from a root
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,32 @@ def _decoded(path: str) -> str:
 def storage_address(address: str) -> str:
     """The address as object storage libraries know it: MinIO speaks S3, and Kubeflow has a scheme of its own for it."""
     return f"s3:{address[len(_MINIO) + 1 :]}" if scheme_of(address) == _MINIO else address
+
+
+def dataset_at(address: str) -> tuple[str, str] | None:
+    """Namespace and name of what lies at an address, by OpenLineage's rules (https://openlineage.io/docs/spec/naming).
+
+    Without login, query and fragment, so that the same thing has one name whoever asks for it; ``None`` where an address names no place.
+
+    :param address: path or address
+    """
+    scheme = scheme_of(address)
+    if scheme in ("", "file"):
+        host, path = _host_and_path(address) if scheme else ("", address)
+        namespace = "file" if host.lower() in _THIS_MACHINE else f"file://{redact(host)}"
+        return (namespace, redact(path.rstrip("/") or "/")) if path.startswith("/") else None
+    place = re.split(r"[?#]", place_of(storage_address(address)), maxsplit=1)[0]
+    if scheme in _ONE_IN_THE_WORLD:
+        return scheme, redact(place.partition("@")[0].strip("/"))
+    scheme = "s3" if scheme == _MINIO else _SAME_STORE.get(scheme, scheme)
+    login, _, host = place.partition("/")[0].rpartition("@")
+    if scheme not in _CONTAINER_BEFORE_HOST or ":" in login:
+        authority, _, path = place_of(redact(f"{scheme}://{place}")).partition("/")
+        authority = authority.rpartition("@")[2]
+    else:
+        authority, path = place.partition("/")[0], redact(place.partition("/")[2])
+    path = path.strip("/")
+    return f"{scheme}://{authority}", (path or "/") if scheme in _KEYS else f"/{path}"
 
 
 def on_this_machine(name: str, address: str, expected: Address) -> str:

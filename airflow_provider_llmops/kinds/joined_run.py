@@ -53,6 +53,7 @@ class JoinedRun:
         self.links = links
         self.log = logger
         self.image_of = image_of
+        self.results: dict[str, StageResult] = {}
 
     @property
     def succeeded(self) -> list[str]:
@@ -126,6 +127,8 @@ class JoinedRun:
         """Push a step's artifacts and, of a component with this provider's ``result``, that; else its output parameters."""
         ti = context["ti"]
         result = self.result_of(name)
+        if result is not None:
+            self.results[name] = result
         artifacts = dict(result.outputs()) if result else self._artifacts_of(name)
         value = result.to_xcom() if result else self._facts_of(name, artifacts)
         if result is None:

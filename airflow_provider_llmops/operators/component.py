@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.arguments import constructors_of, names_of, names_of_objects
@@ -13,6 +14,7 @@ from airflow_provider_llmops.backends.pipelines.component import (
 )
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.links import MlflowRunLink, PageLink
+from airflow_provider_llmops.openlineage.components import ComponentFacts, component_lineage
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
 from airflow_provider_llmops.xcom import summary_of, table_of
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.openlineage.lineage import TaskLineage
     from airflow_provider_llmops.results import StageResult
 
 __all__ = ["ComponentOperator"]
@@ -46,6 +49,9 @@ class ComponentOperator(PipelineRunOperator):
     """The component's inputs that the constructor takes; derived, unless a subclass lists them."""
     own_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that are for the worker alone, and no inputs of the component."""
+    lineage_facts: ClassVar[ComponentFacts] = ComponentFacts()
+    """What OpenLineage is told besides what follows from the component."""
+    _ended_with: StageResult | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Derive what follows from the constructors, but for a class that inherits its component: its fields come with it."""
@@ -101,7 +107,7 @@ class ComponentOperator(PipelineRunOperator):
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The component's result; raises :class:`QualityGateFailed` after pushing one that did not pass."""
-        result = self._result(run)
+        result = self._ended_with = self._result(run)
         value = result.to_xcom()
         ti = context["ti"]
         for name, uri in result.outputs().items():
@@ -126,6 +132,18 @@ class ComponentOperator(PipelineRunOperator):
                 *(f"{name}: {uri}" for name, uri in result.outputs().items()),
             )
         return value
+
+    def lineage(self) -> TaskLineage:
+        """The places among the arguments, and once there is a result, the artifacts in it."""
+        given = self._given_places()
+        found = component_lineage(
+            self.spec(), given, self.addresses, self.lineage_facts, self._ended_with, self._digest_at
+        )
+        return replace(found, run={"runId": self._key, **found.run})
+
+    def _given_places(self) -> dict[str, Any]:
+        """The arguments as the DAG's author gives them, for which no connection is asked."""
+        return {name: getattr(self, name) for name in self.inputs}
 
     def _result(self, run: Run) -> StageResult:
         own_image = self._own_image()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_llmops.hooks.storage import StorageHook
 from airflow_provider_llmops.links import DataDocsLink
+from airflow_provider_llmops.openlineage.components import ComponentFacts, expectation_checks
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
 
@@ -35,6 +36,7 @@ class FetchDatasetOperator(ComponentOperator):
     """
 
     component = "fetch_dataset"
+    lineage_facts = ComponentFacts(rows={"dataset": "rows"})
     own_arguments = ("storage_conn_id",)
     addresses = {"source": Address(schemes=("s3", "gs", "hf"), exists=False)}
 
@@ -72,6 +74,7 @@ class PrepareDatasetOperator(ComponentOperator):
     """
 
     component = "prepare_dataset"
+    lineage_facts = ComponentFacts(rows={"prepared": "prepared_rows", "held_out": "held_out_rows"})
     addresses = {
         "dataset": Address(kind="file"),
         "dataset_2": Address(kind="file"),
@@ -124,6 +127,9 @@ class PrepareSampleDataOperator(ComponentOperator):
     """
 
     component = "prepare_sample_data"
+    lineage_facts = ComponentFacts(
+        rows={"train": "train_rows", "preferences": "preference_rows", "evaluation": "evaluation_rows"}
+    )
 
     def __init__(
         self,
@@ -163,6 +169,11 @@ class ValidateDatasetOperator(ComponentOperator):
     """
 
     component = "validate_dataset"
+    lineage_facts = ComponentFacts(
+        rows={"dataset": "rows", "validated": "accepted_rows", "rejected": "rejected_rows"},
+        columns=("dataset", "validated"),
+        checks=lambda result: {"dataset": expectation_checks(result.details.get("expectations"))},
+    )
     addresses = {
         "dataset": Address(kind="file"),
         "base_model": Address(kind="directory"),

@@ -8,8 +8,6 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.exceptions import (
     ConfigurationError,
@@ -18,6 +16,8 @@ from airflow_provider_llmops.exceptions import (
     check_is_flag,
 )
 from airflow_provider_llmops.hooks.kserve import KServeHook
+from airflow_provider_llmops.openlineage.lineage import TaskLineage
+from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["DeleteServiceOperator"]
 DELETE_TIMEOUT = timedelta(minutes=10)
 
 
-class DeleteServiceOperator(BaseOperator):
+class DeleteServiceOperator(TracedOperator):
     """Delete a service with all its revisions, and wait until nothing of it is left.
 
     Nothing means: on a cluster no ``InferenceService``, whose finalizers may take a while, no pod, no autoscaler, no kept specification; on this
@@ -76,6 +76,10 @@ class DeleteServiceOperator(BaseOperator):
     def hook(self) -> KServeHook:
         """The hook of the connection."""
         return KServeHook(self.kserve_conn_id)
+
+    def lineage(self) -> TaskLineage:
+        """Which service it is, whose address nobody knows any more."""
+        return TaskLineage(run={"details": {"name": self.service_name, "namespace": self.namespace}})
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Delete it, then wait where it was asked for."""

@@ -7,6 +7,7 @@ from typing import Any
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
+from airflow_provider_llmops.openlineage.components import ComponentFacts
 from airflow_provider_llmops.operators.judged import EvaluationOperator
 from airflow_provider_llmops.uris import Address
 
@@ -49,6 +50,7 @@ class EvaluateServiceOperator(EvaluationOperator):
     """
 
     component = "evaluate_service"
+    lineage_facts = ComponentFacts(services=("url",))
     own_arguments = (*EvaluationOperator.own_arguments, "openai_endpoint_conn_id", "kserve_conn_id")
     addresses = {
         "dataset": Address(kind="file"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 
@@ -20,6 +19,9 @@ from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.links import ReportLink
+from airflow_provider_llmops.openlineage.components import ComponentFacts, passed_checks
+from airflow_provider_llmops.openlineage.lineage import Check, TaskLineage, Touched
+from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.judged import EvaluationOperator
 from airflow_provider_llmops.uris import Address
@@ -27,6 +29,8 @@ from airflow_provider_llmops.xcom import cut_to_fit, summary_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_llmops.decision import Decision
 
 __all__ = ["CheckModelOperator", "EvaluateModelOperator", "QualityGateOperator"]
 
@@ -60,6 +64,9 @@ class CheckModelOperator(ComponentOperator):
     """
 
     component = "check_model"
+    lineage_facts = ComponentFacts(
+        checks=lambda result: {"model": passed_checks(result.details.get("checks"))}
+    )
     own_arguments = ("signing_conn_id", "mlflow_conn_id")
     addresses = {"model": Address(kind="directory"), "signature": Address(kind="file")}
 
@@ -183,7 +190,7 @@ class EvaluateModelOperator(EvaluationOperator):
         self.slice_metrics = slice_metrics
 
 
-class QualityGateOperator(BaseOperator, BranchMixIn):
+class QualityGateOperator(TracedOperator, BranchMixIn):
     """Hold a model to rules, on the evidence that an evaluation has brought home.
 
     A rule is a dict with ``metric`` and one limit, in the metric's own unit: ``at_least`` or ``at_most``; against the baseline
@@ -252,6 +259,20 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         self.kubeflow_conn_id = kubeflow_conn_id
         self.evaluation = evaluation
         self.mlflow_conn_id = mlflow_conn_id
+        self._decision: Decision | None = None
+
+    def lineage(self) -> TaskLineage:
+        """The evaluation's page, and once it is decided, each rule as a check."""
+        read = (Touched(self.report, kind="FILE"),) if isinstance(self.report, str) and self.report else ()
+        if self._decision is None:
+            return TaskLineage(inputs=read)
+        rules = self._decision.evidence.get("rules", ())
+        checks = tuple(
+            Check(str(each["name"]), each["outcome"] == "pass", actual=_figure(each)) for each in rules
+        )
+        outcome = str(self._decision.outcome)
+        run = {"passed": outcome == "pass", "details": {"outcome": outcome}}
+        return TaskLineage(inputs=read, checks=checks, run=run)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Decide; the decision is pushed whatever it is."""
@@ -264,6 +285,7 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
         decision = decide(
             read_rules(self.rules), read_comparison(self.comparison), read_confidence(self.confidence)
         )
+        self._decision = decision
         report = self._link_report(context)
         named = {"report": self.report, "baseline": self.baseline}
         found = {**decision.to_json(), **{name: text for name, text in named.items() if text}}
@@ -356,3 +378,9 @@ class QualityGateOperator(BaseOperator, BranchMixIn):
             self.log.warning("The report is not linked: %s", error)
         ReportLink().push(context["ti"], url)
         return f"Report: {url or self.report}"
+
+
+def _figure(figures: Mapping[str, Any]) -> str:
+    """What a rule was held against, in words."""
+    found = f"{figures['value']:g}" if "value" in figures else "no value"
+    return f"{figures['outcome']}: {found} on {figures['rows']} rows"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.kinds.probes import COMPARISON_ADDRESSES
 from airflow_provider_llmops.links import ReportLink
+from airflow_provider_llmops.openlineage.components import ComponentFacts
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
 
@@ -44,6 +45,9 @@ class BatchInferenceOperator(ComponentOperator):
     """
 
     component = "batch_inference"
+    lineage_facts = ComponentFacts(
+        services=("url",), rows={"dataset": "rows", "answers": "answered", "rejected": "failed"}
+    )
     own_arguments = ("kserve_conn_id",)
     addresses = {
         "dataset": Address(kind="file"),
@@ -116,6 +120,7 @@ class CompareRevisionsOperator(ComponentOperator):
     """
 
     component = "compare_revisions"
+    lineage_facts = ComponentFacts(services=("url", "baseline_url"))
     own_arguments = ("kserve_conn_id",)
     addresses = COMPARISON_ADDRESSES
     operator_extra_links: Collection[BaseOperatorLink] = (

@@ -6,12 +6,17 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, ResultError
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.links import DataDocsLink, MlflowRunLink, ModelCardLink, ReportLink
 from airflow_provider_llmops.moved import under_new_names
+from airflow_provider_llmops.openlineage.components import (
+    ComponentFacts,
+    component_lineage,
+    joined_lineage,
+)
 from airflow_provider_llmops.operators import data, evaluation, registry, training
 from airflow_provider_llmops.operators.kubeflow import ResumablePipelineRun
 from airflow_provider_llmops.operators.pipeline_run import tracking_of, with_settings
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmops.backends.pipelines.base import Run
     from airflow_provider_llmops.kinds.joined_run import JoinedRun
+    from airflow_provider_llmops.openlineage.lineage import TaskLineage
+    from airflow_provider_llmops.operators.component import ComponentOperator
     from airflow_provider_llmops.specs.joining.plan import Plan
 
 __all__ = ["KubeflowJoinedOperator", "output_of", "step"]
@@ -95,6 +102,7 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         super().__init__(**kwargs)
         self.steps = steps
         self.mlflow_conn_id = mlflow_conn_id
+        self._told_of: JoinedRun | None = None
         if isinstance(steps, Mapping):  # not what another task makes
             from airflow_provider_llmops.specs.joining.plan import (
                 check_plan,  # only DAGs that join steps pay for it
@@ -140,18 +148,32 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         kept = {name: value for name, value in pipeline.parameters.items() if name not in tracking}
         return replace(pipeline, parameters=kept)
 
+    def lineage(self) -> TaskLineage:
+        """That of each step, as its own operator would tell it."""
+        results = self._told_of.results if self._told_of is not None else {}
+        steps = {}
+        for name, given in self.steps.items():
+            operator, spec = _operator_of(given["component"]), self.plan.steps[name].spec
+            facts = operator.lineage_facts if operator is not None else ComponentFacts()
+            arguments, result = given.get("arguments", {}), results.get(name)
+            steps[name] = component_lineage(
+                spec, arguments, _addresses_of(spec.name), facts, result, self._digest_at
+            )
+        return joined_lineage(steps, {"component": self.what, "runId": self._key})
+
     def check_result(self, run: Run) -> None:
         """Look whether what the steps of an earlier run left can still be read, as their own tasks would."""
         self._ended(run).check()
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """Push what each step's own task would; raises :class:`QualityGateFailed` after it for a gate that was not passed."""
-        return self._ended(run).tell(context, self.what)
+        self._told_of = ended = self._ended(run)
+        return ended.tell(context, self.what)
 
     def failure(self, key: str, seen: Run | None, event: dict[str, Any]) -> Exception:
         """Push what the steps before the failure have made, as their own tasks would have."""
         if seen is not None and not event["timed_out"] and self._context is not None:
-            ended = self._ended(seen)
+            self._told_of = ended = self._ended(seen)
             for name in ended.succeeded:
                 with suppress(ResultError, ApiUnavailableError, ConfigurationError):
                     ended.push(self._context, name)
@@ -175,12 +197,17 @@ class KubeflowJoinedOperator(ResumablePipelineRun):
         return checked(spec.name, arguments, same_release=is_same_release(image, spec.image))
 
 
-@cache
 def _addresses_of(component: str) -> Mapping[str, Address]:
     """What a packaged component's own operator says of the inputs that name places."""
+    operator = _operator_of(component)
+    return operator.addresses if operator is not None else {}
+
+
+@cache
+def _operator_of(component: str) -> type[ComponentOperator] | None:
+    """A packaged component's own operator."""
     for module in (data, evaluation, registry, training):
         for operator in vars(module).values():
             if isinstance(operator, type) and getattr(operator, "component", None) == component:
-                addresses: Mapping[str, Address] = operator.addresses  # type: ignore[attr-defined]
-                return addresses
-    return {}
+                return cast("type[ComponentOperator]", operator)
+    return None

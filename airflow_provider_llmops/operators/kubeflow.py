@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.kinds.pipeline_run import PipelineRuns, ResumableRuns
 from airflow_provider_llmops.links import PipelineRunLink
+from airflow_provider_llmops.openlineage.components import ComponentFacts, component_lineage
+from airflow_provider_llmops.openlineage.lineage import TaskLineage, Touched
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import PipelineRunOperator
 from airflow_provider_llmops.specs.pipeline import BoundPipeline, PipelineSpec
@@ -121,6 +124,14 @@ class KubeflowPipelineOperator(ResumablePipelineRun):
             )
         return bound
 
+    def lineage(self) -> TaskLineage:
+        """The artifacts among the parameters of a pipeline in a file; what its steps leave is not known."""
+        if not self.pipeline:  # nobody asks the server again
+            return TaskLineage(run={"component": self.what, "runId": self._key})
+        given = self.parameters or {}
+        found = component_lineage(self._spec, given, {}, ComponentFacts(), None, self._digest_at)
+        return replace(found, run={**found.run, "runId": self._key})
+
     def labels(self) -> dict[str, str]:
         """The pipeline and its digest."""
         return {"pipeline": self._spec.name, "component_digest": self._spec.digest}
@@ -190,6 +201,7 @@ class KubeflowComponentOperator(ComponentOperator):
         self.component = component  # type: ignore[misc]
         self.component_arguments = arguments
         self.caching = caching
+        self._artifacts: Mapping[str, str] = {}
 
     def spec(self) -> PipelineSpec:
         """The compiled component."""
@@ -198,6 +210,16 @@ class KubeflowComponentOperator(ComponentOperator):
     def arguments(self) -> dict[str, Any]:
         """Value of each input of the component."""
         return dict(self.component_arguments or {})
+
+    def _given_places(self) -> dict[str, Any]:
+        """The arguments."""
+        return self.arguments()
+
+    def lineage(self) -> TaskLineage:
+        """With the artifacts of a component that leaves no result of this provider's."""
+        made = tuple(Touched(uri) for uri in self._artifacts.values())
+        found = super().lineage()
+        return found if found.outputs else replace(found, outputs=made)
 
     def bind(self) -> BoundPipeline:
         """The component as a pipeline, in the image that it was compiled with."""
@@ -224,7 +246,7 @@ class KubeflowComponentOperator(ComponentOperator):
                 return super().outcome(context, run)
             except ResultError as error:
                 self.log.info("Its artifact 'result' is not in this provider's schema: %s", error)
-        artifacts = {name: uri for name, uri in found.items() if name in declared}
+        artifacts = self._artifacts = {name: uri for name, uri in found.items() if name in declared}
         if missing := sorted(declared - set(artifacts)):
             self.log.warning("The component left nothing at its outputs %s", ", ".join(missing))
         for name, uri in artifacts.items():

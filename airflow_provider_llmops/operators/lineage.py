@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.mlflow import MlflowHook, version_of
+from airflow_provider_llmops.openlineage.lineage import TaskLineage
+from airflow_provider_llmops.openlineage.operator import TracedOperator
+from airflow_provider_llmops.openlineage.registry import registered_model
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelLineageOperator"]
 
 
-class ModelLineageOperator(BaseOperator):
+class ModelLineageOperator(TracedOperator):
     """Tell which DAG version, data, code and image made a registered model version, what was decided on it, and how to run it again.
 
     Read from MLflow alone, by two requests. What is not recorded is named under ``missing``, and none of it is guessed.
@@ -46,6 +47,11 @@ class ModelLineageOperator(BaseOperator):
 
     template_fields = names_of(__init__)
     ui_color = "#e8f0fe"
+
+    def lineage(self) -> TaskLineage:
+        """The version that is asked about."""
+        known = {"version": self.model_version, "alias": self.alias}
+        return TaskLineage(inputs=registered_model(self.mlflow_conn_id, self.model_name, **known))
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask MLflow."""

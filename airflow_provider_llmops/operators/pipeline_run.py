@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_provider_llmops.backends.pipelines.base import PipelineBackend, Run, RunRequest
 from airflow_provider_llmops.backends.pipelines.reuse import Reuse, check_reuse, fingerprint_of
 from airflow_provider_llmops.delivery.as_of import is_backfill
+from airflow_provider_llmops.exceptions import LLMOpsError
 from airflow_provider_llmops.hooks.kubeflow import KubeflowPipelinesHook
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.kinds.pipeline_run import PipelineRuns
@@ -143,6 +145,14 @@ class PipelineRunOperator(RemoteRunOperator[Run]):
             attempts_key=attempts_key(context, intent.began),
         )
         return lambda: self.kind.submit(request)
+
+    def _digest_at(self, address: str) -> str | None:
+        """Digest of what lies at an address; ``None`` if it cannot be told."""
+        try:
+            return self.backend.input_digest(address)
+        except (AirflowNotFoundException, LLMOpsError) as error:
+            self.log.debug("The digest of %s is not known: %s", address, error)
+            return None
 
     def failure(self, key: str, seen: Run | None, event: dict[str, Any]) -> Exception:
         """Why the run brings no result."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.openlineage.components import ComponentFacts
+from airflow_provider_llmops.openlineage.lineage import Touched
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.openlineage.lineage import TaskLineage
 
 __all__ = ["PublishDatasetOperator"]
 
@@ -36,6 +40,7 @@ class PublishDatasetOperator(ComponentOperator):
     """
 
     component = "publish_dataset"
+    lineage_facts = ComponentFacts(columns=("prepared",))
     addresses = {
         "prepared": Address(kind="file"),
         "manifest": Address(kind="file"),
@@ -64,6 +69,23 @@ class PublishDatasetOperator(ComponentOperator):
         self.name = name
         self.partition = partition
         self.policy = policy
+
+    def lineage(self) -> TaskLineage:
+        """With the data set in its catalog, whose name stays while its versions change, and with the files of this version."""
+        found, result = super().lineage(), self._ended_with
+        if result is None or result.details.get("version") is None:
+            return found
+        details, metrics = result.details, result.metrics
+        version = Touched(
+            f"{self.catalog.rstrip('/')}/{details['name']}",
+            digest=details["digest"],
+            bytes=int(metrics["bytes"]),
+            rows=int(metrics["rows"]),
+            columns=details.get("columns") or {},
+            known_as={name: details[name] for name in ("name", "version", "partition")},
+        )
+        files = (Touched(address, kind="FILE") for address in details["files"].values())
+        return replace(found, outputs=(*found.outputs, version, *files))
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result, which the events of assets say, too."""

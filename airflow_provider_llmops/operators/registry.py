@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -13,6 +14,7 @@ from airflow_provider_llmops.hooks.mlflow import MlflowHook, version_of
 from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.lineage.made_by import DATA_URI, tags_of_tasks
 from airflow_provider_llmops.links import MlflowRunLink, ModelCardLink, ModelVersionLink, ReportLink
+from airflow_provider_llmops.openlineage.registry import registered_model
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.redaction import redact
 from airflow_provider_llmops.remote.intent import dag_run_key
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_provider_llmops.backends.pipelines.base import Run
+    from airflow_provider_llmops.openlineage.lineage import TaskLineage
 
 __all__ = ["FetchModelOperator", "RegisterModelOperator", "SetAliasOperator"]
 
@@ -168,6 +171,21 @@ class RegisterModelOperator(ComponentOperator):
         MlflowRunLink().push(context["ti"], links.get("run", ""))
         return value
 
+    def lineage(self) -> TaskLineage:
+        """With the version that there is now."""
+        found = super().lineage()
+        if self._ended_with is None:
+            return found
+        made = self._ended_with.details
+        model = registered_model(
+            self.mlflow_conn_id,
+            made["name"],
+            digest=made.get("model_digest"),
+            version=made["version"],
+            alias=made.get("alias") if made.get("alias_moved") else None,
+        )
+        return replace(found, outputs=(*found.outputs, *model))
+
     def _tell_version(self, context: Context, registered: Mapping[str, Any]) -> None:
         """Say in the events of assets which version there is."""
         version: dict[str, Any] = {
@@ -226,6 +244,19 @@ class FetchModelOperator(ComponentOperator):
         """MLflow's credentials."""
         return MlflowHook(self.mlflow_conn_id).environment()
 
+    def lineage(self) -> TaskLineage:
+        """With the version that is fetched."""
+        found, result = super().lineage(), self._ended_with
+        details = result.details if result is not None else {}
+        model = registered_model(
+            self.mlflow_conn_id,
+            self.model_name,
+            digest=details.get("model_digest"),
+            version=details.get("version") or self.model_version,
+            alias=self.alias,
+        )
+        return replace(found, inputs=(*found.inputs, *model))
+
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result; the task is skipped where there is no such version, and there need be none."""
         value = super().outcome(context, run)
@@ -282,6 +313,15 @@ class SetAliasOperator(ComponentOperator):
     def environment(self) -> dict[str, str]:
         """MLflow's credentials."""
         return MlflowHook(self.mlflow_conn_id).environment()
+
+    def lineage(self) -> TaskLineage:
+        """With the version that the alias was to move to; where it is now is among the facts."""
+        found, result = super().lineage(), self._ended_with
+        model = registered_model(
+            self.mlflow_conn_id, self.model_name, version=self.model_version, alias=self.alias
+        )
+        moved = {name: result.details.get(name) for name in ("alias", "version", "moved")} if result else {}
+        return replace(found, inputs=(*found.inputs, *model), run={**found.run, "details": moved})
 
     def outcome(self, context: Context, run: Run) -> dict[str, Any]:
         """The result; why the alias is where it is stands in the log."""

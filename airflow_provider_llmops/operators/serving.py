@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError, TaskDeferralTimeout
 
 from airflow_provider_llmops.arguments import names_of
@@ -22,6 +22,8 @@ from airflow_provider_llmops.exceptions import RunFailedError, check_is_flag, sh
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.kinds.revision import Revisions
 from airflow_provider_llmops.links import ServiceLink
+from airflow_provider_llmops.openlineage.lineage import TaskLineage, Touched
+from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.remote.ending import describe_limits, has_retry
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
@@ -42,6 +44,7 @@ class RevisionOperator(RemoteRunOperator[Revision]):
     ui_color = "#e6f4ea"
     run_timeout_argument = "ready_timeout"
     kserve_conn_id: str
+    _facts: Mapping[str, Any] | None = None
 
     @property
     @abstractmethod
@@ -52,6 +55,21 @@ class RevisionOperator(RemoteRunOperator[Revision]):
     def hook(self) -> KServeHook:
         """The hook of the connection."""
         return KServeHook(self.kserve_conn_id)
+
+    def lineage(self) -> TaskLineage:
+        """The service, once it has what this task gives it."""
+        facts = self._facts
+        if facts is None:
+            return TaskLineage(run={"runId": self._key})
+        service = Touched(
+            facts["url"], kind="SERVICE", known_as={"name": facts["name"], "version": facts["revision"]}
+        )
+        details = {
+            name: facts[name]
+            for name in ("name", "namespace", "revision", "shares", "replaced")
+            if name in facts
+        }
+        return TaskLineage(outputs=(service,), run={"runId": facts["revision"], "details": details})
 
     def _stored_intent(self) -> Intent | None:
         """What an attempt has stored; ``None`` while the task does not run."""
@@ -95,6 +113,7 @@ class RevisionOperator(RemoteRunOperator[Revision]):
         :param context: of the task
         :param predictor_args: arguments of the model's server
         """
+        self._facts = facts
         for key in ("url", "openai_url"):
             context["ti"].xcom_push(key=key, value=facts[key])
         access_file = self.hook.with_access_file(predictor_args).get(ACCESS_FILE)
@@ -207,6 +226,12 @@ class DeployModelOperator(RevisionOperator):
             stored_intent=self._stored_intent,
         )
 
+    def lineage(self) -> TaskLineage:
+        """With the model, and its adapters."""
+        adapters = (Touched(uri, kind="MODEL") for uri in (self.lora_adapters or {}).values())
+        model = Touched(self.model, kind="MODEL", digest=self.model_digest or None)
+        return replace(super().lineage(), inputs=(model, *adapters))
+
     def manifest(self) -> dict[str, Any]:
         """The manifest of the service."""
         usual = self.hook.usual_resources
@@ -259,7 +284,7 @@ class DeployModelOperator(RevisionOperator):
         return facts
 
 
-class AskModelOperator(BaseOperator):
+class AskModelOperator(TracedOperator):
     """Ask a service questions through its stable address, as a client would; fails when one is not answered.
 
     XCom: a list of ``{"prompt", "answer", "seconds"}`` of at most 16 KB: long texts are cut there, with a mark, and stand in the log.
@@ -290,6 +315,10 @@ class AskModelOperator(BaseOperator):
         self.prompts = prompts
         self.request = request
         self.kserve_conn_id = kserve_conn_id
+
+    def lineage(self) -> TaskLineage:
+        """The service that is asked."""
+        return TaskLineage(inputs=(Touched(self.url, kind="SERVICE"),))
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Ask one question after the other."""

@@ -14,12 +14,15 @@ from airflow_provider_llmops.backends.trainjobs.runtime import check_runtime_of
 from airflow_provider_llmops.backends.trainjobs.training import Training
 from airflow_provider_llmops.hooks.trainer import KubeflowTrainerHook
 from airflow_provider_llmops.kinds.train_job import Trainings
+from airflow_provider_llmops.openlineage.train_job import train_job_lineage
 from airflow_provider_llmops.remote.ending import attempt_deadline, describe_limits
 from airflow_provider_llmops.remote.intent import Intent, attempts_key, origin_of
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_llmops.openlineage.lineage import TaskLineage
 
 __all__ = ["TrainJobOperator"]
 
@@ -83,6 +86,7 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
         self.runtime_kind = runtime_kind
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
+        self._ended_with: dict[str, Any] | None = None
 
     template_fields: Sequence[str] = names_of(__init__)
     template_fields_renderers = {"arguments": "json", "step_settings": "json"}
@@ -109,6 +113,12 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
     def training(self) -> Training:
         """What is asked for."""
         return Training(**{name: getattr(self, name) for name in Training.__annotations__})
+
+    def lineage(self) -> TaskLineage:
+        """The places among the arguments and the outputs, by the claims that they lie on, and the last metrics."""
+        return train_job_lineage(
+            self.component, self.arguments, self.step_settings, self._ended_with, self._key
+        )
 
     def prepare(self, context: Context, intent: Intent) -> Callable[[], str]:
         """Check what is asked for, and give what makes the TrainJob."""
@@ -138,7 +148,7 @@ class TrainJobOperator(RemoteRunOperator[TrainJob]):
 
     def outcome(self, context: Context, seen: TrainJob) -> dict[str, Any]:
         """Where the outputs are, and the last metrics."""
-        value = result_of(seen, self.output_path)
+        value = self._ended_with = result_of(seen, self.output_path)
         for name, path in value["artifacts"].items():
             context["ti"].xcom_push(key=name, value=path)
         context["ti"].xcom_push(key="metrics", value=value["metrics"])

@@ -9,6 +9,7 @@ from airflow.sdk import AssetAlias
 
 from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.openlineage.components import ComponentFacts, passed_checks
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.uris import Address
 
@@ -37,6 +38,7 @@ class DiffDatasetsOperator(ComponentOperator):
     """
 
     component = "diff_datasets"
+    lineage_facts = ComponentFacts(rows={"before": "rows_before", "after": "rows_after"})
     addresses = {"before": Address(kind="file"), "after": Address(kind="file")}
 
     def __init__(self, *, before: str, after: str, examples: int | str = 20, **kwargs: Any) -> None:
@@ -72,6 +74,9 @@ class MonitorDataOperator(ComponentOperator):
     """
 
     component = "monitor_data"
+    lineage_facts = ComponentFacts(
+        checks=lambda result: {"dataset": passed_checks(result.details.get("checks"))},
+    )
     own_arguments = ("drift_asset",)
     addresses = {
         "dataset": Address(kind="file"),

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic
 
-from airflow.sdk import Asset, BaseOperator
+from airflow.sdk import Asset
 
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
+from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.remote.attempt import Attempt
 from airflow_provider_llmops.remote.ending import at_the_start, deadline
 from airflow_provider_llmops.remote.intent import Intent, concluding
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteRunOperator"]
 
 
-class RemoteRunOperator(BaseOperator, Generic[Seen]):
+class RemoteRunOperator(TracedOperator, Generic[Seen]):
     """Base of the operators that have something run elsewhere.
 
     One thing is made for each scheduled run of the task, whatever dies in between: before it is asked for, a name that
@@ -66,6 +67,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
         self.was_told_to_end = False
         self._context: Context | None = None
         self._attempt: Attempt[Seen] | None = None
+        self._key: str | None = None
 
     @property
     @abstractmethod
@@ -97,7 +99,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
     def execute(self, context: Context) -> dict[str, Any]:
         """Find or make it, then wait for it."""
         attempt = self._begin(context)
-        key = attempt.key = attempt.reconnect() or self.make(context)
+        key = attempt.key = self._key = attempt.reconnect() or self.make(context)
         self._note_code(context)
         attempt.end_if_unwanted()
         with attempt.while_it_goes_on(key):
@@ -110,7 +112,7 @@ class RemoteRunOperator(BaseOperator, Generic[Seen]):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take the outcome of what was waited for."""
         attempt = self._begin(context)
-        key = self.kind.key_in(event)
+        key = self._key = self.kind.key_in(event)
         with attempt.while_it_goes_on(key):
             seen = self.kind.read(key, event)
         with concluding(context), attempt.while_it_goes_on(key):

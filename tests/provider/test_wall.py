@@ -25,6 +25,7 @@ HEAVY = {
     "httpx2",
     "numpy",
     "google",
+    "openlineage",
 }
 
 

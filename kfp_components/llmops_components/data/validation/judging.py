@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.expectations.expectation import Expectation
 
+_MAX_TOLD = 40
+_SHOWN_CHARACTERS = 60
 _FORMAT: dict[str, Any] = {"result_format": "SUMMARY", "unexpected_index_column_names": [ROW_ID]}
 
 
@@ -136,6 +138,27 @@ def merged(name: str, verdicts: Sequence[Verdict]) -> ExpectationSuiteValidation
         },
         meta={"great_expectations_version": _version()},
     )
+
+
+def told_of(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """What the first expectations say, those that are not met before the others, in short.
+
+    Args:
+        verdicts: The verdicts.
+    """
+    told = []
+    for each in sorted(verdicts, key=lambda verdict: bool(verdict.result.success))[:_MAX_TOLD]:
+        config = each.result.expectation_config
+        column = (config.kwargs if config else {}).get("column")
+        found = {
+            "type": each.expectation.expectation_type,
+            "column": None if column is None else str(column)[:_SHOWN_CHARACTERS],
+            "severity": str(getattr(each.expectation.severity, "value", each.expectation.severity)),
+            "success": bool(each.result.success),
+        }
+        count = each.result.result.get("unexpected_count")
+        told.append(found if count is None else {**found, "unexpected": int(count)})
+    return told
 
 
 def _version() -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from llmops_components.data.formats import DatasetFormat
 
 _CHUNK_ROWS = 20_000
+_MAX_TOLD = 40
+_SHOWN_CHARACTERS = 60
+_TYPES: dict[type, str] = {list: "array", str: "string", bool: "boolean", int: "number", dict: "object"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,22 @@ def _kind(value: Any) -> str:
     if isinstance(value, int | float):
         return "number"
     return "text" if isinstance(value, str) else "object" if isinstance(value, dict) else "null"
+
+
+def column_types(lines: Lines) -> dict[str, str]:
+    """The first columns, each with the JSON types that its values have.
+
+    Args:
+        lines: The dataset.
+    """
+    distinct = {id(each): each for each in lines.shapes}
+    found: dict[str, set[str]] = {}
+    for shape in distinct.values():
+        for name, empty in shape.items():
+            found.setdefault(name, set()).update(_TYPES[kind] for kind in _TYPES if type(empty) is kind)
+    return {
+        name[:_SHOWN_CHARACTERS]: "|".join(sorted(found[name])) or "null" for name in list(found)[:_MAX_TOLD]
+    }
 
 
 def shapes_with_our_names(lines: Lines) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from llmops_components.data.rendering import loss_finding, lost_texts
 from llmops_components.data.validation.outcome import Limits, Outcome
 from llmops_components.data.validation.reading import (
     Lines,
+    column_types,
     in_slices,
     read,
     shapes_with_our_names,
@@ -94,7 +95,7 @@ def validate_dataset(
         name: What the rows' ids begin with; None for the name of the file.
 
     Returns:
-        Row counts as metrics. ``passed`` is False when too many rows are rejected or too few accepted, or a critical
+        Row counts as metrics; ``columns`` with their types, and what each of the ``expectations`` says, as details, the first 40 of both. ``passed`` is False when too many rows are rejected or too few accepted, or a critical
         expectation of the caller's is not met; findings name the first 20 rejected rows, and what else is worth knowing.
 
     Raises:
@@ -127,7 +128,7 @@ def validate_dataset(
         lines.facts if lines.facts and lines.facts.dataset_format == found_format else None,
     )
 
-    from llmops_components.data.validation.judging import Judge, merged
+    from llmops_components.data.validation.judging import Judge, merged, told_of
 
     judge = Judge()
     outcome = Outcome(lines, limits, found_format)
@@ -159,6 +160,8 @@ def validate_dataset(
         details={
             "dataset_format": found_format.name if found_format else None,
             "conversational": found_format.conversational if found_format else None,
+            "columns": column_types(lines),
+            "expectations": told_of(verdicts),
         },
         passed=passed,
         findings=findings,

@@ -15,6 +15,8 @@ from llmops_components.errors import DataError
 from llmops_components.results import StepReport, digest_of
 from llmops_components.state_files import write_json
 
+_MAX_COLUMNS_TOLD = 40
+_SHOWN_CHARACTERS = 60
 PREPARED, HELD_OUT = "prepared", "held_out"  # as prepare_dataset calls them
 
 
@@ -45,8 +47,8 @@ def publish_dataset(
             verdict that the manifest has, if it has one.
 
     Returns:
-        Rows and bytes as metrics. Details are ``name``, ``version``, ``partition``, ``digest``, ``directory``, ``files``, ``is_new`` and
-        ``before``, the version that the partition had until now. ``passed`` is False, and nothing is published, where a policy does not let it.
+        Rows and bytes as metrics. Details are ``name``, ``version``, ``partition``, ``digest``, ``directory``, ``files``, ``is_new``,
+        ``columns`` with their types, the first 40, and ``before``, the version that the partition had until now. ``passed`` is False, and nothing is published, where a policy does not let it.
 
     Raises:
         DataError: A file is not the one of the manifest, or a published version was changed.
@@ -72,6 +74,7 @@ def publish_dataset(
         "files": {each: str(published.directory / file_name(each)) for each in files},
         "is_new": published.is_new,
         "before": published.before,
+        "columns": _columns(told),
     }
     write_json(publication, details)
     what = f"{told.name} version {published.version}" + (
@@ -115,6 +118,15 @@ def _files(
                 f"the step wrote beside the manifest. File: {given[file.name]}."
             )
     return given
+
+
+def _columns(manifest: Manifest) -> dict[str, str]:
+    """The first columns of the rows that are used, each with the types of its values."""
+    main = next((each for each in manifest.files if each.name == PREPARED), manifest.files[0])
+    return {
+        each.name[:_SHOWN_CHARACTERS]: "|".join(sorted(each.types))
+        for each in main.columns[:_MAX_COLUMNS_TOLD]
+    }
 
 
 def _refused(manifest: Manifest, policy: PolicyVerdict) -> StepReport:
