@@ -324,7 +324,9 @@ def test_gate_tells_its_rules_as_tests(event, context):
     from comparisons import comparison, metric
 
     rules = [{"metric": "accuracy", "at_least": 0.1}, {"metric": "accuracy", "at_least": 0.99}]
-    task = QualityGateOperator(task_id="task", comparison=comparison(accuracy=metric()), rules=rules, report="/r.html")
+    task = QualityGateOperator(
+        task_id="task", comparison=comparison(accuracy=metric()), rules=rules, report="/r.html"
+    )
     with pytest.raises(QualityGateFailed):
         task.execute(context)
     told = event(task, TaskInstanceState.FAILED)

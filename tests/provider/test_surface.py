@@ -20,7 +20,17 @@ import airflow_provider_llmops
 
 FILE = Path(__file__).with_name("surface.json")
 # Rooms that nobody outside imports from.
-INNER = ("backends", "cli", "components", "delivery", "example_dags", "kinds", "openlineage", "pages", "specs")
+INNER = (
+    "backends",
+    "cli",
+    "components",
+    "delivery",
+    "example_dags",
+    "kinds",
+    "openlineage",
+    "pages",
+    "specs",
+)
 
 
 def public_modules() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,11 +140,12 @@ def merged(name: str, verdicts: Sequence[Verdict]) -> ExpectationSuiteValidation
     )
 
 
-def told_of(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+def told_of(verdicts: Sequence[Verdict], columns: Collection[str]) -> list[dict[str, Any]]:
     """What the first expectations say, those that are not met before the others, in short.
 
     Args:
         verdicts: The verdicts.
+        columns: Names of the dataset's columns; others are of the validation itself.
     """
     told = []
     for each in sorted(verdicts, key=lambda verdict: bool(verdict.result.success))[:_MAX_TOLD]:
@@ -152,7 +153,7 @@ def told_of(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         column = (config.kwargs if config else {}).get("column")
         found = {
             "type": each.expectation.expectation_type,
-            "column": None if column is None else str(column)[:_SHOWN_CHARACTERS],
+            "column": column[:_SHOWN_CHARACTERS] if column in columns else None,
             "severity": str(getattr(each.expectation.severity, "value", each.expectation.severity)),
             "success": bool(each.result.success),
         }

@@ -161,7 +161,7 @@ def validate_dataset(
             "dataset_format": found_format.name if found_format else None,
             "conversational": found_format.conversational if found_format else None,
             "columns": column_types(lines),
-            "expectations": told_of(verdicts),
+            "expectations": told_of(verdicts, lines.columns),
         },
         passed=passed,
         findings=findings,

@@ -78,7 +78,13 @@ def test_good_rows_pass_unchanged(tmp_path):
         "expectations": 6,
         "successful_expectations": 6,
     }
-    assert report.details == {"dataset_format": "language_modeling", "conversational": False}
+    expectations = report.details.pop("expectations")
+    assert report.details == {
+        "dataset_format": "language_modeling",
+        "conversational": False,
+        "columns": {"text": "string", "n": "number"},
+    }
+    assert [(each["severity"], each["success"]) for each in expectations] == [("critical", True)] * 6
     assert written(dataset, "validated").read_bytes() == dataset.read_bytes()
     assert written(dataset, "rejected").read_bytes() == b""
 
@@ -307,7 +313,15 @@ def test_a_file_of_broken_lines_only_fails_the_gate_and_keeps_them(tmp_path):
     (tmp_path / "dataset").write_bytes(b"a b\n1,\xff\n")
     report = validate(tmp_path / "dataset")
     assert not report.passed
-    assert report.details == {"dataset_format": None, "conversational": None}
+    assert report.details["expectations"][-1] == {
+        "type": "expect_lines_to_be_rows",
+        "column": None,
+        "severity": "critical",
+        "success": False,
+        "unexpected": 2,
+    }
+    del report.details["expectations"]
+    assert report.details == {"dataset_format": None, "conversational": None, "columns": {}}
     assert [row["raw"] for row in read_rows(written(tmp_path / "dataset", "rejected"))] == ["a b", "1,\\xff"]
 
 
