@@ -46,6 +46,14 @@ def test_findings_beyond_twenty_are_counted():
     assert result(findings=more).to_xcom()["findings"] == [*twenty, "... and 1 more"]
 
 
+def test_columns_and_expectations_are_left_out_of_xcom_before_any_finding():
+    columns = {f"column {number}": "x" * 60 for number in range(300)}
+    value = result(findings=["kept"], details={"columns": columns, "expectations": [], "kept": 1}).to_xcom()
+    assert (value["findings"], value["details"]) == (["kept"], {"kept": 1})
+    short = result(details={"columns": {"text": "string"}}).to_xcom()
+    assert short["details"] == {"columns": {"text": "string"}}
+
+
 def test_long_findings_then_details_are_left_out_to_stay_under_the_limit():
     long_findings = result(findings=["x" * MAX_XCOM_BYTES], details={"kept": 1}).to_xcom()
     assert (long_findings["findings"], long_findings["details"]) == (["1 findings, left out"], {"kept": 1})
