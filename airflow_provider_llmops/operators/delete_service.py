@@ -17,7 +17,7 @@ from airflow_provider_llmops.exceptions import (
 )
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.openlineage.lineage import TaskLineage
-from airflow_provider_llmops.openlineage.operator import TracedOperator
+from airflow_provider_llmops.remote.traced import TracedOperator
 from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from airflow_provider_llmops.hooks.signing import SigningHook
 from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.openlineage.components import ComponentFacts, passed_checks
 from airflow_provider_llmops.openlineage.lineage import Check, TaskLineage, Touched
-from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.judged import EvaluationOperator
+from airflow_provider_llmops.remote.traced import TracedOperator
 from airflow_provider_llmops.uris import Address
 from airflow_provider_llmops.xcom import cut_to_fit, summary_of
 

@@ -8,8 +8,8 @@ from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.mlflow import MlflowHook, version_of
 from airflow_provider_llmops.openlineage.lineage import TaskLineage
-from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.openlineage.registry import registered_model
+from airflow_provider_llmops.remote.traced import TracedOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

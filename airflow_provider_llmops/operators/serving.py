@@ -23,10 +23,10 @@ from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.kinds.revision import Revisions
 from airflow_provider_llmops.links import ServiceLink
 from airflow_provider_llmops.openlineage.lineage import TaskLineage, Touched
-from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.remote.ending import describe_limits, has_retry
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
+from airflow_provider_llmops.remote.traced import TracedOperator
 from airflow_provider_llmops.xcom import cut_to_fit
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic
 from airflow.sdk import Asset
 
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
-from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.remote.attempt import Attempt
 from airflow_provider_llmops.remote.ending import at_the_start, deadline
 from airflow_provider_llmops.remote.intent import Intent, concluding
 from airflow_provider_llmops.remote.kind import RemoteKind, Seen
 from airflow_provider_llmops.remote.origin import code_of
+from airflow_provider_llmops.remote.traced import TracedOperator
 from airflow_provider_llmops.remote.watch import watch_here
 
 if TYPE_CHECKING:

@@ -94,6 +94,7 @@ CONTROL_PLANE = House(
         ("triggers",),
         ("delivery",),
         ("remote",),
+        ("openlineage",),
         ("hooks",),
         ("backends",),
         ("settings",),

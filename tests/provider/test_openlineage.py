@@ -23,7 +23,6 @@ from airflow_provider_llmops.backends.pipelines.base import Run
 from airflow_provider_llmops.exceptions import QualityGateFailed
 from airflow_provider_llmops.get_provider_info import get_provider_info
 from airflow_provider_llmops.openlineage import facets as ours
-from airflow_provider_llmops.openlineage.operator import TracedOperator
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.data import FetchDatasetOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.delete_service import DeleteServiceOperator
@@ -36,6 +35,7 @@ from airflow_provider_llmops.operators.publishing import PublishDatasetOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.serving import AskModelOperator, DeployModelOperator
 from airflow_provider_llmops.operators.train_job import TrainJobOperator
+from airflow_provider_llmops.remote.traced import TracedOperator
 from airflow_provider_llmops.results import ArtifactRef, StageResult
 from airflow_provider_llmops.specs.pipeline import PipelineSpec
 from airflow_provider_llmops.states import RunState
