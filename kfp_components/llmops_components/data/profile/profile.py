@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROFILE_SCHEMA_VERSION = 1
 _MOST_SAMPLED = 200_000
-_TOKENIZED_AT_ONCE, _CHARACTERS_AT_ONCE = 500, 4_000_000
+_TOKENIZED_AT_ONCE, _CHARACTERS_AT_ONCE = 500, 1_000_000
 _NO_LIMIT = 1 << 40  # transformers has a number of 30 digits for a model that does not say how much it reads
 _TOLD_LANGUAGES = 20
 
