@@ -188,6 +188,11 @@ def test_chats_of_every_format_become_the_same_messages(row):
             "has a content part of the type 'image_url'; only text is taken",
         ),
         ({"messages": [{"role": "user"}]}, {}, "has a message without content"),
+        (
+            {"messages": [{"role": "narrator", "content": "x"}]},
+            {},
+            "has a message from 'narrator', which is no known role",
+        ),
         ({"messages": [QUESTION]}, {"to": "prompt_completion"}, "does not end with an answer to something"),
         ({"instruction": "x", "output": ""}, {}, "has no instruction or no output"),
         (SHAREGPT | {"system": ["x"]}, {}, "has a system message that is no text"),

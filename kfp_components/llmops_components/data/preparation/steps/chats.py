@@ -31,6 +31,7 @@ _ROLES = {
     "function_response": "tool",
     "observation": "tool",
 }
+_OPENAI_ROLES = ("system", "developer", "user", "assistant", "tool")
 _LISTS = ("messages", "conversations", "conversation")
 _ALPACA = ("instruction", "input", "output", "system", "history")
 
@@ -117,6 +118,8 @@ def _of_openai(given: list[Any]) -> list[dict[str, Any]]:
     for message in given:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise _Unusable("has a message without a role")
+        if message["role"] not in _OPENAI_ROLES:
+            raise _Unusable(f"has a message from {message['role'][:40]!r}, which is no known role")
         if message.get("content") is None:
             if not message.get("tool_calls"):
                 raise _Unusable("has a message without content")
