@@ -193,8 +193,10 @@ def embedding_check(
 
 
 def _scaled(vectors: np.ndarray, train: np.ndarray) -> np.ndarray:
-    spread = vectors[train].std(axis=0)
-    return (vectors - vectors[train].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    """All directions by one measure: by measures of their own those that say nothing would count as much as those that do."""
+    centred = vectors - vectors[train].mean(axis=0)
+    spread = float(np.sqrt(centred[train].var(axis=0).sum()))
+    return centred / (spread or 1.0)
 
 
 def _separated(kind: str, rows: tuple[int, int], found: Separation) -> Check:

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 from llmops_components.data.drift import monitor_data
-from llmops_components.data.drift.checks import category_check
+from llmops_components.data.drift.checks import category_check, embedding_check
 from llmops_components.data.drift.classifier import _area
 from llmops_components.errors import DataError, SettingError
 from scipy.stats import bootstrap, ks_2samp
@@ -110,6 +110,18 @@ def test_embeddings_tell_what_rows_are_about(monitor):
     other = monitor(rows_of(2, text=lambda row: f"{row['text']} wort", every=1), embed=embed)[1]["checks"][-1]
     assert (same["kind"], same["outcome"], other["outcome"]) == ("embedding", "pass", "fail")
     assert other["details"]["low"] > 0.9
+
+
+def test_effect_of_embeddings_is_about_the_share_of_rows_that_are_others():
+    """Of hundreds of numbers, as models give them, most say nothing of what is different."""
+    old, new = [f"o{number}" for number in range(300)], [f"n{number}" for number in range(300)]
+    effects = []
+    for seed in range(4):
+        vectors = np.random.default_rng(seed).normal(size=(600, 400))
+        vectors[300:400, :40] += 1
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        effects.append(embedding_check(old, new, 200, seed, lambda texts, made=vectors: made).effect)
+    assert np.mean(effects) == pytest.approx(1 / 3, abs=0.05)
 
 
 def test_files_that_are_sorted_do_not_drift_from_themselves(monitor):
