@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from llmops_components.data.content import content_problem, content_text
+from llmops_components.data.feedback.times import time_of
 from llmops_components.data.lines import kind_of
 from llmops_components.json_text import parse_json
 
@@ -132,11 +133,19 @@ def reply_in(value: Any) -> Reply:
     body = body_in(value)
     if body.get("error"):
         raise UnreadableBodyError("was answered by an error")
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not choices or not all(isinstance(each, Mapping) for each in choices):
+    choices = _choices(body)
+    if not choices:
         raise UnreadableBodyError("has a response without choices")
     answers = {_index(choice, place): _answer(choice) for place, choice in enumerate(choices)}
     return _reply(body, answers)
+
+
+def _choices(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The choices of a body; none where there are none, as in the last event of a stream that tells of its usage."""
+    choices = body.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(each, Mapping) for each in choices):
+        raise UnreadableBodyError("has choices that are no list of objects")
+    return choices
 
 
 def _index(choice: Mapping[str, Any], place: int) -> int:
@@ -175,9 +184,12 @@ def _from_events(text: str) -> Reply:
         if event.get("error"):
             raise UnreadableBodyError("was answered by an error")
         first = first or event
-        for place, choice in enumerate(event.get("choices") or []):
+        for place, choice in enumerate(_choices(event)):
             index, delta = _index(choice, place), choice.get("delta") or {}
-            texts.setdefault(index, []).append(delta.get("content") or choice.get("text") or "")
+            piece = delta.get("content") or choice.get("text") or "" if isinstance(delta, Mapping) else None
+            if not isinstance(piece, str):
+                raise UnreadableBodyError("has a stream with a piece that is no text")
+            texts.setdefault(index, []).append(piece)
             if delta.get("tool_calls") or delta.get("refusal"):
                 has_calls.add(index)
             if choice.get("finish_reason"):
@@ -194,8 +206,12 @@ def _from_events(text: str) -> Reply:
 def _reply(body: Mapping[str, Any], answers: Mapping[int, Answer]) -> Reply:
     if sorted(answers) != list(range(len(answers))):
         raise UnreadableBodyError("has a response whose choices are not numbered from 0")
-    created = body.get("created")
-    time = datetime.fromtimestamp(created, UTC) if isinstance(created, int) and created > 0 else None
+    try:
+        time = time_of(body.get("created") or None)
+    except ValueError:
+        raise UnreadableBodyError(
+            f"has a response with a time that is none: {body.get('created')!r:.40}"
+        ) from None
     return Reply(
         tuple(answers[index] for index in range(len(answers))),
         _text(body.get("id")),

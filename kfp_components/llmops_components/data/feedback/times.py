@@ -29,8 +29,10 @@ def time_of(value: Any) -> datetime | None:
         except ValueError:
             value = finite(value)
         else:
-            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+            value = time if time.tzinfo else time.replace(tzinfo=UTC)
     try:
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
         return datetime.fromtimestamp(value / 1000 if abs(value) > _LATEST_SECONDS else value, UTC)
     except (OverflowError, OSError):
         raise ValueError("no point in time") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -453,3 +454,44 @@ def test_same_files_give_the_same_bytes(collected):
     before = [(collected.directory / name).read_bytes() for name in OUTPUTS]
     collected(log, feedback)
     assert [(collected.directory / name).read_bytes() for name in OUTPUTS] == before
+
+
+ODD: list[Any] = [None, True, -1, 1.5, 10**30, "", "x", "data: {}", [], ["x"], [None], {}, {"a": 1}, [[1]]]
+
+
+def other_than(value: Any, chance: random.Random) -> Any:
+    """The same with one of its values, however deep, replaced by something that does not belong there."""
+    if isinstance(value, dict | list) and value and chance.random() < 0.9:
+        key = chance.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        made = value.copy()
+        made[key] = other_than(value[key], chance)
+        return made
+    return chance.choice(ODD)
+
+
+def test_whatever_stands_in_a_line_it_is_used_or_refused(collected):
+    chance = random.Random(0)  # noqa: S311 - no secret
+    piece = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+    whole, answer = logged("a", "A", "a", "b"), chat("c", "a")
+    log: list[Any] = [logged("a", "A", "a", "b")]
+    for number in range(1500):
+        odd = f"data: {json.dumps(other_than(piece, chance))}\n\ndata: [DONE]\n\n"
+        audit = {"id": f"s{number}", "status": 200, "request": asked("S"), "answer": odd}
+        kserve = {
+            "reqtype": RESPONSE_EVENT,
+            "id": f"k{number}",
+            "data": answer,
+            "time": "2026-11-25T08:00:00Z",
+        }
+        asking = {**kserve, "reqtype": REQUEST_EVENT, "data": asked("K")}
+        log += [other_than({**whole, "id": f"w{number}"}, chance), audit, other_than(kserve, chance), asking]
+    feedback = [up("a", answer=0)]
+    said_so = {**up("s1", at="2026-11-25"), "answer": 0, "correction": {"role": "assistant", "content": "c"}}
+    feedback += [other_than(said_so, chance) for _ in range(1500)]
+    lines = [each if isinstance(each, dict) else [each] for each in log]
+    report = collected(lines, [each if isinstance(each, dict) else [each] for each in feedback])
+    metrics = report.metrics
+    assert metrics["used_feedback"] + metrics["rejected_feedback"] == len(feedback)
+    refused = set(collected.reasons("requests"))
+    joined = len(lines) - len(refused) - metrics["requests"]  # two lines of KServe's are one request
+    assert 0 < joined < 1500 and len(refused) > 1500
