@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_llmops.delivery.as_of import is_backfill
-from airflow_provider_llmops.exceptions import RunNotFoundError
+from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 
 # Data sets by the start of their parameters' names, with the artifact that holds the sample.
@@ -29,9 +29,22 @@ def data_needed(params: Mapping[str, Any]) -> list[str]:
     return [*learned_from, "evaluation"]
 
 
-def data_made(params: Mapping[str, Any]) -> list[str]:
-    """Those of them that nobody has given, so that a sample stands in."""
-    return [name for name in data_needed(params) if not params[f"{name}_data"]]
+def data_made(params: Mapping[str, Any], handed_on: Collection[str] = ()) -> list[str]:
+    """Those of them that nobody has given, so that a sample stands in.
+
+    :param params: parameters of the run
+    :param handed_on: those that come from a task of the DAG
+    """
+    return [name for name in data_needed(params) if name not in handed_on and not params[f"{name}_data"]]
+
+
+def check_steps(params: Mapping[str, Any]) -> None:
+    """Refuse steps of a canary that do not rise.
+
+    :param params: parameters of the run
+    """
+    if (steps := params["canary_steps"]) != sorted(steps):
+        raise ConfigurationError(f"canary_steps must rise, got {steps}.")
 
 
 def only_if(condition: Callable[[Mapping[str, Any]], Any]) -> Callable[[Context], None]:
@@ -63,10 +76,10 @@ def given_or_sample(name: str) -> Callable[..., str | None]:
     )
 
 
-def validation(name: str) -> dict[str, Any]:
+def validation(name: str, handed_on: Mapping[str, Any]) -> dict[str, Any]:
     """What the tasks that validate have in common."""
     return {
-        "dataset": given_or_sample(name),
+        "dataset": handed_on.get(name) or given_or_sample(name),
         "pre_execute": only_if(lambda params: name in data_needed(params)),
         "trigger_rule": "none_failed",  # the sample is skipped where all data are given
     }
@@ -95,6 +108,19 @@ def only_without_champion(context: Context) -> None:
         raise AirflowSkipException(f"The tuned model is compared with version {number}, the champion.")
 
 
+def start_of(context: Context, **_: Any) -> str:
+    """The model that is trained: the champion's, or the base model where there is none."""
+    task_id = "fetch_champion" if champion_of(context["ti"]) else "import_base_model"
+    model: str = context["ti"].xcom_pull(task_id, key="model")
+    return model
+
+
+def only_without_start(context: Context) -> None:
+    """A hook that skips the base model where the champion is trained."""
+    if number := champion_of(context["ti"]):
+        raise AirflowSkipException(f"Version {number}, the champion, is trained.")
+
+
 def compared_with(context: Context, **_: Any) -> str:
     """What the tuned model is compared with, in words."""
     params = context["params"]
@@ -121,14 +147,17 @@ def rules(context: Context, **_: Any) -> list[dict[str, Any]]:
 
 def made_by(context: Context, **_: Any) -> list[dict[str, Any]]:
     """What the tasks have returned that made and measured the tuned model; nothing of those that were skipped."""
-    tasks = [
-        "validate_train",
-        "validate_preferences",
-        "import_base_model",
-        *stages(context["params"]),
-        "evaluate_tuned",
+
+    def returned(task_id: str) -> Any:
+        return context["ti"].xcom_pull(task_id)
+
+    return [
+        returned("validate_train"),
+        returned("validate_preferences"),
+        returned("import_base_model") or returned("fetch_champion"),  # whichever was trained
+        *map(returned, stages(context["params"])),
+        returned("evaluate_tuned"),
     ]
-    return [context["ti"].xcom_pull(each) for each in tasks]
 
 
 def approved_by(context: Context, **_: Any) -> dict[str, str]:

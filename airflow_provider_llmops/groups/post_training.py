@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, TaskGroup, task
 
 from airflow_provider_llmops.conf import check_conf, given
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
 from airflow_provider_llmops.groups.choices import (
     SAMPLES,
     approved_by,
     baseline_scores,
+    check_steps,
     compared_with,
     data_made,
     data_needed,
@@ -23,10 +26,12 @@ from airflow_provider_llmops.groups.choices import (
     only_where_nothing_serves,
     only_with,
     only_without_champion,
+    only_without_start,
     probes,
     requests_of_a_step,
     rules,
     stages,
+    start_of,
     trainer,
     validation,
 )
@@ -88,7 +93,25 @@ PARAMETERS = (
 """Names of the parameters that the tasks read."""
 
 
-def post_training_group(group_id: str | None = "post_training") -> TaskGroup | None:
+OF_REINFORCEMENT = (
+    "algorithm",
+    "reward_steps",
+    "rl_steps",
+    "rl_learning_rate",
+    "generations",
+    "max_completion_length",
+)
+"""Those that only the method ``rlhf`` reads."""
+HANDED_ON = ("train", "preference")
+
+
+def post_training_group(
+    group_id: str | None = "post_training",
+    *,
+    data: Mapping[str, Any] | None = None,
+    from_champion: bool = False,
+    reinforcement: bool = True,
+) -> TaskGroup | None:
     """Validate data, train, evaluate, hold to the gate, register, and bring in as a canary, as the DAG `post_training` does.
 
     The tasks read their settings from the parameters of the DAG's run, which has to have all of :data:`PARAMETERS`, and
@@ -96,21 +119,24 @@ def post_training_group(group_id: str | None = "post_training") -> TaskGroup | N
     ids in any group, so a DAG has the group once. What comes before or after is joined with the group that is returned.
 
     :param group_id: name of the group; ``None`` puts the tasks into the DAG, or the group, that it is called in, and returns ``None``
+    :param data: rows that tasks of the DAG have made, as ``{"train": ..., "preference": ...}``, each a task's output, in place of the
+        parameters ``train_data``, ``train_rows``, ``preference_data`` and ``preference_rows``, which the DAG need not have then
+    :param from_champion: whether the version that has the champion's alias is trained, where there is one, in place of the base model
+    :param reinforcement: whether there are tasks for the method ``rlhf``; without them the DAG need not have :data:`OF_REINFORCEMENT`
+    :raises ConfigurationError: ``data`` has a name that is none
     """
-    return grouped(group_id, _tasks)
+    handed_on = dict(data or {})
+    if unknown := describe_unknown(handed_on, HANDED_ON):
+        raise ConfigurationError(
+            f"Unknown in data of post_training_group: {unknown}. There are {' and '.join(HANDED_ON)}."
+        )
+    return grouped(group_id, partial(_tasks, handed_on, from_champion, reinforcement))
 
 
-def _tasks() -> None:
+def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: bool) -> None:
     preference_args = {
         "max_steps": "{{ params.max_steps }}",
         "learning_rate": "{{ params.preference_learning_rate }}",
-    }
-    reinforcement_args = {
-        "max_steps": "{{ params.rl_steps }}",
-        "learning_rate": "{{ params.rl_learning_rate }}",
-        "num_generations": "{{ params.generations }}",
-        "per_device_train_batch_size": "{{ params.generations * 2 }}",
-        "max_completion_length": "{{ params.max_completion_length }}",
     }
 
     @task
@@ -118,11 +144,15 @@ def _tasks() -> None:
         """Refuses what the DAG does not take, and says which data it takes."""
         check_conf(context)
         params = context["params"]
-        if (steps := params["canary_steps"]) != sorted(steps):
-            raise ConfigurationError(f"canary_steps must rise, got {steps}.")
-        made = data_made(params)
+        check_steps(params)
+        if params["method"] == "rlhf" and not reinforcement:
+            raise ConfigurationError(
+                "method is rlhf, for which this DAG has no tasks. Choose sft, dpo or kto."
+            )
+        made = data_made(params, handed_on)
         for name in data_needed(params):
-            log.info("%s data: %s", name, "a sample" if name in made else params[f"{name}_data"])
+            told = "of this run" if name in handed_on else params[f"{name}_data"]
+            log.info("%s data: %s", name, "a sample" if name in made else told)
         if "evaluation" in made and set(made) != set(data_needed(params)):
             log.warning(
                 "The model learns from data of your own and is evaluated on a sample of something else: the gate will "
@@ -132,27 +162,25 @@ def _tasks() -> None:
     with TaskGroup("data", prefix_group_id=False, tooltip="Given or made, and validated"):
         prepare_data = PrepareSampleDataOperator(
             task_id="prepare_data",
-            train_rows="{{ params.train_rows }}",
-            preference_rows="{{ params.preference_rows }}",
-            evaluation_rows="{{ params.evaluation_rows }}",
+            **{f"{name}_rows": f"{{{{ params.{name}_rows }}}}" for name in SAMPLES if name not in handed_on},
             seed="{{ params.seed }}",
-            only=lambda context, **_: [SAMPLES[name] for name in data_made(context["params"])],
-            pre_execute=only_if(data_made),
+            only=lambda context, **_: [SAMPLES[name] for name in data_made(context["params"], handed_on)],
+            pre_execute=only_if(lambda params: data_made(params, handed_on)),
         )
         validate_train = ValidateDatasetOperator(
             task_id="validate_train",
             dataset_format="prompt_completion{{ ', language_modeling' if params.method == 'sft' else '' }}",
-            **validation("train"),
+            **validation("train", handed_on),
         )
         validate_preferences = ValidateDatasetOperator(
             task_id="validate_preferences",
             dataset_format="preference{{ ', unpaired_preference' if params.method == 'kto' else '' }}",
-            **validation("preference"),
+            **validation("preference", handed_on),
         )
         validate_evaluation = ValidateDatasetOperator(
             task_id="validate_evaluation",
             dataset_format="evaluation",
-            **validation("evaluation"),
+            **validation("evaluation", handed_on),
         )
 
     with TaskGroup("training", prefix_group_id=False, tooltip="From the base model to the tuned one"):
@@ -161,11 +189,20 @@ def _tasks() -> None:
             source=given("base_model"),
             revision=given("revision"),
             execution_timeout=timedelta(hours=2),
+            pre_execute=only_without_start if from_champion else None,
+            trigger_rule="none_failed"
+            if from_champion
+            else "all_success",  # mostly there is no champion at first
+        )
+        start: dict[str, Any] = (
+            {"base_model": start_of, "trigger_rule": "none_failed"}
+            if from_champion
+            else {"base_model": import_base_model.output["model"]}
         )
         train_sft = TrainSFTOperator(
             **trainer("train_sft"),
             dataset=validate_train.output["validated"],
-            base_model=import_base_model.output["model"],
+            **start,
             training_args={
                 "max_steps": "{{ params.max_steps }}",
                 "learning_rate": "{{ params.learning_rate }}",
@@ -174,35 +211,18 @@ def _tasks() -> None:
         train_dpo = TrainDPOOperator(
             **trainer("train_dpo"),
             dataset=validate_preferences.output["validated"],
-            base_model=import_base_model.output["model"],
+            **start,
             training_args=preference_args,
         )
         train_kto = TrainKTOOperator(
             **trainer("train_kto"),
             dataset=validate_preferences.output["validated"],
-            base_model=import_base_model.output["model"],
+            **start,
             training_args=preference_args,
         )
-        train_reward = TrainRewardOperator(
-            **trainer("train_reward"),
-            dataset=validate_preferences.output["validated"],
-            base_model=train_sft.output["model"],
-            training_args={**preference_args, "max_steps": "{{ params.reward_steps }}"},
-        )
-        train_grpo = TrainGRPOOperator(
-            **trainer("train_grpo"),
-            dataset=validate_train.output["validated"],
-            base_model=train_sft.output["model"],
-            reward_model=train_reward.output["model"],
-            training_args=reinforcement_args,
-        )
-        train_rloo = TrainRLOOOperator(
-            **trainer("train_rloo"),
-            dataset=validate_train.output["validated"],
-            base_model=train_sft.output["model"],
-            reward_model=train_reward.output["model"],
-            training_args=reinforcement_args,
-        )
+        trainings = [train_sft, train_dpo, train_kto]
+        if reinforcement:
+            trainings += _reinforcement(validate_preferences, validate_train, train_sft, preference_args)
 
         @task(multiple_outputs=True, trigger_rule="none_failed_min_one_success")
         def tuned_model(**context: Any) -> dict[str, Any]:
@@ -286,7 +306,7 @@ def _tasks() -> None:
             task_id="serve_base",
             service_name=given("model_name"),
             namespace="{{ params.namespace }}",
-            model=import_base_model.output["model"],
+            model=start["base_model"],
             pre_execute=only_where_nothing_serves,
         )
         deploy_model = CanaryOperator(
@@ -313,8 +333,42 @@ def _tasks() -> None:
 
     check_settings() >> [prepare_data, import_base_model, fetch_champion]
     prepare_data >> [validate_train, validate_preferences, validate_evaluation]
-    [train_sft, train_dpo, train_kto, train_grpo, train_rloo] >> tuned
+    trainings >> tuned
+    if from_champion:
+        fetch_champion >> import_base_model >> trainings
     fetch_champion >> evaluate_base
     [evaluate_champion, evaluate_base] >> evaluate_tuned
     quality_gate >> [approve, register_model]
     approve >> register_model >> serve_base >> deploy_model >> smoke_test
+
+
+def _reinforcement(
+    preferences: ValidateDatasetOperator,
+    prompts: ValidateDatasetOperator,
+    train_sft: TrainSFTOperator,
+    preference_args: Mapping[str, Any],
+) -> list[TrainGRPOOperator | TrainRLOOOperator]:
+    """The tasks of the method ``rlhf`` after its supervised fine-tuning; those that give the tuned model."""
+    reinforcement_args = {
+        "max_steps": "{{ params.rl_steps }}",
+        "learning_rate": "{{ params.rl_learning_rate }}",
+        "num_generations": "{{ params.generations }}",
+        "per_device_train_batch_size": "{{ params.generations * 2 }}",
+        "max_completion_length": "{{ params.max_completion_length }}",
+    }
+    train_reward = TrainRewardOperator(
+        **trainer("train_reward"),
+        dataset=preferences.output["validated"],
+        base_model=train_sft.output["model"],
+        training_args={**preference_args, "max_steps": "{{ params.reward_steps }}"},
+    )
+    learn = {
+        "dataset": prompts.output["validated"],
+        "base_model": train_sft.output["model"],
+        "reward_model": train_reward.output["model"],
+        "training_args": reinforcement_args,
+    }
+    return [
+        TrainGRPOOperator(**trainer("train_grpo"), **learn),
+        TrainRLOOOperator(**trainer("train_rloo"), **learn),
+    ]

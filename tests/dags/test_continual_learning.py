@@ -1,0 +1,142 @@
+"""The loop in a real Airflow: feedback trains a tiny model, which becomes the champion that the next feedback trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from airflow_stack import RealAirflow
+from planes import DATA_PYTHON, REPO
+
+DAG_ID = "continual_learning"
+SMALL = {
+    "model_name": "looped",
+    "min_rows": 4,
+    "evaluation_rows": 8,
+    "max_steps": 2,
+    "lora_rank": 2,
+    "min_improvement": -1,
+    "approval": False,
+    "canary_steps": [],
+}
+LEARNT = {
+    "validate_preferences",
+    "fetch_champion",
+    "evaluate_tuned",
+    "quality_gate",
+    "register_model",
+    "set_champion",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def airflow(real_airflow: RealAirflow) -> RealAirflow:
+    shutil.copy(REPO / "dags" / f"{DAG_ID}.py", real_airflow.stack.dags_folder)
+    real_airflow.api.wait_for_dag(DAG_ID)
+    return real_airflow
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A day with a log as a gateway writes it and corrections of every answer, and one with a single thumb."""
+    directory = tmp_path_factory.mktemp("files")
+    log, feedback = [], []
+    for n in range(12):
+        request = {"messages": [{"role": "user", "content": f"What is thing {n}?"}]}
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": f"No idea {n}."},
+        }
+        response = {"id": f"chatcmpl-{n}", "created": 1_764_000_000, "model": "looped", "choices": [choice]}
+        log.append(
+            {
+                "id": f"r{n}",
+                "status": 200,
+                "revision": "looped-1",
+                "request": json.dumps(request),
+                "answer": json.dumps(response),
+            }
+        )
+        feedback.append({"id": f"r{n}", "correction": f"Thing {n} is in box {n}.", "who": "ada@example.org"})
+    for day, said in {
+        "2026-11-25": feedback,
+        "2026-11-26": [{"id": "chatcmpl-3", "rating": "up"}, {"id": "x", "rating": "up"}],
+    }.items():
+        for name, rows in {"requests": log, "feedback": said}.items():
+            (directory / f"{name}-{day}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
+
+
+def run(
+    airflow: RealAirflow, files: Path, base_model: Path, **conf: Any
+) -> tuple[str, dict[str, str | None]]:
+    addresses = {name: f"{files}/{name}-{{partition}}.jsonl" for name in ("requests", "feedback")}
+    key = airflow.trigger(DAG_ID, {**SMALL, **addresses, "base_model": str(base_model), **conf})
+    assert airflow.wait(DAG_ID, key, timeout=1200) == "success", airflow.tasks(DAG_ID, key)
+    return key, airflow.tasks(DAG_ID, key)
+
+
+def test_feedback_trains_the_champion_and_what_comes_through_is_trained_next(airflow, files, tiny_model):
+    def version(number: str) -> dict[str, Any]:
+        answer = httpx.get(
+            f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get",
+            params={"name": "looped", "version": number},
+            auth=airflow.stack.mlflow_login,
+            trust_env=False,
+        ).json()["model_version"]
+        return {"aliases": answer.get("aliases", []), **{tag["key"]: tag["value"] for tag in answer["tags"]}}
+
+    few, states = run(airflow, files, tiny_model, partition="2026-11-26")
+    assert states["collect_feedback"] == states["enough"] == "success"
+    after = {
+        task: state
+        for task, state in states.items()
+        if task in (*LEARNT, "monitor", "prepare", "check_settings")
+    }
+    assert set(after.values()) == {"skipped"}, after
+    told = airflow.log(DAG_ID, few, "enough")
+    assert "Nothing is trained: 0 rows of preferences, of 1 of 2 lines of feedback; min_rows is 4." in told
+
+    first, states = run(airflow, files, tiny_model, partition="2026-11-25")
+    assert {
+        task: states[task] for task in ("import_base_model", "train_dpo", "fetch_champion", "monitor")
+    } == {
+        "import_base_model": "success",
+        "train_dpo": "success",
+        "fetch_champion": "skipped",
+        "monitor": "skipped",
+    }
+    collected = airflow.xcom(DAG_ID, first, "collect_feedback", "metrics")
+    assert (collected["feedback"], collected["preferences_rows"]) == (12, 12)
+    prepared = Path(airflow.xcom(DAG_ID, first, "prepare", "prepared").removeprefix("file://"))
+    rows = [json.loads(line) for line in prepared.read_text().splitlines()]
+    assert len(rows) == 12
+    assert rows[0]["row_id"] == "preferences-2026-11-25:1"
+    assert rows[0]["provenance"]["chosen"]["feedback"][0]["row_id"] == "feedback-2026-11-25:1"
+    assert rows[0]["provenance"]["chosen"]["requests"][0]["model_version"] == "looped-1"
+    assert "production" in version("1")["aliases"] and "llmops.parent" not in version("1")
+
+    _, states = run(airflow, files, tiny_model, partition="2026-11-25", method="kto")
+    assert {states[task] for task in LEARNT} == {"success"}
+    assert (states["import_base_model"], states["train_dpo"], states["train_kto"]) == (
+        "skipped",
+        "skipped",
+        "success",
+    )
+    second = version("2")
+    assert second["llmops.parent"] == "looped@1"
+    assert second["llmops.parent.digest"] == version("1")["llmops.model.digest"]
+    assert "production" in second["aliases"] and "production" not in version("1")["aliases"]
