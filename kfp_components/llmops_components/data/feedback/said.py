@@ -9,14 +9,16 @@ from typing import Any
 
 from llmops_components.data.content import content_problem, content_text
 from llmops_components.data.feedback.times import time_of
-from llmops_components.data.lines import Line
+from llmops_components.data.lines import Line, finite
 from llmops_components.errors import SettingError
 
 FIELDS = ("request_id", "id", "answer", "rating", "correction", "who", "at", "time", "comment")
 _WORDS = {
-    **dict.fromkeys(("up", "thumbs_up", "positive", "good", "like", "yes", "\N{THUMBS UP SIGN}"), True),
     **dict.fromkeys(
-        ("down", "thumbs_down", "negative", "bad", "dislike", "no", "\N{THUMBS DOWN SIGN}"), False
+        ("up", "thumbs_up", "positive", "good", "like", "yes", "true", "\N{THUMBS UP SIGN}"), True
+    ),
+    **dict.fromkeys(
+        ("down", "thumbs_down", "negative", "bad", "dislike", "no", "false", "\N{THUMBS DOWN SIGN}"), False
     ),
 }
 _LONGEST_NAME = 200
@@ -64,21 +66,27 @@ class Scale:
         if rating is None or isinstance(rating, bool):
             return rating
         if isinstance(rating, str):
-            if (word := rating.strip().lower()) in _WORDS:
-                return _WORDS[word]
-            raise UnreadableFeedbackError(f"has a rating that is not known: {rating!r:.40}; up and down are")
+            word = rating.strip().lower()
+            if not word or word in _WORDS:
+                return _WORDS.get(word)
+            try:
+                rating = finite(word)  # as in CSV, where all is text
+            except ValueError:
+                raise UnreadableFeedbackError(
+                    f"has a rating that is not known: {rating!r:.40}; up and down are"
+                ) from None
         if not isinstance(rating, int | float):
             raise UnreadableFeedbackError(f"has a rating that is neither a word nor a number: {rating!r:.40}")
         if self.up_from is None or self.down_to is None:
             raise UnreadableFeedbackError(
-                f"has a number as rating, {rating}, and up_from and down_to do not say what it means"
+                f"has a number as rating, {rating:g}, and up_from and down_to do not say what it means"
             )
         if rating >= self.up_from:
             return True
         if rating <= self.down_to:
             return False
         raise UnreadableFeedbackError(
-            f"has a rating that says neither up nor down: {rating} is between {self.down_to} and {self.up_from}"
+            f"has a rating that says neither up nor down: {rating:g} is between {self.down_to} and {self.up_from}"
         )
 
 
@@ -139,6 +147,8 @@ def read_said(line: Line, scale: Scale) -> Said:
     if id is None:
         raise UnreadableFeedbackError("has no id of a request")
     answer = row.get("answer")
+    if isinstance(answer, str) and (not answer or answer.isdecimal()):
+        answer = int(answer) if answer else None  # as in CSV
     if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int) or answer < 0):
         raise UnreadableFeedbackError(f"has an answer that is no index from 0: {answer!r:.40}")
     when = row.get("at") if row.get("at") is not None else row.get("time")

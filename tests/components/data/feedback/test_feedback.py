@@ -279,6 +279,19 @@ def test_numbers_mean_what_the_scale_says(collected):
     assert collected.reasons() == {3: "has a rating that says neither up nor down: 3 is between 2 and 4"}
 
 
+def test_feedback_may_be_csv_in_which_all_is_text_and_nothing_is_empty(collected, tmp_path):
+    (tmp_path / "log").write_text("".join(json.dumps(logged(f"r{n}", f"Q{n}", "a")) + "\n" for n in range(4)))
+    table = "id,rating,answer,correction,who,at\nr0,5,0,,ada,2026-11-25\nr1,up,,,,\nr2,,,b,,\nr3,3,,,,\n"
+    (tmp_path / "said.csv").write_text(table)
+    made = [tmp_path / name for name in OUTPUTS]
+    report = collect_feedback(tmp_path / "log", tmp_path / "said.csv", *made, up_from=4, down_to=2)
+    assert [row["label"] for row in collected.rows("unpaired")] == [True, True, False, True]
+    assert report.metrics["raters"] == 1
+    assert list(collected.reasons().values()) == [
+        "has a rating that says neither up nor down: 3 is between 2 and 4"
+    ]
+
+
 def test_nothing_that_can_be_used_is_no_success(collected):
     report = collected([logged("a", "A", "a")], [up("b")])
     assert not report.passed and report.findings[0] == "No feedback of 1 could be used."
