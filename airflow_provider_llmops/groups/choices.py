@@ -108,8 +108,8 @@ def only_without_champion(context: Context) -> None:
         raise AirflowSkipException(f"The tuned model is compared with version {number}, the champion.")
 
 
-def start_of(context: Context, **_: Any) -> str:
-    """The model that is trained: the champion's, or the base model where there is none."""
+def start_of(context: Context) -> str:
+    """The champion's model, or the base model where there is none."""
     task_id = "fetch_champion" if champion_of(context["ti"]) else "import_base_model"
     model: str = context["ti"].xcom_pull(task_id, key="model")
     return model

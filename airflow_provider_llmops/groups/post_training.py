@@ -194,15 +194,20 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
             if from_champion
             else "all_success",  # mostly there is no champion at first
         )
-        start: dict[str, Any] = (
-            {"base_model": start_of, "trigger_rule": "none_failed"}
-            if from_champion
-            else {"base_model": import_base_model.output["model"]}
-        )
+        start = import_base_model.output["model"]
+        if from_champion:
+
+            @task(multiple_outputs=True, trigger_rule="none_failed_min_one_success")
+            def start_model(**context: Any) -> dict[str, Any]:
+                """The model that is trained: the champion, or the base model where there is none."""
+                return {"model": start_of(context)}
+
+            start = start_model()["model"]
+
         train_sft = TrainSFTOperator(
             **trainer("train_sft"),
             dataset=validate_train.output["validated"],
-            **start,
+            base_model=start,
             training_args={
                 "max_steps": "{{ params.max_steps }}",
                 "learning_rate": "{{ params.learning_rate }}",
@@ -211,13 +216,13 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
         train_dpo = TrainDPOOperator(
             **trainer("train_dpo"),
             dataset=validate_preferences.output["validated"],
-            **start,
+            base_model=start,
             training_args=preference_args,
         )
         train_kto = TrainKTOOperator(
             **trainer("train_kto"),
             dataset=validate_preferences.output["validated"],
-            **start,
+            base_model=start,
             training_args=preference_args,
         )
         trainings = [train_sft, train_dpo, train_kto]
@@ -251,7 +256,7 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
         evaluate_base = EvaluateModelOperator(
             task_id="evaluate_base",
             mlflow_conn_id="mlflow_default",  # a run of its own, whether or not the model is registered
-            model=import_base_model.output["model"],
+            model=start,
             dataset=validate_evaluation.output["validated"],
             pre_execute=only_without_champion,
             trigger_rule="none_failed",  # mostly there is no champion
@@ -306,7 +311,7 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
             task_id="serve_base",
             service_name=given("model_name"),
             namespace="{{ params.namespace }}",
-            model=start["base_model"],
+            model=start,
             pre_execute=only_where_nothing_serves,
         )
         deploy_model = CanaryOperator(
@@ -335,7 +340,8 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
     prepare_data >> [validate_train, validate_preferences, validate_evaluation]
     trainings >> tuned
     if from_champion:
-        fetch_champion >> import_base_model >> trainings
+        fetch_champion >> import_base_model
+        [fetch_champion, import_base_model] >> start.operator
     fetch_champion >> evaluate_base
     [evaluate_champion, evaluate_base] >> evaluate_tuned
     quality_gate >> [approve, register_model]

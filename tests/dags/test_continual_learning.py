@@ -85,8 +85,10 @@ def run(
 ) -> tuple[str, dict[str, str | None]]:
     addresses = {name: f"{files}/{name}-{{partition}}.jsonl" for name in ("requests", "feedback")}
     key = airflow.trigger(DAG_ID, {**SMALL, **addresses, "base_model": str(base_model), **conf})
-    assert airflow.wait(DAG_ID, key, timeout=1200) == "success", airflow.tasks(DAG_ID, key)
-    return key, airflow.tasks(DAG_ID, key)
+    ended, states = airflow.wait(DAG_ID, key, timeout=1200), airflow.tasks(DAG_ID, key)
+    failed = [task for task, state in states.items() if state == "failed"]
+    assert ended == "success", [(task, airflow.log(DAG_ID, key, task)[-3000:]) for task in failed]
+    return key, states
 
 
 def test_feedback_trains_the_champion_and_what_comes_through_is_trained_next(airflow, files, tiny_model):
