@@ -17,7 +17,6 @@ DAG_ID = "continual_learning"
 SMALL = {
     "model_name": "looped",
     "min_rows": 4,
-    "evaluation_rows": 8,
     "max_steps": 2,
     "lora_rank": 2,
     "min_improvement": -1,
@@ -76,14 +75,21 @@ def files(tmp_path_factory) -> Path:
         "2026-11-26": [{"id": "chatcmpl-3", "rating": "up"}, {"id": "x", "rating": "up"}],
     }.items():
         for name, rows in {"requests": log, "feedback": said}.items():
-            (directory / f"{name}-{day}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write(directory / f"{name}-{day}.jsonl", rows)
+    questions = [{"prompt": f"Where is thing {n}?", "reference": f"It is in box {n}."} for n in range(20, 28)]
+    write(directory / "evaluation.jsonl", questions)
     return directory
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def run(
     airflow: RealAirflow, files: Path, base_model: Path, **conf: Any
 ) -> tuple[str, dict[str, str | None]]:
     addresses = {name: f"{files}/{name}-{{partition}}.jsonl" for name in ("requests", "feedback")}
+    addresses["evaluation_data"] = f"{files}/evaluation.jsonl"
     key = airflow.trigger(DAG_ID, {**SMALL, **addresses, "base_model": str(base_model), **conf})
     ended, states = airflow.wait(DAG_ID, key, timeout=1200), airflow.tasks(DAG_ID, key)
     failed = [task for task, state in states.items() if state == "failed"]
