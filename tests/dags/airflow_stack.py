@@ -58,6 +58,9 @@ class RealAirflow:
                 "task_instance_heartbeat_timeout_detection_interval": "2",
             },
             "triggerer": {"job_heartbeat_sec": "2", "triggerer_health_check_threshold": "6"},
+            # Where a task may be silent for 10 s only, it must speak more often than every 5 s: on a busy machine an
+            # answer takes long, and one that is lost must not end a healthy task.
+            "workers": {"min_heartbeat_interval": "2"},
         }
         merged = {
             section: {**quick.get(section, {}), **(settings or {}).get(section, {})}
@@ -100,14 +103,23 @@ class RealAirflow:
         return run_id
 
     def wait(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
-        """Wait for the end of a run and return its state."""
+        """Wait for the end of a run and return its state; what failed in it is printed with the end of its log."""
         self.wait_until(
             lambda: self.api.dag_run(dag_id, run_id)["state"] in ("success", "failed"),
             f"the end of {dag_id} {run_id}",
             timeout,
             lambda: {ti["task_id"]: ti["state"] for ti in self.api.task_instances(dag_id, run_id)},
         )
-        return str(self.api.dag_run(dag_id, run_id)["state"])
+        state = str(self.api.dag_run(dag_id, run_id)["state"])
+        if state == "failed":
+            self._print_failures(dag_id, run_id)
+        return state
+
+    def _print_failures(self, dag_id: str, run_id: str) -> None:
+        for ti in self.api.task_instances(dag_id, run_id):
+            if ti["state"] == "failed" and ti["try_number"] and ti["map_index"] == -1:
+                lines = self.api.log_lines(dag_id, run_id, ti["task_id"], ti["try_number"])
+                print(f"-- {dag_id}.{ti['task_id']} failed in try {ti['try_number']}:", *lines[-40:], sep="\n")
 
     def wait_for_task(
         self,
