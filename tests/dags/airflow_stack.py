@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from planes import DATA_PYTHON
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "dev"))
 
@@ -119,7 +121,9 @@ class RealAirflow:
         for ti in self.api.task_instances(dag_id, run_id):
             if ti["state"] == "failed" and ti["try_number"] and ti["map_index"] == -1:
                 lines = self.api.log_lines(dag_id, run_id, ti["task_id"], ti["try_number"])
-                print(f"-- {dag_id}.{ti['task_id']} failed in try {ti['try_number']}:", *lines[-40:], sep="\n")
+                print(
+                    f"-- {dag_id}.{ti['task_id']} failed in try {ti['try_number']}:", *lines[-40:], sep="\n"
+                )
 
     def wait_for_task(
         self,
@@ -204,6 +208,18 @@ class RealAirflow:
         """Clear tasks, as a person does."""
         body = {"dry_run": False, "dag_run_id": run_id, "task_ids": list(task_ids), "only_failed": False}
         self.api.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
+
+    def register_champion(self, model: Path, name: str) -> None:
+        """Register a model as a version with the alias ``production``."""
+        login = dict(zip(("USERNAME", "PASSWORD"), self.stack.mlflow_login, strict=True))
+        call = f"register_model({str(model)!r}, model_name={name!r}, alias='production')"
+        subprocess.run(
+            [DATA_PYTHON, "-c", f"from llmops_components.tracking.register import register_model; {call}"],
+            env=os.environ
+            | {"MLFLOW_TRACKING_URI": self.stack.mlflow_url}
+            | {f"MLFLOW_TRACKING_{key}": value for key, value in login.items()},
+            check=True,
+        )
 
     def kill_task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
         """SIGKILL the process that runs a task and its supervisor, as the kernel does when memory is short."""

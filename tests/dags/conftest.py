@@ -60,6 +60,14 @@ def real_airflow(
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny model."""
+    target = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
+    return target
+
+
+@pytest.fixture(scope="session")
 def toy_spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy component, compiled."""
     spec = tmp_path_factory.mktemp("toy") / "toy.yaml"

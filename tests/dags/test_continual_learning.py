@@ -1,17 +1,16 @@
-"""The loop in a real Airflow: feedback trains a tiny model, which becomes the champion that the next feedback trains."""
+"""The loop in a real Airflow: feedback trains the champion, a tiny model, and what is better than it takes its alias."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from airflow_stack import RealAirflow
-from planes import DATA_PYTHON, REPO
+from planes import REPO
 
 DAG_ID = "continual_learning"
 SMALL = {
@@ -31,13 +30,6 @@ LEARNT = {
     "register_model",
     "set_champion",
 }
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +89,17 @@ def run(
     return key, states
 
 
-def test_feedback_trains_the_champion_and_what_comes_through_is_trained_next(airflow, files, tiny_model):
-    def version(number: str) -> dict[str, Any]:
-        answer = httpx.get(
-            f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get",
-            params={"name": "looped", "version": number},
-            auth=airflow.stack.mlflow_login,
-            trust_env=False,
-        ).json()["model_version"]
-        return {"aliases": answer.get("aliases", []), **{tag["key"]: tag["value"] for tag in answer["tags"]}}
+def version(airflow: RealAirflow, model_name: str, number: str) -> dict[str, Any]:
+    answer = httpx.get(
+        f"{airflow.stack.mlflow_url}/api/2.0/mlflow/model-versions/get",
+        params={"name": model_name, "version": number},
+        auth=airflow.stack.mlflow_login,
+        trust_env=False,
+    ).json()["model_version"]
+    return {"aliases": answer.get("aliases", []), **{tag["key"]: tag["value"] for tag in answer["tags"]}}
 
+
+def test_too_little_feedback_trains_nothing(airflow, files, tiny_model):
     few, states = run(airflow, files, tiny_model, partition="2026-11-26")
     assert states["collect_feedback"] == states["enough"] == "success"
     after = {
@@ -118,33 +111,31 @@ def test_feedback_trains_the_champion_and_what_comes_through_is_trained_next(air
     told = airflow.log(DAG_ID, few, "enough")
     assert "Nothing is trained: 0 rows of preferences, of 1 of 2 lines of feedback; min_rows is 4." in told
 
-    first, states = run(airflow, files, tiny_model, partition="2026-11-25")
-    assert {
-        task: states[task] for task in ("import_base_model", "train_dpo", "fetch_champion", "monitor")
-    } == {
-        "import_base_model": "success",
-        "train_dpo": "success",
-        "fetch_champion": "skipped",
-        "monitor": "skipped",
-    }
-    collected = airflow.xcom(DAG_ID, first, "collect_feedback", "metrics")
+
+def test_feedback_trains_the_champion_and_what_comes_through_takes_its_alias(airflow, files, tiny_model):
+    airflow.register_champion(tiny_model, "looped")
+    taught, states = run(airflow, files, tiny_model, partition="2026-11-25", method="kto")
+    assert {states[task] for task in LEARNT} == {"success"}
+    not_run = ("monitor", "import_base_model", "train_dpo")
+    assert (states["train_kto"], {states[task] for task in not_run}) == ("success", {"skipped"})
+    collected = airflow.xcom(DAG_ID, taught, "collect_feedback", "metrics")
     assert (collected["feedback"], collected["preferences_rows"]) == (12, 12)
-    prepared = Path(airflow.xcom(DAG_ID, first, "prepare", "prepared").removeprefix("file://"))
+    prepared = Path(airflow.xcom(DAG_ID, taught, "prepare", "prepared").removeprefix("file://"))
     rows = [json.loads(line) for line in prepared.read_text().splitlines()]
     assert len(rows) == 12
     assert rows[0]["row_id"] == "preferences-2026-11-25:1"
     assert rows[0]["provenance"]["chosen"]["feedback"][0]["row_id"] == "feedback-2026-11-25:1"
     assert rows[0]["provenance"]["chosen"]["requests"][0]["model_version"] == "looped-1"
-    assert "production" in version("1")["aliases"] and "llmops.parent" not in version("1")
+    champion, better = (version(airflow, "looped", number) for number in ("1", "2"))
+    assert better["llmops.parent"] == "looped@1"
+    assert better["llmops.parent.digest"] == champion["llmops.model.digest"]
+    assert "production" in better["aliases"] and "production" not in champion["aliases"]
 
-    _, states = run(airflow, files, tiny_model, partition="2026-11-25", method="kto")
-    assert {states[task] for task in LEARNT} == {"success"}
-    assert (states["import_base_model"], states["train_dpo"], states["train_kto"]) == (
-        "skipped",
-        "skipped",
-        "success",
-    )
-    second = version("2")
-    assert second["llmops.parent"] == "looped@1"
-    assert second["llmops.parent.digest"] == version("1")["llmops.model.digest"]
-    assert "production" in second["aliases"] and "production" not in version("1")["aliases"]
+
+@pytest.mark.slow
+def test_feedback_without_a_champion_trains_the_base_model(airflow, files, tiny_model):
+    _, states = run(airflow, files, tiny_model, partition="2026-11-25", model_name="first")
+    assert {states[task] for task in ("import_base_model", "train_dpo", "set_champion")} == {"success"}
+    assert {states[task] for task in ("fetch_champion", "monitor")} == {"skipped"}
+    first = version(airflow, "first", "1")
+    assert "production" in first["aliases"] and "llmops.parent" not in first

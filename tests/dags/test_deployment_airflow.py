@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
-import pytest
 from airflow_stack import RealAirflow
-from planes import DATA_PYTHON, REPO
 
 DAG = """
 from datetime import timedelta
@@ -52,18 +49,11 @@ with DAG("canaries", schedule=None):
 SERVICES = {"deferred": "deferred", "in_sync": "in-sync"}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
-    return target
-
-
 def test_killed_triggerer_and_worker_leave_one_revision_that_serves(
-    real_airflow: RealAirflow, model: Path
+    real_airflow: RealAirflow, tiny_model: Path
 ) -> None:
     airflow = real_airflow
-    airflow.add_dag("deployments", DAG.format(model=str(model)))
+    airflow.add_dag("deployments", DAG.format(model=str(tiny_model)))
     dag_run = airflow.trigger("deployments")
     airflow.wait_until(
         lambda: all("is starting" in airflow.log("deployments", dag_run, task_id) for task_id in SERVICES),
@@ -86,10 +76,10 @@ def test_killed_triggerer_and_worker_leave_one_revision_that_serves(
 
 
 def test_canary_goes_on_with_its_step_whatever_is_killed_in_each(
-    real_airflow: RealAirflow, model: Path
+    real_airflow: RealAirflow, tiny_model: Path
 ) -> None:
     airflow = real_airflow
-    airflow.add_dag("canaries", CANARIES.format(model=str(model)))
+    airflow.add_dag("canaries", CANARIES.format(model=str(tiny_model)))
     dag_run = airflow.trigger("canaries")
 
     def wait_for_share(task_id: str, share: int, try_number: int = 1) -> None:

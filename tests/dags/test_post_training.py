@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow_stack import TERMINAL_STATES, RealAirflow
-from planes import DATA_PYTHON, REPO
+from planes import REPO
 
 NO_CHAMPION = {"fetch_champion", "evaluate_champion"}
 SMALL = {
@@ -28,13 +26,6 @@ SMALL = {
     "max_latency_ratio": None,
     "model_name": "tiny",
 }
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -224,26 +215,13 @@ def own_data(directory: Path) -> dict[str, str]:
     return {name: str(directory / name) for name in rows}
 
 
-def register_champion(airflow: RealAirflow, model: Path, name: str) -> None:
-    """A version with the alias ``production``."""
-    login = dict(zip(("USERNAME", "PASSWORD"), airflow.stack.mlflow_login, strict=True))
-    call = f"register_model({str(model)!r}, model_name={name!r}, alias='production')"
-    subprocess.run(
-        [DATA_PYTHON, "-c", f"from llmops_components.tracking.register import register_model; {call}"],
-        env=os.environ
-        | {"MLFLOW_TRACKING_URI": airflow.stack.mlflow_url}
-        | {f"MLFLOW_TRACKING_{key}": value for key, value in login.items()},
-        check=True,
-    )
-
-
 def test_dpo_on_data_of_ones_own_is_held_against_the_champion_and_ends_with_a_served_model(
     airflow, tiny_model, tmp_path
 ):
     import httpx
 
     data = own_data(tmp_path)
-    register_champion(airflow, tiny_model, "tiny-dpo")
+    airflow.register_champion(tiny_model, "tiny-dpo")
     how = {"model_name": "tiny-dpo", "method": "dpo", "approval": True, "champion": "production"}
     run = run_to_success(airflow, tiny_model, **how, **data)
     assert_trained_by(airflow, run, "dpo", "prepare_data", "serve_base", "evaluate_base")

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-from pathlib import Path
 
 import httpx
 import pytest
 from airflow_stack import RealAirflow
-from planes import DATA_PYTHON, REPO
+from planes import REPO
 
 RATES = [1e-5, 1e-2]
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "tiny_model.py", target], check=True)
-    return target
 
 
 @pytest.fixture(scope="module")
