@@ -26,8 +26,6 @@ _SCORED = (3, 37, 14)  # lengths of the texts that a classifier is tried with
 # positions and states make 0.25 and more, tokens that are yet to come 0.2 and more. Scores of 70: 3e-6 and 0.02; 0.16.
 _ROUNDING = 1e-3
 _ROUNDING_IN_16_BIT = 0.1
-_OTHER_KERNELS = 0.02  # many models compute a sequence at once otherwise than token by token
-_OTHER_KERNELS_IN_16_BIT = 0.2
 
 Together = Literal["padded", "of one length", "alone"]
 
@@ -81,7 +79,8 @@ def answers_alone(model: Any, spans: Sequence[tuple[int, int]] = _MIXED) -> list
 def check_causal(model: Any, alone: Sequence[AloneAnswer]) -> None:
     """Raise :class:`ModelError` where tokens that are yet to come change what a model says, as in an encoder.
 
-    So does a model that says nothing, since its logits are no numbers.
+    Two texts of one length with the same beginning are computed by the same kernels, so that a deep model in 16 bit
+    rounds alike. A model whose logits are no numbers is refused too.
 
     Args:
         model: A language model of transformers.
@@ -93,20 +92,25 @@ def check_causal(model: Any, alone: Sequence[AloneAnswer]) -> None:
             "an earlier checkpoint of it, or train again with a lower learning_rate."
         )
     whole = max((each.prompt for each in alone), key=len)
-    ids = torch.tensor([whole], device=model.device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
-    apart = [
-        distance(logits[len(each.prompt) - 1 :][:1], each.logits[:1])
-        for each in alone
-        if len(each.prompt) < len(whole)
-    ]
-    exact = _rounding_of(model) == _ROUNDING
-    if max(apart) > (_OTHER_KERNELS if exact else _OTHER_KERNELS_IN_16_BIT):
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    said = _logits(model, whole)
+    apart = []
+    for length in {len(each.prompt) for each in alone} - {len(whole)}:
+        otherwise = whole[:length] + [(token + 1) % vocabulary for token in whole[length:]]
+        here = slice(length - 1, length)
+        apart.append(distance(_logits(model, otherwise)[here], said[here]))
+    if max(apart) > _rounding_of(model):
         raise ModelError(
             f"{name_of(model)} is no causal language model: what it says to a text changes with the words behind it. "
             "Models that were trained to fill gaps, such as BERT, cannot continue a prompt."
         )
+
+
+def _logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """Logits behind each token of a text."""
+    rows = torch.tensor([list(ids)], device=model.device)
+    with torch.inference_mode():
+        return model(input_ids=rows, attention_mask=torch.ones_like(rows)).logits[0]
 
 
 def together(model: Any) -> Together:

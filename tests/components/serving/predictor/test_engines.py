@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from architectures import make_model
+from tiny_model import make_tiny_model
 
 torch = pytest.importorskip("torch")
 
@@ -90,6 +91,13 @@ def test_an_encoder_is_no_causal_model() -> None:
             ModelError, match=r"BertLMHeadModel \(model type bert\) is no causal language model"
         ):
             check(make_model("bert"))
+
+
+def test_a_deep_model_is_no_encoder_though_its_kernels_round_apart(tmp_path: Path) -> None:
+    """In 16 bit, 120 layers say otherwise token by token than as a whole; by how much depends on the processor."""
+    directory = make_tiny_model(tmp_path / "deep", talkative=True, layers=120)
+    model = load_model(directory)[0].to(torch.bfloat16)
+    probing.check_causal(model, probing.answers_alone(model))
 
 
 def test_a_model_that_diverged_is_told_from_an_encoder() -> None:
