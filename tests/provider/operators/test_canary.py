@@ -83,7 +83,8 @@ class Clients:
             thread.join()
 
 
-def canary(model, **arguments):
+def canary(model, predictor_args=None, **arguments):
+    """A canary of a model that says in 32 bit what the library says, on whatever processor."""
     settings = {
         "steps": [20, 50],
         "step_duration": timedelta(seconds=1),
@@ -93,7 +94,11 @@ def canary(model, **arguments):
         "poll_interval": 0.5,
     }
     return CanaryOperator(
-        task_id="canary", service_name="tiny", model=str(model), **{**settings, **arguments}
+        task_id="canary",
+        service_name="tiny",
+        model=str(model),
+        predictor_args={"dtype": "float32", **(predictor_args or {})},
+        **{**settings, **arguments},
     )
 
 
