@@ -51,15 +51,22 @@ def perplexity_of(known: Sequence[tuple[float, int] | None], of_each: int) -> tu
     Returns:
         The scores, and why rows have none, by place.
     """
-    pairs = list(zip(known, known[of_each:], strict=False))
-    are_others = any(one and other and one[1] != other[1] for one, other in pairs)
+    # Those of a model that takes texts apart otherwise than the first.
+    others = {
+        start
+        for start in range(of_each, len(known), of_each)
+        if any(
+            one and other and one[1] != other[1]
+            for one, other in zip(known[:of_each], known[start:], strict=False)
+        )
+    }
     reasons: dict[int, str] = {}
     for place, each in enumerate(known):
         if each is None:
             reasons[place] = _NOT_KNOWN
         elif not math.isfinite(each[0]):
             reasons[place] = _NOT_FINITE
-        elif are_others and place >= of_each:
+        elif place - place % of_each in others:
             reasons[place] = _OTHER_TOKENS
         elif not each[1]:
             reasons[place] = _NO_TOKENS

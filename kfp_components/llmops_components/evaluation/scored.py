@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,6 +92,7 @@ def score_rows(
     given: Sequence[Given],
     *,
     of_each: int | None = None,
+    together: int | None = None,
     judge: JudgeSettings | None = None,
     memory: Memory | None = None,
 ) -> Scored:
@@ -103,44 +104,34 @@ def score_rows(
         given: What was answered to each.
         of_each: How many rows are of one model, where those of several follow each other: functions see one model's at a time. All,
             when left out.
+        together: How many rows are of the models that a gate compares, which come first. Rows after them are judged after them and
+            scored for themselves, so that they change nothing in those scores. All, when left out.
         judge: Who judges.
         memory: What the judge has answered before, open.
 
     Raises:
         SettingError: A function of the user's fails, or the judge refuses everything.
     """
-    answered = [place for place, each in enumerate(given) if each.text is not None]
-    texts = [str(given[place].text) for place in answered]
-    theirs = [rows[place] for place in answered]
-    scores: dict[str, Scores] = {}
-    unsaid: dict[str, dict[int, str]] = {}
-    if answered:
-        references, prompts = ([row.get(key, "") for row in theirs] for key in ("reference", "prompt"))
-        parts = score_answers(plan, texts, references, prompts)
-        for name, metric in plan.metrics.items():
-            if metric.function is not None:
-                values = np.full(len(rows), np.nan)
-                for start in range(0, len(rows), of_each or len(rows)):
-                    mine = [place for place in answered if start <= place < start + (of_each or len(rows))]
-                    if mine:
-                        of_model = [rows[place] for place in mine], [str(given[place].text) for place in mine]
-                        values[mine] = call_function(name, metric, *of_model)
-                parts[name] = Scores.mean_of(values[answered])
-        verdicts = {
-            name: judge_task(name, plan.args.get(name, {}), theirs, texts)
-            for name, metric in plan.metrics.items()
-            if metric.is_task
+    of_each, together = of_each or len(rows), together or len(rows)
+    starts = range(together, len(rows), of_each)
+    parts = [slice(0, together), *(slice(start, start + of_each) for start in starts)]
+    found = [_score_answers(plan, rows[part], given[part], of_each) for part in parts]
+    scores = {
+        name: _joined([each.get(name) for each, _ in found], [len(rows[part]) for part in parts])
+        for name in dict.fromkeys(name for each, _ in found for name in each)
+    }
+    unsaid = {
+        name: {
+            part.start + place: why
+            for part, (_, reasons) in zip(parts, found, strict=True)
+            for place, why in reasons.get(name, {}).items()
         }
-        parts |= {
-            name: Scores.mean_of([math.nan if one.is_right is None else float(one.is_right) for one in each])
-            for name, each in verdicts.items()
-        }
-        unsaid = {name: _reasons(each, answered) for name, each in verdicts.items()}
-        scores = {name: spread(part, answered, len(rows)) for name, part in parts.items()}
+        for name in dict.fromkeys(name for _, reasons in found for name in reasons)
+    }
     if "perplexity" in plan.names:
         likelihoods = [each.likelihood for each in given]
-        scores["perplexity"], unsaid["perplexity"] = perplexity_of(likelihoods, of_each or len(rows))
-    judged = _judged(plan, rows, given, of_each or len(rows), judge, memory)
+        scores["perplexity"], unsaid["perplexity"] = perplexity_of(likelihoods, of_each)
+    judged = _judged(plan, rows, given, of_each, together, judge, memory)
     if judged is not None:
         scores |= {name: Scores.mean_of(values) for name, values in judged.values.items()}
     scores = {name: scores.get(name) or nothing(len(rows)) for name in plan.names}
@@ -157,6 +148,53 @@ def score_rows(
     return Scored(scores, reasons, judged.kinds, judged.judge, judged.prompts, judged.stopped)
 
 
+def _score_answers(
+    plan: Plan, rows: Sequence[Mapping[str, Any]], given: Sequence[Given], of_each: int
+) -> tuple[dict[str, Scores], dict[str, dict[int, str]]]:
+    """Scores by what looks at the answers themselves, and why rows have none, by metric and place; nothing where nobody has answered."""
+    answered = [place for place, each in enumerate(given) if each.text is not None]
+    if not answered:
+        return {}, {}
+    texts = [str(given[place].text) for place in answered]
+    theirs = [rows[place] for place in answered]
+    references, prompts = ([row.get(key, "") for row in theirs] for key in ("reference", "prompt"))
+    parts = score_answers(plan, texts, references, prompts)
+    for name, metric in plan.metrics.items():
+        if metric.function is not None:
+            values = np.full(len(rows), np.nan)
+            for start in range(0, len(rows), of_each):
+                mine = [place for place in answered if start <= place < start + of_each]
+                if mine:
+                    of_model = [rows[place] for place in mine], [str(given[place].text) for place in mine]
+                    values[mine] = call_function(name, metric, *of_model)
+            parts[name] = Scores.mean_of(values[answered])
+    verdicts = {
+        name: judge_task(name, plan.args.get(name, {}), theirs, texts)
+        for name, metric in plan.metrics.items()
+        if metric.is_task
+    }
+    parts |= {
+        name: Scores.mean_of([math.nan if one.is_right is None else float(one.is_right) for one in each])
+        for name, each in verdicts.items()
+    }
+    unsaid = {name: _reasons(each, answered) for name, each in verdicts.items()}
+    return {name: spread(part, answered, len(rows)) for name, part in parts.items()}, unsaid
+
+
+def _joined(found: Sequence[Scores | None], counts: Sequence[int]) -> Scores:
+    """Scores of models that follow each other, all combined as those of the first: a corpus is not scored in two ways."""
+    first = next(each for each in found if each is not None)
+    if len(found) == 1:
+        return first
+    empty = replace(first, values=np.full(1, np.nan), statistics=np.zeros((1, first.statistics.shape[1])))
+    whole = [each or empty[np.zeros(count, int)] for each, count in zip(found, counts, strict=True)]
+    return replace(
+        first,
+        values=np.concatenate([each.values for each in whole]),
+        statistics=np.concatenate([each.statistics for each in whole]),
+    )
+
+
 def _reasons(verdicts: Sequence[Verdict], places: Sequence[int]) -> dict[int, str]:
     """Why rows have no verdict, by place."""
     return {place: each.reason for place, each in zip(places, verdicts, strict=True) if each.is_right is None}
@@ -167,6 +205,7 @@ def _judged(
     rows: Sequence[Mapping[str, Any]],
     given: Sequence[Given],
     of_each: int,
+    together: int,
     judge: JudgeSettings | None,
     memory: Memory | None,
 ) -> Judged | None:
@@ -175,7 +214,9 @@ def _judged(
         return None
     from llmops_components.evaluation.judge.ragas import Job, judge_rows
 
-    others = [*given[of_each:], *given[:of_each]] if len(given) == 2 * of_each else [None] * len(given)
+    others: list[Given | None] = [None] * len(given)
+    if together == 2 * of_each:
+        others[:together] = [*given[of_each:together], *given[:of_each]]
     arguments = [
         arguments_of(row, each) | ({} if other is None else {BASELINE_RESPONSE: other.text})
         for row, each, other in zip(rows, given, others, strict=True)

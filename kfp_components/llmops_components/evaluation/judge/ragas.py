@@ -20,7 +20,7 @@ from llmops_components.errors import ComponentError, SettingError, shortened
 from llmops_components.evaluation.judge.asking import NO_SCORE, Case, Judge, NoVerdictError
 from llmops_components.evaluation.judge.memory import Memory, digest
 from llmops_components.evaluation.judge.settings import JudgeSettings
-from llmops_components.evaluation.metrics.registry import Metric
+from llmops_components.evaluation.metrics.registry import BASELINE_RESPONSE, Metric
 
 MISSING, FAILED = "missing", "failed"
 _SAID_OF = {"response": "answer", "baseline_response": "answer of the other model to compare with"}
@@ -99,8 +99,13 @@ async def _judge_rows(
             judge = await stack.enter_async_context(Judge(settings, memory))
         metrics = _build(job, judge)
         found.prompts = {name: _prompts_of(metric) for name, metric in metrics.items()}
-        # By row, so that a limit leaves whole rows.
-        places = ((name, place) for place in range(len(rows)) for name in metrics)
+        # By row, so that a limit leaves whole rows. Of a row that nobody is compared with in pairs, none is missing.
+        places = (
+            (name, place)
+            for place in range(len(rows))
+            for name in metrics
+            if not job.metrics[name].is_pairwise or BASELINE_RESPONSE in rows[place]
+        )
         workers = 2 * settings.concurrency if settings is not None else 1
         try:
             async with asyncio.TaskGroup() as tasks:
