@@ -2,10 +2,12 @@
 
 A user without it would write ``DataFrame.to_html()``: all rows in one table, without a search, a chart or an interval. Rows are like those of
 an evaluation: words of two languages, answers of 3 to 60 words, two models, five metrics. Times are wall and CPU time of the process, the best
-of several rounds, since the machine has other things to do; what computes the intervals comes before and is not part of it.
+of several rounds, since the machine has other things to do; what computes the intervals comes before and is not part of it; that of
+further models is told for itself.
 
     .venv/data/bin/python dev/bench/bench_report.py
     .venv/data/bin/python dev/bench/bench_report.py --samples 10000 --words 200 --rounds 1
+    .venv/data/bin/python dev/bench/bench_report.py --further 2
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from llmops_components.evaluation.about import About
 from llmops_components.evaluation.comparing import comparison_of
 from llmops_components.evaluation.facts import Facts
+from llmops_components.evaluation.further import FurtherModel, GivenModel
 from llmops_components.evaluation.report.content import Content
 from llmops_components.evaluation.report.packed import pack
 from llmops_components.evaluation.report.page import render_page
@@ -31,7 +34,7 @@ METRICS = ("rougeL", "rouge1", "chrf", "exact_match", "string_presence")
 VOCABULARY = 4000  # words, drawn as those of a text are: the first of them most often
 
 
-def made(samples: int, words: int) -> Content:
+def made(samples: int, words: int, others: int = 0) -> Content:
     chance = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
     known = ["".join(chance.choice(letters, int(chance.integers(2, 11)))) for _ in range(VOCABULARY)]
@@ -47,6 +50,14 @@ def made(samples: int, words: int) -> Content:
             for _ in range(samples)
         ]
 
+    def scores() -> dict[str, Scores]:
+        return {
+            name: Scores.mean_of(
+                chance.beta(2, 3, samples) * (100 if name == "chrf" else 1), (0, 100 if name == "chrf" else 1)
+            )
+            for name in METRICS
+        }
+
     columns = {name: texts(words) for name in ("prompt", "reference", "answer", "baseline_answer")}
     rows = [
         {
@@ -58,17 +69,22 @@ def made(samples: int, words: int) -> Content:
         }
         for place in range(samples)
     ]
-    ours, theirs = (
-        {
-            name: Scores.mean_of(
-                chance.beta(2, 3, samples) * (100 if name == "chrf" else 1), (0, 100 if name == "chrf" else 1)
-            )
-            for name in METRICS
-        }
-        for _ in range(2)
-    )
+    ours, theirs = scores(), scores()
     compared = {name: compare(ours[name], theirs[name]) for name in METRICS}
     slices, _ = slices_of(rows, ["language"], ["rougeL"], ours, theirs)
+    further, took = [], 0.0
+    for number in range(others):
+        lines = [{"row": place, "answer": text} for place, text in enumerate(texts(words), start=1)]
+        given, reached, began = (
+            GivenModel(f"other {number + 1}", "sha256:0", lines),
+            scores(),
+            time.perf_counter(),
+        )
+        further.append(FurtherModel.of(given, reached, ours))
+        assert further[-1].reached  # computed when it is asked for
+        took += time.perf_counter() - began
+    if others:
+        print(f"{others} further models: {took:.2f} s for their intervals")
     return Content(
         samples=rows,
         ours=ours,
@@ -78,6 +94,7 @@ def made(samples: int, words: int) -> Content:
         facts=Facts("LlamaForCausalLM", 135_000_000, samples * 40, 900.0),
         about=About(component="evaluate_model", model="tuned"),
         baseline=[{"answer": row["baseline_answer"], "seconds": row["seconds"]} for row in rows],
+        further=further,
         labels=labels_of(rows, ["language"]),
     )
 
@@ -110,10 +127,11 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--words", type=int, default=60, help="most words of a text")
+    parser.add_argument("--further", type=int, default=0, help="models beside both")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
 
-    content = made(options.samples, options.words)
+    content = made(options.samples, options.words, options.further)
     ways: dict[str, Callable[[], str]] = {
         "page": lambda: render_page(content),
         "json": lambda: render_json(content),

@@ -30,6 +30,7 @@ class About:
         dataset: Name of the dataset's file.
         dataset_digest: Digest of it.
         baseline_digest: Digest of the scores that it is compared with.
+        further_digests: Digests of the scores of further models, by name.
         settings: How answers were asked for: arguments of the generation, or fields of the request.
         dag_run: The run of the DAG that it belongs to, as ``dag_id/run_id``.
         task: The task.
@@ -45,6 +46,7 @@ class About:
     dataset: str | None = None
     dataset_digest: str | None = None
     baseline_digest: str | None = None
+    further_digests: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     dag_run: str | None = None
     task: str | None = None
@@ -65,7 +67,7 @@ class About:
             component: Name of the component.
             model: Directory of the model.
             dataset: The rows; None where they belong to what was run.
-            more: Other fields: ``settings``, ``baseline_scores``, and ``tracking`` as the caller gives it.
+            more: Other fields: ``settings``, ``baseline_scores``, ``further`` models, and ``tracking`` as the caller gives it.
         """
         return cls(
             component=component,
@@ -118,6 +120,7 @@ class About:
             "Dataset": self.dataset,
             "Dataset digest": self.dataset_digest,
             "Digest of the baseline's scores": self.baseline_digest,
+            **{f"Digest of the scores of {name}": each for name, each in self.further_digests.items()},
             "Run of the DAG": self.dag_run,
             "Task": self.task,
             "Date": self.date,
@@ -133,7 +136,8 @@ def _of_dataset(dataset: str | os.PathLike[str] | None) -> dict[str, str]:
 
 def _clean(more: Mapping[str, Any]) -> dict[str, Any]:
     scores = more.get("baseline_scores")
-    found = {name: value for name, value in more.items() if name != "baseline_scores"}
+    found = {name: value for name, value in more.items() if name not in ("baseline_scores", "further")}
+    found["further_digests"] = {each.name: each.digest for each in more.get("further", ())}
     found["baseline_digest"] = None if scores is None else digest_of(scores)[0]
     found["settings"] = redacted(dict(found.get("settings") or {}))
     tracked = found.get("tracking")

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llmops_components.comparison import Comparison
 from llmops_components.data.files import write_output
 from llmops_components.errors import SettingError, named
 from llmops_components.evaluation import likelihoods
 from llmops_components.evaluation.clock import Clock
+from llmops_components.evaluation.further import FurtherModel, GivenModel
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.memory import Memory, digest
 from llmops_components.evaluation.scored import NO_NUMBER, Given, Scored, score_rows
@@ -59,6 +62,7 @@ def conclude(
     clock: Clock,
     parts: Parts | None = None,
     about: About | None = None,
+    further: Sequence[GivenModel] = (),
     report_json: str | os.PathLike[str] | None = None,
     report_markdown: str | os.PathLike[str] | None = None,
 ) -> StepReport:
@@ -79,6 +83,7 @@ def conclude(
         clock: Times of what went before.
         parts: What is compared besides the metrics; nothing by default.
         about: What was evaluated, for the page, and where it is kept in MLflow; None for a page alone.
+        further: Further models, which the page shows, and which are in no comparison that a gate reads.
         report_json: Output file, the page's figures as JSON; None for none.
         report_markdown: Output file, the page as Markdown; None for none.
     """
@@ -94,17 +99,24 @@ def conclude(
 
     parts = parts or Parts.of(plan, rows)
     given = [each.given for each in answers] + [_given(row) for row in baseline]
-    times = 2 if baseline else 1
-    whole = _score(plan, rows, times, given, judging, scores)
+    together = len(given)
+    given += [_given(row) for each in further for row in each.answers]
+    times = len(given) // len(rows)
+    whole = _score(plan, rows, times, given, judging, scores, together)
     scored = with_composites(whole.scores, parts.composites, parts.metrics)
     texts = [each.text or "" for each in given]
     tokenizers = tokenizers_of(plan, texts, [row.get("reference", "") for row in rows] * times)
     ours = {name: each[: len(rows)] for name, each in scored.items()}
-    theirs = {name: each[len(rows) :] for name, each in scored.items() if baseline}
+    theirs = {name: each[len(rows) : together] for name, each in scored.items() if baseline}
     estimates = {name: statistics.estimate(each) for name, each in ours.items()}
     comparisons = {name: statistics.compare(ours[name], each) for name, each in theirs.items()}
     slices, put_together = slices_of(rows, parts.columns, parts.sliced, ours, theirs)
     comparison = comparison_of(ours, theirs, comparisons, slices)
+    by_itself = [name for name in scored if not _is_pairwise(name, parts)]
+    beside = [
+        FurtherModel.of(each, {name: scored[name][start : start + len(rows)] for name in by_itself}, ours)
+        for each, start in zip(further, range(together, len(given), len(rows)), strict=True)
+    ]
     clock.lap("score")
 
     samples = _samples(rows, answers, ours, whole)
@@ -114,7 +126,10 @@ def conclude(
     write_output(scores, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
     agreements, disagreements = judging.agreements(rows, ours)
     reached = {name: each for name, each in estimates.items() if each is not None}
-    for line in _compared_lines(comparison) if baseline else _scored_lines(reached):
+    for line in [
+        *(_compared_lines(comparison) if baseline else _scored_lines(reached)),
+        *_further_lines(beside),
+    ]:
         print(line, flush=True)
     values: dict[str, float | int] = {name: each.value for name, each in reached.items()}
     values |= {"samples": len(rows), **metrics, **_spent(whole)}
@@ -127,6 +142,11 @@ def conclude(
         *_unscored(ours, "model", whole),
         *_unscored(theirs, "baseline", whole, len(rows)),
     ]
+    for each, start in zip(beside, range(together, len(given), len(rows)), strict=True):
+        found += each.given.findings()
+        found += _unscored(
+            each.scores, f"further model {each.name!r}", whole, start, without=each.given.lacking
+        )
     content = Content(
         samples=samples,
         ours=ours,
@@ -136,6 +156,7 @@ def conclude(
         compared=comparisons,
         theirs=theirs,
         baseline=baseline,
+        further=beside,
         metrics=parts.metrics,
         labels=labels_of(rows, parts.columns, [CATEGORY]),
         took={**metrics, **_spent(whole)},
@@ -166,6 +187,7 @@ def conclude(
             **details,
             **_unscored_details(whole, len(rows)),
             **({"agreement": agreements} if agreements else {}),
+            **({"further_models": {each.name: each.given.told() for each in beside}} if beside else {}),
             **logged,
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
@@ -182,14 +204,17 @@ def _score(
     given: Sequence[Given],
     judging: Judging,
     scores: str | os.PathLike[str],
+    together: int,
 ) -> Scored:
-    """Score the answers of one model, or of two after each other."""
+    """Score the answers of models after each other."""
     of_each, rows = len(rows), [*rows] * times
     if not plan.asks_judge:
-        return score_rows(plan, rows, given, of_each=of_each)
+        return score_rows(plan, rows, given, of_each=of_each, together=together)
     what = digest([{key: row.get(key) for key in KEPT} for row in rows])
     with Memory.at(judging.checkpoints, what, Path(scores)) as memory:
-        scored = score_rows(plan, rows, given, of_each=of_each, judge=judging.settings, memory=memory)
+        scored = score_rows(
+            plan, rows, given, of_each=of_each, together=together, judge=judging.settings, memory=memory
+        )
         if scored.stopped is not None and memory.outlives:
             raise scored.stopped
     return scored
@@ -259,16 +284,18 @@ def _unscored_details(scored: Scored, count: int) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value}
 
 
-def _unscored(scores: Mapping[str, Scores], whose: str, scored: Scored, start: int = 0) -> list[str]:
-    """A sentence for each metric that has no score for some rows."""
-    found = []
+def _unscored(
+    scores: Mapping[str, Scores], whose: str, scored: Scored, start: int = 0, without: Sequence[int] = ()
+) -> list[str]:
+    """A sentence for each metric that has no score for some rows, but for those that are told of already."""
+    found, known = [], set(without)
     for name, each in scores.items():
-        missing = [number for number, is_there in enumerate(each.are_there, start=1) if not is_there]
+        missing = [number for number in (np.flatnonzero(~each.are_there) + 1).tolist() if number not in known]
         if not missing or name not in scored.reasons:  # a composite lacks what its parts lack
             continue
         first = scored.reasons[name][start + missing[0] - 1]
         found.append(
-            f"{name} has no score for {len(missing)} of {len(each.values)} answers of the {whose}: row "
+            f"{name} has no score for {len(missing)} of {len(each.values) - len(known)} answers of the {whose}: row "
             f"{named(missing)}. "
             f"{'The first: ' if len(missing) > 1 and first != NO_NUMBER else ''}{first}; they are left out of the aggregate."
         )
@@ -309,6 +336,23 @@ def _compared_lines(comparison: Comparison) -> list[str]:
             f"{name:<20}{each.baseline.value:>9.3f}{each.candidate.value:>9.3f}{value:>+9.3f}  {low:+.3f} to {high:+.3f}"
         )
     return lines
+
+
+def _further_lines(further: Sequence[FurtherModel]) -> list[str]:
+    lines = [f"{'further model':<40}{'score':>9}{'model minus it':>16}"] if further else []
+    for model in further:
+        for name, each in model.reached.items():
+            own, change = each.candidate, model.compared[name].difference
+            figures = "  not scored" if own is None else f"{own.value:>9.3f}"
+            lines.append(
+                f"{model.name + ', ' + name:<40}{figures}{'' if change is None else f'{change.value:>+16.3f}'}"
+            )
+    return lines
+
+
+def _is_pairwise(name: str, parts: Parts) -> bool:
+    """Whether a metric, or a part of a composite, is of the answers of model and baseline together."""
+    return any(parts.metrics[each].is_pairwise for each in (name, *parts.composites.get(name, ())))
 
 
 def check_has_baseline(plan: Plan, baseline: Sequence[Mapping[str, Any]]) -> None:

@@ -12,10 +12,11 @@ from llmops_components.errors import SettingError
 from llmops_components.evaluation import likelihoods
 from llmops_components.evaluation.clock import Clock
 from llmops_components.evaluation.conclusion import Answered, check_has_baseline, conclude
+from llmops_components.evaluation.further import FurtherScores
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.scored import Given
-from llmops_components.evaluation.scores_file import read_baseline
+from llmops_components.evaluation.scores_file import read_baseline, read_further
 from llmops_components.moved import old_names
 from llmops_components.results import StepReport
 from llmops_components.tracking.settings import Tracking
@@ -48,6 +49,7 @@ def evaluate_model(
     report_json: str | os.PathLike[str] | None = None,
     report_markdown: str | os.PathLike[str] | None = None,
     tracking: Mapping[str, str] | None = None,
+    further_scores: FurtherScores | None = None,
 ) -> StepReport:
     """Answer every evaluation prompt and score the answers against the references.
 
@@ -82,6 +84,8 @@ def evaluate_model(
         report_markdown: Output file, the page as Markdown; none when left out.
         tracking: Where it becomes a run of its own in MLflow, see :class:`~llmops_components.passthrough.training.TrackingSettings`; what the
             environment says when left out. The page names the DAG's run in it in any case.
+        further_scores: The ``scores`` of further models on the same rows, by name: the report shows them beside the model, and no
+            comparison has them. Their answers are scored again; a row that one lacks counts as not scored for it.
 
     Returns:
         Metrics: each metric's aggregate by name, ``tokens_per_second`` and ``samples``. The comparison has for each metric
@@ -116,6 +120,7 @@ def evaluate_model(
     judging.check_labels(plan, rows)
     baseline = read_baseline(baseline_scores, rows)
     check_has_baseline(plan, baseline)
+    further = read_further(further_scores, rows)
 
     clock = Clock()
     network, tokenizer = load_to_answer(model)
@@ -160,6 +165,7 @@ def evaluate_model(
             "batch_size": batch_size,
         },
         baseline_scores=baseline_scores,
+        further=further,
         tracking=tracking,
     )
     return conclude(
@@ -177,6 +183,7 @@ def evaluate_model(
         clock=clock,
         parts=parts,
         about=about,
+        further=further,
         report_json=report_json,
         report_markdown=report_markdown,
     )

@@ -16,12 +16,13 @@ from llmops_components.evaluation.clock import Clock
 from llmops_components.evaluation.comparing import Parts
 from llmops_components.evaluation.conclusion import Answered, check_has_baseline, conclude
 from llmops_components.evaluation.facts import ServiceFacts
+from llmops_components.evaluation.further import FurtherScores
 from llmops_components.evaluation.judge.judging import Judging
 from llmops_components.evaluation.judge.settings import JudgeSettings
 from llmops_components.evaluation.metrics.columns import check_columns, columns_of
 from llmops_components.evaluation.metrics.plan import Plan, plan_for_columns, plan_metrics
 from llmops_components.evaluation.scored import Given
-from llmops_components.evaluation.scores_file import read_baseline
+from llmops_components.evaluation.scores_file import read_baseline, read_further
 from llmops_components.inference.batch import batch_inference
 from llmops_components.inference.protocols import ProtocolName
 from llmops_components.inference.rows import answer_text, check_questions, read_outcomes
@@ -57,6 +58,7 @@ def evaluate_service(
     report_json: str | os.PathLike[str] | None = None,
     report_markdown: str | os.PathLike[str] | None = None,
     tracking: Mapping[str, str] | None = None,
+    further_scores: FurtherScores | None = None,
 ) -> StepReport:
     """Ask a service every evaluation row and score the answers, as :func:`~llmops_components.evaluation.evaluate.evaluate_model` does.
 
@@ -90,6 +92,7 @@ def evaluate_service(
         report_markdown: Output file, the page as Markdown; none when left out.
         tracking: Where it becomes a run of its own in MLflow, see :class:`~llmops_components.passthrough.training.TrackingSettings`; what the
             environment says when left out. The page names the DAG's run in it in any case.
+        further_scores: As for ``evaluate_model``.
 
     Returns:
         Metrics: each metric's aggregate by name, ``samples``, ``unanswered``, and what the answers took.
@@ -115,6 +118,7 @@ def evaluate_service(
     parts = Parts.of(plan, rows, composites, slices, slice_metrics)
     baseline = read_baseline(baseline_scores, rows)
     check_has_baseline(plan, baseline)
+    further = read_further(further_scores, rows)
 
     clock = Clock()
     place = Path(
@@ -150,6 +154,7 @@ def evaluate_service(
         dataset,
         settings={**(request or {}), "protocol": protocol},
         baseline_scores=baseline_scores,
+        further=further,
         tracking=tracking,
     )
     done = conclude(
@@ -174,6 +179,7 @@ def evaluate_service(
         clock=clock,
         parts=parts,
         about=about,
+        further=further,
         report_json=report_json,
         report_markdown=report_markdown,
     )

@@ -174,6 +174,39 @@ def test_a_model_is_compared_with_another_sample_by_sample(run, tiny_model, tmp_
     assert list(report.comparison.metrics) == ["acc", "brier_score"]
 
 
+def test_further_models_are_shown_and_change_nothing_that_a_gate_reads(run, tiny_model, tmp_path):
+    run("colours", "text", name="other", model=tiny_model)
+    alone = run("colours", "text")
+    lines = read(tmp_path / "other.jsonl")
+    write_rows(tmp_path / "partly.jsonl", [line for line in lines if line["row"] != 2])
+    further = {"all": tmp_path / "other.jsonl", "partly": tmp_path / "partly.jsonl"}
+    report = run("colours", "text", further_scores=further, report_json=tmp_path / "report.json")
+    assert report.comparison == alone.comparison
+    assert report.details["further_models"]["partly"]["rows"] == len(lines) - 1
+    assert any("'partly' have 9 of 10 rows" in line for line in report.findings)
+    found = json.loads((tmp_path / "report.json").read_text())["further_models"]
+    ours = [line for line in read(tmp_path / "model.jsonl") if "acc" in line]
+    theirs = [line for line in lines if "acc" in line]
+    changes = [a["acc"] - b["acc"] for a, b in zip(ours, theirs, strict=True)]
+    each = found["all"]["metrics"]["acc"]
+    assert each["difference"]["value"] == pytest.approx(sum(changes) / 5, abs=1e-6)
+    # A metric is of the tasks that have it: of the other five samples none is missing.
+    assert (each["rows_scored"], each["rows_unscored"]) == (5, 0)
+    each = found["partly"]["metrics"]["acc"]
+    assert (each["rows_scored"], each["rows_unscored"], each["pairs_scored"]) == (4, 1, 4)
+    assert '<th class="n">partly' in (tmp_path / "model.html").read_text()
+
+
+def test_further_models_that_were_asked_otherwise_are_refused(run, tmp_path):
+    run("colours", name="other")
+    with pytest.raises(DataError, match="further_scores of 'other', row 1 was asked otherwise"):
+        run("colours", further_scores={"other": tmp_path / "other.jsonl"}, num_fewshot=1)
+    with pytest.raises(DataError, match="further_scores of 'other' have a row 4, and there are rows 1 to 3"):
+        run("colours", further_scores={"other": tmp_path / "other.jsonl"}, limit=3)
+    with pytest.raises(SettingError, match="'model' is what the report calls another one"):
+        run("colours", further_scores={"model": tmp_path / "other.jsonl"})
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

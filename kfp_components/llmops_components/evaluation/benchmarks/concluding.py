@@ -19,6 +19,7 @@ from llmops_components.evaluation.benchmarks.samples import Measured, Measures
 from llmops_components.evaluation.clock import Clock
 from llmops_components.evaluation.comparing import comparison_of
 from llmops_components.evaluation.facts import BenchmarkFacts
+from llmops_components.evaluation.further import FurtherModel, FurtherScores, GivenModel, check_further
 from llmops_components.evaluation.slices import MAX_COMPARED
 from llmops_components.evaluation.statistics import PairedComparison, Scores, compare, record
 from llmops_components.redaction import redacted
@@ -26,6 +27,7 @@ from llmops_components.results import StepReport
 
 TASK = "task"
 _SAME = ("task", "subtask", "sample", "digest")
+_AGAIN = "Pass the scores of run_benchmarks with the same tasks, num_fewshot, limit, chat_template and seed."
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Benchmarked:
         facts: Who answered.
         about: What was run.
         findings: What has to be known of it.
+        further: Further models, which the page shows.
     """
 
     lines: Sequence[Mapping[str, Any]]
@@ -45,6 +48,7 @@ class Benchmarked:
     facts: BenchmarkFacts
     about: About
     findings: Sequence[str]
+    further: Sequence[GivenModel] = ()
 
 
 def check_room(measures: Measures) -> None:
@@ -77,20 +81,45 @@ def read_baseline(
     if path is None:
         return []
     found = read_rows(path)
-    again = (
-        "Pass the scores of run_benchmarks with the same tasks, num_fewshot, limit, chat_template and seed."
-    )
     if len(found) != len(lines):
         raise DataError(
-            f"Scores {os.fspath(path)} are of {len(found)} samples, and the tasks have {len(lines)}. {again}"
+            f"Scores {os.fspath(path)} are of {len(found)} samples, and the tasks have {len(lines)}. {_AGAIN}"
         )
     for number, (theirs, ours) in enumerate(zip(found, lines, strict=True), start=1):
-        if different := [key for key in _SAME if theirs.get(key) != ours[key]]:
-            what = "was asked otherwise" if different == ["digest"] else "is another sample"
-            raise DataError(f"Scores {os.fspath(path)}, row {number} {what}. {again}")
-        if missing := [name for name in names if name in ours and name not in theirs]:
-            raise DataError(f"Scores {os.fspath(path)}, row {number} has no {missing[0]}. {again}")
+        _check_line(f"Scores {os.fspath(path)}, row {number}", theirs, ours, names)
     return found
+
+
+def read_further(
+    further_scores: FurtherScores | None, lines: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[GivenModel]:
+    """The scores of further models on the same samples, of which some may be missing.
+
+    Args:
+        further_scores: The files, by the names of their models.
+        lines: The model's lines.
+        names: The metrics.
+
+    Raises:
+        SettingError: The names cannot be told apart, or are too many.
+        DataError: As for :func:`read_baseline`.
+    """
+    check_further(further_scores)
+    found = [GivenModel.read(name, path, len(lines), _AGAIN) for name, path in (further_scores or {}).items()]
+    for each in found:
+        for number, (theirs, ours) in enumerate(zip(each.lines, lines, strict=True), start=1):
+            if theirs is not None:
+                _check_line(f"further_scores of {each.name!r}, row {number}", theirs, ours, names)
+    return found
+
+
+def _check_line(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise :class:`DataError` for a line of another sample, of one that was asked otherwise, or without a metric."""
+    if different := [key for key in _SAME if theirs.get(key) != ours[key]]:
+        why = "was asked otherwise" if different == ["digest"] else "is another sample"
+        raise DataError(f"{what} {why}. {_AGAIN}")
+    if missing := [name for name in names if name in ours and name not in theirs]:
+        raise DataError(f"{what} has no {missing[0]}. {_AGAIN}")
 
 
 def scores_of(lines: Sequence[Mapping[str, Any]], measured: Measured) -> Scores:
@@ -153,6 +182,16 @@ def conclude(
     theirs = {name: scores_of(baseline, each) for name, each in measures.items() if baseline}
     compared = {name: compare(ours[name], each) for name, each in theirs.items()}
     comparison = _comparison(done, ours, theirs, compared)
+    having = {name: np.isin([line[TASK] for line in lines], _tasks_with(name, done)) for name in measures}
+    further = [
+        FurtherModel.of(
+            each,
+            {name: scores_of(each.answers, measured) for name, measured in measures.items()},
+            ours,
+            having,
+        )
+        for each in done.further
+    ]
     clock.lap("compare")
     values = {
         f"{task}/{name}": each.candidate.value
@@ -163,7 +202,11 @@ def conclude(
     figures: dict[str, float | int] = {**values, "samples": len(lines)}
     for name, value in values.items():
         print(f"{name:<40}{value:>9.4f}", flush=True)
-    found = [*_unscored(comparison, lines), *done.findings]
+    found = [
+        *_unscored(comparison, lines),
+        *done.findings,
+        *(line for each in done.further for line in each.findings()),
+    ]
     content = Content(
         samples=lines,
         ours=ours,
@@ -173,6 +216,7 @@ def conclude(
         facts=done.facts,
         about=done.about,
         baseline=baseline,
+        further=further,
         metrics={name: each.described for name, each in measures.items()},
         labels={key: [str(line[key]) for line in lines] for key in (TASK, "subtask")},
         seconds=clock.seconds,
@@ -200,6 +244,7 @@ def conclude(
                 for name, each in metrics.items()
                 if each.rows_unscored
             },
+            **({"further_models": {each.name: each.told() for each in done.further}} if further else {}),
             "tracking": tracked,
             "seconds": {name: round(seconds, 2) for name, seconds in clock.seconds.items()},
         },
@@ -225,10 +270,7 @@ def _comparison(
     whole = comparison_of({}, theirs, compared)
     return whole.model_copy(
         update={
-            "metrics": {
-                name: part(name, [task for task, metrics in by_task.items() if name in metrics])
-                for name in ours
-            },
+            "metrics": {name: part(name, _tasks_with(name, done)) for name in ours},
             "slices": {
                 TASK: {
                     task: {name: part(name, [task]) for name in metrics} for task, metrics in by_task.items()
@@ -236,6 +278,11 @@ def _comparison(
             },
         }
     )
+
+
+def _tasks_with(name: str, done: Benchmarked) -> list[str]:
+    """The tasks that have a metric."""
+    return [task for task, metrics in done.measures.by_task.items() if name in metrics]
 
 
 def _unscored(comparison: Comparison, lines: Sequence[Mapping[str, Any]]) -> list[str]:

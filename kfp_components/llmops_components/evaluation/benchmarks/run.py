@@ -12,6 +12,7 @@ from llmops_components.data.files import write_output
 from llmops_components.errors import SettingError, check_whole_number
 from llmops_components.evaluation.about import About
 from llmops_components.evaluation.clock import Clock
+from llmops_components.evaluation.further import FurtherScores, check_further
 from llmops_components.results import StepReport
 from llmops_components.tracking.settings import Tracking
 
@@ -37,6 +38,7 @@ def run_benchmarks(
     report_markdown: str | os.PathLike[str] | None = None,
     harness_results: str | os.PathLike[str] | None = None,
     tracking: Mapping[str, str] | None = None,
+    further_scores: FurtherScores | None = None,
 ) -> StepReport:
     """Run tasks of lm-evaluation-harness by name, and compare a model with another one on the same samples.
 
@@ -62,6 +64,8 @@ def run_benchmarks(
         harness_results: Output file, the results as lm_eval writes them; none when left out.
         tracking: Where it becomes a run of its own in MLflow, see :class:`~llmops_components.passthrough.training.TrackingSettings`; what the
             environment says when left out.
+        further_scores: The ``scores`` of further models on the same tasks, asked in the same way, by name: the report shows them, and no
+            comparison has them. A sample that one lacks counts as not scored for it.
 
     Returns:
         Metrics: each task's aggregates as ``task/metric``, and ``samples``. The comparison has each metric over the samples of all tasks that
@@ -75,9 +79,15 @@ def run_benchmarks(
     """
     names = _checked(task_names, num_fewshot, limit, batch_size, seed)
     Tracking.find(tracking)
+    check_further(further_scores)
 
     from llmops_components.evaluation.benchmarks.choosing import choose_tasks
-    from llmops_components.evaluation.benchmarks.concluding import Benchmarked, check_room, conclude
+    from llmops_components.evaluation.benchmarks.concluding import (
+        Benchmarked,
+        check_room,
+        conclude,
+        read_further,
+    )
     from llmops_components.evaluation.benchmarks.harness import ask, confined, load_tasks
     from llmops_components.evaluation.benchmarks.samples import lines_of, measures_of
     from llmops_components.evaluation.facts import BenchmarkFacts
@@ -105,6 +115,7 @@ def run_benchmarks(
         )
         clock.lap("ask")
     lines = lines_of(chosen, asked, measures, settings)
+    further = read_further(further_scores, lines, list(measures.all))
     asked.results["config"]["model"] = Path(model).name
     if harness_results is not None:
         write_output(
@@ -123,6 +134,7 @@ def run_benchmarks(
             "lm_eval": asked.results["lm_eval_version"],
         },
         baseline_scores=baseline_scores,
+        further=further,
         tracking=tracking,
     )
     facts = BenchmarkFacts(
@@ -130,7 +142,7 @@ def run_benchmarks(
     )
     del network, tokenizer
     return conclude(
-        Benchmarked(lines, measures, facts, about, [*measures.left_out, *asked.warnings]),
+        Benchmarked(lines, measures, facts, about, [*measures.left_out, *asked.warnings], further),
         baseline_scores,
         clock,
         scores=scores,

@@ -12,6 +12,7 @@ import numpy as np
 from llmops_components.comparison import Comparison, MetricComparison
 from llmops_components.evaluation.about import About
 from llmops_components.evaluation.facts import BenchmarkFacts, Facts, RevisionFacts, ServiceFacts
+from llmops_components.evaluation.further import FurtherModel
 from llmops_components.evaluation.metrics.registry import METRICS, Metric
 from llmops_components.evaluation.statistics import PairedComparison, Scores, record
 
@@ -31,6 +32,7 @@ class Content:
         compared: How the model differs from its baseline, by metric; empty without one.
         theirs: Scores of the baseline; empty without one.
         baseline: The baseline's ``answer`` to each sample, and the ``seconds`` that it took, where they are known.
+        further: Further models beside both.
         metrics: What each metric is, by name.
         labels: What each sample has in a column that rows are told apart by.
         took: What the answers and the judge took, by name.
@@ -46,6 +48,7 @@ class Content:
     compared: Mapping[str, PairedComparison] = field(default_factory=dict)
     theirs: Mapping[str, Scores] = field(default_factory=dict)
     baseline: Sequence[Mapping[str, Any]] = ()
+    further: Sequence[FurtherModel] = ()
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     took: Mapping[str, float | int] = field(default_factory=dict)

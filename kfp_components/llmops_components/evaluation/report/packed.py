@@ -23,6 +23,7 @@ MAX_PAGE_BYTES = 5_000_000
 LONGEST_TEXT, SHORTEST_TEXT = 8000, 200  # characters: where texts are cut at the latest, and at the earliest
 _MORE = (("retrieved_contexts", "Retrieved contexts"), ("tool_calls", "Tool calls"))
 _SAFE = 0.93  # of the room, since less is packed a little worse
+_OF_FURTHER = 0.1  # of the room, for the answers of further models
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,26 @@ class Packed:
 
     Args:
         data: The text.
-        samples: How many there are in it.
+        unpacked: Bytes of the JSON.
+        places: Places of the samples that are in it.
         limit: Most characters of a text.
         cut_off: Samples with a text that is cut.
         lengths: Characters of each text, before.
+        without_further: Samples without the answers of further models.
     """
 
     data: str
-    samples: int
+    unpacked: int
+    places: Sequence[int]
     limit: int
     cut_off: int
     lengths: np.ndarray
+    without_further: int
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are in it."""
+        return len(self.places)
 
     def told(self, total: int) -> list[str]:
         """Sentences on what is not in the page; none where all is.
@@ -60,6 +70,11 @@ class Packed:
                 f"Texts are cut at {self.limit:,} characters, which {self.cut_off:,} samples shown here have more of, and are "
                 "searched up to there. The scores file has all."
             )
+        if self.without_further:
+            found.append(
+                f"Answers of further models are shown with {self.samples - self.without_further:,} samples, those that differ most, since "
+                "the page has no room for more. Their own scores files have all."
+            )
         return found
 
 
@@ -70,6 +85,13 @@ def pack(content: Content, room: int = MAX_PAGE_BYTES) -> Packed:
         content: What the report says.
         room: Most bytes.
     """
+    if not content.further:
+        return _packed_within(content, room)
+    return _with_further(content, _packed_within(content, int(room * (1 - _OF_FURTHER))), room)
+
+
+def _packed_within(content: Content, room: int) -> Packed:
+    """The samples without the answers of further models."""
     places = list(range(len(content.samples)))
     packed = _packed(content, places, LONGEST_TEXT)
     while len(packed.data) > room and packed.limit > SHORTEST_TEXT:
@@ -78,6 +100,25 @@ def pack(content: Content, room: int = MAX_PAGE_BYTES) -> Packed:
     while len(packed.data) > room and packed.samples:
         keep = int(packed.samples * room / len(packed.data) * _SAFE)
         packed = _packed(content, sorted(content.by_greatest_change[:keep]), packed.limit)
+    return packed
+
+
+def _with_further(content: Content, packed: Packed, room: int) -> Packed:
+    """The same samples, those that differ most with the answers of further models, as far as there is room."""
+    there = set(packed.places)
+    candidates = [place for place in content.by_greatest_change if place in there]
+    share = (room - len(packed.data)) * packed.unpacked / max(1, len(packed.data)) * _SAFE
+    count = 0
+    for place in candidates:
+        share -= len(json.dumps(_further(content, place, packed.limit)))
+        if share < 0:
+            break
+        count += 1
+    while count:
+        found = _packed(content, packed.places, packed.limit, frozenset(candidates[:count]))
+        if len(found.data) <= room:
+            return found
+        count = count * 3 // 4
     return packed
 
 
@@ -94,7 +135,9 @@ def _limit_for(packed: Packed, share: float) -> int:
     return below
 
 
-def _packed(content: Content, places: Sequence[int], limit: int) -> Packed:
+def _packed(
+    content: Content, places: Sequence[int], limit: int, with_further: frozenset[int] = frozenset()
+) -> Packed:
     names, columns = content.names, list(content.labels)
     kinds = {column: sorted(set(content.labels[column])) for column in columns}
     place_of = {column: {value: at for at, value in enumerate(values)} for column, values in kinds.items()}
@@ -102,19 +145,23 @@ def _packed(content: Content, places: Sequence[int], limit: int) -> Packed:
     for place in places:
         row, found = _row(content, place, limit)
         lengths += found
-        rows.append([*row, [place_of[column][content.labels[column][place]] for column in columns]])
-        cut_off += max(found) > limit
+        further = _further(content, place, limit) if place in with_further else []
+        labels = [place_of[column][content.labels[column][place]] for column in columns]
+        rows.append([*row, labels, *([further] if content.further else [])])
+        cut_off += max(found) > limit or any(isinstance(answer, list) for answer, _ in further)
     data = {
         "metrics": [
             {
                 "name": name,
                 "digits": 1 if (content.metrics[name].best or 1) > 1 else 3,
                 "higher": content.ours[name].higher_is_better,
+                "beside": any(name in each.scores for each in content.further),
             }
             for name in names
         ],
         "compared": bool(content.compared),
         "columns": [[column, kinds[column]] for column in columns],
+        "further": [each.name for each in content.further],
         "total": len(content.samples),
         "limit": limit,
         "rows": rows,
@@ -123,10 +170,12 @@ def _packed(content: Content, places: Sequence[int], limit: int) -> Packed:
     # Without a date in it, so that the same samples make the same page.
     return Packed(
         base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode(),
-        len(places),
+        len(text),
+        places,
         limit,
         cut_off,
         np.array(lengths),
+        len(places) - len(with_further) if content.further else 0,
     )
 
 
@@ -157,6 +206,18 @@ def _row(content: Content, place: int, limit: int) -> tuple[list[Any], list[int]
         [_short(each.changes[place]) for each in content.compared.values()],
     ]
     return row, list(map(len, all_texts))
+
+
+def _further(content: Content, place: int, limit: int) -> list[Any]:
+    """Of each further model its answer to a sample, and its scores."""
+    found = []
+    for each in content.further:
+        line = each.given.answers[place]
+        scores = [
+            _short(each.scores[name].values[place]) if name in each.scores else None for name in content.names
+        ]
+        found.append([_cut(shown_answer(line["answer"], line.get("reason")), limit), scores])
+    return found
 
 
 def text_of(value: Any) -> str:

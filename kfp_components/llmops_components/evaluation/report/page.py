@@ -10,9 +10,18 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from llmops_components.evaluation.further import FurtherModel
 from llmops_components.evaluation.report.content import Content, cut, number, prompt_text
 from llmops_components.evaluation.report.decided import undecided_yet
-from llmops_components.evaluation.report.figures import AXIS_WIDTH, HEIGHT, WIDTH, axes, bar, histograms
+from llmops_components.evaluation.report.figures import (
+    AXIS_WIDTH,
+    HEIGHT,
+    WIDTH,
+    axes,
+    bar,
+    histograms,
+    kind_of,
+)
 from llmops_components.evaluation.report.packed import MAX_PAGE_BYTES, pack
 from llmops_components.evaluation.report.script import SCRIPT
 from llmops_components.evaluation.report.style import STYLE
@@ -44,6 +53,7 @@ def render_page(content: Content) -> str:
         script=SCRIPT,
         policy=policy(),
         number=number,
+        kind_of=kind_of,
         bars=_bars(content),
         axes=axes(content),
         axis_width=AXIS_WIDTH,
@@ -164,6 +174,7 @@ def _card(content: Content, place: int) -> dict[str, Any]:
         answers.append(("Baseline", cut(shown_answer(other["answer"], other.get("reason")), _LONGEST_SHOWN)))
     title = "Model, cut off" if sample.get("finish_reason") == "length" else "Model"
     answers.append((title, cut(shown_answer(sample["answer"], sample.get("reason")), _LONGEST_SHOWN)))
+    answers += [_further_answer(content, each, place) for each in content.further]
     scores = []
     for name in content.names:
         value, change = content.ours[name].values[place], 0.0
@@ -188,3 +199,12 @@ def _card(content: Content, place: int) -> dict[str, Any]:
         "labels": {column: labels[place] for column, labels in content.labels.items()},
         "unscored": {name: cut(str(why), 300) for name, why in (sample.get("unscored") or {}).items()},
     }
+
+
+def _further_answer(content: Content, model: FurtherModel, place: int) -> tuple[str, str]:
+    """What a further model has answered to a sample, below its name and its score."""
+    line, title = model.given.answers[place], model.name
+    if (scores := model.scores.get(content.first)) is not None:
+        is_there, best = bool(scores.are_there[place]), content.metrics[content.first].best
+        title += f" \u00b7 {number(float(scores.values[place]), best) if is_there else 'not scored'}"
+    return title, cut(shown_answer(line["answer"], line.get("reason")), _LONGEST_SHOWN)

@@ -4,7 +4,7 @@ SCRIPT = r"""
 "use strict";
 const at = id => document.getElementById(id);
 const PAGE = 20;
-const [ROW, PROMPT, REFERENCE, ANSWER, BASELINE, MORE, FLAGS, LENGTHS, SECONDS, SCORES, CHANGES, LABELS] = Array(12).keys();
+const [ROW, PROMPT, REFERENCE, ANSWER, BASELINE, MORE, FLAGS, LENGTHS, SECONDS, SCORES, CHANGES, LABELS, FURTHER] = Array(13).keys();
 let data, found = [], shown = 0;
 
 async function unpack() {
@@ -63,6 +63,11 @@ function card(row) {
     make(block, "h3", title);
     show(block, row[field]);
   }
+  for (const [name, answer, scores] of further(row)) {
+    const block = make(answers, "div"), title = make(block, "h3", name);
+    if (data.metrics[place].beside) title.append(" \u00b7 " + number(scores[place], data.metrics[place]));
+    show(block, answer);
+  }
   for (const [title, text] of row[MORE]) {
     const block = make(made, "details");
     make(block, "summary", title);
@@ -74,10 +79,12 @@ function card(row) {
   }
   return made;
 }
+// Names, answers and scores of further models, where the page has room for them.
+const further = row => (row[FURTHER] || []).map(([answer, scores], which) => [data.further[which], answer, scores]);
 function text(row) {
   if (row.text === undefined)
     row.text = [PROMPT, REFERENCE, ANSWER, BASELINE].map(field => whole(row[field])).concat(row[MORE].map(([, each]) => whole(each)))
-      .join("\n").toLowerCase();
+      .concat(further(row).map(([, answer]) => whole(answer))).join("\n").toLowerCase();
   return row.text;
 }
 const TIE = 1e-9;
@@ -132,12 +139,16 @@ function record(row) {
   if (row[FLAGS] & 1) made.reason = whole(row[ANSWER]);
   if (row[BASELINE] !== null) made.baseline_answer = whole(row[BASELINE]);
   if (row[SECONDS][0] !== null) made.seconds = row[SECONDS][0];
-  made.is_cut = [PROMPT, REFERENCE, ANSWER, BASELINE].some(field => Array.isArray(row[field]));
+  made.is_cut = [PROMPT, REFERENCE, ANSWER, BASELINE].map(field => row[field]).concat(further(row).map(([, answer]) => answer)).some(Array.isArray);
   data.columns.forEach(([name, values], column) => { made[`column.${name}`] = values[row[LABELS][column]]; });
   data.metrics.forEach((metric, place) => {
     made[`score.${metric.name}`] = row[SCORES][place];
     if (data.compared) made[`change.${metric.name}`] = row[CHANGES][place];
   });
+  for (const [name, answer, scores] of further(row)) {
+    made[`further.${name}.answer`] = whole(answer);
+    data.metrics.forEach((metric, place) => { if (metric.beside) made[`further.${name}.${metric.name}`] = scores[place]; });
+  }
   return made;
 }
 function cell(value) {

@@ -27,6 +27,7 @@ th, td { padding: .5rem .75rem; border-bottom: 1px solid var(--line); vertical-a
 tbody tr:last-child td { border-bottom: 0; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td small { display: block; }
+.further td { vertical-align: top; } .further th { white-space: normal; vertical-align: bottom; }
 .up { color: var(--up); } .down { color: var(--down); } .even { color: var(--even); } .warn { color: var(--warn); }
 svg { display: block; overflow: visible; }
 svg line { stroke: currentColor; stroke-width: 2.5; stroke-linecap: round; } svg circle { fill: currentColor; }

@@ -20,12 +20,17 @@ TEMPLATE = """\
 {%- if each.worst_case is not none %}<small>worst case {{ "%.4g" | format(each.worst_case) }}</small>{% endif %}
 {% endmacro %}
 {% macro between(each, best) %}{{ number(each.low, best) }} to {{ number(each.high, best) }}{% endmacro %}
+{% macro reached(each, best) %}
+{% if each.candidate %}{{ number(each.candidate.value, best) }}<small>{{ between(each.candidate, best) }}</small>{% else %}none{% endif %}
+<small{% if each.rows_unscored %} class="warn"{% endif %}>{{ "{:,}".format(each.rows_scored) }} of {{ "{:,}".format(each.rows_scored + each.rows_unscored) }} scored</small>
+{% if each.worst_case is not none %}<small class="warn">worst case {{ "%.4g" | format(each.worst_case) }}</small>{% endif %}
+{% endmacro %}
 {% macro text(value, kind) %}
 <div class="text{{ kind }}{{ "" if value else " empty" }}" dir="auto">{{ value }}</div>
 {% endmacro %}
 <h1>{{ content.title }}</h1>
 <p class="soft">{{ content.facts.told_of(content.samples | length) }}</p>
-<nav>{% if content.safety %}<a href="#safety">Safety</a> {% endif %}<a href="#distributions">Distributions</a> <a href="#about">What was evaluated</a> <a href="#samples">Samples</a></nav>
+<nav>{% if content.further %}<a href="#further">Further models</a> {% endif %}{% if content.safety %}<a href="#safety">Safety</a> {% endif %}<a href="#distributions">Distributions</a> <a href="#about">What was evaluated</a> <a href="#samples">Samples</a></nav>
 {{ decision | safe }}
 <section>
 <h2>Scores</h2>
@@ -75,6 +80,25 @@ TEMPLATE = """\
 {% for name, reason in content.facts.skipped.items() %}{{ name }} was left out: {{ reason }}. {% endfor %}</small></p>
 {% if content.findings %}<ul>{% for finding in content.findings %}<li class="soft">{{ finding }}</li>{% endfor %}</ul>{% endif %}
 </section>
+{% if content.further %}
+<section>
+<h2 id="further">Further models</h2>
+<div class="scroll"><table class="further">
+<thead><tr><th>Metric<th class="n">Model{% for each in content.further %}<th class="n">{{ each.name }}{% endfor %}</thead>
+<tbody>
+{% for name in content.further[0].scores %}{% set best = content.metrics[name].best %}{% set ours = content.comparison.metrics[name] %}
+<tr><td>{{ name }}<td class="n">{{ reached(ours, best) }}
+{% for each in content.further %}{% set c = each.compared[name] %}
+<td class="n">{{ reached(each.reached[name], best) }}
+{%- if c.difference %}<small class="{{ kind_of(c.direction) }}">model {{ number(c.difference.value, best, signed=True) }} ({{ number(c.difference.low, best, signed=True) }} to {{ number(c.difference.high, best, signed=True) }})</small>
+{%- else %}<small>no row in common</small>{% endif %}
+{% endfor %}{% endfor %}
+</tbody>
+</table></div>
+<p><small>These models are here to compare with, and decide nothing: no gate reads their scores. Each has its score, the interval of that, and how many samples are scored; below it,
+how much more the model has on the samples that both have a score for, with the 95% interval of that paired difference, each for itself. Their answers were scored as the model's own.</small></p>
+</section>
+{% endif %}
 {% macro by_value(heading, values) %}
 <thead><tr><th>{{ heading }}<th>Metric{% if content.compared %}<th class="n">Baseline{% endif %}<th class="n">Model<th class="n">95% interval
   {%- if content.compared %}<th class="n">Change<th class="n">95% interval of the change{% endif %}<th class="n">Scored</thead>

@@ -39,6 +39,7 @@ def render_json(content: Content) -> str:
         "answered_by": content.facts.told_of(len(content.samples)),
         "samples": len(content.samples),
         "comparison": content.comparison.model_dump(),
+        "further_models": {each.name: each.as_json() for each in content.further},
         "safety": {category: each.model_dump() for category, each in content.safety.items()},
         "distributions": {each.name: each.as_json() for each in histograms(content)},
         "took": dict(content.took),
@@ -71,6 +72,9 @@ def render_markdown(content: Content) -> str:
         f"- {plain(name)} was left out: {plain(reason)}." for name, reason in content.facts.skipped.items()
     ]
     lines += [f"- {plain(finding)}" for finding in content.findings]
+    if content.further:
+        lines += ["", "## Further models", "", "They are here to compare with, and decide nothing.", ""]
+        lines += _further_table(content)
     if content.safety:
         lines += ["", "## Safety", ""]
         values = {category: {"safety": each} for category, each in content.safety.items()}
@@ -125,6 +129,32 @@ def _table(
     return [*lines, ""]
 
 
+def _further_table(content: Content) -> list[str]:
+    names = ["Metric", "Further model", "Score", "95% interval", "Scored", "Worst case"]
+    names += ["Model minus it", "95% interval of the difference", "Scored by both"]
+    lines = [_line(names), _line(["---"] * len(names))]
+    for name in content.further[0].scores:
+        best = content.metrics[name].best
+        for each in content.further:
+            reached, compared = each.reached[name], each.compared[name]
+            own, change = reached.candidate, compared.difference
+            cells = [plain(name), plain(each.name)]
+            cells += [number(own.value, best), _ends(own, best)] if own else ["none", ""]
+            cells.append(f"{reached.rows_scored} of {reached.rows_scored + reached.rows_unscored}")
+            cells.append("" if reached.worst_case is None else number(reached.worst_case, best))
+            cells += (
+                [number(change.value, best, signed=True), _ends(change, best, signed=True)]
+                if change
+                else ["none", ""]
+            )
+            lines.append(_line([*cells, str(compared.scored)]))
+    return [*lines, ""]
+
+
+def _ends(each: Any, best: float | None, *, signed: bool = False) -> str:
+    return f"{number(each.low, best, signed=signed)} to {number(each.high, best, signed=signed)}"
+
+
 def _figures(each: MetricComparison, content: Content, name: str) -> list[str]:
     best = content.metrics[name].best
     found = []
@@ -161,9 +191,12 @@ def _sample(content: Content, place: int) -> list[str]:
         other = content.baseline[place]
         texts["Baseline"] = shown_answer(other["answer"], other.get("reason"))
     texts["Model"] = shown_answer(sample["answer"], sample.get("reason"))
+    for each in content.further:
+        line = each.given.answers[place]
+        texts[each.name] = shown_answer(line["answer"], line.get("reason"))
     lines = [f"- **Row {sample['row']}**"]
     return lines + [
-        f"  - {name}: {plain(cut(str(text), _LONGEST_TEXT))}"
+        f"  - {plain(name)}: {plain(cut(str(text), _LONGEST_TEXT))}"
         for name, text in texts.items()
         if text is not None
     ]
