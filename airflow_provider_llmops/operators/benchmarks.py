@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_llmops.operators.judged import ReportOperator
+from airflow_provider_llmops.operators.judged import FURTHER_ADDRESSES, ReportOperator
 from airflow_provider_llmops.uris import Address
 
 __all__ = ["RunBenchmarksOperator"]
@@ -41,6 +41,7 @@ class RunBenchmarksOperator(ReportOperator):
         "model": Address(kind="directory"),
         "task_files": Address(kind="directory"),
         "baseline_scores": Address(kind="file"),
+        **FURTHER_ADDRESSES,
     }
 
     def __init__(

@@ -8,7 +8,7 @@ from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.hooks.kserve import KServeHook
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
 from airflow_provider_llmops.openlineage.components import ComponentFacts
-from airflow_provider_llmops.operators.judged import EvaluationOperator
+from airflow_provider_llmops.operators.judged import FURTHER_ADDRESSES, EvaluationOperator
 from airflow_provider_llmops.uris import Address
 
 __all__ = ["EvaluateServiceOperator"]
@@ -55,6 +55,7 @@ class EvaluateServiceOperator(EvaluationOperator):
     addresses = {
         "dataset": Address(kind="file"),
         "baseline_scores": Address(kind="file"),
+        **FURTHER_ADDRESSES,
         "embedding_model": Address(("package",), "directory"),
         "reward_model": Address(kind="directory"),
         "checkpoints": Address(kind="directory", exists=False),

@@ -22,7 +22,7 @@ from airflow_provider_llmops.links import ReportLink
 from airflow_provider_llmops.openlineage.components import ComponentFacts, passed_checks
 from airflow_provider_llmops.openlineage.lineage import Check, TaskLineage, Touched
 from airflow_provider_llmops.operators.component import ComponentOperator
-from airflow_provider_llmops.operators.judged import EvaluationOperator
+from airflow_provider_llmops.operators.judged import FURTHER_ADDRESSES, EvaluationOperator
 from airflow_provider_llmops.remote.traced import TracedOperator
 from airflow_provider_llmops.uris import Address
 from airflow_provider_llmops.xcom import cut_to_fit, summary_of
@@ -155,6 +155,7 @@ class EvaluateModelOperator(EvaluationOperator):
         "model": Address(kind="directory"),
         "dataset": Address(kind="file"),
         "baseline_scores": Address(kind="file"),
+        **FURTHER_ADDRESSES,
         "embedding_model": Address(("package",), "directory"),
         "reward_model": Address(kind="directory"),
         "checkpoints": Address(kind="directory", exists=False),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_llmops.backends.serving.access import JUDGE_PREFIX
-from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.hooks.openai_endpoint import OpenAIEndpointHook
 from airflow_provider_llmops.links import MlflowRunLink, ReportLink
 from airflow_provider_llmops.operators.component import ComponentOperator
 from airflow_provider_llmops.operators.pipeline_run import names_of_run, tracking_of
+from airflow_provider_llmops.specs.declared import converted
+from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
@@ -71,17 +73,46 @@ class JudgedOperator(ComponentOperator):
         return found
 
 
+FURTHER_INPUTS = tuple(f"further_scores_{number}" for number in range(1, 5))
+"""The inputs of a component that scores of further models are given as; its ``further_names`` are their names, in this order."""
+FURTHER_ADDRESSES: Mapping[str, Address] = dict.fromkeys(FURTHER_INPUTS, Address(kind="file"))
+
+
+def further_arguments(further_scores: Any) -> dict[str, Any]:
+    """A component's arguments for further models: artifacts, so that they are staged, named in the lineage and count for reuse as others are.
+
+    :param further_scores: URIs of scores by the name of their model, or the text that a template makes of that
+    :raises ConfigurationError: it is something else, or has more models than a report
+    """
+    given = converted(further_scores, [{"dict": ["str"]}, "null"], "further_scores", {}, strict=False) or {}
+    if not isinstance(given, Mapping) or not all(
+        isinstance(text, str) and text for pair in given.items() for text in pair
+    ):
+        raise ConfigurationError(
+            f"further_scores must have URIs of scores by the name of their model, got {shown_value(further_scores)}."
+        )
+    if len(given) > len(FURTHER_INPUTS):
+        raise ConfigurationError(
+            f"further_scores has {len(given)} models, and a report has room for {len(FURTHER_INPUTS)}. Leave some out."
+        )
+    places = [*given.values(), *[None] * (len(FURTHER_INPUTS) - len(given))]
+    return {**dict(zip(FURTHER_INPUTS, places, strict=True)), "further_names": list(given) or None}
+
+
 class ReportOperator(ComponentOperator):
     """A component that writes a report, and becomes a run of its own in MLflow.
 
     The report names the DAG's run and the task, whether or not it is kept in MLflow.
 
+    :param further_scores: ``scores`` of further models on the same rows, four at most, by the names that the report gives them, such as
+        ``{"week 46": week_46.output["scores"]}``. The report shows each beside the model with its interval, its coverage and the paired
+        difference; no gate reads them. A row that one lacks counts as not scored for it
     :param tracking: where it is kept in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``; no credentials
     :param mlflow_conn_id: connection of type ``mlflow``: gives ``tracking`` the address; the run lies where those of the trainings of the same
         run of the DAG do. Its credentials reach the step through its environment only
     """
 
-    own_arguments: ClassVar[tuple[str, ...]] = ("mlflow_conn_id",)
+    own_arguments: ClassVar[tuple[str, ...]] = ("further_scores", "mlflow_conn_id")
     operator_extra_links: Collection[BaseOperatorLink] = (
         *ComponentOperator.operator_extra_links,
         ReportLink(),
@@ -89,15 +120,21 @@ class ReportOperator(ComponentOperator):
     )
 
     def __init__(
-        self, *, tracking: dict[str, Any] | None = None, mlflow_conn_id: str | None = None, **kwargs: Any
+        self,
+        *,
+        further_scores: dict[str, str] | str | None = None,
+        tracking: dict[str, Any] | None = None,
+        mlflow_conn_id: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.further_scores = further_scores
         self.tracking = tracking
         self.mlflow_conn_id = mlflow_conn_id
 
     def arguments(self) -> dict[str, Any]:
         """The component's arguments; the connection and the DAG's run say where it is kept."""
-        found = super().arguments()
+        found = super().arguments() | further_arguments(self.further_scores)
         if self.mlflow_conn_id:
             found["tracking"] = tracking_of(self, self.mlflow_conn_id, self.tracking)
         elif self._context is not None:
@@ -108,6 +145,10 @@ class ReportOperator(ComponentOperator):
         """MLflow's credentials, beside what else the step needs."""
         found = super().environment()
         return {**found, **MlflowHook(self.mlflow_conn_id).environment()} if self.mlflow_conn_id else found
+
+    def _given_places(self) -> dict[str, Any]:
+        """The arguments as the DAG's author gives them, the further scores among them, each as the input that it becomes."""
+        return super()._given_places() | further_arguments(self.further_scores)
 
     def deciding(self, pipeline: BoundPipeline) -> BoundPipeline:
         """Without where it is kept, which differs from run to run, and does not change what comes out."""

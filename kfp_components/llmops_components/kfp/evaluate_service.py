@@ -35,6 +35,11 @@ def evaluate_service(
     slices: Optional[list] = None,
     slice_metrics: Optional[list] = None,
     tracking: Optional[dict] = None,
+    further_scores_1: Input[Dataset] = None,
+    further_scores_2: Input[Dataset] = None,
+    further_scores_3: Input[Dataset] = None,
+    further_scores_4: Input[Dataset] = None,
+    further_names: Optional[list] = None,
 ):
     """Ask a service every evaluation row and score the answers as ``evaluate_model`` does, with a judge where one is given.
 
@@ -72,11 +77,18 @@ def evaluate_service(
         slice_metrics: Metrics to compare in slices; the first when left out.
         tracking: Where it becomes a run of its own in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``. Credentials
             belong in the environment, never here.
+        further_scores_1: The ``scores`` of a further model on the same rows: the report shows it, and no gate reads it.
+        further_scores_2: The ``scores`` of another one.
+        further_scores_3: The ``scores`` of another one.
+        further_scores_4: The ``scores`` of another one.
+        further_names: What the report calls the further models, in their order.
     """
+    from llmops_components.evaluation.further import named_scores
     from llmops_components.evaluation.service import evaluate_service as evaluate
     from llmops_components.kfp._run import as_page, run_step
     from llmops_components.passthrough.declared import whole_numbers
 
+    further = (further_scores_1, further_scores_2, further_scores_3, further_scores_4)
     as_page(report)
     run_step(
         "evaluate_service",
@@ -104,6 +116,7 @@ def evaluate_service(
             report_json=report_json.path,
             report_markdown=report_markdown.path,
             tracking=tracking,
+            further_scores=named_scores([each and each.path for each in further], further_names),
         ),
         outputs={
             "scores": scores,

@@ -29,6 +29,11 @@ def run_benchmarks(
     seed: int = 1234,
     download: bool = False,
     tracking: Optional[dict] = None,
+    further_scores_1: Input[Dataset] = None,
+    further_scores_2: Input[Dataset] = None,
+    further_scores_3: Input[Dataset] = None,
+    further_scores_4: Input[Dataset] = None,
+    further_names: Optional[list] = None,
 ):
     """Run benchmark tasks by name, and compare a model with another one on the same samples.
 
@@ -55,10 +60,17 @@ def run_benchmarks(
         download: Whether rows may come from the network, as those of most tasks that lm-evaluation-harness has.
         tracking: Where it becomes a run of its own in MLflow: ``tracking_uri``, ``experiment``, ``parent``, ``run_name``. Credentials
             belong in the environment, never here.
+        further_scores_1: The ``scores`` of a further model on the same tasks, asked in the same way: the report shows it, and no gate reads it.
+        further_scores_2: The ``scores`` of another one.
+        further_scores_3: The ``scores`` of another one.
+        further_scores_4: The ``scores`` of another one.
+        further_names: What the report calls the further models, in their order.
     """
     from llmops_components.evaluation.benchmarks.run import run_benchmarks as run
+    from llmops_components.evaluation.further import named_scores
     from llmops_components.kfp._run import as_page, run_step
 
+    further = (further_scores_1, further_scores_2, further_scores_3, further_scores_4)
     as_page(report)
     run_step(
         "run_benchmarks",
@@ -80,6 +92,7 @@ def run_benchmarks(
             report_markdown=report_markdown.path,
             harness_results=harness_results.path,
             tracking=tracking,
+            further_scores=named_scores([each and each.path for each in further], further_names),
         ),
         outputs={
             "scores": scores,

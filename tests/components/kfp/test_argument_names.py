@@ -13,10 +13,13 @@ from llmops_components.kfp import COMPONENTS
 from llmops_components.passthrough.training import TrainingOptions
 from llmops_components.tracking.register import register_model
 
+FURTHER = {*(f"further_scores_{number}" for number in (1, 2, 3, 4)), "further_names"}
 PACKAGE = Path(inspect.getfile(TrainingOptions)).parents[1]
 # Arguments of a step that are not the function's: of a training, how many processes call it.
 OF_THE_STEP = (
     {name: {"processes", "preset"} for name in COMPONENTS if name.startswith("train_")}
+    # The function takes the scores of further models by name.
+    | dict.fromkeys(("evaluate_model", "evaluate_service", "run_benchmarks"), FURTHER)
     | {
         "distill": {"processes", "preset"},
         "check_model": {"model_name", "model_version", "tracking_uri"},  # where it is noted what was checked

@@ -32,6 +32,7 @@ from airflow_provider_llmops.operators.human import (
     WriteReviewSheetOperator,
 )
 from airflow_provider_llmops.operators.inference import BatchInferenceOperator, CompareRevisionsOperator
+from airflow_provider_llmops.operators.judged import FURTHER_INPUTS
 from airflow_provider_llmops.operators.profiling import ProfileDatasetOperator
 from airflow_provider_llmops.operators.publishing import PublishDatasetOperator
 from airflow_provider_llmops.operators.registry import (
@@ -109,13 +110,18 @@ def test_every_component_operator_is_covered():
     assert {cls for cls in ours if vars(cls).get("component")} == set(OPERATORS)
 
 
-# Inputs that the worker knows: they are told by a connection or by the run of the DAG.
+# Inputs that the worker knows: they are told by a connection, by the run of the DAG, or by another argument.
 FROM_THE_RUN = {
     RegisterModelOperator: {"tracking_uri", "run_name", "parent", "sign"},
     CheckModelOperator: {"tracking_uri"},
     FetchModelOperator: {"tracking_uri"},
     SetAliasOperator: {"tracking_uri"},
     RecordEvaluationOperator: {"tracking_uri"},
+    # Scores of further models are one argument, by name, and as many artifacts.
+    **{
+        operator: {*FURTHER_INPUTS, "further_names"}
+        for operator in (EvaluateModelOperator, EvaluateServiceOperator, RunBenchmarksOperator)
+    },
 }
 # What a connection may tell in place of the DAG.
 FROM_A_CONNECTION = {EvaluateServiceOperator: {"url"}}
