@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS: tuple[str, ...] = ("data_plane", "diff_datasets", "lineage", "prune", "recipe")
+COMMANDS: tuple[str, ...] = ("backfill", "data_plane", "diff_datasets", "lineage", "prune", "recipe")
 
 
 class CommandError(Exception):
