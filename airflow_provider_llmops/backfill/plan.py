@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from airflow_provider_llmops.backfill.api import AirflowApi, Run
 from airflow_provider_llmops.backfill.chain import Link
+from airflow_provider_llmops.delivery.as_of import BACKFILL_RUN_PREFIX
 
 Reprocess = Literal["none", "failed", "all"]
 FORMER_RUNS = 5  # that an estimate is made of
 _MEASURED_RUNS = 3  # of them, whose tasks' results are read one by one
-_PREFIX = "llmops_backfill_"
 _PLAIN_KEY = re.compile(
     r"[A-Za-z0-9_.+:-]{1,100}"
 )  # as Airflow takes ids of runs, without what a digest is marked by
@@ -223,11 +223,11 @@ def next_run_id(key: str, taken: Iterable[str]) -> str:
     """
     name = key
     if not _PLAIN_KEY.fullmatch(key) or ".." in key:
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:16]
         name = f"{_NOT_PLAIN.sub('-', key).replace('..', '-')[:_KEPT_OF_KEY].rstrip('.')}~{digest}"
-    own = re.compile(rf"{_PREFIX}(\d+)__{re.escape(name)}")
+    own = re.compile(rf"{BACKFILL_RUN_PREFIX}(\d+)__{re.escape(name)}")
     numbers = [int(match[1]) for each in taken if (match := own.fullmatch(each))]
-    return f"{_PREFIX}{max(numbers, default=0) + 1}__{name}"
+    return f"{BACKFILL_RUN_PREFIX}{max(numbers, default=0) + 1}__{name}"
 
 
 def estimate(api: AirflowApi, plan: Plan) -> dict[str, Spending]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow_provider_llmops.backfill.api import AirflowApi, RefusedError, Run
 from airflow_provider_llmops.backfill.chain import Link
-from airflow_provider_llmops.backfill.plan import Plan, next_run_id
+from airflow_provider_llmops.backfill.plan import Plan, Standing, next_run_id
 from airflow_provider_llmops.backfill.reasons import why_failed
 from airflow_provider_llmops.backfill.text import told
 from airflow_provider_llmops.exceptions import LLMOpsError
@@ -141,7 +141,6 @@ def carry_out(
     poll_seconds: float,
     say: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
-    handover_seconds: float = HANDOVER_SECONDS,
 ) -> Report:
     """Run what a plan says and wait for its end.
 
@@ -151,11 +150,10 @@ def carry_out(
     :param poll_seconds: how often runs are looked at
     :param say: told of each step
     :param sleep: waits for so many seconds
-    :param handover_seconds: that Airflow has to start a DAG itself whose asset was announced
     :return: what became of it, also where somebody has interrupted it
     """
     report = Report(plan, {key: [Done() for _ in plan.chain] for key in plan.keys})
-    walker = _Walker(api, plan, say, handover_seconds)
+    walker = _Walker(api, plan, say)
     waiting = deque(_Partition(key, report.done[key]) for key in plan.keys)
     active: list[_Partition] = []
     told_at = time.monotonic()
@@ -187,13 +185,10 @@ def _summary(active: Sequence[_Partition], waiting: int) -> str:
 class _Walker:
     """Takes partitions one step further."""
 
-    def __init__(
-        self, api: AirflowApi, plan: Plan, say: Callable[[str], None], handover_seconds: float
-    ) -> None:
+    def __init__(self, api: AirflowApi, plan: Plan, say: Callable[[str], None]) -> None:
         self._api = api
         self._plan = plan
         self._say = say
-        self._handover_seconds = handover_seconds
 
     def advance(self, partition: _Partition) -> bool:
         """Go on as far as nothing has to be waited for; whether there is something left to do."""
@@ -224,6 +219,9 @@ class _Walker:
         """Find the run of the partition, leave it to Airflow, start one, or see that there is nothing to do."""
         cell = self._plan.cells[partition.key][partition.position]
         done = partition.done[partition.position]
+        if cell.standing is Standing.THERE and not partition.renewed:
+            done.outcome, done.run_id = Outcome.THERE, cell.run_id
+            return
         runs = self._api.runs_of(link.dag_id, partition.key)
         new = [run for run in runs if run.is_active or run.run_id not in cell.known]
         if new:
@@ -234,7 +232,7 @@ class _Walker:
         if partition.handover is None:
             partition.handover = 0.0
             if self._is_airflows(partition, link, runs):
-                partition.handover = time.monotonic() + self._handover_seconds
+                partition.handover = time.monotonic() + HANDOVER_SECONDS
                 self._tell(partition, link, "waits for Airflow to start it, since its asset was announced")
         if time.monotonic() < partition.handover:
             return
@@ -251,6 +249,7 @@ class _Walker:
     def _start(self, partition: _Partition, link: Link, runs: Sequence[Run]) -> None:
         done = partition.done[partition.position]
         run_id = next_run_id(partition.key, [run.run_id for run in runs])
+        done.outcome, done.run_id = Outcome.RUNNING, run_id  # also where the answer is not waited for
         try:
             partition.run = self._api.start(link.dag_id, run_id, partition.key, link.conf_of(partition.key))
         except RefusedError as error:
@@ -260,7 +259,6 @@ class _Walker:
             partition.run = self._api.run(link.dag_id, run_id)
             if partition.run.key != partition.key:
                 raise
-        done.outcome, done.run_id = Outcome.RUNNING, run_id
         self._tell(partition, link, f"started as {run_id}")
 
     def _look_at(self, run: Run, link: Link) -> Run:
@@ -281,6 +279,7 @@ class _Walker:
     def _fail(self, partition: _Partition, link: Link, reason: str) -> None:
         done = partition.done[partition.position]
         done.outcome, done.reason = Outcome.FAILED, reason
+        partition.run = None
         self._tell(partition, link, f"failed: {reason}")
 
     def _is_airflows(self, partition: _Partition, link: Link, runs: Sequence[Run]) -> bool:
@@ -298,7 +297,7 @@ class _Walker:
     def _is_recent(self, link: Link, run_id: str) -> bool:
         """Whether a run has ended so shortly before this call that Airflow may not have gone on from it yet."""
         ended = self._api.run(link.dag_id, run_id).ended
-        return ended is not None and (datetime.now(UTC) - ended).total_seconds() < self._handover_seconds
+        return ended is not None and (datetime.now(UTC) - ended).total_seconds() < HANDOVER_SECONDS
 
     def _tell(self, partition: _Partition, link: Link, what: str) -> None:
         self._say(f"{partition.key} {link.dag_id}: {what}")

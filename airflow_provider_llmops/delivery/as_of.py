@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+# Of the runs that `llmops backfill` starts, which are manual ones for Airflow.
+BACKFILL_RUN_PREFIX = "llmops_backfill_"
+_BACKFILLS = ("backfill__", BACKFILL_RUN_PREFIX)
 _DATE_IN_KEY = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]\d{2}(:\d{2}){0,2})?)?")
 
 
@@ -60,8 +63,19 @@ def origin_in_time(context: Context) -> dict[str, str]:
 
 
 def is_backfill(context: Context) -> bool:
-    """Whether the task belongs to a backfill."""
-    return bool(getattr(context.get("dag_run"), "run_type", None) == "backfill")
+    """Whether the task belongs to a backfill: Airflow's, one of ``llmops backfill``, or a run that nothing but events of such runs has started.
+
+    :param context: of the task
+    """
+    run: Any = context.get("dag_run")
+    if getattr(run, "run_type", None) == "backfill" or _is_of_backfill(getattr(run, "run_id", None)):
+        return True
+    events = [event for each in (context.get("triggering_asset_events") or {}).values() for event in each]
+    return bool(events) and all(_is_of_backfill(getattr(event, "source_run_id", None)) for event in events)
+
+
+def _is_of_backfill(run_id: str | None) -> bool:
+    return run_id is not None and run_id.startswith(_BACKFILLS)
 
 
 def _date_of(run: Any) -> str:

@@ -22,6 +22,7 @@ FILE = Path(__file__).with_name("surface.json")
 # Rooms that nobody outside imports from.
 INNER = (
     "backends",
+    "backfill",
     "cli",
     "components",
     "delivery",

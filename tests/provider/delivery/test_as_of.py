@@ -127,6 +127,20 @@ def test_backfill_leaves_the_alias_unless_it_is_asked_to_move_it(context):
         registration(context, alias_in_backfill="False")
 
 
+def test_runs_of_the_command_and_what_their_events_alone_have_started_are_a_backfills(context):
+    def is_one(run_id: str = "manual__x", *sources: str | None) -> bool:
+        events = {"rows": [SimpleNamespace(source_run_id=each) for each in sources]}
+        return is_backfill({"dag_run": dag_run(run_id=run_id), "triggering_asset_events": events})
+
+    assert is_one("llmops_backfill_1__2026-11-01")
+    assert not is_one("manual__2026-11-01")
+    assert is_one("asset_triggered__x", "llmops_backfill_2__eu", "backfill__2026-11-01")
+    assert not is_one("asset_triggered__x", "llmops_backfill_2__eu", "scheduled__2026-11-01")
+    assert not is_one("asset_triggered__x", None)
+    context["dag_run"] = partitioned("eu", 24, run_id="llmops_backfill_1__eu", run_type="manual")
+    assert registration(context)["alias"] is None
+
+
 def test_no_alias_is_asked_for_by_default(context):
     task = RegisterModelOperator(task_id="register", model="/m", model_name="name")
     task._context = context
