@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, PartitionedAtRuntime
 from airflow_provider_llmops.groups.post_training import post_training_group
 
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
@@ -315,7 +315,7 @@ params = {
 
 with DAG(
     dag_id="post_training",
-    schedule=None,
+    schedule=PartitionedAtRuntime(),  # none; a run may be of a partition
     catchup=False,
     params=params,
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},

@@ -60,19 +60,19 @@ def _estimate(plan: Plan, spending: Mapping[str, Spending], parallel: int) -> It
                 str(each.runs),
                 told(each.seconds) if each.seconds is not None else "unknown",
                 told(each.runs * each.seconds) if each.seconds is not None else "unknown",
-                f"the median of {each.former} runs" if known else "no run has succeeded so far",
+                f"the median of {_of(each.former, 'run')}" if known else "no run has succeeded so far",
             ]
         )
     yield from _table(rows)
     yield ""
     seconds = seconds_of(plan, spending, parallel)
-    runs = f"{plan.to_run} run{'s' if plan.to_run > 1 else ''}"
+    runs = _of(plan.to_run, "run")
     if seconds is None:
         yield f"{runs}. How long they take is unknown: none of these DAGs has succeeded so far."
         return
     unknown = unknown_of(spending)
     beside = f", and what {', '.join(unknown)} takes" if unknown else ""
-    yield f"{runs} in about {told(seconds)}, {parallel} partitions at a time{beside}."
+    yield f"{runs} in about {told(seconds)}, {_of(parallel, 'partition')} at a time{beside}."
     spent = [_spent(name, value) for name, value in together(spending).items() if value]
     if spent:
         yield f"Their tasks take {', '.join(spent)}."
@@ -87,9 +87,13 @@ def _spent(name: str, value: float) -> str:
     return f"{number} {name.replace('_', ' ')}"
 
 
+def _of(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _notes(plan: Plan) -> Iterator[str]:
     if running := plan.count(Standing.RUNNING):
-        yield f"{running} run{'s are' if running > 1 else ' is'} going on and would be waited for."
+        yield f"{_of(running, 'run')} would be waited for."
     if plan.count(Standing.FAILED):
         yield "What has failed is not run again, and nothing after it: --reprocess failed does so."
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param, get_parsing_context
+from airflow.sdk import DAG, Param, PartitionedAtRuntime, get_parsing_context
 from airflow.sdk.definitions.param import ParamsDict
 
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -54,7 +54,7 @@ def dag_from_recipe(recipe: Recipe) -> DAG:
     """
     with DAG(
         dag_id=recipe.name,
-        schedule=recipe.schedule,
+        schedule=recipe.schedule or PartitionedAtRuntime(),  # without one a run may be of a partition
         start_date=_START if recipe.schedule else None,
         catchup=False,
         default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},

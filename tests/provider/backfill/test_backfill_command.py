@@ -213,13 +213,13 @@ def test_dry_run_says_what_there_is_and_what_the_rest_takes(airflow, capsys):
         "2026-11-03   would run again   would run         would run",
         "",
         "DAG     runs   each         together     by",
-        "data    1      1 min 00 s   1 min 00 s   the median of 1 runs",
+        "data    1      1 min 00 s   1 min 00 s   the median of 1 run",
         "train   3      unknown      unknown      no run has succeeded so far",
         "rate    3      unknown      unknown      no run has succeeded so far",
         "",
         "7 runs in about 1 min 00 s, 4 partitions at a time, and what train, rate takes.",
         "Their tasks take 40 s of CPU time, 20 s in steps.",
-        "1 run is going on and would be waited for.",
+        "1 run would be waited for.",
     ]
     assert posted(airflow) == []
 

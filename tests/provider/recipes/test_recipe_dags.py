@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.definitions.param import process_params
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 from planes import REPO
 
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -59,6 +61,15 @@ def test_the_form_of_a_recipe_has_the_limits_and_the_defaults_of_post_trainings(
                 for each in (param, theirs)
             ]
             assert limits[0] == limits[1], name
+
+
+def test_a_run_without_a_schedule_may_be_of_a_partition(written):
+    any_time = TimeRestriction(earliest=None, latest=None, catchup=False)
+    for dag in (written, dag_from_recipe(recipe(schedule=None))):
+        serialized = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        serialized.validate_partition_key("2026-11-01")
+        assert serialized.timetable.next_dagrun_info_v2(last_dagrun_info=None, restriction=any_time) is None
+    assert dag_from_recipe(recipe(schedule="@daily")).schedule == "@daily"
 
 
 @pytest.mark.parametrize("schedule", [None, "@daily"])
