@@ -70,6 +70,8 @@ def read_chain(api: AirflowApi, dag_ids: Sequence[str], confs: Mapping[str, Mapp
 
 def _read(api: AirflowApi, dag_id: str, conf: Mapping[str, Any]) -> Link:
     found = api.details(dag_id)
+    if "timetable_partitioned" not in found:
+        raise ConfigurationError("This Airflow knows no partitions: it is older than 3.3. Upgrade it.")
     is_partitioned = bool(found["timetable_partitioned"])
     if not is_partitioned and found["timetable_summary"] != _AT_RUNTIME:
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from airflow_provider_llmops.backfill.api import AirflowApi, Run
 from airflow_provider_llmops.backfill.chain import Link
 from airflow_provider_llmops.delivery.as_of import BACKFILL_RUN_PREFIX
+from airflow_provider_llmops.exceptions import ConfigurationError
 
 Reprocess = Literal["none", "failed", "all"]
 FORMER_RUNS = 5  # that an estimate is made of
@@ -41,6 +42,11 @@ class Standing(Enum):
     def is_to_run(self) -> bool:
         """Whether a run is to be started."""
         return self in (Standing.MISSING, Standing.AGAIN)
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether a run of it ends while the backfill goes on."""
+        return self.is_to_run or self is Standing.RUNNING
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,7 @@ def cells_of(chain: Sequence[Link], runs: Sequence[Sequence[Run]], reprocess: Re
             if cell.standing.is_to_run:
                 cell = Cell(Standing.BLOCKED, cell.run_id, cell.known)
         elif cell.standing in (Standing.THERE, Standing.FAILED) and any(
-            each.standing.is_to_run and link.follows(other)
+            each.standing.is_to_end and link.follows(other)
             for each, other in zip(before, chain, strict=False)
         ):
             cell = Cell(Standing.AGAIN, cell.run_id, cell.known)
@@ -190,11 +196,7 @@ def obstacles_to(plan: Plan) -> list[str]:
     """
     found = []
     for position, link in enumerate(plan.chain):
-        waited = [
-            cell
-            for cells in plan.cells.values()
-            if (cell := cells[position]).standing.is_to_run or cell.standing is Standing.RUNNING
-        ]
+        waited = [cell for cells in plan.cells.values() if (cell := cells[position]).standing.is_to_end]
         if waited and link.is_paused:
             found.append(
                 f"The DAG {link.dag_id!r} is paused, and {len(waited)} of its runs would wait. Unpause it "
@@ -210,7 +212,7 @@ def obstacles_to(plan: Plan) -> list[str]:
 
 def _is_started_by_airflow(plan: Plan, cells: Sequence[Cell], position: int) -> bool:
     return cells[position].standing.is_to_run and any(
-        cell.standing.is_to_run and plan.chain[position].follows(other)
+        cell.standing.is_to_end and plan.chain[position].follows(other)
         for cell, other in zip(cells[:position], plan.chain, strict=False)
     )
 
@@ -247,6 +249,14 @@ def estimate(api: AirflowApi, plan: Plan) -> dict[str, Spending]:
         seconds = median(run.duration or 0.0 for run in former) if former else None
         found[link.dag_id] = Spending(count, len(former), seconds, each)
     return found
+
+
+def _each(api: AirflowApi, dag_id: str, former: Sequence[Run]) -> dict[str, float]:
+    try:
+        spent = [spent_by(api.results_of(dag_id, run.run_id)) for run in former]
+    except ConfigurationError:  # whoever may start runs need not be allowed to read what tasks have returned
+        return {}
+    return {name: median(one.get(name, 0.0) for one in spent) for name in sorted(set().union(*spent))}
 
 
 def spent_by(results: Iterable[Any]) -> dict[str, float]:
@@ -286,7 +296,7 @@ def seconds_of(plan: Plan, spending: Mapping[str, Spending], parallel: int) -> f
         took = sum(
             spending[link.dag_id].seconds or 0.0
             for link, cell in zip(plan.chain, plan.cells[key], strict=True)
-            if cell.standing.is_to_run or cell.standing is Standing.RUNNING
+            if cell.standing.is_to_end
         )
         heapq.heapreplace(free, free[0] + took)
     by_dag = [

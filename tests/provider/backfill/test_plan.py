@@ -78,6 +78,7 @@ def test_nothing_is_run_after_what_has_failed():
 
 def test_what_airflow_starts_itself_after_a_run_is_run_again_though_it_is_there():
     assert standings([], runs("success"), runs("success")) == ["would run", "would run again", "there"]
+    assert standings(runs("running"), runs("failed"), []) == ["running", "would run again", "would run"]
     paused = Link("train", is_paused=True, listens=frozenset({"rows"}))
     assert standings([], runs("success"), [], chain=(DATA, paused, RATE)) == [
         "would run",
