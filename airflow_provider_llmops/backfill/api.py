@@ -150,7 +150,7 @@ class AirflowApi:
         """
         found: set[str] = set()
         events = self._pages(
-            "/assets/events", "asset_events", source_dag_id=dag_id, source_run_id=run_id, order_by="id"
+            "/assets/events", "asset_events", source_dag_id=dag_id, source_run_id=run_id, order_by="timestamp"
         )
         for event in events:
             if event["partition_key"] == key:

@@ -40,9 +40,11 @@ def _reason(api: AirflowApi, dag_id: str, run_id: str, task: dict[str, Any]) -> 
         lines = list(_lines(api.log_of(dag_id, run_id, task)))
     except LLMOpsError as error:
         return f"its log cannot be read: {str(error).splitlines()[0]}"
-    telling = [line for line in lines if _ERROR.match(line)]
-    last = next(reversed(telling or lines), "it has left no log")
-    return shortened(redact(last.strip().splitlines()[0]), _MAX_CHARACTERS)
+    telling = next((line for line in reversed(lines) if _ERROR.match(line)), None)
+    if telling is None:
+        end = f", and ends: {lines[-1]}" if lines else ""
+        telling = f"its log has no error, as where its process was killed{end}"
+    return shortened(redact(telling.splitlines()[0]), _MAX_CHARACTERS)
 
 
 def _lines(log: Iterable[Any]) -> Iterable[str]:
@@ -50,7 +52,8 @@ def _lines(log: Iterable[Any]) -> Iterable[str]:
         if not isinstance(entry, dict):
             yield from filter(str.strip, str(entry).splitlines())
             continue
-        if event := str(entry.get("event") or "").strip():
+        event = str(entry.get("event") or "").strip()
+        if event and not event.startswith(("::group::", "::endgroup::")):
             yield event
         for error in entry.get("error_detail") or []:
             yield f"{error.get('exc_type')}: {error.get('exc_value')}"

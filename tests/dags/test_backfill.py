@@ -35,13 +35,17 @@ ARGUMENTS = [
 ]
 FILE_OF_DAGS = """
 import time
+from datetime import timedelta
 from pathlib import Path
 from airflow.sdk import DAG, Asset, CronPartitionTimetable, PartitionedAssetTimetable, task
+from airflow.sdk.exceptions import AirflowFailException
 
 ROWS = Asset("backfilled_rows")
 MARKS = Path({marks!r})
+AGAIN = {{"retries": 2, "retry_delay": timedelta(0)}}  # where a busy machine has ended a task
+DAYS = CronPartitionTimetable("0 0 * * *", timezone="UTC", key_format="%Y-%m-%d")
 
-with DAG("{data}", schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", key_format="%Y-%m-%d"), catchup=False):
+with DAG("{data}", schedule=DAYS, catchup=False, default_args=AGAIN):
 
     @task(outlets=[ROWS])
     def make(dag_run=None):
@@ -49,7 +53,7 @@ with DAG("{data}", schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", 
 
     make()
 
-with DAG("{training}", schedule=PartitionedAssetTimetable(assets=ROWS), catchup=False):
+with DAG("{training}", schedule=PartitionedAssetTimetable(assets=ROWS), catchup=False, default_args=AGAIN):
 
     @task(inlets=[ROWS])
     def train(dag_run, inlet_events):
@@ -57,7 +61,7 @@ with DAG("{training}", schedule=PartitionedAssetTimetable(assets=ROWS), catchup=
         while (MARKS / f"slow-{{dag_run.partition_key}}").exists():
             time.sleep(0.2)
         if (MARKS / f"bad-{{dag_run.partition_key}}").exists():
-            raise ValueError(f"no rows of {{dag_run.partition_key}}")
+            raise AirflowFailException(f"no rows of {{dag_run.partition_key}}")
 
     train()
 """
@@ -105,7 +109,7 @@ def test_a_chain_is_filled_goes_on_after_an_interruption_and_is_left_alone_when_
     (marks / f"bad-{BAD}").touch()
     assert main([*ARGUMENTS, "--yes"]) == 1
     said = capsys.readouterr().out
-    assert f"task train: ValueError: no rows of {BAD}" in said.partition("Failed:")[2], said
+    assert f"task train: AirflowFailException: no rows of {BAD}" in said.partition("Failed:")[2], said
     assert runs_of(airflow, DATA) == [(day, "success", f"{ID}{day}") for day in DAYS]
     # One run each, by Airflow's own scheduler: this is not the second one.
     trained = runs_of(airflow, TRAINING)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LOOKS = 2  # at which a run has ended
-LOG = [
+LOG: list[dict[str, Any]] = [
     {
         "event": "Task failed with exception",
         "error_detail": [{"exc_type": "ValueError", "exc_value": "no rows"}],
@@ -192,6 +192,8 @@ class FakeAirflow:
                 ]
                 return 200, {"assets": assets, "total_entries": len(assets)}
             case ["assets", "events"]:
+                if query["order_by"] != ["timestamp"]:
+                    return 400, {"detail": "Ordering with that is disallowed"}
                 found = [each for each in self.events if each["source_run_id"] == query["source_run_id"][0]]
                 return 200, {"asset_events": found, "total_entries": len(found)}
             case ["backfills", "dry_run"]:

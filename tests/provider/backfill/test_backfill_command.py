@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+import airflow_api
 import pytest
 from airflow_api import Dag, FakeAirflow
 
@@ -102,6 +103,26 @@ def test_a_failure_ends_its_own_partition_and_says_why(airflow, capsys):
     assert backfill(*CHAIN, *RANGE, "--reprocess", "failed", "--yes") == 0
     assert [run["dag_run_id"] for run in airflow.runs[count:]] == [f"{ID}2026-11-02"] * 2
     assert airflow.states("train")[-1] == (DAYS[1], "success")
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ([], "its log has no error, as where its process was killed"),
+        (
+            [{"event": "::group::Pre Execute"}, {"event": "Begins"}, {"event": "::endgroup::"}],
+            "its log has no error, as where its process was killed, and ends: Begins",
+        ),
+        (["a\n", "pkg.SomeError: key=AKIAIOSFODNN7EXAMPLE\nmore"], "pkg.SomeError: key="),
+    ],
+)
+def test_a_reason_is_the_last_error_or_that_there_is_none(airflow, capsys, monkeypatch, log, reason):
+    monkeypatch.setattr(airflow_api, "LOG", log)
+    airflow.dags["data"].fails.add(DAYS[0])
+    assert backfill("--dag", "data", "--partitions", DAYS[0], "--yes") == 1
+    said = capsys.readouterr().out.partition("Failed:\n")[2]
+    assert f"task train (so has later): {reason}" in said
+    assert "AKIA" not in said
 
 
 def test_all_is_run_again_once_by_runs_of_their_own(airflow):
