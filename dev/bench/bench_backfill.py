@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    sys.path[:0] = [str(REPO), str(REPO / "tests" / "dags")]
+    sys.path[:0] = [str(REPO), *(str(REPO / "tests" / folder) for folder in ("dags", "fakes"))]
     from airflow_stack import RealAirflow
 
     with tempfile.TemporaryDirectory() as directory:
