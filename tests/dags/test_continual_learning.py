@@ -114,10 +114,10 @@ def test_too_little_feedback_trains_nothing(airflow, files, tiny_model):
 
 def test_feedback_trains_the_champion_and_what_comes_through_takes_its_alias(airflow, files, tiny_model):
     airflow.register_champion(tiny_model, "looped")
-    taught, states = run(airflow, files, tiny_model, partition="2026-11-25", method="kto")
+    taught, states = run(airflow, files, tiny_model, partition="2026-11-25")
     assert {states[task] for task in LEARNT} == {"success"}
-    not_run = ("monitor", "import_base_model", "train_dpo")
-    assert (states["train_kto"], {states[task] for task in not_run}) == ("success", {"skipped"})
+    not_run = ("monitor", "import_base_model", "train_kto")
+    assert (states["train_dpo"], {states[task] for task in not_run}) == ("success", {"skipped"})
     collected = airflow.xcom(DAG_ID, taught, "collect_feedback", "metrics")
     assert (collected["feedback"], collected["preferences_rows"]) == (12, 12)
     prepared = Path(airflow.xcom(DAG_ID, taught, "prepare", "prepared").removeprefix("file://"))
@@ -134,8 +134,8 @@ def test_feedback_trains_the_champion_and_what_comes_through_takes_its_alias(air
 
 @pytest.mark.slow
 def test_feedback_without_a_champion_trains_the_base_model(airflow, files, tiny_model):
-    _, states = run(airflow, files, tiny_model, partition="2026-11-25", model_name="first")
-    assert {states[task] for task in ("import_base_model", "train_dpo", "set_champion")} == {"success"}
+    _, states = run(airflow, files, tiny_model, partition="2026-11-25", model_name="first", method="kto")
+    assert {states[task] for task in ("import_base_model", "train_kto", "set_champion")} == {"success"}
     assert {states[task] for task in ("fetch_champion", "monitor")} == {"skipped"}
     first = version(airflow, "first", "1")
     assert "production" in first["aliases"] and "llmops.parent" not in first
