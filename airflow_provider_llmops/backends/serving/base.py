@@ -215,6 +215,9 @@ class ServingBackend(Protocol):
     def reason_not_to_split(self, namespace: str) -> str | None:
         """Why requests are not shared out among revisions in a namespace, and what to set; ``None`` where they are."""
 
+    def names(self, namespace: str, *, patience: float | None = None) -> list[str]:
+        """Names of all services of a namespace, whoever has deployed them."""
+
     def get(
         self, namespace: str, name: str, *, patience: float | None = None, may_lag: bool = False
     ) -> Service:

@@ -50,6 +50,11 @@ class LocalServingBackend:
     def reason_not_to_split(self, namespace: str) -> None:
         """None: the gateway of each service shares its requests out."""
 
+    def names(self, namespace: str, *, patience: float | None = None) -> list[str]:
+        """Names of all services of a namespace, read once."""
+        found: list[str] = self._call("names", "--namespace", namespace)["names"]
+        return found
+
     def get(
         self, namespace: str, name: str, *, patience: float | None = None, may_lag: bool = False
     ) -> Service:

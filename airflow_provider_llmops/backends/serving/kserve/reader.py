@@ -61,6 +61,12 @@ class ServiceReader:
         self._core = CoreV1Api(client)
         self._apps = AppsV1Api(client)
 
+    def names(self, namespace: str, *, patience: float = PATIENCE_SECONDS) -> list[str]:
+        """Names of the ``InferenceService`` objects of a namespace."""
+        call = asking_for_items(self._objects.list_namespaced_custom_object, *kind_in(namespace))
+        found = self._ask(f"list services in namespace {namespace}", call, patience)
+        return sorted(item["metadata"]["name"] for item in found)
+
     def find(self, namespace: str, name: str, *, patience: float = PATIENCE_SECONDS) -> dict[str, Any] | None:
         """The ``InferenceService``; ``None`` if there is none of that name."""
         call = partial(self._objects.get_namespaced_custom_object, *kind_in(namespace), name)

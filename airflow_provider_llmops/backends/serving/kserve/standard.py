@@ -155,6 +155,13 @@ class StandardServingBackend:
         record = records[objects.canary.current or ""]
         return canary_entry(record.manifest, objects.canaries[0]["trafficPercent"])
 
+    def names(self, namespace: str, *, patience: float | None = None) -> list[str]:
+        """Names of all services of a namespace.
+
+        :raises ConfigurationError: the connection's user may not list them
+        """
+        return self._cluster.names(namespace, patience=PATIENCE_SECONDS if patience is None else patience)
+
     def get(
         self, namespace: str, name: str, *, patience: float | None = None, may_lag: bool = False
     ) -> Service:

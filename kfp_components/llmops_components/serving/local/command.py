@@ -6,7 +6,7 @@ python -m llmops_components.serving.local traffic my-model 00002=100 --root DIR
 python -m llmops_components.serving.local start|stop my-model --revision 00001 --root DIR
 python -m llmops_components.serving.local logs|delete my-model --root DIR
 python -m llmops_components.serving.local ask my-model --root DIR < question.json
-python -m llmops_components.serving.local resume --root DIR
+python -m llmops_components.serving.local names|resume --root DIR
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ def main(argv: list[str] | None = None) -> int:
         if name == "apply":
             sub.add_argument("manifest", help="file with an InferenceService as JSON; - for standard input")
         elif name != "resume":
-            sub.add_argument("name", help="service")
+            if name != "names":
+                sub.add_argument("name", help="service")
             sub.add_argument("--namespace", default="default")
         return sub
 
     command("apply", "start a revision; touches no traffic")
     command("resume", "start what is gone of the services that have traffic again")
+    command("names", "the services of a namespace")
     command("status", "the service and its revisions")
     sub = command("traffic", "send requests to revisions, stop the ones that lost theirs")
     sub.add_argument("shares", nargs="+", metavar="REVISION=PERCENT")
@@ -87,6 +89,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         return serving.apply(_read_object(args.manifest, "manifest"))
     if args.command == "resume":
         return {"services": serving.resume()}
+    if args.command == "names":
+        return {"names": serving.names(args.namespace)}
     if args.command == "status":
         return serving.status(args.name, args.namespace)
     if args.command == "traffic":

@@ -73,6 +73,15 @@ class LocalServing:
             revision.start(manifest, digest, home.secret_file())
             return home.describe(revision) | {"created": True}
 
+    def names(self, namespace: str = "default") -> list[str]:
+        """Names of all services of a namespace.
+
+        Args:
+            namespace: The namespace.
+        """
+        homes = map(ServiceHome, (self.root / "services" / check_name(namespace, "namespace")).glob("*"))
+        return sorted(home.name for home in homes if home.is_service)
+
     def status(self, name: str, namespace: str = "default") -> dict[str, Any]:
         """The service and its revisions.
 

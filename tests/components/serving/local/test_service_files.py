@@ -17,6 +17,7 @@ from broken_files import BROKEN
 from llmops_components.errors import InputError, UnavailableError
 from llmops_components.serving.detached import processes
 from llmops_components.serving.local import controller
+from llmops_components.serving.local.command import main
 from llmops_components.serving.local.controller import LocalServing
 from llmops_components.serving.local.home import ServiceHome, ServiceNotFoundError
 from llmops_components.state_files import StateFileError, write_json
@@ -44,6 +45,19 @@ def serving(tmp_path: Path) -> LocalServing:
 
 def states(serving: LocalServing, name: str) -> list[str]:
     return [revision["state"] for revision in serving.status(name)["revisions"]]
+
+
+def test_names_are_of_the_services_of_one_namespace(
+    serving: LocalServing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("other/theirs/revisions/00001", "default/no-service", "default/begun/revisions/00001"):
+        (serving.root / "services" / path).mkdir(parents=True)
+    assert serving.names() == ["begun", "broken", "whole"]
+    assert serving.names("nowhere") == []
+    assert main(["names", "--root", str(serving.root), "--namespace", "other"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"names": ["theirs"]}
+    with pytest.raises(InputError, match="namespace"):
+        serving.names("../default")
 
 
 @pytest.mark.parametrize("name", ["state.json", "facts.json"])
