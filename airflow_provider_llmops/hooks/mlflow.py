@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["MlflowHook"]
 
 CHECK_TIMEOUT_SECONDS = 10
-REQUEST_TIMEOUT_SECONDS = 30
+REQUEST_TIMEOUT_SECONDS = 30.0
+MODELS_PER_PAGE = 100
+MAX_EXPERIMENTS = 1000  # that runs are looked for in
 MAX_TAG_CHARACTERS = 5000  # https://mlflow.org/docs/latest/rest-api.html#request-limits
 
 
@@ -109,15 +111,94 @@ class MlflowHook(BaseHook):
         found: dict[str, Any] = self._get("runs/get", {"run_id": run_id})["run"]
         return found
 
-    def _get(self, path: str, query: Mapping[str, str]) -> Any:
-        address = f"{self.tracking_uri()}/api/2.0/mlflow/{path}?{urlencode(query)}"
-        answer = request(address, timeout=REQUEST_TIMEOUT_SECONDS, **self._credentials())
+    def registered_models(
+        self,
+        *,
+        name_contains: str | None = None,
+        page_token: str | None = None,
+        max_results: int = MODELS_PER_PAGE,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Registered models as MLflow describes them, with their aliases and newest versions; those changed last come first.
+
+        :param name_contains: a part of their names, in any case of letters, without quotes; all of them when ``None``
+        :param page_token: what a former call has returned for the next page
+        :param max_results: most of a page
+        :param timeout: seconds to wait for each part of the answer
+        :returns: the models, and the token of the next page, ``None`` where there is none
+        :raises ConfigurationError: MLflow refuses the request, or the connection is none
+        :raises ApiUnavailableError: the server cannot be reached, or failed
+        """
+        query = {"max_results": str(max_results), "order_by": "last_updated_timestamp DESC"}
+        if name_contains is not None:
+            query["filter"] = f"name ILIKE '%{name_contains}%'"
+        if page_token is not None:
+            query["page_token"] = page_token
+        found = self._get("registered-models/search", query, timeout)
+        return found.get("registered_models", []), found.get("next_page_token") or None
+
+    def model_versions_of(
+        self, names: Sequence[str], version: str, *, timeout: float = REQUEST_TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """The versions of one number of several registered models, with their tags; those that there are.
+
+        :param names: names in the registry, without quotes
+        :param version: their number
+        :param timeout: seconds to wait for each part of the answer
+        :raises ConfigurationError: MLflow refuses the request, or the connection is none
+        :raises ApiUnavailableError: the server cannot be reached, or failed
+        """
+        listed = ", ".join(f"'{name}'" for name in names)
+        query = {
+            "filter": f"name IN ({listed}) AND version_number = {int(version)}",
+            "max_results": str(len(names)),
+        }
+        found: list[dict[str, Any]] = self._get("model-versions/search", query, timeout).get(
+            "model_versions", []
+        )
+        return found
+
+    def runs(
+        self, run_ids: Sequence[str], *, timeout: float = REQUEST_TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Runs as MLflow describes them, found in two requests: in the experiments that changed last, :data:`MAX_EXPERIMENTS` of them.
+
+        :param run_ids: the runs
+        :param timeout: seconds to wait for each part of the answer
+        :raises ConfigurationError: MLflow refuses the request, or the connection is none
+        :raises ApiUnavailableError: the server cannot be reached, or failed
+        """
+        newest = {"max_results": MAX_EXPERIMENTS, "order_by": ["last_update_time DESC"]}
+        experiments = self._post("experiments/search", newest, timeout).get("experiments", [])
+        listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        asked = {
+            "experiment_ids": [each["experiment_id"] for each in experiments],
+            "filter": f"attributes.run_id IN ({listed})",
+            "max_results": len(run_ids),
+        }
+        found: list[dict[str, Any]] = self._post("runs/search", asked, timeout).get("runs", [])
+        return found
+
+    def _get(
+        self, path: str, query: Mapping[str, str], timeout: float = REQUEST_TIMEOUT_SECONDS
+    ) -> dict[str, Any]:
+        return self._ask(f"{path}?{urlencode(query)}", None, timeout)
+
+    def _post(self, path: str, body: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        return self._ask(path, body, timeout)
+
+    def _ask(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> dict[str, Any]:
+        address = f"{self.tracking_uri()}/api/2.0/mlflow/{path}"
+        answer = request(address, body=body, timeout=timeout, **self._credentials())
         try:
-            return parse_json(answer)
+            found = parse_json(answer)
         except ValueError:
+            found = None
+        if not isinstance(found, dict):
             raise ConfigurationError(
                 "The answer is no JSON. Is this the address of an MLflow server?", f"Address: {address}"
-            ) from None
+            )
+        return found
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run; values that are too long are cut.

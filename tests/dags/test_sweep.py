@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -89,3 +90,30 @@ def test_what_the_tasks_have_made_is_one_click_away(airflow):
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8"), url
         assert word in answer.text
         assert httpx.get(url, trust_env=False).status_code == 401
+
+
+def test_page_of_all_models_is_in_the_navigation_and_shows_the_registered_model(airflow):
+    """Looks at the model of the first test."""
+    plugins = {each["name"]: each for each in airflow.api.call("GET", "/plugins")["plugins"]}
+    (view,) = plugins["llmops_pages"]["external_views"]
+    assert (view["name"], view["destination"], view["url_route"]) == ("LLMOps", "nav", "llmops")
+    (run,) = [each["dag_run_id"] for each in airflow.api.call("GET", "/dags/sweep/dagRuns")["dag_runs"]]
+
+    url = f"{airflow.stack.airflow_url}/{view['href']}"
+    answer = airflow.api.page(f"{url}?name=swept")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for shown in (">swept</a>", ">Version 1</a>", "Decision: <span", "rougeL", "not served"):
+        assert shown in answer.text, answer.text
+    assert f"../../dags/sweep/runs/{quote(run, safe='')}" in answer.text
+    assert httpx.get(url, trust_env=False).status_code == 401
+
+    # A connection that is kept in Airflow's database is read by the web server as well.
+    kept = {
+        "connection_id": "mlflow_kept",
+        "conn_type": "mlflow",
+        "host": airflow.stack.mlflow_url,
+        "login": airflow.stack.mlflow_login[0],
+        "password": airflow.stack.mlflow_login[1],
+    }
+    airflow.api.call("POST", "/connections", json=kept)
+    assert ">swept</a>" in airflow.api.page(f"{url}?mlflow_conn_id=mlflow_kept").text
