@@ -9,7 +9,7 @@ from airflow_provider_llmops.backfill.plan import Standing, seconds_of, together
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backfill.plan import Plan, Spending
-    from airflow_provider_llmops.backfill.walk import Report
+    from airflow_provider_llmops.backfill.report import Report
 
 _MINUTE = 60
 _HOUR = 60 * _MINUTE

@@ -11,13 +11,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
-from typing import Any
 
 from airflow_provider_llmops.backfill.api import AirflowApi, RefusedError, Run
 from airflow_provider_llmops.backfill.chain import Link
 from airflow_provider_llmops.backfill.plan import Plan, Standing, next_run_id
 from airflow_provider_llmops.backfill.reasons import why_failed
+from airflow_provider_llmops.backfill.report import FAILED, HERE, Done, Outcome, Report
 from airflow_provider_llmops.backfill.text import told
 from airflow_provider_llmops.exceptions import LLMOpsError
 
@@ -25,92 +24,6 @@ HANDOVER_SECONDS = (
     60.0  # that Airflow has to start a DAG itself whose asset was announced; it takes it one or two
 )
 _SUMMARY_SECONDS = 60.0
-
-
-class Outcome(Enum):
-    """What became of a DAG for a partition."""
-
-    THERE = "there"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    FAILED_FORMERLY = "failed formerly"
-    RUNNING = "running"
-    NOT_STARTED = "not started"
-
-
-_HERE = (Outcome.THERE, Outcome.SUCCEEDED)
-_FAILED = (Outcome.FAILED, Outcome.FAILED_FORMERLY)
-
-
-@dataclass
-class Done:
-    """A DAG and a partition.
-
-    :param outcome: what became of it
-    :param run_id: of the run that says so
-    :param seconds: that it took
-    :param reason: why it failed
-    """
-
-    outcome: Outcome = Outcome.NOT_STARTED
-    run_id: str | None = None
-    seconds: float | None = None
-    reason: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {
-            "outcome": self.outcome.value,
-            "run_id": self.run_id,
-            "seconds": self.seconds,
-            "reason": self.reason,
-        }
-
-
-@dataclass
-class Report:
-    """What became of a plan.
-
-    :param plan: the plan
-    :param done: by key, the DAGs of the chain
-    :param is_interrupted: whether somebody has ended it before its end
-    :param error: what has ended it before its end
-    """
-
-    plan: Plan
-    done: dict[str, list[Done]]
-    is_interrupted: bool = False
-    error: str | None = None
-
-    def count(self, *outcomes: Outcome) -> int:
-        """How often it came to that.
-
-        :param outcomes: any of them
-        """
-        return sum(each.outcome in outcomes for found in self.done.values() for each in found)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every DAG has every partition."""
-        return all(each.outcome in _HERE for found in self.done.values() for each in found)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {
-            "is_complete": self.is_complete,
-            "is_interrupted": self.is_interrupted,
-            "error": self.error,
-            "partitions": [
-                {
-                    "partition": key,
-                    "dags": {
-                        link.dag_id: each.to_json()
-                        for link, each in zip(self.plan.chain, self.done[key], strict=True)
-                    },
-                }
-                for key in self.plan.keys
-            ],
-        }
 
 
 @dataclass
@@ -206,10 +119,10 @@ class _Walker:
             except RefusedError as error:
                 self._fail(partition, link, error.said)
             outcome = partition.done[partition.position].outcome
-            if outcome in _HERE:
+            if outcome in HERE:
                 partition.position += 1
                 partition.handover = None
-            elif outcome in _FAILED:
+            elif outcome in FAILED:
                 return False
             elif partition.run is None:
                 return True  # Airflow is about to start it

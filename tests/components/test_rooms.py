@@ -86,7 +86,7 @@ CONTROL_PLANE = House(
     REPO / "airflow_provider_llmops",
     (
         ("get_provider_info", "cli", "kubernetes"),  # the last is the old place of some names
-        ("recipes",),
+        ("recipes", "backfill"),
         ("groups",),
         ("operators", "sensors", "notifications"),
         ("pages",),
