@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import sys
@@ -17,18 +16,17 @@ from typing import Any
 import httpx
 from _airflow_api import AirflowApi, StackError
 from _conf import problems_of
+from _follow import follow
+from _loop import learn_from_use
+from _loop import report as report_loop
 from _places import REPOSITORY, STACKS
-from _progress import Progress, Task, console
+from _progress import console
 from _signals import interruptible
 from _stack import Stack
 from _updown import PREFERRED_PORTS, addresses, curl_command, stop_command
-from rich.live import Live
 from rich.table import Table
 
 DAG_ID = "post_training"
-POLL_SECONDS = 1.0
-# Unanswered requests in a row after which the demo gives up.
-PATIENCE = 5
 QUESTION_LABELS = {
     "question": "Question",
     "reference": "Wanted",
@@ -60,6 +58,7 @@ class Outcome:
     endpoint: str | None = None
     question: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    loop: dict[str, Any] = field(default_factory=dict)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
             _run(stack, conf, outcome)
             outcome.seconds["total"] = time.monotonic() - began
             keep = options.keep
-            _report(stack, outcome, keep)
+            _report(stack, outcome, keep or options.loop)
+            if options.loop and outcome.succeeded:
+                outcome.loop = learn_from_use(stack, outcome, conf)
+                outcome.succeeded = outcome.loop["succeeded"]
+                report_loop(outcome.loop, _told)
         except (StackError, httpx.HTTPError) as error:
             print(f"dev/demo: {error}", file=sys.stderr)
             outcome.errors["stack"] = {"message": str(error), "log": str(stack.logs)}
@@ -120,6 +123,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--keep", action="store_true", help="leave Airflow, MLflow and the endpoint up at the end"
+    )
+    parser.add_argument(
+        "--loop",
+        action="store_true",
+        help="then ask the served model, say what was right, and let it learn from that: continual_learning",
     )
     parser.add_argument(
         "--method",
@@ -166,38 +174,13 @@ def _fresh_directory() -> Path:
 
 def _run(stack: Stack, conf: dict[str, Any], outcome: Outcome) -> None:
     api = stack.api()
-    api.wait_for_dag(DAG_ID)
-    outcome.dag_run_id = run_id = api.trigger(DAG_ID, conf)
-    progress = Progress(api, DAG_ID, run_id)
-    display: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if console.is_terminal:
-        display = Live(get_renderable=progress.table, console=console, refresh_per_second=4)
-    with display:
-        state, missed = "queued", 0
-        # A task that has failed for good decides the run; what is still at work beside it is not waited for.
-        while state not in ("success", "failed") and not progress.has_failed():
-            time.sleep(POLL_SECONDS)
-            stack.check()
-            try:
-                state = api.dag_run(DAG_ID, run_id)["state"]
-                progress.update()
-                missed = 0
-            except httpx.TransportError:
-                # On a busy machine an answer may come late; nothing is lost by asking again.
-                missed += 1
-                if missed == PATIENCE:
-                    raise
-    outcome.succeeded = state == "success"
-    outcome.seconds["run"] = time.monotonic() - progress.started
-    for task in progress.tasks.values():
-        outcome.tasks[task.task_id] = {"state": task.state, "seconds": round(task.seconds, 1)}
-        if task.state == "failed":
-            outcome.errors[task.task_id] = {
-                "message": api.error_of(DAG_ID, run_id, task.task_id, task.try_number),
-                "log": _log_file(stack, run_id, task),
-            }
+    followed = follow(stack, DAG_ID, conf)
+    outcome.dag_run_id = followed.run_id
+    outcome.succeeded = followed.succeeded
+    outcome.seconds["run"] = followed.seconds
+    outcome.tasks, outcome.errors = followed.tasks, followed.errors
     if outcome.succeeded:
-        _collect(api, run_id, outcome, stack.api_key)
+        _collect(api, followed.run_id, outcome, stack.api_key)
         if stack.with_mlflow:
             _keep_decided_page(str(stack.mlflow_url), stack.mlflow_login, outcome)
 
@@ -353,8 +336,3 @@ def _page(model: dict[str, Any]) -> str:
 def _shorten(text: str, limit: int = 600) -> str:
     text = text.strip()
     return text if len(text) <= limit else f"{text[:limit]} ..."
-
-
-def _log_file(stack: Stack, run_id: str, task: Task) -> str:
-    folder = stack.airflow_home / f"logs/dag_id={DAG_ID}/run_id={run_id}/task_id={task.task_id}"
-    return str(folder / f"attempt={task.try_number}.log")

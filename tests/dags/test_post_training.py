@@ -75,8 +75,7 @@ def approve(airflow: RealAirflow, run: str) -> None:
             ]
             states = airflow.tasks("post_training", run)
             assert states["quality_gate"] == "success" and states["register_model"] is None
-            if not asked["response_received"]:
-                airflow.api.call("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {}})
+            airflow.api.approve("post_training", run, "approve")
         return task["state"] in TERMINAL_STATES
 
     airflow.wait_until(is_over, "the approval", 1200, lambda: airflow.task("post_training", run, "approve"))
