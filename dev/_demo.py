@@ -89,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
                 outcome.succeeded = outcome.loop["succeeded"]
                 report_loop(outcome.loop, _told)
         except (StackError, httpx.HTTPError) as error:
+            outcome.succeeded = False
             print(f"dev/demo: {error}", file=sys.stderr)
             outcome.errors["stack"] = {"message": str(error), "log": str(stack.logs)}
         except KeyboardInterrupt:

@@ -109,6 +109,7 @@ def ask_all(endpoint: str, api_key: str | None, prompts: Sequence[Any]) -> list[
     :param endpoint: address of the service
     :param api_key: its key, if it wants one
     :param prompts: texts, or messages
+    :raises StackError: the service refuses one of them
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     with httpx.Client(base_url=endpoint, headers=headers, timeout=300, trust_env=False) as client:
@@ -118,7 +119,11 @@ def ask_all(endpoint: str, api_key: str | None, prompts: Sequence[Any]) -> list[
             number, prompt = numbered
             messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
             request = {"model": name, "messages": messages, "max_tokens": 64, "temperature": 0}
-            answer = client.post("/openai/v1/chat/completions", json=request).raise_for_status()
+            answer = client.post("/openai/v1/chat/completions", json=request)
+            if answer.is_error:
+                raise StackError(
+                    f"Question {number} was refused with status {answer.status_code}: {answer.text:.500}"
+                )
             revision = answer.headers.get("x-llmops-revision")
             return {"id": f"q{number}", "revision": revision, "request": request, "response": answer.json()}
 

@@ -59,6 +59,22 @@ def test_log_has_both_bodies_and_the_revision_in_the_order_of_the_questions(
     assert log[7]["response"]["choices"][0]["message"]["content"] == "to question 7"
 
 
+def test_a_question_that_is_refused_is_told_with_the_words_of_the_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"data": [{"id": "helper"}]})
+        return httpx.Response(400, json={"detail": "The prompt has 600 tokens."})
+
+    client = httpx.Client
+    monkeypatch.setattr(
+        _loop.httpx, "Client", lambda **options: client(transport=httpx.MockTransport(serve), **options)
+    )
+    with pytest.raises(StackError, match=r"^Question 0 was refused with status 400: .*600 tokens"):
+        _loop.ask_all("http://127.0.0.1:1", None, ["long"])
+
+
 def test_a_run_that_served_nothing_or_has_no_questions_is_named() -> None:
     api = SimpleNamespace(xcom=lambda *_, **__: None)
     stack: Any = SimpleNamespace(api=lambda: api)
