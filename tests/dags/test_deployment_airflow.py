@@ -38,7 +38,7 @@ with DAG("canaries", schedule=None):
             task_id=task_id,
             predictor_args={{"max_model_len": 256}},
             steps=[20, 50],
-            step_duration=timedelta(seconds=15),
+            step_duration=timedelta(seconds=25),  # in which it has to be seen and killed, on a busy machine too
             undecided_timeout=0,
             on_undecided="go_on",  # nobody asks
             deferrable=deferrable,
