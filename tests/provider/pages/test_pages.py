@@ -126,9 +126,9 @@ def test_page_is_for_those_who_may_see_its_dag(browser, artifacts):
 def test_web_server_finds_the_pages_where_links_point():
     (entry,) = entry_points(group="airflow.plugins", name="llmops_pages")
     assert entry.load() is PagesPlugin
-    (mounted,) = PagesPlugin.fastapi_apps
-    assert mounted in get_fastapi_plugins()[0]
-    assert PREFIX.startswith(mounted["url_prefix"] + "/")
+    pages, overview = PagesPlugin.fastapi_apps
+    assert all(each in get_fastapi_plugins()[0] for each in (pages, overview))
+    assert PREFIX.startswith(pages["url_prefix"] + "/")
 
 
 def finish(operator, context, artifacts, root, *, passed=True, details=None, **files):
