@@ -53,6 +53,16 @@ def test_a_classifier_that_scores_beside_others_as_alone_is_taken(model_type: st
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_classifier_that_reads_padding_a_little_is_refused_in_16_bit_too(
+    dtype: torch.dtype, tokenizer: Any
+) -> None:
+    model = make_model("convbert", len(tokenizer), scores=True).to(dtype)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    with pytest.raises(ModelError, match="scores a text otherwise when a longer one stands beside it"):
+        check_scores_in_batch(model, tokenizer)
+
+
 def test_a_classifier_that_diverged_is_told_from_one_that_reads_padding(tokenizer: Any) -> None:
     model = make_model("gpt2", len(tokenizer), scores=True)
     with torch.no_grad():
