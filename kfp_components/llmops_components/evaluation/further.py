@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -147,6 +147,33 @@ class GivenModel:
     def told(self) -> dict[str, Any]:
         """What the step's result says of it."""
         return {"digest": self.digest, "rows": len(self.lines) - len(self.lacking)}
+
+
+def read_models(
+    further_scores: FurtherScores | None,
+    rows: Sequence[Mapping[str, Any]],
+    again: str,
+    check: Callable[[str, dict[str, Any], Mapping[str, Any]], None],
+) -> list[GivenModel]:
+    """The scores of further models on the same rows, of which some may be missing.
+
+    Args:
+        further_scores: The files, by the names of their models.
+        rows: The rows.
+        again: What to do about a file that cannot be used.
+        check: Is called with what a line is called, the line, and its row; raises where they do not belong together.
+
+    Raises:
+        SettingError: The names cannot be told apart, or are too many.
+        DataError: As for :meth:`GivenModel.read`.
+    """
+    check_further(further_scores)
+    found = [GivenModel.read(name, path, len(rows), again) for name, path in (further_scores or {}).items()]
+    for each in found:
+        for number, (theirs, row) in enumerate(zip(each.lines, rows, strict=True), start=1):
+            if theirs is not None:
+                check(f"further_scores of {each.name!r}, row {number}", theirs, row)
+    return found
 
 
 @dataclass(frozen=True)

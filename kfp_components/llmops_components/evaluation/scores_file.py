@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from llmops_components.data.content import with_text_content
 from llmops_components.data.files import read_rows
 from llmops_components.errors import DataError
-from llmops_components.evaluation.further import FurtherScores, GivenModel, check_further
+from llmops_components.evaluation.further import FurtherScores, GivenModel, read_models
 
 KEPT = ("prompt", "reference")  # the latter where a metric needs it
 
@@ -50,14 +51,8 @@ def read_further(further_scores: FurtherScores | None, rows: Sequence[dict[str, 
         SettingError: The names cannot be told apart, or are too many.
         DataError: A file is of other rows, or no such file.
     """
-    check_further(further_scores)
     again = "Give the scores of an evaluation of the same dataset."
-    found = [GivenModel.read(name, path, len(rows), again) for name, path in (further_scores or {}).items()]
-    for each in found:
-        for number, (theirs, row) in enumerate(zip(each.lines, rows, strict=True), start=1):
-            if theirs is not None:
-                _check_line(f"further_scores of {each.name!r}, row {number}", theirs, row, again)
-    return found
+    return read_models(further_scores, rows, again, partial(_check_line, again=again))
 
 
 def _check_line(what: str, theirs: dict[str, Any], row: Mapping[str, Any], again: str) -> None:

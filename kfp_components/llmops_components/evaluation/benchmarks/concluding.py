@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llmops_components.evaluation.benchmarks.samples import Measured, Measures
 from llmops_components.evaluation.clock import Clock
 from llmops_components.evaluation.comparing import comparison_of
 from llmops_components.evaluation.facts import BenchmarkFacts
-from llmops_components.evaluation.further import FurtherModel, FurtherScores, GivenModel, check_further
+from llmops_components.evaluation.further import FurtherModel, FurtherScores, GivenModel, read_models
 from llmops_components.evaluation.slices import MAX_COMPARED
 from llmops_components.evaluation.statistics import PairedComparison, Scores, compare, record
 from llmops_components.redaction import redacted
@@ -104,13 +105,7 @@ def read_further(
         SettingError: The names cannot be told apart, or are too many.
         DataError: As for :func:`read_baseline`.
     """
-    check_further(further_scores)
-    found = [GivenModel.read(name, path, len(lines), _AGAIN) for name, path in (further_scores or {}).items()]
-    for each in found:
-        for number, (theirs, ours) in enumerate(zip(each.lines, lines, strict=True), start=1):
-            if theirs is not None:
-                _check_line(f"further_scores of {each.name!r}, row {number}", theirs, ours, names)
-    return found
+    return read_models(further_scores, lines, _AGAIN, partial(_check_line, names=names))
 
 
 def _check_line(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Sequence[str]) -> None:
