@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from planes import DATA_PYTHON, REPO
+from mlflow_versions import mlflow_with_versions
 
 from airflow_provider_llmops.cli import main
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -88,16 +87,8 @@ def server(tmp_path_factory):
         {"model_name": "chat"},
         {"model_name": "chat", "tags": child | {"airflow.run_type": "asset_triggered"}},
     ]  # fmt: skip
-    command = [
-        DATA_PYTHON,
-        REPO / "tests" / "fakes" / "registered_model.py",
-        tmp_path_factory.mktemp("mlflow"),
-    ]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    process.stdin.write(json.dumps(asked) + "\n")
-    process.stdin.flush()
-    yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    process.communicate()
+    with mlflow_with_versions(tmp_path_factory.mktemp("mlflow"), asked) as address:
+        yield address
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from types import SimpleNamespace
 
 import httpx
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi.testclient import TestClient
-from planes import DATA_PYTHON, REPO
+from mlflow_versions import mlflow_with_versions
 
 from airflow_provider_llmops.hooks import mlflow as hooks
 from airflow_provider_llmops.pages.overview import app as overview
@@ -33,16 +32,10 @@ def server(tmp_path_factory):
         {"model_name": "chat", "tags": {"llmops.parent": "chat@1"}, "alias": "candidate"},
         {"model_name": "chat"},
     ]  # fmt: skip
-    command = [
-        DATA_PYTHON,
-        REPO / "tests" / "fakes" / "registered_model.py",
-        tmp_path_factory.mktemp("mlflow"),
-    ]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    process.stdin.write(json.dumps(asked) + "\n")
-    process.stdin.flush()
-    address = f"http://127.0.0.1:{int(process.stdout.readline())}"
-    with httpx.Client(base_url=f"{address}/api/2.0/mlflow/", trust_env=False) as mlflow:
+    with (
+        mlflow_with_versions(tmp_path_factory.mktemp("mlflow"), asked) as address,
+        httpx.Client(base_url=f"{address}/api/2.0/mlflow/", trust_env=False) as mlflow,
+    ):
 
         def post(path, **body):
             answer = mlflow.post(path, json=body)
@@ -65,8 +58,7 @@ def server(tmp_path_factory):
             )
         post("registered-models/alias", name=ODD, alias="candidate", version="2")
         post("registered-models/alias", name=ODD, alias="production", version="1")
-    yield address
-    process.communicate()
+        yield address
 
 
 @pytest.fixture
