@@ -244,14 +244,14 @@ def estimate(api: AirflowApi, plan: Plan) -> dict[str, Spending]:
         former = [run for run in api.last_successes(link.dag_id, FORMER_RUNS) if run.duration is not None]
         each: dict[str, float] = {}
         if count and former:
-            spent = [spent_by(api.results_of(link.dag_id, run.run_id)) for run in former[:_MEASURED_RUNS]]
-            each = {name: median(one.get(name, 0.0) for one in spent) for name in sorted(set().union(*spent))}
+            each = _each(api, link.dag_id, former[:_MEASURED_RUNS])
         seconds = median(run.duration or 0.0 for run in former) if former else None
         found[link.dag_id] = Spending(count, len(former), seconds, each)
     return found
 
 
 def _each(api: AirflowApi, dag_id: str, former: Sequence[Run]) -> dict[str, float]:
+    """The median of what the tasks of former runs say that they took; nothing where they may not be asked."""
     try:
         spent = [spent_by(api.results_of(dag_id, run.run_id)) for run in former]
     except ConfigurationError:  # whoever may start runs need not be allowed to read what tasks have returned

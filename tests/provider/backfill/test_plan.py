@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_llmops.backfill.api import Run
+from airflow_provider_llmops.backfill.api import RefusedError, Run
 from airflow_provider_llmops.backfill.chain import Link
 from airflow_provider_llmops.backfill.plan import (
     Cell,
@@ -16,6 +16,7 @@ from airflow_provider_llmops.backfill.plan import (
     Spending,
     Standing,
     cells_of,
+    estimate,
     next_run_id,
     obstacles_to,
     seconds_of,
@@ -157,6 +158,18 @@ def test_what_tasks_say_that_they_took_is_added_up():
         "judge_cost": 0.5,
         "judge_prompt_tokens": 900,
     }
+
+
+def test_time_is_estimated_for_whoever_may_not_read_what_tasks_have_returned():
+    class Api:
+        def last_successes(self, dag_id, count):
+            return [Run("run", "k", "success", duration=60.0)]
+
+        def results_of(self, dag_id, run_id):
+            raise RefusedError(403, "Forbidden", "GET /xcomEntries")
+
+    found = estimate(Api(), plan_of({"k": [Standing.MISSING]}, (DATA,)))
+    assert found == {"data": Spending(1, 1, 60.0, {})}
 
 
 def test_ids_of_runs_are_made_of_partition_and_number():
