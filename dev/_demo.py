@@ -17,7 +17,7 @@ import httpx
 from _airflow_api import AirflowApi, StackError
 from _conf import problems_of
 from _follow import follow
-from _loop import learn_from_use
+from _loop import answer_in, ask_all, learn_from_use
 from _loop import report as report_loop
 from _places import REPOSITORY, STACKS
 from _progress import console
@@ -229,7 +229,8 @@ def _collect(api: AirflowApi, run_id: str, outcome: Outcome, api_key: str | None
     if row:
         outcome.question = {key: row[key] for key in ("question", "reference", "before", "after")}
         if outcome.endpoint:
-            outcome.question["endpoint"] = _ask(outcome.endpoint, row["prompt"], api_key)
+            (record,) = ask_all(outcome.endpoint, api_key, [row["prompt"]])
+            outcome.question["endpoint"] = answer_in(record)
 
 
 def _curves(metrics: dict[str, float]) -> dict[str, list[float]]:
@@ -258,15 +259,6 @@ def _changed_answer(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, An
                 "after": new["answer"],
             }
     return None
-
-
-def _ask(endpoint: str, messages: list[dict[str, str]], api_key: str | None) -> str:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(base_url=endpoint, headers=headers, timeout=120, trust_env=False) as client:
-        name = client.get("/openai/v1/models").raise_for_status().json()["data"][0]["id"]
-        question = {"model": name, "messages": messages, "max_tokens": 64, "temperature": 0}
-        answer = client.post("/openai/v1/chat/completions", json=question).raise_for_status().json()
-    return str(answer["choices"][0]["message"]["content"])
 
 
 def _report(stack: Stack, outcome: Outcome, keep: bool) -> None:

@@ -140,15 +140,22 @@ def ask_all(endpoint: str, api_key: str | None, prompts: Sequence[Any]) -> list[
             return list(pool.map(ask, enumerate(prompts)))
 
 
+def answer_in(record: dict[str, Any]) -> str:
+    """What the model has said.
+
+    :param record: of the log
+    """
+    return str(record["response"]["choices"][0]["message"]["content"])
+
+
 def feedback_on(record: dict[str, Any], right: str) -> dict[str, Any]:
     """What a user who knows the answer says.
 
     :param record: of the log
     :param right: the right answer
     """
-    answer = record["response"]["choices"][0]["message"]["content"]
     said = {"id": record["id"], "who": "demo", "at": datetime.now(UTC).isoformat()}
-    if answer.strip() == right.strip():
+    if answer_in(record).strip() == right.strip():
         return said | {"rating": "up"}
     return said | {"rating": "down", "correction": right}
 
