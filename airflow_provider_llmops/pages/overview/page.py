@@ -10,6 +10,7 @@ from html import escape
 from urllib.parse import quote, urlencode
 
 from airflow_provider_llmops.backends.serving.base import Service
+from airflow_provider_llmops.exceptions import shortened
 from airflow_provider_llmops.lineage.made_by import PARENT
 from airflow_provider_llmops.pages.overview.registry import Model, Registry, Version
 from airflow_provider_llmops.pages.overview.services import Services, canary_of
@@ -20,6 +21,7 @@ NOTHING = "—"
 SHOWN_METRICS = 3
 MAX_METRICS = 50
 MAX_CHARACTERS = 200
+MAX_NOTE_CHARACTERS = 1000
 _COST = re.compile(r"(?:.*[._/-])?(?:cost|device_hours|gpu_hours|energy_kwh)")
 _COUNT = re.compile(r"(?:.*[._/-])?(?:rows|tokens|seconds|bytes|questions|samples|count)(?:[._/-].*)?")
 _OUTCOMES = ("pass", "fail", "undecided")
@@ -108,7 +110,7 @@ def _whole(body: str) -> str:
 
 
 def _note(sentence: str) -> str:
-    return f'<p class="note">{escape(_short(sentence, 1000))}</p>'
+    return f'<p class="note">{escape(shortened(sentence, MAX_NOTE_CHARACTERS))}</p>'
 
 
 def _form(settings: Settings) -> str:
@@ -235,5 +237,5 @@ def _when(moment: datetime | None) -> str:
     return f' <span class="quiet">{moment:%Y-%m-%d %H:%M}</span>' if moment else ""
 
 
-def _short(text: str, characters: int = MAX_CHARACTERS) -> str:
-    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+def _short(text: str) -> str:
+    return shortened(text, MAX_CHARACTERS)
