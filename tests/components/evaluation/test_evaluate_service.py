@@ -197,7 +197,7 @@ def test_calls_of_tools_in_answers_are_compared_with_those_expected(tmp_path):
 def test_a_service_or_judge_that_dies_is_asked_nothing_twice_by_the_next_attempt(evaluation):
     settings = {
         "checkpoints": evaluation.directory / "kept",
-        "limits": {"outage_seconds": 0.5, "request_seconds": 0.5},
+        "limits": {"outage_seconds": 60},  # less than the gone want to be left alone
         "concurrency": 1,
         "metric_names": ["answer_accuracy"],
     }

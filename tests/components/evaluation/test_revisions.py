@@ -212,8 +212,10 @@ def test_answers_of_several_revisions_are_not_compared_as_those_of_one(compared)
 
 def test_an_interrupted_comparison_asks_only_what_is_open(compared, tmp_path):
     open_ones = {row["prompt"] for row in ROWS[3:]}
-    gone = GOOD | dict.fromkeys(open_ones, Does(503, {"error": "starting"}))
-    settings = {"checkpoints": tmp_path / "kept", "limits": {"outage_seconds": 0.1, "request_seconds": 0.3}}
+    # Once the others are answered, it wants to be asked again after more time than a service may be gone.
+    later = Does(503, {"error": "starting"}, headers={"Retry-After": "600"}, seconds=1)
+    gone = GOOD | dict.fromkeys(open_ones, later)
+    settings = {"checkpoints": tmp_path / "kept"}
     with saying(gone) as one, saying(GOOD) as other:
         with pytest.raises(ServiceGoneError):
             compared.run(one, other, **settings)

@@ -33,7 +33,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024  # reading JSON takes the interpreter's lock, 
 MAX_SAME_ANSWERS = 4
 _OF_LOGIN_PAGES = (401, 403)
 PAGE_SIZE = 100
-_READS = re.compile(r"_service_(?:get|list)_")
+_LEAVES_NOTHING = re.compile(r"_service_(?:get|list|terminate)_")
 
 
 class RefusedError(ConfigurationError):
@@ -102,7 +102,7 @@ def retrying(patience: float, *, changes: bool = False) -> Retrying:
     """Try again while the server does not answer.
 
     :param patience: seconds within which the last error is raised
-    :param changes: whether the request changes something, so that it is not sent for ever when it fails alike each time
+    :param changes: whether the request may leave something behind, so that it is not sent for ever when it fails alike each time
     """
     return while_unavailable(patience, stop=stop_after_same_answers() if changes else None)
 
@@ -160,7 +160,7 @@ class KfpApi:
         """
         attempts = retrying(
             self.settings.patience if patience is None else patience,
-            changes=not _READS.search(method.__name__),
+            changes=not _LEAVES_NOTHING.search(method.__name__),
         )
         return attempts(self.call_once, method, *args, **kwargs)
 
