@@ -61,6 +61,5 @@ def lay_out(source: Path) -> None:
         copy = source / path.relative_to(REPOSITORY)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    for path in SITE.glob("*"):
-        if path.name in ("conf.py", "index.md"):
-            shutil.copy(path, source)
+    shutil.copy(SITE / "conf.py", source)
+    shutil.copy(SITE / "index.myst", source / "index.md")  # its links are those of the site's first page
