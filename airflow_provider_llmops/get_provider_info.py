@@ -169,6 +169,7 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             },
         ],
+        "asset-uris": [{"schemes": ["llmops"], "handler": "airflow_provider_llmops.assets.sanitize_uri"}],
         "notifications": ["airflow_provider_llmops.notifications.rollback.RollbackNotifier"],
         "connection-types": [
             {

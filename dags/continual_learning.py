@@ -6,7 +6,7 @@ alias `champion` learns from them, and is held against itself as it was: evaluat
 alias, so that the next run goes on from there. Where nothing has the alias yet, it is the base model.
 
 Too few rows skip the rest of the run, and the log of `enough` says how many there were. With `reference` the rows are compared with those of a
-partition that is known, and where they have drifted the asset `feedback_has_drifted` gets an event.
+partition that is known, and where they have drifted the asset `llmops://drift/feedback` gets an event.
 
 Where it runs is decided by the connections `kubeflow_default`, `kserve_default` and `mlflow_default`; credentials of the store where log and feedback lie are in
 `storage_connection`.
@@ -19,8 +19,9 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, task
+from airflow.sdk import DAG, CronPartitionTimetable, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
+from airflow_provider_llmops.assets import dataset_asset, drift_asset
 from airflow_provider_llmops.conf import check_conf, given, partition_key
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.groups.choices import check_steps
@@ -34,6 +35,7 @@ from airflow_provider_llmops.recipes.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+DATASET = "feedback"  # what is made of the feedback, and learnt from
 ADDRESS = "^(/|[a-z][a-z0-9]*://)."
 ALIAS = "^(?!(latest|v[0-9]+)$)[A-Za-z0-9_-]{1,255}$"  # MLflow keeps those two for itself
 PARTITION = r"^\w[^/\x00-\x1f]{0,99}$"  # it may be part of an address
@@ -240,7 +242,7 @@ with DAG(
         dataset=rows,
         reference=given("reference"),
         on_drift="report",
-        drift_asset=Asset("feedback_has_drifted"),
+        drift_asset=drift_asset(DATASET),
         pre_execute=only_with_reference,
     )
     prepare = PrepareDatasetOperator(
@@ -248,13 +250,16 @@ with DAG(
         dataset=rows,
         steps=given("steps"),
         names=names_of_rows,
-        dataset_name="feedback",
+        dataset_name=DATASET,
+        outlets=[dataset_asset(DATASET)],
         trigger_rule="none_failed",  # mostly nothing is compared
     )
     learn = post_training_group(
         data={"train": prepare.output["prepared"], "preference": prepare.output["prepared"]},
         from_champion=True,
         reinforcement=False,
+        model_name=recipe.name,
+        dataset=dataset_asset(DATASET),
     )
     set_champion = SetAliasOperator(
         task_id="set_champion",

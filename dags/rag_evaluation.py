@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import DAG, CronPartitionTimetable, Param, task
+from airflow_provider_llmops.assets import evaluation_asset, of_this_run
 from airflow_provider_llmops.conf import check_conf, given, partition_key
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.operators.evaluate_service import EvaluateServiceOperator
@@ -28,6 +29,7 @@ from airflow_provider_llmops.operators.history import RecordEvaluationOperator
 
 log = logging.getLogger(__name__)
 
+MODEL_NAME = "assistant"
 ADDRESS = "^(/|[a-z][a-z0-9]*://)."
 PARTITION = r"^\w[^/\x00-\x1f]{0,99}$"  # it may be part of an address
 PLACE = "{partition}"
@@ -38,7 +40,7 @@ RECORDED_BYTES = 200
 
 params = {
     "model_name": Param(
-        "assistant",
+        MODEL_NAME,
         type="string",
         minLength=1,
         title="Model",
@@ -333,6 +335,8 @@ with DAG(
         partition=partition_key,
         settings=measured,
         title="{{ params.model_name }}, by partition",
+        pre_execute=of_this_run(evaluation_asset, "model_name"),
+        outlets=[evaluation_asset(MODEL_NAME)],
         mlflow_conn_id=given("mlflow_connection"),
         kubeflow_conn_id=given("kubeflow_connection"),
     )

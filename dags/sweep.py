@@ -14,7 +14,8 @@ import math
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, Param, task
+from airflow.sdk import DAG, Param, task
+from airflow_provider_llmops.assets import dataset_asset, model_asset
 from airflow_provider_llmops.conf import given
 from airflow_provider_llmops.mapping import artifact
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
@@ -22,6 +23,8 @@ from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, 
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
 from airflow_provider_llmops.operators.training import ImportBaseModelOperator, TrainSFTOperator
 
+MODEL_NAME = "stdlib-helper-sweep"
+SAMPLES = dataset_asset("stdlib-docstrings")
 OF_THE_CODE = ("component", "component_digest", "image", "run_id")  # of what a task returns
 
 params = {
@@ -35,7 +38,7 @@ params = {
         section="Model",
     ),
     "model_name": Param(
-        "stdlib-helper-sweep",
+        MODEL_NAME,
         type="string",
         pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
         title="Name",
@@ -112,6 +115,7 @@ with DAG(
         task_id="prepare_data",
         train_rows="{{ params.train_rows }}",
         evaluation_rows="{{ params.evaluation_rows }}",
+        outlets=[SAMPLES],
     )
     validate_train = ValidateDatasetOperator(
         task_id="validate_train",
@@ -139,6 +143,7 @@ with DAG(
     tried = settings()
     train = TrainSFTOperator.partial(
         task_id="train",
+        inlets=[SAMPLES],
         dataset=validate_train.output["validated"],
         base_model=import_base_model.output["model"],
         mlflow_conn_id="mlflow_default",
@@ -205,6 +210,6 @@ with DAG(
         model_metrics=chosen["metrics"],
         comparison=chosen["comparison"],
         decision=quality_gate.output,
-        outlets=[Asset("registered_model")],
+        outlets=[model_asset(MODEL_NAME)],
     )
     quality_gate >> register_model

@@ -11,8 +11,10 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, TaskGroup, task
 
+from airflow_provider_llmops.assets import evaluation_asset, of_this_run
 from airflow_provider_llmops.conf import check_conf, given
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
+from airflow_provider_llmops.groups.announced import Announced, delivered_by_this_run
 from airflow_provider_llmops.groups.choices import (
     SAMPLES,
     approved_by,
@@ -111,6 +113,9 @@ def post_training_group(
     data: Mapping[str, Any] | None = None,
     from_champion: bool = False,
     reinforcement: bool = True,
+    model_name: str | None = None,
+    namespace: str = "default",
+    dataset: Asset | None = None,
 ) -> TaskGroup | None:
     """Validate data, train, evaluate, hold to the gate, register, and bring in as a canary, as the DAG `post_training` does.
 
@@ -123,6 +128,10 @@ def post_training_group(
         parameters ``train_data``, ``train_rows``, ``preference_data`` and ``preference_rows``, which the DAG need not have then
     :param from_champion: whether the version that has the champion's alias is trained, where there is one, in place of the base model
     :param reinforcement: whether there are tasks for the method ``rlhf``; without them the DAG need not have :data:`OF_REINFORCEMENT`
+    :param model_name: name of model, evaluation and service in the assets that the tasks tell, which is the default of the parameter
+        ``model_name``, mostly; without it they tell none
+    :param namespace: of the service in its asset
+    :param dataset: the asset that the trainings read, such as ``dataset_asset("chats")``; the sample data where neither it nor ``data`` is given
     :raises ConfigurationError: ``data`` has a name that is none
     """
     handed_on = dict(data or {})
@@ -130,10 +139,12 @@ def post_training_group(
         raise ConfigurationError(
             f"Unknown in data of post_training_group: {unknown}. There are {' and '.join(HANDED_ON)}."
         )
-    return grouped(group_id, partial(_tasks, handed_on, from_champion, reinforcement))
+    assets = Announced.of(model_name, namespace, dataset, has_rows=bool(handed_on))
+    return grouped(group_id, partial(_tasks, handed_on, from_champion, reinforcement, assets))
 
 
-def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: bool) -> None:
+def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: bool, assets: Announced) -> None:
+    learning: dict[str, Any] = {"inlets": assets.data}
     preference_args = {
         "max_steps": "{{ params.max_steps }}",
         "learning_rate": "{{ params.preference_learning_rate }}",
@@ -166,6 +177,7 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
             seed="{{ params.seed }}",
             only=lambda context, **_: [SAMPLES[name] for name in data_made(context["params"], handed_on)],
             pre_execute=only_if(lambda params: data_made(params, handed_on)),
+            outlets=assets.samples,
         )
         validate_train = ValidateDatasetOperator(
             task_id="validate_train",
@@ -206,6 +218,7 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
 
         train_sft = TrainSFTOperator(
             **trainer("train_sft"),
+            **learning,
             dataset=validate_train.output["validated"],
             base_model=start,
             training_args={
@@ -215,19 +228,23 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
         )
         train_dpo = TrainDPOOperator(
             **trainer("train_dpo"),
+            **learning,
             dataset=validate_preferences.output["validated"],
             base_model=start,
             training_args=preference_args,
         )
         train_kto = TrainKTOOperator(
             **trainer("train_kto"),
+            **learning,
             dataset=validate_preferences.output["validated"],
             base_model=start,
             training_args=preference_args,
         )
         trainings = [train_sft, train_dpo, train_kto]
         if reinforcement:
-            trainings += _reinforcement(validate_preferences, validate_train, train_sft, preference_args)
+            trainings += _reinforcement(
+                validate_preferences, validate_train, train_sft, preference_args, learning
+            )
 
         @task(multiple_outputs=True, trigger_rule="none_failed_min_one_success")
         def tuned_model(**context: Any) -> dict[str, Any]:
@@ -269,6 +286,8 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
             baseline_scores=baseline_scores,
             reward_model="{{ ti.xcom_pull('train_reward', key='model') }}",
             trigger_rule="none_failed",  # the champion is skipped, or the base model
+            pre_execute=of_this_run(evaluation_asset, "model_name"),
+            outlets=assets.evaluation,
         )
         quality_gate = QualityGateOperator(
             task_id="quality_gate",
@@ -306,6 +325,8 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
             decision=quality_gate.output,
             made_by=made_by,
             tags=approved_by,
+            pre_execute=delivered_by_this_run,
+            outlets=assets.model,
         )
         serve_base = DeployModelOperator(
             task_id="serve_base",
@@ -326,7 +347,8 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
             max_latency_ratio="{{ params.max_latency_ratio }}",
             probes=probes,
             trigger_rule="none_failed",  # mostly something serves already
-            outlets=[Asset("post_training_service")],
+            inlets=assets.model,
+            outlets=assets.service,
         )
         smoke_test = AskModelOperator(
             task_id="smoke_test",
@@ -353,6 +375,7 @@ def _reinforcement(
     prompts: ValidateDatasetOperator,
     train_sft: TrainSFTOperator,
     preference_args: Mapping[str, Any],
+    learning: Mapping[str, Any],
 ) -> list[TrainGRPOOperator | TrainRLOOOperator]:
     """The tasks of the method ``rlhf`` after its supervised fine-tuning; those that give the tuned model."""
     reinforcement_args = {
@@ -364,11 +387,13 @@ def _reinforcement(
     }
     train_reward = TrainRewardOperator(
         **trainer("train_reward"),
+        **learning,
         dataset=preferences.output["validated"],
         base_model=train_sft.output["model"],
         training_args={**preference_args, "max_steps": "{{ params.reward_steps }}"},
     )
     learn = {
+        **learning,
         "dataset": prompts.output["validated"],
         "base_model": train_sft.output["model"],
         "reward_model": train_reward.output["model"],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from airflow.sdk import Asset, TaskGroup, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_provider_llmops.assets import model_asset, service_asset
 from airflow_provider_llmops.conf import check_conf, given
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.groups.announced import IS_DELIVERED
 from airflow_provider_llmops.groups.grouping import grouped
 from airflow_provider_llmops.operators.canary import CanaryOperator
 from airflow_provider_llmops.operators.evaluation import CheckModelOperator
@@ -48,7 +51,12 @@ PARAMETERS = (
 """Names of the parameters that the tasks read."""
 
 
-def progressive_delivery_group(group_id: str | None = "progressive_delivery") -> TaskGroup | None:
+def progressive_delivery_group(
+    group_id: str | None = "progressive_delivery",
+    *,
+    model_names: Sequence[str] = (),
+    namespace: str = "default",
+) -> TaskGroup | None:
     """Fetch a registered version, check it, bring it in as a canary, and move the alias, as the DAG `progressive_delivery` does.
 
     Which version it is says the event of the asset that started the run, or the parameters. The tasks read their settings from the
@@ -56,17 +64,24 @@ def progressive_delivery_group(group_id: str | None = "progressive_delivery") ->
     with their limits. Tasks have the same ids in any group, so a DAG has the group once.
 
     :param group_id: name of the group; ``None`` puts the tasks into the DAG, or the group, that it is called in, and returns ``None``
+    :param model_names: names of the models and services in the assets that the tasks read and tell, such as the default of the parameter
+        ``model_name``; without any there are none
+    :param namespace: of the service in its asset
     """
-    return grouped(group_id, _tasks)
+    models = [model_asset(name) for name in model_names]
+    services = [service_asset(name, namespace) for name in model_names]
+    return grouped(group_id, partial(_tasks, models, services))
 
 
-def _tasks() -> None:
+def _tasks(models: Sequence[Asset], services: Sequence[Asset]) -> None:
     @task
     def check_settings(**context: Any) -> None:
-        """Refuses what the DAG does not take, and leaves what serves to no backfill."""
+        """Refuses what the DAG does not take, and leaves alone what no other run has to deliver."""
         check_conf(context)
         if registered(context).get("is_backfill"):
             raise AirflowSkipException("A backfill has registered the version: what serves is of newer data.")
+        if registered(context).get(IS_DELIVERED):
+            raise AirflowSkipException("The run that has registered the version brings it in itself.")
 
     fetch_model = FetchModelOperator(
         task_id="fetch_model",
@@ -105,7 +120,8 @@ def _tasks() -> None:
         on_undecided=given("on_undecided"),
         probes=probes,
         kserve_conn_id=given("kserve_connection"),
-        outlets=[Asset("progressive_delivery_service")],
+        inlets=models,
+        outlets=services,
     )
     set_alias = SetAliasOperator(
         task_id="set_alias",
@@ -126,7 +142,7 @@ def registered(context: Any) -> dict[str, Any]:
     known: dict[str, Any] = newest.extra if newest else {}
     if newest and not {"model_name", "model_version"} <= known.keys():
         raise ConfigurationError(
-            "The event of the asset registered_model does not say which version there is. Let RegisterModelOperator have it as outlet, or "
+            "The event of the model's asset does not say which version there is. Let RegisterModelOperator have it as outlet, or "
             'give {"model_name": ..., "model_version": ...} as its extra.'
         )
     return known

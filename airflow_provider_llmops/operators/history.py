@@ -91,4 +91,11 @@ class RecordEvaluationOperator(ComponentOperator):
         value = super().outcome(context, run)
         links = value["details"].get("mlflow", {}).get("links", {})
         MlflowRunLink().push(context["ti"], links.get("run", ""))
+        told: dict[str, Any] = {
+            "partition": self.partition,
+            "metrics": value["metrics"],
+            "trend": value["artifacts"].get("trend", {}).get("uri"),
+        }
+        for event in self.tell_assets(context, told):
+            event.add_partitions(self.partition)
         return value

@@ -17,8 +17,9 @@ from airflow_provider_llmops.specs.declared import converted
 from airflow_provider_llmops.uris import Address
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink
+    from airflow.sdk import BaseOperatorLink, Context
 
+    from airflow_provider_llmops.backends.pipelines.base import Run
     from airflow_provider_llmops.specs.pipeline import BoundPipeline
 
 __all__ = ["EvaluationOperator", "JudgedOperator", "ReportOperator"]
@@ -149,6 +150,13 @@ class ReportOperator(ComponentOperator):
     def _given_places(self) -> dict[str, Any]:
         """The arguments as the DAG's author gives them, the further scores among them, each as the input that it becomes."""
         return super()._given_places() | further_arguments(self.further_scores)
+
+    def outcome(self, context: Context, run: Run) -> dict[str, Any]:
+        """The result; events of assets say what was reached, and where the page is."""
+        value = super().outcome(context, run)
+        report = value["artifacts"].get("report", {}).get("uri")
+        self.tell_assets(context, {"metrics": value["metrics"], "report": report})
+        return value
 
     def deciding(self, pipeline: BoundPipeline) -> BoundPipeline:
         """Without where it is kept, which differs from run to run, and does not change what comes out."""

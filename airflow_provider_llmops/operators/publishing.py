@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_llmops.assets import dataset_asset
 from airflow_provider_llmops.openlineage.components import ComponentFacts
 from airflow_provider_llmops.openlineage.lineage import Touched
 from airflow_provider_llmops.operators.component import ComponentOperator
@@ -96,8 +97,7 @@ class PublishDatasetOperator(ComponentOperator):
             "rows": value["metrics"]["rows"],
             **{name: details[name] for name in ("version", "partition", "digest", "files")},
         }
-        for event in self.asset_events(context):
-            event.extra.update(published)
+        for event in self.tell_assets(context, published, of=dataset_asset(details["name"])):
             if details["partition"] is not None:
                 event.add_partitions(details["partition"])
         return value

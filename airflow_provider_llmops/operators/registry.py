@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_provider_llmops.assets import model_asset
 from airflow_provider_llmops.delivery.as_of import as_of, is_backfill, origin_in_time
 from airflow_provider_llmops.exceptions import check_is_flag
 from airflow_provider_llmops.hooks.mlflow import MlflowHook, version_of
@@ -194,8 +195,7 @@ class RegisterModelOperator(ComponentOperator):
         }
         if is_backfill(context) and not self.alias_in_backfill:
             version["is_backfill"] = True
-        for event in self.asset_events(context):
-            event.extra.update(version)
+        self.tell_assets(context, version, of=model_asset(registered["name"]))
 
 
 class FetchModelOperator(ComponentOperator):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError, TaskDeferralTimeout
 
 from airflow_provider_llmops.arguments import names_of
+from airflow_provider_llmops.assets import service_asset
 from airflow_provider_llmops.backends.serving.access import ACCESS_FILE
 from airflow_provider_llmops.backends.serving.base import Revision, Service
 from airflow_provider_llmops.backends.serving.manifest import inference_service, without_gpus
@@ -281,6 +282,11 @@ class DeployModelOperator(RevisionOperator):
         """What there is to say of a service whose new revision has its requests."""
         facts = facts_of(service, revision, self.smoke_prompt, answer)
         self._tell_of(facts, context, self.predictor_args)
+        served = {
+            "service": facts["name"],
+            **{name: facts[name] for name in ("namespace", "revision", "url")},
+        }
+        self.tell_assets(context, served, of=service_asset(facts["name"], facts["namespace"]))
         return facts
 
 

@@ -134,8 +134,7 @@ class MonitorDataOperator(ComponentOperator):
         found = details["outcome"]
         drifted = [name for name, outcome in details["checks"].items() if outcome in ("fail", "warn")]
         extra = {"outcome": found, "drifted": drifted}
-        for event in self.asset_events(context):
-            event.extra.update(extra)
+        self.tell_assets(context, extra)
         if self.drift_asset is not None and drifted:
             context["outlet_events"][_alias_of(self.drift_asset)].add(self.drift_asset, extra=extra)
         return value

@@ -62,7 +62,7 @@ def dag_from_recipe(recipe: Recipe) -> DAG:
         doc_md=recipe.description or None,
         tags=["llmops", "recipe"],
     ) as dag:
-        post_training_group(group_id=None)
+        post_training_group(group_id=None, model_name=recipe.name, namespace=recipe.serving.namespace)
     # Afterwards: Airflow copies the parameters of the DAG for each class of each task that is made, which is most of the time of parsing.
     dag.params = ParamsDict(params_of(recipe))
     return dag

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic
 
 from airflow.sdk import Asset
 
+from airflow_provider_llmops.assets import is_of_the_kind_of, only_of
 from airflow_provider_llmops.exceptions import ConfigurationError, RunCanceledError
 from airflow_provider_llmops.remote.attempt import Attempt
 from airflow_provider_llmops.remote.ending import at_the_start, deadline
@@ -118,7 +119,7 @@ class RemoteRunOperator(TracedOperator, Generic[Seen]):
         with concluding(context), attempt.while_it_goes_on(key):
             if seen is not None and seen.state.is_successful:
                 attempt.key = None  # there is nothing left to cancel
-                self._tell_assets(context)
+                self.tell_assets(context, {"code": {**code_of(context)}})
                 return self.outcome(context, seen)
             is_over = seen is None or seen.state.is_terminal
             if is_over and attempt.was_cancelled:  # Airflow's signal handler goes back to the waiting
@@ -133,11 +134,25 @@ class RemoteRunOperator(TracedOperator, Generic[Seen]):
             attempt.key = key
             return self._await(context, key)  # somebody has made it go on
 
-    def _tell_assets(self, context: Context) -> None:
-        """Say in the events of assets of which code what they are told of is."""
-        code: dict[str, Any] = {**code_of(context)}
-        for event in self.asset_events(context):
-            event.extra["code"] = code
+    def tell_assets(
+        self, context: Context, told: Mapping[str, Any], of: Asset | None = None
+    ) -> list[OutletEventAccessorProtocol]:
+        """Say something in the events of assets, and give them.
+
+        :param context: of the task
+        :param told: goes to their extra
+        :param of: what the task has made, where it knows that: it takes the place of assets of the same kind among the outlets, which are told
+            nothing. Airflow reads the outlets of a task when that has ended; of a mapped one it reads those of the DAG
+        """
+        if of is not None:
+            for each in self.outlets:
+                if is_of_the_kind_of(of, each) and each.uri != of.uri:
+                    context["outlet_events"][of].extra.update(context["outlet_events"][each].extra)
+            self.outlets = only_of(of, self.outlets)
+        found = self.asset_events(context)
+        for event in found:
+            event.extra.update(told)
+        return found
 
     def asset_events(self, context: Context) -> list[OutletEventAccessorProtocol]:
         """The events that the assets among the outlets get where the task succeeds."""

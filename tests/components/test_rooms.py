@@ -100,7 +100,7 @@ CONTROL_PLANE = House(
         ("backends",),
         ("settings",),
         ("specs",),
-        ("conf", "dataset_manifest", "gate", "http", "mapping", "results"),
+        ("assets", "conf", "dataset_manifest", "gate", "http", "mapping", "results"),
         ("comparison", "decision", "states", "state_files", "uris", "xcom"),
         ("exceptions",),
         ("redaction",),

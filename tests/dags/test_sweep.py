@@ -23,7 +23,7 @@ def airflow(real_airflow: RealAirflow) -> RealAirflow:
 def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_registered_once(airflow, tiny_model):
     conf = {
         "base_model": str(tiny_model),
-        "model_name": "swept",
+        "model_name": "stdlib-helper-sweep",
         "train_rows": 16,
         "evaluation_rows": 8,
         "learning_rates": RATES,
@@ -46,11 +46,16 @@ def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_register
     assert (registered["version"], registered["alias"], registered["alias_moved"]) == ("1", "candidate", True)
     assert registered["model_digest"] == trained[winner]["return_value"]["artifacts"]["model"]["digest"]
 
-    (event,) = airflow.api.call("GET", "/assets/events", params={"source_dag_id": "sweep"})["asset_events"]
+    events = airflow.api.call("GET", "/assets/events", params={"source_dag_id": "sweep"})["asset_events"]
+    data, event = sorted(events, key=lambda each: each["name"])
+    assert data["name"] == "dataset/stdlib-docstrings"
     extra = event["extra"]
-    assert (extra["model_name"], extra["model_version"]) == ("swept", "1")
+    assert (extra["model_name"], extra["model_version"]) == ("stdlib-helper-sweep", "1")
     assert extra["code"]["bundle_name"] == "dags-folder"
-    assert event["name"] == "registered_model"
+    assert (event["name"], event["uri"]) == (
+        "model/stdlib-helper-sweep",
+        "llmops://model/stdlib-helper-sweep",
+    )
 
     runs = httpx.post(
         f"{airflow.stack.mlflow_url}/api/2.0/mlflow/runs/search",
@@ -100,9 +105,9 @@ def test_page_of_all_models_is_in_the_navigation_and_shows_the_registered_model(
     (run,) = [each["dag_run_id"] for each in airflow.api.call("GET", "/dags/sweep/dagRuns")["dag_runs"]]
 
     url = f"{airflow.stack.airflow_url}/{view['href']}"
-    answer = airflow.api.page(f"{url}?name=swept")
+    answer = airflow.api.page(f"{url}?name=stdlib-helper-sweep")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    for shown in (">swept</a>", ">Version 1</a>", "Decision: <span", "rougeL", "not served"):
+    for shown in (">stdlib-helper-sweep</a>", ">Version 1</a>", "Decision: <span", "rougeL", "not served"):
         assert shown in answer.text, answer.text
     assert f"../../dags/sweep/runs/{quote(run, safe='')}" in answer.text
     assert httpx.get(url, trust_env=False).status_code == 401
@@ -116,4 +121,4 @@ def test_page_of_all_models_is_in_the_navigation_and_shows_the_registered_model(
         "password": airflow.stack.mlflow_login[1],
     }
     airflow.api.call("POST", "/connections", json=kept)
-    assert ">swept</a>" in airflow.api.page(f"{url}?mlflow_conn_id=mlflow_kept").text
+    assert ">stdlib-helper-sweep</a>" in airflow.api.page(f"{url}?mlflow_conn_id=mlflow_kept").text

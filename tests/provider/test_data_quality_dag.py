@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk import Asset, CronPartitionTimetable
+from airflow.sdk import CronPartitionTimetable
 from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import ParamValidationError
 from planes import REPO
 
+from airflow_provider_llmops.assets import dataset_asset
 from airflow_provider_llmops.exceptions import ConfigurationError
 
 
@@ -49,7 +50,7 @@ def rendered(task_id, run=None, **conf):
 def test_each_day_is_a_partition_and_tells_the_asset():
     dag = read_dag()
     assert isinstance(dag.timetable, CronPartitionTimetable)
-    assert dag.get_task("publish").outlets == [Asset("dataset")]
+    assert dag.get_task("publish").outlets == [dataset_asset("chats")]
     order = [task.task_id for task in dag.topological_sort() if task.task_id != "profile"]
     assert order == ["check_settings", "ingest", "validate_raw", "prepare", "validate_prepared", "publish"]
 

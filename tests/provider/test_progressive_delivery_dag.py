@@ -7,12 +7,13 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk import Asset, AssetAll
+from airflow.sdk import AssetAny
 from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 from planes import REPO
 from signing_keys import make_key, public_of
 
+from airflow_provider_llmops.assets import model_asset
 from airflow_provider_llmops.delivery.analysis import CanaryLimits
 from airflow_provider_llmops.delivery.probes import CanaryProbes
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -48,7 +49,7 @@ def rendered(monkeypatch):
         task = dag.get_task(task_id).prepare_for_execution()
         ti = SimpleNamespace(xcom_pull=xcom_pull, dag_id=dag.dag_id, run_id="r", task_id=task_id)
         params = process_params(dag, task, conf, suppress_exception=False)
-        started_by = {Asset("registered_model"): list(events)} if events else {}
+        started_by = {model_asset("stdlib-helper"): list(events)} if events else {}
         task.render_template_fields(
             {"task": task, "ti": ti, "params": params, "triggering_asset_events": started_by}
         )
@@ -86,7 +87,8 @@ def event(at, **extra):
 
 
 def test_a_registration_starts_the_delivery_of_its_version(dag, rendered):
-    assert str(dag.timetable.asset_condition) == str(AssetAll(Asset("registered_model")))
+    either = AssetAny(model_asset("stdlib-helper"), model_asset("stdlib-helper-sweep"))
+    assert str(dag.timetable.asset_condition) == str(either)
     events = [
         event(2, model_name="newer", model_version="12"),
         event(1, model_name="older", model_version="3"),
@@ -98,11 +100,18 @@ def test_a_registration_starts_the_delivery_of_its_version(dag, rendered):
     assert rendered("set_alias", events).model_name == "newer"
 
 
-@pytest.mark.parametrize("is_backfill", [True, False])
-def test_a_version_that_a_backfill_has_registered_is_not_delivered(dag, is_backfill):
-    """The run that it starts has the date of today, so that the canary would take it for a newer model."""
-    extra = {"model_name": "chat", "model_version": "3"} | ({"is_backfill": True} if is_backfill else {})
-    events = {Asset("registered_model"): [event(1, **extra)]}
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({}, None),
+        ({"is_backfill": True}, "A backfill has registered"),
+        ({"is_delivered": True}, "brings it in itself"),
+    ],
+)
+def test_a_version_that_is_a_backfills_or_delivered_already_is_not_delivered(dag, said, reason):
+    """The run that a backfill starts has the date of today, so that the canary would take its model for a newer one."""
+    extra = {"model_name": "chat", "model_version": "3", **said}
+    events = {model_asset("stdlib-helper"): [event(1, **extra)]}
     context = {
         "dag_run": SimpleNamespace(conf={}),
         "params": dict(dag.params),
@@ -110,8 +119,8 @@ def test_a_version_that_a_backfill_has_registered_is_not_delivered(dag, is_backf
         "dag": dag,
     }
     check = dag.get_task("check_settings").python_callable
-    if is_backfill:
-        with pytest.raises(AirflowSkipException, match="A backfill has registered"):
+    if reason:
+        with pytest.raises(AirflowSkipException, match=reason):
             check(**context)
     else:
         check(**context)
