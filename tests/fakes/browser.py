@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+# Continuous integration installs one: there a test that cannot be run has failed.
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium or Chrome on PATH"
+)
 _OPTIONS = (
     *(
         "--headless",
@@ -74,19 +81,15 @@ class Page:
         """Load the page again, and return when another one has taken the place of this one."""
         await self.run("window.isFormerPage = true")
         await self.send("Page.reload")
-        until = time.monotonic() + _SECONDS
-        is_there = False
-        while not is_there:
-            assert time.monotonic() < until, f"The page is not loaded again: {self.said}"
-            with contextlib.suppress(Navigated):  # it was asked just as it went
-                is_there = await self.run("!window.isFormerPage && document.readyState === 'complete'")
-            await asyncio.sleep(0.05)
+        await self.wait_for("!window.isFormerPage && document.readyState === 'complete'")
 
     async def wait_for(self, script: str) -> None:
         """Wait until a script's value is true."""
-        until = time.monotonic() + _SECONDS
-        while not await self.run(script):
+        until, is_true = time.monotonic() + _SECONDS, False
+        while not is_true:
             assert time.monotonic() < until, f"{script}: {self.said}"
+            with contextlib.suppress(Navigated):  # the page was asked just as it went
+                is_true = await self.run(script)
             await asyncio.sleep(0.05)
 
 
@@ -116,7 +119,7 @@ def in_browser(address: str, what: Any, downloads: Path | None = None) -> Any:
                 await page.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
                 return await what(page)
 
-    assert CHROMIUM is not None
+    assert CHROMIUM is not None, "there is no Chromium or Chrome on PATH: apt-get install chromium"
     # Its processes may write there for a moment after it has ended.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]

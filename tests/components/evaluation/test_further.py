@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, in_browser
+from browser import in_browser, needs_browser
 from hostile_service import Does, answer_to, hostile_service
 from llmops_components.errors import DataError, SettingError
 from llmops_components.evaluation.further import FurtherModel, GivenModel, check_further, named_scores
@@ -360,7 +360,7 @@ def test_where_room_is_short_the_samples_that_differ_most_keep_the_answers_of_fu
     assert any(f"are shown with {len(with_theirs):,} samples" in line for line in packed.told(count))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+@needs_browser
 def test_a_person_sees_their_answers_beside_the_others_and_finds_and_saves_them(tmp_path):
     file = tmp_path / "report.html"
     given = with_further(

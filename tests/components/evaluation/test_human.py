@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, in_browser
+from browser import in_browser, needs_browser
 from llmops_components.data.validation import validate_dataset
 from llmops_components.errors import DataError, SettingError
 from llmops_components.evaluation.agreement import agreement, cohens_kappa, mean_pairwise_kappa
@@ -353,7 +353,7 @@ def test_kappa_is_scikit_learns_and_its_interval_covers():
         agreement([1], [1, 2])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+@needs_browser
 def test_a_person_fills_the_sheet_in_and_the_file_is_read(review, tmp_path):
     hostile = "</script><script>document.title='broken'</script><!-- \u2028 &amp; 中文"
     ours, theirs = scored("tuned", 5), scored("base", 5)

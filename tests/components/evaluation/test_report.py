@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, in_browser
+from browser import in_browser, needs_browser
 from llmops_components.evaluation.about import About
 from llmops_components.evaluation.comparing import comparison_of
 from llmops_components.evaluation.facts import Facts
@@ -407,7 +407,7 @@ def test_markdown_shows_what_models_write_as_text():
     assert "broken" in answer
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+@needs_browser
 def test_a_person_searches_sorts_filters_and_saves(tmp_path):
     rows = [{"language": ("de", "en")[number % 2], "seconds": number / 10} for number in range(50)]
     rows[4] = {**rows[4], "answer": f"=1+1 {HOSTILE}"}
@@ -482,7 +482,7 @@ def test_a_person_searches_sorts_filters_and_saves(tmp_path):
     assert (record["score.rougeL"], record["change.rougeL"]) == ("0.29", "-0.21")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+@needs_browser
 def test_where_scripts_are_forbidden_the_page_says_so_and_shows_some(tmp_path):
     file = tmp_path / "report.html"
     write_report(content([0.9, 0.1], [0.5, 0.5]), file)

@@ -12,7 +12,7 @@ import airflow
 import pytest
 import uvicorn
 from airflow.api_fastapi.core_api.security import get_user
-from browser import CHROMIUM, in_browser
+from browser import in_browser, needs_browser
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from test_overview import FakeMlflow, service
@@ -20,7 +20,7 @@ from test_overview import FakeMlflow, service
 from airflow_provider_llmops.pages.overview import app as overview
 from airflow_provider_llmops.pages.overview.services import Services
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome on PATH")
+pytestmark = needs_browser
 SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads"
 FRAME = f"""<!doctype html><html class="CLASS" style="height: 100%"><head><base href="/"><title>Airflow</title></head>
 <body style="height: 95%"><iframe sandbox="{SANDBOX}" src="llmops/overview/" style="border: 0; height: 100%; width: 100%"></iframe></body></html>"""
