@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
-from airflow_provider_llmops.backends.in_time import in_time
+from airflow_provider_llmops.in_time import in_time
 from airflow_provider_llmops.backends.last_words import read_last_words
 from airflow_provider_llmops.backends.pipelines.base import Run
 from airflow_provider_llmops.backends.pipelines.kubeflow.logs import StepOutput, read_failed_outputs
