@@ -29,6 +29,10 @@ _HIDDEN = (".", "_")  # of what other tools leave beside the data, as Spark's _S
 _DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|Forbidden|(?i:status)\W{0,3}40[13]\b|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"
 )
+# What a store answers where it is asked in another region than the bucket's, or with a session token that has run out.
+_ELSEWHERE = re.compile(
+    r"(?i:status)\W{0,3}(?:30[1278]|400)\b|AuthorizationHeaderMalformed|PermanentRedirect|ExpiredToken"
+)
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,21 @@ class Place:
             return files
         if not self.is_several and found[0].type == FileType.Directory:
             raise DataError(f"The source is a directory: write {self.address}/ to have all files of it.")
+        if self._root and self._lacks_bucket():
+            raise DataError(
+                f"There is no such bucket in that store: {self.address}. Check the address, and AWS_ENDPOINT_URL of the step."
+            )
         raise DataError(
             f"There is no file to fetch: {self.address}. Check the address, or the step that writes it."
         )
+
+    def _lacks_bucket(self) -> bool:
+        from pyarrow.fs import FileType
+
+        try:
+            return self._store.get_file_info(self._path.partition("/")[0]).type == FileType.NotFound
+        except OSError:  # as where the bucket may not be looked at: then that is not why
+            return False
 
     @contextmanager
     def open(self, file: StoredFile) -> Iterator[Any]:
@@ -147,6 +163,11 @@ class Place:
             if isinstance(error, PermissionError) or _DENIED.search(text):
                 raise DataError(
                     f"The source may not be read: {text:.300}. Give the step credentials that may, in its environment. Source: {self.address}."
+                ) from error
+            if _ELSEWHERE.search(text):
+                raise SettingError(
+                    f"The source is not to be had there: {text:.300}. Check AWS_DEFAULT_REGION, AWS_ENDPOINT_URL and AWS_SESSION_TOKEN of the step, which "
+                    f"storage_conn_id sets. Source: {self.address}."
                 ) from error
             raise UnavailableError(
                 f"The source cannot be read just now: {text:.300}. Check the store, and the step's network. Source: {self.address}."

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmops_components.errors import ComponentError, SettingError, UnavailableError
+from llmops_components.tracking.bucket import bucket_problem
 from llmops_components.tracking.client import (
     PATIENCE,
     environment_variables,
@@ -94,7 +95,12 @@ def connection(tracking_uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
                 client.search_experiments(max_results=1)
             yield client, address
         except (MlflowException, requests.RequestException) as error:
-            raise _translate(error, address, uri, time.monotonic() - started) from None
+            problem = bucket_problem(error) or _translate(error, address, uri, time.monotonic() - started)
+            raise problem from None
+        except Exception as error:
+            if problem := bucket_problem(error):
+                raise problem from None
+            raise
         finally:
             mlflow.set_tracking_uri(before)
 

@@ -2,42 +2,34 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from llmops_components.data.fetching import fetch_dataset
 from llmops_components.data.files import read_lines
 from llmops_components.errors import DataError, SettingError, UnavailableError
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from object_store import DENIED, OTHER_REGION, SECRET_KEY, UNKNOWN_KEY, Cut, Refusal, object_store
 
 ROWS = [{"prompt": f"question {number}", "completion": "مرحبا 👋"} for number in range(5)]
 TEXT = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 
 @pytest.fixture(scope="module")
-def s3_address():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+def store():
+    with object_store() as store:
+        store.make_bucket("raw-data")
+        yield store
 
 
 @pytest.fixture
-def s3(s3_address, monkeypatch):
+def s3(store, monkeypatch):
     """A real client of S3 and a bucket, by the variables that a step has."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_address,
-    }.items():
+    for name, value in store.environment().items():
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="raw-data")
-    return client
+    return store.client()
 
 
 @pytest.fixture
@@ -166,6 +158,41 @@ def test_store_that_does_not_answer_may_be_asked_again(s3, fetch, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UnavailableError, match="cannot be read just now"):
         fetch("s3://raw-data/chat/run-403.jsonl")  # no status, but a name
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "said"),
+    [
+        (DENIED, DataError, "^The source may not be read: .*ACCESS_DENIED"),
+        (UNKNOWN_KEY, DataError, "^The source may not be read: "),
+        (
+            OTHER_REGION,
+            SettingError,
+            "^The source is not to be had there: .*'us-west-2'.* Check AWS_DEFAULT_REGION",
+        ),
+        (
+            Refusal(400, "ExpiredToken"),
+            SettingError,
+            "^The source is not to be had there: .*AWS_SESSION_TOKEN",
+        ),
+        (Cut(), UnavailableError, "^The source cannot be read just now: "),
+    ],
+    ids=["denied", "unknown key", "other region", "expired token", "cut"],
+)
+def test_what_a_store_answers_is_said_first(s3, store, fetch, tmp_path, fault, kind, said):
+    s3.put_object(Bucket="raw-data", Key="faults/1.jsonl", Body=TEXT)
+    with store.failing(fault), pytest.raises(kind, match=said) as caught:
+        fetch("s3://raw-data/faults/1.jsonl")
+    assert SECRET_KEY not in str(caught.value)
+    assert fetch("s3://raw-data/faults/1.jsonl")[1] == TEXT
+
+
+@pytest.mark.parametrize("key", ["x.jsonl", "x/", "x/*.jsonl"])
+def test_missing_bucket_is_named(s3, fetch, key):
+    with pytest.raises(
+        DataError, match=f"^There is no such bucket in that store: s3://nobody/{re.escape(key)}"
+    ):
+        fetch(f"s3://nobody/{key}")
 
 
 @pytest.mark.parametrize(
