@@ -130,7 +130,7 @@ PLANES = {
         REPOSITORY,
         REPOSITORY / "dev/constraints/control-plane.txt",
         CONTROL_PLANE_SIZE,
-        other_extras=("s3", "gs"),
+        other_extras=("gs",),
     ),
     "data": DataPlane(
         "data", "data plane (models)", REPOSITORY / "kfp_components", DATA_PLANE_CONSTRAINTS, CPU_SIZE

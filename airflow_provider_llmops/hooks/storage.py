@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.object_store import check_aws
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -55,10 +56,7 @@ class StorageHook(BaseHook):
                 f"{where} is of the type {connection.conn_type!r}. A step is given the keys of one of type 'aws'; for another store, give the step's "
                 "pod or worker what its clients look for."
             )
-        if connection.host:
-            raise ConfigurationError(
-                f"{where} has a host, which clients of S3 do not look at: give the address of the store as endpoint_url in extra."
-            )
+        check_aws(connection)
         extra: dict[str, Any] = {name: value for name, value in connection.extra_dejson.items() if value}
         if unknown := sorted(set(extra) - set(_VARIABLES)):
             raise ConfigurationError(

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlunsplit
 
-from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
+from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError, LLMOpsError
 from airflow_provider_llmops.http import TooSlowError, open_within
+from airflow_provider_llmops.in_time import in_time
+from airflow_provider_llmops.object_store import HINT, meaning_of, storage_path, words_of
 from airflow_provider_llmops.specs.hosts import check_host
 from airflow_provider_llmops.uris import file_path, scheme_of, split_address
 
@@ -95,24 +97,35 @@ def _read_file(path: str, where: str) -> bytes:
 
 
 def _read_object(source: str, where: str) -> bytes:
-    from airflow.sdk import ObjectStoragePath
+    def read() -> bytes:
+        with storage_path(source, None).open("rb") as stream:  # type: ignore[no-untyped-call]
+            return _read_limited(stream, where)
 
     try:
-        with ObjectStoragePath(source).open("rb") as stream:  # type: ignore[no-untyped-call]
-            return _read_limited(stream, where)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigurationError(f"There is no object {where}. Was the specification uploaded?") from error
-    except PermissionError as error:
-        raise ConfigurationError(
-            f"{where} may not be read: {error}. Check the Airflow connection of that store."
-        ) from error
-    except (ValueError, ImportError) as error:
-        raise ConfigurationError(
-            f"{where} cannot be opened: {error}. Object stores need their Airflow provider: pip install "
-            "'airflow-provider-llmops[s3]' for s3://, [gs] for gs://."
-        ) from error
-    except OSError as error:
-        raise ApiUnavailableError(f"{where} cannot be read: {error}. Is the store up?") from error
+        return in_time(read, DEADLINE_SECONDS)
+    except LLMOpsError:
+        raise
+    except Exception as error:
+        raise _told(error, where) from error
+
+
+def _told(error: Exception, where: str) -> LLMOpsError:
+    words = words_of(error)
+    if isinstance(error, FileNotFoundError | IsADirectoryError):
+        return ConfigurationError(f"There is no object {where}: {words}. Was the specification uploaded?")
+    match meaning_of(error):
+        case "setup":
+            return ConfigurationError(
+                f"{where} cannot be opened: {words}. Object stores need their Airflow provider, pip install "
+                "'airflow-provider-llmops[s3]' for s3://, [gs] for gs://; before the bucket may stand the id of a connection that there is, and an @."
+            )
+        case "rights":
+            return ConfigurationError(
+                f"{where} may not be read: {words}. Check the Airflow connection of that store."
+            )
+        case "elsewhere":
+            return ConfigurationError(f"{where} is not to be had there: {words}. {HINT}.")
+    return ApiUnavailableError(f"{where} cannot be read: {words}. Is the store up?")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

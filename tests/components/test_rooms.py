@@ -100,11 +100,11 @@ CONTROL_PLANE = House(
         ("backends",),
         ("settings",),
         ("specs",),
-        ("assets", "conf", "dataset_manifest", "gate", "http", "mapping", "results"),
+        ("assets", "conf", "dataset_manifest", "gate", "http", "mapping", "object_store", "results"),
         ("comparison", "decision", "states", "state_files", "uris", "xcom"),
         ("exceptions",),
         ("redaction",),
-        ("arguments", "connections", "hosts", "json_text", "moved"),
+        ("arguments", "connections", "hosts", "in_time", "json_text", "moved"),
     ),
 )
 

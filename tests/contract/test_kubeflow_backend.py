@@ -576,7 +576,7 @@ def test_missing_result_is_named(backend, tmp_path):
 
 
 def test_storage_without_a_provider_says_what_to_install(settings):
-    backend = KubeflowPipelineBackend(dataclasses.replace(settings, pipeline_root="minio://mlpipeline/v2"))
+    backend = KubeflowPipelineBackend(dataclasses.replace(settings, pipeline_root="gs://mlpipeline/v2"))
     with pytest.raises(ConfigurationError, match="Install the Airflow provider of that storage"):
         backend.read_result("r1", "two-steps", "train")
 
@@ -826,8 +826,8 @@ def test_store_that_cannot_be_read_does_not_hide_the_failure(settings, failed):
     run = failed()
     backend = KubeflowPipelineBackend(dataclasses.replace(settings, pipeline_root="nosuch://bucket"))
     assert backend.explain_failure(run).reason == (
-        "Step 'train' failed, and nothing says why. Its output cannot be read from the artifact store: ValueError: Unsupported "
-        "filesystem: 'nosuch'. Install the Airflow provider of that storage (amazon for s3, google for gs), and name its "
+        "Step 'train' failed, and nothing says why. Artifacts cannot be read: Unsupported filesystem: 'nosuch'. Install the "
+        "Airflow provider of that storage (pip install 'airflow-provider-llmops[s3]', [gs] for gs://), and name its "
         "connection in 'storage_conn_id'. Name a Kubernetes connection in 'kubernetes_conn_id', so that its pod can be looked at."
     )
 

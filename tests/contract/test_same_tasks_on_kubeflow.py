@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from fresh_kfp_api import fresh_kfp_api
 from kfp_api import FakeKfpApi
+from object_store import object_store
 from planes import DATA_PYTHON
 
 from airflow_provider_llmops.backends.pipelines.base import RunRequest
@@ -23,12 +27,49 @@ from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, Va
 from airflow_provider_llmops.specs.pipeline import PipelineSpec
 
 
+class Disk:
+    """A pipeline root that workers and pods share."""
+
+    fields: dict[str, str] = {}
+
+    def __init__(self, directory: Path) -> None:
+        self.address, self._directory = f"file://{directory}", directory
+
+    def fetch(self, address: str, aside: Path) -> str:
+        return address
+
+    def keep(self, outputs: Path, place: str) -> None:
+        shutil.copytree(outputs, self._directory / place)
+
+
+class Bucket:
+    """A pipeline root in an object store, with which the launcher of a pod exchanges files."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client, self._name = client, name
+        self.address = f"s3://{name}/llmops"
+        self.fields = {"storage_conn_id": "pod_store"}
+
+    def fetch(self, address: str, aside: Path) -> str:
+        key = address.removeprefix(f"s3://{self._name}/")
+        (aside / key).parent.mkdir(parents=True, exist_ok=True)
+        self._client.download_file(self._name, key, str(aside / key))
+        return str(aside / key)
+
+    def keep(self, outputs: Path, place: str) -> None:
+        for file in outputs.rglob("*"):
+            if file.is_file():
+                key = f"llmops/{place}/{file.relative_to(outputs)}"
+                self._client.upload_file(str(file), self._name, key)
+
+
 class Cluster:
     """Carries out the runs of a fake API server, and leaves their outputs where a cluster's steps would."""
 
-    def __init__(self, api: FakeKfpApi, conn_id: str, directory) -> None:
+    def __init__(self, api: FakeKfpApi, conn_id: str, directory: Path, root: Disk | Bucket) -> None:
         self.api = api
-        self.root = directory / "root"
+        self.root = root
+        self.aside = directory / "aside"
         self.machine = LocalPipelineBackend(python=DATA_PYTHON, root=directory / "machine")
         self.server: KubeflowPipelineBackend = KubeflowPipelinesHook(conn_id).backend
         api.on_run_created = self.carry_out
@@ -36,14 +77,15 @@ class Cluster:
     def carry_out(self, run) -> None:
         spec = self.server.read_version(run["pipeline_version_reference"])
         # The API knows one kind of number; a cluster's driver goes by the declared types, as binding does.
-        pipeline = PipelineSpec("", spec, "").bind(run["runtime_config"]["parameters"])
-        run_id = self.machine.submit(RunRequest(run["display_name"], pipeline))
+        parsed = PipelineSpec("", spec, "")
+        given = dict(run["runtime_config"]["parameters"])
+        for name in parsed.bind(given).artifact_parameters:
+            given[name] = self.root.fetch(given[name], self.aside)
+        run_id = self.machine.submit(RunRequest(run["display_name"], parsed.bind(given)))
         while not (done := self.machine.get(run_id)).state.is_terminal:
             time.sleep(0.1)
         for task in (self.machine._runs / run_id / "artifacts").glob("*/*"):
-            shutil.copytree(
-                task, self.root / spec["pipelineInfo"]["name"] / run["run_id"] / task.name / "attempt-1"
-            )
+            self.root.keep(task, f"{spec['pipelineInfo']['name']}/{run['run_id']}/{task.name}/attempt-1")
         self.api.finish(run["run_id"], str(done.state), tasks=dict(done.tasks))
 
 
@@ -85,20 +127,38 @@ def run_both_tasks(conn_id):
     return stable, sorted(xcom)
 
 
-def test_only_the_connection_differs(tmp_path, monkeypatch):
-    local = {"python": str(DATA_PYTHON), "root": str(tmp_path / "local")}
-    monkeypatch.setenv("AIRFLOW_CONN_HERE", json.dumps({"conn_type": "kubeflow", "extra": local}))
+@pytest.fixture(params=["disk", "bucket"])
+def root(request, tmp_path, monkeypatch):
+    """Where the steps of the cluster keep their outputs."""
+    if request.param == "disk":
+        yield Disk(tmp_path / "root")
+        return
+    with object_store(DATA_PYTHON) as store:
+        monkeypatch.setenv("AIRFLOW_CONN_POD_STORE", store.connection())
+        yield Bucket(store.make_bucket("artifacts"), "artifacts")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """What the tasks give on this machine."""
+    local = {"python": str(DATA_PYTHON), "root": str(tmp_path_factory.mktemp("local"))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_HERE", json.dumps({"conn_type": "kubeflow", "extra": local}))
+        return run_both_tasks("here")
+
+
+def test_only_the_connection_differs(tmp_path, monkeypatch, here, root):
     with fresh_kfp_api() as api:
-        cluster = {"pipeline_root": f"file://{tmp_path}/root", "image": "registry.example.com/llmops:1"}
+        cluster = {"pipeline_root": root.address, "image": "registry.example.com/llmops:1", **root.fields}
         monkeypatch.setenv(
             "AIRFLOW_CONN_THERE", json.dumps({"conn_type": "kubeflow", "host": api.url, "extra": cluster})
         )
-        Cluster(api, "there", tmp_path)
+        Cluster(api, "there", tmp_path, root)
         there, keys_there = run_both_tasks("there")
-    here, keys_here = run_both_tasks("here")
-    assert there == here
+    expected, keys_here = here
+    assert there == expected
     # A page is linked where a web server has it: Airflow's those of this machine, Kubeflow's the run's and those in a bucket.
     pages = {"data_docs_url", "_link_DataDocsLink"}
     assert pages <= {*keys_here}
     assert keys_there == sorted({*keys_here, "run_url", "_link_PipelineRunLink"} - pages)
-    assert here[1]["metrics"]["rows"] == 16
+    assert expected[1]["metrics"]["rows"] == 16

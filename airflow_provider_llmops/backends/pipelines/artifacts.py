@@ -5,13 +5,10 @@ A step writes each output to ``<step's root>/<attempt>/<output>``, where the att
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from airflow.sdk.exceptions import AirflowNotFoundException
-
-from airflow_provider_llmops import uris
+from airflow_provider_llmops import object_store, uris
 from airflow_provider_llmops.exceptions import (
     ApiUnavailableError,
     ConfigurationError,
@@ -19,12 +16,16 @@ from airflow_provider_llmops.exceptions import (
     ResultError,
     ResultTooLargeError,
 )
+from airflow_provider_llmops.in_time import in_time
+from airflow_provider_llmops.object_store import check_bucket, meaning_of, storage_path, words_of
 from airflow_provider_llmops.results import MAX_RESULT_BYTES, artifacts_in
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 RESULT = "result"
+
+T = TypeVar("T")
 
 
 def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | None) -> tuple[str, str]:
@@ -36,18 +37,15 @@ def read_result(roots: Sequence[str], run_id: str, task: str, conn_id: str | Non
     :param conn_id: Airflow connection for the storage
     :raises ResultError: there is none
     """
-    with _reading(roots[0], conn_id):
-        for attempt in _attempts(roots, conn_id):
-            path = attempt / RESULT
-            if path.exists():
-                content = _beginning(path)
-                if len(content) > MAX_RESULT_BYTES:
-                    raise ResultTooLargeError(
-                        f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB. Hand on what is large as an artifact.",
-                        f"Run: {run_id}",
-                        f"Result: {path}",
-                    )
-                return content.decode("utf-8", errors="replace"), str(path)
+    if found := ask(lambda: _find_result(roots, conn_id), roots[0], conn_id):
+        content, address = found
+        if len(content) > MAX_RESULT_BYTES:
+            raise ResultTooLargeError(
+                f"The result of step {task} is larger than {MAX_RESULT_BYTES >> 20} MiB. Hand on what is large as an artifact.",
+                f"Run: {run_id}",
+                f"Result: {address}",
+            )
+        return content.decode("utf-8", errors="replace"), address
     raise ResultError(
         f"Step {task} succeeded and left no result. The component's image does not belong to this provider, the pipeline "
         "root is another than the connection's, or artifacts were cleaned up. Clear the task to run it again.",
@@ -62,13 +60,7 @@ def list_outputs(roots: Sequence[str], conn_id: str | None) -> dict[str, str]:
     :param roots: places where the step may have written
     :param conn_id: Airflow connection for the storage
     """
-    with _reading(roots[0], conn_id):
-        for attempt in _attempts(roots, conn_id):
-            if outputs := {
-                path.name: f"{_original(roots, attempt)}/{path.name}" for path in attempt.iterdir()
-            }:
-                return outputs
-    return {}
+    return ask(lambda: _list_outputs(roots, conn_id), roots[0], conn_id)
 
 
 def input_digest(uri: str, conn_id: str | None) -> str | None:
@@ -81,17 +73,75 @@ def input_digest(uri: str, conn_id: str | None) -> str | None:
     :param conn_id: Airflow connection for the storage
     """
     try:
-        path = storage_path(uri.rstrip("/"), conn_id)
-        beside = path.parent / RESULT
-        if beside.is_file():
-            if beside.stat().st_size > MAX_RESULT_BYTES:
-                return None
-            for artifact in artifacts_in(beside.read_text(encoding="utf-8")).values():
-                if artifact.uri.rstrip("/") == uri.rstrip("/"):
-                    return artifact.digest
-        return f"{uri} {path.checksum()}" if path.is_file() else None
+        return in_time(lambda: _input_digest(uri, conn_id), object_store.STORE_SECONDS)
     except Exception:  # whatever a storage library or a foreign file raises, it cannot be told
         return None
+
+
+def ask(work: Callable[[], T], root: str, conn_id: str | None) -> T:
+    """What some work finds in the artifact store; what its library raises becomes an error of ours.
+
+    :param work: the work
+    :param root: where it looks, for messages
+    :param conn_id: Airflow connection for the storage
+    :raises ConfigurationError: library, connection, rights or address are not the right ones
+    :raises ApiUnavailableError: the store did not answer, or not in time
+    """
+    try:
+        return in_time(work, object_store.STORE_SECONDS)
+    except LLMOpsError:
+        raise
+    except Exception as error:
+        raise _told(error, root, conn_id) from error
+
+
+def _told(error: Exception, root: str, conn_id: str | None) -> LLMOpsError:
+    words, where = words_of(error), f"Looked below: {root}"
+    match meaning_of(error):
+        case "setup":
+            return ConfigurationError(
+                f"Artifacts cannot be read: {words}. Install the Airflow provider of that storage (pip install "
+                "'airflow-provider-llmops[s3]', [gs] for gs://), and name its connection in 'storage_conn_id'.",
+                where,
+            )
+        case "rights":
+            return ConfigurationError(
+                f"Artifacts may not be read: {words}. Name a connection whose account may in 'storage_conn_id', which is {conn_id!r}.",
+                where,
+            )
+        case "elsewhere":
+            return ConfigurationError(
+                f"Artifacts are not to be had there: {words}. {object_store.HINT} in 'storage_conn_id', which is {conn_id!r}.",
+                where,
+            )
+    return ApiUnavailableError(f"The artifact store did not answer: {words}.", where)
+
+
+def _find_result(roots: Sequence[str], conn_id: str | None) -> tuple[bytes, str] | None:
+    for attempt in _attempts(roots, conn_id):
+        path = attempt / RESULT
+        if path.exists():
+            return _beginning(path), f"{_original(roots, attempt)}/{RESULT}"
+    return None
+
+
+def _list_outputs(roots: Sequence[str], conn_id: str | None) -> dict[str, str]:
+    for attempt in _attempts(roots, conn_id):
+        if outputs := {path.name: f"{_original(roots, attempt)}/{path.name}" for path in attempt.iterdir()}:
+            return outputs
+    return {}
+
+
+def _input_digest(uri: str, conn_id: str | None) -> str | None:
+    path = storage_path(uri.rstrip("/"), conn_id)
+    beside = path.parent / RESULT
+    if beside.is_file():
+        if beside.stat().st_size > MAX_RESULT_BYTES:
+            return None
+        for artifact in artifacts_in(beside.read_text(encoding="utf-8")).values():
+            if artifact.uri.rstrip("/") == uri.rstrip("/"):
+                return artifact.digest
+    return f"{uri} {path.checksum()}" if path.is_file() else None
 
 
 def _beginning(path: ObjectStoragePath) -> bytes:
@@ -109,43 +159,7 @@ def _attempts(roots: Iterable[str], conn_id: str | None) -> Iterable[ObjectStora
             found = [entry for entry in path.iterdir() if entry.is_dir()]
             yield from sorted(found, key=_changed_at, reverse=True)
             return
-
-
-@contextmanager
-def _reading(root: str, conn_id: str | None) -> Iterator[None]:
-    """Say what a storage library's error means. They have errors of their own, that are no ``OSError``, for a lost connection.
-
-    :param root: where is read, for messages
-    :param conn_id: Airflow connection for the storage
-    """
-    where = f"Looked below: {root}"
-    try:
-        yield
-    except LLMOpsError:
-        raise
-    except (LookupError, ImportError, ValueError, AirflowNotFoundException) as error:
-        raise ConfigurationError(
-            f"Artifacts cannot be read: {_words_of(error)}. Install the Airflow provider of that storage (pip install "
-            "'airflow-provider-llmops[s3]', [gs] for gs://), and name its connection in 'storage_conn_id'.",
-            where,
-        ) from error
-    except Exception as error:
-        words = _words_of(error)
-        if not _is_about_rights(error):
-            raise ApiUnavailableError(f"The artifact store did not answer: {words}.", where) from error
-        raise ConfigurationError(
-            f"Artifacts may not be read: {words}. Name a connection whose account may in 'storage_conn_id', which is {conn_id!r}.",
-            where,
-        ) from error
-
-
-def _is_about_rights(error: Exception) -> bool:
-    """Whether an account is missing or has no rights. Libraries for storage call the former NoCredentialsError and the like."""
-    return isinstance(error, PermissionError) or "credentials" in type(error).__name__.lower()
-
-
-def _words_of(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        check_bucket(path)
 
 
 def _changed_at(attempt: ObjectStoragePath) -> float:
@@ -153,22 +167,6 @@ def _changed_at(attempt: ObjectStoragePath) -> float:
         return float((attempt / RESULT).stat().st_mtime or 0)
     except (OSError, TypeError, ValueError):
         return 0.0
-
-
-def storage_path(uri: str, conn_id: str | None) -> ObjectStoragePath:
-    """The place that an address names, as Airflow reads it.
-
-    :param uri: address, or an absolute path
-    :param conn_id: Airflow connection for the storage
-    """
-    from airflow.sdk import ObjectStoragePath
-
-    if not (scheme := uris.scheme_of(uri)):
-        return ObjectStoragePath(uri)
-    if scheme == "file":
-        return ObjectStoragePath(f"file://{uris.file_path(uri, 'The address')}")
-    options: dict[str, Any] = {"conn_id": conn_id} if conn_id else {}
-    return ObjectStoragePath(uris.storage_address(uri), **options)
 
 
 def _original(roots: Sequence[str], attempt: ObjectStoragePath) -> str:

@@ -8,22 +8,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
-from airflow_provider_llmops.in_time import in_time
 from airflow_provider_llmops.backends.last_words import read_last_words
+from airflow_provider_llmops.backends.pipelines.artifacts import ask
 from airflow_provider_llmops.backends.pipelines.base import Run
 from airflow_provider_llmops.backends.pipelines.kubeflow.logs import StepOutput, read_failed_outputs
 from airflow_provider_llmops.backends.pipelines.kubeflow.places import StepPlaces
 from airflow_provider_llmops.backends.pipelines.kubeflow.pods import PodFailure, RunPods
 from airflow_provider_llmops.backends.pipelines.kubeflow.root import RootProblem, root_problem
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
-from airflow_provider_llmops.exceptions import LLMOpsError, shortened
+from airflow_provider_llmops.exceptions import LLMOpsError
 from airflow_provider_llmops.states import StepState
 
 log = logging.getLogger(__name__)
 
 MAX_STEPS_READ = 5
-STORE_SECONDS = 60.0  # a store that cannot be reached is asked several times by its library
-_STORE_ADVICE = "Install the Airflow provider of that storage (amazon for s3, google for gs), and name its connection in 'storage_conn_id'."
 _PODS_ADVICE = "Name a Kubernetes connection in 'kubernetes_conn_id', so that its pod can be looked at."
 
 
@@ -114,13 +112,9 @@ def _from_outputs(
             others_succeeded=len(succeeded),
         )
         try:
-            outputs = in_time(look, STORE_SECONDS)
-        # Whatever a storage library raises: it must not hide the failure that it would explain.
-        except Exception as error:
-            said = shortened(" ".join(str(error).split()), 300)
-            notes.append(
-                f"Its output cannot be read from the artifact store: {type(error).__name__}: {said.rstrip('.')}. {_STORE_ADVICE}"
-            )
+            outputs = ask(look, places.of(task)[0], settings.storage_conn_id)
+        except LLMOpsError as error:  # it must not hide the failure that it would explain
+            notes.append(str(error).partition("\n")[0])
             break
         if each := _found_in(step, outputs):
             # A later attempt left no output, or another step of the name may have left this one.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_llmops.backends.pipelines.artifacts import storage_path
+from airflow_provider_llmops.object_store import storage_path
 
 TAIL_BYTES = 64 * 1024
 MAX_OUTPUTS_READ = 5

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_llmops.in_time import in_time
 from airflow_provider_llmops.backends.pipelines.kubeflow.pods import RunPods
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ConfigurationError, LLMOpsError, shown_value
+from airflow_provider_llmops.in_time import in_time
 
 log = logging.getLogger(__name__)
 
