@@ -22,10 +22,12 @@ from airflow_provider_llmops.exceptions import ConfigurationError, describe_unkn
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
-__all__ = ["check_conf", "given", "parameter_names", "partition_key"]
+__all__ = ["check_conf", "given", "gpu_pool", "parameter_names", "partition_key"]
 
 # TriggerDagRunOperator puts it there where OpenLineage is installed.
 _OF_AIRFLOW = ("openlineage",)
+DEFAULT_POOL = "default_pool"
+"""The pool that every Airflow has."""
 
 
 def check_conf(context: Context, also: Iterable[str] = ()) -> None:
@@ -69,3 +71,14 @@ def partition_key(context: Any, **_: Any) -> str:
     day = (getattr(run, "logical_date", None) or run.run_after).strftime("%Y-%m-%d")
     key: str = context["params"]["partition"] or run.partition_key or day
     return key
+
+
+def gpu_pool() -> str:
+    """Name of the pool of tasks that train a model or have it answer: ``[llmops] gpu_pool``, or Airflow's own where that says nothing.
+
+    It is asked when a DAG is read, for a pool cannot be a template.
+    """
+    from airflow.sdk.configuration import conf
+
+    name: str = conf.get("llmops", "gpu_pool", fallback="").strip()
+    return name or DEFAULT_POOL

@@ -170,7 +170,10 @@ def get_provider_info() -> dict[str, Any]:
             },
         ],
         "asset-uris": [{"schemes": ["llmops"], "handler": "airflow_provider_llmops.assets.sanitize_uri"}],
-        "notifications": ["airflow_provider_llmops.notifications.rollback.RollbackNotifier"],
+        "notifications": [
+            "airflow_provider_llmops.notifications.decision.DecisionNotifier",
+            "airflow_provider_llmops.notifications.rollback.RollbackNotifier",
+        ],
         "connection-types": [
             {
                 "connection-type": "kubeflow",
@@ -255,7 +258,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "config": {
             "llmops": {
-                "description": "What whoever runs Airflow allows to those who write and trigger DAGs.",
+                "description": "What whoever runs Airflow allows to those who write and trigger DAGs, and where tasks wait.",
                 "options": {
                     "allowed_code": {
                         "description": "Arguments of components that choose code, such as ``trust_remote_code``, are refused unless "
@@ -266,6 +269,14 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "trust_remote_code, kernels-community",
                         "default": "",
+                    },
+                    "gpu_pool": {
+                        "description": "Pool of the tasks that train a model or have it answer, in the example DAGs, recipes and groups. It has to "
+                        "exist, and has to count deferred tasks.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "gpu",
+                        "default": "default_pool",
                     },
                     "specification_hosts": {
                         "description": "Hosts that specifications of components and pipelines are taken from, separated by commas, where "

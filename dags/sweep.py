@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 from airflow_provider_llmops.assets import dataset_asset, model_asset
-from airflow_provider_llmops.conf import given
+from airflow_provider_llmops.conf import given, gpu_pool
 from airflow_provider_llmops.mapping import artifact
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
@@ -143,6 +143,7 @@ with DAG(
     tried = settings()
     train = TrainSFTOperator.partial(
         task_id="train",
+        pool=gpu_pool(),
         inlets=[SAMPLES],
         dataset=validate_train.output["validated"],
         base_model=import_base_model.output["model"],
@@ -151,12 +152,14 @@ with DAG(
     ).expand(training_args=tried)
     evaluate_base = EvaluateModelOperator(
         task_id="evaluate_base",
+        pool=gpu_pool(),
         mlflow_conn_id="mlflow_default",
         model=import_base_model.output["model"],
         dataset=validate_evaluation.output["validated"],
     )
     evaluate = EvaluateModelOperator.partial(
         task_id="evaluate",
+        pool=gpu_pool(),
         mlflow_conn_id="mlflow_default",
         dataset=validate_evaluation.output["validated"],
         baseline_scores=evaluate_base.output["scores"],

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_provider_llmops.conf import gpu_pool
 from airflow_provider_llmops.delivery.as_of import is_backfill
 from airflow_provider_llmops.exceptions import ConfigurationError, RunNotFoundError
 from airflow_provider_llmops.hooks.kserve import KServeHook
@@ -63,6 +64,7 @@ def trainer(task_id: str) -> dict[str, Any]:
     """What all tasks that train have in common."""
     return {
         "task_id": task_id,
+        "pool": gpu_pool(),
         "pre_execute": only_if(lambda params: task_id in stages(params)),
         "peft_args": {"r": "{{ params.lora_rank }}", "lora_alpha": "{{ params.lora_rank * 2 }}"},
         "mlflow_conn_id": "mlflow_default",  # a run for each training, below one for the DAG's run

@@ -12,7 +12,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, TaskGroup, task
 
 from airflow_provider_llmops.assets import evaluation_asset, of_this_run
-from airflow_provider_llmops.conf import check_conf, given
+from airflow_provider_llmops.conf import check_conf, given, gpu_pool
 from airflow_provider_llmops.exceptions import ConfigurationError, describe_unknown
 from airflow_provider_llmops.groups.announced import Announced, delivered_by_this_run
 from airflow_provider_llmops.groups.choices import (
@@ -266,12 +266,14 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
         )
         evaluate_champion = EvaluateModelOperator(
             task_id="evaluate_champion",
+            pool=gpu_pool(),
             model=fetch_champion.output["model"],
             dataset=validate_evaluation.output["validated"],
             mlflow_conn_id="mlflow_default",  # a run of its own, whether or not the model is registered
         )
         evaluate_base = EvaluateModelOperator(
             task_id="evaluate_base",
+            pool=gpu_pool(),
             mlflow_conn_id="mlflow_default",  # a run of its own, whether or not the model is registered
             model=start,
             dataset=validate_evaluation.output["validated"],
@@ -280,6 +282,7 @@ def _tasks(handed_on: Mapping[str, Any], from_champion: bool, reinforcement: boo
         )
         evaluate_tuned = EvaluateModelOperator(
             task_id="evaluate_tuned",
+            pool=gpu_pool(),
             mlflow_conn_id="mlflow_default",  # a run of its own, whether or not the model is registered
             model=tuned["model"],
             dataset=validate_evaluation.output["validated"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
 from airflow.sdk import DAG, Param, task
+from planes import REPO
 
 from airflow_provider_llmops.conf import check_conf
 from airflow_provider_llmops.exceptions import ConfigurationError
@@ -44,3 +46,28 @@ def test_keys_that_a_dag_reads_by_itself_are_allowed_by_name():
     check_conf(context({"ticket": "A-1", "method": "dpo"}, method="sft"), also=["ticket"])
     with pytest.raises(ConfigurationError, match=r"'tickets' \(did you mean 'ticket'\?\)"):
         check_conf(context({"tickets": "A-1"}), also=["ticket"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "pool"), [(None, "default_pool"), ("", "default_pool"), (" ", "default_pool"), ("gpu", "gpu")]
+)
+def test_tasks_that_train_or_answer_are_in_the_pool_that_airflows_configuration_names(
+    monkeypatch, setting, pool
+):
+    if setting is None:
+        monkeypatch.delenv("AIRFLOW__LLMOPS__GPU_POOL", raising=False)
+    else:
+        monkeypatch.setenv("AIRFLOW__LLMOPS__GPU_POOL", setting)
+    found = {}
+    for name in ("post_training", "sweep"):
+        spec = importlib.util.spec_from_file_location(name, REPO / "dags" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found[name] = {task.task_id: task.pool for task in module.dag.tasks if task.pool != "default_pool"}
+    trainings = [f"train_{method}" for method in ("sft", "dpo", "kto", "reward", "grpo", "rloo")]
+    heavy = {
+        "post_training": [*trainings, "evaluate_champion", "evaluate_base", "evaluate_tuned"],
+        "sweep": ["train", "evaluate_base", "evaluate"],
+    }
+    expected = {name: dict.fromkeys(tasks, pool) for name, tasks in heavy.items()}
+    assert found == (expected if pool != "default_pool" else {"post_training": {}, "sweep": {}})
