@@ -22,6 +22,7 @@ import psutil
 from _airflow_api import AirflowApi, StackError
 from _mlflow import mlflow_command, mlflow_secrets
 from _places import CONTROL_PYTHON, DATA_PYTHON
+from _postgres import make_cluster, server_command, wait_for_server
 from _processes import free_ports, marked_processes, stop_processes
 from _signals import uninterrupted
 from _stack_connections import make_connections, resume_services
@@ -104,6 +105,8 @@ class Stack(StackHome):
         if self.with_mlflow:
             # MLflow needs none of what follows and imports for several seconds: it starts beside the migration.
             self._spawn("mlflow", *self._mlflow_command(), more=self._mlflow_secrets())
+        if self.on_postgresql:
+            self._start_postgres()
         self._migrate()
         self.timings["database"] = time.monotonic() - started
         airflow = [str(CONTROL_PYTHON), "-m", "airflow"]
@@ -166,6 +169,12 @@ class Stack(StackHome):
     def _mlflow_secrets(self) -> dict[str, str]:
         return mlflow_secrets(self.mlflow_home, *self.mlflow_login, self.state["mlflow_secret_key"])
 
+    def _start_postgres(self) -> None:
+        port, password = self.state["database_port"], self.state["database_password"]
+        make_cluster(self.cluster, password)
+        self._spawn("postgres", *server_command(self.cluster, port))
+        wait_for_server(port, password, self.check)
+
     def _migrate(self) -> None:
         migration = self._spawn("db-migrate", str(CONTROL_PYTHON), "-m", "airflow", "db", "migrate")
         code = migration.wait(timeout=START_TIMEOUT_SECONDS)
@@ -207,7 +216,9 @@ class Stack(StackHome):
         raise StackError(f"Airflow was not healthy after {START_TIMEOUT_SECONDS:.0f} s. Logs: {self.logs}")
 
     def _ports(self) -> set[int]:
-        return {port for port in (self.state.get("airflow_port"), self.state.get("mlflow_port")) if port}
+        return {
+            port for port in map(self.state.get, ("airflow_port", "mlflow_port", "database_port")) if port
+        }
 
     def _listening(self) -> set[int]:
         """Ports that processes of this stack listen on."""

@@ -10,15 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _airflow_api import DATABASE_PATIENCE_SECONDS
+from _airflow_api import DATABASE_PATIENCE_SECONDS, StackError
 from _mlflow import USERS
 from _places import CONTROL_PYTHON, REPOSITORY
+from _postgres import address as postgres_address
 from _processes import MARK, free_ports
 from _stack_state import next_state, put_state_aside, read_state
 
 from airflow_provider_llmops.state_files import StateFileError, private_directory, write_json, write_private
 
 USERNAME = "admin"
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+NAMES = {SQLITE: "SQLite", POSTGRESQL: "PostgreSQL"}
+DATABASES = tuple(NAMES)
 # Names whose values would redirect a process of the stack to some other installation.
 _FOREIGN_SETTINGS = ("AIRFLOW_", "_AIRFLOW", "MLFLOW_", "_MLFLOW")
 
@@ -33,6 +37,7 @@ class StackHome:
     :param environment: Further variables for every process, winning over those of the stack.
     :param settings: Airflow settings, ``{"section": {"option": "value"}}``, winning over those of the stack.
     :param preferred_ports: Ports for Airflow and MLflow to use if they are free.
+    :param database: What Airflow keeps its state in, one of :data:`DATABASES`; what the stack has, or SQLite, if not given.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class StackHome:
         environment: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
         preferred_ports: tuple[int, ...] = (),
+        database: str | None = None,
     ) -> None:
         self.directory = Path(os.path.realpath(directory))
         self.dags_folder = Path(dags_folder or REPOSITORY / "dags").resolve()
@@ -56,7 +62,9 @@ class StackHome:
         self.airflow_home = self.directory / "airflow"
         self.logs = self.directory / "logs"
         self.root = self.directory / "llmops"
-        self.database = self.airflow_home / "airflow.db"
+        self.wanted_database = database
+        self.database = self.airflow_home / "airflow.db"  # if it is SQLite
+        self.cluster = self.directory / "postgres"  # if it is PostgreSQL
         self.mlflow_home = self.directory / "mlflow"
         self.state_file = self.directory / "stack.json"
         self.state: dict[str, Any] = {}
@@ -70,6 +78,11 @@ class StackHome:
     def mlflow_url(self) -> str | None:
         """Address of MLflow, if there is one."""
         return f"http://127.0.0.1:{self.state['mlflow_port']}" if self.with_mlflow else None
+
+    @property
+    def on_postgresql(self) -> bool:
+        """Whether Airflow keeps its state in PostgreSQL."""
+        return self.state.get("database") == POSTGRESQL
 
     @property
     def password(self) -> str:
@@ -132,11 +145,20 @@ class StackHome:
             before = read_state(self.state_file)
         except StateFileError as error:
             before = put_state_aside(self.state_file, self.airflow_home / "airflow.cfg", error)
+        database = before.get("database") or (SQLITE if before else self.wanted_database or SQLITE)
+        if self.wanted_database not in (None, database):
+            raise StackError(
+                f"This stack keeps Airflow's state in {NAMES[database]}, which does not change: take another name for one with "
+                f"{NAMES[self.wanted_database]}, or delete this one with dev/down --delete."
+            )
         # A stack that is started again keeps its addresses if it can.
         former = tuple(port for port in (before.get("airflow_port"), before.get("mlflow_port")) if port)
         preferred = () if fresh_ports else former or self.preferred_ports
-        airflow_port, mlflow_port = free_ports(2, preferred)
-        self.state = next_state(before, airflow_port, mlflow_port if self.with_mlflow else None)
+        airflow_port, mlflow_port, database_port = free_ports(3, preferred)
+        self.state = next_state(before, airflow_port, mlflow_port if self.with_mlflow else None) | {
+            "database": database,
+            "database_port": database_port if database == POSTGRESQL else None,
+        }
         if not before.get("mlflow_password"):
             # Made with a password that nobody knows any more.
             (self.mlflow_home / USERS).unlink(missing_ok=True)
@@ -176,7 +198,7 @@ def airflow_settings(home: StackHome) -> dict[str, dict[str, str]]:
             "simple_auth_manager_users": f"{USERNAME}:admin",
             "test_connection": "Enabled",
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home.database}?timeout={DATABASE_PATIENCE_SECONDS}"},
+        "database": {"sql_alchemy_conn": _database_address(home)},
         "api": {
             "host": "127.0.0.1",
             "port": port,
@@ -203,6 +225,12 @@ def airflow_settings(home: StackHome) -> dict[str, dict[str, str]]:
         },
         "usage_data_collection": {"enabled": "False"},
     }
+
+
+def _database_address(home: StackHome) -> str:
+    if home.on_postgresql:
+        return postgres_address(home.state["database_port"], home.state["database_password"])
+    return f"sqlite:///{home.database}?timeout={DATABASE_PATIENCE_SECONDS}"
 
 
 def _bundles(more_dags: Sequence[Path]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from airflow_provider_llmops.state_files import Record, StateFileError, read_record, unreadable
 
@@ -24,6 +24,9 @@ class _State(Record):
     fernet_key: str | None = None
     secret_key: str | None = None
     jwt_secret: str | None = None
+    database: Literal["sqlite", "postgresql"] | None = (
+        None  # none in one that an older version made, which has SQLite
+    )
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def next_state(before: Mapping[str, Any], airflow_port: int, mlflow_port: int | 
         "fernet_key": before.get("fernet_key") or base64.urlsafe_b64encode(os.urandom(32)).decode(),
         "secret_key": before.get("secret_key") or secrets.token_hex(24),
         "jwt_secret": before.get("jwt_secret") or secrets.token_hex(24),
+        "database_password": before.get("database_password") or secrets.token_hex(24),
     }
 
 

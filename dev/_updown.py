@@ -16,7 +16,7 @@ from _places import CONTROL_PYTHON, STACKS
 from _processes import MARK, marked_processes, stop_processes
 from _signals import interruptible
 from _stack import Stack
-from _stack_home import USERNAME
+from _stack_home import DATABASES, USERNAME
 
 DEFAULT = "default"
 # What the newcomer types; another port is taken if one of them is not free.
@@ -67,6 +67,12 @@ def up(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="a folder of your DAGs, beside ours",
     )
+    parser.add_argument(
+        "--database",
+        choices=DATABASES,
+        help="what Airflow keeps its state in: a file, or a PostgreSQL server of the stack's own, which has to be installed "
+        "(default: what the stack has, sqlite for a new one)",
+    )
     options = parser.parse_args(arguments)
     directory = _directory(parser, options.name)
     if missing := [str(folder) for folder in options.dags if not folder.is_dir()]:
@@ -75,8 +81,10 @@ def up(arguments: list[str] | None = None) -> int:
     if existing and marked_processes(directory):
         if existing.is_running():
             print(f"Already up.\n{addresses(existing)}\nStop it with {stop_command(existing)}.")
-            if options.dags:
-                print("--dags was not applied: it takes effect when the stack starts.")
+            ignored = [f"--{name}" for name in ("dags", "database") if getattr(options, name)]
+            for option in ignored:
+                print(f"{option} was not applied: it takes effect when the stack starts.")
+            if ignored:
                 return 1
             return 0
         print(f"The stack in {directory} is half up; stopping it first.")
@@ -88,7 +96,9 @@ def up(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    stack = Stack(directory, more_dags=options.dags, preferred_ports=PREFERRED_PORTS)
+    stack = Stack(
+        directory, more_dags=options.dags, preferred_ports=PREFERRED_PORTS, database=options.database
+    )
     print(f"Starting Airflow and MLflow in {directory} ...", flush=True)
     try:
         with interruptible():

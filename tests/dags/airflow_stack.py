@@ -26,6 +26,7 @@ from _stack import Stack
 
 __all__ = ["RealAirflow", "Stack", "StackError"]
 
+DATABASE_VARIABLE = "LLMOPS_TEST_DATABASE"
 TERMINAL_STATES = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
@@ -37,6 +38,7 @@ class RealAirflow:
     :param with_mlflow: whether an MLflow server runs too
     :param environment: further environment variables for every process, for example connections
     :param settings: Airflow settings, ``{"section": {"option": "value"}}``
+    :param database: ``sqlite`` or ``postgresql``; what the variable ``LLMOPS_TEST_DATABASE`` says, or SQLite, if not given
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class RealAirflow:
         with_mlflow: bool = False,
         environment: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
+        database: str | None = None,
     ) -> None:
         quick = {
             # Many tasks of tests do nothing but wait to be killed.
@@ -74,6 +77,7 @@ class RealAirflow:
             with_mlflow=with_mlflow,
             environment=environment,
             settings=merged,
+            database=database or os.environ.get(DATABASE_VARIABLE),
         )
         self.api: AirflowApi
 

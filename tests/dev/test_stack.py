@@ -13,6 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import _postgres
 import _stack
 import _updown
 import httpx
@@ -518,3 +519,77 @@ def test_services_of_a_stack_have_one_key_that_only_its_owner_can_read(tmp_path:
     assert [each["name"] for each in json.loads(file.read_text())["keys"]] == ["stack"]
     assert key not in file.read_text()
     assert {path.stat().st_mode & 0o777 for path in (file, stack.api_key_file)} == {0o600}
+
+
+def test_stack_keeps_the_kind_of_database_that_it_was_made_with(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "old", with_mlflow=False)
+    stack.configure(fresh_ports=False)
+    assert not stack.on_postgresql
+    with pytest.raises(
+        StackError, match=r"^This stack keeps Airflow's state in SQLite, which does not change"
+    ):
+        Stack(tmp_path / "old", with_mlflow=False, database="postgresql").configure(fresh_ports=False)
+    stack = Stack(tmp_path / "new", with_mlflow=False, database="postgresql")
+    stack.configure(fresh_ports=False)
+    again = Stack(tmp_path / "new", with_mlflow=False)
+    again.configure(fresh_ports=False)
+    assert again.on_postgresql
+    assert again.state["database_password"] == stack.state["database_password"]
+    address = airflow_settings(again)["database"]["sql_alchemy_conn"]
+    assert address == (
+        f"postgresql+psycopg2://airflow:{again.state['database_password']}@127.0.0.1:{again.state['database_port']}/postgres"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ("driver", "Airflow's driver for PostgreSQL is missing (psycopg2, asyncpg): run dev/setup."),
+        (
+            "server",
+            "PostgreSQL's server is not on this machine: install it with 'apt-get install postgresql'",
+        ),
+        ("setpriv", "PostgreSQL does not run as root, and setpriv (util-linux), which starts it as somebody"),
+        ("account", "PostgreSQL does not run as root, and there is no account postgres or nobody to run it."),
+    ],
+)
+def test_what_postgresql_lacks_is_named_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, said: str
+) -> None:
+    there = {name: lambda *_: "there" for name in ("driver", "server", "setpriv", "account")}
+    there[lacking] = lambda *_: None
+    monkeypatch.setattr(_postgres, "find_spec", there["driver"])
+    monkeypatch.setattr(_postgres, "programs", there["server"])
+    monkeypatch.setattr(_postgres.shutil, "which", there["setpriv"])
+    monkeypatch.setattr(_postgres, "_account", there["account"])
+    monkeypatch.setattr(_postgres.os, "geteuid", lambda: 0)
+    with pytest.raises(StackError) as raised:
+        _postgres.make_cluster(tmp_path / "postgres", "secret")
+    assert str(raised.value).startswith(said)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(
+    _postgres.missing() is not None and "CI" not in os.environ, reason=str(_postgres.missing())
+)
+def test_cluster_is_made_once_asks_for_the_password_and_ends_with_the_stack(tmp_path: Path) -> None:
+    import psycopg2
+
+    cluster, (port,) = tmp_path / "postgres", free_ports(1)
+    _postgres.make_cluster(cluster, "first")
+    _postgres.make_cluster(cluster, "second")  # it is there, and stays as it is
+    assert [path.name for path in tmp_path.iterdir()] == ["postgres"]
+    command = _postgres.server_command(cluster, port)
+    environment = {**os.environ, MARK: str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
+        _postgres.wait_for_server(port, "first", lambda: None)
+        with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+            psycopg2.connect(
+                host="127.0.0.1",
+                port=port,
+                user=_postgres.USER,
+                password="second",
+                dbname="postgres",  # noqa: S106
+            )
+        assert stop_processes(tmp_path) == 1
+        server.wait(timeout=10)
