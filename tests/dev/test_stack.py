@@ -588,8 +588,8 @@ def test_cluster_is_made_once_asks_for_the_password_and_ends_with_the_stack(tmp_
                 host="127.0.0.1",
                 port=port,
                 user=_postgres.USER,
-                password="second",
-                dbname="postgres",  # noqa: S106
+                password="second",  # noqa: S106
+                dbname="postgres",
             )
         assert stop_processes(tmp_path) == 1
         server.wait(timeout=10)
