@@ -28,6 +28,16 @@ SMALL = {
 }
 
 
+# Whoever is scheduled on the assets of a model: without it Airflow does not know them, and drops what is told of them.
+LISTENS = """
+from airflow.sdk import DAG
+from airflow_provider_llmops.assets import evaluation_asset, model_asset, service_asset
+
+with DAG("listens_to_tiny", schedule=evaluation_asset("tiny") | model_asset("tiny") | service_asset("tiny")):
+    pass
+"""
+
+
 @pytest.fixture(scope="module")
 def airflow(real_airflow: RealAirflow) -> RealAirflow:
     shutil.copy(REPO / "dags" / "post_training.py", real_airflow.stack.dags_folder)
@@ -92,6 +102,7 @@ def run_to_success(airflow: RealAirflow, base_model: Path, **conf: Any) -> str:
 def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     import httpx
 
+    airflow.add_dag("listens_to_tiny", LISTENS)
     run = run_to_success(airflow, tiny_model, serve_base=True)
     states = airflow.tasks("post_training", run)
     skipped = {task for task, state in states.items() if state == "skipped"}
@@ -150,6 +161,18 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     assert [model["id"] for model in httpx.get(models_url, headers=key).json()["data"]] == ["tiny"]
     (asked,) = airflow.xcom("post_training", run, "smoke_test")
     assert asked["answer"]
+
+    told = airflow.api.call("GET", "/assets/events", params={"source_run_id": run})["asset_events"]
+    events = {each["uri"]: each["extra"] for each in told}
+    assert len(told) == len(events)
+    assert {uri: set(extra) for uri, extra in events.items()} == {
+        "llmops://dataset/stdlib-docstrings": {"code"},
+        "llmops://evaluation/tiny": {"code", "metrics", "report"},
+        "llmops://model/tiny": {"code", "model_name", "model_version", "is_delivered"},
+        "llmops://service/default/tiny": {"code", "service", "namespace", "revision", "url"},
+    }
+    assert events["llmops://model/tiny"]["model_version"] == "1"
+    assert events["llmops://service/default/tiny"]["revision"] == service["revision"]
 
 
 def test_reinforcement_learning_goes_through_reward_model_and_policy(airflow, tiny_model):
