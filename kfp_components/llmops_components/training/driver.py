@@ -69,7 +69,7 @@ def run_training(
         Metrics: ``train_loss`` (mean), ``first_loss``, ``final_loss``, ``eval_loss``, the same of the method's other
         curves, ``steps``, ``epochs``, ``tokens`` and ``tokens_per_second`` of this process,
         ``trainable_parameters``, ``total_parameters``. Details: ``resumed_from``, ``device``, what was used of the
-        ``budget``, and the MLflow run in ``tracking``.
+        ``budget``, what the ``memory`` sufficed for, and the MLflow run in ``tracking``.
 
     Raises:
         DataError: The dataset cannot be trained on; names the line.
@@ -91,7 +91,7 @@ def run_training(
 
     quiet_libraries()
     from llmops_components.tracking.run import track
-    from llmops_components.training.survival import interruptible, with_smaller_batches
+    from llmops_components.training.survival import interruptible, within_memory
 
     with interruptible(), tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
         asked = Asked(
@@ -110,10 +110,11 @@ def run_training(
             track(plan.run, tracking=options.get("tracking"), checkpoints=plan.checkpoints) as tracker,
             only_where_labelled(),
         ):
-            report = with_smaller_batches(
+            report = within_memory(
                 plan.arguments,
                 lambda args: _carry_out(plan, args, tracker, model=model, adapter=adapter),
                 smallest=method.smallest_batch,
+                may_recompute=plan.may_recompute,
             )
         plan.done()
     report.details["tracking"] = tracker.details()
@@ -133,11 +134,14 @@ def _carry_out(
     from llmops_components.training import survival
     from llmops_components.training.callbacks.progress import ProgressCallback
     from llmops_components.training.change import Before, check_steps
+    from llmops_components.training.memory import check_fits
 
     resume_from = plan.resume_point()
     progress = ProgressCallback({name: plan.method.curves[name] for name in plan.method.shown})
     budget = plan.budget
     trainer, findings = building.build_trainer(plan, args, [progress, budget, tracker.callback])
+    if plan.may_recompute and not survival.recomputes(args):
+        check_fits(trainer)
     before = Before(trainer.model)
     trainable, total = count_parameters(trainer.model)
     if trainer.is_world_process_zero():
@@ -158,7 +162,7 @@ def _carry_out(
             save_minutes=plan.save_minutes(),
             loss_guard=plan.loss_guard(),
         )
-    findings = [*plan.left_out, *findings]
+    findings = [*plan.left_out, *plan.memory_findings(), *findings]
     used = budget.report()["used"]
     stopped = budget.finding()
     check_steps(trainer.state, stopped)
@@ -217,6 +221,11 @@ def _carry_out(
             "resumed_from": Path(resume_from).name if resume_from else None,
             "device": str(args.device),
             "budget": budget.report(),
+            "memory": {
+                "activation_checkpointing": survival.recomputes(args),
+                "per_device_train_batch_size": args.per_device_train_batch_size,
+                "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            },
         },
         findings=findings,
     )

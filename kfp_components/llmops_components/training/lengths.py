@@ -38,6 +38,25 @@ def check_lengths(trained_on: Any, args: Any, rows: int, source: str) -> list[st
     return findings
 
 
+def longest_row(trainer: Any) -> int | None:
+    """Tokens of the longest row that a trainer learns from at once, both answers of a pair among them; None if nothing says so.
+
+    Args:
+        trainer: Any trainer that is built.
+    """
+    args, dataset = trainer.args, trainer.train_dataset
+    limit = getattr(args, "max_length", None)
+    names = set(getattr(dataset, "column_names", None) or ())
+    if not hasattr(dataset, "__len__"):
+        names = set()  # streamed
+    answers = names & {"input_ids", "chosen_ids", "rejected_ids", "completion_ids"}
+    if not answers or getattr(args, "packing", False):
+        return limit
+    longest = max(_lengths(dataset), default=0)
+    longest = longest if limit is None else min(longest, limit)
+    return longest * (2 if "rejected_ids" in names else 1)
+
+
 def _lengths(dataset: Any) -> list[int]:
     """Tokens of each row; of a pair, those of the longer one."""
 

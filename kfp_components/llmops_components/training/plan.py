@@ -46,6 +46,7 @@ class Plan:
         method, options = asked.method, asked.options
         # What the memory did not suffice for has cost time too.
         self.budget = BudgetCallback(**typed(options.get("budget"), "budget", "budget"))
+        self.changed: dict[str, Any] = {}  # for what the memory suffices
         self.left_out: list[str] = []  # what there is to say of checkpoints that cannot be gone on from
         self.given = typed(options.get("training_args"), "training_args", f"trl.{method.config}")
         given_checkpoints = options.get("checkpoints") or None
@@ -95,6 +96,16 @@ class Plan:
         """Whether checkpoints are kept that nobody asked for."""
         return self.own_checkpoints is None and self.checkpoints is not None
 
+    @property
+    def may_recompute(self) -> bool:
+        """Whether one process decides by its memory if activations are kept or computed anew."""
+        return process_count() == 1 and settings.decides_on_recomputing(self.given)
+
+    def memory_findings(self) -> list[str]:
+        """What the memory did not suffice for."""
+        told = ", ".join(f"{name}={value}" for name, value in self.changed.items() if value)
+        return [f"Memory did not suffice for the settings; it was trained with {told}."] if told else []
+
     def check(self) -> None:
         """Raise an error for wrong settings before anything is loaded or tracked."""
         from llmops_components.training.survival import Checkpointing, LossGuard
@@ -108,9 +119,10 @@ class Plan:
         """The trainer's arguments: the caller's, with some changed."""
         import trl
 
+        self.changed = dict(changes or {})
         args = settings.build_config(
             getattr(trl, self.method.config),
-            {**self.given, **(settings.FOR_A_RETRY if self.is_for_a_retry else {}), **(changes or {})},
+            {**self.given, **(settings.FOR_A_RETRY if self.is_for_a_retry else {}), **self.changed},
             what="training_args",
             defaults=self.defaults | self.schedule,
             fixed={

@@ -16,6 +16,7 @@ from llmops_components.passthrough.tables import (
     qualified,
     typed,
 )
+from llmops_components.processes import process_count
 
 PEFT_TYPES = ("LORA", "PROMPT_TUNING")
 
@@ -96,10 +97,19 @@ def training_defaults(given: Mapping[str, Any] | None) -> dict[str, Any]:
     }
     if not on_gpu:
         defaults |= {"use_cpu": True, "dataloader_pin_memory": False}
-    if "gradient_checkpointing" not in (given or {}):  # its older name, which would lose against ours
-        # Trades time for memory that the models one trains on a CPU do not need.
-        defaults["activation_checkpointing"] = on_gpu
+    if decides_on_recomputing(given):
+        # One process tries without, which is up to 1.7 times as fast. Several cannot try again where memory runs out.
+        defaults["activation_checkpointing"] = on_gpu and process_count() > 1
     return defaults
+
+
+def decides_on_recomputing(given: Mapping[str, Any] | None) -> bool:
+    """Whether it is left to us if activations are computed anew instead of being kept.
+
+    Args:
+        given: The caller's training arguments.
+    """
+    return not {"activation_checkpointing", "gradient_checkpointing"} & set(given or {})
 
 
 def checkpoint_defaults(given: Mapping[str, Any], judged_by: str | None) -> dict[str, Any]:

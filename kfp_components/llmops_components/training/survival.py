@@ -1,4 +1,4 @@
-"""Runs that survive: saves by minutes, a clean stop on SIGTERM, smaller batches when memory is short, a loss guard.
+"""Runs that survive: saves by minutes, a clean stop on SIGTERM, less memory where it is short, a loss guard.
 
 Saving by steps, resuming and choosing the best checkpoint are the Trainer's own. What it has beside that does not fit
 a pipeline step: ``enable_jit_checkpoint`` may save between a batch's gradients and their use, which another process
@@ -266,17 +266,19 @@ class LossGuard(TrainerCallback):
         return self._high >= self.patience
 
 
-def with_smaller_batches(
-    build_args: Callable[[dict[str, int | None]], TrainingArguments],
+def within_memory(
+    build_args: Callable[[dict[str, Any]], TrainingArguments],
     train: Callable[[TrainingArguments], T],
     *,
     smallest: int = 1,
+    may_recompute: bool = False,
 ) -> T:
-    """Train; when memory runs out, train again with half the batch per device and twice the accumulation.
+    """Train; when memory runs out, train again with what needs less of it, one thing after the other.
 
-    The effective batch, and with it the steps, the schedule and the losses, stay what they are. ``train`` starts over:
-    it loads the model again and goes on from the newest checkpoint, if there is one. An evaluation for which the memory
-    does not suffice gets half of its own batch, which changes no figure.
+    First activations are computed anew in the backward pass instead of being kept, where that is not decided yet; then each time
+    the batch per device is halved and the accumulation doubled. The effective batch, and with it the steps, the schedule and the
+    losses, stay what they are. ``train`` starts over: it loads the model again and goes on from the newest checkpoint, if there
+    is one. An evaluation for which the memory does not suffice gets half of its own batch, which changes no figure.
 
     Several processes cannot do this on their own, as those with memory left wait for the one without. They end with
     the error that one process ends with at the smallest batch. So does what generates completions: it does so for all
@@ -286,6 +288,7 @@ def with_smaller_batches(
         build_args: Makes the training arguments; is given those to put over the caller's, none at first.
         train: Trains with them.
         smallest: Rows that a batch has to have.
+        may_recompute: Whether ``activation_checkpointing`` is left to this.
 
     Returns:
         What ``train`` returns.
@@ -293,9 +296,9 @@ def with_smaller_batches(
     Raises:
         SettingError: The memory does not suffice for the smallest batch.
     """
-    smaller: dict[str, int | None] = {}
+    changed: dict[str, Any] = {}
     while True:
-        args = build_args(smaller)
+        args = build_args(changed)
         try:
             return train(args)
         except Exception as error:
@@ -305,17 +308,28 @@ def with_smaller_batches(
             message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         # Outside of the handler, where nothing refers to the frames that hold the model.
         _free_memory()
-        halved = None
-        if process_count() == 1 and doing != "generating":
-            halved = halve_batch(args, smallest) if doing == "training" else _halve_evaluation(args)
-        if not halved:
+        further = None
+        if process_count() == 1 and doing == "training" and may_recompute and not recomputes(args):
+            further = {"activation_checkpointing": True}
+        elif process_count() == 1 and doing != "generating":
+            further = halve_batch(args, smallest) if doing == "training" else _halve_evaluation(args)
+        if not further:
             raise SettingError(_no_memory(args, doing, message))
-        smaller = smaller | halved
+        changed = changed | further
         print(
             f"Out of memory while {doing} ({message}). Training again with "
-            + ", ".join(f"{name}={value}" for name, value in smaller.items() if value),
+            + ", ".join(f"{name}={value}" for name, value in changed.items() if value),
             flush=True,
         )
+
+
+def recomputes(args: TrainingArguments) -> bool:
+    """Whether activations are computed anew in the backward pass.
+
+    Args:
+        args: The trainer's arguments; the older name says the same.
+    """
+    return bool(args.activation_checkpointing)
 
 
 def _what_was_done(error: BaseException) -> str:
@@ -370,7 +384,7 @@ def _no_memory(args: TrainingArguments, doing: str, message: str) -> str:
             advice = [f"set half of {name} and twice gradient_accumulation_steps"] if batch > 1 else []
             advice += ["shard the model (fsdp2, zero3)"]
         advice += ["set a shorter max_length", "train an adapter of a lower rank"]
-        advice += ["set activation_checkpointing=True"]
+        advice += [] if recomputes(args) else ["set activation_checkpointing=True"]
     return (
         f"Out of memory while {doing}, with {name}={batch} on {process_count()} process(es) of {args.device}: {message}. "
         f"Take a larger device or a smaller model, {', '.join(advice)}."

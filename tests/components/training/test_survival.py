@@ -18,7 +18,7 @@ from llmops_components.training.survival import (
     halve_batch,
     interruptible,
     run_training,
-    with_smaller_batches,
+    within_memory,
 )
 from tiny_training import losses, newest_checkpoint, same_course, sft_trainer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -293,7 +293,7 @@ def test_out_of_memory_halves_the_batch_and_leaves_the_losses(tiny_model, tmp_pa
             }
             return self.get(name, defaults.get(name))
 
-    trace = with_smaller_batches(lambda smaller: Args(build(smaller)), train)
+    trace = within_memory(lambda smaller: Args(build(smaller)), train)
 
     assert seen == [
         {},
@@ -324,7 +324,7 @@ def test_out_of_memory_with_a_batch_of_one_is_a_clear_error(tmp_path):
         match=r"Out of memory while training, with per_device_train_batch_size=1 on 1 process\(es\) of cpu: Unable to allocate 3.00 TiB. "
         "Take a larger device or a smaller model, set a shorter max_length",
     ):
-        with_smaller_batches(lambda _: args, train)
+        within_memory(lambda _: args, train)
 
 
 def evaluation_loop():
@@ -346,7 +346,7 @@ def test_out_of_memory_while_evaluating_halves_the_batch_of_the_evaluation_alone
     with pytest.raises(
         SettingError, match="Out of memory while evaluating, with per_device_eval_batch_size=1"
     ):
-        with_smaller_batches(build, lambda args: evaluation_loop())
+        within_memory(build, lambda args: evaluation_loop())
     assert seen == [{}, {"per_device_eval_batch_size": 2}, {"per_device_eval_batch_size": 1}]
 
 
@@ -355,7 +355,7 @@ def test_out_of_memory_while_generating_is_an_error_that_names_what_helps(tmp_pa
     with pytest.raises(
         SettingError, match=r"while generating.*lower num_generations or generation_batch_size"
     ):
-        with_smaller_batches(lambda _: args, lambda _: generate())
+        within_memory(lambda _: args, lambda _: generate())
 
 
 def test_batch_is_not_halved_below_what_a_trainer_needs(tmp_path):
@@ -373,7 +373,7 @@ def test_out_of_memory_in_one_of_several_processes_is_an_error_with_advice(tmp_p
         raise MemoryError
 
     with pytest.raises(SettingError, match="set half of per_device_train_batch_size and twice"):
-        with_smaller_batches(lambda _: args, train)
+        within_memory(lambda _: args, train)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_other_errors_pass_through(tmp_path):
         raise ValueError("no such column")
 
     with pytest.raises(ValueError, match="no such column"):
-        with_smaller_batches(lambda _: None, train)
+        within_memory(lambda _: None, train)
 
 
 def test_batch_that_is_odd_falls_to_a_divisor(tmp_path):
