@@ -1,4 +1,4 @@
-"""Write the pages that are made from code: connections, operators, sensors, hooks and components.
+"""Write the pages that are made from code: connections, operators, sensors, hooks, notifiers and components.
 
 python dev/site/reference.py DIRECTORY
 """
@@ -153,6 +153,8 @@ def main(directory: Path) -> None:
     pages["operators/index.md"] = listed("Operators", names)
     pages["sensors.md"] = described(modules_of(info, "sensors"), "Sensors")
     pages["hooks.md"] = described(modules_of(info, "hooks"), "Hooks", "   :members:")
+    notifiers = dict.fromkeys(name.rpartition(".")[0] for name in info["notifications"])
+    pages["notifiers.md"] = described(notifiers, "Notifiers")
     specifications = sorted((PACKAGE / "components").glob("*.yaml"))
     for path in specifications:
         pages[f"components/{path.stem}.md"] = component(path)
