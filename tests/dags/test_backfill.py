@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,10 @@ def test_a_chain_is_filled_goes_on_after_an_interruption_and_is_left_alone_when_
         "--yes",
     ]
     going_on = f"{ID}{BAD}"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+    # Who runs tests in the background may have a shell that lets them ignore it.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    streams = {"stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **streams, env=dict(os.environ), preexec_fn=heeding) as process:
         airflow.wait_until(
             lambda: (BAD, "running", going_on) in runs_of(airflow, TRAINING), "the run again", 120
         )
