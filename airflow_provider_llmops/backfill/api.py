@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 60.0
 OUTAGE_SECONDS = 600.0  # that Airflow may be away, once it has answered
 _PAUSE_SECONDS = 5.0
 _PAGE = 100
-_MAX_RESULTS = 300
+MAX_RESULTS = 300
 _ACTIVE = ("queued", "running")
 
 
@@ -264,15 +264,16 @@ class AirflowApi:
         answer = self.get(path, map_index=task["map_index"], full_content="true")
         return list(answer["content"])
 
-    def results_of(self, dag_id: str, run_id: str) -> Iterator[Any]:
+    def results_of(self, dag_id: str, run_id: str, *, most: int | None = MAX_RESULTS) -> Iterator[Any]:
         """What the tasks of a run have returned; nothing where there are so many that it takes long to read them.
 
         :param dag_id: its DAG
         :param run_id: the run
+        :param most: how many are read; ``None`` for all
         """
         tasks = f"/dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances"
         entries = list(self._pages(f"{tasks}/~/xcomEntries", "xcom_entries", xcom_key="return_value"))
-        for entry in entries if len(entries) <= _MAX_RESULTS else ():
+        for entry in entries if most is None or len(entries) <= most else ():
             path = f"{tasks}/{_part(entry['task_id'])}/xcomEntries/return_value"
             options = {"map_index": entry["map_index"], "deserialize": "false", "stringify": "false"}
             yield self.get(path, **options)["value"]

@@ -18,10 +18,11 @@ class Outcome(Enum):
     FAILED_FORMERLY = "failed formerly"
     RUNNING = "running"
     NOT_STARTED = "not started"
+    TOO_DEAR = "over budget"
 
 
 HERE = (Outcome.THERE, Outcome.SUCCEEDED)
-FAILED = (Outcome.FAILED, Outcome.FAILED_FORMERLY)
+FAILED = (Outcome.FAILED, Outcome.FAILED_FORMERLY, Outcome.TOO_DEAR)
 
 
 @dataclass
@@ -57,12 +58,14 @@ class Report:
     :param done: by key, the DAGs of the chain
     :param is_interrupted: whether somebody has ended it before its end
     :param error: what has ended it before its end
+    :param cost: of the runs that have ended; ``None`` where nobody has asked
     """
 
     plan: Plan
     done: dict[str, list[Done]]
     is_interrupted: bool = False
     error: str | None = None
+    cost: float | None = None
 
     def count(self, *outcomes: Outcome) -> int:
         """How often it came to that.
@@ -82,6 +85,7 @@ class Report:
             "is_complete": self.is_complete,
             "is_interrupted": self.is_interrupted,
             "error": self.error,
+            "cost": self.cost,
             "partitions": [
                 {
                     "partition": key,

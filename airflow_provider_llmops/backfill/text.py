@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmops.backfill.budget import cost_of
 from airflow_provider_llmops.backfill.plan import Standing, seconds_of, together, unknown_of
 
 if TYPE_CHECKING:
@@ -32,19 +33,24 @@ def told(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def lines_of_plan(plan: Plan, spending: Mapping[str, Spending], parallel: int) -> list[str]:
+def lines_of_plan(
+    plan: Plan, spending: Mapping[str, Spending], parallel: int, price_per_hour: float | None = None
+) -> list[str]:
     """A row for each partition, and what the runs that are missing take.
 
     :param plan: what is to be run
     :param spending: of each DAG
     :param parallel: how many partitions are worked on at a time
+    :param price_per_hour: of a step; without it no cost is told
     """
     names = [link.dag_id for link in plan.chain]
     rows = [
         ["partition", *names],
         *([key, *(cell.standing.value for cell in plan.cells[key])] for key in plan.keys),
     ]
-    return [*_table(rows), "", *_estimate(plan, spending, parallel), *_notes(plan)]
+    cost = [f"They cost about {cost_of(together(spending), price_per_hour):.4g}."] if price_per_hour else []
+    told_of_cost = cost if plan.to_run else []
+    return [*_table(rows), "", *_estimate(plan, spending, parallel), *told_of_cost, *_notes(plan)]
 
 
 def _estimate(plan: Plan, spending: Mapping[str, Spending], parallel: int) -> Iterator[str]:
@@ -120,6 +126,8 @@ def lines_of_report(report: Report) -> list[str]:
         lines += ["", "Failed:", *failed]
     if going_on:
         lines += ["", "Going on in Airflow:", *going_on]
+    if report.cost is not None:
+        lines += ["", f"What has ended has cost {report.cost:.4g}."]
     if report.is_interrupted or report.error:
         lines += ["", "Nothing more is started. Call it again to go on."]
     return lines

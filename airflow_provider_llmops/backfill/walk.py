@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from airflow_provider_llmops.backfill.api import AirflowApi, RefusedError, Run
+from airflow_provider_llmops.backfill.budget import Budget
 from airflow_provider_llmops.backfill.chain import Link
 from airflow_provider_llmops.backfill.plan import Plan, Standing, next_run_id
 from airflow_provider_llmops.backfill.reasons import why_failed
@@ -54,6 +55,7 @@ def carry_out(
     poll_seconds: float,
     say: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
+    budget: Budget | None = None,
 ) -> Report:
     """Run what a plan says and wait for its end.
 
@@ -63,10 +65,11 @@ def carry_out(
     :param poll_seconds: how often runs are looked at
     :param say: told of each step
     :param sleep: waits for so many seconds
+    :param budget: what the runs may cost; nothing is counted without one
     :return: what became of it, also where somebody has interrupted it
     """
     report = Report(plan, {key: [Done() for _ in plan.chain] for key in plan.keys})
-    walker = _Walker(api, plan, say)
+    walker = _Walker(api, plan, say, budget)
     waiting = deque(_Partition(key, report.done[key]) for key in plan.keys)
     active: list[_Partition] = []
     told_at = time.monotonic()
@@ -86,6 +89,7 @@ def carry_out(
         report.is_interrupted = True
     except LLMOpsError as error:
         report.error = str(error)
+    report.cost = budget.spent if budget else None
     return report
 
 
@@ -98,10 +102,13 @@ def _summary(active: Sequence[_Partition], waiting: int) -> str:
 class _Walker:
     """Takes partitions one step further."""
 
-    def __init__(self, api: AirflowApi, plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, api: AirflowApi, plan: Plan, say: Callable[[str], None], budget: Budget | None
+    ) -> None:
         self._api = api
         self._plan = plan
         self._say = say
+        self._budget = budget
 
     def advance(self, partition: _Partition) -> bool:
         """Go on as far as nothing has to be waited for; whether there is something left to do."""
@@ -140,6 +147,8 @@ class _Walker:
         if new:
             partition.run = next((run for run in reversed(new) if run.is_active), new[-1])
             done.outcome, done.run_id = Outcome.RUNNING, partition.run.run_id
+            if self._budget:
+                self._budget.begin(link.dag_id, partition.run.run_id)
             self._tell(partition, link, f"{partition.run.state} already, as {partition.run.run_id}")
             return
         if partition.handover is None:
@@ -161,6 +170,10 @@ class _Walker:
 
     def _start(self, partition: _Partition, link: Link, runs: Sequence[Run]) -> None:
         done = partition.done[partition.position]
+        if self._budget and (refusal := self._budget.refusal(link.dag_id)):
+            done.outcome, done.reason = Outcome.TOO_DEAR, refusal
+            self._tell(partition, link, refusal)
+            return
         run_id = next_run_id(partition.key, [run.run_id for run in runs])
         done.outcome, done.run_id = Outcome.RUNNING, run_id  # also where the answer is not waited for
         try:
@@ -172,6 +185,8 @@ class _Walker:
             partition.run = self._api.run(link.dag_id, run_id)
             if partition.run.key != partition.key:
                 raise
+        if self._budget:
+            self._budget.begin(link.dag_id, run_id)
         self._tell(partition, link, f"started as {run_id}")
 
     def _look_at(self, run: Run, link: Link) -> Run:
@@ -181,6 +196,8 @@ class _Walker:
         done = partition.done[partition.position]
         partition.run = None
         done.run_id, done.seconds = run.run_id, run.duration
+        if self._budget:
+            self._budget.end(self._api, link.dag_id, run.run_id)
         if run.state == "success":
             done.outcome = Outcome.SUCCEEDED
             partition.renewed.add(partition.position)

@@ -76,6 +76,19 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="partitions at a time (default: %(default)s)",
     )
     parser.add_argument(
+        "--price-per-hour",
+        type=_positive(float),
+        metavar="PRICE",
+        help="what an hour of a step costs; plan and result tell the cost then, with what judges cost",
+    )
+    parser.add_argument(
+        "--max-cost",
+        type=_positive(float),
+        metavar="COST",
+        help="start no run with which the runs of this call would cost more, by what those that have ended took and what "
+        "the others took formerly",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what there is, what would be run and what it takes"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before runs are started")
@@ -107,8 +120,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _backfill(options: argparse.Namespace) -> int:
+    from airflow_provider_llmops.backfill.budget import Budget, cost_of, expected_costs
     from airflow_provider_llmops.backfill.chain import read_chain
-    from airflow_provider_llmops.backfill.plan import estimate, estimate_to_json, make_plan, obstacles_to
+    from airflow_provider_llmops.backfill.plan import (
+        estimate,
+        estimate_to_json,
+        make_plan,
+        obstacles_to,
+        together,
+    )
     from airflow_provider_llmops.backfill.text import lines_of_plan, lines_of_report
     from airflow_provider_llmops.backfill.walk import carry_out
 
@@ -118,17 +138,24 @@ def _backfill(options: argparse.Namespace) -> int:
     chain = read_chain(api, options.dags, confs)
     plan = make_plan(api, chain, _keys(options, api, chain), options.reprocess)
     obstacles = obstacles_to(plan)
-    if options.dry_run or (plan.to_run and not options.yes):
-        spending = estimate(api, plan)
+    price = options.price_per_hour or 0.0
+    counts = options.max_cost is not None or options.price_per_hour is not None
+    is_shown = options.dry_run or (plan.to_run and not options.yes)
+    spending = estimate(api, plan) if is_shown or counts else {}
+    if is_shown:
         if options.json and options.dry_run:
             told = {
                 "partitions": plan.to_json(),
-                "estimate": estimate_to_json(plan, spending, options.parallel),
+                "estimate": {
+                    **estimate_to_json(plan, spending, options.parallel),
+                    **({"cost": cost_of(together(spending), price)} if price else {}),
+                },
                 "obstacles": obstacles,
             }
             print(json.dumps(told, indent=2))
         else:
-            for line in [*lines_of_plan(plan, spending, options.parallel), *obstacles]:
+            lines = lines_of_plan(plan, spending, options.parallel, options.price_per_hour)
+            for line in [*lines, *obstacles]:
                 say(line)
         if options.dry_run:
             return 0
@@ -136,7 +163,10 @@ def _backfill(options: argparse.Namespace) -> int:
         raise CommandError("\n".join(obstacles))
     if plan.to_run and not options.yes and not _is_confirmed(plan.to_run):
         return 1
-    report = carry_out(api, plan, parallel=options.parallel, poll_seconds=options.poll, say=say)
+    budget = Budget(price, options.max_cost, expected_costs(spending, price)) if counts else None
+    report = carry_out(
+        api, plan, parallel=options.parallel, poll_seconds=options.poll, say=say, budget=budget
+    )
     if options.json:
         print(json.dumps(report.to_json(), indent=2))
     else:

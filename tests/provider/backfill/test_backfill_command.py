@@ -15,6 +15,7 @@ from airflow_api import Dag, FakeAirflow
 from airflow_provider_llmops.backfill import api as apis
 from airflow_provider_llmops.backfill import walk
 from airflow_provider_llmops.cli import main
+from airflow_provider_llmops.exceptions import ConfigurationError
 
 DAYS = ["2026-11-01", "2026-11-02", "2026-11-03"]
 RANGE = ["--from", DAYS[0], "--to", DAYS[-1]]
@@ -382,3 +383,51 @@ def test_a_conf_that_airflow_refuses_is_told_in_its_words(airflow, capsys, tmp_p
         backfill("--dag", "data", "--partitions", "a", "--conf", f"data=@{tmp_path}/conf.json", "--yes") == 1
     )
     assert "a data: failed: Invalid input for param refused\n" in capsys.readouterr().out
+
+
+HOUR = [{"resources": {"seconds": 3600.0}, "metrics": {"judge_cost": 0.5}}]
+
+
+def test_nothing_is_started_that_the_budget_does_not_hold(airflow, capsys):
+    airflow.dags["data"].results = HOUR
+    airflow.add_run("data", "2026-10-31")  # by which the next ones are expected to cost 2.5
+    costs = ["--price-per-hour", "2", "--max-cost", "6"]
+    assert backfill("--dag", "data", *RANGE, *costs, "--parallel", "3", "--dry-run") == 0
+    assert "They cost about 7.5." in capsys.readouterr().out
+    assert backfill("--dag", "data", *RANGE, *costs, "--parallel", "3", "--yes") == 1
+    said = capsys.readouterr().out
+    assert len(posted(airflow)) == 2
+    assert [DAYS[2], "over budget"] in rows(said)
+    refusal = "0 of 6 is spent, what goes on is expected to cost 5, and a run of it is expected to cost 2.5"
+    assert f"{DAYS[2]} data: it was not started: {refusal}. Raise --max-cost." in said
+    assert "What has ended has cost 5." in said
+    # Again, with as much once more.
+    assert backfill("--dag", "data", *RANGE, *costs, "--yes", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cost"] == 2.5
+
+
+def test_what_is_spent_counts_where_nothing_is_known_of_former_runs(airflow, capsys):
+    airflow.dags["data"].results = HOUR
+    assert backfill("--dag", "data", *RANGE, "--max-cost", "1", "--parallel", "1", "--yes", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    # Without a price it is what judges cost: two runs reach the limit.
+    assert told["cost"] == 1.0
+    outcomes = [each["dags"]["data"]["outcome"] for each in told["partitions"]]
+    assert outcomes == ["succeeded", "succeeded", "over budget"]
+
+
+def test_budget_that_cannot_be_kept_ends_the_backfill(airflow, capsys, monkeypatch):
+    def forbidden(self, dag_id, run_id, *, most=300):
+        raise ConfigurationError("Airflow refuses with 403: Forbidden.")
+
+    monkeypatch.setattr(apis.AirflowApi, "results_of", forbidden)
+    assert backfill("--dag", "data", *RANGE, "--max-cost", "1", "--parallel", "1", "--yes") == 1
+    assert "no budget can be kept: Airflow refuses with 403" in capsys.readouterr().err
+    assert len(posted(airflow)) == 1
+
+
+def test_without_a_price_nothing_is_said_of_cost(airflow, capsys):
+    assert backfill("--dag", "data", *RANGE, "--yes", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cost"] is None
+    with pytest.raises(SystemExit):
+        backfill("--dag", "data", *RANGE, "--max-cost", "0")
