@@ -27,6 +27,7 @@ from airflow_provider_llmops.openlineage.lineage import TaskLineage, Touched
 from airflow_provider_llmops.remote.ending import describe_limits, has_retry
 from airflow_provider_llmops.remote.intent import Intent
 from airflow_provider_llmops.remote.operator import RemoteRunOperator
+from airflow_provider_llmops.remote.origin import code_of
 from airflow_provider_llmops.remote.traced import TracedOperator
 from airflow_provider_llmops.xcom import cut_to_fit
 
@@ -283,6 +284,7 @@ class DeployModelOperator(RevisionOperator):
         facts = facts_of(service, revision, self.smoke_prompt, answer)
         self._tell_of(facts, context, self.predictor_args)
         served = {
+            "code": {**code_of(context)},  # a canary ends by no other way that tells it
             "service": facts["name"],
             **{name: facts[name] for name in ("namespace", "revision", "url")},
         }
