@@ -53,6 +53,7 @@ def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict
 
     def are_there() -> bool:
         new = [each for each in runs_of(airflow) if each["dag_run_id"] not in before]
+        new = [each for each in new if each["run_type"] == "backfill"]  # the schedule has made one, too
         runs.update({each["partition_key"]: each["dag_run_id"] for each in new})
         return set(runs) >= set(DAYS)
 
