@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from airflow.sdk import Asset
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
+from airflow_provider_llmops.uris import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,7 +143,7 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
         raise ValueError(
             f"The query of an {_SCHEME}:// asset is no part of its name. Leave it out: {shown_value(address, 200)}."
         )
-    names = [unquote(part) for part in uri.path.removeprefix("/").split("/")]
+    names = names_in(uri.path)
     if fault := _fault(kind, names):
         raise ValueError(f"{fault} The address is {shown_value(address, 200)}.")
     return uri._replace(netloc=kind, path=_path(names))

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.redaction import redact
@@ -159,6 +159,14 @@ def _host_and_path(address: str) -> tuple[str, str]:
 
 def _decoded(path: str) -> str:
     return os.fsdecode(unquote_to_bytes(path))
+
+
+def names_in(path: str) -> list[str]:
+    """The names that a path is made of; a slash within one is written as ``%2F``.
+
+    :param path: of an address whose names are texts
+    """
+    return [unquote(part) for part in path.removeprefix("/").split("/")]
 
 
 def storage_address(address: str) -> str:
