@@ -14,8 +14,7 @@ from _running import ready, run
 from _setup import PLANES, REPOSITORY
 
 SITE = REPOSITORY / "dev/site"
-PAGES = ("*.md", "docs/*.md", "dags/README.md", "dev/README.md", "kfp_components/README.md")
-PROVIDER_PAGE = "airflow_provider_llmops/README.md"
+PAGES = ("*.md", "docs/*.md", "[!.]*/README.md")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +49,7 @@ def lay_out(source: Path) -> None:
 
     :param source: new directory for them
     """
-    pages = [path for pattern in (*PAGES, PROVIDER_PAGE) for path in REPOSITORY.glob(pattern)]
+    pages = [path for pattern in PAGES for path in REPOSITORY.glob(pattern)]
     wanted = set(pages)
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):

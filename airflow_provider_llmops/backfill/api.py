@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 60.0
 OUTAGE_SECONDS = 600.0  # that Airflow may be away, once it has answered
 _PAUSE_SECONDS = 5.0
 _PAGE = 100
-MAX_RESULTS = 300
+_MAX_RESULTS = 300
 _ACTIVE = ("queued", "running")
 
 
@@ -264,7 +264,7 @@ class AirflowApi:
         answer = self.get(path, map_index=task["map_index"], full_content="true")
         return list(answer["content"])
 
-    def results_of(self, dag_id: str, run_id: str, *, most: int | None = MAX_RESULTS) -> Iterator[Any]:
+    def results_of(self, dag_id: str, run_id: str, *, most: int | None = _MAX_RESULTS) -> Iterator[Any]:
         """What the tasks of a run have returned; nothing where there are so many that it takes long to read them.
 
         :param dag_id: its DAG

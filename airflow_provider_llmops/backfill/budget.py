@@ -44,7 +44,7 @@ class Budget:
     most: float | None
     expected: Mapping[str, float]
     spent: float = 0.0
-    _running: dict[tuple[str, str], float] = field(default_factory=dict)
+    _running: set[tuple[str, str]] = field(default_factory=set)  # ids of DAG and run
 
     def begin(self, dag_id: str, run_id: str) -> None:
         """Count a run that goes on by what is expected of it.
@@ -52,7 +52,7 @@ class Budget:
         :param dag_id: its DAG
         :param run_id: the run
         """
-        self._running[dag_id, run_id] = self.expected.get(dag_id, 0.0)
+        self._running.add((dag_id, run_id))
 
     def refusal(self, dag_id: str) -> str | None:
         """Why another run of a DAG is not to be started; ``None`` where it is within the budget.
@@ -61,7 +61,8 @@ class Budget:
         """
         if self.most is None:
             return None
-        going_on, another = sum(self._running.values()), self.expected.get(dag_id, 0.0)
+        going_on = sum(self.expected.get(each, 0.0) for each, _ in self._running)
+        another = self.expected.get(dag_id, 0.0)
         if self.spent + going_on + another <= self.most and self.spent < self.most:
             return None
         running = f", what goes on is expected to cost {going_on:.4g}" if going_on else ""
@@ -78,7 +79,7 @@ class Budget:
         :param run_id: the run
         :raises ConfigurationError: it may not be read, so that the budget cannot be kept
         """
-        self._running.pop((dag_id, run_id), None)
+        self._running.discard((dag_id, run_id))
         try:
             self.spent += cost_of(spent_by(api.results_of(dag_id, run_id, most=None)), self.price_per_hour)
         except ConfigurationError as error:

@@ -140,7 +140,7 @@ def _carry_out(
     progress = ProgressCallback({name: plan.method.curves[name] for name in plan.method.shown})
     budget = plan.budget
     trainer, findings = building.build_trainer(plan, args, [progress, budget, tracker.callback])
-    if plan.may_recompute and not survival.recomputes(args):
+    if plan.may_recompute and not args.activation_checkpointing:
         check_fits(trainer)
     before = Before(trainer.model)
     trainable, total = count_parameters(trainer.model)
@@ -222,7 +222,7 @@ def _carry_out(
             "device": str(args.device),
             "budget": budget.report(),
             "memory": {
-                "activation_checkpointing": survival.recomputes(args),
+                "activation_checkpointing": args.activation_checkpointing,
                 "per_device_train_batch_size": args.per_device_train_batch_size,
                 "gradient_accumulation_steps": args.gradient_accumulation_steps,
             },

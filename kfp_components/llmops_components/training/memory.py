@@ -38,7 +38,8 @@ def check_fits(trainer: Trainer) -> None:
     if longest is None:
         return
     batch = args.per_device_train_batch_size
-    words = getattr(model.config.get_text_config(), "vocab_size", 0) if _is_causal(model) else 0
+    head = model.get_output_embeddings()  # a reward model has none
+    words = head.weight.shape[0] if head is not None else 0
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     needed = (
         batch * (saved_bytes(trainer, longest) + _LOSS_BYTES * words * longest) + _OPTIMIZER_BYTES * trained
@@ -120,7 +121,3 @@ def free_bytes(device: Any) -> int:
         stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
         free = min(free, limit - used + int(stat["inactive_file"]))
     return free
-
-
-def _is_causal(model: Any) -> bool:
-    return "CausalLM" in type(getattr(model, "base_model", model)).__name__ or hasattr(model, "lm_head")

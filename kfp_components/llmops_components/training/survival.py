@@ -309,7 +309,12 @@ def within_memory(
         # Outside of the handler, where nothing refers to the frames that hold the model.
         _free_memory()
         further = None
-        if process_count() == 1 and doing == "training" and may_recompute and not recomputes(args):
+        if (
+            process_count() == 1
+            and doing == "training"
+            and may_recompute
+            and not args.activation_checkpointing
+        ):
             further = {"activation_checkpointing": True}
         elif process_count() == 1 and doing != "generating":
             further = halve_batch(args, smallest) if doing == "training" else _halve_evaluation(args)
@@ -321,15 +326,6 @@ def within_memory(
             + ", ".join(f"{name}={value}" for name, value in changed.items() if value),
             flush=True,
         )
-
-
-def recomputes(args: TrainingArguments) -> bool:
-    """Whether activations are computed anew in the backward pass.
-
-    Args:
-        args: The trainer's arguments; the older name says the same.
-    """
-    return bool(args.activation_checkpointing)
 
 
 def _what_was_done(error: BaseException) -> str:
@@ -384,7 +380,7 @@ def _no_memory(args: TrainingArguments, doing: str, message: str) -> str:
             advice = [f"set half of {name} and twice gradient_accumulation_steps"] if batch > 1 else []
             advice += ["shard the model (fsdp2, zero3)"]
         advice += ["set a shorter max_length", "train an adapter of a lower rank"]
-        advice += [] if recomputes(args) else ["set activation_checkpointing=True"]
+        advice += [] if args.activation_checkpointing else ["set activation_checkpointing=True"]
     return (
         f"Out of memory while {doing}, with {name}={batch} on {process_count()} process(es) of {args.device}: {message}. "
         f"Take a larger device or a smaller model, {', '.join(advice)}."
