@@ -7,6 +7,7 @@ tests bring their own DAG files with :meth:`RealAirflow.add_dag`.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from planes import DATA_PYTHON
+from planes import DATA_PYTHON, REPO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "dev"))
 
@@ -100,6 +101,12 @@ class RealAirflow:
         """Write a DAG file and return when Airflow has taken it up."""
         (self.stack.dags_folder / f"{dag_id}.py").write_text(source, encoding="utf-8")
         self.api.wait_for_dag(dag_id)
+
+    def add_example(self, dag_id: str) -> RealAirflow:
+        """Take up a DAG of the repository's own, and return when Airflow has it."""
+        shutil.copy(REPO / "dags" / f"{dag_id}.py", self.stack.dags_folder)
+        self.api.wait_for_dag(dag_id)
+        return self
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a run and return its id, once it has tasks."""

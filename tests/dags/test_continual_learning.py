@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from airflow_stack import RealAirflow
-from planes import REPO
 
 DAG_ID = "continual_learning"
 SMALL = {
@@ -34,9 +32,7 @@ LEARNT = {
 
 @pytest.fixture(scope="module")
 def airflow(real_airflow: RealAirflow) -> RealAirflow:
-    shutil.copy(REPO / "dags" / f"{DAG_ID}.py", real_airflow.stack.dags_folder)
-    real_airflow.api.wait_for_dag(DAG_ID)
-    return real_airflow
+    return real_airflow.add_example(DAG_ID)
 
 
 @pytest.fixture(scope="module")

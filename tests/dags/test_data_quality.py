@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow_stack import RealAirflow
-from planes import REPO
 
 DAG_ID = "data_quality"
 DAYS = [f"2026-11-{day:02}" for day in range(14, 16)]
@@ -18,9 +16,7 @@ BROKEN = "2026-11-15"
 
 @pytest.fixture(scope="module")
 def airflow(real_airflow: RealAirflow) -> RealAirflow:
-    shutil.copy(REPO / "dags" / f"{DAG_ID}.py", real_airflow.stack.dags_folder)
-    real_airflow.api.wait_for_dag(DAG_ID)
-    return real_airflow
+    return real_airflow.add_example(DAG_ID)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from typing import Any
 
 import pytest
 from airflow_stack import RealAirflow
 from browser import Page, in_browser, needs_browser
-from planes import REPO
 
 pytestmark = needs_browser
 ROWS = [{"prompt": f"What colour is the {thing}?", "reference": "Blue."} for thing in ("sky", "sea", "sun")]
@@ -98,9 +96,7 @@ def looked_at(airflow: RealAirflow, path: str, what: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def airflow(real_airflow: RealAirflow) -> RealAirflow:
-    shutil.copy(REPO / "dags" / "post_training.py", real_airflow.stack.dags_folder)
-    real_airflow.api.wait_for_dag("post_training")
-    return real_airflow
+    return real_airflow.add_example("post_training")
 
 
 def test_form_shows_every_parameter_with_its_help_and_starts_nothing_for_nonsense(airflow):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow_stack import TERMINAL_STATES, RealAirflow
-from planes import REPO
 
 NO_CHAMPION = {"fetch_champion", "evaluate_champion"}
 SMALL = {
@@ -40,9 +38,7 @@ with DAG("listens_to_tiny", schedule=evaluation_asset("tiny") | model_asset("tin
 
 @pytest.fixture(scope="module")
 def airflow(real_airflow: RealAirflow) -> RealAirflow:
-    shutil.copy(REPO / "dags" / "post_training.py", real_airflow.stack.dags_folder)
-    real_airflow.api.wait_for_dag("post_training")
-    return real_airflow
+    return real_airflow.add_example("post_training")
 
 
 def test_form_has_type_range_and_help_for_every_parameter(airflow):

@@ -42,7 +42,7 @@ def questions(real_airflow: RealAirflow, tmp_path_factory) -> Path:
         check=True,
         env={**os.environ, **login, "MLFLOW_TRACKING_URI": stack.mlflow_url},
     )
-    shutil.copy(REPO / "dags" / f"{DAG_ID}.py", stack.dags_folder)
+    real_airflow.add_example(DAG_ID)
     return directory / "probes.jsonl"
 
 

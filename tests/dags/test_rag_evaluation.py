@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import httpx
 import pytest
 from airflow_stack import RealAirflow
 from hostile_service import Does, Server, answer_to, hostile_service
-from planes import DATA_PYTHON, REPO
+from planes import DATA_PYTHON
 
 DAG_ID = "rag_evaluation"
 DAYS = ["2026-11-24", "2026-11-25"]
@@ -53,9 +52,7 @@ def airflow(real_airflow: RealAirflow, service: Server) -> RealAirflow:
         "password": "a-key",
     }
     real_airflow.api.call("POST", "/connections", json=connection)
-    shutil.copy(REPO / "dags" / f"{DAG_ID}.py", real_airflow.stack.dags_folder)
-    real_airflow.api.wait_for_dag(DAG_ID)
-    return real_airflow
+    return real_airflow.add_example(DAG_ID)
 
 
 @pytest.fixture(scope="module")

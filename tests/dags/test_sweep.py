@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from urllib.parse import quote
 
 import httpx
 import pytest
 from airflow_stack import RealAirflow
-from planes import REPO
 
 RATES = [1e-5, 1e-2]
 
 
 @pytest.fixture(scope="module")
 def airflow(real_airflow: RealAirflow) -> RealAirflow:
-    shutil.copy(REPO / "dags" / "sweep.py", real_airflow.stack.dags_folder)
-    real_airflow.api.wait_for_dag("sweep")
-    return real_airflow
+    return real_airflow.add_example("sweep")
 
 
 def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_registered_once(airflow, tiny_model):
