@@ -6,19 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from airflow_provider_llmops.backfill.api import AirflowApi
-from airflow_provider_llmops.backfill.plan import Spending, spent_by
+from airflow_provider_llmops.backfill.plan import Spending
 from airflow_provider_llmops.exceptions import ConfigurationError
-
-_HOUR = 3600.0
-
-
-def cost_of(spent: Mapping[str, float], price_per_hour: float) -> float:
-    """What steps cost by their time, and judges as they say it themselves.
-
-    :param spent: what the tasks of runs took, by its name
-    :param price_per_hour: of a step
-    """
-    return spent.get("step_seconds", 0.0) / _HOUR * price_per_hour + spent.get("judge_cost", 0.0)
+from airflow_provider_llmops.spending import cost_of, spent_by
 
 
 def expected_costs(spending: Mapping[str, Spending], price_per_hour: float) -> dict[str, float]:

@@ -17,6 +17,7 @@ from airflow_provider_llmops.backfill.api import AirflowApi, Run
 from airflow_provider_llmops.backfill.chain import Link
 from airflow_provider_llmops.delivery.as_of import BACKFILL_RUN_PREFIX
 from airflow_provider_llmops.exceptions import ConfigurationError
+from airflow_provider_llmops.spending import spent_by
 
 Reprocess = Literal["none", "failed", "all"]
 FORMER_RUNS = 5  # that an estimate is made of
@@ -257,29 +258,6 @@ def _each(api: AirflowApi, dag_id: str, former: Sequence[Run]) -> dict[str, floa
     except ConfigurationError:  # whoever may start runs need not be allowed to read what tasks have returned
         return {}
     return {name: median(one.get(name, 0.0) for one in spent) for name in sorted(set().union(*spent))}
-
-
-def spent_by(results: Iterable[Any]) -> dict[str, float]:
-    """What the tasks of a run say that they took: of their steps' resources what can be added, and what judges took.
-
-    :param results: what they have returned
-    """
-    found: defaultdict[str, float] = defaultdict(float)
-    for result in results:
-        if not isinstance(result, Mapping):
-            continue
-        taken, metrics = (result.get(name) for name in ("resources", "metrics"))
-        for name, value in taken.items() if isinstance(taken, Mapping) else ():
-            if _is_number(value) and not name.startswith("peak_"):
-                found[name if name != "seconds" else "step_seconds"] += value
-        for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
-            if _is_number(value) and name in ("judge_cost", "judge_prompt_tokens", "judge_completion_tokens"):
-                found[name] += value
-    return dict(found)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def seconds_of(plan: Plan, spending: Mapping[str, Spending], parallel: int) -> float | None:

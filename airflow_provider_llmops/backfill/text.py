@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_llmops.backfill.budget import cost_of
 from airflow_provider_llmops.backfill.plan import Standing, seconds_of, together, unknown_of
+from airflow_provider_llmops.spending import cost_of
 
 if TYPE_CHECKING:
     from airflow_provider_llmops.backfill.plan import Plan, Spending

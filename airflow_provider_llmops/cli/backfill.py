@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _backfill(options: argparse.Namespace) -> int:
-    from airflow_provider_llmops.backfill.budget import Budget, cost_of, expected_costs
+    from airflow_provider_llmops.backfill.budget import Budget, expected_costs
     from airflow_provider_llmops.backfill.chain import read_chain
     from airflow_provider_llmops.backfill.plan import (
         estimate,
@@ -131,6 +131,7 @@ def _backfill(options: argparse.Namespace) -> int:
     )
     from airflow_provider_llmops.backfill.text import lines_of_plan, lines_of_report
     from airflow_provider_llmops.backfill.walk import carry_out
+    from airflow_provider_llmops.spending import cost_of
 
     say = partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
     confs = _confs(options.conf)

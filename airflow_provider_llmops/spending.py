@@ -1,0 +1,46 @@
+"""What the steps of a DAG's run took, and what that costs: one meaning of it wherever it is told."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_HOUR = 3600.0
+_OF_JUDGES = ("judge_cost", "judge_prompt_tokens", "judge_completion_tokens")
+
+
+def spent_by(results: Iterable[Any]) -> dict[str, float]:
+    """What the tasks of a run say that they took: of their steps' resources what can be added, and what judges took.
+
+    :param results: what they have returned
+    """
+    found: defaultdict[str, float] = defaultdict(float)
+    for result in results:
+        for name, value in _numbers(result, "resources"):
+            if not name.startswith("peak_"):
+                found[name if name != "seconds" else "step_seconds"] += value
+        for name, value in _numbers(result, "metrics"):
+            if name in _OF_JUDGES:
+                found[name] += value
+    return dict(found)
+
+
+def cost_of(spent: Mapping[str, float], price_per_hour: float) -> float:
+    """What steps cost by their time, and judges as they say it themselves.
+
+    :param spent: what the tasks of runs took, by its name
+    :param price_per_hour: of a step
+    """
+    return spent.get("step_seconds", 0.0) / _HOUR * price_per_hour + spent.get("judge_cost", 0.0)
+
+
+def _numbers(result: Any, *path: str) -> list[tuple[str, float]]:
+    for name in path:
+        result = result.get(name) if isinstance(result, Mapping) else None
+    found = result.items() if isinstance(result, Mapping) else ()
+    return [
+        (name, value)
+        for name, value in found
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
