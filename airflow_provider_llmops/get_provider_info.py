@@ -95,6 +95,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_provider_llmops.operators.lineage",
                     "airflow_provider_llmops.operators.registry",
+                    "airflow_provider_llmops.operators.spending",
                 ],
             },
             {
@@ -278,6 +279,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "gpu",
                         "default": "default_pool",
                     },
+                    "price_per_hour": {
+                        "description": "What an hour of a step costs, in any currency: ``RunCostOperator`` tells the cost of a run of a DAG by it. "
+                        "Empty, which is the default, means that the cost is not known.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "2.5",
+                        "default": "",
+                    },
                     "specification_hosts": {
                         "description": "Hosts that specifications of components and pipelines are taken from, separated by commas, where "
                         "they are given by address: ``specs.example.com``, ``*.example.com``, ``host:8443``, ``s3://bucket``; "
@@ -285,6 +294,14 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "specs.example.com, s3://llmops-specs",
+                        "default": "",
+                    },
+                    "watts_per_device": {
+                        "description": "What a device draws while a training goes on: ``RunCostOperator`` tells the energy of a run of a DAG by it, "
+                        "where steps have not measured it. Empty, which is the default, means that it is not known.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "400",
                         "default": "",
                     },
                 },

@@ -1,4 +1,4 @@
-"""What the steps of a DAG's run took, and what that costs: one meaning of it wherever it is told."""
+"""What the steps of a DAG's run took, and what that costs: one meaning of it for a run, a backfill and the page of all models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 _HOUR = 3600.0
 _OF_JUDGES = ("judge_cost", "judge_prompt_tokens", "judge_completion_tokens")
+_OF_TRAININGS = {"device_hours": "device_hours", "tokens": "training_tokens"}
 
 
 def spent_by(results: Iterable[Any]) -> dict[str, float]:
-    """What the tasks of a run say that they took: of their steps' resources what can be added, and what judges took.
+    """What the tasks of a run say that they took: of their steps' resources what can be added, and what judges and trainings took.
 
     :param results: what they have returned
     """
@@ -23,6 +24,9 @@ def spent_by(results: Iterable[Any]) -> dict[str, float]:
         for name, value in _numbers(result, "metrics"):
             if name in _OF_JUDGES:
                 found[name] += value
+        for name, value in _numbers(result, "details", "budget", "used"):
+            if name in _OF_TRAININGS:
+                found[_OF_TRAININGS[name]] += value
     return dict(found)
 
 
@@ -33,6 +37,22 @@ def cost_of(spent: Mapping[str, float], price_per_hour: float) -> float:
     :param price_per_hour: of a step
     """
     return spent.get("step_seconds", 0.0) / _HOUR * price_per_hour + spent.get("judge_cost", 0.0)
+
+
+def energy_of(results: Iterable[Any], watts_per_device: float | None) -> float | None:
+    """Kilowatt hours: of each step as it has measured them, else by the hours of its devices; ``None`` where neither is known of any.
+
+    :param results: what the tasks have returned
+    :param watts_per_device: that a device is taken to draw while a training goes on; without it only what is measured counts
+    """
+    found = []
+    for result in results:
+        each = spent_by([result])
+        if "energy_kwh" in each:
+            found.append(each["energy_kwh"])
+        elif watts_per_device is not None and "device_hours" in each:
+            found.append(each["device_hours"] * watts_per_device / 1000)
+    return sum(found) if found else None
 
 
 def _numbers(result: Any, *path: str) -> list[tuple[str, float]]:

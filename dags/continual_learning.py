@@ -29,6 +29,7 @@ from airflow_provider_llmops.groups.post_training import OF_REINFORCEMENT, post_
 from airflow_provider_llmops.operators.data import FetchDatasetOperator, PrepareDatasetOperator
 from airflow_provider_llmops.operators.human import CollectFeedbackOperator
 from airflow_provider_llmops.operators.registry import SetAliasOperator
+from airflow_provider_llmops.operators.spending import RunCostOperator
 from airflow_provider_llmops.operators.versions import MonitorDataOperator
 from airflow_provider_llmops.recipes.dags import params_of
 from airflow_provider_llmops.recipes.recipe import Recipe
@@ -270,3 +271,4 @@ with DAG(
 
     check_feedback() >> [fetch_requests, fetch_feedback]
     collect_feedback >> enough() >> monitor >> prepare >> learn >> set_champion
+    RunCostOperator.last_of(dag)

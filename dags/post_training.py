@@ -30,6 +30,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, PartitionedAtRuntime
 from airflow_provider_llmops.groups.post_training import post_training_group
+from airflow_provider_llmops.operators.spending import RunCostOperator
 
 MODEL_NAME = "stdlib-helper"
 SERVICE_NAME = "^[a-z]([-a-z0-9]{0,46}[a-z0-9])?$"  # KServe takes longer ones and never deploys them
@@ -325,3 +326,4 @@ with DAG(
     tags=["llmops", "post-training"],
 ) as dag:
     post_training_group(group_id=None, model_name=MODEL_NAME)
+    RunCostOperator.last_of(dag)

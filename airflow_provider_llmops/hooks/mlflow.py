@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,28 @@ class MlflowHook(BaseHook):
             body={
                 "run_id": run_id,
                 "tags": [{"key": name, "value": value[:MAX_TAG_CHARACTERS]} for name, value in tags.items()],
+            },
+            timeout=REQUEST_TIMEOUT_SECONDS,
+            **self._credentials(),
+        )
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log metrics of a run, as of now.
+
+        :param run_id: the run
+        :param metrics: numbers by name
+        :raises ConfigurationError: the connection is none, or the server refuses it
+        :raises ApiUnavailableError: the server cannot be reached, or failed
+        """
+        now = int(time.time() * 1000)
+        request(
+            f"{self.tracking_uri()}/api/2.0/mlflow/runs/log-batch",
+            body={
+                "run_id": run_id,
+                "metrics": [
+                    {"key": name, "value": value, "timestamp": now, "step": 0}
+                    for name, value in metrics.items()
+                ],
             },
             timeout=REQUEST_TIMEOUT_SECONDS,
             **self._credentials(),

@@ -12,6 +12,7 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from airflow_provider_llmops.exceptions import ConfigurationError
 from airflow_provider_llmops.groups.post_training import post_training_group
+from airflow_provider_llmops.operators.spending import RunCostOperator
 from airflow_provider_llmops.recipes.reading import read_recipe, recipe_files
 from airflow_provider_llmops.recipes.recipe import Recipe, json_schema, settings_of
 
@@ -63,6 +64,7 @@ def dag_from_recipe(recipe: Recipe) -> DAG:
         tags=["llmops", "recipe"],
     ) as dag:
         post_training_group(group_id=None, model_name=recipe.name, namespace=recipe.serving.namespace)
+        RunCostOperator.last_of(dag)
     # Afterwards: Airflow copies the parameters of the DAG for each class of each task that is made, which is most of the time of parsing.
     dag.params = ParamsDict(params_of(recipe))
     return dag

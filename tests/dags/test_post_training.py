@@ -158,6 +158,13 @@ def test_whole_run_ends_with_a_served_model(airflow, tiny_model):
     (asked,) = airflow.xcom("post_training", run, "smoke_test")
     assert asked["answer"]
 
+    spent = airflow.xcom("post_training", run, "run_cost")
+    assert spent["mlflow_run_id"] == registered["run_id"] and spent["device_hours"] > 0
+    assert spent["spent"]["step_seconds"] > trained["resources"]["seconds"]
+    assert spent["cost"] is None and "cost: price_per_hour is not set" in spent["unknown"]
+    version_metrics = ask_mlflow("runs", run_id=registered["run_id"])["run"]["data"]["metrics"]
+    assert {each["key"]: each["value"] for each in version_metrics}["device_hours"] == spent["device_hours"]
+
     told = airflow.api.call("GET", "/assets/events", params={"source_run_id": run})["asset_events"]
     events = {each["uri"]: each["extra"] for each in told}
     assert len(told) == len(events)

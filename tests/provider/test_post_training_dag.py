@@ -166,7 +166,7 @@ def test_address_that_is_none_is_refused_at_the_door(rendered, address):
 
 def test_tasks_are_in_groups_and_keep_short_names(dag):
     members = dict(dag.task_group.children)
-    assert members.pop("check_settings").task_id == "check_settings"
+    assert {members.pop(task_id).task_id for task_id in ("check_settings", "run_cost")}
     groups = {group_id: set(group.children) for group_id, group in members.items()}
     assert groups == {
         "data": {"prepare_data", "validate_train", "validate_preferences", "validate_evaluation"},
@@ -335,6 +335,7 @@ def test_skipped_data_skip_no_task_that_is_needed(dag):
         "evaluate_tuned": "none_failed",
         "register_model": "none_failed_min_one_success",
         "deploy_model": "none_failed",
+        "run_cost": "all_done_setup_success",
     }
     assert dag.get_task("check_settings").upstream_task_ids == set()
     assert dag.get_task("check_settings").get_flat_relative_ids() == set(dag.task_ids) - {"check_settings"}

@@ -20,7 +20,6 @@ from airflow_provider_llmops.backfill.plan import (
     next_run_id,
     obstacles_to,
     seconds_of,
-    spent_by,
     standing_of,
     together,
     unknown_of,
@@ -138,26 +137,6 @@ def test_what_nothing_is_known_of_is_named_and_not_taken_for_nothing():
         "3 runs in about 1 min 30 s, 2 partitions at a time, and what train, rate takes.",
         "Only time is estimated: the tasks of former runs say nothing of what they took.",
     ]
-
-
-def test_what_tasks_say_that_they_took_is_added_up():
-    results = [
-        {"resources": {"seconds": 10.0, "cpu_seconds": 15.5, "peak_memory_bytes": 9}, "metrics": {"rows": 3}},
-        {
-            "resources": {"seconds": 2, "gpu_seconds": 7},
-            "metrics": {"judge_cost": 0.5, "judge_prompt_tokens": 900},
-        },
-        None,
-        "an address",
-        {"resources": {"seconds": True, "other": "text"}, "metrics": None},
-    ]
-    assert spent_by(results) == {
-        "step_seconds": 12.0,
-        "cpu_seconds": 15.5,
-        "gpu_seconds": 7,
-        "judge_cost": 0.5,
-        "judge_prompt_tokens": 900,
-    }
 
 
 def test_time_is_estimated_for_whoever_may_not_read_what_tasks_have_returned():
