@@ -110,6 +110,14 @@ feedback_params = {
         description="Path of rows of the same kind, that the new ones are compared with. Left empty: not compared.",
         section="Feedback",
     ),
+    "compared_rows": Param(
+        200,
+        type="integer",
+        minimum=50,
+        title="Fewest rows compared",
+        description="How many rows each side has to have for the comparison to say more than that it is undecided.",
+        section="Feedback",
+    ),
     "partition": Param(
         None,
         type=["null", "string"],
@@ -242,6 +250,7 @@ with DAG(
         task_id="monitor",
         dataset=rows,
         reference=given("reference"),
+        min_rows=given("compared_rows"),
         on_drift="report",
         drift_asset=drift_asset(DATASET),
         pre_execute=only_with_reference,

@@ -27,6 +27,7 @@ AT_ONCE = 8
 CHAMPION = "production"
 # Which rows of the first run the questions are from, and where their answer is.
 ASKED = {"validate_train": "completion", "validate_preferences": "chosen"}
+COMPARED_ROWS = 50  # the fewest that the comparison with the training data takes; the questions are 64
 # The champion knows most answers: it learns slowly, from right answers and corrections alike (from six corrections alone, by preferences, it
 # forgot more than it learned), and what is asked for is that it has not become worse. 48 questions tell no smaller difference from chance.
 SETTINGS = {
@@ -34,6 +35,7 @@ SETTINGS = {
     "max_steps": 8,
     "learning_rate": 1e-4,
     "min_rows": 16,
+    "compared_rows": COMPARED_ROWS,
     "min_improvement": -0.1,
     "approval": True,
 }
@@ -78,6 +80,8 @@ def learn_from_use(stack: Stack, first: Any, conf: dict[str, Any]) -> dict[str, 
     known = api.call("GET", f"/dags/{DAG_ID}/details")["params"]
     places = {name: f"{directory}/{name}-{{partition}}.jsonl" for name in ("requests", "feedback")}
     settings = SETTINGS | {"partition": day, "champion": CHAMPION, **places}
+    if source == "validate_train":  # rows of the kind that the feedback gives: prompt and completion
+        settings["reference"] = validated[source].removeprefix("file://")
     own = settings.keys() - OVERRIDABLE
     given = {name: value for name, value in conf.items() if name in known and name not in own}
 
@@ -90,9 +94,10 @@ def learn_from_use(stack: Stack, first: Any, conf: dict[str, Any]) -> dict[str, 
     if followed.succeeded:
         results = {
             task: api.xcom(DAG_ID, followed.run_id, task) or {}
-            for task in ("evaluate_tuned", "quality_gate", "register_model", "deploy_model")
+            for task in ("monitor", "evaluate_tuned", "quality_gate", "register_model", "deploy_model")
         }
         outcome |= {
+            "drift": results["monitor"],
             "gate": results["quality_gate"],
             "comparison": results["evaluate_tuned"].get("comparison", {}),
             "model": results["register_model"].get("details", {}),
@@ -173,6 +178,8 @@ def report(learnt: dict[str, Any], told: Callable[[dict[str, Any]], str]) -> Non
         return
     asked = f"{learnt['questions']} questions, {learnt['corrected']} answers corrected"
     print(f"{'Use':10} {asked}  {learnt['files']}")
+    for line in drift_lines(learnt["drift"]):
+        print(f"{'Drift':10} {line}")
     if not learnt["model"]:
         print(f"{'Loop':10} nothing was trained: the log of the task `enough` says of how much feedback")
         return
@@ -186,6 +193,22 @@ def report(learnt: dict[str, Any], told: Callable[[dict[str, Any]], str]) -> Non
         print(f"{'Canary':10} step {number}: {decision['outcome']}; {told(decision)}")
     print(f"{'Model':10} {learnt['model']['name']} version {learnt['model']['version']}, alias {CHAMPION}")
     print(f"{'Loop':10} {learnt['seconds']:.0f} s")
+
+
+def drift_lines(monitored: dict[str, Any]) -> list[str]:
+    """How the rows made of the answers and the feedback differ from those that the champion was trained with.
+
+    :param monitored: result of the task `monitor`; empty where it was skipped
+    """
+    if not monitored:
+        return ["not compared: the first run was trained with rows of another kind"]
+    details, metrics = monitored["details"], monitored["metrics"]
+    effects = [
+        f"{name} {metrics[name]:.2f} {outcome}" if name in metrics else f"{name} {outcome}"
+        for name, outcome in details["checks"].items()
+    ]
+    rows = "{new} rows against {reference} of the training data".format_map(details["rows"])
+    return [f"{details['outcome']}; {rows}", f"effects from 0 to 1: {', '.join(effects)}"]
 
 
 def _rows(place: str) -> list[dict[str, Any]]:

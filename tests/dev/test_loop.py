@@ -80,3 +80,19 @@ def test_a_run_that_served_nothing_or_has_no_questions_is_named() -> None:
     stack: Any = SimpleNamespace(api=lambda: api)
     with pytest.raises(StackError, match=r"^There is nothing to ask: "):
         _loop.learn_from_use(stack, SimpleNamespace(dag_run_id="run", endpoint=None), {})
+
+
+def test_drift_is_told_with_its_verdict_and_the_effect_of_each_check() -> None:
+    monitored = {
+        "metrics": {"length_prompt": 0.094, "classifier": 0.41},
+        "details": {
+            "outcome": "fail",
+            "checks": {"length_prompt": "pass", "classifier": "fail", "embedding": "undecided"},
+            "rows": {"reference": 320, "new": 64},
+        },
+    }
+    assert _loop.drift_lines(monitored) == [
+        "fail; 64 rows against 320 of the training data",
+        "effects from 0 to 1: length_prompt 0.09 pass, classifier 0.41 fail, embedding undecided",
+    ]
+    assert _loop.drift_lines({}) == ["not compared: the first run was trained with rows of another kind"]

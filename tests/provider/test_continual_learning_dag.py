@@ -130,6 +130,8 @@ def test_method_chooses_the_rows_that_are_compared_prepared_and_learnt_from(dag,
     with pytest.raises(AirflowSkipException, match="No reference is given"):
         dag.get_task("monitor")._pre_execute_hook(context_of(dag))
     dag.get_task("monitor")._pre_execute_hook(context_of(dag, reference="/r"))
+    compared = rendered(dag, "monitor", reference="/r", compared_rows=50)
+    assert (compared.reference, compared.min_rows) == ("/r", 50)
     # Evaluation data alone may be a sample.
     sample = rendered(dag, "prepare_data", method=method)
     assert sample.only == ["evaluation"]

@@ -15,6 +15,7 @@ from llmops_components.data.texts import ROW_ID, texts_of
 from llmops_components.errors import SettingError
 
 ABSENT = "(none)"
+_OURS = (ROW_ID, "provenance")  # where a row is from: it is new of every new row
 MAX_CATEGORIES = 10_000  # a column with more of them is an id, or a text
 _SHOWN_CATEGORY = 200
 
@@ -56,7 +57,7 @@ def read(path: str | os.PathLike[str], columns: Sequence[str], sample: int, seed
     for _, row in numbered_rows(path, "Rows cannot be compared:"):
         texts = texts_of({name: value for name, value in row.items() if name not in found.categories})
         found.rows += 1
-        found.present.update(name for name, value in row.items() if value is not None and name != ROW_ID)
+        found.present.update(name for name, value in row.items() if value is not None and name not in _OURS)
         for name, text in texts.items():
             found.lengths[name].append(len(text))
         for name, counts in found.categories.items():

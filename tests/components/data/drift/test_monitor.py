@@ -133,6 +133,17 @@ def test_files_that_are_sorted_do_not_drift_from_themselves(monitor):
     assert monitor(halves, alternating)[0].details["outcome"] == "pass"
 
 
+def test_where_rows_are_from_is_no_drift_and_another_new_column_is(monitor):
+    old, new = rows_of(1), rows_of(2)
+    for number, row in enumerate(new):
+        row |= {"row_id": f"new:{number}", "provenance": {"requests": f"log:{number}"}}
+    assert monitor(new, old)[1]["outcome"] == "pass"
+    for row in new:
+        row["source"] = {"requests": "log"}
+    report, _ = monitor(new, old)
+    assert (report.passed, report.details["checks"]["columns_source"]) == (False, "fail")
+
+
 def test_area_and_its_error_are_those_of_others():
     choose = np.random.default_rng(3)
     old, new = choose.normal(size=120).round(1), (choose.normal(size=80) + 0.5).round(1)
