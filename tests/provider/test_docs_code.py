@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import json
 import re
@@ -17,6 +18,9 @@ from typing import Any
 import pytest
 import yaml
 from airflow.providers.standard.operators import hitl
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
 from planes import REPO
 
 from airflow_provider_llmops import cli
@@ -86,6 +90,67 @@ def test_python_compiles_and_calls_what_is_there(code):
     assert [wrong for call in calls for wrong in wrong_in(call)] == []
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
     assert [missing for node in imports for missing in missing_of(node)] == []
+
+
+class AnyTask(EmptyOperator):
+    """Stands for whatever the words around a block tell of, a task or a function."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+
+class Names(dict):
+    """What a block finds by name beside what it makes and imports itself: what the provider offers, else a task."""
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        self[name] = offered()[name] if name in offered() else AnyTask(task_id=name)
+        return self[name]
+
+
+@cache
+def offered() -> dict[str, Any]:
+    """What the modules that blocks leave the import of have, by name."""
+    info = get_provider_info()
+    modules = [
+        name
+        for kind in ("operators", "sensors", "hooks")
+        for group in info[kind]
+        for name in group["python-modules"]
+    ]
+    modules += [
+        f"airflow_provider_llmops.{name}"
+        for name in ("assets", "conf", "groups.post_training", "mapping", "settings.kubernetes")
+    ]
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(import_module(module)).items()
+        if not name.startswith("_")
+    }
+
+
+LEFT_OUT = re.compile(r"\(\s*\.\.\.,")  # arguments that a block does not repeat
+MADE = [each for each in blocks("python") if re.search(r"\bDAG\(|Operator\(", each.values[0])]
+
+
+@pytest.mark.parametrize("code", [each for each in MADE if not LEFT_OUT.search(each.values[0])])
+def test_dags_and_tasks_on_a_page_are_made_and_written_as_airflow_does(code, monkeypatch):
+    made: list[DAG] = []
+    leave = DAG.__exit__
+    monkeypatch.setattr(DAG, "__exit__", lambda dag, *error: (made.append(dag), leave(dag, *error))[1])
+    program = compile(code, "page", "exec")
+    if "DAG(" in code:  # whole, as a file of its own
+        exec(program, {"__name__": "page"})  # noqa: S102 - it is ours
+    else:
+        with DAG("page"):
+            exec(program, {}, Names(__name__="page"))  # noqa: S102
+    assert made
+    for dag in made:
+        assert dag.tasks or "..." in code
+        dag.check_cycle()
+        assert DagSerialization.to_dict(dag)["dag"]["dag_id"] == dag.dag_id
 
 
 def wrong_in(call: ast.Call) -> Iterator[str]:
