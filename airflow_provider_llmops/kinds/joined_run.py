@@ -163,7 +163,7 @@ class JoinedRun:
         try:
             text, address = self.hook.backend.read_result(self.run.run_id, *self._place(name))
             digest = step.spec.digest
-            image = self.image_of(name)
+            image = self.hook.backend.pinned(self.image_of(name), self.run.run_id, self._place(name)[1])
             return StageResult.parse(
                 text, run_id=self.run.run_id, component_digest=digest, where=address, image=image
             )

@@ -137,6 +137,9 @@ class PipelineBackend(Protocol):
     def image_of(self, compiled: str, own: str | None = None) -> str | None:
         """Image that a step of the provider's components runs in: what its settings name, the connection or the component; ``None`` without containers."""
 
+    def pinned(self, image: str | None, run_id: str, task: str) -> str | None:
+        """The image of a step that has run, with its digest where that can be told; never raises, since the step has done its work."""
+
     def place(self, pipeline: BoundPipeline, addresses: Mapping[str, Address]) -> BoundPipeline:
         """The pipeline with addresses that its steps can read; :class:`ConfigurationError` names one that they cannot."""
 

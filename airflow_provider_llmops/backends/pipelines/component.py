@@ -61,6 +61,7 @@ def read_component_result(
     """
     from airflow_provider_llmops.results import StageResult  # whoever reads DAGs runs nothing
 
-    text, address = backend.read_result(run_id, *place_of_step(spec))
-    image = backend.image_of(spec.image, own_image)
+    pipeline, task = place_of_step(spec)
+    text, address = backend.read_result(run_id, pipeline, task)
+    image = backend.pinned(backend.image_of(spec.image, own_image), run_id, task)
     return StageResult.parse(text, run_id=run_id, component_digest=spec.digest, where=address, image=image)

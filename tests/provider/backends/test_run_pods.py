@@ -11,12 +11,14 @@ from kube_pods import FakePods, pod, waiting
 
 from airflow_provider_llmops.backends.kubernetes.cluster import connect
 from airflow_provider_llmops.backends.pipelines.base import Wait
+from airflow_provider_llmops.backends.pipelines.kubeflow.backend import KubeflowPipelineBackend
 from airflow_provider_llmops.backends.pipelines.kubeflow.pods import (
     MAX_PODS_WITH_EVENTS,
     PodFailure,
     RunPods,
     step_of_node,
 )
+from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 
 OUT_OF_MEMORY = (
@@ -253,3 +255,54 @@ def test_cluster_that_does_not_answer_is_unavailable(monkeypatch):
         pods = RunPods(connect("cluster"), None)
     with pytest.raises(ApiUnavailableError, match=r"^The cluster did not answer"):
         pods.why_failed("r", [])
+
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def ran(name, path, image_id, **more):
+    """A pod that has succeeded."""
+    containers = [
+        {"name": "wait", "imageID": f"argoexec@sha256:{'0' * 64}"},
+        {"name": "main", "imageID": image_id},
+    ]
+    return pod(name, "r", path, phase="Succeeded", containers=containers, **more)
+
+
+def test_image_of_a_step_is_that_of_its_own_pod(pods_of):
+    pods = pods_of(
+        ran("driver", "train-driver(0)", f"kfp-driver@sha256:{'d' * 64}"),
+        ran("other", "report(0).executor(0)", f"report@sha256:{'e' * 64}"),
+        pod("first", "r", "train(0).executor(0)"),
+        ran("second", "train(0).executor(1)", f"docker-pullable://ghcr.io/team/components@{DIGEST}"),
+        ran("nested", "condition-1(0).score(0).executor(0)", f"score@sha256:{'f' * 64}"),
+    )
+    assert pods.image_digest("r", "train") == DIGEST
+    assert pods.image_digest("r", "score") == f"sha256:{'f' * 64}"
+    assert pods.image_digest("r", "gone") is pods.image_digest("r2", "train") is None
+
+
+@pytest.mark.parametrize(
+    "image_ids",
+    [[DIGEST], [""], [f"x@{DIGEST}", f"x@sha256:{'b' * 64}"], [f"x@{DIGEST}", ""]],
+    ids=["from no registry", "untold", "two of them", "one untold"],
+)
+def test_digest_that_is_not_told_for_certain_is_none(pods_of, image_ids):
+    pods = [ran(f"p{n}", f"train(0).executor({n})", image_id) for n, image_id in enumerate(image_ids)]
+    assert pods_of(*pods).image_digest("r", "train") is None
+
+
+def test_image_is_pinned_where_the_cluster_says_which_it_was_and_left_where_not(pods_of, caplog):
+    settings = KfpSettings("kubeflow", "http://127.0.0.1:9", kubernetes_conn_id="cluster")
+    backend = KubeflowPipelineBackend(settings)
+    pods_of(ran("p", "train(0).executor(0)", f"ghcr.io/c@{DIGEST}"))
+    assert backend.pinned("ghcr.io/c:1", "r", "train") == f"ghcr.io/c:1@{DIGEST}"
+    asked = len(pods_of.fakes[-1].requests)
+    assert backend.pinned("ghcr.io/c@sha256:0", "r", "train") == "ghcr.io/c@sha256:0"
+    assert len(pods_of.fakes[-1].requests) == asked > 0
+    assert backend.pinned("ghcr.io/c:1", "gone", "train") == "ghcr.io/c:1"
+    pods_of(ran("p", "train(0).executor(0)", f"ghcr.io/c@{DIGEST}"), forbidden=["pods"])
+    assert backend.pinned("ghcr.io/c:1", "r", "train") == "ghcr.io/c:1"
+    assert "The digest of the image of train is not known: The cluster answered 403" in caplog.text
+    alone = KubeflowPipelineBackend(KfpSettings("kubeflow", "http://127.0.0.1:9"))
+    assert alone.pinned("ghcr.io/c:1", "r", "train") == "ghcr.io/c:1"

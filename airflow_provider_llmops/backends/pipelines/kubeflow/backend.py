@@ -16,6 +16,7 @@ from airflow_provider_llmops.backends.pipelines.kubeflow.api import KfpApi, Refu
 from airflow_provider_llmops.backends.pipelines.kubeflow.failures import explain_failure
 from airflow_provider_llmops.backends.pipelines.kubeflow.health import check_server
 from airflow_provider_llmops.backends.pipelines.kubeflow.places import StepPlaces
+from airflow_provider_llmops.backends.pipelines.kubeflow.pods import RunPods
 from airflow_provider_llmops.backends.pipelines.kubeflow.reading import RunReader, went_on_at
 from airflow_provider_llmops.backends.pipelines.kubeflow.runs import ServerRuns
 from airflow_provider_llmops.backends.pipelines.kubeflow.settings import KfpSettings
@@ -28,6 +29,7 @@ from airflow_provider_llmops.uris import Address
 
 log = logging.getLogger(__name__)
 
+IMAGE_SECONDS = 10.0  # that a cluster may take to say which image has run
 NODES_LAG_SECONDS = 1.5  # how far the nodes of a run may be behind its state
 
 
@@ -59,6 +61,22 @@ class KubeflowPipelineBackend:
         :param own: that the step's settings name
         """
         return own or self.image or compiled
+
+    def pinned(self, image: str | None, run_id: str, task: str) -> str | None:
+        """The image with the digest that the step's pod ran, where the connection names one of Kubernetes and the pod is still there.
+
+        :param image: that the step was to run in
+        :param run_id: the run
+        :param task: the step's name in the specification
+        """
+        if image is None or "@" in image or not self.settings.kubernetes_conn_id:
+            return image
+        try:
+            digest = RunPods.of(self.settings, seconds=IMAGE_SECONDS).image_digest(run_id, task)
+        except Exception as error:  # whatever it is: the step has done its work
+            log.warning("The digest of the image of %s is not known: %s", task, error)
+            return image
+        return f"{image}@{digest}" if digest else image
 
     def impatient(self) -> KubeflowPipelineBackend:
         """The same, for a caller that repeats requests itself."""

@@ -48,6 +48,8 @@ MAX_PODS_READ = 500
 MAX_PODS_WITH_EVENTS = 5  # each is a request, and a loop of hundreds waits for the same thing
 _SIGNALS_FROM = 128  # an exit code above is the number of the signal that ended the process, plus this
 _ATTEMPT = re.compile(r"\((\d+)(?::\d+)?\)$")
+# Of an image from a registry. Without a repository it is the digest of the image's configuration, which nobody can pull by.
+_REPOSITORY_DIGEST = re.compile(r"@(sha256:[0-9a-f]{64})$")
 # Nodes that Kubeflow Pipelines puts around a step, and around each item of a loop.
 _ARGOS_OWN = ("executor", "iteration", "iteration-item", "iteration-iterations")
 
@@ -89,13 +91,14 @@ class RunPods:
         self._ends_at = time.monotonic() + seconds
 
     @classmethod
-    def of(cls, settings: KfpSettings) -> RunPods:
+    def of(cls, settings: KfpSettings, *, seconds: float = QUESTION_SECONDS) -> RunPods:
         """The pods of a connection's runs, through the Kubernetes connection that it must name.
 
         :param settings: the connection's settings
+        :param seconds: how long all answers may take
         :raises ConfigurationError: the Kubernetes connection cannot be used
         """
-        return cls(connect(str(settings.kubernetes_conn_id)), settings.namespace)
+        return cls(connect(str(settings.kubernetes_conn_id)), settings.namespace, seconds=seconds)
 
     def why_failed(self, run_id: str, steps: Sequence[str]) -> PodFailure | None:
         """Why a run has failed, from the pod that failed last of the first failed step that has any.
@@ -143,6 +146,22 @@ class RunPods:
             for step, phase, message in self._workflow_nodes(run_id)
             if phase == "Pending"
         ]
+
+    def image_digest(self, run_id: str, task: str) -> str | None:
+        """Digest of the image that a step ran in, by the pod that succeeded; ``None`` where its pod is gone, or several say different ones.
+
+        :param run_id: id of the run
+        :param task: the step's name in the specification
+        :raises LLMOpsError: the pods cannot be read
+        """
+        found = {
+            match[1] if (match := _REPOSITORY_DIGEST.search(str(status.get("imageID")))) else None
+            for pod in self._pods(run_id, "status.phase=Succeeded")
+            if _is_of(pod, task)
+            for status in pod.get("status", {}).get("containerStatuses") or ()
+            if status.get("name") == STEP_CONTAINER
+        }
+        return found.pop() if len(found) == 1 else None
 
     def read_config_map(self, name: str) -> dict[str, str] | None:
         """What a config map of the namespace holds; ``None`` if there is none.
@@ -298,6 +317,12 @@ def step_of(pod: Mapping[str, Any]) -> str:
     """
     annotations = pod["metadata"].get("annotations") or {}
     return step_of_node(annotations.get(NODE_ANNOTATION, ""))
+
+
+def _is_of(pod: Mapping[str, Any], task: str) -> bool:
+    """Whether a pod has run a step itself, not its driver; what is around the step in the run is left out."""
+    path = str((pod["metadata"].get("annotations") or {}).get(NODE_ANNOTATION, ""))
+    return _ATTEMPT.sub("", path).endswith(".executor") and step_of(pod).rpartition("/")[2] == task
 
 
 def step_of_node(path: str) -> str:

@@ -78,6 +78,10 @@ class LocalPipelineBackend:
     def image_of(self, compiled: str, own: str | None = None) -> None:
         """None, whatever is named: steps are processes of the data plane's interpreter."""
 
+    def pinned(self, image: str | None, run_id: str, task: str) -> str | None:
+        """The image as it is: there are none."""
+        return image
+
     def place(self, pipeline: BoundPipeline, addresses: Mapping[str, Address]) -> BoundPipeline:
         """Make paths of addresses; what cannot run or be read on this machine is refused before anything starts."""
         require_runnable(pipeline)
