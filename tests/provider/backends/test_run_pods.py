@@ -293,7 +293,7 @@ def test_digest_that_is_not_told_for_certain_is_none(pods_of, image_ids):
 
 
 def test_image_is_pinned_where_the_cluster_says_which_it_was_and_left_where_not(pods_of, caplog):
-    settings = KfpSettings("kubeflow", "http://127.0.0.1:9", kubernetes_conn_id="cluster")
+    settings = KfpSettings(conn_id="kubeflow", endpoint="http://127.0.0.1:9", kubernetes_conn_id="cluster")
     backend = KubeflowPipelineBackend(settings)
     pods_of(ran("p", "train(0).executor(0)", f"ghcr.io/c@{DIGEST}"))
     assert backend.pinned("ghcr.io/c:1", "r", "train") == f"ghcr.io/c:1@{DIGEST}"
@@ -304,5 +304,5 @@ def test_image_is_pinned_where_the_cluster_says_which_it_was_and_left_where_not(
     pods_of(ran("p", "train(0).executor(0)", f"ghcr.io/c@{DIGEST}"), forbidden=["pods"])
     assert backend.pinned("ghcr.io/c:1", "r", "train") == "ghcr.io/c:1"
     assert "The digest of the image of train is not known: The cluster answered 403" in caplog.text
-    alone = KubeflowPipelineBackend(KfpSettings("kubeflow", "http://127.0.0.1:9"))
+    alone = KubeflowPipelineBackend(KfpSettings(conn_id="kubeflow", endpoint="http://127.0.0.1:9"))
     assert alone.pinned("ghcr.io/c:1", "r", "train") == "ghcr.io/c:1"
