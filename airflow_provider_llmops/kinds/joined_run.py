@@ -161,9 +161,10 @@ class JoinedRun:
         if "result" not in step.artifacts:
             return None
         try:
-            text, address = self.hook.backend.read_result(self.run.run_id, *self._place(name))
+            pipeline, task = self._place(name)
+            text, address = self.hook.backend.read_result(self.run.run_id, pipeline, task)
             digest = step.spec.digest
-            image = self.hook.backend.pinned(self.image_of(name), self.run.run_id, self._place(name)[1])
+            image = self.hook.backend.pinned(self.image_of(name), self.run.run_id, task)
             return StageResult.parse(
                 text, run_id=self.run.run_id, component_digest=digest, where=address, image=image
             )

@@ -81,14 +81,9 @@ class RunCostOperator(TracedOperator):
             "cost": None if price is None else round(cost_of(spent, price), 6),
             "device_hours": _rounded(spent.get("device_hours")),
             "energy_kwh": _rounded(energy_of(results, watts)),
-            "unknown": list(_unknown(context, results, price)),
             "mlflow_run_id": self.mlflow_run_id or _registered(results),
         }
-        if value["energy_kwh"] is None:
-            why = "nothing has measured it" + (
-                ", and watts_per_device is not set" if watts is None else " or told hours of devices"
-            )
-            value["unknown"].append(f"energy_kwh: {why}")
+        value["unknown"] = list(_unknown(context, results, value))
         self.log.info("%s", ", ".join(f"{name}: {value[name]}" for name in ("spent", *_LOGGED)))
         for sentence in value["unknown"]:
             self.log.info("Not known: %s.", sentence)
@@ -126,13 +121,13 @@ class RunCostOperator(TracedOperator):
                     yield from ti.xcom_pull(task_ids=[task_id], key=name)
 
 
-def _unknown(context: Context, results: list[Any], price: float | None) -> Iterator[str]:
+def _unknown(context: Context, results: list[Any], value: Mapping[str, Any]) -> Iterator[str]:
     """What is not in the sums, and why."""
     ti: Any = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
     if failed := sorted(name for name, state in states.items() if state == "failed"):
         yield f"what tasks took that have failed: {', '.join(failed)}"
-    if price is None:
+    if value["cost"] is None:
         yield "cost: price_per_hour is not set"
     components = [
         str(each["component"])
@@ -141,8 +136,12 @@ def _unknown(context: Context, results: list[Any], price: float | None) -> Itera
     ]
     if untold := sorted({each for each in components if each.startswith("train_")}):
         yield f"device_hours of {', '.join(untold)}"
-    if "device_hours" not in spent_by(results):
+    if value["device_hours"] is None:
         yield "device_hours: no training has told any"
+    if value["energy_kwh"] is None:
+        without = value["watts_per_device"] is None
+        why = ", and watts_per_device is not set" if without else " or told hours of devices"
+        yield f"energy_kwh: nothing has measured it{why}"
 
 
 def _registered(results: list[Any]) -> str | None:

@@ -48,17 +48,25 @@ def blocks(language: str) -> list[Any]:
     return found
 
 
-@cache
-def named() -> dict[str, set[str] | None]:
-    """Arguments of what the provider and the components offer, by name; None where any are taken."""
+def provider_modules() -> list[str]:
+    """Modules of operators, sensors and hooks."""
     info = get_provider_info()
-    modules = [
+    return [
         module
         for kind in ("operators", "sensors", "hooks")
         for group in info[kind]
         for module in group["python-modules"]
     ]
-    modules += ["airflow_provider_llmops.groups.post_training", "airflow_provider_llmops.recipes"]
+
+
+@cache
+def named() -> dict[str, set[str] | None]:
+    """Arguments of what the provider and the components offer, by name; None where any are taken."""
+    modules = [
+        *provider_modules(),
+        "airflow_provider_llmops.groups.post_training",
+        "airflow_provider_llmops.recipes",
+    ]
     found: dict[str, set[str] | None] = {}
     for path in COMPONENTS.rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -112,17 +120,8 @@ class Names(dict):
 @cache
 def offered() -> dict[str, Any]:
     """What the modules that blocks leave the import of have, by name."""
-    info = get_provider_info()
-    modules = [
-        name
-        for kind in ("operators", "sensors", "hooks")
-        for group in info[kind]
-        for name in group["python-modules"]
-    ]
-    modules += [
-        f"airflow_provider_llmops.{name}"
-        for name in ("assets", "conf", "groups.post_training", "mapping", "settings.kubernetes")
-    ]
+    further = ("assets", "conf", "groups.post_training", "mapping", "settings.kubernetes")
+    modules = [*provider_modules(), *(f"airflow_provider_llmops.{name}" for name in further)]
     return {
         name: value
         for module in modules
