@@ -279,6 +279,9 @@ def test_setting_that_there_is_not_stops_the_run_before_anything_is_made(airflow
     assert airflow.wait("post_training", run) == "failed"
     states = airflow.tasks("post_training", run)
     assert states.pop("check_settings") == "failed"
+    # What a run costs is told at its end however it ends.
+    assert states.pop("run_cost") == "success"
+    assert airflow.xcom("post_training", run, "run_cost")["spent"] == {}
     assert set(states.values()) == {"upstream_failed"}
     assert airflow.task("post_training", run, "check_settings")["try_number"] == 1
     assert "'max_step' (did you mean 'max_steps'?)" in airflow.log("post_training", run, "check_settings")
