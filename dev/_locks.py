@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container
 from pathlib import Path
 
 from airflow_provider_llmops.cli.machine import SetupError
@@ -23,6 +23,9 @@ HEADER = "# Made by dev/setup --freeze; pip install --require-hashes --no-deps -
 OLDEST_PYTHON = "3.11"
 # What torch's build with CUDA needs and the one for CPU does not.
 CUDA = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
+# cyclonedx-bom brings it for a validation that dev/check leaves out. Where it is, every `import airflow` builds 38 grammars: 1.7 s of
+# 3.5, in each process of a stack and of the tests.
+NOT_NEEDED = ("rfc3987-syntax", "lark")
 # Nobody runs this on these: their lines would only make the files longer.
 ELSEWHERE = ("sys_platform == 'win32'", "sys_platform == 'emscripten'")
 
@@ -36,6 +39,7 @@ def write_locks(python: Path) -> None:
     :raises SetupError: where what is pinned does not resolve
     """
     control = resolve(python, CONTROL_PLANE_CONSTRAINTS, REPOSITORY / "pyproject.toml", "--extra", "dev")
+    control = _without(control, NOT_NEEDED)
     project = REPOSITORY / "kfp_components/pyproject.toml"
     data = resolve(python, DATA_PLANE_CONSTRAINTS, project)
     with_tools = resolve(python, DATA_PLANE_CONSTRAINTS, project, "--extra", "dev")
@@ -108,7 +112,7 @@ def _compile(python: Path, *arguments: str) -> Lock:
     }
 
 
-def _without(lock: Lock, other: Mapping[str, str]) -> Lock:
+def _without(lock: Lock, other: Container[str]) -> Lock:
     return {name: lines for name, lines in lock.items() if name not in other}
 
 

@@ -219,6 +219,10 @@ def test_locks_have_everything_that_is_pinned_but_the_other_extras(plane: str) -
     assert names - locked == set()
 
 
+def test_lock_leaves_out_what_makes_every_import_of_airflow_slow() -> None:
+    assert not {"rfc3987-syntax", "lark"} & _locked(_setup.LOCKS / "control-plane.txt").keys()
+
+
 def test_each_build_of_torch_has_a_lock_for_each_platform_and_no_cuda_for_the_cpu() -> None:
     cpu = (pins.LOCKS / "torch-cpu.txt").read_text("utf-8")
     cuda = _locked(pins.LOCKS / "torch-cuda.txt")
