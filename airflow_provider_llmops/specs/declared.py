@@ -5,6 +5,7 @@ that lies beside the compiled components::
 
     ["int", "null"]                    int | None
     ["str", {"list": ["str"]}]         str | list[str]
+    ["int", "auto"]                    int, or the word auto
     [{"fields": ["peft.LoraConfig"]}]  an object with the fields of a class
     ["any"]                            whatever the library makes of it
 
@@ -22,7 +23,13 @@ from typing import Any
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 
 Kinds = list[Any]
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null"}
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "auto": "auto",
+    "null": "null",
+}
 _TRUTH = {"true": True, "false": False}
 
 
@@ -47,6 +54,8 @@ def converted(
     nested = {key: inner for kind in kinds if isinstance(kind, dict) for key, inner in kind.items()}
     if isinstance(value, str):
         value = _read(value, names, nested)
+    if value == "auto" and value in names:
+        return value
     if isinstance(value, Mapping):
         return _object(value, nested, name, classes, strict)
     if isinstance(value, list | tuple):
@@ -62,7 +71,7 @@ def converted(
         return value
     if not strict:
         return value
-    expected = " or ".join(_WORDS[kind] for kind in ("int", "float", "bool", "null") if kind in names)
+    expected = " or ".join(_WORDS[kind] for kind in tuple(_WORDS) if kind in names)
     raise ConfigurationError(
         f"{name} is {shown_value(value)}, and takes {expected}. Give it as such, without quotes."
     )
@@ -91,6 +100,8 @@ def _read(text: str, names: set[str], nested: Mapping[str, Any]) -> Any:
         return text
     if "null" in names and stripped.lower() in ("", "none", "null"):
         return None
+    if "auto" in names and stripped.lower() == "auto":
+        return "auto"
     if "bool" in names and stripped.lower() in _TRUTH:
         return _TRUTH[stripped.lower()]
     if names & {"int", "float"}:

@@ -4,7 +4,9 @@ Both train the same rows in the same order with the same batch, learning rate an
 turns. Prints the medians side by side and their ratio, and fails when the ratio is below the target or our loss ends
 higher. At the end both go on from a checkpoint: seconds from the start of the process to the end of the first step.
 
-    .venv/data/bin/python dev/bench/bench_training.py [--model tiny|smollm2] [--method sft dpo] [--steps N] [--rounds N]
+With ``--accumulation N`` a step has N times the four rows, which TRL computes four at a time, and ours as its trials find best.
+
+    .venv/data/bin/python dev/bench/bench_training.py [--model tiny|smollm2] [--method sft dpo] [--steps N] [--rounds N] [--accumulation N]
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 TARGET_RATIO = 1.3
+BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 SAME = {
     "logging_steps": 1,
-    "per_device_train_batch_size": 4,
+    BATCH: 4,
     "learning_rate": 2e-4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.05,
@@ -122,7 +125,7 @@ def train_ours(job: Training) -> None:
         job.model,
         job.out / "model",
         job.out / "adapter",
-        training_args=SAME | job.args,
+        training_args=SAME | job.args | ({} if job.args[ACCUMULATION] == 1 else {BATCH: "auto"}),
         checkpoints=job.checkpoints,
         callbacks=job.callbacks,
     )
@@ -148,14 +151,16 @@ def train_plain(job: Training) -> None:
     ).train(resume_from_checkpoint=bool(checkpoints and any(checkpoints.glob("checkpoint-*"))))
 
 
-def work(who: str, method: str, model: Path, rows: Path, steps: int, checkpoints: Path | None) -> None:
+def work(
+    who: str, method: str, model: Path, rows: Path, steps: int, accumulation: int, checkpoints: Path | None
+) -> None:
     """One training; prints its figures as the last line.
 
     With checkpoints it is stopped after the one that it writes, or, where there is one, after the first step from it.
     """
     callback = watch()
     callbacks = [callback]
-    args: dict[str, Any] = {"max_steps": steps}
+    args: dict[str, Any] = {"max_steps": steps, ACCUMULATION: accumulation}
     if checkpoints:
         args["save_steps"] = SAVE_AT
         resumes = any(checkpoints.glob("checkpoint-*"))
@@ -181,9 +186,15 @@ def work(who: str, method: str, model: Path, rows: Path, steps: int, checkpoints
 
 
 def measure(
-    who: str, method: str, paths: dict[str, Path], steps: int, checkpoints: Path | None = None
+    who: str,
+    method: str,
+    paths: dict[str, Path],
+    steps: int,
+    accumulation: int,
+    checkpoints: Path | None = None,
 ) -> dict[str, float]:
     command = [sys.executable, __file__, "--worker", who, "--method", method, "--steps", str(steps)]
+    command += ["--accumulation", str(accumulation)]
     command += ["--paths", str(paths["model"]), str(paths[method])]
     command += ["--checkpoints", str(checkpoints)] if checkpoints else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -199,6 +210,7 @@ def main() -> int:
     parser.add_argument("--method", choices=tuple(CLASSES), nargs="+", default=list(CLASSES))
     parser.add_argument("--steps", type=int, help="steps of each run (default: 40 tiny, 4 smollm2)")
     parser.add_argument("--rounds", type=int, help="runs of each (default: 5 tiny, 1 smollm2)")
+    parser.add_argument("--accumulation", type=int, default=1, help="batches of four that make up a step")
     parser.add_argument("--worker", choices=("ours", "TRL"), help=argparse.SUPPRESS)
     parser.add_argument("--paths", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--checkpoints", type=Path, help=argparse.SUPPRESS)
@@ -206,28 +218,30 @@ def main() -> int:
     tiny = args.model == "tiny"
     steps, rounds = args.steps or (40 if tiny else 4), args.rounds or (5 if tiny else 1)
     if args.worker:
-        work(args.worker, args.method[0], *args.paths, steps, args.checkpoints)
+        work(args.worker, args.method[0], *args.paths, steps, args.accumulation, args.checkpoints)
         return 0
 
     failed = False
     with tempfile.TemporaryDirectory() as scratch:
-        paths = make_data(args.model, Path(scratch), 4 * steps)
+        paths = make_data(args.model, Path(scratch), 4 * steps * args.accumulation)
         for method in args.method:
             runs: dict[str, list[dict[str, float]]] = {"ours": [], "TRL": []}
             for turn in range(rounds):
                 # Who goes first alternates, so that a slow spell of the machine does not always hit the same one.
                 for who in sorted(runs, reverse=bool(turn % 2)):
-                    runs[who].append(measure(who, method, paths, steps))
+                    runs[who].append(measure(who, method, paths, steps, args.accumulation))
             resumed = {}
             for who in runs:
                 checkpoints = Path(scratch, f"checkpoints-{method}-{who}")
-                measure(who, method, paths, steps, checkpoints)
-                resumed[who] = measure(who, method, paths, steps, checkpoints)
+                measure(who, method, paths, steps, args.accumulation, checkpoints)
+                resumed[who] = measure(who, method, paths, steps, args.accumulation, checkpoints)
             medians = {
                 who: {key: statistics.median(run[key] for run in each) for key in each[0]} | resumed[who]
                 for who, each in runs.items()
             }
-            print(f"{method}, {args.model}, {steps} steps, {rounds} rounds, {os.cpu_count()} cores")
+            print(
+                f"{method}, {args.model}, {steps} steps of {4 * args.accumulation} rows, {rounds} rounds, {os.cpu_count()} cores"
+            )
             for key in medians["ours"]:
                 ours, plain = medians["ours"][key], medians["TRL"][key]
                 print(f"  {key:22} ours {ours:10.3f}   TRL {plain:10.3f}   ratio {ours / plain:.3f}")

@@ -5,6 +5,7 @@ declared types give it back. They are written so that they fit in JSON, as a lis
 
     ["int", "null"]                    int | None
     ["str", {"list": ["str"]}]         str | list[str]
+    ["int", "auto"]                    int, or the word auto
     [{"fields": ["peft.LoraConfig"]}]  an object with the fields of a class
     ["any"]                            whatever the library makes of it
 
@@ -29,7 +30,13 @@ from llmops_components.errors import SettingError
 Kinds = list[Any]
 Fields = Mapping[str, Kinds]
 _SCALARS = {bool: "bool", int: "int", float: "float", str: "str", type(None): "null"}
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null"}
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "auto": "auto",
+    "null": "null",
+}
 _TRUTH = {"true": True, "false": False}
 _DOCUMENTED = re.compile(r"^ +(\w+) \((`.*?)(?:, \*optional\*|, default| *\)*:)", re.MULTILINE)
 
@@ -124,6 +131,8 @@ def converted(value: Any, kinds: Kinds, name: str, classes: Mapping[str, Fields]
     nested = {key: inner for kind in kinds if isinstance(kind, dict) for key, inner in kind.items()}
     if isinstance(value, str):
         value = _read(value, names, nested)
+    if value == "auto" and value in names:
+        return value
     if isinstance(value, Mapping):
         return _object(value, nested, name, classes)
     if isinstance(value, list | tuple):
@@ -135,7 +144,7 @@ def converted(value: Any, kinds: Kinds, name: str, classes: Mapping[str, Fields]
         return number
     if value is None or (isinstance(value, str) and "str" in names):
         return value
-    expected = " or ".join(_WORDS[kind] for kind in ("int", "float", "bool", "null") if kind in names)
+    expected = " or ".join(_WORDS[kind] for kind in tuple(_WORDS) if kind in names)
     raise SettingError(f"{name} is {value!r:.80}, and takes {expected}. Give it as such, without quotes.")
 
 
@@ -180,6 +189,8 @@ def _read(text: str, names: set[str], nested: Mapping[str, Any]) -> Any:
         return text
     if "null" in names and stripped.lower() in ("", "none", "null"):
         return None
+    if "auto" in names and stripped.lower() == "auto":
+        return "auto"
     if "bool" in names and stripped.lower() in _TRUTH:
         return _TRUTH[stripped.lower()]
     if names & {"int", "float"}:

@@ -91,6 +91,8 @@ def _fields(name: str) -> Fields:
 
         taken = set(GenerationConfig().to_dict()) - {"transformers_version"}
         found |= {field: ["any"] for field in taken - found.keys() if not field.startswith("_")}
+    if any(method.splits and name == f"trl.{method.config}" for method in TRAININGS.values()):
+        found["per_device_train_batch_size"] = ["int", "auto"]
     if name in (LORA, PROMPT_TUNING):
         found["peft_type"] = ["str", "null"]
     if "generation_kwargs" in found:

@@ -17,6 +17,8 @@ class TrainingMethod:
         title: What a model card calls it.
         tag: What the Hugging Face hub calls it.
         takes_rewards: Whether it learns from ``rewards``.
+        splits: Whether its losses are the same however the rows of a step are split into batches.
+        counts_tokens: Whether they are a mean over the tokens of a step, and not over its rows.
         paper: Title and arXiv number of the paper that it follows, where TRL's trainer names none.
     """
 
@@ -26,6 +28,8 @@ class TrainingMethod:
     title: str
     tag: str
     takes_rewards: bool = False
+    splits: bool = False
+    counts_tokens: bool = False
     paper: Mapping[str, str] | None = None
 
 
@@ -36,13 +40,26 @@ _INSTRUCT_GPT = {
 
 TRAININGS = {
     "train_sft": TrainingMethod(
-        "sft", "SFTTrainer", "SFTConfig", "Supervised fine-tuning", "sft", paper=_INSTRUCT_GPT
+        "sft",
+        "SFTTrainer",
+        "SFTConfig",
+        "Supervised fine-tuning",
+        "sft",
+        splits=True,
+        counts_tokens=True,
+        paper=_INSTRUCT_GPT,
     ),
     "train_reward": TrainingMethod(
-        "reward", "RewardTrainer", "RewardConfig", "Reward modelling", "reward-trainer", paper=_INSTRUCT_GPT
+        "reward",
+        "RewardTrainer",
+        "RewardConfig",
+        "Reward modelling",
+        "reward-trainer",
+        splits=True,
+        paper=_INSTRUCT_GPT,
     ),
     "train_dpo": TrainingMethod(
-        "dpo", "DPOTrainer", "DPOConfig", "Direct Preference Optimization (DPO)", "dpo"
+        "dpo", "DPOTrainer", "DPOConfig", "Direct Preference Optimization (DPO)", "dpo", splits=True
     ),
     "train_kto": TrainingMethod(
         "kto", "KTOTrainer", "KTOConfig", "Kahneman-Tversky Optimization (KTO)", "kto"

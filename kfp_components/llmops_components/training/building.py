@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from llmops_components.training.plan import Plan
 
 
-def build_trainer(plan: Plan, args: Any, callbacks: list[TrainerCallback]) -> tuple[Any, list[str]]:
+def build_trainer(
+    plan: Plan, args: Any, callbacks: list[TrainerCallback], *, sample: int | None = None
+) -> tuple[Any, list[str]]:
     """The trainer, and what there is to say of the data as it sees them.
 
     Args:
         plan: The settings of the training.
         args: The trainer's arguments.
         callbacks: What looks on, besides the caller's own.
+        sample: Build it for trials, with so many rows and nobody else who looks on.
 
     Raises:
         DataError: A row cannot be trained on; names it.
@@ -43,6 +46,7 @@ def build_trainer(plan: Plan, args: Any, callbacks: list[TrainerCallback]) -> tu
     import trl
 
     from llmops_components.training.callbacks.trainjob_status import report_beside
+    from llmops_components.training.step_order import sort_within_steps
 
     asked, method, rows = plan.asked, plan.method, plan.asked.rows
     further_args = asked.trainer_args()
@@ -57,7 +61,11 @@ def build_trainer(plan: Plan, args: Any, callbacks: list[TrainerCallback]) -> tu
     _check_chat_template(rows, args, tokenizer, asked.base_model)
     check_end_token(rows, args, tokenizer)
     train_dataset = _dataset(method, rows, args.seed)
-    eval_dataset = _dataset(method, asked.eval_rows, args.seed) if asked.eval_rows else None
+    if sample is not None:
+        train_dataset = train_dataset.shuffle(seed=args.seed).select(range(min(sample, len(train_dataset))))
+    has_eval = asked.eval_rows is not None and sample is None
+    eval_dataset = _dataset(method, asked.eval_rows, args.seed) if has_eval else None
+    looking_on = [] if sample is not None else [*callbacks, *plan.options.get("callbacks", ())]
     where = f"{method.trainer} refuses these settings for {rows.name}"
     with refusals(where), naming_refused_rows(tokenizer, rows, asked.eval_rows):
         trainer = getattr(trl, method.trainer)(
@@ -67,9 +75,11 @@ def build_trainer(plan: Plan, args: Any, callbacks: list[TrainerCallback]) -> tu
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
             peft_config=copy.deepcopy(plan.peft_config),  # PEFT writes into it
-            callbacks=[*callbacks, *plan.options.get("callbacks", ())],
+            callbacks=looking_on,
             **further_args,
         )
+    if sample is not None:
+        return trainer, []
     if not is_sharded(trainer):  # where each process has a part of it, which answers nothing
         # Flash attention knows 16 bit alone, in which the trainer has weights of 32 bit compute.
         flash = "flash" in str(getattr(base.config, "_attn_implementation", ""))
@@ -82,6 +92,7 @@ def build_trainer(plan: Plan, args: Any, callbacks: list[TrainerCallback]) -> tu
     report_beside(trainer)
     _keep_trained_copies_exact(trainer)
     findings = row_findings(trainer, args, rows, learns_text=method.learns_text, columns=method.columns)
+    sort_within_steps(plan, trainer)
     if "warmup_steps" not in plan.given:
         _warm_up_only_where_it_is_a_step(trainer)
     if asked.watch:

@@ -21,6 +21,7 @@ from llmops_components.processes import is_main_process
 from llmops_components.state_files import StateFileError, mismatch, read_json, unreadable, write_json
 
 RUN_FILE = "run.json"
+MICRO_BATCH_FILE = "micro_batch.json"  # how the rows of a step are split
 TRAINER_STATE = "trainer_state.json"
 LEFT_OUT = (
     "left-out-"  # no name of a checkpoint for Transformers, which neither goes on from it nor deletes it
@@ -78,9 +79,10 @@ def put_all_aside(checkpoints: Path) -> None:
     """
     for directory in _found(checkpoints):
         _put_aside(directory)
-    marker = checkpoints / RUN_FILE
-    if marker.is_symlink() or marker.exists():
-        _put_aside(marker)
+    for name in (RUN_FILE, MICRO_BATCH_FILE):
+        marker = checkpoints / name
+        if marker.is_symlink() or marker.exists():
+            _put_aside(marker)
 
 
 def resume_point(checkpoints: Path) -> tuple[str | None, list[str]]:

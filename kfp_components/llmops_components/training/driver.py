@@ -91,6 +91,7 @@ def run_training(
 
     quiet_libraries()
     from llmops_components.tracking.run import track
+    from llmops_components.training.micro_batch import choose
     from llmops_components.training.survival import interruptible, within_memory
 
     with interruptible(), tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
@@ -110,6 +111,7 @@ def run_training(
             track(plan.run, tracking=options.get("tracking"), checkpoints=plan.checkpoints) as tracker,
             only_where_labelled(),
         ):
+            plan.split = choose(plan)
             report = within_memory(
                 plan.arguments,
                 lambda args: _carry_out(plan, args, tracker, model=model, adapter=adapter),
@@ -162,7 +164,7 @@ def _carry_out(
             save_minutes=plan.save_minutes(),
             loss_guard=plan.loss_guard(),
         )
-    findings = [*plan.left_out, *plan.memory_findings(), *findings]
+    findings = [*plan.left_out, *plan.split_findings(), *plan.memory_findings(), *findings]
     used = budget.report()["used"]
     stopped = budget.finding()
     check_steps(trainer.state, stopped)

@@ -29,7 +29,7 @@ def check_lengths(trained_on: Any, args: Any, rows: int, source: str) -> list[st
         )
     # Rows for SFT are cut already, so that one that just fits looks the same as one that was cut.
     shortest = limit if "input_ids" in trained_on.column_names else limit + 1
-    cut = sum(length >= shortest for length in _lengths(trained_on))
+    cut = sum(length >= shortest for length in row_lengths(trained_on) or ())
     findings = []
     if dropped:
         findings.append(f"{dropped} of {rows} rows were left out: they do not fit into max_length={limit}.")
@@ -49,27 +49,34 @@ def longest_row(trainer: Any) -> int | None:
     names = set(getattr(dataset, "column_names", None) or ())
     if not hasattr(dataset, "__len__"):
         names = set()  # streamed
-    answers = names & {"input_ids", "chosen_ids", "rejected_ids", "completion_ids"}
-    if not answers or getattr(args, "packing", False):
+    lengths = row_lengths(dataset) if names else None
+    if lengths is None or getattr(args, "packing", False):
         return limit
-    longest = max(_lengths(dataset), default=0)
+    longest = max(lengths, default=0)
     longest = longest if limit is None else min(longest, limit)
     return longest * (2 if "rejected_ids" in names else 1)
 
 
-def _lengths(dataset: Any) -> list[int]:
-    """Tokens of each row; of a pair, those of the longer one."""
+def row_lengths(dataset: Any) -> list[int] | None:
+    """Tokens of each row, of a pair those of the longer one; None if nothing says so.
+
+    Args:
+        dataset: A trainer's tokenised dataset.
+    """
     import pyarrow.compute as pc
 
     def column(name: str) -> list[int]:
         # Without a Python object for each token.
         return pc.list_value_length(dataset.select_columns(name).with_format("arrow")[:][name]).to_pylist()
 
-    present = set(dataset.column_names)
+    present = set(getattr(dataset, "column_names", None) or ())
+    answers = [name for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in present]
+    if not hasattr(dataset, "__len__") or not ("input_ids" in present or answers):
+        return None
     if not len(dataset):
         return []  # whose columns have no type
     if "input_ids" in present:
         return column("input_ids")
-    answers = [column(name) for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in present]
     prompts = column("prompt_ids") if "prompt_ids" in present else [0] * len(dataset)
-    return [prompt + max(lengths) for prompt, *lengths in zip(prompts, *answers, strict=True)]
+    of_answers = [column(name) for name in answers]
+    return [prompt + max(each) for prompt, *each in zip(prompts, *of_answers, strict=True)]

@@ -7,6 +7,7 @@ square, as attention does where it is not computed in pieces.
 
 from __future__ import annotations
 
+import gc
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,3 +122,11 @@ def free_bytes(device: Any) -> int:
         stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
         free = min(free, limit - used + int(stat["inactive_file"]))
     return free
+
+
+def free_unused() -> None:
+    """Give back what nothing refers to any more."""
+    from accelerate.utils.memory import clear_device_cache
+
+    gc.collect()
+    clear_device_cache()

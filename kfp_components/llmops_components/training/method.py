@@ -63,6 +63,16 @@ class Method:
         return TRAININGS[self.component].config
 
     @property
+    def splits(self) -> bool:
+        """Whether its losses are the same however the rows of a step are split into batches."""
+        return TRAININGS[self.component].splits
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether its losses are a mean over the tokens of a step, and not over its rows."""
+        return TRAININGS[self.component].counts_tokens
+
+    @property
     def learns_text(self) -> bool:
         """Whether the model learns to write what is in the rows, as it does not where it judges or explores."""
         return self.task == "CAUSAL_LM" and "prompt_only" not in self.formats

@@ -22,6 +22,7 @@ from llmops_components.uris import local_path
 
 # An adapter starts from nothing and bears, and needs, about ten times the rate of full training.
 FULL_TRAINING_RATE = 0.1
+BATCH = "per_device_train_batch_size"
 WARM_UP = 0.05  # of the steps
 RETRY_SAVE_MINUTES = 5.0
 
@@ -49,6 +50,10 @@ class Plan:
         self.changed: dict[str, Any] = {}  # for what the memory suffices
         self.left_out: list[str] = []  # what there is to say of checkpoints that cannot be gone on from
         self.given = typed(options.get("training_args"), "training_args", f"trl.{method.config}")
+        self.split: dict[str, int] = {}  # how the rows of a step are computed, where that is left to us
+        self.batch_is_auto = self.given.get(BATCH) == "auto"
+        if self.batch_is_auto:
+            del self.given[BATCH]
         given_checkpoints = options.get("checkpoints") or None
         self.own_checkpoints = given_checkpoints and str(local_path(given_checkpoints, "checkpoints"))
         self.checkpoints = self.own_checkpoints or os.environ.get(CHECKPOINTS_VARIABLE)
@@ -97,9 +102,23 @@ class Plan:
         return self.own_checkpoints is None and self.checkpoints is not None
 
     @property
+    def batch_is_given(self) -> bool:
+        """Whether the caller says how many rows are computed at a time."""
+        return BATCH in self.given
+
+    @property
     def may_recompute(self) -> bool:
         """Whether one process decides by its memory if activations are kept or computed anew."""
         return process_count() == 1 and settings.decides_on_recomputing(self.given)
+
+    def split_findings(self) -> list[str]:
+        """How many rows were computed at a time, where trials have told."""
+        told = ", ".join(f"{name}={value}" for name, value in self.split.items())
+        return (
+            [f"Rows were computed in the way that trials found the fastest, at the same batch: {told}."]
+            if told
+            else []
+        )
 
     def memory_findings(self) -> list[str]:
         """What the memory did not suffice for."""
@@ -122,7 +141,12 @@ class Plan:
         self.changed = dict(changes or {})
         args = settings.build_config(
             getattr(trl, self.method.config),
-            {**self.given, **(settings.FOR_A_RETRY if self.is_for_a_retry else {}), **self.changed},
+            {
+                **self.given,
+                **(settings.FOR_A_RETRY if self.is_for_a_retry else {}),
+                **self.split,
+                **self.changed,
+            },
             what="training_args",
             defaults=self.defaults | self.schedule,
             fixed={

@@ -8,7 +8,6 @@ off the batch and so changes the effective batch, and is refused by GRPO and RLO
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
 import time
@@ -24,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
 from llmops_components.passthrough.refusals import is_out_of_memory
 from llmops_components.processes import any_process, handling_sigterm, process_count
+from llmops_components.training.memory import free_unused
 
 T = TypeVar("T")
 GUARD_DEFAULTS = {"factor": 3.0, "patience": 5, "window": 50}
@@ -307,7 +307,7 @@ def within_memory(
             doing = _what_was_done(error)
             message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         # Outside of the handler, where nothing refers to the frames that hold the model.
-        _free_memory()
+        free_unused()
         further = None
         if (
             process_count() == 1
@@ -385,10 +385,3 @@ def _no_memory(args: TrainingArguments, doing: str, message: str) -> str:
         f"Out of memory while {doing}, with {name}={batch} on {process_count()} process(es) of {args.device}: {message}. "
         f"Take a larger device or a smaller model, {', '.join(advice)}."
     )
-
-
-def _free_memory() -> None:
-    from accelerate.utils.memory import clear_device_cache
-
-    gc.collect()
-    clear_device_cache()

@@ -1,0 +1,202 @@
+"""How many rows of a step are computed at a time, by measurement.
+
+A step learns from the same rows however they are split, so that split is a matter of speed alone. Which is the fastest depends on the
+model, the rows and the machine: on a CPU few at a time have less padding, on a GPU many have fewer launches. A few trials tell, in
+a trainer of their own, of which nothing is left: counters and random numbers of the training are what they would be without.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from llmops_components.errors import SettingError
+from llmops_components.passthrough.refusals import is_out_of_memory
+from llmops_components.state_files import StateFileError, read_json, write_json
+from llmops_components.training import building
+from llmops_components.training.checkpoints import MICRO_BATCH_FILE
+from llmops_components.training.lengths import row_lengths
+from llmops_components.training.memory import check_fits, free_unused
+from llmops_components.training.plan import BATCH
+from llmops_components.training.step_order import by_length, sorts_within_steps, why_not
+
+if TYPE_CHECKING:
+    from llmops_components.training.plan import Plan
+
+ACCUMULATION = "gradient_accumulation_steps"
+TRIAL_ROWS = 8  # at least; a batch of more is tried with as many as it takes
+WORTH_ROWS = 1000  # a shorter training gains less than the trials take
+GAIN = 1.05  # less is within what a clock tells
+ROUNDS = 2  # of which the faster counts
+_SHAPE = {BATCH: int, "rows": int}
+
+
+def choose(plan: Plan) -> dict[str, int]:
+    """How the rows of a step are split, as training arguments; empty for the way that the arguments have it.
+
+    Tried where the caller asks for it (``per_device_train_batch_size: "auto"``), or gives no batch and trains on many rows.
+
+    Args:
+        plan: The settings of the training. A choice is kept beside its checkpoints, and taken from there.
+
+    Raises:
+        SettingError: The caller asks for what cannot be had at the same losses.
+    """
+    if plan.batch_is_given:
+        return {}
+    args = plan.arguments()
+    reason = why_not(plan, args) or ("packing makes rows of one length" if _packs(args) else None)
+    if reason:
+        if plan.batch_is_auto:
+            raise SettingError(f"training_args: {BATCH}='auto' cannot be honoured: {reason}. Give a number.")
+        return {}
+    rows = getattr(args, BATCH) * getattr(args, ACCUMULATION)  # of a step
+    kept = _kept(plan, rows)
+    if kept is None and not _has_begun(plan) and (plan.batch_is_auto or _is_long(plan, args, rows)):
+        kept = _try(plan, args, rows)
+        free_unused()  # what the trials have held
+        if plan.checkpoints is not None:
+            write_json(Path(plan.checkpoints) / MICRO_BATCH_FILE, {BATCH: kept, "rows": rows})
+    return {} if kept in (None, getattr(args, BATCH)) else {BATCH: kept, ACCUMULATION: rows // kept}
+
+
+def _packs(args: Any) -> bool:
+    return bool(getattr(args, "packing", False))
+
+
+def _kept(plan: Plan, rows: int) -> int | None:
+    """The choice of the run that is gone on with."""
+    if plan.checkpoints is None:
+        return None
+    try:
+        kept = read_json(Path(plan.checkpoints) / MICRO_BATCH_FILE, _SHAPE)
+    except StateFileError:
+        return None
+    size = kept.get(BATCH) or 0
+    return size if kept.get("rows") == rows and size > 0 and rows % size == 0 else None
+
+
+def _has_begun(plan: Plan) -> bool:
+    """Whether there is a checkpoint, of a training that had the batch of its arguments."""
+    return plan.checkpoints is not None and any(Path(plan.checkpoints).glob("checkpoint-*"))
+
+
+def _is_long(plan: Plan, args: Any, rows: int) -> bool:
+    known = len(plan.asked.rows.rows or ()) * args.num_train_epochs
+    return (args.max_steps * rows if args.max_steps > 0 else known) >= WORTH_ROWS
+
+
+def _try(plan: Plan, args: Any, rows: int) -> int:
+    """The fastest size, of those that the rows of a step can be split into."""
+    sizes = _sizes(plan, rows)
+    tried = Trials(plan, args, rows)
+    best = fastest(sizes, max(size for size in sizes if size <= getattr(args, BATCH)), tried.is_faster)
+    if tried.seconds:
+        told = ", ".join(f"{size} at a time {each:.2f} s" for size, each in sorted(tried.seconds.items()))
+        print(f"{TRIAL_ROWS} rows took, by trial, {told}: {BATCH}={best}", flush=True)
+    return best
+
+
+def _sizes(plan: Plan, rows: int) -> list[int]:
+    """Sizes into which a step's rows can be split, and the last step's that has fewer, at the same mean of their losses."""
+    last = len(plan.asked.rows.rows or ()) % rows
+    every = [size for size in range(1, rows + 1) if rows % size == 0]
+    if plan.method.counts_tokens:
+        return every
+    return [size for size in every if last <= size or last % size == 0]
+
+
+def fastest(sizes: list[int], start: int, is_faster: Callable[[int, int], bool]) -> int:
+    """Climb from a size to the fastest one, down or else up, as long as it pays.
+
+    Args:
+        sizes: Those that there are, in ascending order.
+        start: One of them, to begin with.
+        is_faster: Whether the first size is faster than the second.
+    """
+    for steps in (-1, 1):
+        at = sizes.index(start)
+        while 0 <= at + steps < len(sizes) and is_faster(sizes[at + steps], sizes[at]):
+            at += steps
+        if sizes[at] != start:
+            return sizes[at]
+    return start
+
+
+class Trials:
+    """Steps of a trainer of their own on rows of the training, each computed as the training would.
+
+    Args:
+        plan: The settings of the training.
+        args: The trainer's arguments.
+        rows: Rows of a step.
+    """
+
+    def __init__(self, plan: Plan, args: Any, rows: int) -> None:
+        self.seconds: dict[int, float] = {}
+        self._plan, self._step = plan, rows
+        self._args = copy.copy(args)
+        self._args.eval_strategy, self._args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+        self._args.load_best_model_at_end = self._args.do_eval = False
+
+    @cached_property
+    def _trainer(self) -> Any:
+        trainer, _ = building.build_trainer(self._plan, self._args, [], sample=max(self._step, TRIAL_ROWS))
+        trainer.accelerator.prepare_model(trainer.model)  # computes in the training's precision from here on
+        trainer.current_gradient_accumulation_steps = 1
+        return trainer
+
+    @cached_property
+    def _rows(self) -> list[Any]:
+        dataset = self._trainer.train_dataset
+        order = range(len(dataset))
+        lengths = row_lengths(dataset)
+        sorts = lengths is not None and sorts_within_steps(self._plan, self._trainer)
+        rows = self._trainer._remove_unused_columns(dataset, description="training")
+        return [rows[each] for each in (by_length(order, lengths, self._step) if sorts else order)]
+
+    def is_faster(self, new: int, old: int) -> bool:
+        """Whether one size is faster than another, on the same rows. One that does not fit in memory is not."""
+        count = max(TRIAL_ROWS, new, old)
+        try:
+            setattr(self._trainer.args, BATCH, max(new, old))
+            check_fits(self._trainer)
+            rows = self._rows[: count - count % max(new, old)]
+            if not rows:  # none of the sample fits into max_length; the training tells
+                return False
+            if not self.seconds:
+                self._run(rows[:old], old)  # the first of all is slower
+            times = [(self._run(rows, old), self._run(rows, new)) for _ in range(ROUNDS)]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        of_old, of_new = (min(each) * TRIAL_ROWS / len(rows) for each in zip(*times, strict=True))
+        self.seconds |= {old: of_old, new: of_new}
+        return of_old > GAIN * of_new
+
+    def _run(self, rows: list[Any], size: int) -> float:
+        """Seconds that gradients of rows take, so many at a time."""
+        trainer = self._trainer
+        batches = [trainer.data_collator(rows[at : at + size]) for at in range(0, len(rows), size)]
+        _wait_for(trainer.args.device)
+        began = time.perf_counter()
+        for batch in batches:
+            trainer.training_step(trainer.model, batch)
+        _wait_for(trainer.args.device)
+        seconds = time.perf_counter() - began
+        trainer.model.zero_grad(set_to_none=True)
+        return seconds
+
+
+def _wait_for(device: Any) -> None:
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
