@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_training import peak_gib
 from llmops_components.data.files import read_rows
 from llmops_components.data.sample import prepare_sample_data
 from llmops_components.evaluation.metrics.plan import plan_metrics
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="new tokens at most")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
@@ -107,6 +110,16 @@ def main() -> None:
             wall[name].append(time.perf_counter() - wall_start)
             cpu[name].append(time.process_time() - cpu_start)
 
+    if options.json:
+        figures = {
+            name: {
+                "tokens_per_second": tokens[name] / statistics.median(wall[name]),
+                "peak_gib": peak_gib(model.device.type),
+            }
+            for name in ways
+        }
+        print(json.dumps(figures))
+        return
     print(
         f"{len(prompts)} prompts, at most {options.tokens} new tokens, batch size {options.batch_size}, {model.dtype}, "
         f"{model.device}, {torch.get_num_threads()} threads; medians of {options.rounds} rounds"

