@@ -282,6 +282,26 @@ def test_image_of_a_step_is_that_of_its_own_pod(pods_of):
     assert pods.image_digest("r", "gone") is pods.image_digest("r2", "train") is None
 
 
+# What pods of real clusters have said of their containers: with containerd, with Docker, and twice with containerd of images that were
+# loaded from an archive and have no digest of a registry; what one of them has is that of its configuration.
+OF_CLUSTERS = {
+    "docker.io/library/nginx@sha256:6d75c99af15565a301e48297fa2d121e15d80ad526f8369c526324f0f7ccb750": (
+        "sha256:6d75c99af15565a301e48297fa2d121e15d80ad526f8369c526324f0f7ccb750"
+    ),
+    "docker-pullable://10.212.47.157/cnsi-test/nginx-slim@sha256:f67828dbd791ec61f95ecb37e91caefae32a96a18b78f656e602a4f7fb493409": (
+        "sha256:f67828dbd791ec61f95ecb37e91caefae32a96a18b78f656e602a4f7fb493409"
+    ),
+    "sha256:fa659464a114c340e31c7b7954a1aa679de7e7f5346e4b5804e8422b2596aff9": None,
+    "docker.io/library/registry.k8s.io/e2e-test-images/agnhost:2.56": None,
+}
+
+
+@pytest.mark.parametrize("image_id", OF_CLUSTERS)
+def test_digest_is_read_as_container_runtimes_tell_it(pods_of, image_id):
+    pods = pods_of(ran("p", "train(0).executor(0)", image_id))
+    assert pods.image_digest("r", "train") == OF_CLUSTERS[image_id]
+
+
 @pytest.mark.parametrize(
     "image_ids",
     [[DIGEST], [""], [f"x@{DIGEST}", f"x@sha256:{'b' * 64}"], [f"x@{DIGEST}", ""]],
