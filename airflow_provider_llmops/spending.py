@@ -30,6 +30,15 @@ def spent_by(results: Iterable[Any]) -> dict[str, float]:
     return dict(found)
 
 
+def joined_steps(result: Any) -> tuple[str, ...]:
+    """Names of the steps that a task has joined in one run, each of which has a result of its own under its name.
+
+    :param result: what the task has returned
+    """
+    steps = result.get("steps") if isinstance(result, Mapping) and "resources" not in result else None
+    return tuple(steps) if isinstance(steps, Mapping) else ()
+
+
 def cost_of(spent: Mapping[str, float], price_per_hour: float) -> float:
     """What steps cost by their time, and judges as they say it themselves.
 

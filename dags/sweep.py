@@ -21,6 +21,7 @@ from airflow_provider_llmops.mapping import artifact
 from airflow_provider_llmops.operators.data import PrepareSampleDataOperator, ValidateDatasetOperator
 from airflow_provider_llmops.operators.evaluation import EvaluateModelOperator, QualityGateOperator
 from airflow_provider_llmops.operators.registry import RegisterModelOperator
+from airflow_provider_llmops.operators.spending import RunCostOperator
 from airflow_provider_llmops.operators.training import ImportBaseModelOperator, TrainSFTOperator
 
 MODEL_NAME = "stdlib-helper-sweep"
@@ -216,3 +217,4 @@ with DAG(
         outlets=[model_asset(MODEL_NAME)],
     )
     quality_gate >> register_model
+    RunCostOperator.last_of(dag)

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 from airflow_provider_llmops.exceptions import ApiUnavailableError, ConfigurationError
 from airflow_provider_llmops.http import header_fault, request
 from airflow_provider_llmops.json_text import parse_json
+from airflow_provider_llmops.spending import joined_steps
 from airflow_provider_llmops.uris import split_address
 
 TIMEOUT_SECONDS = 60.0
@@ -265,7 +266,8 @@ class AirflowApi:
         return list(answer["content"])
 
     def results_of(self, dag_id: str, run_id: str, *, most: int | None = _MAX_RESULTS) -> Iterator[Any]:
-        """What the tasks of a run have returned; nothing where there are so many that it takes long to read them.
+        """What the tasks of a run have returned, and each step of those that join several; nothing where there are so many tasks that it
+        takes long to read them.
 
         :param dag_id: its DAG
         :param run_id: the run
@@ -274,9 +276,12 @@ class AirflowApi:
         tasks = f"/dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances"
         entries = list(self._pages(f"{tasks}/~/xcomEntries", "xcom_entries", xcom_key="return_value"))
         for entry in entries if most is None or len(entries) <= most else ():
-            path = f"{tasks}/{_part(entry['task_id'])}/xcomEntries/return_value"
+            path = f"{tasks}/{_part(entry['task_id'])}/xcomEntries"
             options = {"map_index": entry["map_index"], "deserialize": "false", "stringify": "false"}
-            yield self.get(path, **options)["value"]
+            value = self.get(f"{path}/return_value", **options)["value"]
+            yield value
+            for name in joined_steps(value):
+                yield self.get(f"{path}/{_part(name)}", **options)["value"]
 
     def get(self, path: str, **parameters: Any) -> Any:
         """The decoded answer to a question.

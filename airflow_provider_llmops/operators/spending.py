@@ -10,7 +10,7 @@ from airflow_provider_llmops.arguments import names_of
 from airflow_provider_llmops.exceptions import ConfigurationError, shown_value
 from airflow_provider_llmops.hooks.mlflow import MlflowHook
 from airflow_provider_llmops.remote.traced import TracedOperator
-from airflow_provider_llmops.spending import cost_of, energy_of, spent_by
+from airflow_provider_llmops.spending import cost_of, energy_of, joined_steps, spent_by
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
@@ -114,10 +114,7 @@ class RunCostOperator(TracedOperator):
         for task_id in sorted(set(context["dag"].task_ids) - {self.task_id}):
             for value in ti.xcom_pull(task_ids=[task_id]):
                 yield value
-                steps = (
-                    value.get("steps") if isinstance(value, Mapping) and "resources" not in value else None
-                )
-                for name in steps if isinstance(steps, Mapping) else ():
+                for name in joined_steps(value):
                     yield from ti.xcom_pull(task_ids=[task_id], key=name)
 
 

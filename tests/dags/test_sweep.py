@@ -38,6 +38,11 @@ def test_each_learning_rate_is_trained_and_evaluated_and_the_best_model_register
     assert best["settings"] == {"learning_rate": RATES[winner], "max_steps": 2}
     assert len({each["return_value"]["artifacts"]["model"]["digest"] for each in trained}) == 2
 
+    spent = airflow.xcom("sweep", run, "run_cost")
+    resources = [each["return_value"]["resources"] for each in (*trained, *evaluated)]
+    assert spent["spent"]["step_seconds"] > sum(each["seconds"] for each in resources)
+    assert spent["mlflow_run_id"] and spent["device_hours"] > 0
+
     registered = airflow.xcom("sweep", run, "register_model")["details"]
     assert (registered["version"], registered["alias"], registered["alias_moved"]) == ("1", "candidate", True)
     assert registered["model_digest"] == trained[winner]["return_value"]["artifacts"]["model"]["digest"]

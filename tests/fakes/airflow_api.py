@@ -30,6 +30,7 @@ class Dag:
     :param schedule: ``cron``, ``asset``, ``runtime`` or ``none``
     :param listens: names of assets that it is scheduled on
     :param outlets: names of assets that its tasks announce
+    :param joined: what the steps have returned that its first task has joined, by name
     """
 
     schedule: str = "cron"
@@ -41,6 +42,7 @@ class Dag:
     seconds: float = 60.0
     fails: set[str] = field(default_factory=set)
     results: list[Any] = field(default_factory=list)
+    joined: dict[str, Any] = field(default_factory=dict)
 
     def details(self) -> dict[str, Any]:
         summary = {"cron": "0 0 * * *", "asset": "Partitioned Asset", "runtime": "PartitionedAtRuntime"}
@@ -184,6 +186,8 @@ class FakeAirflow:
                 return 200, {"xcom_entries": entries, "total_entries": len(entries)}
             case ["dags", dag_id, "dagRuns", _, "taskInstances", task_id, "xcomEntries", "return_value"]:
                 return 200, {"value": self.dags[dag_id].results[int(task_id.removeprefix("task-"))]}
+            case ["dags", dag_id, "dagRuns", _, "taskInstances", "task-0", "xcomEntries", key]:
+                return 200, {"value": self.dags[dag_id].joined[key]}
             case ["assets"]:
                 assets = [
                     {"name": name, "uri": name, "producing_tasks": [{"dag_id": dag_id, "task_id": "x"}]}

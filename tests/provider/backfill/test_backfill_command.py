@@ -416,6 +416,16 @@ def test_what_is_spent_counts_where_nothing_is_known_of_former_runs(airflow, cap
     assert outcomes == ["succeeded", "succeeded", "over budget"]
 
 
+def test_steps_that_a_task_has_joined_in_one_run_cost_what_they_would_alone(airflow, capsys):
+    (judged,) = HOUR
+    airflow.dags["data"].results = [
+        {"steps": {"judge": {"state": "SUCCEEDED"}, "a b": {"state": "SUCCEEDED"}}}
+    ]
+    airflow.dags["data"].joined = {"judge": judged, "a b": judged}
+    assert backfill("--dag", "data", *RANGE, "--max-cost", "1", "--parallel", "1", "--yes", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["cost"] == 1.0
+
+
 def test_budget_that_cannot_be_kept_ends_the_backfill(airflow, capsys, monkeypatch):
     def forbidden(self, dag_id, run_id, *, most=300):
         raise ConfigurationError("Airflow refuses with 403: Forbidden.")
