@@ -1,6 +1,6 @@
 """Airflow's public REST API over HTTP, as far as a backfill asks it, with DAGs whose runs end after a few looks.
 
-Its answers have the fields that Airflow 3.3.2 gives; ``tests/dags/test_backfill.py`` has the same command talk to a real one.
+Its answers have the fields that Airflow 3.3.2 gives; ``tests/dags/guarantees/test_backfill.py`` has the same command talk to a real one.
 """
 
 from __future__ import annotations
