@@ -21,6 +21,10 @@ PANELS = {
     "learning_rate": "learning rate",
 }
 _MOST = 6
+_STEPS = [1, 2, 2.5, 5, 10]  # between ticks, times a power of ten
+# Inches: of a panel with its labels, of those around it, and of the title. A layout that matplotlib computes itself takes more than half
+# of the time: it draws everything three times.
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BELOW, _ABOVE, _TITLE = 4.2, 3.0, 0.75, 0.15, 0.5, 0.35, 0.4
 
 
 def draw_curves(log_history: Iterable[Mapping[str, Any]], path: Path, *, title: str) -> bool:
@@ -47,11 +51,15 @@ def draw_curves(log_history: Iterable[Mapping[str, Any]], path: Path, *, title: 
         return False
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.2 * columns, 3.0 * rows + 0.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    for index, (_, label, trained, evaluated) in enumerate(panels, 1):
-        axes = figure.add_subplot(rows, columns, index)
+    width, height = _WIDTH * columns, _HEIGHT * rows + _TITLE
+    figure = Figure(figsize=(width, height), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(title, y=1 - 0.15 / height, va="top")
+    for index, (_, label, trained, evaluated) in enumerate(panels):
+        left = _WIDTH * (index % columns) + _LEFT
+        bottom = _HEIGHT * (rows - 1 - index // columns) + _BELOW
+        inside = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _BELOW - _ABOVE)
+        axes = figure.add_axes((left / width, bottom / height, inside[0] / width, inside[1] / height))
         if trained:
             axes.plot(*zip(*trained, strict=True), color="tab:blue", linewidth=1.2, label="training")
         if evaluated:
@@ -61,11 +69,14 @@ def draw_curves(log_history: Iterable[Mapping[str, Any]], path: Path, *, title: 
             axes.legend(frameon=False, fontsize="small")
         axes.set_title(label, fontsize="medium")
         axes.set_xlabel("step", fontsize="small")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+        axes.ticklabel_format(scilimits=(-3, 5))  # no labels that are wider than there is room
         axes.tick_params(labelsize="small")
+        axes.yaxis.get_offset_text().set_fontsize("small")
         axes.grid(alpha=0.25)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})  # the same log gives the same bytes
+    canvas.print_png(path, metadata={"Software": None})  # the same log gives the same bytes
     return True
 
 
