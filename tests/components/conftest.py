@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,3 +86,10 @@ def sft_rows(tmp_path: Path) -> Path:
 def no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow notes the server that a test used in the environment, where the next test's training would find it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def pytest_runtest_teardown() -> None:
+    """Take what the libraries have imported out of the garbage collection that Transformers has after each training."""
+    if "transformers.trainer" in sys.modules and not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
