@@ -55,6 +55,8 @@ ENVIRONMENTS = REPOSITORY / ".venv"
 LOCKS = REPOSITORY / "dev/locks"  # of the control plane, and of the data plane's test tools
 # The setuptools that builds the project is in the environment already.
 EDITABLE = ("--no-deps", "--no-build-isolation", "-e")
+# Python compiles what is imported, when it is; to compile all 45,000 files takes pip as long as all else that it does.
+NOT_COMPILED = ("--no-compile",)
 SKIP_VARIABLE = "LLMOPS_SKIP_SETUP"
 
 
@@ -99,11 +101,14 @@ class Plane(Environment):
         """Airflow, the provider and the tools."""
         airflow = pin(self.constraints, "apache-airflow")
         if why_unlocked():
-            provider = ["-c", str(self.constraints), "-e", f"{self.project}[dev]"]
+            provider = [*NOT_COMPILED, "-c", str(self.constraints), "-e", f"{self.project}[dev]"]
             return [(f"{airflow}, provider, test tools", provider)]
         return [
             ("setuptools, to build what has no wheel", [*BY_HASH, "-r", str(BUILD_LOCK)]),
-            (f"{airflow}, test tools, by hash", [*BY_HASH, "-r", str(LOCKS / "control-plane.txt")]),
+            (
+                f"{airflow}, test tools, by hash",
+                [*BY_HASH, *NOT_COMPILED, "-r", str(LOCKS / "control-plane.txt")],
+            ),
             ("provider", [*EDITABLE, str(self.project)]),
         ]
 
@@ -120,7 +125,8 @@ class DataPlane(Plane):
     def steps(self, build: str) -> list[tuple[str, list[str]]]:
         """Everything that works on models and data."""
         components = ["-e", f"{self.project}[dev]"] if why_unlocked(build) else [*EDITABLE, str(self.project)]
-        return data_plane_steps(build, self.constraints, components, tools=[LOCKS / "data-plane-tools.txt"])
+        tools = [LOCKS / "data-plane-tools.txt"]
+        return data_plane_steps(build, self.constraints, components, NOT_COMPILED, tools=tools)
 
 
 PLANES = {
