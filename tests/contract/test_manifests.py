@@ -26,30 +26,39 @@ def build(name, value):
     attributes = {key: attribute for attribute, key in model.attribute_map.items()}
     unknown = sorted(set(value) - set(attributes))
     if unknown:
-        sys.exit(f"{name} has no {', '.join(unknown)}")
+        raise ValueError(f"{name} has no {', '.join(unknown)}")
     return model(**{attributes[key]: build(model.openapi_types[attributes[key]], item) for key, item in value.items()})
 
-service = build("V1beta1InferenceService", json.load(sys.stdin))
-json.dump(kubernetes.client.ApiClient().sanitize_for_serialization(service), sys.stdout)
+for line in sys.stdin:
+    try:
+        service = build("V1beta1InferenceService", json.loads(line))
+        answer = {"read": kubernetes.client.ApiClient().sanitize_for_serialization(service)}
+    except ValueError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer), flush=True)
 """
 
 
-def through_the_sdk(manifest):
-    answer = subprocess.run(
-        [DATA_PYTHON, "-c", THROUGH_THE_SDK],
-        input=json.dumps(manifest),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        raise ValueError(answer.stderr)
-    read = json.loads(answer.stdout)
-    assert read["spec"]["predictor"]["model"].pop("name") == ""  # the SDK fills in the container's name
-    return read
+@pytest.fixture(scope="module")
+def through_the_sdk():
+    """Has the SDK read a manifest; one process does so for all tests, since it imports for several seconds."""
+    command = [DATA_PYTHON, "-c", THROUGH_THE_SDK]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(manifest):
+            process.stdin.write(json.dumps(manifest) + "\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            if "error" in answer:
+                raise ValueError(answer["error"])
+            # The SDK fills in the container's name.
+            assert answer["read"]["spec"]["predictor"]["model"].pop("name") == ""
+            return answer["read"]
+
+        yield ask
 
 
-def test_manifest_is_what_kserves_models_know():
+def test_manifest_is_what_kserves_models_know(through_the_sdk):
     manifest = inference_service(
         "helper",
         "s3://models/helper",
@@ -69,7 +78,7 @@ def test_manifest_is_what_kserves_models_know():
     ]
 
 
-def test_what_is_set_beyond_the_arguments_is_what_kserves_models_know():
+def test_what_is_set_beyond_the_arguments_is_what_kserves_models_know(through_the_sdk):
     manifest = inference_service(
         "helper",
         "pvc://models/helper",
@@ -94,7 +103,7 @@ def test_what_is_set_beyond_the_arguments_is_what_kserves_models_know():
     assert through_the_sdk(manifest) == manifest
 
 
-def test_typed_settings_are_what_kserves_models_know():
+def test_typed_settings_are_what_kserves_models_know(through_the_sdk):
     manifest = inference_service(
         "helper",
         "s3://models/helper",
@@ -143,7 +152,7 @@ def test_typed_settings_are_what_kserves_models_know():
     }
 
 
-def test_memory_on_average_is_what_kserves_models_know():
+def test_memory_on_average_is_what_kserves_models_know(through_the_sdk):
     manifest = inference_service(
         "helper", "hf://a/b", max_replicas=2, autoscaling={"metric": "memory", "target": "8Gi"}
     )
@@ -162,7 +171,7 @@ def test_local_path_becomes_a_file_address():
     )
 
 
-def test_the_sdk_refuses_what_kserve_does_not_know():
+def test_the_sdk_refuses_what_kserve_does_not_know(through_the_sdk):
     manifest = inference_service("helper", "/models/a")
     manifest["spec"]["predictor"]["modle"] = {}
     with pytest.raises(ValueError, match="V1beta1PredictorSpec has no modle"):
