@@ -17,6 +17,9 @@ from _running import ready, run, start
 from _setup import PLANES, REPOSITORY
 
 NO_TESTS_COLLECTED = 5
+MEMORY_OF_A_GROUP = (
+    4_000_000_000  # bytes: an Airflow and an MLflow, or torch, with a training or a service beside it
+)
 FUZZ_VARIABLE = "LLMOPS_FUZZ_TIMES"  # read by tests/fakes/fuzzing.py
 
 
@@ -46,7 +49,8 @@ class Group:
 
 # In the order in which they are begun. The longest come first, so that no core has nothing to do at the end.
 GROUPS = (
-    Group("DAGs", "control", ("tests/dags",)),
+    Group("DAGs", "control", ("tests/dags",), without=("tests/dags/guarantees",)),
+    Group("guarantees", "control", ("tests/dags/guarantees",)),
     Group("operators", "control", ("tests/provider/operators",)),
     Group(
         "all else",
@@ -126,11 +130,12 @@ def _one_after_the_other(planes: list[str], selection: list[str], rest: list[str
 
 
 def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
-    """Run as many commands at a time as there are cores, at least two: some wait a lot, and others compute.
+    """Run several commands at a time: on each core two, which both wait a lot, as far as there is memory, and two at least.
 
     One is heard as it goes, each other when those before it have ended.
     """
-    at_once = max(2, os.cpu_count() or 2)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    at_once = max(2, min(2 * (os.cpu_count() or 1), memory // MEMORY_OF_A_GROUP))
     coloured = ["--color=yes"] if sys.stdout.isatty() else []
     waiting = list(commands)
     started: dict[str, subprocess.Popen[bytes]] = {}
