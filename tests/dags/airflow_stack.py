@@ -164,14 +164,16 @@ class RealAirflow:
         describe: Callable[[], object] = lambda: "",
     ) -> None:
         """Wait for a condition; fail with what was seen last, or at once if a process of the stack is gone."""
-        deadline = time.monotonic() + timeout
+        started = time.monotonic()
         while not condition():
             self.stack.check()
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - started
+            if waited > timeout:
                 raise TimeoutError(
                     f"Waited {timeout:.0f} s for {what}; last seen: {describe()}. Logs: {self.stack.logs}"
                 )
-            time.sleep(0.25)
+            # Each look costs the web server a fiftieth of a second of a processor: of what takes minutes there are fewer.
+            time.sleep(min(1.0, max(0.25, waited / 60)))
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """State of each task of a run."""

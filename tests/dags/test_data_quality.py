@@ -35,6 +35,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict[str, str]:
     """Prepare the days; the newest run of each partition."""
+    # The scheduler looks now and then which backfills are done, and Airflow takes no other one of the DAG before.
+    airflow.wait_until(lambda: not unfinished(airflow), "the end of the former backfill", 300)
     before = {each["dag_run_id"] for each in runs_of(airflow)}
     body = {
         "dag_id": DAG_ID,
@@ -44,7 +46,7 @@ def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict
         "dag_run_conf": conf,
         "reprocess_behavior": reprocess,
     }
-    number = airflow.api.call("POST", "/backfills", json=body)["id"]
+    airflow.api.call("POST", "/backfills", json=body)
     runs: dict[str, str] = {}
 
     def are_there() -> bool:
@@ -57,13 +59,12 @@ def backfill(airflow: RealAirflow, conf: dict[str, Any], reprocess: str) -> dict
     assert sorted(runs) == DAYS
     for day in DAYS:
         assert airflow.wait(DAG_ID, runs[day], 900) == "success", airflow.tasks(DAG_ID, runs[day])
-    # The scheduler looks now and then which backfills are done, and Airflow takes no other one of the DAG before.
-    airflow.wait_until(
-        lambda: airflow.api.call("GET", f"/backfills/{number}")["completed_at"],
-        "the end of the backfill",
-        300,
-    )
     return runs
+
+
+def unfinished(airflow: RealAirflow) -> list[dict[str, Any]]:
+    found = airflow.api.call("GET", "/backfills", params={"dag_id": DAG_ID})["backfills"]
+    return [each for each in found if not each["completed_at"]]
 
 
 def runs_of(airflow: RealAirflow) -> list[dict[str, Any]]:

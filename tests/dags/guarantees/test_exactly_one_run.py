@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
 from airflow_stack import RealAirflow
-from planes import DATA_PYTHON, REPO
 
 TOY_DAG = """
 from datetime import timedelta
@@ -43,11 +42,9 @@ with DAG("toy_{mode}", schedule=None, params={{"seconds": 1}}, render_template_a
 
 
 @pytest.fixture(scope="module")
-def toy_dags(real_airflow: RealAirflow, tmp_path_factory) -> RealAirflow:
-    spec = tmp_path_factory.mktemp("toy") / "toy.yaml"
-    subprocess.run([DATA_PYTHON, REPO / "tests" / "fakes" / "toy_component.py", spec], check=True)
+def toy_dags(real_airflow: RealAirflow, toy_spec: Path) -> RealAirflow:
     for mode, deferrable in (("deferred", True), ("synchronous", False), ("edited", True)):
-        source = TOY_DAG.format(spec=str(spec), mode=mode, deferrable=deferrable, retries=1)
+        source = TOY_DAG.format(spec=str(toy_spec), mode=mode, deferrable=deferrable, retries=1)
         real_airflow.add_dag(f"toy_{mode}", source)
     return real_airflow
 
