@@ -55,7 +55,7 @@ ENVIRONMENTS = REPOSITORY / ".venv"
 LOCKS = REPOSITORY / "dev/locks"  # of the control plane, and of the data plane's test tools
 # The setuptools that builds the project is in the environment already.
 EDITABLE = ("--no-deps", "--no-build-isolation", "-e")
-# Python compiles what is imported, when it is; to compile all 45,000 files takes pip as long as all else that it does.
+# Python compiles what is imported, when it is; to compile all 45,000 files takes a fifth of the time that pip takes.
 NOT_COMPILED = ("--no-compile",)
 SKIP_VARIABLE = "LLMOPS_SKIP_SETUP"
 
