@@ -56,8 +56,13 @@ class RealAirflow:
             # Many tasks of tests do nothing but wait to be killed.
             "core": {"parallelism": "32", "max_active_tasks_per_dag": "32"},
             "database": {"sql_alchemy_pool_size": "50"},
-            # A new DAG file shows within a second or two, and a killed task is noticed within seconds.
-            "dag_processor": {"refresh_interval": "1", "bundle_refresh_check_interval": "1"},
+            # A new DAG file shows within a second or two, and a killed task is noticed within seconds. A file that has not changed
+            # is not read again: a dozen of them, every half a minute, would take a quarter of a core.
+            "dag_processor": {
+                "refresh_interval": "1",
+                "bundle_refresh_check_interval": "1",
+                "min_file_process_interval": "300",
+            },
             "scheduler": {
                 "scheduler_idle_sleep_time": "0.3",
                 "task_instance_heartbeat_timeout": "10",
