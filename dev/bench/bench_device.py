@@ -117,6 +117,7 @@ def generate(model: str, options: argparse.Namespace) -> list[list[str]]:
         print(f"{model}: {prompts} answers ...", file=sys.stderr, flush=True)
         command = [sys.executable, str(Path(__file__).with_name("bench_evaluation.py")), "--rounds", "1"]
         command += ["--prompts", str(prompts), "--batch-size", str(prompts), "--json"]
+        command += ["--continuous"] if options.device == "cuda" else []
         environment = (
             dict(os.environ) if options.device == "cuda" else {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         )

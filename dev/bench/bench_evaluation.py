@@ -30,6 +30,7 @@ from llmops_components.evaluation.metrics.scoring import score_answers
 from llmops_components.models import generation
 from llmops_components.models.importing import import_base_model
 from llmops_components.models.loading import load_to_answer
+from transformers import GenerationConfig
 
 
 def one_by_one(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> int:
@@ -47,6 +48,22 @@ def one_by_one(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> i
             )
         generated += output.shape[1] - inputs["input_ids"].shape[1]
     return generated
+
+
+def continuously(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> int:
+    """Transformers' continuous batching, which captures CUDA graphs on a GPU."""
+    inputs = [
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for prompt in prompts
+    ]
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    answers = model.generate_batch(inputs, generation_config=config)
+    return sum(len(each.generated_tokens) for each in answers.values())
 
 
 def batched(model: Any, tokenizer: Any, prompts: list[Any], tokens: int, batch_size: int) -> int:
@@ -76,6 +93,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="new tokens at most")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--continuous", action="store_true", help="also Transformers' continuous batching, made for GPUs"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
     options = parser.parse_args()
 
@@ -98,6 +118,8 @@ def main() -> None:
         ),
         "batches by length": lambda: batched(model, tokenizer, prompts, options.tokens, options.batch_size),
     }
+    if options.continuous:
+        ways["continuous batching"] = lambda: continuously(model, tokenizer, prompts, options.tokens)
     for way in ways.values():
         way()
     wall: dict[str, list[float]] = {name: [] for name in ways}
