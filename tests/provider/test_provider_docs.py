@@ -70,5 +70,5 @@ def test_links_and_commands_lead_somewhere(page):
         target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target
     ]
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
-    commands = set(re.findall(r"\b(dev/(?:bench/)?[a-z_-]+(?:\.py|\.toml)?)\b", text))
+    commands = set(re.findall(r"\b(dev/(?:bench/)?[a-z_-]+(?:\.py|\.toml|\.sh)?)\b", text))
     assert [command for command in commands if not (REPO / command).exists()] == []
