@@ -100,7 +100,7 @@ def check_causal(model: Any, alone: Sequence[AloneAnswer]) -> None:
         otherwise = whole[:length] + [(token + 1) % vocabulary for token in whole[length:]]
         here = slice(length - 1, length)
         apart.append(distance(_logits(model, otherwise)[here], said[here]))
-    if max(apart) > _rounding_of(model):
+    if max(apart) > rounding_of(model):
         raise ModelError(
             f"{name_of(model)} is no causal language model: what it says to a text changes with the words behind it. "
             "Models that were trained to fill gaps, such as BERT, cannot continue a prompt."
@@ -176,7 +176,7 @@ def check_scores_in_batch(model: Any, tokenizer: Any) -> None:
             "an earlier checkpoint of it, or train again with a lower learning_rate."
         )
     apart = float((beside - alone).norm() / alone.norm().clamp(min=1e-9))
-    if not apart <= _rounding_of(model, _ROUNDING_OF_SCORES_IN_16_BIT):
+    if not apart <= rounding_of(model, _ROUNDING_OF_SCORES_IN_16_BIT):
         raise ModelError(
             f"{name_of(model)} scores a text otherwise when a longer one stands beside it, {apart:.0%} apart in a trial "
             "with random tokens: it does not tell padding from text. Rewards would depend on what they are computed "
@@ -202,7 +202,13 @@ def _is_in_parts(model: Any) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def _rounding_of(model: Any, of_16_bit: float = _ROUNDING_IN_16_BIT) -> float:
+def rounding_of(model: Any, of_16_bit: float = _ROUNDING_IN_16_BIT) -> float:
+    """How far rounding alone may have what a model says be apart (:func:`distance`).
+
+    Args:
+        model: The model.
+        of_16_bit: The bound where it computes in 16 bit.
+    """
     in_16_bit = model.dtype != torch.float32 or torch.is_autocast_enabled(model.device.type)
     return of_16_bit if in_16_bit else _ROUNDING
 
@@ -248,7 +254,7 @@ def is_same(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> bool:
         logits: A row for each step.
         expected: The same, from elsewhere.
     """
-    return distance(logits, expected) <= _rounding_of(model)
+    return distance(logits, expected) <= rounding_of(model)
 
 
 def distance(logits: torch.Tensor, expected: torch.Tensor) -> float:

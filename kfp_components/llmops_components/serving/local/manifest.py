@@ -41,6 +41,7 @@ PREDICTOR_ARGUMENTS = {
     "max_queue_length": "max_queue_length",
     "request_timeout_seconds": "request_timeout_seconds",
     "max_batch_total_tokens": "max_batch_total_tokens",
+    "engine": "engine",
 }
 
 # How the values of those are read that are names.

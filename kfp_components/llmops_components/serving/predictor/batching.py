@@ -15,7 +15,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 
 from llmops_components.serving.http.refusals import RequestError
-from llmops_components.serving.predictor.engines import Batch, Engine
+from llmops_components.serving.predictor.engines import Batch, Engine, EngineMaker
 from llmops_components.serving.predictor.generation import Generation, model_failed
 from llmops_components.serving.predictor.queueing import WaitingLine
 from llmops_components.serving.predictor.sampling import Sampling
@@ -57,7 +57,7 @@ class Batcher:
         max_model_len: int = 2048,
         max_batch_total_tokens: int | None = None,
         request_timeout_seconds: float = 300,
-        engine: type[Engine] = Batch,
+        engine: EngineMaker = Batch,
     ) -> None:
         self.model = model
         self.max_batch_size = min(max_batch_size, engine.most_rows or max_batch_size)

@@ -1,11 +1,11 @@
 """What carries out forward passes: many prompts in one cache, or one prompt after the other where a model cannot share.
 
-Which of the two a model gets is found out when it is loaded, by asking it (:func:`choose_engine`).
+Which of them a model gets, or whether OpenVINO computes for it, is found out when it is loaded, by asking it
+(:func:`~llmops_components.serving.predictor.choosing.choose_engine`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -13,17 +13,7 @@ import torch
 from prometheus_client import Counter, Histogram
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from llmops_components.models.probing import (
-    AloneAnswer,
-    answers_alone,
-    check_causal,
-    is_same,
-    left_padded,
-    name_of,
-    without_own_settings,
-)
-
-logger = logging.getLogger(__name__)
+from llmops_components.models.probing import left_padded, without_own_settings
 
 BATCH_SIZE = Histogram("llmops_batch_size", "Prompts per forward pass", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 GENERATED_TOKENS = Counter("llmops_generated_tokens", "Tokens generated")
@@ -55,18 +45,11 @@ class Engine(Protocol):
 
     It makes scores of tokens and nothing else. What is chosen by them, and what becomes of it, is the rows' business
     (:func:`advance`), so that another engine does no worse by any setting of a request.
-
-    Args:
-        model: A causal language model of transformers.
     """
 
-    most_rows: ClassVar[int | None]
-    """Most prompts that it answers at the same time; None for any number."""
-
-    rows: list[Any]
-    """Prompts that it is answering."""
-
-    def __init__(self, model: Any) -> None: ...
+    @property
+    def rows(self) -> list[Any]:
+        """Prompts that it is answering."""
 
     def step(self, new: list[Any]) -> None:
         """One step of work.
@@ -88,6 +71,23 @@ class Engine(Protocol):
 
         Args:
             needs: Tokens of each prompt and its answer, at the most.
+        """
+
+
+class EngineMaker(Protocol):
+    """Makes an engine for a model, anew where the one before failed in the middle of its work."""
+
+    most_rows: ClassVar[int | None]
+    """Most prompts that an engine answers at the same time; None for any number."""
+
+    computes_with_torch: ClassVar[bool]
+    """Whether torch carries out the forward passes. Where something else does, torch's threads are in its way."""
+
+    def __call__(self, model: Any) -> Engine:
+        """A new engine.
+
+        Args:
+            model: A causal language model of transformers.
         """
 
 
@@ -122,6 +122,7 @@ class Batch:
     """
 
     most_rows = None
+    computes_with_torch = True
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -220,6 +221,7 @@ class OneByOne:
     """
 
     most_rows = 1
+    computes_with_torch = True
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -275,68 +277,3 @@ class _Ended(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
         ended = self._row.finish_reason is not None or self._row.cancelled
         return torch.full((1,), ended, device=input_ids.device)
-
-
-def choose_engine(model: Any) -> type[Engine]:
-    """The engine that answers as the model's own ``generate`` does: the batch if it can, else one prompt after the other.
-
-    Args:
-        model: A causal language model of transformers.
-
-    Raises:
-        ModelError: The model cannot generate at all, or does not continue its prompt.
-    """
-    alone = answers_alone(model)
-    check_causal(model, alone)
-    try:
-        same = answers_in_batch(model, alone)
-        why = "does not answer in a batch as it does alone"
-    except Exception as error:  # whatever a model's own code raises over a cache that is not its own
-        same, why = False, f"fails in a batch ({type(error).__name__}: {error})"
-    if same:
-        return Batch
-    logger.warning("%s %s: it answers one prompt after the other.", name_of(model), why)
-    return OneByOne
-
-
-def answers_in_batch(model: Any, alone: Sequence[AloneAnswer]) -> bool:
-    """Whether a batch that prompts join and leave gives the logits that each prompt got alone.
-
-    Args:
-        model: A causal language model of transformers.
-        alone: What it said to each prompt alone, three at least.
-    """
-    rows = [_Replay(each) for each in alone]
-    rows[1].max_tokens -= 2  # leaves before the others
-    batch = Batch(model)
-    batch.step(rows[:2])
-    batch.step([])
-    batch.step(rows[2:])
-    while batch.rows:
-        batch.step([])
-    return all(is_same(model, torch.stack(row.logits), row.alone.logits[: row.max_tokens]) for row in rows)
-
-
-class _Replay:
-    """A row that chooses the tokens that the model chose alone, and keeps the logits that it is given."""
-
-    takes_most_likely = False
-    cancelled = False
-
-    def __init__(self, alone: AloneAnswer) -> None:
-        self.alone = alone
-        self.ids = alone.prompt
-        self.max_tokens = len(alone.tokens)
-        self.finish_reason: str | None = None
-        self.logits: list[torch.Tensor] = []
-
-    def choose(self, logits: torch.Tensor) -> int:
-        self.logits.append(logits.float().cpu())
-        return self.alone.tokens[len(self.logits) - 1]
-
-    def feed(self, token: int) -> None:
-        if len(self.logits) == self.max_tokens:
-            self.finish_reason = "length"
-
-    def finish(self, reason: str) -> None:
-        self.finish_reason = reason

@@ -60,6 +60,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--dtype", choices=["auto", *DTYPES], default="auto", help="auto: bfloat16 where it is native"
     )
     parser.add_argument(
+        "--engine",
+        choices=["auto", "openvino", "torch"],
+        default="auto",
+        help="what computes; auto: OpenVINO on a CPU for models that it answers like torch, else torch",
+    )
+    parser.add_argument(
         "--max_model_len", type=int, help="context in tokens; default: the model's, at most 2048"
     )
     parser.add_argument("--max_num_seqs", type=int, default=16, help="prompts answered at the same time")
@@ -189,6 +195,7 @@ def serve(args: argparse.Namespace) -> None:
     policy = _policy(args, host)
     model, tokenizer, context = load(args)
 
+    import torch
     from kserve import logging as kserve_logging
     from kserve.model_server import app
 
@@ -198,9 +205,9 @@ def serve(args: argparse.Namespace) -> None:
     from llmops_components.serving.http.connections import raise_file_limit
     from llmops_components.serving.http.door import METRICS_PATH, ROUTES, Door
     from llmops_components.serving.predictor.batching import Batcher
+    from llmops_components.serving.predictor.choosing import choose_engine
     from llmops_components.serving.predictor.counting import Counted
     from llmops_components.serving.predictor.encoding import PromptEncoder
-    from llmops_components.serving.predictor.engines import choose_engine
     from llmops_components.serving.predictor.grammars import Grammars
     from llmops_components.serving.predictor.leaving import ClientWatch
     from llmops_components.serving.predictor.model import (
@@ -219,6 +226,9 @@ def serve(args: argparse.Namespace) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kserve").addFilter(is_no_refusal)
     raise_file_limit()
+    engine = choose_engine(model, args.engine)
+    if not engine.computes_with_torch:
+        torch.set_num_threads(1)  # they choose tokens only, and would wait where OpenVINO's threads compute
     batcher = Batcher(
         model,
         tokenizer,
@@ -227,7 +237,7 @@ def serve(args: argparse.Namespace) -> None:
         max_model_len=context,
         max_batch_total_tokens=args.max_batch_total_tokens,
         request_timeout_seconds=args.request_timeout_seconds,
-        engine=choose_engine(model),
+        engine=engine,
     )
     batcher.start()
     encoder = PromptEncoder(tokenizer, batcher)
@@ -313,6 +323,7 @@ def main() -> int:
     """
     args = parse_arguments()
     logs.configure(args.log_file)
+    logging.getLogger(__package__).setLevel(logging.INFO)  # what it loads, and what computes
     quiet_torchao()
     try:
         serve(args)

@@ -17,7 +17,8 @@ from llmops_components.models import probing  # noqa: E402
 from llmops_components.models.generation import generate_answers  # noqa: E402
 from llmops_components.models.loading import load_to_answer as load_model  # noqa: E402
 from llmops_components.serving.predictor.batching import Batcher  # noqa: E402
-from llmops_components.serving.predictor.engines import Batch, OneByOne, choose_engine  # noqa: E402
+from llmops_components.serving.predictor.choosing import choose_engine  # noqa: E402
+from llmops_components.serving.predictor.engines import Batch, OneByOne  # noqa: E402
 from llmops_components.serving.predictor.sampling import Sampling  # noqa: E402
 from llmops_components.serving.predictor.server import load, parse_arguments  # noqa: E402
 
@@ -67,7 +68,7 @@ def test_prompts_beside_each_other_are_answered_as_alone(architecture: str, toke
     expected = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
     assert len(set(expected)) > 2
 
-    assert choose_engine(model) is engine
+    assert choose_engine(model, "torch") is engine
     batcher = Batcher(model, tokenizer, engine=engine, max_batch_size=4, max_model_len=128)
     batcher.start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -495,6 +496,15 @@ def test_metrics_of_the_batcher_are_exported(predictor: Predictor) -> None:
     assert predictor.metric("llmops_queue_length") == 0
     assert predictor.metric("llmops_time_to_first_token_seconds_count") >= 1
     assert predictor.metric("llmops_batch_size_count") >= 8
+
+
+def test_the_metrics_and_the_log_tell_what_computes_and_why(predictor: Predictor) -> None:
+    lines = predictor.client.get("/metrics").text.splitlines()
+    (line,) = [line for line in lines if line.startswith("llmops_engine_info{")]
+    assert re.fullmatch(r'.*\{dtype="float32",engine="(openvino|torch)",why="[^"]{10,}"\} 1.0', line)
+    log = (predictor.state_file.parent / "log.txt").read_text()
+    said = r" INFO LlamaForCausalLM \(model type llama\) is answered by (OpenVINO|torch) in float32: .{10,}\."
+    assert len(re.findall(said, log)) == 1
 
 
 def test_answers_and_errors_are_exported_from_the_first_on(predictor: Predictor) -> None:
