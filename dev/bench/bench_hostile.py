@@ -144,7 +144,7 @@ def main() -> None:
         command = [sys.executable, "-m", "llmops_components.serving.predictor", "--model_name=bench"]
         command += ["--dtype=float32", f"--model_dir={make_tiny(workdir / 'model')}", f"--http_port={port}"]
         with (
-            running(command, f"http://127.0.0.1:{port}", workdir / "predictor.log") as predictor_url,
+            running(command, f"http://127.0.0.1:{port}", workdir / "predictor.log") as (predictor_url, _),
             living_revision(workdir),
             gateway(predictor_url, workdir) as (url, process),
         ):

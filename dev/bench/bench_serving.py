@@ -1,7 +1,10 @@
-"""Serving: requests and tokens per second of the local predictor, against the same model served without batching.
+"""Serving: what the local predictor does with each of its engines, against the same model served without batching.
 
 The alternative is what one writes first: KServe's ``ModelServer`` with a ``Model`` whose ``predict`` calls
-``model.generate`` for one prompt. Both run as processes of their own and are asked in turns, over V1 ``:predict``.
+``model.generate`` for one prompt. All run as processes of their own and are asked in turns. The engines are asked for streams, at
+1, 8 and 32 clients: tokens per second, seconds to the first token (mean of the clients), and processor seconds for 1,000
+tokens, which tell more than clocks where others use the machine. The alternative is asked over V1 ``:predict``, and so is the
+first engine beside it.
 
     .venv/data/bin/python dev/bench/bench_serving.py --model tiny
     .venv/data/bin/python dev/bench/bench_serving.py --model smollm2
@@ -22,10 +25,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 QUESTIONS = [
     "What does the function os.path.join do?",
@@ -33,7 +38,9 @@ QUESTIONS = [
     "def first(items): return items[0]  What does this function do?",
     "Which module of the standard library reads JSON?",
 ]
-START_SECONDS = 120
+START_SECONDS = 300
+ENGINES = ("openvino", "torch")
+CLIENTS = (1, 8, 32)
 
 
 def plain_server(model_dir: str, dtype: str, port: int) -> None:
@@ -70,8 +77,18 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What one wave of clients saw."""
+
+    tokens_per_second: float
+    first_token_seconds: float
+    cpu_seconds_per_1000: float
+
+
 @contextlib.contextmanager
-def running(command: list[str], url: str, log: Path) -> Iterator[str]:
+def running(command: list[str], url: str, log: Path) -> Iterator[tuple[str, int]]:
+    """A server that is ready: its address and process id."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
     try:
@@ -83,7 +100,7 @@ def running(command: list[str], url: str, log: Path) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command[:4]} did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.1)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         try:
@@ -112,6 +129,33 @@ def measure(url: str, clients: int, requests: int, max_tokens: int) -> float:
         started = time.perf_counter()
         list(pool.map(ask, prompts(requests)))
         return requests / (time.perf_counter() - started)
+
+
+def stream(url: str, pid: int, clients: int, max_tokens: int) -> Speed:
+    """One answer for each client, all asked for at once."""
+
+    def ask(prompt: str) -> float:
+        body = {"model": "bench", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        body |= {"ignore_eos": True, "stream": True}
+        began = time.perf_counter()
+        first, last = 0.0, ""
+        with client.stream("POST", f"{url}/openai/v1/completions", json=body) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines():
+                if line.startswith("data:"):
+                    first, last = first or time.perf_counter() - began, line
+        assert last == "data: [DONE]", last
+        return first
+
+    server = psutil.Process(pid)
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    with httpx.Client(timeout=600, limits=limits) as client, ThreadPoolExecutor(clients) as pool:
+        before, started = server.cpu_times(), time.perf_counter()
+        firsts = list(pool.map(ask, prompts(clients)))
+        seconds, after = time.perf_counter() - started, server.cpu_times()
+    tokens = clients * max_tokens
+    cpu = after.user + after.system - before.user - before.system
+    return Speed(tokens / seconds, statistics.mean(firsts), cpu / tokens * 1000)
 
 
 @contextlib.contextmanager
@@ -189,6 +233,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--plain-server", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plain_server:
@@ -200,55 +245,93 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no server behind
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as servers:
         workdir = Path(temporary)
         if args.model == "tiny":
             model_dir = make_tiny(workdir / "model")
         else:
             model_dir = make_smollm2(workdir / "model") if args.model == "smollm2" else Path(args.model)
         dtype = serving() if args.dtype == "auto" else args.dtype
-        ports = free_port(), free_port()
-        ours = [
-            sys.executable,
-            "-m",
-            "llmops_components.serving.predictor",
-            "--model_name=bench",
-            f"--dtype={dtype}",
-        ]
-        ours += [f"--model_dir={model_dir}", f"--http_port={ports[0]}"]
-        plain = [sys.executable, __file__, "--plain-server", str(model_dir), dtype, str(ports[1])]
-        with (
-            running(ours, f"http://127.0.0.1:{ports[0]}", workdir / "ours.log") as ours_url,
-            running(plain, f"http://127.0.0.1:{ports[1]}", workdir / "plain.log") as plain_url,
-        ):
-            found: dict[tuple[str, int], list[float]] = {}
-            for clients in (1, 8):
-                for url in (ours_url, plain_url):
-                    measure(url, clients, clients, 4)  # warm-up
-            for _ in range(args.rounds):
-                for clients, requests in ((1, 3), (8, 8)):
-                    for name, url in (("batched", ours_url), ("plain", plain_url)):
-                        found.setdefault((name, clients), []).append(
-                            measure(url, clients, requests, args.max_tokens)
-                        )
-            direct, through = gateway_overhead_ms(ours_url, workdir, 300)
 
-    rate = {key: statistics.median(values) for key, values in found.items()}
+        def start(name: str, command: list[str], port: int) -> tuple[str, int]:
+            started = running(command, f"http://127.0.0.1:{port}", workdir / f"{name}.log")
+            return servers.enter_context(started)
+
+        engines = {}
+        for name in args.engines:
+            command = [sys.executable, "-m", "llmops_components.serving.predictor", "--model_name=bench"]
+            command += [f"--dtype={dtype}", f"--engine={name}", f"--model_dir={model_dir}"]
+            command += [f"--max_num_seqs={max(CLIENTS)}", f"--http_port={(port := free_port())}"]
+            engines[name] = start(name, command, port)
+        port = free_port()
+        command = [sys.executable, __file__, "--plain-server", str(model_dir), dtype, str(port)]
+        urls = {"predictor": engines[args.engines[0]][0], "plain": start("plain", command, port)[0]}
+
+        speeds: dict[tuple[str, int], list[Speed]] = {}
+        for clients in CLIENTS:
+            for url, pid in engines.values():
+                stream(url, pid, clients, 4)  # warm-up
+        for _ in range(args.rounds):
+            for clients in CLIENTS:
+                for name, (url, pid) in engines.items():
+                    speeds.setdefault((name, clients), []).append(stream(url, pid, clients, args.max_tokens))
+
+        rates: dict[tuple[str, int], list[float]] = {}
+        for clients in (1, 8):
+            for url in urls.values():
+                measure(url, clients, clients, 4)  # warm-up
+        for _ in range(args.rounds):
+            for clients, requests in ((1, 3), (8, 8)):
+                for name, url in urls.items():
+                    rates.setdefault((name, clients), []).append(
+                        measure(url, clients, requests, args.max_tokens)
+                    )
+        direct, through = gateway_overhead_ms(urls["predictor"], workdir, 300)
+
     print(
         f"model {args.model}, {dtype}, {os.cpu_count()} cores, {args.max_tokens} tokens a request, median of {args.rounds}"
     )
+    found = {key: median_of(values) for key, values in speeds.items()}
+    print_speeds(args.engines, found)
+    rate = {key: statistics.median(values) for key, values in rates.items()}
     print(f"{'':24}{'1 client':>12}{'8 clients':>12}{'ratio':>8}")
-    for name, label in (("batched", "predictor, requests/s"), ("plain", "plain generate, req/s")):
+    for name, label in (("predictor", f"{args.engines[0]}, requests/s"), ("plain", "plain generate, req/s")):
         one, eight = rate[name, 1], rate[name, 8]
         print(f"{label:24}{one:12.2f}{eight:12.2f}{eight / one:8.2f}")
-    print(
-        f"{'predictor / plain':24}{rate['batched', 1] / rate['plain', 1]:12.2f}{rate['batched', 8] / rate['plain', 8]:12.2f}"
-    )
+    ratios = [rate["predictor", clients] / rate["plain", clients] for clients in (1, 8)]
+    print(f"{'predictor / plain':24}{ratios[0]:12.2f}{ratios[1]:12.2f}")
     print(
         f"gateway: {direct:.2f} ms direct, {through:.2f} ms through it, {through - direct:.2f} ms overhead per request"
     )
     summary = {f"{name}_{clients}": round(value, 3) for (name, clients), value in rate.items()}
-    print(json.dumps(summary | {"ratio_8_over_1": round(rate["batched", 8] / rate["batched", 1], 2)}))
+    summary |= {
+        f"{name}_{clients}_tokens": round(each.tokens_per_second, 1)
+        for (name, clients), each in found.items()
+    }
+    print(json.dumps(summary | {"ratio_8_over_1": round(rate["predictor", 8] / rate["predictor", 1], 2)}))
+
+
+def median_of(speeds: list[Speed]) -> Speed:
+    return Speed(
+        *(statistics.median(getattr(each, field.name) for each in speeds) for field in fields(Speed))
+    )
+
+
+def print_speeds(engines: list[str], found: dict[tuple[str, int], Speed]) -> None:
+    """A table for each figure, and how the first engine does beside the second."""
+    for figure, label, is_rate in (
+        ("tokens_per_second", "tokens/s", True),
+        ("first_token_seconds", "s to the first token", False),
+        ("cpu_seconds_per_1000", "CPU s for 1,000 tokens", False),
+    ):
+        print(f"{label:24}" + "".join(f"{f'{clients} clients':>12}" for clients in CLIENTS))
+        values = {name: [getattr(found[name, clients], figure) for clients in CLIENTS] for name in engines}
+        for name, row in values.items():
+            print(f"  {name:22}" + "".join(f"{value:12.2f}" for value in row))
+        if len(engines) == 2:
+            first, second = values.values()
+            times = [a / b if is_rate else b / a for a, b in zip(first, second, strict=True)]
+            print(f"  {'times as good':22}" + "".join(f"{value:12.2f}" for value in times))
 
 
 if __name__ == "__main__":
