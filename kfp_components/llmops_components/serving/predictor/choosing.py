@@ -47,6 +47,12 @@ def choose_engine(model: Any, wanted: EngineName = "auto") -> EngineMaker:
     Raises:
         ModelError: The model cannot generate at all, or does not continue its prompt.
     """
+    if model.device.type != "cpu":
+        logger.warning(
+            "%s is on %s. This predictor is made for CPUs and slow on a GPU: serve models there with vLLM, by KServe's huggingfaceserver.",
+            name_of(model),
+            model.device,
+        )
     alone = answers_alone(model)
     check_causal(model, alone)
     maker, why = (None, "torch is asked for") if wanted == "torch" else _by_openvino(model, alone, wanted)

@@ -256,3 +256,18 @@ def test_without_the_package_torch_answers(
     with caplog.at_level("INFO"):
         assert choose_engine(make_model("mistral")) is Batch
     assert "the package openvino is not installed" in caplog.text
+
+
+def test_whoever_serves_on_a_gpu_hears_what_is_made_for_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("mistral")
+    monkeypatch.setattr(type(model), "device", property(lambda self: torch.device("cuda:0")), raising=False)
+    monkeypatch.setattr(choosing, "answers_alone", lambda model: [])
+    monkeypatch.setattr(choosing, "check_causal", lambda model, alone: None)
+    monkeypatch.setattr(choosing, "_by_torch", lambda model, alone: Batch)
+    assert choose_engine(model) is Batch
+    assert (
+        "is on cuda:0. This predictor is made for CPUs and slow on a GPU: serve models there with vLLM"
+        in caplog.text
+    )
