@@ -34,7 +34,11 @@ def check(arguments: list[str] | None = None) -> int:
         "compiled components": ["dev/compile_components", "--check"],
         "supply chain": [python, "dev/_supply.py"],
     }
-    failed = [*_failed(correcting, at_once=1), *_failed(reading, at_once=len(reading))]
+    try:
+        failed = [*_failed(correcting, at_once=1), *_failed(reading, at_once=len(reading))]
+    except KeyboardInterrupt:
+        print("Interrupted.")
+        return 130
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return 1 if failed else 0
