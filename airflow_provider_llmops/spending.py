@@ -31,12 +31,12 @@ def spent_by(results: Iterable[Any]) -> dict[str, float]:
 
 
 def joined_steps(result: Any) -> tuple[str, ...]:
-    """Names of the steps that a task has joined in one run, each of which has a result of its own under its name.
+    """Under which names the steps may have results of their own that a task has carried out in one run; groups and what is between steps have none.
 
-    :param result: what the task has returned
+    :param result: what the task has returned, with the states of all that was in the run by its path
     """
     steps = result.get("steps") if isinstance(result, Mapping) and "resources" not in result else None
-    return tuple(steps) if isinstance(steps, Mapping) else ()
+    return tuple(name.rpartition("/")[2] for name in steps) if isinstance(steps, Mapping) else ()
 
 
 def cost_of(spent: Mapping[str, float], price_per_hour: float) -> float:

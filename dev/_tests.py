@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,7 @@ def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
 
     One is heard as it goes, each other when those before it have ended.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    at_once = max(2, min(2 * (os.cpu_count() or 1), memory // MEMORY_OF_A_GROUP))
+    at_once = max(2, min(2 * (os.cpu_count() or 1), _memory() // MEMORY_OF_A_GROUP))
     coloured = ["--color=yes"] if sys.stdout.isatty() else []
     waiting = list(commands)
     started: dict[str, subprocess.Popen[bytes]] = {}
@@ -167,6 +166,14 @@ def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
                     waiting.clear()
             codes[name] = started[name].returncode
     return codes
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine, or of the container that this is in."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # without a limit there is no file, or "max" in it
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory
 
 
 def _show(output: int, shown: int) -> int:

@@ -280,8 +280,10 @@ class AirflowApi:
             options = {"map_index": entry["map_index"], "deserialize": "false", "stringify": "false"}
             value = self.get(f"{path}/return_value", **options)["value"]
             yield value
-            for name in joined_steps(value):
-                yield self.get(f"{path}/{_part(name)}", **options)["value"]
+            if names := joined_steps(value):
+                pushed = self._pages(path, "xcom_entries", map_index=entry["map_index"])
+                for name in sorted({each["key"] for each in pushed} & {*names}):
+                    yield self.get(f"{path}/{_part(name)}", **options)["value"]
 
     def get(self, path: str, **parameters: Any) -> Any:
         """The decoded answer to a question.

@@ -71,7 +71,7 @@ def converted(
         return value
     if not strict:
         return value
-    expected = " or ".join(_WORDS[kind] for kind in tuple(_WORDS) if kind in names)
+    expected = " or ".join(_WORDS[kind] for kind in _WORDS if kind in names)
     raise ConfigurationError(
         f"{name} is {shown_value(value)}, and takes {expected}. Give it as such, without quotes."
     )

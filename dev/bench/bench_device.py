@@ -128,7 +128,8 @@ def generate(model: str, options: argparse.Namespace) -> list[list[str]]:
         plain = found["one by one"]["tokens_per_second"]
         for way, each in found.items():
             speed = each["tokens_per_second"]
-            figures = [f"{speed:,.0f}", f"{speed / plain:.2f}", f"{each['peak_gib']:.2f}"]
+            memory = each["peak_gib"]
+            figures = [f"{speed:,.0f}", f"{speed / plain:.2f}", f"{memory:.2f}" if memory else ""]
             rows.append([f"{prompts} answers, {model}, {way}", *figures, "", ""])
     return rows
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_training import peak_gib
 from llmops_components.data.files import read_rows
 from llmops_components.data.sample import prepare_sample_data
 from llmops_components.evaluation.metrics.plan import plan_metrics
@@ -125,18 +124,23 @@ def main() -> None:
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     tokens: dict[str, int] = {}
+    peaks: dict[str, float | None] = dict.fromkeys(ways)
     for _ in range(options.rounds):
         for name, way in ways.items():
+            if model.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             tokens[name] = way()
             wall[name].append(time.perf_counter() - wall_start)
             cpu[name].append(time.process_time() - cpu_start)
+            if model.device.type == "cuda":  # a process has one peak, which nothing resets
+                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
 
     if options.json:
         figures = {
             name: {
                 "tokens_per_second": tokens[name] / statistics.median(wall[name]),
-                "peak_gib": peak_gib(model.device.type),
+                "peak_gib": peaks[name],
             }
             for name in ways
         }

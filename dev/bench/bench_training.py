@@ -255,6 +255,8 @@ def main() -> int:
     parser.add_argument("--paths", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--checkpoints", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.accumulation > 1 and args.batch != SAME[BATCH]:
+        parser.error("with --accumulation, ours chooses its batch: leave --batch out")
     tiny = args.model == "tiny"
     steps, rounds = args.steps or (40 if tiny else 4), args.rounds or (5 if tiny else 1)
     if args.worker:

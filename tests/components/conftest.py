@@ -88,6 +88,7 @@ def no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+@pytest.hookimpl(trylast=True)  # what the test's own fixtures hold is gone by then
 def pytest_runtest_teardown() -> None:
     """Take what the libraries have imported out of the garbage collection that Transformers has after each training."""
     if "transformers.trainer" in sys.modules and not gc.get_freeze_count():

@@ -186,6 +186,11 @@ class FakeAirflow:
                 return 200, {"xcom_entries": entries, "total_entries": len(entries)}
             case ["dags", dag_id, "dagRuns", _, "taskInstances", task_id, "xcomEntries", "return_value"]:
                 return 200, {"value": self.dags[dag_id].results[int(task_id.removeprefix("task-"))]}
+            case ["dags", dag_id, "dagRuns", _, "taskInstances", "task-0", "xcomEntries"]:
+                entries = [
+                    {"key": key, "map_index": -1} for key in ("return_value", *self.dags[dag_id].joined)
+                ]
+                return 200, {"xcom_entries": entries, "total_entries": len(entries)}
             case ["dags", dag_id, "dagRuns", _, "taskInstances", "task-0", "xcomEntries", key]:
                 return 200, {"value": self.dags[dag_id].joined[key]}
             case ["assets"]:

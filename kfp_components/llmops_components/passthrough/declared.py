@@ -144,7 +144,7 @@ def converted(value: Any, kinds: Kinds, name: str, classes: Mapping[str, Fields]
         return number
     if value is None or (isinstance(value, str) and "str" in names):
         return value
-    expected = " or ".join(_WORDS[kind] for kind in tuple(_WORDS) if kind in names)
+    expected = " or ".join(_WORDS[kind] for kind in _WORDS if kind in names)
     raise SettingError(f"{name} is {value!r:.80}, and takes {expected}. Give it as such, without quotes.")
 
 

@@ -91,7 +91,7 @@ def run_training(
 
     quiet_libraries()
     from llmops_components.tracking.run import track
-    from llmops_components.training.micro_batch import choose
+    from llmops_components.training.micro_batch import as_split, choose
     from llmops_components.training.survival import interruptible, within_memory
 
     with interruptible(), tempfile.TemporaryDirectory(prefix=f"{method.component}-") as scratch:
@@ -112,9 +112,10 @@ def run_training(
             only_where_labelled(),
         ):
             plan.split = choose(plan)
-            report = within_memory(
+            train = partial(_carry_out, plan, tracker=tracker, model=model, adapter=adapter)
+            report = as_split(plan, train) or within_memory(
                 plan.arguments,
-                lambda args: _carry_out(plan, args, tracker, model=model, adapter=adapter),
+                train,
                 smallest=method.smallest_batch,
                 may_recompute=plan.may_recompute,
             )
@@ -126,8 +127,8 @@ def run_training(
 def _carry_out(
     plan: Plan,
     args: Any,
-    tracker: Tracker,
     *,
+    tracker: Tracker,
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str],
 ) -> StepReport:
@@ -137,11 +138,13 @@ def _carry_out(
     from llmops_components.training.callbacks.progress import ProgressCallback
     from llmops_components.training.change import Before, check_steps
     from llmops_components.training.memory import check_fits
+    from llmops_components.training.micro_batch import check_rest
 
     resume_from = plan.resume_point()
     progress = ProgressCallback({name: plan.method.curves[name] for name in plan.method.shown})
     budget = plan.budget
     trainer, findings = building.build_trainer(plan, args, [progress, budget, tracker.callback])
+    check_rest(plan, trainer)
     if plan.may_recompute and not args.activation_checkpointing:
         check_fits(trainer)
     before = Before(trainer.model)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -24,11 +24,13 @@ from llmops_components.training.checkpoints import MICRO_BATCH_FILE
 from llmops_components.training.lengths import row_lengths
 from llmops_components.training.memory import check_fits, free_unused
 from llmops_components.training.plan import BATCH
-from llmops_components.training.step_order import by_length, sorts_within_steps, why_not
+from llmops_components.training.rows import naming_refused_rows
+from llmops_components.training.step_order import balances_experts, by_length, sorts_within_steps, why_not
 
 if TYPE_CHECKING:
     from llmops_components.training.plan import Plan
 
+T = TypeVar("T")
 ACCUMULATION = "gradient_accumulation_steps"
 TRIAL_ROWS = 8  # at least; a batch of more is tried with as many as it takes
 WORTH_ROWS = 1000  # a shorter training gains less than the trials take
@@ -51,23 +53,80 @@ def choose(plan: Plan) -> dict[str, int]:
     if plan.batch_is_given:
         return {}
     args = plan.arguments()
-    reason = why_not(plan, args) or ("packing makes rows of one length" if _packs(args) else None)
-    if reason:
-        if plan.batch_is_auto:
-            raise SettingError(f"training_args: {BATCH}='auto' cannot be honoured: {reason}. Give a number.")
-        return {}
     rows = getattr(args, BATCH) * getattr(args, ACCUMULATION)  # of a step
-    kept = _kept(plan, rows)
-    if kept is None and not _has_begun(plan) and (plan.batch_is_auto or _is_long(plan, args, rows)):
-        kept = _try(plan, args, rows)
-        free_unused()  # what the trials have held
-        if plan.checkpoints is not None:
-            write_json(Path(plan.checkpoints) / MICRO_BATCH_FILE, {BATCH: kept, "rows": rows})
+    reason = why_not(plan, args) or _unseen(args)
+    kept = None
+    if reason is None:
+        kept = _kept(plan, rows)
+        if kept is None and not _has_begun(plan) and (plan.batch_is_auto or _is_long(plan, args, rows)):
+            kept, reason = _try(plan, args, rows)
+            free_unused()  # what the trials have held
+            if reason is None:
+                _keep(plan, kept, rows)
+    if reason and plan.batch_is_auto:
+        raise SettingError(f"training_args: {BATCH}='auto' cannot be honoured: {reason}. Give a number.")
     return {} if kept in (None, getattr(args, BATCH)) else {BATCH: kept, ACCUMULATION: rows // kept}
 
 
-def _packs(args: Any) -> bool:
-    return bool(getattr(args, "packing", False))
+def as_split(plan: Plan, train: Callable[[Any], T]) -> T | None:
+    """Train with the rows of a step split as it was chosen; None where that cannot be, and it is to be as the arguments have it.
+
+    Args:
+        plan: The settings of the training. What was chosen is taken back where the memory does not suffice for all rows, of which the
+            trials have seen a few, or the trainer leaves rows out, so that another number is left for the last step.
+        train: Trains with the arguments.
+    """
+    if not plan.split:
+        return None
+    try:
+        return train(plan.arguments())
+    except Exception as error:
+        if not isinstance(error, UnevenRestError) and not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    # Outside of the handler, where nothing refers to the frames that hold the model.
+    free_unused()
+    split, plan.split = plan.split, {}
+    args = plan.arguments()
+    told = f"{BATCH}={split[BATCH]}, which trials found the fastest, was given up ({reason})"
+    print(f"{told}. Training again with {BATCH}={getattr(args, BATCH)}", flush=True)
+    plan.left_out.append(f"{told}; it was trained with {BATCH}={getattr(args, BATCH)}.")
+    _keep(plan, getattr(args, BATCH), getattr(args, BATCH) * getattr(args, ACCUMULATION))
+    return None
+
+
+class UnevenRestError(Exception):
+    """The rows of the last step cannot be split so that each counts as much as without."""
+
+
+def check_rest(plan: Plan, trainer: Any) -> None:
+    """Raise :class:`UnevenRestError` where the last step of an epoch has so many rows that its loss would be another.
+
+    Args:
+        plan: The settings of the training.
+        trainer: Its trainer, which may have left rows out.
+    """
+    if not plan.split or plan.method.counts_tokens:
+        return
+    size, rows = plan.split[BATCH], plan.split[BATCH] * plan.split[ACCUMULATION]
+    last = len(trainer.train_dataset) % rows
+    if not _is_even(size, last):
+        raise UnevenRestError(f"{last} rows are left for the last step")
+
+
+def _unseen(args: Any) -> str | None:
+    """What the trials would not see of a training."""
+    if getattr(args, "packing", False):
+        return "packing makes rows of one length"
+    for name in ("activation_checkpointing", "use_liger_kernel"):
+        if getattr(args, name, False):
+            return f"{name} is set"
+    return None
+
+
+def _keep(plan: Plan, size: int, rows: int) -> None:
+    if plan.checkpoints is not None:
+        write_json(Path(plan.checkpoints) / MICRO_BATCH_FILE, {BATCH: size, "rows": rows})
 
 
 def _kept(plan: Plan, rows: int) -> int | None:
@@ -76,7 +135,9 @@ def _kept(plan: Plan, rows: int) -> int | None:
         return None
     try:
         kept = read_json(Path(plan.checkpoints) / MICRO_BATCH_FILE, _SHAPE)
-    except StateFileError:
+    except StateFileError as error:
+        if _has_begun(plan):
+            plan.left_out.append(f"{error}. How many rows were computed at a time is not known any more")
         return None
     size = kept.get(BATCH) or 0
     return size if kept.get("rows") == rows and size > 0 and rows % size == 0 else None
@@ -92,24 +153,32 @@ def _is_long(plan: Plan, args: Any, rows: int) -> bool:
     return (args.max_steps * rows if args.max_steps > 0 else known) >= WORTH_ROWS
 
 
-def _try(plan: Plan, args: Any, rows: int) -> int:
-    """The fastest size, of those that the rows of a step can be split into."""
+def _try(plan: Plan, args: Any, rows: int) -> tuple[int, str | None]:
+    """The fastest size, of those that the rows of a step can be split into; and why nothing was tried."""
+    given = getattr(args, BATCH)
     sizes = _sizes(plan, rows)
+    if given not in sizes and not plan.batch_is_auto:
+        return given, "the rows of the last step would count otherwise"
     tried = Trials(plan, args, rows)
-    best = fastest(sizes, max(size for size in sizes if size <= getattr(args, BATCH)), tried.is_faster)
+    if balances_experts(tried.trainer):
+        return given, "a part of the loss spreads the tokens that are computed together over experts"
+    best = fastest(sizes, max(size for size in sizes if size <= given), tried.is_faster)
     if tried.seconds:
         told = ", ".join(f"{size} at a time {each:.2f} s" for size, each in sorted(tried.seconds.items()))
         print(f"{TRIAL_ROWS} rows took, by trial, {told}: {BATCH}={best}", flush=True)
-    return best
+    return best, None
 
 
 def _sizes(plan: Plan, rows: int) -> list[int]:
     """Sizes into which a step's rows can be split, and the last step's that has fewer, at the same mean of their losses."""
     last = len(plan.asked.rows.rows or ()) % rows
     every = [size for size in range(1, rows + 1) if rows % size == 0]
-    if plan.method.counts_tokens:
-        return every
-    return [size for size in every if last <= size or last % size == 0]
+    return [size for size in every if plan.method.counts_tokens or _is_even(size, last)]
+
+
+def _is_even(size: int, last: int) -> bool:
+    """Whether each of the rows of a last step counts as much in batches of a size as in one batch."""
+    return last <= size or last % size == 0
 
 
 def fastest(sizes: list[int], start: int, is_faster: Callable[[int, int], bool]) -> int:
@@ -146,7 +215,8 @@ class Trials:
         self._args.load_best_model_at_end = self._args.do_eval = False
 
     @cached_property
-    def _trainer(self) -> Any:
+    def trainer(self) -> Any:
+        """The trainer, with a sample of the rows."""
         trainer, _ = building.build_trainer(self._plan, self._args, [], sample=max(self._step, TRIAL_ROWS))
         trainer.accelerator.prepare_model(trainer.model)  # computes in the training's precision from here on
         trainer.current_gradient_accumulation_steps = 1
@@ -154,19 +224,19 @@ class Trials:
 
     @cached_property
     def _rows(self) -> list[Any]:
-        dataset = self._trainer.train_dataset
+        dataset = self.trainer.train_dataset
         order = range(len(dataset))
         lengths = row_lengths(dataset)
-        sorts = lengths is not None and sorts_within_steps(self._plan, self._trainer)
-        rows = self._trainer._remove_unused_columns(dataset, description="training")
+        sorts = lengths is not None and sorts_within_steps(self._plan, self.trainer)
+        rows = self.trainer._remove_unused_columns(dataset, description="training")
         return [rows[each] for each in (by_length(order, lengths, self._step) if sorts else order)]
 
     def is_faster(self, new: int, old: int) -> bool:
         """Whether one size is faster than another, on the same rows. One that does not fit in memory is not."""
         count = max(TRIAL_ROWS, new, old)
         try:
-            setattr(self._trainer.args, BATCH, max(new, old))
-            check_fits(self._trainer)
+            setattr(self.trainer.args, BATCH, max(new, old))
+            check_fits(self.trainer)
             rows = self._rows[: count - count % max(new, old)]
             if not rows:  # none of the sample fits into max_length; the training tells
                 return False
@@ -183,13 +253,14 @@ class Trials:
 
     def _run(self, rows: list[Any], size: int) -> float:
         """Seconds that gradients of rows take, so many at a time."""
-        trainer = self._trainer
-        batches = [trainer.data_collator(rows[at : at + size]) for at in range(0, len(rows), size)]
-        _wait_for(trainer.args.device)
-        began = time.perf_counter()
-        for batch in batches:
-            trainer.training_step(trainer.model, batch)
-        _wait_for(trainer.args.device)
+        trainer = self.trainer
+        with naming_refused_rows(trainer.processing_class, self._plan.asked.rows):
+            batches = [trainer.data_collator(rows[at : at + size]) for at in range(0, len(rows), size)]
+            _wait_for(trainer.args.device)
+            began = time.perf_counter()
+            for batch in batches:
+                trainer.training_step(trainer.model, batch)
+            _wait_for(trainer.args.device)
         seconds = time.perf_counter() - began
         trainer.model.zero_grad(set_to_none=True)
         return seconds

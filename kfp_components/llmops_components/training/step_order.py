@@ -36,7 +36,8 @@ def why_not(plan: Plan, args: Any) -> str | None:
         return "the rows are streamed"
     if process_count() > 1 or args.n_gpu > 1:
         return "several processes or GPUs train together"
-    for name in ("dataloader_drop_last", "torch_compile", "deepspeed", "fsdp"):
+    # The noise of NEFTune is the smaller the larger a batch is.
+    for name in ("dataloader_drop_last", "neftune_noise_alpha", "torch_compile", "deepspeed", "fsdp"):
         if getattr(args, name):
             return f"{name} is set"
     losses = getattr(args, "loss_type", ())
@@ -52,13 +53,17 @@ def sorts_within_steps(plan: Plan, trainer: Trainer) -> bool:
         plan: The settings of the training.
         trainer: Its trainer.
     """
-    # A loss that spreads tokens over experts is of those that are computed together.
-    of_the_batch = getattr(trainer, "aux_loss_enabled", False)
-    return (
-        not of_the_batch
-        and "train_sampling_strategy" not in plan.given
-        and why_not(plan, trainer.args) is None
-    )
+    left_to_us = "train_sampling_strategy" not in plan.given
+    return left_to_us and not balances_experts(trainer) and why_not(plan, trainer.args) is None
+
+
+def balances_experts(trainer: Trainer) -> bool:
+    """Whether a part of the loss spreads tokens over experts, which is a matter of those that are computed together.
+
+    Args:
+        trainer: A trainer that is built.
+    """
+    return bool(getattr(trainer, "aux_loss_enabled", False))
 
 
 def sort_within_steps(plan: Plan, trainer: Trainer) -> None:
@@ -114,4 +119,5 @@ class _Sorted(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the sampler, which seeds each epoch anew."""
-        self.sampler.set_epoch(epoch)
+        if hasattr(self.sampler, "set_epoch"):  # as accelerate's has, and torch's own has not
+            self.sampler.set_epoch(epoch)

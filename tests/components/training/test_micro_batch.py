@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import transformers
+import trl
 from llmops_components.errors import DataError, SettingError
 from llmops_components.training import micro_batch
 from llmops_components.training.methods.dpo import train_dpo
@@ -107,11 +108,9 @@ def test_fastest_split_has_the_losses_of_the_batch_that_is_given(
 
 @pytest.mark.parametrize("method", TRAIN)
 def test_trials_leave_nothing_behind(method, rows, tiny_model, tmp_path, timed):
-    """Not only losses: counters, and the random numbers of dropout, are those of a run with the numbers given."""
+    """Not only losses: counters are those of a run with the numbers given."""
     timed.best = 2
-    settings = (
-        {"num_train_epochs": 1, "neftune_noise_alpha": 5} if method == "sft" else {"num_train_epochs": 1}
-    )
+    settings = {"num_train_epochs": 1}
     train(method, rows, tiny_model, tmp_path / "auto", **settings, **{BATCH: "auto"})
     assert timed.tried
     train(method, rows, tiny_model, tmp_path / "given", **settings, **{BATCH: 2, ACCUMULATION: 2})
@@ -214,6 +213,8 @@ REFUSED = {
     "sorts": ("dpo", {"loss_type": ["sigmoid", "aot"]}, "loss_type aot depends on which rows"),
     "means over tokens": ("dpo", {"loss_type": "sft"}, "loss_type sft depends on which rows"),
     "drops": ("sft", {"dataloader_drop_last": True}, "dataloader_drop_last is set"),
+    "makes noise": ("sft", {"neftune_noise_alpha": 5}, "neftune_noise_alpha is set"),
+    "computes anew": ("sft", {"activation_checkpointing": True}, "activation_checkpointing is set"),
 }
 
 
@@ -227,9 +228,7 @@ def test_what_would_change_the_losses_is_refused(case, rows, tiny_model, tmp_pat
     assert said.details["memory"][BATCH] == 4
 
 
-def test_rows_that_are_streamed_and_several_processes_are_not_split(
-    rows, tiny_model, tmp_path, no_trials, monkeypatch
-):
+def test_rows_that_are_streamed_are_not_split(rows, tiny_model, tmp_path, no_trials, monkeypatch):
     monkeypatch.setenv("LLMOPS_STREAM_BYTES", "1")
     with pytest.raises(SettingError, match="cannot be honoured: the rows are streamed"):
         train("sft", rows, tiny_model, tmp_path / "out", max_steps=2, **{BATCH: "auto"})
@@ -294,6 +293,98 @@ def test_rows_of_which_nothing_fits_are_told_by_the_training_and_not_by_a_trial(
         train("sft", rows, tiny_model, tmp_path / "out", max_length=3, **{BATCH: "auto"})
 
 
+def test_mixture_of_experts_is_left_alone_where_its_balance_is_part_of_the_loss(
+    rows, tiny_model, tmp_path, no_trials, monkeypatch
+):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        output_router_logits=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    with pytest.raises(SettingError, match="cannot be honoured: a part of the loss spreads the tokens"):
+        train("sft", rows, tmp_path / "base", tmp_path / "out", max_steps=1, **{BATCH: "auto"})
+    monkeypatch.setattr(micro_batch, "WORTH_ROWS", 1)
+    said = train("sft", rows, tmp_path / "base", tmp_path / "out", max_steps=1)
+    assert said.details["memory"][BATCH] == 4
+
+
+def test_batch_whose_rest_would_count_otherwise_stays_where_nobody_asks(
+    rows, tiny_model, tmp_path, no_trials, monkeypatch
+):
+    """22 pairs in steps of eight leave six, which no four and two are."""
+    monkeypatch.setattr(micro_batch, "WORTH_ROWS", 1)
+    said = train("dpo", rows, tiny_model, tmp_path / "out", num_train_epochs=1, **{ACCUMULATION: 2})
+    assert said.details["memory"][BATCH] == 4 and said.findings == []
+
+
+def test_choice_is_given_up_where_the_trainer_leaves_rows_out(rows, tiny_model, tmp_path, timed, monkeypatch):
+    """Twenty pairs are five steps of four; of nineteen the last step has three, which are no two and two."""
+    pairs = [json.loads(line) for line in rows["dpo"].read_text().splitlines()][:20]
+    pairs[3]["prompt"][0]["content"] *= 30
+    given = {"dpo": write_rows(tmp_path / "rows", pairs)}
+    kept = tmp_path / "kept"
+    settings = {"num_train_epochs": 1, "max_length": 100}
+    said = train("dpo", given, tiny_model, tmp_path / "auto", kept, **settings, **{BATCH: "auto"})
+    assert timed.tried and said.details["memory"][BATCH] == 4
+    assert any("was given up (3 rows are left for the last step)" in each for each in said.findings)
+    assert not any("trials found the fastest, at the same" in each for each in said.findings)
+    train("dpo", given, tiny_model, tmp_path / "plain", **settings, **{BATCH: 4})
+    assert losses(tmp_path / "auto") == losses(tmp_path / "plain")
+    assert json.loads((kept / "micro_batch.json").read_text())[BATCH] == 4
+
+
+def test_choice_for_which_the_memory_does_not_suffice_is_given_up_before_anything_else(
+    rows, tiny_model, tmp_path, timed, monkeypatch
+):
+    from llmops_components.training import memory
+
+    timed.best = 8
+    check = memory.check_fits
+
+    def fits(trainer):  # the sample does, and all of the rows do not
+        if trainer.args.per_device_train_batch_size > 4 and len(trainer.train_dataset) > 16:
+            raise memory.WouldNotFit("a batch of 8 would take 3 GiB, and 2 GiB are free")
+        check(trainer)
+
+    monkeypatch.setattr(memory, "check_fits", fits)
+    monkeypatch.setattr(micro_batch, "check_fits", fits)
+    said = train("sft", rows, tiny_model, tmp_path / "out", max_steps=2, **{BATCH: "auto", ACCUMULATION: 2})
+    assert said.details["memory"] == {"activation_checkpointing": False, BATCH: 4, ACCUMULATION: 2}
+    assert any("was given up (a batch of 8 would take 3 GiB" in each for each in said.findings)
+
+
+@pytest.mark.parametrize("batch", [4, "auto"])
+def test_what_the_trainer_refuses_of_the_rows_is_told_alike_by_a_trial(
+    batch, rows, tiny_model, tmp_path, monkeypatch
+):
+    def refuse(*args, **named):
+        raise RuntimeError("assistant_only_loss=True, but a row has no assistant tokens")
+
+    monkeypatch.setattr(trl.SFTTrainer, "training_step", refuse)
+    with pytest.raises(DataError, match="finds no answer in at least one row"):
+        train("sft", rows, tiny_model, tmp_path / "out", max_steps=1, **{BATCH: batch})
+
+
+def test_order_of_a_sampler_that_knows_no_epochs_is_taken_too(rows, tiny_model, tmp_path, batches):
+    settings = {"num_train_epochs": 2, BATCH: 2, ACCUMULATION: 4}
+    settings |= {"accelerator_config": {"use_seedable_sampler": False}}
+    train("sft", rows, tiny_model, tmp_path / "sorted", **settings)
+    assert len(batches[0]) == 6
+
+
 def test_rows_of_a_step_are_sorted_and_no_row_leaves_its_step():
     lengths = [5, 1, 9, 3, 7, 2, 8, 4, 6, 0]
     assert list(by_length(range(10), lengths, 4)) == [1, 3, 0, 2, 5, 7, 4, 6, 8, 9]
@@ -339,11 +430,7 @@ def batches(monkeypatch):
 
 
 def rows_of(step):
-    return sorted(
-        tuple(token for token in row.tolist() if token != step[0][0].new_zeros(()).item())
-        for batch in step
-        for row in batch
-    )
+    return sorted(tuple(token for token in row.tolist() if token) for batch in step for row in batch)
 
 
 def width(steps):

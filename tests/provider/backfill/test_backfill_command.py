@@ -418,10 +418,9 @@ def test_what_is_spent_counts_where_nothing_is_known_of_former_runs(airflow, cap
 
 def test_steps_that_a_task_has_joined_in_one_run_cost_what_they_would_alone(airflow, capsys):
     (judged,) = HOUR
-    airflow.dags["data"].results = [
-        {"steps": {"judge": {"state": "SUCCEEDED"}, "a b": {"state": "SUCCEEDED"}}}
-    ]
-    airflow.dags["data"].joined = {"judge": judged, "a b": judged}
+    paths = ("judge", "import-judge-dataset", "judge-passed", "judge-passed/again", "judge-passed/import-x")
+    airflow.dags["data"].results = [{"steps": dict.fromkeys(paths, "SUCCEEDED")}]
+    airflow.dags["data"].joined = {"judge": judged, "again": judged, "code": {"dag": "data"}}
     assert backfill("--dag", "data", *RANGE, "--max-cost", "1", "--parallel", "1", "--yes", "--json") == 1
     assert json.loads(capsys.readouterr().out)["cost"] == 1.0
 

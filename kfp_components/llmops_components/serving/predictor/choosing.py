@@ -30,6 +30,7 @@ EngineName = Literal["auto", "openvino", "torch"]
 ENGINE = Info(
     "llmops_engine", "What computes the answers, with which type of numbers, and why this and no other"
 )
+_TITLES = {"openvino": "OpenVINO", "torch": "torch"}
 _TRIED_PART_TOKENS = 16  # the longest prompt of the trial is read in three parts
 _WEIGHTS_AGAIN = 2  # OpenVINO packs the weights anew beside torch's, and needs as much while it does
 _GIB = 2**30
@@ -66,9 +67,6 @@ def choose_engine(model: Any, wanted: EngineName = "auto") -> EngineMaker:
     return _by_torch(model, alone) if maker is None else maker
 
 
-_TITLES = {"openvino": "OpenVINO", "torch": "torch"}
-
-
 def _by_torch(model: Any, alone: Sequence[AloneAnswer]) -> EngineMaker:
     try:
         same = compare(Batch, model, alone).apart <= rounding_of(model)
@@ -92,9 +90,11 @@ def _by_openvino(
     needed = _WEIGHTS_AGAIN * sum(weight.nbytes for weight in model.parameters())
     if wanted == "auto" and needed > (free := free_bytes(model.device)):
         return None, f"its export may take {needed / _GIB:.1f} GiB more, and {free / _GIB:.1f} GiB are free"
-    from llmops_components.serving.predictor.exporting import NotExportableError
-    from llmops_components.serving.predictor.paged import PagedMaker
-
+    try:
+        from llmops_components.serving.predictor.exporting import NotExportableError
+        from llmops_components.serving.predictor.paged import PagedMaker
+    except ImportError as error:
+        return None, f"the package openvino cannot be used here: {shortened(str(error), 200)}"
     try:
         maker = PagedMaker(model)
         found = compare(maker.with_parts(_TRIED_PART_TOKENS), model, alone)

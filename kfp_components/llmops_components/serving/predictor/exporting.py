@@ -4,7 +4,7 @@ The model's own code is traced once, with an attention function of ours in the p
 stand behind one another in one row; what belongs to which prompt, and where its keys and values are kept, comes as inputs.
 A model whose attention does not go through transformers' interface, or needs more than it, is refused here. Whether what
 comes out answers as the model does is found out by asking it
-(:func:`~llmops_components.serving.predictor.choosing.answers_in_batch`).
+(:func:`~llmops_components.serving.predictor.choosing.compare`).
 """
 
 from __future__ import annotations

@@ -45,6 +45,11 @@ class _Pool:
             self._grow(2 * self._size)
         return self._free.pop()
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether it is larger than at first."""
+        return self._size > _FIRST_BLOCKS
+
     def give_back(self, blocks: Sequence[int]) -> None:
         self._free += blocks
 
@@ -74,6 +79,7 @@ class Paged:
     """
 
     def __init__(self, compiled_model: Any, part_tokens: int = _PART_TOKENS) -> None:
+        self._compiled = compiled_model
         self._request = compiled_model.create_infer_request()
         self._pool = _Pool(compiled_model, self._request)
         self._part_tokens = part_tokens
@@ -132,6 +138,8 @@ class Paged:
             if place not in kept:
                 self._pool.give_back(place.blocks)
         self._places = kept
+        if not kept and self._pool.has_grown:
+            self._pool = _Pool(self._compiled, self._request)  # what many long answers took is given back
 
     def _logits(self, parts: Sequence[tuple[_Place, list[int]]]) -> torch.Tensor:
         """The model's scores behind each of the parts."""
