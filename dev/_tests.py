@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,6 @@ from _running import ready, run, start
 from _setup import PLANES, REPOSITORY
 
 NO_TESTS_COLLECTED = 5
-MEMORY_OF_A_GROUP = (
-    4_000_000_000  # bytes: an Airflow and an MLflow, or torch, with a training or a service beside it
-)
 FUZZ_VARIABLE = "LLMOPS_FUZZ_TIMES"  # read by tests/fakes/fuzzing.py
 
 
@@ -130,11 +127,11 @@ def _one_after_the_other(planes: list[str], selection: list[str], rest: list[str
 
 
 def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
-    """Run several commands at a time: on each core two, which both wait a lot, as far as there is memory, and two at least.
+    """Run as many commands at a time as there are cores, at least two: some wait a lot, and others compute.
 
     One is heard as it goes, each other when those before it have ended.
     """
-    at_once = max(2, min(2 * (os.cpu_count() or 1), _memory() // MEMORY_OF_A_GROUP))
+    at_once = max(2, os.cpu_count() or 2)
     coloured = ["--color=yes"] if sys.stdout.isatty() else []
     waiting = list(commands)
     started: dict[str, subprocess.Popen[bytes]] = {}
@@ -166,14 +163,6 @@ def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
                     waiting.clear()
             codes[name] = started[name].returncode
     return codes
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine, or of the container that this is in."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # without a limit there is no file, or "max" in it
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory
 
 
 def _show(output: int, shown: int) -> int:
