@@ -180,6 +180,7 @@ def test_what_a_store_answers_is_said_first_and_without_keys(
     message = str(caught.value)
     assert re.search(said, message), message
     assert ACCESS_KEY not in message and SECRET_KEY not in message
+    monkeypatch.setattr(reading, "STORE_SECONDS", 30.0)  # a busy machine may take longer than a second
     assert read(settings)[0] == "x" * 5000
 
 
