@@ -7,11 +7,9 @@ square, as attention does where it is not computed in pieces.
 
 from __future__ import annotations
 
-import gc
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmops_components.models.device_memory import free_bytes
 from llmops_components.training.lengths import longest_row
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 _PROBE_TOKENS = 64  # and half of it
 _LOSS_BYTES = 12  # for each token and word: logits, their logarithms in 32 bit, and what is handed back
 _OPTIMIZER_BYTES = 12  # for each weight that is trained: its gradient and two moments, in 32 bit
-_CGROUP = Path("/sys/fs/cgroup")
 _GIB = 2**30
 
 
@@ -102,31 +99,3 @@ def _saved(trainer: Trainer, tokens: int) -> int:
     finally:
         model.train(was_training)
     return sum(storage.nbytes() for storage in kept.values())
-
-
-def free_bytes(device: Any) -> int:
-    """Memory that a process may still take on a device, with what it holds and does not use.
-
-    Args:
-        device: A ``torch.device``. On a CPU the container's limit counts where there is one.
-    """
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    free = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # without a limit there is no file, or "max" in it
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        free = min(free, limit - used + int(stat["inactive_file"]))
-    return free
-
-
-def free_unused() -> None:
-    """Give back what nothing refers to any more."""
-    from accelerate.utils.memory import clear_device_cache
-
-    gc.collect()
-    clear_device_cache()

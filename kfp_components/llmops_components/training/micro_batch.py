@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from llmops_components.errors import SettingError
+from llmops_components.models.device_memory import free_unused
 from llmops_components.passthrough.refusals import is_out_of_memory
 from llmops_components.state_files import StateFileError, read_json, write_json
 from llmops_components.training import building
 from llmops_components.training.checkpoints import MICRO_BATCH_FILE
 from llmops_components.training.lengths import row_lengths
-from llmops_components.training.memory import check_fits, free_unused
+from llmops_components.training.memory import check_fits
 from llmops_components.training.plan import BATCH
 from llmops_components.training.rows import naming_refused_rows
 from llmops_components.training.step_order import balances_experts, by_length, sorts_within_steps, why_not

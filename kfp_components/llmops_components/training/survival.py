@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmops_components.errors import SettingError, TrainingInterrupted, check_known
+from llmops_components.models.device_memory import free_unused
 from llmops_components.passthrough.refusals import is_out_of_memory
 from llmops_components.processes import any_process, handling_sigterm, process_count
-from llmops_components.training.memory import free_unused
 
 T = TypeVar("T")
 GUARD_DEFAULTS = {"factor": 3.0, "patience": 5, "window": 50}

@@ -11,9 +11,11 @@ import torch
 import transformers
 from datasets import Dataset
 from llmops_components.errors import SettingError
+from llmops_components.models import device_memory
+from llmops_components.models.device_memory import free_bytes
 from llmops_components.training import memory
 from llmops_components.training.lengths import longest_row
-from llmops_components.training.memory import WouldNotFit, check_fits, free_bytes, saved_bytes
+from llmops_components.training.memory import WouldNotFit, check_fits, saved_bytes
 from llmops_components.training.methods.dpo import train_dpo
 from llmops_components.training.methods.sft import train_sft
 from llmops_components.training.survival import within_memory
@@ -101,7 +103,7 @@ def test_longest_row_is_that_of_the_data_and_both_answers_of_a_pair_count(tiny_m
 
 def test_memory_of_a_container_is_that_of_its_limit(monkeypatch, tmp_path):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(device_memory, "_CGROUP", tmp_path)
     assert free_bytes(cpu) > 2**20
     for name, text in {"max": "max", "current": "700", "stat": "anon 300\ninactive_file 400"}.items():
         (tmp_path / f"memory.{name}").write_text(f"{text}\n")

@@ -12,6 +12,7 @@ import torch
 from prometheus_client import Info
 
 from llmops_components.errors import ModelError, shortened
+from llmops_components.models.device_memory import free_bytes
 from llmops_components.models.probing import (
     AloneAnswer,
     answers_alone,
@@ -21,7 +22,6 @@ from llmops_components.models.probing import (
     rounding_of,
 )
 from llmops_components.serving.predictor.engines import Batch, EngineMaker, OneByOne
-from llmops_components.training.memory import free_bytes
 
 logger = logging.getLogger(__name__)
 
