@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU makes of training and generation, in one table; under eight minutes on a card of today.
+# What a GPU makes of training and generation, in one table. Meant to take less than eight minutes; it has not run on a card yet.
 #   dev/setup && dev/bench/gpu.sh [--write FILE.md]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -79,6 +79,15 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[: limit // 2]} ... {text[-(limit // 2 - 5) :]}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing.
+
+    Args:
+        error: The error.
+    """
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
 def named(things: Sequence[object]) -> str:
     """The first of some things, for a sentence.
 

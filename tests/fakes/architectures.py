@@ -99,3 +99,13 @@ def make_model(model_type: str, vocab_size: int = 128, *, scores: bool = False) 
                 spread = 0.3 if "embed" in name or "wte" in name else weight.shape[-1] ** -0.5
                 weight.normal_(0, spread, generator=generator)
     return model
+
+
+def answer_alone(model: Any, tokenizer: Any, text: str, tokens: int) -> str:
+    """What ``generate`` answers to a prompt that nothing stands beside, greedily."""
+    prompt = tokenizer(text, return_tensors="pt")
+    ends = sorted({model.config.eos_token_id, tokenizer.eos_token_id})
+    output = model.generate(
+        **prompt, max_new_tokens=tokens, do_sample=False, eos_token_id=ends, pad_token_id=0
+    )
+    return tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -243,18 +243,10 @@ def _agrees_in_batch(model: Any, alone: Sequence[AloneAnswer]) -> bool:
         rows = _generate(model, [each.prompt for each in alone], len(tokens[0]), tokens)
     except Exception:  # whatever a model's own code raises
         return False
-    return all(is_same(model, logits, each.logits) for (_, logits), each in zip(rows, alone, strict=True))
-
-
-def is_same(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether logits are the same but for rounding.
-
-    Args:
-        model: The model that they are from.
-        logits: A row for each step.
-        expected: The same, from elsewhere.
-    """
-    return distance(logits, expected) <= rounding_of(model)
+    return all(
+        distance(logits, each.logits) <= rounding_of(model)
+        for (_, logits), each in zip(rows, alone, strict=True)
+    )
 
 
 def distance(logits: torch.Tensor, expected: torch.Tensor) -> float:

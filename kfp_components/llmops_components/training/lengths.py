@@ -46,15 +46,12 @@ def longest_row(trainer: Any) -> int | None:
     """
     args, dataset = trainer.args, trainer.train_dataset
     limit = getattr(args, "max_length", None)
-    names = set(getattr(dataset, "column_names", None) or ())
-    if not hasattr(dataset, "__len__"):
-        names = set()  # streamed
-    lengths = row_lengths(dataset) if names else None
+    lengths = row_lengths(dataset)
     if lengths is None or getattr(args, "packing", False):
         return limit
     longest = max(lengths, default=0)
     longest = longest if limit is None else min(longest, limit)
-    return longest * (2 if "rejected_ids" in names else 1)
+    return longest * (2 if "rejected_ids" in dataset.column_names else 1)
 
 
 def row_lengths(dataset: Any) -> list[int] | None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from llmops_components.errors import SettingError
+from llmops_components.errors import SettingError, first_line
 from llmops_components.models.device_memory import free_unused
 from llmops_components.passthrough.refusals import is_out_of_memory
 from llmops_components.state_files import StateFileError, read_json, write_json
@@ -26,7 +25,13 @@ from llmops_components.training.lengths import row_lengths
 from llmops_components.training.memory import check_fits
 from llmops_components.training.plan import BATCH
 from llmops_components.training.rows import naming_refused_rows
-from llmops_components.training.step_order import balances_experts, by_length, sorts_within_steps, why_not
+from llmops_components.training.step_order import (
+    balances_experts,
+    by_length,
+    rows_of_step,
+    sorts_within_steps,
+    why_not,
+)
 
 if TYPE_CHECKING:
     from llmops_components.training.plan import Plan
@@ -54,7 +59,7 @@ def choose(plan: Plan) -> dict[str, int]:
     if plan.batch_is_given:
         return {}
     args = plan.arguments()
-    rows = getattr(args, BATCH) * getattr(args, ACCUMULATION)  # of a step
+    rows = rows_of_step(args)
     reason = why_not(plan, args) or _unseen(args)
     kept = None
     if reason is None:
@@ -66,7 +71,9 @@ def choose(plan: Plan) -> dict[str, int]:
                 _keep(plan, kept, rows)
     if reason and plan.batch_is_auto:
         raise SettingError(f"training_args: {BATCH}='auto' cannot be honoured: {reason}. Give a number.")
-    return {} if kept in (None, getattr(args, BATCH)) else {BATCH: kept, ACCUMULATION: rows // kept}
+    return (
+        {} if kept in (None, args.per_device_train_batch_size) else {BATCH: kept, ACCUMULATION: rows // kept}
+    )
 
 
 def as_split(plan: Plan, train: Callable[[Any], T]) -> T | None:
@@ -84,15 +91,16 @@ def as_split(plan: Plan, train: Callable[[Any], T]) -> T | None:
     except Exception as error:
         if not isinstance(error, UnevenRestError) and not is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        reason = first_line(error)
     # Outside of the handler, where nothing refers to the frames that hold the model.
     free_unused()
-    split, plan.split = plan.split, {}
+    told = f"{BATCH}={plan.split[BATCH]}, which trials found the fastest, was given up ({reason})"
+    plan.split = {}
     args = plan.arguments()
-    told = f"{BATCH}={split[BATCH]}, which trials found the fastest, was given up ({reason})"
-    print(f"{told}. Training again with {BATCH}={getattr(args, BATCH)}", flush=True)
-    plan.left_out.append(f"{told}; it was trained with {BATCH}={getattr(args, BATCH)}.")
-    _keep(plan, getattr(args, BATCH), getattr(args, BATCH) * getattr(args, ACCUMULATION))
+    given = args.per_device_train_batch_size
+    print(f"{told}. Training again with {BATCH}={given}", flush=True)
+    plan.left_out.append(f"{told}; it was trained with {BATCH}={given}.")
+    _keep(plan, given, rows_of_step(args))
     return None
 
 
@@ -109,9 +117,8 @@ def check_rest(plan: Plan, trainer: Any) -> None:
     """
     if not plan.split or plan.method.counts_tokens:
         return
-    size, rows = plan.split[BATCH], plan.split[BATCH] * plan.split[ACCUMULATION]
-    last = len(trainer.train_dataset) % rows
-    if not _is_even(size, last):
+    last = len(trainer.train_dataset) % rows_of_step(trainer.args)
+    if not _is_even(plan.split[BATCH], last):
         raise UnevenRestError(f"{last} rows are left for the last step")
 
 
@@ -156,11 +163,16 @@ def _is_long(plan: Plan, args: Any, rows: int) -> bool:
 
 def _try(plan: Plan, args: Any, rows: int) -> tuple[int, str | None]:
     """The fastest size, of those that the rows of a step can be split into; and why nothing was tried."""
-    given = getattr(args, BATCH)
+    given = args.per_device_train_batch_size
     sizes = _sizes(plan, rows)
     if given not in sizes and not plan.batch_is_auto:
         return given, "the rows of the last step would count otherwise"
-    tried = Trials(plan, args, rows)
+    try:
+        tried = Trials(plan, args, rows)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return given, None  # the training says what would help
     if balances_experts(tried.trainer):
         return given, "a part of the loss spreads the tokens that are computed together over experts"
     best = fastest(sizes, max(size for size in sizes if size <= given), tried.is_faster)
@@ -206,37 +218,34 @@ class Trials:
         plan: The settings of the training.
         args: The trainer's arguments.
         rows: Rows of a step.
+
+    Attributes:
+        trainer: The trainer, with a sample of the rows.
+        seconds: What :data:`TRIAL_ROWS` rows have taken, by how many were computed at a time.
     """
 
     def __init__(self, plan: Plan, args: Any, rows: int) -> None:
         self.seconds: dict[int, float] = {}
-        self._plan, self._step = plan, rows
-        self._args = copy.copy(args)
-        self._args.eval_strategy, self._args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
-        self._args.load_best_model_at_end = self._args.do_eval = False
-
-    @cached_property
-    def trainer(self) -> Any:
-        """The trainer, with a sample of the rows."""
-        trainer, _ = building.build_trainer(self._plan, self._args, [], sample=max(self._step, TRIAL_ROWS))
-        trainer.accelerator.prepare_model(trainer.model)  # computes in the training's precision from here on
-        trainer.current_gradient_accumulation_steps = 1
-        return trainer
-
-    @cached_property
-    def _rows(self) -> list[Any]:
+        self._source = plan.asked.rows
+        args = copy.copy(args)
+        args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+        args.load_best_model_at_end = args.do_eval = False
+        self.trainer, _ = building.build_trainer(plan, args, [], sample=max(rows, TRIAL_ROWS))
+        self.trainer.accelerator.prepare_model(
+            self.trainer.model
+        )  # computes in the training's precision from here on
+        self.trainer.current_gradient_accumulation_steps = 1
         dataset = self.trainer.train_dataset
+        lengths = row_lengths(dataset) if sorts_within_steps(plan, self.trainer) else None
         order = range(len(dataset))
-        lengths = row_lengths(dataset)
-        sorts = lengths is not None and sorts_within_steps(self._plan, self.trainer)
-        rows = self.trainer._remove_unused_columns(dataset, description="training")
-        return [rows[each] for each in (by_length(order, lengths, self._step) if sorts else order)]
+        seen = self.trainer._remove_unused_columns(dataset, description="training")
+        self._rows = [seen[each] for each in (order if lengths is None else by_length(order, lengths, rows))]
 
     def is_faster(self, new: int, old: int) -> bool:
         """Whether one size is faster than another, on the same rows. One that does not fit in memory is not."""
         count = max(TRIAL_ROWS, new, old)
         try:
-            setattr(self.trainer.args, BATCH, max(new, old))
+            self.trainer.args.per_device_train_batch_size = max(new, old)
             check_fits(self.trainer)
             rows = self._rows[: count - count % max(new, old)]
             if not rows:  # none of the sample fits into max_length; the training tells
@@ -255,7 +264,7 @@ class Trials:
     def _run(self, rows: list[Any], size: int) -> float:
         """Seconds that gradients of rows take, so many at a time."""
         trainer = self.trainer
-        with naming_refused_rows(trainer.processing_class, self._plan.asked.rows):
+        with naming_refused_rows(trainer.processing_class, self._source):
             batches = [trainer.data_collator(rows[at : at + size]) for at in range(0, len(rows), size)]
             _wait_for(trainer.args.device)
             began = time.perf_counter()

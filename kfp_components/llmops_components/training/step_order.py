@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 _OF_THE_BATCH = ("aot", "aot_unpaired", "sft")
 
 
+def rows_of_step(args: Any) -> int:
+    """Rows that one process learns from in a step.
+
+    Args:
+        args: The trainer's arguments.
+    """
+    return int(args.per_device_train_batch_size * args.gradient_accumulation_steps)
+
+
 def why_not(plan: Plan, args: Any) -> str | None:
     """Why the losses depend on how the rows of a step are split; None if they do not.
 
@@ -73,13 +82,12 @@ def sort_within_steps(plan: Plan, trainer: Trainer) -> None:
         plan: The settings of the training.
         trainer: A trainer that is built, and has not trained.
     """
-    accumulation = trainer.args.gradient_accumulation_steps
-    if accumulation == 1 or not sorts_within_steps(plan, trainer):
+    if trainer.args.gradient_accumulation_steps == 1 or not sorts_within_steps(plan, trainer):
         return
     lengths = row_lengths(trainer.train_dataset)
     if lengths is None:
         return
-    rows = trainer.args.per_device_train_batch_size * accumulation
+    rows = rows_of_step(trainer.args)
     get_train_dataloader = trainer.get_train_dataloader
 
     def in_order() -> Any:

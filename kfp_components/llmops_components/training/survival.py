@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmops_components.errors import SettingError, TrainingInterrupted, check_known
+from llmops_components.errors import SettingError, TrainingInterrupted, check_known, first_line
 from llmops_components.models.device_memory import free_unused
 from llmops_components.passthrough.refusals import is_out_of_memory
 from llmops_components.processes import any_process, handling_sigterm, process_count
@@ -305,7 +305,7 @@ def within_memory(
             if not is_out_of_memory(error):
                 raise
             doing = _what_was_done(error)
-            message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            message = first_line(error)
         # Outside of the handler, where nothing refers to the frames that hold the model.
         free_unused()
         further = None

@@ -391,27 +391,9 @@ def test_rows_of_a_step_are_sorted_and_no_row_leaves_its_step():
     assert list(by_length([], lengths, 4)) == []
 
 
-class Batches(transformers.TrainerCallback):
-    """The prompts that each step has learned from, in the order in which they were computed."""
-
-    def __init__(self):
-        self.steps = []
-
-    def attach(self, trainer):
-        step = trainer.training_step
-
-        def seen(model, inputs, *rest, **named):
-            while len(self.steps) <= trainer.state.global_step:
-                self.steps.append([])
-            self.steps[-1].append(inputs["input_ids"].clone())
-            return step(model, inputs, *rest, **named)
-
-        trainer.training_step = seen
-
-
 @pytest.fixture
 def batches(monkeypatch):
-    """What each step has computed, of the trainings that follow."""
+    """What each step has computed, in its order, of the trainings that follow."""
     from llmops_components.training import building
 
     found = []
@@ -419,10 +401,18 @@ def batches(monkeypatch):
 
     def build_and_look(*args, **named):
         trainer, findings = build(*args, **named)
-        if "sample" not in named:
-            look = Batches()
-            look.attach(trainer)
-            found.append(look.steps)
+        if "sample" in named:
+            return trainer, findings
+        steps, step = [], trainer.training_step
+        found.append(steps)
+
+        def seen(model, inputs, *rest, **further):
+            while len(steps) <= trainer.state.global_step:
+                steps.append([])
+            steps[-1].append(inputs["input_ids"].clone())
+            return step(model, inputs, *rest, **further)
+
+        trainer.training_step = seen
         return trainer, findings
 
     monkeypatch.setattr(building, "build_trainer", build_and_look)

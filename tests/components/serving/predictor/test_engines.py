@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from architectures import make_model
+from architectures import answer_alone, make_model
 from tiny_model import make_tiny_model
 
 torch = pytest.importorskip("torch")
@@ -54,18 +54,11 @@ def tokenizer(tiny_model: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_model, padding_side="left")
 
 
-def alone(model: Any, tokenizer: Any, text: str) -> str:
-    prompt = tokenizer(text, return_tensors="pt")
-    ends = sorted({model.config.eos_token_id, tokenizer.eos_token_id})
-    output = model.generate(**prompt, max_new_tokens=8, do_sample=False, eos_token_id=ends, pad_token_id=0)
-    return tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
 @pytest.mark.parametrize("architecture", EXPECTED)
 def test_prompts_beside_each_other_are_answered_as_alone(architecture: str, tokenizer: Any) -> None:
     model = make_model(architecture, len(tokenizer))
     engine, together = EXPECTED[architecture]
-    expected = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
+    expected = [answer_alone(model, tokenizer, prompt, 8) for prompt in PROMPTS]
     assert len(set(expected)) > 2
 
     assert choose_engine(model, "torch") is engine

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from architectures import make_model
+from architectures import answer_alone, make_model
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("openvino")
@@ -40,15 +40,6 @@ def tokenizer(tiny_model: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
-def alone(model: Any, tokenizer: Any, text: str, tokens: int) -> str:
-    prompt = tokenizer(text, return_tensors="pt")
-    ends = sorted({model.config.eos_token_id, tokenizer.eos_token_id})
-    output = model.generate(
-        **prompt, max_new_tokens=tokens, do_sample=False, eos_token_id=ends, pad_token_id=0
-    )
-    return tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
 def ask(batcher: Batcher, tokenizer: Any, prompts: list[str], sampling: Sampling) -> list[str]:
     async def answers() -> list[str]:
         made = batcher.submit(tokenizer(prompts)["input_ids"], [sampling] * len(prompts))
@@ -61,7 +52,7 @@ def ask(batcher: Batcher, tokenizer: Any, prompts: list[str], sampling: Sampling
 def test_answers_what_the_model_answers_alone(architecture: str, tokenizer: Any) -> None:
     model = make_model(architecture, len(tokenizer))
     tokens = 70  # an answer takes several blocks
-    expected = [alone(model, tokenizer, prompt, tokens) for prompt in PROMPTS]
+    expected = [answer_alone(model, tokenizer, prompt, tokens) for prompt in PROMPTS]
     assert len(set(expected)) > 2
 
     maker = choose_engine(model, "openvino")
@@ -83,7 +74,7 @@ def test_a_window_of_attention_is_kept_to(tokenizer: Any) -> None:
 
     def with_window(tokens: int | None) -> str:
         model.config.sliding_window = tokens
-        return alone(model, tokenizer, text, 40)
+        return answer_alone(model, tokenizer, text, 40)
 
     without, expected = with_window(None), with_window(8)
     assert expected != without
@@ -168,9 +159,9 @@ def _row(model: Any, length: int, tokens: int) -> Any:
 
 def test_the_model_is_what_it_was_after_its_export(tokenizer: Any) -> None:
     model = make_model("mistral", len(tokenizer))
-    before = alone(model, tokenizer, PROMPTS[0], 8)
+    before = answer_alone(model, tokenizer, PROMPTS[0], 8)
     PagedMaker(model)
-    assert alone(model, tokenizer, PROMPTS[0], 8) == before
+    assert answer_alone(model, tokenizer, PROMPTS[0], 8) == before
 
 
 def test_blocks_come_back_and_the_pool_grows_for_as_long_as_there_are_answers(
