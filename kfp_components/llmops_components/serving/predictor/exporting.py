@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -275,4 +276,14 @@ def compiled(model: Any) -> Any:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,  # revisions beside each other would share the first cores, and leave others idle
     }
-    return ov.Core().compile_model(export(model), "CPU", settings)
+    return _core().compile_model(export(model), "CPU", settings)
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO, once for the process and to its end.
+
+    Its plugin for CPUs gives the thread that loads it a stack for signals, and takes that back with the last model, in
+    whatever thread that goes. The next signal, SIGTERM say, would then be a segmentation fault.
+    """
+    return ov.Core()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from llmops_components.serving.predictor.exporting import NotExportableError, ex
 from llmops_components.serving.predictor.paged import PagedMaker  # noqa: E402
 from llmops_components.serving.predictor.sampling import Sampling  # noqa: E402
 
+FAKES = Path(__file__).parents[3] / "fakes"
 PROMPTS = [
     "What colour is the sky?",
     "Hi",
@@ -185,6 +189,32 @@ def test_blocks_come_back_and_the_pool_grows_for_as_long_as_there_are_answers(
         assert sorted(grown._free) == list(range(grown._size))
         assert grown._size == 4  # 37 tokens and more, and two short ones
         assert engine._pool._size == 1
+
+
+_SIGNAL_AFTER_THE_LAST_MODEL = """
+import signal, threading
+from architectures import make_model
+from llmops_components.serving.predictor.paged import PagedMaker
+makers, taken = [PagedMaker(make_model("mistral"))], []
+other = threading.Thread(target=makers.clear)
+other.start()
+other.join()
+signal.signal(signal.SIGTERM, lambda *_: taken.append("SIGTERM"))
+signal.raise_signal(signal.SIGTERM)
+print(*taken)
+"""
+
+
+def test_a_signal_is_taken_where_the_last_model_has_gone_in_another_thread() -> None:
+    """In a process of its own, which a segmentation fault would end."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNAL_AFTER_THE_LAST_MODEL],
+        env={**os.environ, "PYTHONPATH": str(FAKES)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "SIGTERM\n"), done.stderr
 
 
 @pytest.mark.parametrize("architecture", ["bloom", "mamba", "qwen3_moe"])
