@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,7 +92,7 @@ def test(arguments: list[str] | None = None) -> int:
         codes = _side_by_side({group.name: group.command(_selection(options)) for group in groups})
     failed = [name for name, code in codes.items() if code not in (0, NO_TESTS_COLLECTED)]
     if failed:
-        print(f"FAILED: {', '.join(failed)}")
+        print(f"FAILED: {', '.join(f'{name} ({_ended(codes[name])})' for name in failed)}")
         return 1
     if not any(code == 0 for code in codes.values()):
         print("FAILED: no tests were run")
@@ -163,6 +164,11 @@ def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
                     waiting.clear()
             codes[name] = started[name].returncode
     return codes
+
+
+def _ended(code: int) -> str:
+    """How pytest ended; where it was killed it has not said so itself, nor which test it was at."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _show(output: int, shown: int) -> int:

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 
 import pytest
-from _tests import GROUPS, _side_by_side
+from _tests import GROUPS, _ended, _side_by_side
 from planes import REPO
 
 
@@ -48,6 +48,16 @@ def test_each_command_is_heard_whole_and_in_turn(capfdbinary):
         "c ends",
         "",
     ]
+
+
+def test_a_group_that_was_killed_is_told_from_one_whose_tests_failed():
+    """Its own last words are missing."""
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    codes = _side_by_side({"a": [sys.executable, "-c", killed], "b": [sys.executable, "-c", "exit(1)"]})
+    assert {name: _ended(code) for name, code in codes.items()} == {
+        "a": "killed by SIGKILL",
+        "b": "exit code 1",
+    }
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
