@@ -55,8 +55,9 @@ ENVIRONMENTS = REPOSITORY / ".venv"
 LOCKS = REPOSITORY / "dev/locks"  # of the control plane, and of the data plane's test tools
 # The setuptools that builds the project is in the environment already.
 EDITABLE = ("--no-deps", "--no-build-isolation", "-e")
-# Python compiles what is imported, when it is; to compile all 45,000 files takes a fifth of the time that pip takes.
-NOT_COMPILED = ("--no-compile",)
+# Python compiles what is imported, when it is; to compile all 45,000 files takes a fifth of the time that pip takes. Where it
+# is told to keep nothing of that, each process would compile Airflow or torch anew.
+NOT_COMPILED = () if os.environ.get("PYTHONDONTWRITEBYTECODE") else ("--no-compile",)
 SKIP_VARIABLE = "LLMOPS_SKIP_SETUP"
 
 
