@@ -52,7 +52,7 @@ class Batcher:
         model: Any,
         tokenizer: Any,
         *,
-        max_batch_size: int = 16,
+        max_batch_size: int = 32,
         max_queue_length: int = 64,
         max_model_len: int = 2048,
         max_batch_total_tokens: int | None = None,

@@ -68,7 +68,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max_model_len", type=int, help="context in tokens; default: the model's, at most 2048"
     )
-    parser.add_argument("--max_num_seqs", type=int, default=16, help="prompts answered at the same time")
+    parser.add_argument("--max_num_seqs", type=int, default=32, help="prompts answered at the same time")
     parser.add_argument(
         "--max_queue_length", type=int, default=64, help="prompts that may wait; more get a 429"
     )
