@@ -13,8 +13,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_training import make_data, measure
+from devices import add_device, chosen, described
 
 WAYS = {"ours": "our defaults", "TRL": "TRL's defaults", "TRL-keeping": "TRL, activations kept"}
 MAY_DIFFER = 0.02  # of the loss at the end; numbers of 16 bit round otherwise in other shapes
@@ -51,24 +50,6 @@ def _wait(device: str) -> None:
         import torch
 
         torch.cuda.synchronize()
-
-
-def described(device: str) -> str:
-    import torch
-
-    versions = f"torch {torch.__version__}"
-    if device == "cuda":
-        card = torch.cuda.get_device_properties(0)
-        return f"{card.name}, {card.total_memory / 2**30:.0f} GiB, {versions}"
-    return f"{os.cpu_count()} cores of {_processor()}, {versions}"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def train(model: str, options: argparse.Namespace, most: float) -> tuple[list[list[str]], bool]:
@@ -116,7 +97,15 @@ def generate(model: str, options: argparse.Namespace) -> list[list[str]]:
     for prompts in options.prompts:
         print(f"{model}: {prompts} answers ...", file=sys.stderr, flush=True)
         command = [sys.executable, str(Path(__file__).with_name("bench_evaluation.py")), "--rounds", "1"]
-        command += ["--prompts", str(prompts), "--batch-size", str(prompts), "--json"]
+        command += [
+            "--prompts",
+            str(prompts),
+            "--batch-size",
+            str(prompts),
+            "--json",
+            "--device",
+            options.device,
+        ]
         command += ["--continuous"] if options.device == "cuda" else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -139,7 +128,7 @@ def table(device: str, rows: list[list[str]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one")
+    add_device(parser)
     parser.add_argument("--model", choices=("tiny", "smollm2", "1.7b"), nargs="+", default=["smollm2"])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6)
@@ -148,14 +137,7 @@ def main() -> int:
     )
     parser.add_argument("--write", type=Path, help="a file for the table, too")
     options = parser.parse_args()
-    if options.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    import torch
-
-    there = "cuda" if torch.cuda.is_available() else "cpu"
-    options.device = options.device or there
-    if options.device != there:
-        raise SystemExit("No GPU that torch can use was found. Start it with --device cpu.")
+    options.device = chosen(options.device)
     with contextlib.redirect_stdout(io.StringIO()):
         most = peak(options.device)
     rows: list[list[str]] = []
@@ -166,7 +148,7 @@ def main() -> int:
         same &= is_same
     if options.prompts:
         rows += generate("smollm2", options)
-    text = table(f"{described(options.device)}; batch {options.batch}, peak {most / 1e12:.1f} TFLOP/s", rows)
+    text = table(f"{described(options.device)}; batch {options.batch}, peak {most / 1e9:,.0f} GFLOP/s", rows)
     print(text)
     if options.write:
         options.write.write_text(text)

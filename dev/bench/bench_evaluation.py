@@ -2,10 +2,11 @@
 
 The alternative is the loop of a model card: one prompt, one ``model.generate``, greedy. Both answer the same prompts in
 turns with the same loaded model; batches are also taken in file order, which shows what sorting by length brings.
+On a GPU ours may answer many prompts by continuous batching, after a trial, which counts.
 Times are the process's CPU time as well as wall time: on a busy machine only the first can be trusted.
 
     .venv/data/bin/python dev/bench/bench_evaluation.py
-    .venv/data/bin/python dev/bench/bench_evaluation.py --model DIRECTORY --prompts 48 --tokens 48 --batch-size 24
+    .venv/data/bin/python dev/bench/bench_evaluation.py --model DIRECTORY --prompts 48 --tokens 48 --batch-size 24 --device cpu
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from devices import add_device, chosen, described, peak_gib
 from llmops_components.data.files import read_rows
 from llmops_components.data.sample import prepare_sample_data
 from llmops_components.evaluation.metrics.plan import plan_metrics
@@ -95,8 +97,10 @@ def main() -> None:
     parser.add_argument(
         "--continuous", action="store_true", help="also Transformers' continuous batching, made for GPUs"
     )
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
     options = parser.parse_args()
+    device = chosen(options.device)
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         work = Path(scratch)
@@ -127,14 +131,14 @@ def main() -> None:
     peaks: dict[str, float | None] = dict.fromkeys(ways)
     for _ in range(options.rounds):
         for name, way in ways.items():
-            if model.device.type == "cuda":
+            if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             tokens[name] = way()
             wall[name].append(time.perf_counter() - wall_start)
             cpu[name].append(time.process_time() - cpu_start)
-            if model.device.type == "cuda":  # a process has one peak, which nothing resets
-                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+            if device == "cuda":  # a process has one peak, which nothing resets
+                peaks[name] = peak_gib(device)
 
     if options.json:
         figures = {
@@ -148,15 +152,15 @@ def main() -> None:
         return
     print(
         f"{len(prompts)} prompts, at most {options.tokens} new tokens, batch size {options.batch_size}, {model.dtype}, "
-        f"{model.device}, {torch.get_num_threads()} threads; medians of {options.rounds} rounds"
+        f"{described(device)}, {torch.get_num_threads()} threads; medians of {options.rounds} rounds"
     )
-    print(f"{'':<24}{'wall s':>8}{'cpu s':>8}{'tokens/s':>10}{'wall ratio':>12}{'cpu ratio':>11}")
+    print(f"{'':<24}{'wall s':>8}{'cpu s':>8}{'tokens/s':>10}{'wall ratio':>12}{'cpu ratio':>11}{'GiB':>8}")
     slow_wall, slow_cpu = (statistics.median(times["one by one"]) for times in (wall, cpu))
     for name in ways:
         seconds, busy = statistics.median(wall[name]), statistics.median(cpu[name])
         print(
             f"{name:<24}{seconds:>8.2f}{busy:>8.2f}{tokens[name] / seconds:>10.0f}{slow_wall / seconds:>12.2f}"
-            f"{slow_cpu / busy:>11.2f}"
+            f"{slow_cpu / busy:>11.2f}{f'{peak:.2f}' if (peak := peaks[name]) else '':>8}"
         )
 
     plan = plan_metrics()

@@ -18,7 +18,6 @@ STARTED = time.perf_counter()
 import argparse  # noqa: E402 - the clock starts before the imports
 import json  # noqa: E402
 import os  # noqa: E402
-import resource  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -26,6 +25,8 @@ import tempfile  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
+
+from devices import add_device, chosen, described, peak_gib  # noqa: E402
 
 TARGET_RATIO = 1.3
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
@@ -209,15 +210,6 @@ def work(options: argparse.Namespace) -> None:
     print(json.dumps(figures), flush=True)
 
 
-def peak_gib(device: str) -> float:
-    """The most memory that this process has had, of the device."""
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    import torch
-
-    return torch.cuda.max_memory_allocated() / 2**30
-
-
 def measure(
     who: str,
     method: str,
@@ -235,7 +227,6 @@ def measure(
     command += ["--paths", str(paths["model"]), str(paths[method])]
     command += ["--checkpoints", str(checkpoints)] if checkpoints else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment |= {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
@@ -250,7 +241,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="runs of each (default: 5 tiny, 1 smollm2)")
     parser.add_argument("--accumulation", type=int, default=1, help="batches of four that make up a step")
     parser.add_argument("--batch", type=int, default=SAME[BATCH])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device(parser)
     parser.add_argument("--worker", choices=("ours", "TRL", "TRL-keeping"), help=argparse.SUPPRESS)
     parser.add_argument("--paths", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--checkpoints", type=Path, help=argparse.SUPPRESS)
@@ -264,7 +255,7 @@ def main() -> int:
         return 0
 
     failed = False
-    where = {"device": args.device, "batch": args.batch}
+    where = {"device": chosen(args.device), "batch": args.batch}
     with tempfile.TemporaryDirectory() as scratch:
         paths = make_data(args.model, Path(scratch), args.batch * steps * args.accumulation)
         for method in args.method:
@@ -283,7 +274,7 @@ def main() -> int:
                 for who, each in runs.items()
             }
             print(
-                f"{method}, {args.model}, {steps} steps of {args.batch * args.accumulation} rows, {rounds} rounds, {os.cpu_count()} cores"
+                f"{method}, {args.model}, {steps} steps of {args.batch * args.accumulation} rows, {rounds} rounds, {described(where['device'])}"
             )
             for key in medians["ours"]:
                 ours, plain = medians["ours"][key], medians["TRL"][key]
