@@ -168,7 +168,7 @@ def _side_by_side(commands: dict[str, list[Any]]) -> dict[str, int]:
 
 def _ended(code: int) -> str:
     """How pytest ended; where it was killed it has not said so itself, nor which test it was at."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"killed by signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
 
 
 def _show(output: int, shown: int) -> int:

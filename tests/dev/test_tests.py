@@ -55,7 +55,7 @@ def test_a_group_that_was_killed_is_told_from_one_whose_tests_failed():
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     codes = _side_by_side({"a": [sys.executable, "-c", killed], "b": [sys.executable, "-c", "exit(1)"]})
     assert {name: _ended(code) for name, code in codes.items()} == {
-        "a": "killed by SIGKILL",
+        "a": "killed by signal 9, Killed",
         "b": "exit code 1",
     }
 

@@ -1,12 +1,13 @@
-"""Answers by Transformers' continuous batching: a prompt joins as another ends, over a cache in pages, with captured graphs.
+"""Answers by Transformers' continuous batching: a prompt joins as another ends, over a cache in pages.
 
-``generate`` starts each kernel of each token anew, which takes most of the time of a small model on a GPU. Whether this is
-faster depends on card, model and attention kernels, and nothing but a trial tells, so that it has to win one on the first
-batch, and to say in it what the model itself says.
+``generate`` starts each kernel of each token anew, and waits for the longest answer of a batch, which takes most of the time
+of a small model on a GPU. Whether this is faster depends on card, model and attention kernels, and nothing but a trial
+tells, so that it has to win one over the first batch, and to say in it what the model itself says.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,20 +17,37 @@ from typing import Any
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.utils import WorkloadHints
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from llmops_components.errors import first_line, shortened
+from llmops_components.models.device_memory import free_unused
 from llmops_components.models.probing import rounding_of
 
-LEAST_PROMPTS = 64  # for fewer, capturing graphs takes longer than it saves
+LEAST_PROMPTS = 32  # for fewer, to prepare it takes longer than it saves
 DEVICES = ("cuda",)
 # It drops what it does not know in silence. Other settings are left to ``generate``.
 _FOLLOWED = {"do_sample", "max_new_tokens", "eos_token_id", "pad_token_id"}
+_TRIED = 64  # prompts at the same time in the trial
 _LIKELY_IN_16_BIT = 0.98  # of the tokens; where two are about equally likely, rounding decides
 
 
 class ContinuousError(Exception):
     """Continuous batching failed, or is not to be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class ByGenerate:
+    """What ``generate`` did with a batch.
+
+    Args:
+        prompts: Token ids of each prompt.
+        tokens: Tokens that it answered.
+        seconds: Time that it took.
+    """
+
+    prompts: Sequence[list[int]]
+    tokens: int
+    seconds: float
 
 
 def is_offered(model: Any, generation_args: Mapping[str, Any] | None, prompts: int) -> bool:
@@ -38,7 +56,7 @@ def is_offered(model: Any, generation_args: Mapping[str, Any] | None, prompts: i
     Args:
         model: A causal language model of transformers.
         generation_args: What the caller wants other than the defaults.
-        prompts: How many there are.
+        prompts: How many there are to be answered by it.
     """
     given = dict(generation_args or {})
     return (
@@ -49,114 +67,122 @@ def is_offered(model: Any, generation_args: Mapping[str, Any] | None, prompts: i
     )
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What a batch of prompts took by ``generate``, and what it said.
-
-    Args:
-        prompts: Token ids of each.
-        seconds: Time for all of them.
-    """
-
-    prompts: Sequence[list[int]]
-    seconds: float
-
-
-def check(model: Any, config: GenerationConfig, by_generate: Trial, others: int) -> str:
-    """Answer a batch once more by continuous batching, and see what would come of it for the others.
-
-    Args:
-        model: A causal language model of transformers.
-        config: Greedy decoding.
-        by_generate: What the same prompts took by ``generate``.
-        others: How many prompts are still to be answered.
-
-    Returns:
-        What was found, in words.
-
-    Raises:
-        ContinuousError: It fails, says other things than the model, or would not be faster.
-    """
-    begun = time.monotonic()
-    with _open(model, config, by_generate.prompts) as manager:
-        ready = time.monotonic()
-        answers = dict(_answers(manager, by_generate.prompts))
-        seconds = time.monotonic() - ready
-    tokens = sum(map(len, answers.values()))
-    likely = sum(_likely(model, by_generate.prompts[i], ids) for i, ids in answers.items())
-    least = tokens if rounding_of(model) < 0.01 else _LIKELY_IN_16_BIT * tokens
-    said = f"{likely} of {tokens} tokens are the most likely ones for the model itself"
-    if likely < least:
-        raise ContinuousError(f"it says other things ({said})")
-    share = others / len(by_generate.prompts)
-    times = by_generate.seconds * share, seconds * share + ready - begun
-    said += (
-        f"; it would take {times[1]:.0f} s for the other prompts, and generate in batches {times[0]:.0f} s"
-    )
-    if times[1] >= times[0]:
-        raise ContinuousError(f"it is no faster ({said})")
-    return said
-
-
-def answer(
-    model: Any, config: GenerationConfig, prompts: Sequence[list[int]]
+def answers(
+    model: Any, config: GenerationConfig, prompts: Sequence[list[int]], first: ByGenerate
 ) -> Iterator[tuple[int, list[int]]]:
-    """Number and tokens of each answer, as they end.
+    """Number and tokens of each answer, as they end; none before the trial is passed. Prints what the trial found.
 
     Args:
         model: A causal language model of transformers.
         config: Greedy decoding.
-        prompts: Token ids of each.
+        prompts: Token ids of each prompt.
+        first: What ``generate`` did with other prompts, which the trial puts once more.
 
     Raises:
-        ContinuousError: It fails; answers before that stand.
+        ContinuousError: It fails, says other things than the model, or is no faster; answers before that stand.
     """
-    with _open(model, config, prompts) as manager:
-        yield from _answers(manager, prompts)
+    tried = min(len(prompts), max(0, _TRIED - len(first.prompts)))
+    try:
+        with _attention(model) as own, _running(model, config, [*first.prompts, *prompts]) as manager:
+            begun = time.monotonic()
+            together = dict(_answered(manager, [*first.prompts, *prompts[:tried]]))
+            seconds = time.monotonic() - begun
+            again = [together[place] for place in range(len(first.prompts))]
+            with manager.pause(), _attention(model, own):
+                found = _check(model, config, first.prompts, again)
+            speeds = sum(map(len, together.values())) / seconds, first.tokens / first.seconds
+            found += f", and it makes {speeds[0]:.0f} tokens/s, generate in batches {speeds[1]:.0f}"
+            if speeds[0] <= speeds[1]:
+                raise ContinuousError(f"it is no faster ({found})")
+            print(f"Continuous batching answers: {found}.", flush=True)
+            for place in range(tried):
+                yield place, together[len(first.prompts) + place]
+            for place, ids in _answered(manager, prompts[tried:]):
+                yield tried + place, ids
+    except ContinuousError:
+        raise
+    except Exception as error:  # whatever a model's own code raises over a cache that is not its own
+        raise ContinuousError(f"it failed ({type(error).__name__}: {first_line(error)})") from error
 
 
 @contextmanager
-def _open(model: Any, config: GenerationConfig, prompts: Sequence[list[int]]) -> Iterator[Any]:
+def _attention(model: Any, wanted: str | None = None) -> Iterator[str]:
+    """What the model computes attention with comes back afterwards; it is told what that is.
+
+    Flash attention, which continuous batching is made for, is taken where it is installed, by us: by itself it would look
+    for one on a hub.
+    """
+    before: str = model.config._attn_implementation
+    if wanted is None and model.dtype != torch.float32 and getattr(model, "_supports_flash_attn", False):
+        installed = ((3, is_flash_attn_3_available()), (2, is_flash_attn_2_available()))
+        wanted = next((f"flash_attention_{version}" for version, is_there in installed if is_there), None)
+    try:
+        if wanted not in (None, before):
+            model.set_attn_implementation(wanted)
+        yield before
+    finally:
+        if model.config._attn_implementation != before:
+            model.set_attn_implementation(before)
+
+
+@contextmanager
+def _running(model: Any, config: GenerationConfig, prompts: Sequence[list[int]]) -> Iterator[Any]:
+    manager = None
     try:
         manager = model.init_continuous_batching(
-            generation_config=config,
-            # Not to flash attention that it would have to load from a hub.
-            continuous_batching_config=ContinuousBatchingConfig(
-                auto_switch_to_flash=is_flash_attn_2_available()
-            ),
+            generation_config=copy.deepcopy(config),  # it writes into it
+            continuous_batching_config=ContinuousBatchingConfig(auto_switch_to_flash=False),
             workload_hints=WorkloadHints(max(map(len, prompts)), config.max_new_tokens, len(prompts)),
         )
         manager.warmup()
         manager.start()
-    except Exception as error:  # whatever a model's own code raises over a cache that is not its own
-        raise ContinuousError(f"it failed ({type(error).__name__}: {first_line(error)})") from error
-    try:
         yield manager
     finally:
-        manager.stop(
-            block=True, hard_stop=True
-        )  # a soft stop would answer first what nobody waits for any more
-        manager.destroy()
+        if manager is not None:
+            manager.stop(
+                block=True, hard_stop=True
+            )  # a soft stop would answer first what nobody waits for any more
+            manager.destroy()
+        free_unused()
 
 
-def _answers(manager: Any, prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+def _answered(manager: Any, prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
     places = {name: place for place, name in enumerate(manager.add_requests(list(prompts)))}
     while places:
         result = manager.get_result(timeout=1)
-        if result is None and not manager.is_running():
-            raise ContinuousError("it ended by itself")
-        if result is None or not result.is_finished():
-            continue
-        if result.error is not None:
-            raise ContinuousError(f"it failed ({shortened(result.error, 200)})")
-        yield places.pop(result.request_id), result.generated_tokens
+        if result is None:
+            if (fatal := manager.background_thread_status.fatal_error) is not None:
+                raise fatal
+            if not manager.is_running():
+                raise ContinuousError("it ended by itself")
+        elif result.is_finished():
+            if result.error is not None:
+                raise ContinuousError(f"it failed ({shortened(' '.join(result.error.split()), 200)})")
+            yield places.pop(result.request_id), result.generated_tokens
+
+
+def _check(
+    model: Any, config: GenerationConfig, prompts: Sequence[list[int]], said: Sequence[list[int]]
+) -> str:
+    """Compare answers with what the model itself would say and where it would end; what was found, in words."""
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if not all(ids and (ids[-1] in ends or len(ids) == config.max_new_tokens) for ids in said):
+        raise ContinuousError("it says other things (an answer has no end)")
+    tokens = sum(map(len, said))
+    likely = sum(_likely(model, prompt, ids) for prompt, ids in zip(prompts, said, strict=True))
+    found = f"{likely} of {tokens} tokens are the most likely ones for the model itself"
+    if likely < (tokens if model.dtype == torch.float32 else _LIKELY_IN_16_BIT * tokens):
+        raise ContinuousError(f"it says other things ({found})")
+    return found
 
 
 def _likely(model: Any, prompt: list[int], answer: list[int]) -> int:
     """How many tokens of an answer are what the model finds most likely behind those before, but for rounding."""
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    more: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "use_cache": False}
+    if model._supports_logits_to_keep():
+        more["logits_to_keep"] = len(answer) + 1
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 : -1]
-    logits = logits.float()
+        logits = model(input_ids=ids, **more).logits[0, -len(answer) - 1 : -1].float()
     chosen = logits.gather(-1, ids[0, len(prompt) :, None])[:, 0]
     return int((logits.amax(-1) - chosen <= rounding_of(model) * logits.std(-1)).sum())

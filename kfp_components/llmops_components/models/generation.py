@@ -17,8 +17,6 @@ from llmops_components.passthrough.tables import GENERATION, check_names, typed
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmops_components.models import continuous
-
 DEFAULT_NEW_TOKENS = 64
 SAMPLING_SEED = 0
 _PROGRESS_SECONDS = 2.0
@@ -98,8 +96,8 @@ def generate_answers(
     """Answer every prompt; prompts of similar length are generated together.
 
     A model that reads padding like text, as recurrent ones may, gets prompts of one length together, or one at a time.
-    Which of these gives the answers that every prompt has alone is tried out first. On a GPU 64 greedy prompts and more are
-    answered by continuous batching (:mod:`llmops_components.models.continuous`) where that wins a trial on the first batch.
+    Which of these gives the answers that every prompt has alone is tried out first. On a GPU many greedy prompts are answered
+    by continuous batching (:mod:`llmops_components.models.continuous`) where that wins a trial over the first batch.
 
     Prints a line of progress every few seconds. In float32 a greedy answer does not depend on its batch; in 16 bit
     rounding does, and can tip an answer where two tokens are about equally likely.
@@ -142,52 +140,39 @@ def generate_answers(
     if how != "padded":
         name = probing.name_of(model)
         print(f"{name} answers otherwise beside padding: prompts are generated {_SAID[how]}", flush=True)
-    tries = continuous.is_offered(model, generation_args, len(order))
     started = shown = time.monotonic()
 
-    def show() -> None:
+    def take(number: int, ids: list[int]) -> None:
         nonlocal shown
+        answers[number] = _to_answer(ids, tokenizer, config)
         now = time.monotonic()
         if now - shown >= _PROGRESS_SECONDS or len(answers) == len(order):
             shown = now
             print(_progress(answers, len(order), now - started), flush=True)
 
-    for batch in _batches(order, [len(ids) for ids in inputs], batch_size, how):
-        if answers.keys() >= set(batch):
-            continue  # answered by continuous batching
+    for index, together in enumerate(_batches(order, [len(ids) for ids in inputs], batch_size, how)):
+        if not (batch := [number for number in together if number not in answers]):
+            continue
         begun = time.monotonic()
         padded = tokenizer.pad({"input_ids": [inputs[i] for i in batch]}, return_tensors="pt").to(
             model.device
         )
         with torch.inference_mode():
             output = model.generate(**padded, generation_config=config, tokenizer=tokenizer)
-        for i, ids in zip(batch, output[:, padded["input_ids"].shape[1] :].tolist(), strict=True):
-            answers[i] = _to_answer(ids, tokenizer, config)
-        show()
-        if tries:
-            tries = False
-            trial = continuous.Trial([inputs[i] for i in batch], time.monotonic() - begun)
-            others = [i for i in order if i not in answers]
-            for i, ids in _continuously(model, config, trial, {i: inputs[i] for i in others}):
-                answers[i] = _to_answer(ids, tokenizer, config)
-                show()
+        said = output[:, padded["input_ids"].shape[1] :].tolist()
+        seconds = time.monotonic() - begun
+        for number, ids in zip(batch, said, strict=True):
+            take(number, ids)
+        others = [number for number in order if number not in answers]
+        if index == 0 and continuous.is_offered(model, generation_args, len(others)):
+            tokens = sum(answers[number].tokens for number in batch)
+            first = continuous.ByGenerate([inputs[number] for number in batch], tokens, seconds)
+            try:
+                for place, ids in continuous.answers(model, config, [inputs[i] for i in others], first):
+                    take(others[place], ids)
+            except continuous.ContinuousError as error:
+                print(f"No continuous batching, but generate: {error}.", flush=True)
     return [answers[i] for i in range(len(rows))]
-
-
-def _continuously(
-    model: Any, config: Any, trial: continuous.Trial, prompts: Mapping[int, list[int]]
-) -> Iterator[tuple[int, list[int]]]:
-    """Number and tokens of answers by continuous batching, where that is right and faster; none or few where it is not."""
-    from llmops_components.models import continuous
-
-    numbers = list(prompts)
-    try:
-        found = continuous.check(model, config, trial, len(numbers))
-        print(f"Continuous batching answers: {found}.", flush=True)
-        for place, ids in continuous.answer(model, config, list(prompts.values())):
-            yield numbers[place], ids
-    except continuous.ContinuousError as error:
-        print(f"Continuous batching is left out: {error}.", flush=True)
 
 
 _SAID = {"of one length": "with others of one length", "alone": "one by one"}

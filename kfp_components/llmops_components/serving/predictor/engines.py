@@ -103,14 +103,14 @@ def advance(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
         The tokens chosen.
     """
     tokens = _most_likely(logits)
+    BATCH_SIZE.observe(len(rows))
+    GENERATED_TOKENS.inc(len(rows))
     with sent_together():
         for index, row in enumerate(rows):
             if not row.takes_most_likely:
                 tokens[index] = row.choose(logits[index])
         for row, token in zip(rows, tokens, strict=True):
             row.feed(token)
-    BATCH_SIZE.observe(len(rows))
-    GENERATED_TOKENS.inc(len(rows))
     return tokens
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,9 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from openvino.op import _PagedAttentionExtension
 from transformers import AttentionInterface
 
+# One for the process and to its end. The plugin for CPUs gives the thread that loads it a stack for signals, and takes that back
+# with the last model, in whatever thread that goes: the next signal, SIGTERM say, would then be a segmentation fault.
+_CORE = ov.Core()
 BLOCK_TOKENS = 32  # the block size of OpenVINO's attention on a CPU
 _ATTENTION = "llmops_paged"
 _INDICES = ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins", "max_context_len")
@@ -276,14 +278,4 @@ def compiled(model: Any) -> Any:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,  # revisions beside each other would share the first cores, and leave others idle
     }
-    return _core().compile_model(export(model), "CPU", settings)
-
-
-@cache
-def _core() -> Any:
-    """OpenVINO, once for the process and to its end.
-
-    Its plugin for CPUs gives the thread that loads it a stack for signals, and takes that back with the last model, in
-    whatever thread that goes. The next signal, SIGTERM say, would then be a segmentation fault.
-    """
-    return ov.Core()
+    return _CORE.compile_model(export(model), "CPU", settings)

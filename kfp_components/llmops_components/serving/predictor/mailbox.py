@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 
 class Mailbox:
@@ -23,7 +23,7 @@ class Mailbox:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = weakref.ref(loop)
         self._letters: deque[tuple[asyncio.Queue[Any], Any]] = deque()
 
     def put(self, queue: asyncio.Queue[Any], letter: Any) -> None:
@@ -36,7 +36,7 @@ class Mailbox:
         Raises:
             RuntimeError: The loop is closed.
         """
-        if self._loop.is_closed():
+        if (loop := self._loop()) is None or loop.is_closed():
             raise RuntimeError("The event loop is closed.")
         self._letters.append((queue, letter))
         held: set[Mailbox] | None = getattr(_HELD, "boxes", None)
@@ -47,8 +47,9 @@ class Mailbox:
 
     def send(self) -> None:
         """Have the loop deliver what was put."""
-        with suppress(RuntimeError):  # closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._deliver)
+        if (loop := self._loop()) is not None:
+            with suppress(RuntimeError):  # closed: nobody listens any more
+                loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         while self._letters:
@@ -57,7 +58,7 @@ class Mailbox:
 
 
 _HELD = threading.local()
-_MAILBOXES: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+_MAILBOXES: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
 
 
 def mailbox() -> Mailbox:
@@ -72,10 +73,10 @@ def mailbox() -> Mailbox:
 def sent_together() -> Iterator[None]:
     """What this thread puts into mailboxes meanwhile is delivered at the end, by one call to each loop."""
     boxes: set[Mailbox] = set()
-    _HELD.boxes = boxes
+    before, _HELD.boxes = getattr(_HELD, "boxes", None), boxes
     try:
         yield
     finally:
-        _HELD.boxes = None
+        _HELD.boxes = before
         for box in boxes:
             box.send()

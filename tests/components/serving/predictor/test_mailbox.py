@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from typing import Any
 
 import pytest
-from llmops_components.serving.predictor.mailbox import Mailbox, mailbox, sent_together
+from llmops_components.serving.predictor.mailbox import _MAILBOXES, Mailbox, mailbox, sent_together
 
 
 async def put_by_a_thread(letters: int, queues: list[asyncio.Queue[Any]], together: int) -> int:
@@ -55,6 +56,29 @@ def test_what_is_put_before_an_error_comes_all_the_same() -> None:
         return await asyncio.wait_for(queue.get(), 10)
 
     assert asyncio.run(run()) == "before"
+
+
+def test_what_belongs_together_within_more_is_sent_with_its_own() -> None:
+    async def run() -> list[str]:
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        with sent_together():
+            mailbox().put(queue, "a")
+            with sent_together():
+                mailbox().put(queue, "b")
+            mailbox().put(queue, "c")
+        return [await asyncio.wait_for(queue.get(), 10) for _ in range(3)]
+
+    assert asyncio.run(run()) == ["a", "b", "c"]
+
+
+def test_a_loop_that_is_gone_is_not_kept() -> None:
+    async def run() -> int:
+        mailbox()
+        return len(_MAILBOXES)
+
+    for _ in range(3):
+        gc.collect()
+        assert asyncio.run(run()) <= 2
 
 
 def test_each_loop_has_its_own() -> None:

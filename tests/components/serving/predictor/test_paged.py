@@ -168,7 +168,7 @@ def test_the_model_is_what_it_was_after_its_export(tokenizer: Any) -> None:
     assert answer_alone(model, tokenizer, PROMPTS[0], 8) == before
 
 
-def test_blocks_come_back_and_the_pool_grows_for_as_long_as_there_are_answers(
+def test_blocks_come_back_and_what_the_pool_has_grown_beyond_a_bound_is_given_back(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paged, "_FIRST_BLOCKS", 1)
@@ -190,6 +190,15 @@ def test_blocks_come_back_and_the_pool_grows_for_as_long_as_there_are_answers(
         assert sorted(grown._free) == list(range(grown._size))
         assert grown._size == 4  # 37 tokens and more, and two short ones
         assert engine._pool._size == 1
+
+    monkeypatch.setattr(paged, "_KEPT_BLOCKS", 4)
+    pools = set()
+    for _ in range(3):
+        engine.step([choosing._Replay(each) for each in choosing.answers_alone(model)])
+        while engine.rows:
+            engine.step([])
+        pools.add(id(engine._pool))
+    assert (len(pools), engine._pool._size) == (1, 4)
 
 
 _SIGNAL_AFTER_THE_LAST_MODEL = """
