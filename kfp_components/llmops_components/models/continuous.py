@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.utils import WorkloadHints
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from llmops_components.errors import first_line, shortened
@@ -129,6 +128,9 @@ def _attention(model: Any, wanted: str | None = None) -> Iterator[str]:
 def _running(model: Any, config: GenerationConfig, prompts: Sequence[list[int]]) -> Iterator[Any]:
     manager = None
     try:
+        # No part of its interface: where it has moved, that is a failure like others.
+        from transformers.generation.continuous_batching.utils import WorkloadHints
+
         manager = model.init_continuous_batching(
             generation_config=copy.deepcopy(config),  # it writes into it
             continuous_batching_config=ContinuousBatchingConfig(auto_switch_to_flash=False),
@@ -139,9 +141,8 @@ def _running(model: Any, config: GenerationConfig, prompts: Sequence[list[int]])
         yield manager
     finally:
         if manager is not None:
-            manager.stop(
-                block=True, hard_stop=True
-            )  # a soft stop would answer first what nobody waits for any more
+            # A soft stop would answer first what nobody waits for any more.
+            manager.stop(block=True, hard_stop=True)
             manager.destroy()
         free_unused()
 
