@@ -192,7 +192,7 @@ def test_a_request_to_a_service_is_checked_counted_and_noted_once_at_its_gateway
         forged = {"x-llmops-gateway": "s" * 43, "content-type": "application/json"}
         assert plain.post("/v1/models/helper:predict", json=body, headers=forged).status_code == 401
     # Left before their end, with no word of how long they may become.
-    asked = {"model": "helper", "messages": QUESTION, "ignore_eos": True, "n": 16}
+    asked = {"model": "helper", "messages": QUESTION, "ignore_eos": True, "n": 64}  # seconds, however fast
     with httpx.Client(base_url=url, verify=str(certificate), headers=headers) as leaving:
         with pytest.raises(httpx.ReadTimeout):
             leaving.post("/openai/v1/chat/completions", json=asked, timeout=0.6)
