@@ -142,9 +142,8 @@ def generate_answers(
         print(f"{name} answers otherwise beside padding: prompts are generated {_SAID[how]}", flush=True)
     started = shown = time.monotonic()
 
-    def take(number: int, ids: list[int]) -> None:
+    def show() -> None:
         nonlocal shown
-        answers[number] = _to_answer(ids, tokenizer, config)
         now = time.monotonic()
         if now - shown >= _PROGRESS_SECONDS or len(answers) == len(order):
             shown = now
@@ -162,14 +161,16 @@ def generate_answers(
         said = output[:, padded["input_ids"].shape[1] :].tolist()
         seconds = time.monotonic() - begun
         for number, ids in zip(batch, said, strict=True):
-            take(number, ids)
+            answers[number] = _to_answer(ids, tokenizer, config)
+        show()
         others = [number for number in order if number not in answers]
         if index == 0 and continuous.is_offered(model, generation_args, len(others)):
             tokens = sum(answers[number].tokens for number in batch)
             first = continuous.ByGenerate([inputs[number] for number in batch], tokens, seconds)
             try:
                 for place, ids in continuous.answers(model, config, [inputs[i] for i in others], first):
-                    take(others[place], ids)
+                    answers[others[place]] = _to_answer(ids, tokenizer, config)
+                    show()
             except continuous.ContinuousError as error:
                 print(f"No continuous batching, but generate: {error}.", flush=True)
     return [answers[i] for i in range(len(rows))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from llmops_components.errors import DataError, ModelError, SettingError
+from llmops_components.models import generation
 from llmops_components.models.generation import Answer, generate_answers
 from llmops_components.models.loading import load_to_answer as load_model
 
@@ -161,6 +162,14 @@ def test_progress_ends_with_all_prompts(loaded, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("generated 8/8  ")
     assert last.endswith(" tokens/s  eta 0:00:00")
+
+
+def test_progress_is_told_of_whole_batches(loaded, capsys, monkeypatch):
+    """Of the first of sixteen answers that are there one would reckon sixteen times too long."""
+    monkeypatch.setattr(generation, "_PROGRESS_SECONDS", 0)
+    answers_of(loaded, batch_size=3)
+    told = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["3/8", "6/8", "8/8"]
 
 
 def test_a_model_without_weights_is_refused(talkative_model, tmp_path):
