@@ -97,15 +97,7 @@ def generate(model: str, options: argparse.Namespace) -> list[list[str]]:
     for prompts in options.prompts:
         print(f"{model}: {prompts} answers ...", file=sys.stderr, flush=True)
         command = [sys.executable, str(Path(__file__).with_name("bench_evaluation.py")), "--rounds", "1"]
-        command += [
-            "--prompts",
-            str(prompts),
-            "--batch-size",
-            str(prompts),
-            "--json",
-            "--device",
-            options.device,
-        ]
+        command += ["--prompts", str(prompts), "--batch-size", "16", "--json", "--device", options.device]
         command += ["--continuous"] if options.device == "cuda" else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -19,6 +19,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from llmops_components.errors import first_line, shortened
+from llmops_components.models.attention import attention_by
 from llmops_components.models.device_memory import free_unused
 from llmops_components.models.probing import rounding_of
 
@@ -82,12 +83,16 @@ def answers(
     """
     tried = min(len(prompts), max(0, _TRIED - len(first.prompts)))
     try:
-        with _attention(model) as own, _running(model, config, [*first.prompts, *prompts]) as manager:
+        own = model.config._attn_implementation
+        with (
+            attention_by(model, _flash(model) or own),
+            _running(model, config, [*first.prompts, *prompts]) as manager,
+        ):
             begun = time.monotonic()
             together = dict(_answered(manager, [*first.prompts, *prompts[:tried]]))
             seconds = time.monotonic() - begun
             again = [together[place] for place in range(len(first.prompts))]
-            with manager.pause(), _attention(model, own):
+            with manager.pause(), attention_by(model, own):
                 found = _check(model, config, first.prompts, again)
             speeds = sum(map(len, together.values())) / seconds, first.tokens / first.seconds
             found += f", and it makes {speeds[0]:.0f} tokens/s, generate in batches {speeds[1]:.0f}"
@@ -104,24 +109,12 @@ def answers(
         raise ContinuousError(f"it failed ({type(error).__name__}: {first_line(error)})") from error
 
 
-@contextmanager
-def _attention(model: Any, wanted: str | None = None) -> Iterator[str]:
-    """What the model computes attention with comes back afterwards; it is told what that is.
-
-    Flash attention, which continuous batching is made for, is taken where it is installed, by us: by itself it would look
-    for one on a hub.
-    """
-    before: str = model.config._attn_implementation
-    if wanted is None and model.dtype != torch.float32 and getattr(model, "_supports_flash_attn", False):
-        installed = ((3, is_flash_attn_3_available()), (2, is_flash_attn_2_available()))
-        wanted = next((f"flash_attention_{version}" for version, is_there in installed if is_there), None)
-    try:
-        if wanted not in (None, before):
-            model.set_attn_implementation(wanted)
-        yield before
-    finally:
-        if model.config._attn_implementation != before:
-            model.set_attn_implementation(before)
+def _flash(model: Any) -> str | None:
+    """The flash attention that is installed, which continuous batching is made for; by itself that would look for one on a hub."""
+    if model.dtype == torch.float32 or not getattr(model, "_supports_flash_attn", False):
+        return None
+    installed = ((3, is_flash_attn_3_available()), (2, is_flash_attn_2_available()))
+    return next((f"flash_attention_{version}" for version, is_there in installed if is_there), None)
 
 
 @contextmanager

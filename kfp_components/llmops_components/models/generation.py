@@ -149,8 +149,8 @@ def generate_answers(
             shown = now
             print(_progress(answers, len(order), now - started), flush=True)
 
-    for index, together in enumerate(_batches(order, [len(ids) for ids in inputs], batch_size, how)):
-        if not (batch := [number for number in together if number not in answers]):
+    for index, planned in enumerate(_batches(order, [len(ids) for ids in inputs], batch_size, how)):
+        if not (batch := [number for number in planned if number not in answers]):
             continue
         begun = time.monotonic()
         padded = tokenizer.pad({"input_ids": [inputs[i] for i in batch]}, return_tensors="pt").to(
@@ -163,17 +163,28 @@ def generate_answers(
         for number, ids in zip(batch, said, strict=True):
             answers[number] = _to_answer(ids, tokenizer, config)
         show()
-        others = [number for number in order if number not in answers]
-        if index == 0 and continuous.is_offered(model, generation_args, len(others)):
+        if index == 0 and continuous.is_offered(model, generation_args, len(order) - len(batch)):
             tokens = sum(answers[number].tokens for number in batch)
             first = continuous.ByGenerate([inputs[number] for number in batch], tokens, seconds)
-            try:
-                for place, ids in continuous.answers(model, config, [inputs[i] for i in others], first):
-                    answers[others[place]] = _to_answer(ids, tokenizer, config)
-                    show()
-            except continuous.ContinuousError as error:
-                print(f"No continuous batching, but generate: {error}.", flush=True)
+            others = {number: inputs[number] for number in order if number not in answers}
+            for number, ids in _continuously(model, config, others, first):
+                answers[number] = _to_answer(ids, tokenizer, config)
+                show()
     return [answers[i] for i in range(len(rows))]
+
+
+def _continuously(
+    model: Any, config: Any, prompts: Mapping[int, list[int]], first: Any
+) -> Iterator[tuple[int, list[int]]]:
+    """Number and tokens of the answers that continuous batching makes: all, none, or some before it fails."""
+    from llmops_components.models import continuous
+
+    numbers = list(prompts)
+    try:
+        for place, ids in continuous.answers(model, config, list(prompts.values()), first):
+            yield numbers[place], ids
+    except continuous.ContinuousError as error:
+        print(f"No continuous batching, but generate: {error}.", flush=True)
 
 
 _SAID = {"of one length": "with others of one length", "alone": "one by one"}

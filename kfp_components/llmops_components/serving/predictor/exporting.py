@@ -23,6 +23,8 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from openvino.op import _PagedAttentionExtension
 from transformers import AttentionInterface
 
+from llmops_components.models.attention import attention_by
+
 # One for the process and to its end. The plugin for CPUs gives the thread that loads it a stack for signals, and takes that back
 # with the last model, in whatever thread that goes: the next signal, SIGTERM say, would then be a segmentation fault.
 _CORE = ov.Core()
@@ -139,13 +141,9 @@ def export(model: Any) -> Any:
     config = model.config.get_text_config()
     _check(config)
     traced = _Traced(model)
-    before = model.config._attn_implementation
     AttentionInterface.register(_ATTENTION, traced.attend)
-    try:
-        model.set_attn_implementation(_ATTENTION)
+    with attention_by(model, _ATTENTION):
         return _converted(traced, config)
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _check(config: Any) -> None:
